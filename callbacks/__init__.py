@@ -1,0 +1,18 @@
+"""Callbacks that plug into anybody's LightningModule. Names load on first use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from callbacks.tensorboard_layout import TensorBoardLayout
+
+__all__ = ["TensorBoardLayout"]
+
+_HOMES = {"TensorBoardLayout": "tensorboard_layout"}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that the parts that need only the standard library cost no torch.
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

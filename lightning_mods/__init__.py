@@ -1,0 +1,21 @@
+"""MLPs trained with SGD under PyTorch Lightning, and the verbs: `python -m lightning_mods.fit`."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_mods.classifier import MLPClassifier
+    from lightning_mods.mlp import MLP
+    from lightning_mods.module import MLPModule
+    from lightning_mods.regressor import MLPRegressor
+
+__all__ = ["MLP", "MLPClassifier", "MLPModule", "MLPRegressor"]
+
+_HOMES = {"MLP": "mlp", "MLPClassifier": "classifier", "MLPModule": "module", "MLPRegressor": "regressor"}
+
+
+def __getattr__(name: str) -> Any:
+    # Names load on first use: `python -m lightning_mods.fit --help` need not wait for torchmetrics.
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,141 @@
+"""What was typed: which flags, which classes, and what a misspelt one may have meant."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+# Below these a flag belongs to a class the user chose; jsonargparse knows its names, we do not.
+_OPEN_GROUPS = (
+    *("trainer.callbacks", "trainer.logger", "trainer.strategy", "trainer.plugins", "trainer.profiler"),
+    *("optimizer", "lr_scheduler"),
+)
+
+
+class UsageError(ValueError):
+    """What is wrong with the command line, in one line for the person who typed it."""
+
+
+def flags(args: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """The flags of a command line in order, each with its value (None for one without)."""
+    words = list(args)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-") or word == "-":
+            continue
+        name, equals, value = word.partition("=")
+        name = name.lstrip("-").removesuffix("+")
+        if not equals and words and not words[0].startswith("--"):
+            value = words.pop(0)
+            equals = "="
+        yield name, value if equals else None
+
+
+def merged_config(args: Sequence[str], section: str) -> dict[str, Any]:
+    """What the `--config` files and the flags of a command line say of `section`, later ones winning.
+
+    Args:
+        args: The command line.
+        section: `model` or `data`.
+
+    Returns:
+        `{"class_path": …, "init_args": {…}}`, either left out where nothing was said.
+
+    Raises:
+        UsageError: A configuration file that is not there or is not YAML.
+    """
+    said: dict[str, Any] = {}
+    for name, value in flags(args):
+        if name in ("config", "c") and value is not None:
+            found = _read_config(value).get(section)
+            if isinstance(found, dict):
+                _merge(said, found)
+            elif isinstance(found, str):
+                said["class_path"] = found
+        elif name == section and value is not None:
+            said["class_path"] = value
+        elif name.startswith(f"{section}.") and value is not None:
+            said.setdefault("init_args", {})[name.removeprefix(f"{section}.")] = _plain(value)
+    return said
+
+
+def said(args: Sequence[str], key: str) -> Any:
+    """The last value that `--config` files and flags give to a dotted key, None where they give none."""
+    value: Any = None
+    for name, text in flags(args):
+        if name in ("config", "c") and text is not None:
+            found: Any = _read_config(text)
+            for part in key.split("."):
+                found = found.get(part) if isinstance(found, dict) else None
+            value = value if found is None else found
+        elif name == key:
+            value = text
+    return None if value in ("null", "") else value
+
+
+def _merge(said: dict[str, Any], found: dict[str, Any]) -> None:
+    if "class_path" not in found and "init_args" not in found:
+        found = {"init_args": found}
+    if found.get("class_path"):
+        said["class_path"] = found["class_path"]
+    said.setdefault("init_args", {}).update(found.get("init_args") or {})
+
+
+def _read_config(text: str) -> dict[str, Any]:
+    try:
+        path = Path(text)
+        if text.lstrip().startswith("{"):
+            content = yaml.safe_load(text)
+        else:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config needs a YAML file that can be read; {text}: {_why(error)}.") from error
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise UsageError(f"--config needs YAML; {text}{line} is not.") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"--config needs YAML with sections such as `model:` and `data:`; {text} has none.")
+    return content
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _plain(value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+
+
+def refuse_unknown(args: Sequence[str], known: Iterable[str]) -> None:
+    """Refuse a flag that is not one, naming the nearest that is.
+
+    Args:
+        args: The command line.
+        known: All flags there are, without dashes.
+
+    Raises:
+        UsageError: The first flag that is abbreviated or misspelt.
+    """
+    names = sorted(set(known))
+    for name, _ in flags(args):
+        if name in names or name in ("h", "c") or name.removesuffix(".help") in names:
+            continue
+        if any(name.startswith(f"{group}.") for group in _OPEN_GROUPS):
+            continue
+        dash = "-" if len(name) == 1 else "--"
+        raise UsageError(f"{dash}{name} is not a flag{_nearest(name, names)}; `--help` lists them.")
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    last = name.rpartition(".")[2]
+    # An abbreviation is a beginning, a wrong group has the right last word, a slip of the finger is close.
+    matches = [other for other in names if other.startswith(name)] or get_close_matches(name, names, 1, 0.75)
+    matches = matches or [other for other in names if other.rpartition(".")[2] == last]
+    matches = matches or get_close_matches(name, names, 1, 0.5)
+    return f"; did you mean --{matches[0]}?" if matches else ""

@@ -1,0 +1,183 @@
+"""Checkpoints: written so that a kill or a full disk spoils none, read without running anything in them."""
+
+from contextlib import suppress
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from lightning_mods.runs import RunError
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there when it is whole.
+
+    Lightning's own writes to the system's temporary folder first: a copy, not a move, where that is another disk.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write `checkpoint` to `path`; on an error the file that was there stays, and nothing else is left."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # One name for all attempts: what a killed process left is overwritten, not gathered.
+        partial = target.with_name(f".{target.name}.partial")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+            partial.replace(target)
+        except BaseException as error:
+            with suppress(OSError):  # the first error is the one to report
+                partial.unlink()
+            _raise_disk_error(error)
+            raise
+
+
+def _raise_disk_error(error: BaseException) -> None:
+    """torch.save reports a failed write as a RuntimeError; the OSError that caused it says what happened."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            raise cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a Lightning checkpoint, tensors and plain values only.
+
+    Raises:
+        RunError: The file is damaged, holds objects that only code could rebuild, or is not Lightning's.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        reason = str(error).split("\n", 1)[0].rstrip(". ")
+        raise RunError(f"{path} is no checkpoint that loads weights-only ({reason[:160]}).") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise RunError(f"{path} is damaged or no checkpoint; `--ckpt_path best` or an earlier file may do.") from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "pytorch-lightning_version"} <= checkpoint.keys():
+        raise RunError(f"{path} is no checkpoint of a Lightning run: it lacks `state_dict` or Lightning's version.")
+    return checkpoint
+
+
+def epochs_done(checkpoint: dict[str, Any]) -> int:
+    """How many epochs a checkpoint of a fit has behind it; the next one has this number."""
+    return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+
+
+def metrics_in(checkpoint: dict[str, Any]) -> dict[str, float]:
+    """The metrics of its epoch that a `best.ckpt` of ours holds; nothing for another checkpoint."""
+    states = checkpoint.get("callbacks", {}).items()
+    found = [state.get("metrics", {}) for key, state in states if key.startswith(BestCheckpoint.__name__)]
+    return dict(found[0]) if found else {}
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps `best.ckpt` of a run: lowest `val_loss`, or the latest epoch where none is logged.
+
+    The metrics of its epoch stand in it, so that nobody need evaluate it again to know them.
+    """
+
+    def __init__(self) -> None:
+        # A resumed run goes on with the same file.
+        super().__init__(filename="best", monitor="val_loss", enable_version_counter=False)
+        self.metrics: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What ModelCheckpoint keeps, and the metrics of the epoch."""
+        return {**super().state_dict(), "metrics": self.metrics}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save if this is when Lightning would."""
+        self._look(trainer)
+        super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save if this is when Lightning would."""
+        self._look(trainer)
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def _look(self, trainer: Trainer) -> None:
+        found = trainer.callback_metrics.items()
+        self.metrics = {name: float(value) for name, value in found if value.numel() == 1}
+        self.monitor = "val_loss" if "val_loss" in trainer.callback_metrics else None
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps `last.ckpt` beside `best.ckpt`, written when an epoch begins and when training ends.
+
+    ModelCheckpoint's own `save_last` skips epochs that were not the best, and saves before the learning-rate
+    schedulers have stepped: a ReduceLROnPlateau then misses a step in the resumed run. At an epoch's beginning all of
+    the one before is done. The state of torch's random numbers goes along, so that a foreign module's dropout draws
+    the same after a resume.
+    """
+
+    def __init__(self) -> None:
+        self._random: dict[str, Any] | None = None
+        self._beginning = False
+        self._resumed = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of torch's generators."""
+        devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {"cpu": torch.get_rng_state(), "cuda": devices}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the generators' state until the epoch begins."""
+        self._random = state_dict
+        self._resumed = True
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the checkpoint; first, in a resumed run, put the generators where they were."""
+        if self._random is not None:
+            torch.set_rng_state(self._random["cpu"].cpu())
+            if len(self._random["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all([state.cpu() for state in self._random["cuda"]])
+            self._random = None
+        self._beginning = True
+        self._save(trainer)
+        self._beginning = False
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """At an epoch's beginning, set the counts within the epoch to zero.
+
+        Lightning does so only after this hook: left as they are, a resumed run would take the epoch for done.
+        """
+        if self._beginning:
+            loops = checkpoint["loops"]["fit_loop"]
+            checkpoint["loops"]["fit_loop"] = {
+                key: _at_zero(value) if key.startswith("epoch_loop.") else value for key, value in loops.items()
+            }
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let ReduceLROnPlateau step after the first resumed epoch: Lightning skips it while it is `restarting`."""
+        if self._resumed:
+            trainer.fit_loop.restarting = False
+            self._resumed = False
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the checkpoint of the finished run."""
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        best = next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint))
+        if not trainer.fast_dev_run and best.dirpath:  # type: ignore[attr-defined]  # set by a connector
+            trainer.save_checkpoint(Path(best.dirpath) / "last.ckpt")
+
+
+def _at_zero(progress: Any) -> Any:
+    """A loop's progress with its `current` counts, those within the epoch, at zero."""
+    if not isinstance(progress, dict):
+        return progress
+    zero = {key: _at_zero(value) for key, value in progress.items()}
+    if "current" in zero:
+        zero["current"] = dict.fromkeys(zero["current"], 0)
+    if "is_last_batch" in zero:
+        zero["is_last_batch"] = False
+    return zero

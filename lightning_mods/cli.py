@@ -1,0 +1,339 @@
+"""The Lightning CLI of the verbs: the place where the three packages meet."""
+
+import json
+import logging
+import sys
+import warnings
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from lightning_utilities.core.rank_zero import rank_zero_only
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.cli import (
+    LightningArgumentParser,
+    LightningCLI,
+    LRSchedulerTypeTuple,
+    SaveConfigCallback,
+    instantiate_class,
+)
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.io import CheckpointIO
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from callbacks import TensorBoardLayout
+from datamodules import DataError, TabularDataModule
+from lightning_mods.arguments import UsageError, flags, merged_config, refuse_unknown, said
+from lightning_mods.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, epochs_done, read_checkpoint
+from lightning_mods.classes import LINKED, OURS, find_class, own_arguments
+from lightning_mods.explain import explain
+from lightning_mods.help import print_help
+from lightning_mods.progress import ProgressLines, progress_callbacks
+from lightning_mods.runs import RUN_MARK, RunError, find_checkpoint, run_of
+from lightning_mods.summary import EpochTimer
+from lightning_mods.verbs import MAX_EPOCHS, add_verb_arguments
+
+
+class RunRecord(SaveConfigCallback):
+    """Writes a run's config.yaml, and names its classes in its checkpoints."""
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note which class the hyperparameters belong to."""
+        data = getattr(trainer, "datamodule", None)
+        names = {"model": type(pl_module).__name__, "data": type(data).__name__}
+        checkpoint["lightning_mods"] = {key: name for key, name in names.items() if name in OURS}
+
+
+class ModsCLI(LightningCLI):
+    """Lightning's CLI without subcommands, around any LightningModule and data module.
+
+    Args:
+        verb: `fit`, `validate`, `test` or `predict`.
+        args: The command line, with the classes in it (see `with_classes`).
+        data_state: State of the data module from a checkpoint, given to it before it reads a table.
+        resumed: The checkpoint a fit goes on from; its run's folder is written on.
+    """
+
+    def __init__(
+        self, verb: str, args: Sequence[str], *, data_state: dict[str, Any] | None = None, resumed: Path | None = None
+    ) -> None:
+        self.verb = verb
+        self.given = list(args)
+        self.data_state = data_state
+        self.resumed = resumed
+        super().__init__(
+            None,
+            None,
+            run=False,
+            args=self.given,
+            seed_everything_default=0,
+            trainer_defaults={"max_epochs": MAX_EPOCHS},
+            save_config_callback=RunRecord if verb == "fit" else None,
+            # Our runs have a folder each; the one of a resumed run gets the configuration of the resumption.
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={
+                "prog": f"python -m lightning_mods.{verb}",
+                "allow_abbrev": False,
+                "exit_on_error": False,
+                "dump_header": [RUN_MARK],
+            },
+            # Our own binding (below) makes the optimizer when it is asked for, so that copies of a model get theirs.
+            auto_configure_optimizers=False,
+            # Plain hyperparameters: `load_from_checkpoint` then needs no CLI, and runs no code named in a file.
+            load_from_checkpoint_support=False,
+        )
+
+    # ------------------------------------------------------------------ parsing
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the flags of the verbs, and hand the model what it takes from the data."""
+        add_verb_arguments(parser, self.verb)
+        parser.add_optimizer_args((Optimizer,))
+        parser.add_lr_scheduler_args(LRSchedulerTypeTuple)
+        for name in LINKED:
+            parser.link_arguments(
+                "data", f"model.init_args.{name}", compute_fn=partial(_fact, name), apply_on="instantiate"
+            )
+        parser.add_instantiator(self._make_data, LightningDataModule, subclasses=True)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, after refusing misspelt flags by name."""
+        known = [*parser.get_defaults().keys(branches=True), "config", "print_config", "help"]
+        for section, base in (("model", LightningModule), ("data", LightningDataModule)):
+            name = merged_config(args, section).get("class_path")
+            chosen = find_class(name, base) if isinstance(name, str) else None
+            if chosen:
+                known += [f"{section}.{name}" for name in own_arguments(chosen)]
+                known += [f"{section}.{key}" for key in ("class_path", "init_args", "dict_kwargs")]
+        refuse_unknown(args, known)
+        for section, parent in (("optimizer", Optimizer), ("lr_scheduler", LRScheduler)):
+            name = merged_config(args, section).get("class_path")
+            if isinstance(name, str):
+                find_class(name, parent)
+        self.config = parser.parse_args(args)
+        for name, _ in flags(args):
+            if name.removeprefix("model.") in LINKED:
+                say(f"note: --{name} is ignored, it comes from the data.")
+
+    def before_instantiate_classes(self) -> None:
+        """Keep what was asked of this call alone out of the configuration that is written down."""
+        self.config.ckpt_path = None
+
+    def _make_data(self, class_type: type, *args: Any, **kwargs: Any) -> Any:
+        data = class_type(*args, **kwargs)
+        if self.data_state and isinstance(data, TabularDataModule):
+            data.load_state_dict(self.data_state)
+        return data
+
+    # ------------------------------------------------------------------ instantiation
+
+    def instantiate_classes(self) -> None:
+        """Make data module, model and trainer; what their constructors refuse is a wrong use."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError, ImportError, AttributeError) as error:
+            raise UsageError(explain(error)) from error
+        self._bind_optimizer()
+
+    def _bind_optimizer(self) -> None:
+        optimizer, scheduler = self.config_init.get("optimizer"), self.config_init.get("lr_scheduler")
+        if optimizer is None and scheduler is None:
+            return
+        if optimizer is not None and any(name == "model.lr" for name, _ in flags(self.given)):
+            say("note: --model.lr is not used, --optimizer brings its own lr.")
+        own = type(self.model).configure_optimizers
+
+        def configure_optimizers(module: LightningModule) -> Any:
+            made = instantiate_class(module.parameters(), optimizer) if optimizer else own(module)
+            if scheduler is None:
+                return made
+            if not isinstance(made, Optimizer):
+                raise UsageError("--lr_scheduler needs a model with one optimizer; this one has its own set.")
+            return LightningCLI.configure_optimizers(module, made, instantiate_class(made, scheduler))
+
+        self.model.configure_optimizers = MethodType(configure_optimizers, self.model)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the trainer with our logger, callbacks and checkpoints, unless the user chose others."""
+        config = self.config_init.trainer
+        config.plugins = _with_checkpoint_io(config.plugins)
+        config.enable_model_summary = bool(config.enable_model_summary)
+        config.default_root_dir = str(self.root)
+        config.callbacks = self._callbacks(config)
+        if self.verb != "fit":
+            config.logger = config.logger if config.logger not in (None, True) else False
+        elif config.logger in (None, True, False):
+            self._choose_run_folder(config)
+        return super().instantiate_trainer(**kwargs)
+
+    @property
+    def root(self) -> Path:
+        """The folder that holds the runs."""
+        return Path(self.config.trainer.default_root_dir or ".")
+
+    def _callbacks(self, config: Namespace) -> list[Any]:
+        given = config.callbacks or []
+        given = list(given) if isinstance(given, list) else [given]
+        ours: list[Any] = progress_callbacks(given) if config.enable_progress_bar is not False else []
+        if any(isinstance(callback, ProgressLines) for callback in ours):
+            config.enable_progress_bar = False
+        if self.verb == "fit":
+            ours += [EpochTimer(), TensorBoardLayout(config=self.parser.dump(self.config))]
+            if config.enable_checkpointing is not False and not any(_saves(callback) for callback in given):
+                ours += [BestCheckpoint(), LastCheckpoint()]
+        else:
+            config.enable_checkpointing = False
+        return [*given, *ours]
+
+    def _choose_run_folder(self, config: Namespace) -> None:
+        run = run_of(self.resumed) if self.resumed else None
+        named = run is not None and run.parent == self.root / "lightning_logs" and run.name.startswith("version_")
+        logger = TensorBoardLogger(
+            self.root,
+            version=run.name if run and named else None,
+            default_hp_metric=False,
+            # What a killed run wrote after its last checkpoint is written again.
+            purge_step=epochs_done(read_checkpoint(self.resumed)) if self.resumed else None,
+        )
+        if config.logger is False:
+            # Without a logger Lightning writes into the root itself: the second run would spoil the first.
+            config.default_root_dir = logger.log_dir
+        else:
+            config.logger = logger
+
+
+def _fact(name: str, data: Any) -> Any:
+    return getattr(data, name, None)
+
+
+def _saves(callback: Any) -> bool:
+    from pytorch_lightning.callbacks import Checkpoint
+
+    return isinstance(callback, Checkpoint)
+
+
+def _with_checkpoint_io(plugins: Any) -> list[Any]:
+    given = [] if plugins is None else list(plugins) if isinstance(plugins, list) else [plugins]
+    if any(isinstance(plugin, CheckpointIO) for plugin in given):
+        return given
+    return [*given, AtomicCheckpointIO()]
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Tell the person at the terminal, once."""
+    sys.stderr.write(text.rstrip("\n") + "\n")
+
+
+# ---------------------------------------------------------------------- before parsing
+
+
+def with_classes(verb: str, args: Sequence[str], checkpoint: dict[str, Any] | None) -> list[str]:
+    """The command line with the model's and the data module's class put first where it names none.
+
+    From a checkpoint come the hyperparameters of our own classes; for a foreign class the user gives the flags, as a
+    file must not decide which code runs. Without a checkpoint the task the target asks for decides the model.
+    """
+    model, data = merged_config(args, "model").get("class_path"), merged_config(args, "data").get("class_path")
+    base = _remembered(checkpoint, model, data) if checkpoint else {}
+    prefix = [f"--config={json.dumps(base)}"] if base else []
+    if not data and "data" not in base:
+        prefix.append("--data=TabularDataModule")
+    if not model and "model" not in base:
+        prefix.append(f"--model={_model_for(verb, args, data)}")
+    return [*prefix, *args]
+
+
+def _remembered(checkpoint: dict[str, Any], model: str | None, data: str | None) -> dict[str, Any]:
+    names = checkpoint.get("lightning_mods", {})
+    kept = {"model": ("hyper_parameters", model), "data": ("datamodule_hyper_parameters", data)}
+    base = {}
+    for section, (key, chosen) in kept.items():
+        name = names.get(section)
+        if name in OURS and (chosen is None or chosen.rpartition(".")[2] == name):
+            values = {k: v for k, v in checkpoint.get(key, {}).items() if k in own_arguments(OURS[name])}
+            base[section] = {
+                "class_path": f"{OURS[name].__module__}.{name}",
+                "init_args": {k: v for k, v in values.items() if k not in LINKED},
+            }
+    return base
+
+
+def _model_for(verb: str, args: Sequence[str], data: str | None) -> str:
+    if data and find_class(data, LightningDataModule) is not TabularDataModule:
+        raise UsageError(f"--model CLASS is needed with --data={data}: its task is not known.")
+    typed = merged_config(args, "data").get("init_args", {})
+    keys = ("path", "target", "task", "drop_missing_target")
+    asked = {key: typed[key] for key in keys if typed.get(key) is not None}
+    task = TabularDataModule(**asked).task
+    return {"classification": "MLPClassifier", "regression": "MLPRegressor"}[task]
+
+
+# ---------------------------------------------------------------------- running a verb
+
+
+def run(verb: str, args: Sequence[str] | None, act: Callable[[ModsCLI, Path | None], None]) -> None:
+    """Run a verb: parse, instantiate, `act`. A person's mistake ends in one line and exit code 2.
+
+    Args:
+        verb: `fit`, `validate`, `test` or `predict`.
+        args: The command line; None for the one of the process.
+        act: What to do with the CLI and the checkpoint that `--ckpt_path` means.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    try:
+        _quiet()
+        if any(name in ("h", "help") for name, _ in flags(given)):
+            print_help(verb, given)
+            return
+        path = _checkpoint_path(verb, given)
+        checkpoint = read_checkpoint(path) if path else None
+        state = checkpoint.get(TabularDataModule.__qualname__) if checkpoint else None
+        cli = ModsCLI(
+            verb,
+            with_classes(verb, given, checkpoint),
+            data_state=state,
+            resumed=path if verb == "fit" else None,
+        )
+        del checkpoint
+        act(cli, path)
+    except (UsageError, RunError, DataError, ArgumentError, MisconfigurationException, OSError) as error:
+        sys.stderr.write(f"{verb}: {explain(error)}\n")
+        raise SystemExit(2) from None
+
+
+def _checkpoint_path(verb: str, args: Sequence[str]) -> Path | None:
+    which = (
+        said(args, "ckpt_path")
+        if verb == "fit"
+        else next((value for name, value in reversed(list(flags(args))) if name == "ckpt_path" and value), "best")
+    )
+    if which is None:
+        return None
+    root = Path(said(args, "trainer.default_root_dir") or ".")
+    path = find_checkpoint(str(which), root)
+    if path is None and (verb != "fit" or which == "best"):
+        raise RunError(f"--ckpt_path={which} needs a run of `lightning_mods.fit` with a checkpoint under {root}.")
+    if path is None:
+        say(f"note: there is no checkpoint under {root} yet; training starts anew.")
+    return path
+
+
+def _quiet() -> None:
+    """Silence what Lightning says about itself; its warnings about the user's own code stay."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",  # a gather from memory is faster than handing batches between processes
+        ".*smaller than the logging interval.*",  # our modules log by the epoch
+        ".*Checkpoint directory .* exists and is not empty.*",  # so it is when a run is resumed
+        ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning's own use of a deprecated torch name
+        ".*litlogger.*|.*litmodels.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

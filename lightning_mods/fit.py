@@ -1,0 +1,61 @@
+"""`python -m lightning_mods.fit`: train, and end with a word on what became of it."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from lightning_mods.checkpoints import metrics_in, read_checkpoint
+from lightning_mods.cli import ModsCLI, run, say
+from lightning_mods.evaluate import baseline, evaluate, of_stage
+from lightning_mods.summary import EpochTimer, RunSummary
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Train a model on a table.
+
+    Args:
+        args: The flags; None for those of the process.
+    """
+    run("fit", args, _fit)
+
+
+def _fit(cli: ModsCLI, checkpoint: Path | None) -> None:
+    say(getattr(cli.datamodule, "description", ""))
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:
+        if cli.trainer.interrupted:
+            say("stopped; the same command with --ckpt_path=last goes on from the last whole epoch.")
+        raise
+    if not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
+        summary = _summary(cli, cli.trainer)
+        if cli.trainer.is_global_zero:
+            sys.stdout.write(f"\n{summary}\n")
+
+
+def _summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
+    epochs = trainer.current_epoch
+    timers = [c for c in trainer.callbacks if isinstance(c, EpochTimer)]  # type: ignore[attr-defined]  # a connector's
+    path = Path(getattr(trainer.checkpoint_callback, "best_model_path", "") or "")
+    best = path if path.is_file() else None
+    kept = read_checkpoint(best) if best else None
+    # The metrics of the best epoch stand in its checkpoint, unless the user's own callback wrote it.
+    known = of_stage(metrics_in(kept) if kept else {}, "val")
+    results = {"val": known or evaluate(cli, best, "val"), "test": evaluate(cli, best, "test")}
+    logger = trainer.logger
+    return RunSummary(
+        results={stage: found for stage, found in results.items() if found},
+        baselines={stage: baseline(cli, stage) for stage, found in results.items() if found},
+        best_epoch=kept["epoch"] if kept else None,
+        epochs=epochs,
+        seconds=timers[0].seconds,
+        checkpoint=best,
+        logdir=Path(logger.root_dir) if isinstance(logger, TensorBoardLogger) else None,
+    )
+
+
+if __name__ == "__main__":
+    main()

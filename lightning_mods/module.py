@@ -1,0 +1,248 @@
+"""`MLPModule`: what training an MLP with SGD has in common, whatever it predicts."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lightning_mods.mlp import MLP, Activation
+
+Batch = tuple[Tensor, Tensor]
+Stage = Literal["val", "test"]
+
+
+class MLPModule(LightningModule, ABC):
+    """An MLP trained with stochastic gradient descent. Leaves say what the loss and the metrics are.
+
+    The training loss is summed on the device and logged once an epoch, without a host sync in a step.
+    What goes to the loggers goes there over the epoch, so that runs with different batch sizes line up.
+    Dropout draws from a seed that is a function of (global seed, rank, epoch, batch): a resumed run draws what
+    the uninterrupted one would have.
+
+    Args:
+        in_features: Width of the input rows.
+        out_features: Width of the network's output.
+        hidden_sizes: Widths of the hidden layers, first to last; empty for a linear model.
+        activation: relu, leaky_relu, elu, gelu, silu, tanh, sigmoid or identity.
+        dropout: Probability that a hidden unit is zeroed in training, in [0, 1).
+        lr: Learning rate of SGD, above 0.
+        momentum: Momentum of SGD, in [0, 1).
+        weight_decay: L2 penalty of SGD, at least 0.
+        nesterov: Nesterov's momentum; needs a momentum above 0.
+
+    Raises:
+        ValueError: A number outside its range, with the range and what came.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        hidden_sizes: Sequence[int],
+        activation: Activation,
+        dropout: float,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        nesterov: bool,
+    ) -> None:
+        super().__init__()
+        _check_sgd(lr, momentum, weight_decay, nesterov)
+        self.lr = lr
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.nesterov = nesterov
+        self.dropout = dropout
+        self.network = MLP(in_features, out_features, hidden_sizes=hidden_sizes, activation=activation, dropout=dropout)
+        self.stage_metrics = nn.ModuleDict(
+            {f"{stage}_metrics": nn.ModuleDict(self.metrics()) for stage in ("val", "test")}
+        )
+        self.example_input_array = torch.zeros(1, in_features)
+        self._seed: int | None = None
+        self._loss_sum: Tensor | float = 0.0
+        self._weight_sum: Tensor | float = 0.0
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Mean loss of the network's outputs `[B, out_features]` against the targets `[B]`, a scalar to minimise."""
+
+    @abstractmethod
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """What the outputs `[B, out_features]` mean to a person: probabilities `[B, C]` or numbers `[B]`."""
+
+    @abstractmethod
+    def metrics(self) -> dict[str, Metric]:
+        """A fresh set of torchmetrics by name, updated with `(predictions, y)`."""
+
+    @property
+    @abstractmethod
+    def baseline_loss(self) -> float | None:
+        """Loss, in the units that are logged, of the best constant prediction on the training rows."""
+
+    def loss_weight(self, y: Tensor) -> Tensor | int:
+        """How much a batch's mean loss counts in the epoch's mean: its number of rows."""
+        return len(y)
+
+    def logged_loss(self, loss: Tensor) -> Tensor:
+        """The loss in the units in which it is logged."""
+        return loss
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Predict rows `[B, in_features]`: class probabilities `[B, C]`, or numbers `[B]` in the target's units."""
+        return self.predictions(self.network(x))
+
+    # ------------------------------------------------------------------ steps
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One mini-batch: its mean loss."""
+        x, y = batch
+        self._seed_dropout(batch_idx)
+        loss = self.loss(self.network(x), y)
+        self._add(loss, y)
+        if self.trainer.is_last_batch:
+            # Once an epoch: a `self.log` in each step would cost more than the step.
+            mean = self.logged_loss(torch.as_tensor(self._loss_sum / self._weight_sum))
+            self.log("train_loss", mean, on_step=False, on_epoch=True, logger=False, sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count a batch of the validation set."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count a batch of the test set."""
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Tensor | Batch, batch_idx: int) -> Tensor:
+        """Predict a batch of rows; targets that come along are ignored."""
+        out: Tensor = self(batch if isinstance(batch, Tensor) else batch[0])
+        return out
+
+    def _evaluate(self, batch: Batch, stage: Stage) -> None:
+        x, y = batch
+        outputs = self.network(x)
+        sums = self._eval_sums
+        weight = self.loss_weight(y)
+        sums[0] += self.loss(outputs, y) * weight
+        sums[1] += weight
+        predictions = self.predictions(outputs)
+        for metric in self._metrics_of(stage).values():
+            metric.update(predictions, y)
+
+    def _metrics_of(self, stage: Stage) -> dict[str, Metric]:
+        return dict(self.stage_metrics[f"{stage}_metrics"].items())  # type: ignore[operator]
+
+    # ------------------------------------------------------------------ epochs
+
+    def on_train_epoch_end(self) -> None:
+        """Write the epoch's training loss and learning rate, and start the next epoch's sums."""
+        logged = self.trainer.callback_metrics
+        row = {"lr": float(self.trainer.optimizers[0].param_groups[0]["lr"])} if self.trainer.optimizers else {}
+        if "train_loss" in logged:
+            row["train_loss"] = float(logged["train_loss"])
+        self._write(row)
+        self._reset_sums()
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the validation sums."""
+        self._eval_sums = torch.zeros(2, device=self.device)
+
+    def on_test_epoch_start(self) -> None:
+        """Start the test sums."""
+        self._eval_sums = torch.zeros(2, device=self.device)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation loss and metrics, equal on all ranks."""
+        self._finish("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test loss and metrics, equal on all ranks."""
+        self._finish("test")
+
+    def _finish(self, stage: Stage) -> None:
+        total = self.trainer.strategy.reduce(self._eval_sums, reduce_op="sum")
+        assert isinstance(total, Tensor)
+        row = {f"{stage}_loss": self.logged_loss(total[0] / total[1])}
+        for name, metric in self._metrics_of(stage).items():
+            row[f"{stage}_{name}"] = metric.compute()
+            metric.reset()
+        # Ranks agree already (reduced above, torchmetrics syncs in compute): sync_dist would only repeat it.
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        self.log_dict(row, logger=not fitting, sync_dist=False)
+        if fitting and not self.trainer.sanity_checking:
+            self._write({name: float(value) for name, value in row.items()})
+
+    def _write(self, row: dict[str, float]) -> None:
+        epoch = self.current_epoch
+        for logger in self.loggers:
+            logger.log_metrics({**row, "epoch": float(epoch)}, step=epoch)
+
+    # ------------------------------------------------------------------ state
+
+    def _add(self, loss: Tensor, y: Tensor) -> None:
+        weight = self.loss_weight(y)
+        self._loss_sum = self._loss_sum + loss.detach() * weight
+        self._weight_sum = self._weight_sum + weight
+
+    def _reset_sums(self) -> None:
+        self._loss_sum = self._weight_sum = 0.0
+
+    def _seed_dropout(self, batch_idx: int) -> None:
+        if self.dropout > 0 and self._seed is not None:
+            seed = _mix(_mix(self._seed, self.global_rank), self.current_epoch)
+            torch.manual_seed(_mix(seed, batch_idx))
+
+    def on_fit_start(self) -> None:
+        """Remember the run's seed before dropout reseeds the generator; a resumed run brings its own."""
+        if self._seed is None:
+            self._seed = torch.initial_seed()
+
+    def on_fit_end(self) -> None:
+        """Let the next fit of this module draw from the seed of its own time."""
+        self._seed = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the seed of the dropout, and the sums of an epoch that a checkpoint cuts in two."""
+        sums = [float(self._loss_sum), float(self._weight_sum)]
+        checkpoint["mlp_module"] = {"train_loss_sums": sums, "seed": self._seed}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the seed of the dropout, and the sums of an epoch that a checkpoint cut in two."""
+        kept = checkpoint.get("mlp_module", {"train_loss_sums": (0.0, 0.0), "seed": None})
+        self._loss_sum, self._weight_sum = kept["train_loss_sums"]
+        self._seed = kept["seed"]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """SGD with the model's lr, momentum, weight_decay and nesterov."""
+        return torch.optim.SGD(
+            self.parameters(),
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.nesterov,
+        )
+
+
+def _mix(seed: int, value: int) -> int:
+    """A 63-bit seed from a seed and a number (splitmix64's finaliser: neighbours come out unrelated)."""
+    z = (seed * 0x9E3779B97F4A7C15 + value + 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return (z ^ (z >> 31)) % 2**63
+
+
+def _check_sgd(lr: float, momentum: float, weight_decay: float, nesterov: bool) -> None:
+    if not 0 < lr < float("inf"):
+        raise ValueError(f"lr must be above 0, not {lr}; 0.1 is a usual start for SGD.")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum must lie in [0, 1), not {momentum}.")
+    if not 0 <= weight_decay < float("inf"):
+        raise ValueError(f"weight_decay must be at least 0, not {weight_decay}.")
+    if nesterov and momentum == 0:
+        raise ValueError("nesterov needs a momentum above 0; momentum is 0.")

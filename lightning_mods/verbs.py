@@ -1,0 +1,19 @@
+"""What the verbs have of their own: flags, and the defaults that are not Lightning's."""
+
+from typing import Any
+
+MAX_EPOCHS = 30
+
+
+def add_verb_arguments(parser: Any, verb: str) -> None:
+    """Add the flags that are the verb's own."""
+    default = None if verb == "fit" else "best"
+    parser.add_argument(
+        "--ckpt_path",
+        type=str | None,
+        default=default,
+        help="A checkpoint file, or `best` or `last` of the newest run under --trainer.default_root_dir."
+        + (" Training goes on from it; with `last` and no checkpoint yet it starts anew." if verb == "fit" else ""),
+    )
+    if verb == "predict":
+        parser.add_argument("--output", type=str, default="predictions.csv", help="CSV file for the predictions.")
