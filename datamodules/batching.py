@@ -1,0 +1,209 @@
+"""Mini-batches without replacement, in an order that is a function of (seed, epoch), shared out among ranks.
+
+The loader is a `torch.utils.data.DataLoader` and the orders are `DistributedSampler`s, so Lightning leaves both alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+Batch = Tensor | tuple[Tensor, Tensor]
+
+EVAL_ROWS = 4096
+"""Rows of a batch that only goes forward: large enough that the loop around it costs nothing."""
+
+
+class Rows(Dataset[Batch]):
+    """Rows of a table: features `x` (float32, shape (rows, features)) and, but for prediction, targets `y`."""
+
+    def __init__(self, x: Tensor, y: Tensor | None = None) -> None:
+        self.x = x
+        self.y = y
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.x[index] if self.y is None else (self.x[index], self.y[index])
+
+    def __getitems__(self, indices: Sequence[int] | Tensor) -> Batch:
+        """Gather a whole batch at once: `torch.utils.data` calls this instead of `__getitem__` row by row."""
+        at = torch.as_tensor(indices)
+        x = self.x.index_select(0, at)
+        return x if self.y is None else (x, self.y.index_select(0, at))
+
+    def between(self, start: int, stop: int) -> Batch:
+        """Rows that stand together, without a copy."""
+        return self.x[start:stop] if self.y is None else (self.x[start:stop], self.y[start:stop])
+
+
+def world() -> tuple[int, int]:
+    """Return (this process's rank, number of processes); (0, 1) outside distributed training."""
+    dist = torch.distributed
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+class TrainOrder(DistributedSampler[int]):
+    """Every row at most once an epoch, in an order that is a pure function of (seed, epoch).
+
+    All ranks draw the same permutation and cut it into global batches of `batch_size * num_replicas` rows, of which
+    each takes its own slice: so many ranks see together what one would see alone with the larger batch. Up to
+    `num_replicas - 1` rows sit out an epoch (others each time), so that all ranks have equal batches.
+
+    Args:
+        dataset: The training rows.
+        batch_size: Rows a batch and rank, at least 1.
+        seed: Any whole number; the epoch is mixed into it.
+        rank: This process.
+        num_replicas: Number of processes.
+    """
+
+    def __init__(self, dataset: Rows, *, batch_size: int, seed: int, rank: int, num_replicas: int) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed)
+        self.batch_size = batch_size
+        self.rows_per_rank = len(dataset) // num_replicas
+
+    def __len__(self) -> int:
+        return self.rows_per_rank
+
+    @property
+    def n_batches(self) -> int:
+        """Batches an epoch, on every rank."""
+        return -(-self.rows_per_rank // self.batch_size)
+
+    def permutation(self) -> Tensor:
+        """All rows in this epoch's order, int64, shape (rows,)."""
+        # SeedSequence mixes the pair: seed 1, epoch 0 shares nothing with seed 0, epoch 1
+        state = np.random.SeedSequence([self.seed & (2**64 - 1), self.epoch]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
+        return torch.randperm(len(self.dataset), generator=generator)  # type: ignore[arg-type]
+
+    def batches(self, start: int = 0) -> Iterator[Tensor]:
+        """Yield the row numbers of this rank's batches from the `start`-th on."""
+        order = self.permutation()
+        total = self.rows_per_rank * self.num_replicas
+        step = self.batch_size * self.num_replicas
+        for first in range(start * step, total, step):
+            share = (min(first + step, total) - first) // self.num_replicas
+            mine = first + self.rank * share
+            yield order[mine : mine + share]
+
+    def __iter__(self) -> Iterator[int]:
+        for batch in self.batches():
+            yield from batch.tolist()
+
+
+class EvalOrder(DistributedSampler[int]):
+    """Every row exactly once over all ranks, in file order: a stretch of rows for each rank.
+
+    No row is repeated to even out the ranks; their batches differ in size by one row at most, and are equally many.
+    """
+
+    def __init__(self, dataset: Rows, *, batch_size: int, rank: int = 0, num_replicas: int = 1) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
+        n = len(dataset)
+        self.start, self.stop = n * rank // num_replicas, n * (rank + 1) // num_replicas
+        largest = -(-n // num_replicas)
+        self.n_batches = min(-(-largest // batch_size), self.stop - self.start)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """Yield (first row, row after the last) of each batch."""
+        edges = np.linspace(self.start, self.stop, self.n_batches + 1).round().astype(int).tolist()
+        yield from pairwise(edges)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.stop))
+
+
+def as_it_is(batch: Any) -> Any:
+    """Collate nothing: `Rows.__getitems__` already made the batch."""
+    return batch
+
+
+class TableLoader(DataLoader[Batch]):
+    """A DataLoader that gathers each batch in one go and can continue in the middle of an epoch.
+
+    Lightning saves `state_dict` with its loops and loads it before the first batch of a resumed epoch. `len` stays
+    the number of batches of a whole epoch, as Lightning counts the batches done itself.
+    """
+
+    _epoch = 0
+    _done = 0
+    _resuming = False
+
+    def _ordered(self) -> bool:
+        """Whether the order is still ours: Lightning puts in its own to predict and to overfit."""
+        return isinstance(self.sampler, TrainOrder | EvalOrder) and type(self.batch_sampler) is BatchSampler
+
+    def __len__(self) -> int:
+        return self.sampler.n_batches if self._ordered() else super().__len__()  # type: ignore[attr-defined]
+
+    def __iter__(self) -> Any:
+        if not self._ordered():
+            return super().__iter__()
+        return self._train() if isinstance(self.sampler, TrainOrder) else self._evaluate()
+
+    def _train(self) -> Iterator[Batch]:
+        # A generator: it starts at the first `next`, and Lightning sets the epoch between `iter` and that.
+        order, rows = self.sampler, self.dataset
+        assert isinstance(order, TrainOrder)
+        assert isinstance(rows, Rows)
+        # the state of an epoch that was over says nothing about the next
+        if not (self._resuming and order.epoch == self._epoch and self._done < order.n_batches):
+            self._done = 0
+        self._epoch, self._resuming = order.epoch, False
+        for indices in order.batches(self._done):
+            self._done += 1
+            yield rows.__getitems__(indices)
+
+    def _evaluate(self) -> Iterator[Batch]:
+        order, rows = self.sampler, self.dataset
+        assert isinstance(order, EvalOrder)
+        assert isinstance(rows, Rows)
+        for start, stop in order.spans():
+            yield rows.between(start, stop)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the epoch stands: its number and the batches handed out, the same on every rank."""
+        return {"epoch": self._epoch, "batches": self._done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue where `state_dict` was taken, if the next epoch asked for is that one."""
+        self._epoch, self._done, self._resuming = state["epoch"], state["batches"], True
+
+
+def train_loader(rows: Rows, batch_size: int, seed: int) -> TableLoader:
+    """Make the loader of shuffled mini-batches, for this rank; `batch_size` is a rank's."""
+    rank, n = world()
+    order = TrainOrder(rows, batch_size=batch_size, seed=seed, rank=rank, num_replicas=n)
+    return _loader(rows, order, batch_size)
+
+
+def eval_loader(rows: Rows, batch_size: int) -> TableLoader:
+    """Make the loader of every row once over all ranks, in file order."""
+    rank, n = world()
+    size = max(batch_size, EVAL_ROWS)
+    return _loader(rows, EvalOrder(rows, batch_size=size, rank=rank, num_replicas=n), size)
+
+
+def predict_loader(rows: Rows, batch_size: int) -> TableLoader:
+    """Make the loader of every row in file order, the same on every rank: rank 0 writes them."""
+    size = max(batch_size, EVAL_ROWS)
+    return _loader(rows, EvalOrder(rows, batch_size=size), size)
+
+
+def _loader(rows: Rows, order: DistributedSampler[int], batch_size: int) -> TableLoader:
+    # A generator of its own, else a DataLoader draws from the global one at every `iter` and shifts dropout.
+    generator = torch.Generator()
+    return TableLoader(rows, batch_size=batch_size, sampler=order, collate_fn=as_it_is, generator=generator)

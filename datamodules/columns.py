@@ -1,0 +1,176 @@
+"""What the training rows of one column look like: counts and sums, gathered chunk by chunk."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.cells import Kind, Numbers, as_labels, as_numbers, coded, count_missing
+
+MAX_TRACKED = 20_000
+"""Different names remembered of a column; more of them can only be text or an identifier."""
+
+_SAMPLE = 200  # names kept of a column with more than that, to tell dates from text
+_DATE = re.compile(
+    r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))"
+    r"([T ]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?\s?([AaPp][Mm])?\s?(Z|[+-]\d{2}:?\d{2})?)?"
+    r"|\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?"
+)
+
+
+@dataclass
+class Moments:
+    """Count, mean and spread of numbers, merged exactly by Chan's formula; NaN is left out.
+
+    Chan, Golub, LeVeque 1983, "Algorithms for computing the sample variance": sums of squares would lose a small
+    spread around a large mean.
+    """
+
+    n: int = 0
+    mean: float = 0.0
+    m2: float = 0.0
+    low: float = float("inf")
+    high: float = float("-inf")
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        """Take in more numbers, shape (rows,); NaN and infinities are left out."""
+        values = values[np.isfinite(values)]
+        n = len(values)
+        if n == 0:
+            return
+        with np.errstate(over="ignore", invalid="ignore"):  # numbers near 1e308: `std` copes
+            mean = float(values.mean())
+            m2 = float(np.square(values - mean).sum())
+            delta = mean - self.mean
+            total = self.n + n
+            self.m2 += m2 + delta * delta * self.n * n / total
+            self.mean += delta * n / total
+        self.n = total
+        self.low = min(self.low, float(values.min()))
+        self.high = max(self.high, float(values.max()))
+
+    @property
+    def constant(self) -> bool:
+        """Whether all numbers are one, up to what float64 can tell apart after a mean was taken off."""
+        size = max(abs(self.low), abs(self.high))
+        return self.n == 0 or self.high - self.low <= 1e-13 * size
+
+    @property
+    def center(self) -> float:
+        """The mean; where that overflowed, the middle of the range."""
+        return self.mean if np.isfinite(self.mean) else self.low / 2 + self.high / 2
+
+    @property
+    def std(self) -> float:
+        """Standard deviation (of all, not a sample's); half the range where its square leaves float64."""
+        variance = self.m2 / self.n if self.n else 0.0
+        if np.isfinite(variance) and variance > 1e-300:
+            return float(np.sqrt(variance))
+        return (self.high / 2 - self.low / 2) or 1.0
+
+
+@dataclass
+class ColumnSummary:
+    """One column of the training rows, as far as it has been read.
+
+    Attributes:
+        name: The column.
+        kind: What the file says it is.
+        forced: The user says it is a category.
+        n: Training rows seen.
+        n_missing: Of these, missing cells (no junk).
+        n_junk: Of these, cells that are text where the others are numbers.
+        junk: One of those.
+        moments: Of the cells that are numbers.
+        n_infinite: Infinite cells among ALL rows read, and the number of the first such row.
+        row_numbers: Offsets c for which cell i has been i + c in every row so far.
+        counts: How often each name came; only a sample once there were more than `MAX_TRACKED`.
+        overflow: Whether that happened.
+    """
+
+    name: str
+    kind: Kind
+    forced: bool = False
+    n: int = 0
+    n_missing: int = 0
+    n_junk: int = 0
+    junk: str | None = None
+    moments: Moments = field(default_factory=Moments)
+    n_infinite: int = 0
+    first_infinite: int | None = None
+    row_numbers: tuple[int, ...] = (0, 1)
+    counts: dict[str, int] = field(default_factory=dict)
+    overflow: bool = False
+
+    def add(self, array: Any, rows: NDArray[np.int64], start: int) -> None:
+        """Take in one chunk.
+
+        Args:
+            array: The column's cells in this chunk, an Arrow array.
+            rows: Which of them are training rows, counted within the chunk.
+            start: The number of the chunk's first row in the file.
+        """
+        self.n += len(rows)
+        if self.kind in ("time", "other"):
+            self.n_missing += int(np.asarray(array.is_null().to_numpy(zero_copy_only=False))[rows].sum())
+            return
+        if self.kind in ("number", "text") and not self.forced:
+            self._add_numbers(as_numbers(array), rows, start)
+        if self.kind != "number" or self.forced:
+            self._add_labels(array.take(rows))
+
+    def _add_numbers(self, read: Numbers, rows: NDArray[np.int64], start: int) -> None:
+        infinite = np.flatnonzero(np.isinf(read.values))
+        if len(infinite) and self.first_infinite is None:
+            self.first_infinite = start + int(infinite[0])
+        self.n_infinite += len(infinite)
+        values = read.values[rows]
+        if self.kind == "number":
+            self.n_missing += int(np.isnan(values).sum())
+        self.n_junk += read.n_junk
+        self.junk = self.junk or read.example
+        self.moments.add(values)
+        self.row_numbers = tuple(c for c in self.row_numbers if np.array_equal(values, rows + (start + c)))
+
+    def _add_labels(self, array: Any) -> None:
+        """Count the names of training rows; past `MAX_TRACKED` only the gaps, as spelling names out costs most."""
+        import pyarrow as pa
+
+        whole = self.kind == "number"
+        if isinstance(array, pa.DictionaryArray):  # its list may hold values that no training row has
+            array = array.dictionary.take(array.indices)
+        array = array if self.overflow else coded(array)
+        if not self.overflow and not self.forced and len(array.dictionary) > MAX_TRACKED:
+            self.overflow = True
+            sample = as_labels(array.dictionary.slice(0, _SAMPLE))
+            self.counts = dict(list(self.counts.items())[:_SAMPLE]) or dict.fromkeys(sample.names, 1)
+            array = array.dictionary.take(array.indices)
+        if self.overflow:
+            self.n_missing += 0 if whole else count_missing(array)
+            return
+        read = as_labels(array)
+        self.n_missing += 0 if whole else int((read.codes < 0).sum())
+        counts = np.bincount(read.codes + 1, minlength=len(read.names) + 1)[1:]
+        for name, count in zip(read.names, counts.tolist(), strict=True):
+            self.counts[name] = self.counts.get(name, 0) + count
+        if len(self.counts) > MAX_TRACKED and not self.forced:
+            self.overflow = True
+            self.counts = dict(list(self.counts.items())[:_SAMPLE])
+
+    @property
+    def n_present(self) -> int:
+        """Training rows with a cell, junk included."""
+        return self.n - self.n_missing
+
+    @property
+    def is_row_number(self) -> bool:
+        """Whether the column only counts the rows, from 0 or from 1."""
+        return self.n > 1 and self.moments.n == self.n and bool(self.row_numbers)
+
+    @property
+    def looks_like_dates(self) -> bool:
+        """Whether nine in ten of the names are written like a date or a time of day."""
+        names = list(self.counts)[:_SAMPLE]
+        return bool(names) and sum(map(bool, map(_DATE.fullmatch, names))) >= 0.9 * len(names)

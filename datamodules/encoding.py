@@ -1,0 +1,216 @@
+"""From cells to the float32 features a network reads: learned on the training rows, kept as plain numbers."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.cells import as_labels, as_numbers, kind_of, single
+from datamodules.errors import DataError, nearest, shortened
+
+TAIL = 32.0
+"""Standard deviations up to which a number stays linear; beyond, it grows with the logarithm.
+
+Heavy tails carry signal (a flight 20 deviations late arrives late), so nothing is clipped. But one cell at 1e6
+deviations, a sentinel or a slip of units, makes an SGD step that ends the training. 32 is where flights' departure
+delays end, the longest honest tail among the tables tried.
+"""
+
+
+@dataclass(frozen=True)
+class NumericColumn:
+    """A number, standardised; a missing one becomes the mean, that is 0.
+
+    Attributes:
+        name: The column.
+        mean: Of the training rows.
+        std: Of the training rows; above 0.
+        indicator: Training rows had gaps, so a second feature is 1 where the cell is missing.
+        junk: Training rows had text among the numbers; it counts as missing.
+        constant: All present cells were one number: only the indicator says anything.
+    """
+
+    name: str
+    mean: float
+    std: float
+    indicator: bool = False
+    junk: bool = False
+    constant: bool = False
+    kind: ClassVar[str] = "numeric"
+
+    @property
+    def feature_names(self) -> list[str]:
+        """The features this column becomes."""
+        return [self.name] * (not self.constant) + [f"{self.name} is missing"] * self.indicator
+
+    def encode(self, array: Any, start: int, tally: "Tally") -> NDArray[np.float32]:
+        """Encode cells, shape (rows,), as float32 of shape (rows, features)."""
+        read = as_numbers(array)
+        if read.n_junk and not self.junk:
+            raise DataError(
+                f"Column {self.name!r} held numbers in the training rows; here {read.n_junk} cells are text, such as "
+                f"{read.example!r}. Mend or empty them."
+            )
+        tally.add(self.name, read.values, start)
+        missing = np.isnan(read.values)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = (read.values - self.mean) / self.std
+        scaled[missing] = 0.0
+        far = np.abs(scaled) > TAIL
+        if far.any():
+            z = np.abs(np.nan_to_num(scaled[far], posinf=np.finfo(np.float64).max))
+            scaled[far] = np.sign(scaled[far]) * (TAIL + np.log1p(z - TAIL))
+        parts = [scaled] * (not self.constant) + [missing] * self.indicator
+        return np.stack(parts, axis=1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class CategoryColumn:
+    """A category, one-hot over the names that were frequent enough in the training rows.
+
+    Attributes:
+        name: The column.
+        categories: Names with a feature of their own.
+        infrequent: Rarer names share one feature, and names never seen before go there too. Without it such a name
+            has 0 in every feature.
+        missing: Training rows had gaps, so a gap has its own feature. Without it a gap counts as a name never seen.
+    """
+
+    name: str
+    categories: tuple[str, ...]
+    infrequent: bool = False
+    missing: bool = False
+    kind: ClassVar[str] = "category"
+
+    @property
+    def feature_names(self) -> list[str]:
+        """The features this column becomes."""
+        return (
+            [f"{self.name}={c}" for c in self.categories]
+            + [f"{self.name} is infrequent"] * self.infrequent
+            + [f"{self.name} is missing"] * self.missing
+        )
+
+    def encode(self, array: Any, start: int, tally: "Tally") -> NDArray[np.float32]:
+        """Encode cells, shape (rows,), as float32 of shape (rows, features)."""
+        read = as_labels(array)
+        k = len(self.categories)
+        other = k if self.infrequent else -1
+        gap = k + self.infrequent if self.missing else other
+        place = {c: i for i, c in enumerate(self.categories)}
+        # the last entry is reached by code -1: the cell that is missing
+        column = np.array([*(place.get(n, other) for n in read.names), gap], dtype=np.int64)[read.codes]
+        out = np.zeros((len(column), len(self.feature_names)), dtype=np.float32)
+        hot = np.flatnonzero(column >= 0)
+        out[hot, column[hot]] = 1.0
+        return out
+
+
+Column = NumericColumn | CategoryColumn
+
+
+@dataclass
+class Tally:
+    """Infinite cells met while encoding, so that the error can say how many there are in all."""
+
+    found: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def add(self, name: str, values: NDArray[np.float64], start: int) -> None:
+        """Count the infinities of one chunk that begins at row `start`."""
+        infinite = np.flatnonzero(np.isinf(values))
+        if len(infinite):
+            n, first = self.found.get(name, (0, start + int(infinite[0])))
+            self.found[name] = (n + len(infinite), first)
+
+    def check(self, label: str) -> None:
+        """Raise a DataError if there were any."""
+        for name, (n, first) in self.found.items():
+            raise infinite_error(label, name, n, first)
+
+
+def infinite_error(label: str, column: str, n: int, first: int) -> DataError:
+    """Say how many infinities a column has and where the first is; `first` counts rows from 0."""
+    return DataError(
+        f"{label!r}: column {column!r} has {n} infinite value{'s' * (n != 1)}, the first in row {first + 1} (the row "
+        f"after the header is 1); make them missing, or leave the column out with --data.drop=[{column}]."
+    )
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """All columns in use, in file order.
+
+    Attributes:
+        columns: How each is encoded.
+        dropped: Columns not in use, and why.
+        notes: What a user should know about columns in use.
+    """
+
+    columns: tuple[Column, ...]
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Names of the encoded features, in their order."""
+        return [f for c in self.columns for f in c.feature_names]
+
+    @property
+    def inputs(self) -> list[str]:
+        """The columns a file must have to be encoded."""
+        return [c.name for c in self.columns]
+
+    def encode(self, chunk: Any, start: int, tally: Tally) -> NDArray[np.float32]:
+        """Encode a chunk (an Arrow table) as float32 of shape (rows, features).
+
+        Args:
+            chunk: Holds all of `inputs`; other columns are ignored.
+            start: The number of its first row in the file, for messages.
+            tally: Collects infinities; check it after the last chunk.
+
+        Raises:
+            DataError: A number column holds text, or dates, and did not in training.
+        """
+        parts = [c.encode(_flat(chunk, c), start, tally) for c in self.columns]
+        return np.concatenate(parts, axis=1) if parts else np.zeros((chunk.num_rows, 0), dtype=np.float32)
+
+    def check_columns(self, names: tuple[str, ...], label: str) -> None:
+        """Raise a DataError if a file with the columns `names` lacks one that is needed."""
+        lacking = [n for n in self.inputs if n not in names]
+        if lacking:
+            raise DataError(
+                f"{label!r} lacks the column{'s' * (len(lacking) > 1)} {shortened(map(repr, lacking))}, used in "
+                f"training; it has {nearest(lacking[0], names)}."
+            )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return dicts, lists, strings and numbers only: JSON, and `torch.load(weights_only=True)`, take them."""
+        columns = [{"kind": c.kind, **asdict(c)} for c in self.columns]
+        for column in columns:
+            if "categories" in column:
+                column["categories"] = list(column["categories"])
+        return {"columns": columns, "dropped": dict(self.dropped), "notes": list(self.notes)}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Encoding":
+        """Undo `to_plain`."""
+        return cls(tuple(map(_column, plain["columns"])), dict(plain["dropped"]), tuple(plain["notes"]))
+
+
+def _column(plain: Mapping[str, Any]) -> Column:
+    fields = {k: v for k, v in plain.items() if k != "kind"}
+    if plain["kind"] == NumericColumn.kind:
+        return NumericColumn(**fields)
+    return CategoryColumn(**{**fields, "categories": tuple(fields["categories"])})
+
+
+def _flat(chunk: Any, column: Column) -> Any:
+    array = single(chunk, column.name)
+    kind = kind_of(array.type)
+    if kind == "other" or (kind == "time" and column.kind == NumericColumn.kind):
+        raise DataError(
+            f"Column {column.name!r} was {column.kind} in training; here its type is {array.type}. Convert it."
+        )
+    return array

@@ -1,0 +1,69 @@
+"""A table that is read in chunks of rows, wherever it comes from."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from datamodules.errors import DataError
+
+CHUNK_ROWS = 65_536
+"""Rows read at a time. Fixed, because sums depend on how they are cut: from memory or from disk, the same numbers."""
+
+Batches = Callable[[Sequence[str]], Iterator[Any]]
+"""Named columns -> Arrow record batches of any length, from the first row on."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that can be read again and again, some columns at a time.
+
+    Attributes:
+        label: What to call it in messages: the path or the bundled name.
+        names: The columns, in file order.
+        batches: Reads the named columns.
+        file: The file behind it, None for a bundled table.
+        bytes_estimate: Rough size in memory, in bytes.
+        default_target: The target of a bundled table; None for a file.
+    """
+
+    label: str
+    names: tuple[str, ...]
+    batches: Batches
+    file: Path | None = None
+    bytes_estimate: int = 0
+    default_target: str | None = None
+
+    def chunks(self, columns: Sequence[str]) -> Iterator[Any]:
+        """Yield Arrow tables of exactly `CHUNK_ROWS` rows (the last has the rest) with the named columns."""
+        import pyarrow as pa
+
+        held: list[Any] = []
+        rows = 0
+        for batch in self.batches(columns):
+            held.append(batch)
+            rows += batch.num_rows
+            while rows >= CHUNK_ROWS:
+                whole = pa.Table.from_batches(held)
+                yield whole.slice(0, CHUNK_ROWS).combine_chunks()
+                held = whole.slice(CHUNK_ROWS).to_batches()
+                rows -= CHUNK_ROWS
+        if rows:
+            yield pa.Table.from_batches(held).combine_chunks()
+
+    def held(self) -> "Table":
+        """Return the same table, read once and kept in memory."""
+        import pyarrow as pa
+
+        read = list(self.batches(self.names))
+        if not read:
+            return replace(self, batches=lambda _columns: iter(()))
+        whole = pa.Table.from_batches(read)
+        return replace(self, batches=lambda columns: iter(whole.select(list(columns)).to_batches()))
+
+
+def explained(file: Path, error: BaseException, what: str) -> DataError:
+    """Turn a reader's exception into one line for the user."""
+    if isinstance(error, PermissionError):
+        return DataError(f"{str(file)!r} may not be read: permission denied; change its permissions.")
+    return DataError(f"{str(file)!r} cannot be read as {what}: {error}")

@@ -1,0 +1,253 @@
+"""TabularDataModule: a table becomes mini-batches. The shell over sources, splits, encoding and batching."""
+
+import math
+from typing import Any, Literal
+
+from pytorch_lightning import LightningDataModule
+
+from datamodules.arguments import check_batch_size, check_choice, check_fractions
+from datamodules.baseline import majority_metrics, mean_metrics
+from datamodules.batching import TableLoader, eval_loader, predict_loader, train_loader, world
+from datamodules.description import describe
+from datamodules.errors import DataError
+from datamodules.learning import Learned, Options
+from datamodules.targets import Task
+from datamodules.workbench import STAGES, Stage, Workbench
+
+_STEPS_AN_EPOCH = 200  # what "auto" aims at: enough steps to learn from, few enough to be quick
+_AUTO_BATCH = (32, 512)
+
+
+class TabularDataModule(LightningDataModule):
+    """Reads a table, splits it, turns its columns into numbers and hands out mini-batches.
+
+    Numbers are standardised, categories become one column each (one-hot), gaps are filled and marked, all learned
+    from the training rows alone. Dates, identifiers, free text and constant columns are left out, and it says so.
+
+    Args:
+        path: The table: a CSV or TSV file (also .gz), Parquet, Feather or NPZ, or one of the bundled names digits,
+            iris, wine, breast_cancer, diabetes.
+        target: Name of the column to predict. Bundled tables have one called target; a file needs it named.
+        task: "classification", "regression", or "auto": names, booleans and whole numbers with at most 20 different
+            values (5 rows each on average) are classes, other numbers are amounts.
+        batch_size: Rows a training step, on each device; "auto" (a power of two from 32 to 512, aiming at 200 steps
+            an epoch) or "full" (all training rows at once: plain gradient descent).
+        val_fraction: Share of the rows to validate on, from 0 to below 1; 0 for no validation.
+        test_fraction: Share of the rows to test on, likewise; the two must sum to less than 1.
+        val_path: A file of its own to validate on, instead of a share.
+        test_path: A file of its own to test on, instead of a share.
+        predict_path: The file to predict for; it needs no target.
+        categorical: Columns to take as categories whatever they look like, such as numeric codes.
+        drop: Columns to leave out.
+        drop_missing_target: Leave out rows without a target instead of stopping there.
+        memory_map: Keep the encoded table on disk (in $XDG_CACHE_HOME/lightning_mods) instead of in memory: true,
+            false, or "auto", which does so when the table would take more than half of the free memory.
+        seed: Fixes the split and the order of rows; by default the one of seed_everything, else 0.
+
+    Raises:
+        DataError: An argument or the table is wrong; the message is one line for the user.
+    """
+
+    def __init__(
+        self,
+        path: str = "digits",
+        target: str | None = None,
+        *,
+        task: Literal["auto", "classification", "regression"] = "auto",
+        batch_size: int | Literal["auto", "full"] = "auto",
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        val_path: str | None = None,
+        test_path: str | None = None,
+        predict_path: str | None = None,
+        categorical: list[str] | None = None,
+        drop: list[str] | None = None,
+        drop_missing_target: bool = False,
+        memory_map: bool | Literal["auto"] = "auto",
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice("task", task, ("auto", "classification", "regression"))
+        check_choice("memory_map", memory_map, (True, False, "auto"))
+        check_fractions(val_fraction, test_fraction)
+        check_batch_size(batch_size)
+        self.save_hyperparameters()
+        self.path = path
+        self.target = target
+        self.batch_size: int | Literal["auto", "full"] = batch_size
+        self.val_fraction = val_fraction
+        self.test_fraction = test_fraction
+        self.val_path = val_path
+        self.test_path = test_path
+        self.predict_path = predict_path
+        self.categorical = categorical
+        self.drop = drop
+        self.drop_missing_target = drop_missing_target
+        self.memory_map: bool | Literal["auto"] = memory_map
+        self.seed = seed
+        self._work = Workbench(
+            Options(
+                path=str(path),
+                target=target,
+                task=task,
+                val_fraction=val_fraction,
+                test_fraction=test_fraction,
+                val_path=val_path,
+                test_path=test_path,
+                categorical=tuple(categorical or ()),
+                drop=tuple(drop or ()),
+                drop_missing_target=drop_missing_target,
+                memory_map=memory_map,
+                seed=seed,
+            )
+        )
+
+    @property
+    def learned(self) -> Learned:
+        """All that was learned from the training rows; learns it now if need be."""
+        return self._work.learned
+
+    @property
+    def task(self) -> Task:
+        """The task, told from the target column alone if nothing else has been read."""
+        known = self._work.known
+        return known.task if known is not None else self._work.target[1].task
+
+    @property
+    def in_features(self) -> int:
+        """Features of an encoded row."""
+        return len(self.learned.encoding.feature_names)
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Names of the encoded features, in their order."""
+        return self.learned.encoding.feature_names
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes; None for a regression."""
+        names = self.learned.class_names
+        return None if names is None else len(names)
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The classes by number, as the table writes them; None for a regression."""
+        names = self.learned.class_names
+        return None if names is None else list(names)
+
+    @property
+    def class_counts(self) -> list[int] | None:
+        """Training rows of each class; None for a regression."""
+        counts = self.learned.class_counts
+        return None if counts is None else list(counts)
+
+    @property
+    def target_mean(self) -> float | None:
+        """Mean target of the training rows, in its own units; None for a classification."""
+        return self.learned.target_mean
+
+    @property
+    def target_std(self) -> float | None:
+        """Standard deviation of the training rows' target, in its own units; None for a classification."""
+        return self.learned.target_std
+
+    @property
+    def n_train(self) -> int:
+        """Training rows."""
+        return self.learned.sizes["train"]
+
+    @property
+    def resolved_batch_size(self) -> int:
+        """Rows of a training batch on each device, what "auto" and "full" stand for.
+
+        Raises:
+            DataError: More were asked for than a device has training rows.
+        """
+        rows = self.n_train // world()[1]
+        if self.batch_size == "full":
+            return rows
+        if self.batch_size == "auto":
+            low, high = _AUTO_BATCH
+            aim = 1 << round(math.log2(max(self.n_train / _STEPS_AN_EPOCH, 1)))
+            return min(max(aim, low), high, 1 << int(math.log2(max(rows, 1))))
+        check_batch_size(self.batch_size)
+        if self.batch_size > rows:
+            raise DataError(
+                f"--data.batch_size={self.batch_size} exceeds the {rows} training rows a device has; give at most "
+                'that many, or "full".'
+            )
+        return self.batch_size
+
+    @property
+    def description(self) -> str:
+        """A few lines for the user: the task, what became of each column, the rows of each set, the batch size."""
+        sizes: dict[str, int] = {stage: self._work.size(stage) for stage in STAGES}
+        return describe(self.learned, str(self.path), sizes, self.batch_size, self.resolved_batch_size)
+
+    def baseline(self, stage: Literal["val", "test"]) -> dict[str, float]:
+        """Score the trivial prediction (most frequent training class, or training mean) on a stage's rows.
+
+        Returns:
+            `accuracy`, `f1` (macro) and `auroc`, or `rmse`, `mae` and `r2`; NaN if the stage has no rows.
+        """
+        check_choice("stage", stage, ("val", "test"))
+        values = self._work.stage_target(stage)
+        counts = self.class_counts
+        if counts is not None:
+            return majority_metrics(values, counts.index(max(counts)))
+        return mean_metrics(values.astype(float), self.target_mean or 0.0)
+
+    def prepare_data(self) -> None:
+        """Write the memory map, on one process only; nothing for a table in memory."""
+        if self._stage() == "fit":
+            self._work.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Encode what a fit needs. Other stages wait for their loader: a checkpoint may yet say how to encode."""
+        if stage in (None, "fit"):
+            _ = self.resolved_batch_size
+            self._work.make(list(STAGES))
+
+    def _stage(self) -> str:
+        fn = self.trainer.state.fn if self.trainer is not None else None
+        return fn.value if fn is not None else "fit"
+
+    def train_dataloader(self) -> TableLoader:
+        """Shuffled mini-batches `(x, y)`, for this process; a new loader follows `batch_size` as it is now."""
+        return train_loader(self._work.rows("train"), self.resolved_batch_size, self.learned.seed)
+
+    def val_dataloader(self) -> TableLoader | list[Any]:
+        """Validation rows in file order; an empty list if there are none."""
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> TableLoader | list[Any]:
+        """Test rows in file order; an empty list if there are none."""
+        return self._eval_loader("test")
+
+    def _eval_loader(self, stage: Stage) -> TableLoader | list[Any]:
+        if not self._work.size(stage):
+            return []
+        return eval_loader(self._work.rows(stage), self._rows_at_once())
+
+    def predict_dataloader(self) -> TableLoader:
+        """All rows of `predict_path` in file order, batches `x` without a target."""
+        if self.predict_path is None:
+            raise DataError("Which rows shall be predicted? Give --data.predict_path=FILE.")
+        return predict_loader(self._work.unlabelled(str(self.predict_path)), self._rows_at_once())
+
+    def _rows_at_once(self) -> int:
+        return self.batch_size if isinstance(self.batch_size, int) else 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that was learned, as plain numbers, strings, lists and dicts; empty if nothing was."""
+        known = self._work.known
+        return {} if known is None else known.to_plain()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Encode and split as the checkpoint's training did; nothing is learned anew.
+
+        Raises:
+            DataError: The table at `path` was read already and is not the one of the checkpoint.
+        """
+        if state_dict:
+            self._work.adopt(Learned.from_plain(state_dict))

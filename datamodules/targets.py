@@ -1,0 +1,226 @@
+"""The target column: what task it makes, its classes or numbers, and which rows have none."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.cells import Kind, as_labels, as_numbers, kind_of, number_of, single
+from datamodules.errors import DataError, nearest, shortened
+from datamodules.table import Table
+
+Task = Literal["classification", "regression"]
+
+MAX_INTEGER_CLASSES = 20
+"""Whole numbers with more distinct values than this are amounts, not classes."""
+
+MIN_ROWS_PER_CLASS = 5
+"""Whole numbers need this many rows a class on average to be classes."""
+
+_EXACT = 2.0**53  # float64 tells whole numbers apart up to here
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target column, read.
+
+    Attributes:
+        task: What it makes.
+        values: Shape (rows,): class numbers as int64 (-1 where missing), or float64 (NaN where missing).
+        class_names: The classes by number, for a classification.
+    """
+
+    task: Task
+    values: NDArray[Any]
+    class_names: tuple[str, ...] | None = None
+
+    @property
+    def missing(self) -> NDArray[np.bool_]:
+        """Which rows have no target, shape (rows,)."""
+        return np.asarray(self.values < 0 if self.task == "classification" else np.isnan(self.values))
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Rows a class, for a classification."""
+        return np.bincount(self.values[self.values >= 0], minlength=len(self.class_names or ()))
+
+
+def check_target(table: Table, target: str | None) -> str:
+    """Return the name of the target column.
+
+    Raises:
+        DataError: None was named for a file, or there is none of that name.
+    """
+    name = target if target is not None else table.default_target
+    if name is None:
+        raise DataError(
+            f"Which column of {table.label!r} shall be predicted? Give --data.target=NAME; "
+            f"it has {shortened(map(repr, table.names), 30)}."
+        )
+    if name not in table.names:
+        raise DataError(f"{table.label!r} has no column {name!r} for a target; it has {nearest(name, table.names)}.")
+    return name
+
+
+def read_target(table: Table, name: str, task: str) -> Target:
+    """Read the target and tell the task.
+
+    Args:
+        table: Where it is; only this column is read.
+        name: The column.
+        task: "auto", or the task the user wants.
+
+    Raises:
+        DataError: The column cannot be the target of that task, or of any.
+    """
+    kind, numbers, example = _as_numbers(table, name)
+    if kind in ("time", "other"):
+        raise DataError(f"Column {name!r} holds {_KINDS[kind]}; a target is numbers or names.")
+    if numbers is None or kind in ("bool", "category"):
+        return _named(table, name, task, numbers, example)
+    _check_finite(table, name, numbers)
+    present = numbers[~np.isnan(numbers)]
+    if len(present) == 0:
+        raise DataError(f"Column {name!r} of {table.label!r} has no target in any of {len(numbers)} rows.")
+    distinct = np.unique(present)
+    whole = bool(np.all(distinct == np.floor(distinct)))
+    few = len(distinct) <= MAX_INTEGER_CLASSES and len(present) >= MIN_ROWS_PER_CLASS * len(distinct)
+    if task == "regression" or (task == "auto" and not (whole and few)):
+        return Target("regression", numbers)
+    if not whole and not few:
+        raise DataError(
+            f"Column {name!r} has {len(distinct)} different numbers such as {present[0]:g} in {len(present)} rows: "
+            "no classes. Use --data.task=regression."
+        )
+    if np.abs(distinct).max() >= _EXACT:
+        return _named(table, name, task, numbers, None)
+    names = tuple(str(int(v)) if v.is_integer() else repr(v) for v in distinct.tolist())
+    codes = np.searchsorted(distinct, numbers).astype(np.int64)
+    return Target("classification", np.where(np.isnan(numbers), -1, codes), names)
+
+
+_KINDS: dict[Kind, str] = {"time": "dates or times", "other": "neither numbers nor names"}
+
+
+def _as_numbers(table: Table, name: str) -> tuple[Kind, NDArray[np.float64] | None, str | None]:
+    """Read the column as numbers; None for them, and an example, if some cell is none."""
+    parts: list[NDArray[np.float64]] = []
+    kind: Kind = "text"
+    n_junk = 0
+    example: str | None = None
+    for chunk in table.chunks([name]):
+        array = single(chunk, name)
+        kind = kind_of(array.type)
+        if kind in ("time", "other"):
+            return kind, None, None
+        read = as_numbers(array)
+        n_junk += read.n_junk
+        example = example or read.example
+        parts.append(read.values)
+    numbers = np.concatenate(parts) if parts else np.zeros(0)
+    if len(numbers) == 0:
+        raise DataError(f"{table.label!r} has a header but no rows.")
+    distinct = len(np.unique(numbers[~np.isnan(numbers)]))
+    if n_junk and n_junk < 0.1 * len(numbers) and distinct > MAX_INTEGER_CLASSES and kind == "text":
+        raise DataError(
+            f"The target {name!r} is numbers but for {n_junk} cells such as {example!r}; mend or empty these "
+            "(empty ones can be left out with --data.drop_missing_target=true)."
+        )
+    return kind, None if n_junk else numbers, example
+
+
+def _check_finite(table: Table, name: str, numbers: NDArray[np.float64]) -> None:
+    infinite = np.flatnonzero(np.isinf(numbers))
+    if len(infinite):
+        raise DataError(
+            f"The target {name!r} of {table.label!r} has {len(infinite)} infinite values, the first in row "
+            f"{infinite[0] + 1} (the row after the header is 1); make them missing or leave the rows out."
+        )
+
+
+def _named(table: Table, name: str, task: str, numbers: NDArray[np.float64] | None, example: str | None) -> Target:
+    codes, names = read_labels(table, name)
+    if task == "regression":
+        if numbers is not None and len(set(names)) > 2:  # a category column of numbers
+            return Target("regression", numbers)
+        shown = example if example is not None else next(iter(names), "")
+        raise DataError(
+            f"--data.task=regression needs numbers; the target {name!r} holds {shown!r}. Use "
+            "--data.task=classification."
+        )
+    order = in_order(names)
+    place = np.empty(len(names) + 1, dtype=np.int64)
+    place[np.array([names.index(n) for n in order], dtype=np.int64)] = np.arange(len(names))
+    place[-1] = -1
+    return Target("classification", place[codes], tuple(order))
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """Sort class names: as numbers when all of them are, else alphabetically."""
+    try:
+        return sorted(names, key=int)
+    except ValueError:
+        pass
+    if all(number_of(n) == number_of(n) for n in names):
+        return sorted(names, key=number_of)
+    return sorted(names)
+
+
+def read_labels(table: Table, name: str) -> tuple[NDArray[np.int64], list[str]]:
+    """Read a column as names: codes of shape (rows,), -1 where missing, and the names in order of appearance."""
+    places: dict[str, int] = {}
+    parts: list[NDArray[np.int64]] = []
+    for chunk in table.chunks([name]):
+        read = as_labels(single(chunk, name))
+        remap = np.array([*(places.setdefault(n, len(places)) for n in read.names), -1], dtype=np.int64)
+        parts.append(remap[read.codes])
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64), list(places)
+
+
+def read_known_target(table: Table, name: str, task: Task, class_names: Sequence[str] | None) -> Target:
+    """Read the target of another file, whose task and classes are settled.
+
+    Raises:
+        DataError: It has no such column, a class that training never saw, or text where numbers are needed.
+    """
+    check_target(table, name)
+    if task == "regression":
+        kind, numbers, example = _as_numbers(table, name)
+        if numbers is None:
+            shown = repr(example) if example is not None else _KINDS.get(kind, kind)
+            raise DataError(f"The target {name!r} of {table.label!r} must be numbers; it holds {shown}.")
+        _check_finite(table, name, numbers)
+        return Target(task, numbers)
+    known = {n: i for i, n in enumerate(class_names or ())}
+    codes, names = read_labels(table, name)
+    if len(codes) == 0:
+        raise DataError(f"{table.label!r} has a header but no rows.")
+    unseen = [n for n in names if n not in known]
+    if unseen:
+        raise DataError(
+            f"{table.label!r} has classes in {name!r} that the training rows lack: {shortened(map(repr, unseen))}; "
+            f"known are {shortened(map(repr, known))}."
+        )
+    remap = np.array([*(known[n] for n in names), -1], dtype=np.int64)
+    return Target(task, remap[codes], tuple(known))
+
+
+def check_learnable(target: Target, name: str) -> None:
+    """Raise a DataError if the target, over the rows that have one, is nothing to learn."""
+    present = target.values[~target.missing]
+    if target.task == "regression":
+        if len(present) and present.min() == present.max():
+            raise DataError(f"The target {name!r} is {present[0]:g} in all {len(present)} rows: nothing to learn.")
+        return
+    names = target.class_names or ()
+    found = int((target.counts > 0).sum())
+    if found < 2:
+        only = repr(names[0]) if names else "none"
+        raise DataError(f"The target {name!r} has one class, {only}, in all {len(present)} rows: nothing to learn.")
+    if found * 2 > len(present):
+        raise DataError(
+            f"The target {name!r} has {found} classes in {len(present)} rows, fewer than 2 rows a class (such as "
+            f"{shortened(map(repr, names), 3)}); an identifier? Choose another --data.target, or task=regression."
+        )

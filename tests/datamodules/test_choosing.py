@@ -1,0 +1,137 @@
+"""What becomes of a column follows from what its training rows hold."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from datamodules.cells import kind_of
+from datamodules.choosing import MAX_CATEGORIES, choose_encoding, min_rows_for_category
+from datamodules.columns import ColumnSummary
+from datamodules.encoding import CategoryColumn, NumericColumn
+from datamodules.errors import DataError
+
+
+def choose(values, *, forced=False, dropped=None):
+    """Encode one column `c` beside a plain numeric one, so that something is always left."""
+    array = values if isinstance(values, pa.Array) else pa.array(values)
+    found = []
+    for name, column in (("c", array), ("plain", pa.array(np.arange(len(array)) * 0.5))):
+        found.append(ColumnSummary(name, kind_of(column.type), forced=forced and name == "c"))
+        found[-1].add(column, np.arange(len(column)), 0)
+    return choose_encoding(found, dict(dropped or {}), label="t.csv", n_rows=len(array))
+
+
+def column(values, **kwargs):
+    return next((c for c in choose(values, **kwargs).columns if c.name == "c"), None)
+
+
+def reason(values, **kwargs):
+    return choose(values, **kwargs).dropped.get("c")
+
+
+def test_numbers_are_standardised():
+    found = column([1.5, 2.0, 2.5])
+    assert isinstance(found, NumericColumn)
+    assert (found.mean, found.indicator, found.junk) == (2.0, False, False)
+
+
+@pytest.mark.parametrize("values", [[1.0, None, 3.0], ["1", None, "3"]])
+def test_gaps_in_training_rows_bring_an_indicator(values):
+    assert column(values).indicator
+
+
+@pytest.mark.parametrize("junk", ["?", " ", "unknown"])
+def test_numbers_with_a_little_junk_are_numbers_and_it_is_said(junk):
+    encoding = choose([str(i % 7) for i in range(40)] + [junk])
+    found = encoding.columns[0]
+    assert isinstance(found, NumericColumn)
+    assert found.junk
+    assert found.indicator
+    assert encoding.notes == (f"c: numbers; 1 cells such as {junk!r} count as missing",)
+
+
+def test_numbers_with_much_junk_are_categories():
+    assert isinstance(column(["1", "2", "x", "y"] * 10), CategoryColumn)
+
+
+@pytest.mark.parametrize("values", [["a", "b"] * 9, [True, False] * 9, pa.array(["a", "b"] * 9).dictionary_encode()])
+def test_names_booleans_and_categoricals_are_categories(values):
+    found = column(values)
+    assert isinstance(found, CategoryColumn)
+    assert len(found.categories) == 2
+
+
+def test_numbers_are_categories_when_the_user_says_so():
+    assert column([3, 1, 3, 1, 2, 2], forced=True).categories == ("1", "2", "3")
+
+
+def test_what_the_user_names_is_kept_even_if_all_differ():
+    assert len(column([f"n{i}" for i in range(300)], forced=True).categories) == MAX_CATEGORIES
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ([7.0] * 30, "constant"),
+        (["a"] * 30, "constant"),
+        ([None] * 30, "all missing"),
+        (pa.array([None] * 30, pa.float64()), "all missing"),
+        (list(range(1, 31)), "only counts the rows"),
+        ([f"2024-01-{i:02d}" for i in range(1, 31)], "date or time"),
+        (pa.array(range(30), pa.timestamp("s")), "date or time"),
+        (pa.array([[1]] * 30), "neither numbers nor text"),
+        ([f"somebody {i}" for i in range(30)], "text or identifier: 30 different values in 30 rows"),
+        ([f"n{i}" for i in range(20_001)], "text or identifier: more than 20000 different values"),
+    ],
+)
+def test_a_column_of_no_use_is_left_out_with_its_reason(values, why):
+    assert reason(values).startswith(why)
+
+
+def test_a_rising_amount_is_no_identifier():
+    assert isinstance(column([10 * i for i in range(30)]), NumericColumn)
+
+
+def test_one_number_with_gaps_becomes_the_gap_alone():
+    found = column([7.0, None, 7.0])
+    assert found.feature_names == ["c is missing"]
+
+
+def test_one_name_with_gaps_is_a_category_of_two():
+    assert column(["yes", None] * 9).feature_names == ["c=yes", "c is missing"]
+
+
+def test_rare_names_share_a_feature_and_it_is_said():
+    encoding = choose(["a"] * 20 + ["b"] * 20 + ["odd", "strange"])
+    assert encoding.columns[0].feature_names == ["c=a", "c=b", "c is infrequent"]
+    assert encoding.notes == ("rare categories share one feature in c (2 of 4)",)
+
+
+def test_levels_that_no_training_row_has_do_not_count():
+    levels = pa.DictionaryArray.from_arrays(pa.array([0, 1] * 9), pa.array(["a", "b", "never"]))
+    assert column(levels).feature_names == ["c=a", "c=b"]
+    assert reason(pa.DictionaryArray.from_arrays(pa.array([0] * 9), pa.array(["a", "never"]))) == "constant"
+
+
+def test_only_the_most_frequent_names_get_a_feature():
+    names = [f"n{i:03d}" for i in range(MAX_CATEGORIES + 5)]
+    found = column([n for i, n in enumerate(names) for _ in range(2 + (i >= 5))])
+    assert found.categories == tuple(names[5:])
+    assert found.infrequent
+
+
+@pytest.mark.parametrize(("rows", "least"), [(20, 2), (1000, 2), (5000, 5), (10**6, 20)])
+def test_a_name_needs_more_rows_in_a_larger_table_up_to_twenty(rows, least):
+    assert min_rows_for_category(rows) == least
+
+
+def test_infinities_in_a_used_column_are_an_error_with_their_number_and_place():
+    with pytest.raises(DataError, match=r"'c' has 2 infinite values, the first in row 2 "):
+        choose([1.0, float("inf"), 2.0, float("-inf")])
+
+
+def test_no_column_left_is_an_error_that_tells_why():
+    found = ColumnSummary("c", "number")
+    found.add(pa.array([1.0, 1.0]), np.arange(2), 0)
+    with pytest.raises(DataError, match=r"no column left.*c \(constant\)"):
+        choose_encoding([found], {"d": "as asked"}, label="t.csv", n_rows=2)
