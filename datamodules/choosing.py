@@ -100,7 +100,7 @@ def _numeric(s: ColumnSummary) -> NumericColumn | str:
         if not gaps:
             return "constant"
         return NumericColumn(s.name, s.moments.center, 1.0, indicator=True, junk=s.n_junk > 0, constant=True)
-    return NumericColumn(s.name, s.moments.center, s.moments.std, indicator=gaps, junk=s.n_junk > 0)
+    return NumericColumn(s.name, s.moments.center, s.moments.scale, indicator=gaps, junk=s.n_junk > 0)
 
 
 def _category(s: ColumnSummary) -> CategoryColumn | str:

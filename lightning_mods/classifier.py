@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from lightning_mods.auroc import ClassMeanAUROC
 from lightning_mods.mlp import Activation
 from lightning_mods.module import MLPModule
 
@@ -47,9 +48,9 @@ class MLPClassifier(MLPModule):
         hidden_sizes: Sequence[int] = (128, 128),
         activation: Activation = "relu",
         dropout: float = 0.0,
-        lr: float = 0.05,
+        lr: float = 0.01,
         momentum: float = 0.9,
-        weight_decay: float = 1e-4,
+        weight_decay: float = 1e-3,
         nesterov: bool = False,
         class_weight: Literal["balanced"] | Sequence[float] | None = None,
     ) -> None:
@@ -92,7 +93,7 @@ class MLPClassifier(MLPModule):
         return {
             "accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False),
             "f1": MulticlassF1Score(classes, average="macro", validate_args=False),
-            "auroc": MulticlassAUROC(classes, average="macro", thresholds=200, validate_args=False),
+            "auroc": ClassMeanAUROC(classes),
         }
 
     @property

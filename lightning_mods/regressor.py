@@ -44,7 +44,7 @@ class MLPRegressor(MLPModule):
         dropout: float = 0.0,
         lr: float = 0.01,
         momentum: float = 0.9,
-        weight_decay: float = 1e-4,
+        weight_decay: float = 1e-3,
         nesterov: bool = False,
     ) -> None:
         if not (0 < target_std < math.inf and math.isfinite(target_mean)):

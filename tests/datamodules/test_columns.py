@@ -110,3 +110,12 @@ def test_dates_are_recognised_as_they_are_usually_written(value):
 @pytest.mark.parametrize("value", ["2013", "12-34", "a-b-c", "1.5", "10/20", "1:2:3:4"])
 def test_other_text_is_no_date(value):
     assert not summary([value, value]).looks_like_dates
+
+
+def test_the_scale_is_the_deviation_unless_the_range_is_more_than_ten_of_them():
+    even, tailed = Moments(), Moments()
+    even.add(np.linspace(0, 1, 100))
+    tailed.add(np.array([0.0] * 999 + [20.0]))
+    assert even.scale == even.std
+    assert tailed.scale == pytest.approx(2.0)
+    assert tailed.std < tailed.scale

@@ -97,7 +97,7 @@ def test_features_and_targets_belong_to_the_same_row(write):
     for stage in ("train", "val", "test"):
         x, y = tensors(dm, stage)
         scale = dm.learned.encoding.columns[0]
-        np.testing.assert_allclose(x[:, 0] * scale.std + scale.mean + 0.5, y, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(x[:, 0] * scale.scale + scale.mean + 0.5, y, rtol=1e-4, atol=1e-3)
         assert torch.equal(x[:, 2], (y - 0.5) % 2)
 
 

@@ -1,0 +1,32 @@
+import math
+
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from lightning_mods.auroc import ClassMeanAUROC
+
+
+def score(probabilities, classes):
+    metric = ClassMeanAUROC(probabilities.shape[1])
+    for at in range(0, len(classes), 13):
+        metric.update(probabilities[at : at + 13], classes[at : at + 13])
+    return float(metric.compute())
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 7])
+def test_it_is_scikit_learns_one_against_the_rest(n_classes):
+    torch.manual_seed(0)
+    probabilities, classes = torch.randn(200, n_classes).softmax(1).double(), torch.randint(0, n_classes, (200,))
+    truth = probabilities[:, 1] if n_classes == 2 else probabilities
+    expected = roc_auc_score(classes.numpy(), truth.numpy(), multi_class="ovr")
+    assert score(probabilities, classes) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_class_without_rows_does_not_count_against_the_others():
+    probabilities = torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.9, 0.0, 0.1], [0.1, 0.6, 0.3]])
+    assert score(probabilities, torch.tensor([0, 1, 0, 1])) == 1
+
+
+def test_rows_of_one_class_alone_give_nan():
+    assert math.isnan(score(torch.rand(5, 3), torch.zeros(5).long()))
