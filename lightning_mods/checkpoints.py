@@ -1,6 +1,7 @@
 """Checkpoints: written so that a kill or a full disk spoils none, read without running anything in them."""
 
-from contextlib import suppress
+import re
+import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -10,6 +11,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from lightning_mods.files import replacing
 from lightning_mods.runs import RunError
 
 
@@ -26,15 +28,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        # One name for all attempts: what a killed process left is overwritten, not gathered.
-        partial = target.with_name(f".{target.name}.partial")
         try:
-            with partial.open("wb") as file:
+            with replacing(target) as partial, partial.open("wb") as file:
                 torch.save(checkpoint, file)
-            partial.replace(target)
-        except BaseException as error:
-            with suppress(OSError):  # the first error is the one to report
-                partial.unlink()
+        except RuntimeError as error:
             _raise_disk_error(error)
             raise
 
@@ -55,10 +52,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         RunError: The file is damaged, holds objects that only code could rebuild, or is not Lightning's.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch muses about a stranger's pickle before it refuses it
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        reason = str(error).split("\n", 1)[0].rstrip(". ")
-        raise RunError(f"{path} is no checkpoint that loads weights-only ({reason[:160]}).") from error
+        found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        what = f"holds `{found[1]}`, which only code could rebuild" if found else "is not what torch.save writes"
+        raise RunError(f"{path} is no checkpoint that loads weights-only: it {what}.") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         raise RunError(f"{path} is damaged or no checkpoint; `--ckpt_path best` or an earlier file may do.") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "pytorch-lightning_version"} <= checkpoint.keys():
@@ -68,7 +68,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def epochs_done(checkpoint: dict[str, Any]) -> int:
     """How many epochs a checkpoint of a fit has behind it; the next one has this number."""
-    return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    loops = checkpoint.get("loops")
+    # Saved weights-only, it has no loops; then `epoch` is the one it was saved in.
+    return int(loops["fit_loop"]["epoch_progress"]["current"]["processed"] if loops else checkpoint["epoch"] + 1)
 
 
 def metrics_in(checkpoint: dict[str, Any]) -> dict[str, float]:

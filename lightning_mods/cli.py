@@ -1,19 +1,12 @@
 """The Lightning CLI of the verbs: the place where the three packages meet."""
 
-import json
-import logging
-import sys
-import warnings
-from argparse import ArgumentError
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning_fabric.utilities.exceptions import MisconfigurationException
-from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import (
     LightningArgumentParser,
@@ -28,20 +21,29 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from callbacks import TensorBoardLayout
-from datamodules import DataError, TabularDataModule
-from lightning_mods.arguments import UsageError, flags, merged_config, refuse_unknown, said
+from datamodules import TabularDataModule
+from lightning_mods.arguments import UsageError, flags, merged_config, refuse_unknown
 from lightning_mods.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, epochs_done, read_checkpoint
 from lightning_mods.classes import LINKED, OURS, find_class, own_arguments
 from lightning_mods.explain import explain
-from lightning_mods.help import print_help
+from lightning_mods.files import replacing
 from lightning_mods.progress import ProgressLines, progress_callbacks
-from lightning_mods.runs import RUN_MARK, RunError, find_checkpoint, run_of
+from lightning_mods.runs import RUN_MARK, run_of
 from lightning_mods.summary import EpochTimer
+from lightning_mods.terminal import say
 from lightning_mods.verbs import MAX_EPOCHS, add_verb_arguments
 
 
 class RunRecord(SaveConfigCallback):
     """Writes a run's config.yaml, and names its classes in its checkpoints."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write config.yaml when the fit begins; a kill in between must not lose the one of a resumed run."""
+        log_dir = trainer.log_dir  # asks all ranks
+        if stage == "fit" and trainer.is_global_zero and log_dir is not None:
+            Path(log_dir).mkdir(parents=True, exist_ok=True)
+            with replacing(Path(log_dir) / self.config_filename) as partial:
+                partial.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note which class the hyperparameters belong to."""
@@ -75,8 +77,6 @@ class ModsCLI(LightningCLI):
             seed_everything_default=0,
             trainer_defaults={"max_epochs": MAX_EPOCHS},
             save_config_callback=RunRecord if verb == "fit" else None,
-            # Our runs have a folder each; the one of a resumed run gets the configuration of the resumption.
-            save_config_kwargs={"overwrite": True},
             parser_kwargs={
                 "prog": f"python -m lightning_mods.{verb}",
                 "allow_abbrev": False,
@@ -223,117 +223,3 @@ def _with_checkpoint_io(plugins: Any) -> list[Any]:
     if any(isinstance(plugin, CheckpointIO) for plugin in given):
         return given
     return [*given, AtomicCheckpointIO()]
-
-
-@rank_zero_only
-def say(text: str) -> None:
-    """Tell the person at the terminal, once."""
-    sys.stderr.write(text.rstrip("\n") + "\n")
-
-
-# ---------------------------------------------------------------------- before parsing
-
-
-def with_classes(verb: str, args: Sequence[str], checkpoint: dict[str, Any] | None) -> list[str]:
-    """The command line with the model's and the data module's class put first where it names none.
-
-    From a checkpoint come the hyperparameters of our own classes; for a foreign class the user gives the flags, as a
-    file must not decide which code runs. Without a checkpoint the task the target asks for decides the model.
-    """
-    model, data = merged_config(args, "model").get("class_path"), merged_config(args, "data").get("class_path")
-    base = _remembered(checkpoint, model, data) if checkpoint else {}
-    prefix = [f"--config={json.dumps(base)}"] if base else []
-    if not data and "data" not in base:
-        prefix.append("--data=TabularDataModule")
-    if not model and "model" not in base:
-        prefix.append(f"--model={_model_for(verb, args, data)}")
-    return [*prefix, *args]
-
-
-def _remembered(checkpoint: dict[str, Any], model: str | None, data: str | None) -> dict[str, Any]:
-    names = checkpoint.get("lightning_mods", {})
-    kept = {"model": ("hyper_parameters", model), "data": ("datamodule_hyper_parameters", data)}
-    base = {}
-    for section, (key, chosen) in kept.items():
-        name = names.get(section)
-        if name in OURS and (chosen is None or chosen.rpartition(".")[2] == name):
-            values = {k: v for k, v in checkpoint.get(key, {}).items() if k in own_arguments(OURS[name])}
-            base[section] = {
-                "class_path": f"{OURS[name].__module__}.{name}",
-                "init_args": {k: v for k, v in values.items() if k not in LINKED},
-            }
-    return base
-
-
-def _model_for(verb: str, args: Sequence[str], data: str | None) -> str:
-    if data and find_class(data, LightningDataModule) is not TabularDataModule:
-        raise UsageError(f"--model CLASS is needed with --data={data}: its task is not known.")
-    typed = merged_config(args, "data").get("init_args", {})
-    keys = ("path", "target", "task", "drop_missing_target")
-    asked = {key: typed[key] for key in keys if typed.get(key) is not None}
-    task = TabularDataModule(**asked).task
-    return {"classification": "MLPClassifier", "regression": "MLPRegressor"}[task]
-
-
-# ---------------------------------------------------------------------- running a verb
-
-
-def run(verb: str, args: Sequence[str] | None, act: Callable[[ModsCLI, Path | None], None]) -> None:
-    """Run a verb: parse, instantiate, `act`. A person's mistake ends in one line and exit code 2.
-
-    Args:
-        verb: `fit`, `validate`, `test` or `predict`.
-        args: The command line; None for the one of the process.
-        act: What to do with the CLI and the checkpoint that `--ckpt_path` means.
-    """
-    given = list(sys.argv[1:] if args is None else args)
-    try:
-        _quiet()
-        if any(name in ("h", "help") for name, _ in flags(given)):
-            print_help(verb, given)
-            return
-        path = _checkpoint_path(verb, given)
-        checkpoint = read_checkpoint(path) if path else None
-        state = checkpoint.get(TabularDataModule.__qualname__) if checkpoint else None
-        cli = ModsCLI(
-            verb,
-            with_classes(verb, given, checkpoint),
-            data_state=state,
-            resumed=path if verb == "fit" else None,
-        )
-        del checkpoint
-        act(cli, path)
-    except (UsageError, RunError, DataError, ArgumentError, MisconfigurationException, OSError) as error:
-        sys.stderr.write(f"{verb}: {explain(error)}\n")
-        raise SystemExit(2) from None
-
-
-def _checkpoint_path(verb: str, args: Sequence[str]) -> Path | None:
-    which = (
-        said(args, "ckpt_path")
-        if verb == "fit"
-        else next((value for name, value in reversed(list(flags(args))) if name == "ckpt_path" and value), "best")
-    )
-    if which is None:
-        return None
-    root = Path(said(args, "trainer.default_root_dir") or ".")
-    path = find_checkpoint(str(which), root)
-    if path is None and (verb != "fit" or which == "best"):
-        raise RunError(f"--ckpt_path={which} needs a run of `lightning_mods.fit` with a checkpoint under {root}.")
-    if path is None:
-        say(f"note: there is no checkpoint under {root} yet; training starts anew.")
-    return path
-
-
-def _quiet() -> None:
-    """Silence what Lightning says about itself; its warnings about the user's own code stay."""
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for message in (
-        ".*does not have many workers.*",  # a gather from memory is faster than handing batches between processes
-        ".*smaller than the logging interval.*",  # our modules log by the epoch
-        ".*Checkpoint directory .* exists and is not empty.*",  # so it is when a run is resumed
-        ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning's own use of a deprecated torch name
-        ".*litlogger.*|.*litmodels.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)

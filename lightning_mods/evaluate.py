@@ -6,7 +6,7 @@ from pathlib import Path
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from lightning_mods.checkpoints import read_checkpoint
+from lightning_mods.checkpoints import epochs_done, read_checkpoint
 from lightning_mods.cli import ModsCLI
 from lightning_mods.runs import RunError
 from lightning_mods.summary import RunSummary
@@ -71,7 +71,7 @@ def print_results(cli: ModsCLI, checkpoint: Path | None, stage: str) -> None:
         raise RunError(
             f"there is no {_WORDS[stage]} set: --data.{stage}_path=FILE or --data.{stage}_fraction makes one."
         )
-    epoch = read_checkpoint(checkpoint).get("epoch") if checkpoint else None
+    epoch = epochs_done(read_checkpoint(checkpoint)) - 1 if checkpoint else None
     summary = RunSummary({stage: found}, {stage: baseline(cli, stage)}, best_epoch=epoch, checkpoint=checkpoint)
     if cli.trainer.is_global_zero:
         sys.stdout.write(f"{summary}\n")

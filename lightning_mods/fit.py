@@ -7,10 +7,12 @@ from pathlib import Path
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from lightning_mods.checkpoints import metrics_in, read_checkpoint
-from lightning_mods.cli import ModsCLI, run, say
+from lightning_mods.checkpoints import epochs_done, metrics_in, read_checkpoint
+from lightning_mods.cli import ModsCLI
 from lightning_mods.evaluate import baseline, evaluate, of_stage
+from lightning_mods.running import run
 from lightning_mods.summary import EpochTimer, RunSummary
+from lightning_mods.terminal import say
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -49,7 +51,7 @@ def _summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
     return RunSummary(
         results={stage: found for stage, found in results.items() if found},
         baselines={stage: baseline(cli, stage) for stage, found in results.items() if found},
-        best_epoch=kept["epoch"] if kept else None,
+        best_epoch=epochs_done(kept) - 1 if kept else None,
         epochs=epochs,
         seconds=timers[0].seconds,
         checkpoint=best,

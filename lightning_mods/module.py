@@ -174,7 +174,7 @@ class MLPModule(LightningModule, ABC):
             metric.reset()
         # Ranks agree already (reduced above, torchmetrics syncs in compute): sync_dist would only repeat it.
         fitting = self.trainer.state.fn == TrainerFn.FITTING
-        self.log_dict(row, logger=not fitting, sync_dist=False)
+        self.log_dict(row, logger=False if fitting else None, sync_dist=False)
         if fitting and not self.trainer.sanity_checking:
             self._write({name: float(value) for name, value in row.items()})
 

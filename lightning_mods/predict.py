@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules import DataError
-from lightning_mods.cli import ModsCLI, run, say
+from lightning_mods.cli import ModsCLI
+from lightning_mods.running import run
 from lightning_mods.tables import prediction_rows, write_csv
+from lightning_mods.terminal import say
 
 
 def main(args: Sequence[str] | None = None) -> None:

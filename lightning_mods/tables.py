@@ -2,12 +2,12 @@
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
 from torch import Tensor
 
+from lightning_mods.files import replacing
 from lightning_mods.runs import RunError
 
 
@@ -53,16 +53,8 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) 
             raise RunError(f"--output needs a file; {path} is a folder.")
         with path.open("w", newline="", encoding="utf-8") as file:  # a pipe or a device: nothing to put in its place
             return _write(file, header, rows)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            count = _write(file, header, rows)
-        partial.replace(path)
-    except BaseException:
-        with suppress(OSError):  # the first error is the one to report
-            partial.unlink()
-        raise
-    return count
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        return _write(file, header, rows)
 
 
 def _write(file: TextIO, header: Sequence[str], rows: Iterable[Sequence[str]]) -> int:

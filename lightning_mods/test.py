@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_mods.cli import ModsCLI, run
+from lightning_mods.cli import ModsCLI
 from lightning_mods.evaluate import print_results
+from lightning_mods.running import run
 
 
 def main(args: Sequence[str] | None = None) -> None:

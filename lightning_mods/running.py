@@ -1,0 +1,109 @@
+"""Running a verb: which checkpoint and which classes are meant, and how a mistake ends."""
+
+import json
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import LightningDataModule
+
+from datamodules import DataError, TabularDataModule
+from lightning_mods.arguments import UsageError, flags, merged_config, said
+from lightning_mods.checkpoints import read_checkpoint
+from lightning_mods.classes import LINKED, OURS, find_class, own_arguments
+from lightning_mods.cli import ModsCLI
+from lightning_mods.explain import explain
+from lightning_mods.help import print_help
+from lightning_mods.runs import RunError, find_checkpoint
+from lightning_mods.terminal import quiet, say
+
+
+def with_classes(verb: str, args: Sequence[str], checkpoint: dict[str, Any] | None) -> list[str]:
+    """The command line with the model's and the data module's class put first where it names none.
+
+    From a checkpoint come the hyperparameters of our own classes; for a foreign class the user gives the flags, as a
+    file must not decide which code runs. Without a checkpoint the task the target asks for decides the model.
+    """
+    model, data = merged_config(args, "model").get("class_path"), merged_config(args, "data").get("class_path")
+    base = _remembered(checkpoint, model, data) if checkpoint else {}
+    prefix = [f"--config={json.dumps(base)}"] if base else []
+    if not data and "data" not in base:
+        prefix.append("--data=TabularDataModule")
+    if not model and "model" not in base:
+        prefix.append(f"--model={_model_for(verb, args, data)}")
+    return [*prefix, *args]
+
+
+def _remembered(checkpoint: dict[str, Any], model: str | None, data: str | None) -> dict[str, Any]:
+    names = checkpoint.get("lightning_mods", {})
+    kept = {"model": ("hyper_parameters", model), "data": ("datamodule_hyper_parameters", data)}
+    base = {}
+    for section, (key, chosen) in kept.items():
+        name = names.get(section)
+        if name in OURS and (chosen is None or chosen.rpartition(".")[2] == name):
+            values = {k: v for k, v in checkpoint.get(key, {}).items() if k in own_arguments(OURS[name])}
+            base[section] = {
+                "class_path": f"{OURS[name].__module__}.{name}",
+                "init_args": {k: v for k, v in values.items() if k not in LINKED},
+            }
+    return base
+
+
+def _model_for(verb: str, args: Sequence[str], data: str | None) -> str:
+    if data and find_class(data, LightningDataModule) is not TabularDataModule:
+        raise UsageError(f"--model CLASS is needed with --data={data}: its task is not known.")
+    typed = merged_config(args, "data").get("init_args", {})
+    keys = ("path", "target", "task", "drop_missing_target")
+    asked = {key: typed[key] for key in keys if typed.get(key) is not None}
+    task = TabularDataModule(**asked).task
+    return {"classification": "MLPClassifier", "regression": "MLPRegressor"}[task]
+
+
+def run(verb: str, args: Sequence[str] | None, act: Callable[[ModsCLI, Path | None], None]) -> None:
+    """Run a verb: parse, instantiate, `act`. A person's mistake ends in one line and exit code 2.
+
+    Args:
+        verb: `fit`, `validate`, `test` or `predict`.
+        args: The command line; None for the one of the process.
+        act: What to do with the CLI and the checkpoint that `--ckpt_path` means.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    try:
+        quiet()
+        if any(name in ("h", "help") for name, _ in flags(given)):
+            print_help(verb, given)
+            return
+        path = _checkpoint_path(verb, given)
+        checkpoint = read_checkpoint(path) if path else None
+        state = checkpoint.get(TabularDataModule.__qualname__) if checkpoint else None
+        cli = ModsCLI(
+            verb,
+            with_classes(verb, given, checkpoint),
+            data_state=state,
+            resumed=path if verb == "fit" else None,
+        )
+        del checkpoint
+        act(cli, path)
+    except (UsageError, RunError, DataError, ArgumentError, MisconfigurationException, OSError) as error:
+        sys.stderr.write(f"{verb}: {explain(error)}\n")
+        raise SystemExit(2) from None
+
+
+def _checkpoint_path(verb: str, args: Sequence[str]) -> Path | None:
+    which = (
+        said(args, "ckpt_path")
+        if verb == "fit"
+        else next((value for name, value in reversed(list(flags(args))) if name == "ckpt_path" and value), "best")
+    )
+    if which is None:
+        return None
+    root = Path(said(args, "trainer.default_root_dir") or ".")
+    path = find_checkpoint(str(which), root)
+    if path is None and (verb != "fit" or which == "best"):
+        raise RunError(f"--ckpt_path={which} needs a run of `lightning_mods.fit` with a checkpoint under {root}.")
+    if path is None:
+        say(f"note: there is no checkpoint under {root} yet; training starts anew.")
+    return path

@@ -1,0 +1,123 @@
+"""Files, tables, the summary, and one line out of an error."""
+
+import errno
+import math
+from argparse import ArgumentError
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules import DataError
+from lightning_mods.arguments import UsageError
+from lightning_mods.explain import explain
+from lightning_mods.files import replacing
+from lightning_mods.runs import RunError
+from lightning_mods.summary import RunSummary
+from lightning_mods.tables import prediction_rows, write_csv
+
+
+def test_an_error_while_writing_leaves_the_file_that_was_there(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("good")
+
+    def fail(partial):
+        partial.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), replacing(path) as partial:
+        fail(partial)
+    assert path.read_text() == "good"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_probabilities_become_the_name_of_the_likeliest_class_and_a_column_each():
+    batches = [torch.tensor([[0.25, 0.75], [1, 0]]), torch.tensor([[0.5, 0.5]])]
+    header, rows = prediction_rows(batches, ["no", "yes, really"])
+    assert header == ["prediction", "probability_no", "probability_yes, really"]
+    assert list(rows) == [["yes, really", "0.25", "0.75"], ["no", "1", "0"], ["no", "0.5", "0.5"]]
+
+
+def test_numbers_are_written_so_that_float32_reads_back(tmp_path):
+    values = torch.rand(50) * 10.0 ** torch.arange(50).sub(25).float()
+    header, rows = prediction_rows([values], None)
+    assert header == ["prediction"]
+    assert torch.equal(torch.tensor([float(row[0]) for row in rows]), values)
+
+
+def test_a_foreign_module_that_predicts_a_matrix_gets_numbered_columns():
+    header, rows = prediction_rows([torch.zeros(2, 3)], None)
+    assert header == ["prediction_0", "prediction_1", "prediction_2"]
+    assert len(list(rows)) == 2
+
+
+@pytest.mark.parametrize("batches", [[], [{"a": 1}], [torch.zeros(2, 3, 4)]])
+def test_what_is_no_table_is_refused(batches):
+    with pytest.raises(RunError, match="predict_step must return a tensor"):
+        prediction_rows(batches, None)
+
+
+def test_a_device_is_written_to_and_not_replaced():
+    assert write_csv(Path("/dev/null"), ["a"], [["1"], ["2"]]) == 2
+    assert not Path("/dev/null").is_file()
+
+
+def test_a_full_device_raises():
+    with pytest.raises(OSError, match="No space left"):
+        write_csv(Path("/dev/full"), ["a"], [["1"]] * 10_000)
+
+
+def test_the_summary_shows_every_number_beside_the_trivial_one():
+    text = str(
+        RunSummary(
+            {"val": {"loss": 0.25, "accuracy": 0.9}, "test": {"accuracy": math.nan}},
+            {"val": {"accuracy": 0.5}},
+            best_epoch=3,
+            epochs=10,
+            seconds=[1.0, 2.0, 9.0],
+            checkpoint=Path("a/best.ckpt"),
+            logdir=Path("my logs"),
+        )
+    )
+    lines = [line.split() for line in text.splitlines()]
+    assert lines[1] == ["loss", "0.25", "–", "–", "–"]
+    assert lines[2] == ["accuracy", "0.9", "0.5", "nan", "–"]
+    assert "epoch        3 (of 0 to 9)" in text
+    assert "an epoch     2 s" in text
+    assert text.endswith("tensorboard --logdir 'my logs'")
+
+
+def test_a_summary_of_nothing_is_empty():
+    assert str(RunSummary({})) == ""
+
+
+@pytest.mark.parametrize("kind", [DataError, UsageError, RunError])
+def test_our_own_message_comes_through_whatever_is_wrapped_around_it(kind):
+    outer = ValueError("Call to compute_fn failed")
+    outer.__cause__ = kind("say\n this")
+    assert explain(outer) == "say this"
+
+
+def test_a_system_error_names_the_file_and_says_that_nothing_is_lost():
+    error = OSError(errno.ENOSPC, "No space left on device", "a/last.ckpt")
+    assert explain(error) == "No space left on device: a/last.ckpt; what was there before is left as it was."
+
+
+REPORT = """Parser key "model":
+  Does not validate against any of the Union subtypes
+  Subtypes: [<class 'LightningModule'>, <class 'NoneType'>]
+  Errors:
+    - Problem with given class_path 'lightning_mods.MLPClassifier':
+        Parser key "lr":
+          Expected a <class 'float'>. Got value: abc
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'jsonargparse._util.NestedArg'>
+  Given value: NestedArg(key='lr', val='abc')"""
+
+
+def test_the_gist_of_a_nested_report_is_the_flag_and_what_came():
+    line = explain(ArgumentError(None, REPORT))
+    assert line.startswith("--model.lr: ")
+    assert "abc" in line
+    assert "float" in line
+    assert "\n" not in line
