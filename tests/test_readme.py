@@ -1,0 +1,61 @@
+"""Every command and every piece of Python in the README runs as it stands."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", TEXT, flags=re.DOTALL)
+COMMANDS = [
+    line.split("#")[0].strip()
+    for kind, block in BLOCKS
+    if kind == "bash"
+    for line in block.splitlines()
+    if line.startswith("python -m lightning_mods.")
+]
+
+
+def run(command, cwd):
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, env=environment(cwd))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def environment(cwd):
+    return {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(cwd / "cache")}
+
+
+def test_every_command_of_the_readme_runs_in_their_order(tmp_path):
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    assert len(COMMANDS) >= 8
+    outputs = {line: run([sys.executable, *line.split()[1:]], tmp_path) for line in COMMANDS}
+    shown = outputs["python -m lightning_mods.fit --data.path=examples/penguins.csv --data.target=species"]
+    assert re.search(r"^accuracy +\S+ +0.4423 ", shown, flags=re.MULTILINE)
+    assert "tensorboard --logdir lightning_logs" in shown
+    rows = (tmp_path / "predictions.csv").read_text().splitlines()
+    assert rows[0] == "prediction,probability_Adelie,probability_Chinstrap,probability_Gentoo"
+    assert len(rows) == 13
+
+
+def test_every_piece_of_python_in_the_readme_runs(tmp_path):
+    pieces = [block for kind, block in BLOCKS if kind == "python"]
+    assert pieces
+    for piece in pieces:
+        run([sys.executable, "-W", "ignore", "-c", piece], tmp_path)
+
+
+def test_every_file_the_readme_links_to_is_there():
+    links = re.findall(r"\]\((?!https?://)([^)#]+)\)", TEXT)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_make_offers_what_the_readme_promises():
+    targets = (ROOT / "Makefile").read_text()
+    promised = [line.split()[1] for _, block in BLOCKS for line in block.splitlines() if line.startswith("make ")]
+    assert promised == ["fit", "test"]
+    assert all(f"\n{target}:" in targets for target in promised)
