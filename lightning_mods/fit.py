@@ -13,6 +13,7 @@ from lightning_mods.evaluate import baseline, evaluate, of_stage
 from lightning_mods.running import run
 from lightning_mods.summary import EpochTimer, RunSummary
 from lightning_mods.terminal import say
+from lightning_mods.threads import limit_threads
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -26,6 +27,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _fit(cli: ModsCLI, checkpoint: Path | None) -> None:
     say(getattr(cli.datamodule, "description", ""))
+    limit_threads(cli.trainer, cli.model, getattr(cli.datamodule, "resolved_batch_size", None))
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:
