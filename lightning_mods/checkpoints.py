@@ -112,7 +112,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps `last.ckpt` beside `best.ckpt`, written when an epoch begins and when training ends.
+    """Keeps `last.ckpt` in the run's folder, written when an epoch begins and when training ends.
 
     ModelCheckpoint's own `save_last` skips epochs that were not the best, and saves before the learning-rate
     schedulers have stepped: a ReduceLROnPlateau then misses a step in the resumed run. At an epoch's beginning all of
@@ -124,6 +124,11 @@ class LastCheckpoint(Checkpoint):
         self._random: dict[str, Any] | None = None
         self._beginning = False
         self._resumed = False
+        self._folder: Path | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the run's folder; all ranks agree on it."""
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
 
     def state_dict(self) -> dict[str, Any]:
         """The state of torch's generators."""
@@ -168,9 +173,8 @@ class LastCheckpoint(Checkpoint):
         self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        best = next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestCheckpoint))
-        if not trainer.fast_dev_run and best.dirpath:  # type: ignore[attr-defined]  # set by a connector
-            trainer.save_checkpoint(Path(best.dirpath) / "last.ckpt")
+        if not trainer.fast_dev_run and self._folder:  # type: ignore[attr-defined]  # set by a connector
+            trainer.save_checkpoint(self._folder / "last.ckpt")
 
 
 def _at_zero(progress: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.cli import (
     LightningArgumentParser,
     LightningCLI,
@@ -22,7 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from callbacks import TensorBoardLayout
 from datamodules import TabularDataModule
-from lightning_mods.arguments import UsageError, flags, merged_config, refuse_unknown
+from lightning_mods.arguments import UsageError, flags, merged_config, refuse_unknown, said
 from lightning_mods.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, epochs_done, read_checkpoint
 from lightning_mods.classes import LINKED, OURS, find_class, own_arguments
 from lightning_mods.explain import explain
@@ -137,7 +138,7 @@ class ModsCLI(LightningCLI):
         """Make data module, model and trainer; what their constructors refuse is a wrong use."""
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError, ImportError, AttributeError) as error:
+        except (ValueError, ImportError) as error:
             raise UsageError(explain(error)) from error
         self._bind_optimizer()
 
@@ -166,6 +167,8 @@ class ModsCLI(LightningCLI):
         config.enable_model_summary = bool(config.enable_model_summary)
         config.default_root_dir = str(self.root)
         config.callbacks = self._callbacks(config)
+        if said(self.given, "trainer.max_epochs") is None and (config.max_steps != -1 or config.max_time):
+            config.max_epochs = -1  # who limits the steps or the time does not want our limit of epochs too
         if self.verb != "fit":
             config.logger = config.logger if config.logger not in (None, True) else False
         elif config.logger in (None, True, False):
@@ -185,8 +188,9 @@ class ModsCLI(LightningCLI):
             config.enable_progress_bar = False
         if self.verb == "fit":
             ours += [EpochTimer(), TensorBoardLayout(config=self.parser.dump(self.config))]
-            if config.enable_checkpointing is not False and not any(_saves(callback) for callback in given):
-                ours += [BestCheckpoint(), LastCheckpoint()]
+            if config.enable_checkpointing is not False:
+                ours += [] if any(isinstance(callback, Checkpoint) for callback in given) else [BestCheckpoint()]
+                ours.append(LastCheckpoint())
         else:
             config.enable_checkpointing = False
         return [*given, *ours]
@@ -210,12 +214,6 @@ class ModsCLI(LightningCLI):
 
 def _fact(name: str, data: Any) -> Any:
     return getattr(data, name, None)
-
-
-def _saves(callback: Any) -> bool:
-    from pytorch_lightning.callbacks import Checkpoint
-
-    return isinstance(callback, Checkpoint)
 
 
 def _with_checkpoint_io(plugins: Any) -> list[Any]:

@@ -21,7 +21,7 @@ from lightning_mods.runs import RunError, find_checkpoint
 from lightning_mods.terminal import quiet, say
 
 
-def with_classes(verb: str, args: Sequence[str], checkpoint: dict[str, Any] | None) -> list[str]:
+def with_classes(args: Sequence[str], checkpoint: dict[str, Any] | None) -> list[str]:
     """The command line with the model's and the data module's class put first where it names none.
 
     From a checkpoint come the hyperparameters of our own classes; for a foreign class the user gives the flags, as a
@@ -33,7 +33,7 @@ def with_classes(verb: str, args: Sequence[str], checkpoint: dict[str, Any] | No
     if not data and "data" not in base:
         prefix.append("--data=TabularDataModule")
     if not model and "model" not in base:
-        prefix.append(f"--model={_model_for(verb, args, data)}")
+        prefix.append(f"--model={_model_for(args, data)}")
     return [*prefix, *args]
 
 
@@ -52,7 +52,7 @@ def _remembered(checkpoint: dict[str, Any], model: str | None, data: str | None)
     return base
 
 
-def _model_for(verb: str, args: Sequence[str], data: str | None) -> str:
+def _model_for(args: Sequence[str], data: str | None) -> str:
     if data and find_class(data, LightningDataModule) is not TabularDataModule:
         raise UsageError(f"--model CLASS is needed with --data={data}: its task is not known.")
     typed = merged_config(args, "data").get("init_args", {})
@@ -81,7 +81,7 @@ def run(verb: str, args: Sequence[str] | None, act: Callable[[ModsCLI, Path | No
         state = checkpoint.get(TabularDataModule.__qualname__) if checkpoint else None
         cli = ModsCLI(
             verb,
-            with_classes(verb, given, checkpoint),
+            with_classes(given, checkpoint),
             data_state=state,
             resumed=path if verb == "fit" else None,
         )

@@ -33,8 +33,9 @@ def find_checkpoint(which: str, root: Path) -> Path | None:
     """
     if which in ("best", "last"):
         run = newest_run(root)
-        path = run / "checkpoints" / f"{which}.ckpt" if run else None
-        return path if path and path.is_file() else None
+        # A ModelCheckpoint of the user's may have written `last-v1.ckpt` in the middle of an epoch.
+        found = list((run / "checkpoints").glob(f"{which}*.ckpt")) if run else []
+        return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
     path = Path(which).expanduser()
     if path.is_dir():
         raise RunError(f"--ckpt_path needs a checkpoint file, `best` or `last`; {which} is a folder.")
