@@ -89,8 +89,9 @@ class Curve:
 
 def finite(values: Iterable[float | None]) -> tuple[list[int], list[float]]:
     """The epochs and values that are numbers; missing and infinite ones are left out."""
-    kept = [(i, float(v)) for i, v in enumerate(values) if v is not None and -_LARGEST < v < _LARGEST]
-    return [i for i, _ in kept], [v for _, v in kept]
+    numbers = list(values)
+    kept = [i for i, v in enumerate(numbers) if v is not None and -_LARGEST < v < _LARGEST]
+    return kept, [float(numbers[i] or 0.0) for i in kept]  # `or`: no None is left, which mypy cannot see
 
 
 def ends_infinite(values: Sequence[float | None]) -> bool:
@@ -101,9 +102,9 @@ def ends_infinite(values: Sequence[float | None]) -> bool:
 
 def ends_in_nan(values: Sequence[float | None]) -> bool:
     """Whether it ends in NaN at least twice, and longer than any hole before: that is no missing value."""
-    runs = [(bad, sum(1 for _ in run)) for bad, run in groupby(v is not None and v != v for v in values)]
-    if not runs or not runs[-1][0]:
+    if not values or values[-1] is None or values[-1] == values[-1]:
         return False
+    runs = [(bad, sum(1 for _ in run)) for bad, run in groupby(v is not None and v != v for v in values)]
     return runs[-1][1] > max([1, *(length for bad, length in runs[:-1] if bad)])
 
 

@@ -82,7 +82,7 @@ def diagnose(
     """Say what became of a run, from its curves alone.
 
     The verdict does not change when both losses and `baseline_loss` are multiplied by a positive number,
-    when the same number is added to all three (unless a loss then gained less than 4 % of its own size:
+    when the same number is added to all three (unless a loss then gained less than a tenth of its own size:
     "does it learn at all?" has no other unit, nor has "did it blow up?"), or when every row is written
     several times; nor, except from `overfit` to `good` and back, when `val_metric` is left out. Adding a
     number to the losses but not to `baseline_loss` moves them away from the trivial loss, and that may
@@ -109,8 +109,9 @@ def diagnose(
         raise ValueError(f'metric_mode needs to be "max" or "min"; got {metric_mode!r}.')
     if baseline_loss is not None and not isfinite(baseline_loss):
         baseline_loss = None
+    train_loss, val_loss = list(train_loss), list(val_loss)  # whatever sequence came, arrays too
     times = _times_written(train_loss, val_loss)
-    metric = None if val_metric is None else val_metric[::times]
+    metric = None if val_metric is None else list(val_metric)[::times]
     if metric is not None and metric_mode == "min":
         metric = [None if v is None else -v for v in metric]
     return _diagnose(train_loss[::times], val_loss[::times], metric, baseline_loss, times)
@@ -153,12 +154,17 @@ def _diagnose(
 
 def _times_written(train_loss: Values, val_loss: Values) -> int:
     """How often each row was logged. A plateau is not a repetition: then some rows stand alone."""
-    if len(val_loss) < 2 or val_loss[0] != val_loss[1] or train_loss[:1] != train_loss[1:2]:
-        return 1
     if train_loss and len(train_loss) != len(val_loss):
         return 1
-    rows = zip(train_loss or val_loss, val_loss, strict=True)
-    return repeats(tuple("" if v is None or v != v else v for v in row) for row in rows)
+    rows = list(zip(train_loss or val_loss, val_loss, strict=True))
+    if len(rows) < 2 or _key(rows[0]) != _key(rows[1]):  # nearly always, and it saves the rest
+        return 1
+    return repeats(map(_key, rows))
+
+
+def _key(row: tuple[float | None, float | None]) -> tuple[float | None, ...]:
+    """A row that equals itself, which NaN does not."""
+    return tuple(v if v == v else None for v in row)
 
 
 def _is_lost(train_loss: Values, val_loss: Values, train: Curve | None) -> bool:

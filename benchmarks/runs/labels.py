@@ -2,7 +2,7 @@
 
 Take the test loss smoothed over a tenth of the epochs, its trivial level (the baseline), its lowest level
 up to the stop and its lowest level up to four times the stop. The room is the trivial level minus the
-lowest, at least 2 % of the trivial level.
+lowest, at least a tenth of the trivial level.
 
 * diverged: a loss is not finite, or test and training losses both end above 1.5 times the trivial loss and
   the latter no lower than it began.
@@ -12,7 +12,8 @@ lowest, at least 2 % of the trivial level.
 * underfit: it stands less than 3 % above its lowest before, and going on brings it more than 10 % of the room
   below that, or it never came 2 % of the trivial level below the trivial level.
 * good: it stands less than 3 % of the room above its lowest before, and going on gains less than 3 %.
-* unclear, left out: whatever lies between."""
+* unclear, left out: whatever lies between, and what is less than twice the test loss's own jitter.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +21,13 @@ import gzip
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import log
+from math import log, nan
 from pathlib import Path
 
 import numpy as np
 
 CLEAR, NOTHING = 0.10, 0.03
+LEAST = 0.10  # of the trivial loss: a room smaller than that is no measure
 FLAT = 0.02  # of the trivial loss: what is gained by less has not left it
 STOPS = (1, 2, 4)  # a run is also read as if it had been stopped at half and at a quarter
 SHORTEST = 8
@@ -75,13 +77,18 @@ def _at_stop(record: dict, stop: int) -> Run:
         f"{record['id']}@{stop}",
         record["table"],
         label,
-        record["train_loss"][:stop],
-        record["val_loss"][:stop],
+        _as_logged(record["train_loss"][:stop]),
+        _as_logged(record["val_loss"][:stop]),
         record["val_accuracy"][:stop] if classes else None,
         record["baseline_loss"],
         _held(record, stop) if classes else None,
         " ".join(f"{n}={record[n]:.3g}" if n == "lr" else f"{n}={record[n]}" for n in names[2:]),
     )
+
+
+def _as_logged(values: list[float | None]) -> list[float | None]:
+    """A null in the file is a loss that was no number, and a trainer logs that as NaN."""
+    return [nan if v is None else v for v in values]
 
 
 def _smooth(values: np.ndarray, epochs: np.ndarray, width: float) -> np.ndarray:
@@ -103,8 +110,13 @@ def _label(record: dict, stop: int) -> str:
     past = _smooth(values[epochs < stop], epochs[epochs < stop], stop / 20)
     future = _smooth(values[ahead & (epochs >= stop)], epochs[ahead & (epochs >= stop)], stop / 10)
     best, last, soon = past.min(), past[-1], future[epochs[ahead & (epochs >= stop)] < 1.25 * stop].mean()
-    room = max(trivial - min(best, future.min()), FLAT * trivial)
+    room = max(trivial - min(best, future.min()), LEAST * trivial)
     worse, stays, gain = ((v - best) / room for v in (last, soon, 2 * best - future.min()))
+    # What the curve does from one epoch to the next anyway is not clear.
+    bends = np.abs(np.diff(values[epochs < stop], 2))
+    jitter = np.median(bends) / room if len(bends) else 0.0
+    if NOTHING < max(worse, gain) < 2 * jitter:
+        return "unclear"
     # Not a jump of the last epoch, nor a double descent on its way down again, nor training itself coming
     # apart.
     if worse > CLEAR:

@@ -263,6 +263,12 @@ def test_writing_every_row_several_times_changes_nothing(val, times):
     assert other.best_epoch == one.best_epoch * times
 
 
+def test_rows_written_twice_are_found_where_the_first_is_missing():
+    val = [math.nan, *OVER[1:]]
+    written = [[v for v in curve for _ in range(2)] for curve in (TRAIN, val)]
+    same(diagnose(TRAIN, val), diagnose(*written))
+
+
 @exact
 @given(curves, curves)
 def test_dropping_the_metric_turns_nothing_but_good_into_overfit(val, metric):
