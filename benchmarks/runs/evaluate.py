@@ -181,23 +181,26 @@ def online(run: labels.Run, step: int, last: int) -> int | None:
     return None
 
 
-def first_alarms(runs: list[labels.Run]) -> list[tuple[int, int | None, int]]:
-    """(best epoch, first epoch called overfit, epochs) of histories of hundreds of epochs."""
+def first_alarms(runs: list[labels.Run]) -> list[tuple[str, int, int | None]]:
+    """(label, best epoch, first epoch called overfit) of histories of 1 000 epochs."""
     found = []
     for run in runs:
         v = run.val_loss
         best = min(range(len(v)), key=v.__getitem__)
-        step = 1 if run.label == "overfit" else 10
-        found.append((best, online(run, step, len(v)), len(v)))
+        found.append((run.label, best, online(run, 2 if run.label == "overfit" else 10, len(v))))
     return found
 
 
-def report_online(found: list[tuple[int, int | None, int]], title: str) -> None:
-    """Delay after the best epoch, and how many histories would have lost it."""
-    delays = [at - best for best, at, _ in found if at is not None and at >= best]
-    kept = [at is None or at >= best for best, at, _ in found]
-    late = f"median delay {statistics.median(delays):.0f} epochs" if delays else "no alarm"
-    print(f"online, {title}: {late}, {len(delays)} alarms, best epoch kept in {sum(kept)}/{len(kept)}")
+def report_online(found: list[tuple[str, int, int | None]], title: str) -> None:
+    """Delay after the best epoch of what did overfit, and how many histories would have kept their best epoch."""
+    over = [at - best for label, best, at in found if label == "overfit" and at is not None and at >= best]
+    kept = [at is None or at >= best for _, best, at in found]
+    kept_over = [at is None or at >= best for label, best, at in found if label == "overfit"]
+    delay = f"median delay {statistics.median(over):.0f} epochs" if over else "no alarm"
+    print(
+        f"online, {title}: {delay}; alarm in {len(over)} of {len(kept_over)} that overfit; best epoch kept in "
+        f"{sum(kept_over)}/{len(kept_over)} of them, {sum(kept)}/{len(kept)} of all"
+    )
 
 
 def on_lightning(path: Path) -> None:
@@ -231,7 +234,7 @@ def main() -> None:
     mine: dict[str, Answers] = {name: [] for name in CONDITIONS}
     sets: dict[str, Answers] = {"ln 2 given": [], "without a baseline": []}
     metric: Answers = []
-    alarms = []
+    alarms: dict[str, list[tuple[str, int, int | None]]] = {"simulated": [], "ours, 1 000 epochs": []}
     for part in [runs] if args.held_out else by_folds(runs, foreign, curves):
         own, other = [r for r in part if id(r) not in known], [r for r in part if id(r) in known]
         for name, change in CONDITIONS.items():
@@ -240,7 +243,9 @@ def main() -> None:
         sets["ln 2 given"] += [(run, ask(run)) for run in other]
         sets["without a baseline"] += [(run, ask(replace(run, baseline_loss=None))) for run in other]
         if args.online:
-            alarms += first_alarms([r for r in other if r.config == "simulated"])
+            alarms["simulated"] += first_alarms([r for r in other if r.config == "simulated"])
+            whole = [r for r in own if len(r.val_loss) == 1000 and r.label in THREE]
+            alarms["ours, 1 000 epochs"] += first_alarms(whole)
     report(mine, runs)
     with_metric(metric)
     for title, answers in sets.items():
@@ -252,8 +257,9 @@ def main() -> None:
     if simulated:
         pairs = [(t, "overfit" if s == "overfit" else "non_overfit") for t, s in simulated]
         print(f"simulated: macro-F1 {macro_f1(pairs, ('overfit', 'non_overfit')):.3f} {dict(Counter(pairs))}")
-    if alarms:
-        report_online(alarms, "simulated histories")
+    for title, found in alarms.items():
+        if found:
+            report_online(found, title)
     if curves:
         on_lightning(curves)
     if args.wrong:
