@@ -38,7 +38,8 @@ _ADVICE = {
     "memorising": (
         "Keep the checkpoint of epoch {best}, or stop there with --trainer.max_epochs={stop}.",
         "Raise --model.weight_decay tenfold, or --model.dropout by 0.2.",
-        "{early}Make the network smaller: fewer or narrower --model.hidden_sizes.",
+        "{early}",
+        "Make the network smaller: fewer or narrower --model.hidden_sizes.",
         "Add training data: nothing helps more where it can be had.",
     ),
     "overconfident": (
@@ -80,7 +81,8 @@ def advice_for(cause: str, facts: Facts) -> tuple[str, ...]:
     """What to do about a cause, the likeliest help first."""
     best = 0 if facts.val is None else facts.val.best_epoch * facts.times
     words = {"best": best, "stop": best + 1, "rate": _rate(facts), "early": _early(facts)}
-    return tuple(line.format(**words) for line in _ADVICE[cause])
+    lines = (line.format(**words) for line in _ADVICE[cause])
+    return tuple(line for line in lines if line)
 
 
 def reason_for(cause: str, facts: Facts) -> str:
@@ -133,5 +135,5 @@ def _early(facts: Facts) -> str:
     """Passing the best epoch at once asks for smaller steps too."""
     val = facts.val
     if val is not None and val.best <= 0.1 * (len(val.smooth) - 1):
-        return "Lower --model.lr threefold, for the best epoch came almost at once. "
+        return "Lower --model.lr threefold, for the best epoch came almost at once."
     return ""

@@ -192,14 +192,14 @@ def first_alarms(runs: list[labels.Run]) -> list[tuple[str, int, int | None]]:
 
 
 def report_online(found: list[tuple[str, int, int | None]], title: str) -> None:
-    """Delay after the best epoch of what did overfit, and how many histories would have kept their best epoch."""
+    """Delay after the best epoch of what overfitted, and how many histories kept their best epoch."""
     over = [at - best for label, best, at in found if label == "overfit" and at is not None and at >= best]
     kept = [at is None or at >= best for _, best, at in found]
     kept_over = [at is None or at >= best for label, best, at in found if label == "overfit"]
     delay = f"median delay {statistics.median(over):.0f} epochs" if over else "no alarm"
     print(
-        f"online, {title}: {delay}; alarm in {len(over)} of {len(kept_over)} that overfit; best epoch kept in "
-        f"{sum(kept_over)}/{len(kept_over)} of them, {sum(kept)}/{len(kept)} of all"
+        f"online, {title}: {delay}; alarm in {len(over)} of {len(kept_over)} that overfit; "
+        f"best epoch kept in {sum(kept_over)}/{len(kept_over)} of them, {sum(kept)}/{len(kept)} of all"
     )
 
 
