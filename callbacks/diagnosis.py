@@ -30,7 +30,7 @@ HELD = 0.10  # of its own rise may a metric have lost and still count as held
 # A long curve's fresh turn: after at least so many of its (thinned) points, at most this share of them, most
 # steps up. On OverfitGuard's 419 histories of 1 000 epochs three in four such turns went on to overfit, and
 # waiting for the rise to be large costs a hundred epochs more.
-TURN_POINTS, TURN_SHARE, TURN_RISING, TURN_ERRORS = 4, 0.12, 0.75, 4.0
+TURN_POINTS, TURN_SHARE, TURN_RISING, TURN_ERRORS = 4, 0.12, 0.75, 4.5
 LONG = 100  # evaluations
 TURN_ODDS = 0.6
 
