@@ -1,0 +1,36 @@
+"""Callbacks that the end-to-end tests give to the real commands by their dotted path."""
+
+import json
+from pathlib import Path
+
+from pytorch_lightning import Callback
+
+
+class RankRecorder(Callback):
+    """Writes what this rank saw: the first feature of each training row, the final weights, the metrics.
+
+    Args:
+        folder: Where `rank_N.json` goes.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.epochs = []
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.epochs.append([])
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.epochs[-1] += batch[0][:, 0].tolist()
+
+    def on_train_end(self, trainer, pl_module):
+        self._write(trainer, weights=[p.flatten().tolist() for p in pl_module.parameters()])
+
+    def on_validation_end(self, trainer, pl_module):
+        if not trainer.training and not trainer.sanity_checking:
+            self._write(trainer)
+
+    def _write(self, trainer, **more):
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        content = {"epochs": self.epochs, "metrics": metrics, "world": trainer.world_size, **more}
+        (Path(self.folder) / f"rank_{trainer.global_rank}.json").write_text(json.dumps(content))
