@@ -89,11 +89,7 @@ def reason_for(cause: str, facts: Facts) -> str:
     """The verdict's ground in one sentence, with its numbers."""
     train, val = facts.train, facts.val
     if val is None:
-        return (
-            "A loss ended as no number."
-            if cause == "exploded"
-            else "There is no validation loss to judge by."
-        )
+        return "A loss ended as no number." if cause == "exploded" else "There is no validation loss to judge by."
     best = val.best_epoch * facts.times
     last = val.epochs[-1] * facts.times
     now = f"validation loss went from {val.start:.4g} to {val.end:.4g} over {val.count} evaluations"

@@ -15,12 +15,8 @@ from itertools import groupby, pairwise
 from math import gcd, sqrt
 from statistics import fmean
 
-MOST_POINTS = (
-    128  # a longer curve is read as this many block medians: 1 000 epochs then cost no more than 128
-)
-ROUNDING = (
-    1e-9  # of a curve's range: what differs by less is equal, or a change of unit could change a verdict
-)
+MOST_POINTS = 128  # a longer curve is read as this many block medians: 1 000 epochs then cost no more than 128
+ROUNDING = 1e-9  # of a curve's range: what differs by less is equal, or a change of unit could change a verdict
 _TO_SIGMA = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
 _SECOND_DIFFERENCE = sqrt(6)  # of white noise: 1² + 2² + 1²
 _LARGEST = 1e150  # beyond it differences of squares overflow; a loss that large has left the numbers
@@ -154,9 +150,7 @@ def despike(values: Sequence[float]) -> list[float]:
     if not middle:
         return list(values)
     last = values[-1]
-    if (
-        len(middle) > 1
-    ):  # Tukey's end rule: the middle of itself, its neighbour and the line through its neighbours
+    if len(middle) > 1:  # Tukey's end rule: the middle of itself, its neighbour and the line through its neighbours
         last = sorted((last, middle[-1], 3 * middle[-1] - 2 * middle[-2]))[1]
     return [values[0], *middle, last]  # the first stays: the loss before training is no accident
 

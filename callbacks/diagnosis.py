@@ -117,9 +117,7 @@ def diagnose(
     return _diagnose(train_loss[::times], val_loss[::times], metric, baseline_loss, times)
 
 
-def _diagnose(
-    train_loss: Values, val_loss: Values, metric: Values | None, base: float | None, times: int
-) -> Diagnosis:
+def _diagnose(train_loss: Values, val_loss: Values, metric: Values | None, base: float | None, times: int) -> Diagnosis:
     train, val = read_curve(train_loss), read_curve(val_loss)
     facts = Facts(train, val, base, times)
     if _is_lost(train_loss, val_loss, train):
@@ -172,18 +170,14 @@ def _is_lost(train_loss: Values, val_loss: Values, train: Curve | None) -> bool:
     if ends_infinite(train_loss) or ends_infinite(val_loss):
         return True
     both = ends_in_nan(val_loss) and ends_in_nan(train_loss)
-    return both or (
-        train is None and not train_loss and ends_in_nan(val_loss) and any(v == v for v in val_loss)
-    )
+    return both or (train is None and not train_loss and ends_in_nan(val_loss) and any(v == v for v in val_loss))
 
 
 def _has_blown_up(train: Curve, val: Curve, base: float | None) -> bool:
     """Whether both losses ended far above the trivial one and no lower than they began."""
     trivial = train.start if base is None else base
     rise = min(train.end, val.end) - trivial
-    return (
-        rise > BLOWN_UP * abs(trivial) and train.end > train.start + 3 * train.noise and val.end >= val.start
-    )
+    return rise > BLOWN_UP * abs(trivial) and train.end > train.start + 3 * train.noise and val.end >= val.start
 
 
 def _has_just_turned(train: Curve, val: Curve) -> bool:

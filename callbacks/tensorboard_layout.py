@@ -1,5 +1,6 @@
 """`TensorBoardLayout`: makes TensorBoard show a run the way a person wants to look at it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -7,6 +8,8 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from callbacks import _tensorboard
 from callbacks._metrics import logged
+
+_LONG = 8  # more layers than a person compares by eye
 
 
 class TensorBoardLayout(Callback):
@@ -87,6 +90,14 @@ class TensorBoardLayout(Callback):
 
 
 def _hyperparameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-    """Both sets of hyperparameters as they are now, not as they were before a search."""
+    """Both sets of hyperparameters as they are now, not as they were before a search.
+
+    What was left open says nothing, and a long list is a fact about the data rather than a setting.
+    """
     data = getattr(trainer, "datamodule", None)
-    return {**(data.hparams if data is not None else {}), **pl_module.hparams}
+    found = {**(data.hparams if data is not None else {}), **pl_module.hparams}
+    return {name: value for name, value in found.items() if value is not None and not _is_long(value)}
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) > _LONG

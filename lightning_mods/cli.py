@@ -7,7 +7,7 @@ from types import MethodType
 from typing import Any
 
 from jsonargparse import Namespace
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.cli import (
     LightningArgumentParser,
@@ -16,7 +16,7 @@ from pytorch_lightning.cli import (
     SaveConfigCallback,
     instantiate_class,
 )
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -28,11 +28,19 @@ from lightning_mods.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastC
 from lightning_mods.classes import LINKED, OURS, find_class, own_arguments
 from lightning_mods.explain import explain
 from lightning_mods.files import replacing
-from lightning_mods.progress import ProgressLines, progress_callbacks
+from lightning_mods.progress import Announcement, ProgressLines, progress_callbacks
 from lightning_mods.runs import RUN_MARK, run_of
 from lightning_mods.summary import EpochTimer
 from lightning_mods.terminal import say
 from lightning_mods.verbs import MAX_EPOCHS, add_verb_arguments
+
+# Flags that take a class by its short name, and what the class must be.
+_CHOICES: dict[str, type] = {
+    "optimizer": Optimizer,
+    "lr_scheduler": LRScheduler,
+    "trainer.callbacks": Callback,
+    "trainer.logger": Logger,
+}
 
 
 class RunRecord(SaveConfigCallback):
@@ -99,9 +107,8 @@ class ModsCLI(LightningCLI):
         parser.add_lr_scheduler_args(LRSchedulerTypeTuple)
         for name in LINKED:
             parser.link_arguments(
-                "data", f"model.init_args.{name}", compute_fn=partial(_fact, name), apply_on="instantiate"
+                "data", f"model.init_args.{name}", compute_fn=partial(self._fact, name), apply_on="instantiate"
             )
-        parser.add_instantiator(self._make_data, LightningDataModule, subclasses=True)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, after refusing misspelt flags by name."""
@@ -113,10 +120,9 @@ class ModsCLI(LightningCLI):
                 known += [f"{section}.{name}" for name in own_arguments(chosen)]
                 known += [f"{section}.{key}" for key in ("class_path", "init_args", "dict_kwargs")]
         refuse_unknown(args, known)
-        for section, parent in (("optimizer", Optimizer), ("lr_scheduler", LRScheduler)):
-            name = merged_config(args, section).get("class_path")
-            if isinstance(name, str):
-                find_class(name, parent)
+        for name, value in flags(args):
+            if name in _CHOICES and value and value.isidentifier() and value not in ("null", "true", "false"):
+                find_class(value, _CHOICES[name])
         self.config = parser.parse_args(args)
         for name, _ in flags(args):
             if name.removeprefix("model.") in LINKED:
@@ -126,11 +132,15 @@ class ModsCLI(LightningCLI):
         """Keep what was asked of this call alone out of the configuration that is written down."""
         self.config.ckpt_path = None
 
-    def _make_data(self, class_type: type, *args: Any, **kwargs: Any) -> Any:
-        data = class_type(*args, **kwargs)
+    def _fact(self, name: str, data: Any) -> Any:
+        self._hand_over_state(data)
+        return getattr(data, name, None)
+
+    def _hand_over_state(self, data: Any) -> None:
+        """Give the data module what the checkpoint knows, before it learns it anew from a table."""
         if self.data_state and isinstance(data, TabularDataModule):
             data.load_state_dict(self.data_state)
-        return data
+            self.data_state = None
 
     # ------------------------------------------------------------------ instantiation
 
@@ -140,6 +150,7 @@ class ModsCLI(LightningCLI):
             super().instantiate_classes()
         except (ValueError, ImportError) as error:
             raise UsageError(explain(error)) from error
+        self._hand_over_state(self.datamodule)  # a foreign model asked for nothing
         self._bind_optimizer()
 
     def _bind_optimizer(self) -> None:
@@ -187,7 +198,7 @@ class ModsCLI(LightningCLI):
         if any(isinstance(callback, ProgressLines) for callback in ours):
             config.enable_progress_bar = False
         if self.verb == "fit":
-            ours += [EpochTimer(), TensorBoardLayout(config=self.parser.dump(self.config))]
+            ours += [Announcement(), EpochTimer(), TensorBoardLayout(config=self.parser.dump(self.config))]
             if config.enable_checkpointing is not False:
                 ours += [] if any(isinstance(callback, Checkpoint) for callback in given) else [BestCheckpoint()]
                 ours.append(LastCheckpoint())
@@ -210,10 +221,6 @@ class ModsCLI(LightningCLI):
             config.default_root_dir = logger.log_dir
         else:
             config.logger = logger
-
-
-def _fact(name: str, data: Any) -> Any:
-    return getattr(data, name, None)
 
 
 def _with_checkpoint_io(plugins: Any) -> list[Any]:

@@ -26,7 +26,6 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _fit(cli: ModsCLI, checkpoint: Path | None) -> None:
-    say(getattr(cli.datamodule, "description", ""))
     limit_threads(cli.trainer, cli.model, getattr(cli.datamodule, "resolved_batch_size", None))
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)

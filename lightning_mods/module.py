@@ -65,6 +65,7 @@ class MLPModule(LightningModule, ABC):
         )
         self.example_input_array = torch.zeros(1, in_features)
         self._seed: int | None = None
+        self._epoch_lr: float | None = None
         self._loss_sum: Tensor | float = 0.0
         self._weight_sum: Tensor | float = 0.0
 
@@ -140,10 +141,22 @@ class MLPModule(LightningModule, ABC):
 
     # ------------------------------------------------------------------ epochs
 
+    def on_train_start(self) -> None:
+        """Note the learning rate: a run resumed in the middle of an epoch sees no epoch start."""
+        self._note_lr()
+
+    def on_train_epoch_start(self) -> None:
+        """Note the learning rate the epoch begins with; at its end the scheduler has stepped already."""
+        self._note_lr()
+
+    def _note_lr(self) -> None:
+        optimizers = self.trainer.optimizers
+        self._epoch_lr = float(optimizers[0].param_groups[0]["lr"]) if optimizers else None
+
     def on_train_epoch_end(self) -> None:
         """Write the epoch's training loss and learning rate, and start the next epoch's sums."""
         logged = self.trainer.callback_metrics
-        row = {"lr": float(self.trainer.optimizers[0].param_groups[0]["lr"])} if self.trainer.optimizers else {}
+        row = {} if self._epoch_lr is None else {"lr": self._epoch_lr}
         if "train_loss" in logged:
             row["train_loss"] = float(logged["train_loss"])
         self._write(row)

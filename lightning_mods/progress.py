@@ -7,6 +7,18 @@ from collections.abc import Sequence
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
 
+from lightning_mods.terminal import say
+
+
+class Announcement(Callback):
+    """Says what the data module makes of its table, once it is read and training is about to begin."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the data module's `description`, if it has one."""
+        description = getattr(getattr(trainer, "datamodule", None), "description", None)
+        if isinstance(description, str):
+            say(description)
+
 
 class ProgressLines(Callback):
     """Prints a line about an epoch when enough time has passed since the last one.

@@ -18,7 +18,7 @@ from lightning_mods.cli import ModsCLI
 from lightning_mods.explain import explain
 from lightning_mods.help import print_help
 from lightning_mods.runs import RunError, find_checkpoint
-from lightning_mods.terminal import quiet, say
+from lightning_mods.terminal import quiet, say, writers_report_once
 
 
 def with_classes(args: Sequence[str], checkpoint: dict[str, Any] | None) -> list[str]:
@@ -86,7 +86,8 @@ def run(verb: str, args: Sequence[str] | None, act: Callable[[ModsCLI, Path | No
             resumed=path if verb == "fit" else None,
         )
         del checkpoint
-        act(cli, path)
+        with writers_report_once():
+            act(cli, path)
     except (UsageError, RunError, DataError, ArgumentError, MisconfigurationException, OSError) as error:
         sys.stderr.write(f"{verb}: {explain(error)}\n")
         raise SystemExit(2) from None

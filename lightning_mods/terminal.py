@@ -2,7 +2,10 @@
 
 import logging
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from lightning_utilities.core.rank_zero import rank_zero_only
 
@@ -11,6 +14,25 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 def say(text: str) -> None:
     """Tell the person at the terminal, once."""
     sys.stderr.write(text.rstrip("\n") + "\n")
+
+
+@contextmanager
+def writers_report_once() -> Iterator[None]:
+    """Keep TensorBoard's writer thread from printing the traceback of a full disk.
+
+    It keeps the error and raises it again in the main thread at the next write, where it becomes one line.
+    """
+    before = threading.excepthook
+
+    def report(args: threading.ExceptHookArgs) -> None:
+        if not issubclass(args.exc_type, OSError):
+            before(args)
+
+    threading.excepthook = report
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def quiet() -> None:
@@ -22,6 +44,8 @@ def quiet() -> None:
         ".*smaller than the logging interval.*",  # our modules log by the epoch
         ".*Checkpoint directory .* exists and is not empty.*",  # so it is when a run is resumed
         ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning's own use of a deprecated torch name
+        ".*You requested to overfit.*",  # so it is, as asked
+        ".*Total length of `list` across ranks is zero.*",  # a set the user did without
         ".*callbacks used to create the checkpoint need to be provided.*",  # only a fit goes on with them
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -321,8 +321,6 @@ def test_a_thousand_epochs_cost_about_a_millisecond():
 
 
 def test_the_import_pulls_in_no_library():
-    code = (
-        "import sys, callbacks.diagnosis; print({'torch', 'numpy', 'pytorch_lightning'} & set(sys.modules))"
-    )
+    code = "import sys, callbacks.diagnosis; print({'torch', 'numpy', 'pytorch_lightning'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
