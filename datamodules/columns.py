@@ -12,6 +12,7 @@ from datamodules.cells import Kind, Numbers, as_labels, as_numbers, coded, count
 MAX_TRACKED = 20_000
 """Different names remembered of a column; more of them can only be text or an identifier."""
 
+_COUNTERS = frozenset({"", "rownames", "rowname", "row", "rowid", "row_id", "index", "unnamed: 0"})
 _SAMPLE = 200  # names kept of a column with more than that, to tell dates from text
 _DATE = re.compile(
     r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))"
@@ -95,6 +96,7 @@ class ColumnSummary:
         moments: Of the cells that are numbers.
         n_infinite: Infinite cells among ALL rows read, and the number of the first such row.
         row_numbers: Offsets c for which cell i has been i + c in every row so far.
+        last: The largest training cell so far, while each was larger than the one before; None once one was not.
         counts: How often each name came; only a sample once there were more than `MAX_TRACKED`.
         overflow: Whether that happened.
     """
@@ -110,6 +112,7 @@ class ColumnSummary:
     n_infinite: int = 0
     first_infinite: int | None = None
     row_numbers: tuple[int, ...] = (0, 1)
+    last: float | None = float("-inf")
     counts: dict[str, int] = field(default_factory=dict)
     overflow: bool = False
 
@@ -141,6 +144,9 @@ class ColumnSummary:
         self.n_junk += read.n_junk
         self.junk = self.junk or read.example
         self.moments.add(values)
+        if self.last is not None and len(values):
+            rising = values[0] > self.last and bool(np.all(np.diff(values) > 0))
+            self.last = float(values[-1]) if rising else None
         self.row_numbers = tuple(c for c in self.row_numbers if np.array_equal(values, rows + (start + c)))
 
     def _add_labels(self, array: Any) -> None:
@@ -175,8 +181,14 @@ class ColumnSummary:
 
     @property
     def is_row_number(self) -> bool:
-        """Whether the column only counts the rows, from 0 or from 1."""
-        return self.n > 1 and self.moments.n == self.n and bool(self.row_numbers)
+        """Whether the column only counts the rows: from 0 or 1, or rising under a name that says so.
+
+        The second is what a part of a numbered table looks like. Tables are often sorted by what is to be predicted,
+        so that their row numbers tell the target in training, and nothing in a new table.
+        """
+        if self.n < 2 or self.moments.n != self.n:
+            return False
+        return bool(self.row_numbers) or (self.last is not None and self.name.strip().lower() in _COUNTERS)
 
     @property
     def looks_like_dates(self) -> bool:

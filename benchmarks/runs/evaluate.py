@@ -64,14 +64,10 @@ def shipped_as(over: object, under: object) -> Iterator[None]:
 def only(rows: fit_weights.Rows, keep: Callable[[str], bool]) -> fit_weights.Rows:
     """The rows of some groups."""
     picked = [i for i, group in enumerate(rows.group) if keep(group)]
-    return fit_weights.Rows(
-        *([getattr(rows, f)[i] for i in picked] for f in ("x", "label", "group", "weight"))
-    )
+    return fit_weights.Rows(*([getattr(rows, f)[i] for i in picked] for f in ("x", "label", "group", "weight")))
 
 
-def by_folds(
-    mine: list[labels.Run], foreign: list[labels.Run], curves: Path | None
-) -> Iterator[list[labels.Run]]:
+def by_folds(mine: list[labels.Run], foreign: list[labels.Run], curves: Path | None) -> Iterator[list[labels.Run]]:
     """Yield the runs of one fold after the other, while `diagnose` reads weights fitted without them."""
     rows, others = fit_weights.ours(mine), fit_weights.others(curves) if curves else fit_weights.Rows()
     own, theirs = fit_weights.folds(rows.group), fit_weights.folds([run.table for run in foreign])
@@ -80,9 +76,7 @@ def by_folds(
             only(rows, lambda g, k=k: own[g] != k), only(others, lambda g, k=k: theirs[g] != k)
         )  # fmt: skip
         with shipped_as(*ensembles):
-            yield [run for run in mine if own.get(run.table) == k] + [
-                run for run in foreign if theirs[run.table] == k
-            ]
+            yield [run for run in mine if own.get(run.table) == k] + [run for run in foreign if theirs[run.table] == k]
 
 
 def calibration(answers: Answers, bins: int = 10) -> float:
@@ -90,9 +84,7 @@ def calibration(answers: Answers, bins: int = 10) -> float:
     p = np.array([max(d.probabilities.values()) for _, d in answers])
     right = np.array([d.fit == run.label for run, d in answers])
     which = np.minimum((p * bins).astype(int), bins - 1)
-    return float(
-        sum(abs(right[which == b].mean() - p[which == b].mean()) * (which == b).mean() for b in set(which))
-    )
+    return float(sum(abs(right[which == b].mean() - p[which == b].mean()) * (which == b).mean() for b in set(which)))
 
 
 def macro_f1(pairs: list[tuple[str, str]], names: tuple[str, ...] = THREE) -> float:
@@ -113,10 +105,7 @@ def confusion(pairs: list[tuple[str, str]]) -> str:
 def report(mine: dict[str, Answers], judged: list[labels.Run]) -> None:
     """Print the table, ours first, and the confusion of the clean runs."""
     three = [run for run in judged if run.label in THREE]
-    print(
-        f"\n{len(three)} runs of {len({r.table for r in three})} tables: "
-        f"{dict(Counter(r.label for r in three))}\n"
-    )
+    print(f"\n{len(three)} runs of {len({r.table for r in three})} tables: {dict(Counter(r.label for r in three))}\n")
     names = list(CONDITIONS)[:3]
     print("| | " + " | ".join(f"macro-F1 {n}" for n in names) + " | ECE | overfit recall | false alarms |")
     print("|---" * 7 + "|")
@@ -125,10 +114,7 @@ def report(mine: dict[str, Answers], judged: list[labels.Run]) -> None:
     print(f"| **ours** | {_scores(line)} | {ece:.3f} | {_alarms(line[0])} |")
     blind = [(run, d) for run, d in mine["no baseline"] if run.label in THREE]
     pairs = [(run.label, str(d.fit)) for run, d in blind]
-    print(
-        f"| ours, no baseline_loss | {macro_f1(pairs):.3f} | | | "
-        f"{calibration(blind):.3f} | {_alarms(pairs)} |"
-    )
+    print(f"| ours, no baseline_loss | {macro_f1(pairs):.3f} | | | {calibration(blind):.3f} | {_alarms(pairs)} |")
     for name, rival in rivals.available().items():
         line = [[(run.label, rival(CONDITIONS[n](run))) for run in three] for n in names]
         print(f"| {name} | {_scores(line)} | | {_alarms(line[0])} |")
@@ -150,9 +136,7 @@ def with_metric(answers: list[tuple[labels.Run, Diagnosis]]) -> None:
     over = [(run, d) for run, d in answers if run.label == "overfit" and run.accuracy_held is not None]
     for held in (True, False):
         said = Counter(d.cause for run, d in over if run.accuracy_held is held)
-        print(
-            f"overfit by test loss, test accuracy {'held' if held else 'fell'}: {dict(said.most_common(4))}"
-        )
+        print(f"overfit by test loss, test accuracy {'held' if held else 'fell'}: {dict(said.most_common(4))}")
 
 
 def on_taskset(answers: Answers, title: str) -> None:
@@ -162,9 +146,7 @@ def on_taskset(answers: Answers, title: str) -> None:
         hits = [test(d) for run, d in answers if run.label == label]
         return f"{sum(hits)}/{len(hits)} = {np.mean(hits):.3f}"
 
-    learning = [
-        d.cause == "not_learning" for run, d in answers if run.label in ("ok", "overfit", "ambiguous")
-    ]
+    learning = [d.cause == "not_learning" for run, d in answers if run.label in ("ok", "overfit", "ambiguous")]
     print(f"TaskSet, {title}: overfit said of ok {share('ok', lambda d: d.fit is Fit.OVERFIT)}, of overfit "
           f"{share('overfit', lambda d: d.fit is Fit.OVERFIT)}; not_learning said of not_learning "
           f"{share('not_learning', lambda d: d.cause == 'not_learning')}, "
@@ -227,9 +209,7 @@ def main() -> None:
     if curves is None:
         print("curve sets skipped: no folder at --curves")
     runs = [run for run in labels.read(args.runs) if (run.table in tables.HELD_OUT) == args.held_out]
-    foreign = (
-        [*labels.read_taskset(curves), *labels.read_simulated(curves)] if curves and not args.held_out else []
-    )
+    foreign = [*labels.read_taskset(curves), *labels.read_simulated(curves)] if curves and not args.held_out else []
     known = {id(run) for run in foreign}
     mine: dict[str, Answers] = {name: [] for name in CONDITIONS}
     sets: dict[str, Answers] = {"ln 2 given": [], "without a baseline": []}
@@ -251,9 +231,7 @@ def main() -> None:
     for title, answers in sets.items():
         if answers:
             on_taskset([(run, d) for run, d in answers if run.config == "taskset"], title)
-    simulated = [
-        (run.label, str(d.fit)) for run, d in sets["without a baseline"] if run.config == "simulated"
-    ]
+    simulated = [(run.label, str(d.fit)) for run, d in sets["without a baseline"] if run.config == "simulated"]
     if simulated:
         pairs = [(t, "overfit" if s == "overfit" else "non_overfit") for t, s in simulated]
         print(f"simulated: macro-F1 {macro_f1(pairs, ('overfit', 'non_overfit')):.3f} {dict(Counter(pairs))}")

@@ -185,8 +185,7 @@ def main() -> None:
         f"{len(foreign.x)} rows of other curve sets.",
     )  # fmt: skip
     print(
-        f"{len(mine.x)} rows of ours, {len(foreign.x)} of others -> "
-        f"{TARGET.name}, {TARGET.stat().st_size // 1024} kB"
+        f"{len(mine.x)} rows of ours, {len(foreign.x)} of others -> {TARGET.name}, {TARGET.stat().st_size // 1024} kB"
     )
 
 

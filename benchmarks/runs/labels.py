@@ -122,9 +122,7 @@ def _label(record: dict, stop: int) -> str:
     if worse > CLEAR:
         at_best = train[epochs[past.argmin()]]
         return (
-            "overfit"
-            if stays > CLEAR and gain < NOTHING and np.median(train[stop - 3 : stop]) < at_best
-            else "unclear"
+            "overfit" if stays > CLEAR and gain < NOTHING and np.median(train[stop - 3 : stop]) < at_best else "unclear"
         )
     if worse > NOTHING:
         return "unclear"

@@ -65,9 +65,7 @@ def draw_group(table: str, seed: int) -> Group:
         1000: 0.06,
     }
     epochs = int(r.choice(list(lengths), p=list(lengths.values())))
-    train = int(
-        min(r.choice([60, 120, 250, 500, 1000, 2000], p=[0.08, 0.12, 0.2, 0.2, 0.2, 0.2]), 0.5 * rows)
-    )
+    train = int(min(r.choice([60, 120, 250, 500, 1000, 2000], p=[0.08, 0.12, 0.2, 0.2, 0.2, 0.2]), 0.5 * rows))
     train = min(train, MAX_ROWS // LOOK_AHEAD // epochs)
     val = int(min(r.choice([40, 80, 150, 300, 600, 1200], p=[0.06, 0.14, 0.2, 0.25, 0.2, 0.15]), 0.25 * rows))
     sizes = [b for b in (8, 16, 32, 64, 128, 256) if b <= train / 2] + ([train] if epochs >= 50 else [])

@@ -110,9 +110,7 @@ def finetune_doctor() -> Rival:
             ]
         theirs = history.from_trainer_state({"log_history": log, "global_step": len(run.val_loss)})
         findings = diagnosis.diagnose(theirs).findings
-        return _first(
-            {f.check for f in findings if f.check != "overfitting" or f.severity.name != "INFO"}, words
-        )
+        return _first({f.check for f in findings if f.check != "overfitting" or f.severity.name != "INFO"}, words)
 
     return verdict
 

@@ -9,6 +9,7 @@ from datamodules.choosing import MAX_CATEGORIES, choose_encoding, min_rows_for_c
 from datamodules.columns import ColumnSummary
 from datamodules.encoding import CategoryColumn, NumericColumn
 from datamodules.errors import DataError
+from datamodules.tabular import TabularDataModule
 
 
 def choose(values, *, forced=False, dropped=None):
@@ -135,3 +136,14 @@ def test_no_column_left_is_an_error_that_tells_why():
     found.add(pa.array([1.0, 1.0]), np.arange(2), 0)
     with pytest.raises(DataError, match=r"no column left.*c \(constant\)"):
         choose_encoding([found], {"d": "as asked"}, label="t.csv", n_rows=2)
+
+
+def test_part_of_a_numbered_table_keeps_no_row_numbers(tmp_path):
+    rows = [(3 * i + i % 2, (i * 37) % 11, (i * 53) % 7) for i in range(100)]
+    path = tmp_path / "part.csv"
+    path.write_text("rownames,size,y\n" + "".join(f"{a},{b},{c}.5\n" for a, b, c in rows))
+    data = TabularDataModule(str(path), "y")
+    assert data.feature_names == ["size"]
+    assert "rownames (only counts the rows)" in data.description
+    path.write_text("year,size,y\n" + "".join(f"{a},{b},{c}.5\n" for a, b, c in rows))
+    assert TabularDataModule(str(path), "y").feature_names == ["year", "size"]
