@@ -30,7 +30,8 @@ class MLPClassifier(MLPModule):
         dropout: Probability that a hidden unit is zeroed in training, in [0, 1).
         lr: Learning rate of SGD, above 0.
         momentum: Momentum of SGD, in [0, 1).
-        weight_decay: L2 penalty of SGD, at least 0.
+        weight_decay: L2 penalty of SGD, at least 0; by default 20 / training rows, at most 0.02, as small tables
+            overfit first.
         nesterov: Nesterov's momentum; needs a momentum above 0.
         class_weight: Weight of each class in the loss: `balanced` (every class counts the same in all), a list
             of numbers, or none.
@@ -50,7 +51,7 @@ class MLPClassifier(MLPModule):
         dropout: float = 0.0,
         lr: float = 0.01,
         momentum: float = 0.9,
-        weight_decay: float = 1e-3,
+        weight_decay: float | None = None,
         nesterov: bool = False,
         class_weight: Literal["balanced"] | Sequence[float] | None = None,
     ) -> None:
@@ -65,7 +66,7 @@ class MLPClassifier(MLPModule):
             dropout=dropout,
             lr=lr,
             momentum=momentum,
-            weight_decay=weight_decay,
+            weight_decay=_weight_decay(class_counts) if weight_decay is None else weight_decay,
             nesterov=nesterov,
         )
         self.save_hyperparameters()
@@ -104,6 +105,12 @@ class MLPClassifier(MLPModule):
         weights: list[float] = [1.0] * self.num_classes if self.weights is None else self.weights.tolist()
         mass = [count * weight for count, weight in zip(self.class_counts, weights, strict=True)]
         return -sum(m / sum(mass) * math.log(m / sum(mass)) for m in mass if m > 0)
+
+
+def _weight_decay(class_counts: Sequence[int] | None) -> float:
+    """A penalty that weighs as much as 20 rows: a prior counts less, the more data there are."""
+    rows = sum(class_counts) if class_counts else 0
+    return min(20 / rows, 0.02) if rows else 1e-3
 
 
 def _weights(

@@ -184,3 +184,10 @@ def test_a_class_that_the_validation_set_lacks_warns_of_nothing(rows):
 def test_what_makes_no_sense_is_refused_in_words(make, says):
     with pytest.raises(ValueError, match=says):
         make()
+
+
+def test_the_default_weight_decay_fades_as_the_rows_grow():
+    decays = [MLPClassifier(2, 2, [rows, rows]).weight_decay for rows in (10, 1000, 100_000)]
+    assert decays == [0.02, 0.01, 0.0001]
+    assert MLPClassifier(2, 2, [10, 10], weight_decay=0.5).weight_decay == 0.5
+    assert MLPClassifier(2, 2, [10, 10], weight_decay=0).weight_decay == 0
