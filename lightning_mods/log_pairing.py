@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from math import isfinite
+from math import ceil, isfinite
 from statistics import fmean
 from typing import Any
 
@@ -65,14 +65,24 @@ def pair(table: Table, columns: Columns) -> Curves:
 
 
 def _epochs(table: Table, columns: Columns) -> list[Cell]:
-    """The epoch of every row; of a row without one, that of the next row with one, or else of the last."""
+    """The epoch of every row; of a row without one, that of the next row with one, or else of the last.
+
+    Where only the training rows lie within epochs (Hugging Face), they belong to the epoch that they end in.
+    """
     if columns.epoch is None:
         return [None] * table.length
     epochs = [value if value is not None and isfinite(value) else None for value in table.columns[columns.epoch]]
     following: Cell = next((value for value in reversed(epochs) if value is not None), None)
     for row in reversed(range(len(epochs))):
         following = epochs[row] = following if epochs[row] is None else epochs[row]
+    evaluated = [epochs[row] for row in range(len(epochs)) if any(_has(table, name, row) for name in columns.val)]
+    if evaluated and all(epoch is not None and epoch.is_integer() for epoch in evaluated):
+        return [None if epoch is None else float(ceil(epoch)) for epoch in epochs]
     return epochs
+
+
+def _has(table: Table, name: str, row: int) -> bool:
+    return table.columns[name][row] is not None
 
 
 def _entries(table: Table, columns: Columns, names: Iterable[str], epochs: list[Cell]) -> list[_Entry]:

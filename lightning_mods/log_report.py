@@ -57,16 +57,15 @@ def table(all_judged: Sequence[Judged]) -> str:
     rows = [["file", "verdict", "sure", "cause", "best", "onset"]]
     for each in all_judged:
         if each.diagnosis is None:
-            rows.append([str(each.path), "unreadable", "-", each.error or "", "-", "-"])
+            rows.append([str(each.path), "unreadable", "-", "-", "-", "-"])  # why stands on stderr
             continue
         found = each.diagnosis
         epochs = ["-" if epoch is None else str(epoch) for epoch in (found.best_epoch, found.onset_epoch)]
         sure = "-" if found.fit is Fit.UNKNOWN else _percent(found)
         rows.append([str(each.path), str(found.fit), sure, found.cause.replace("_", " "), *epochs])
-    shown = [row for row in rows if row[1] != "unreadable"]
-    widths = [max(len(row[i]) for row in shown) for i in range(len(rows[0]))]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
-    for row in shown:
+    for row in rows:
         cells = [
             cell.rjust(w) if i in (2, 4, 5) else cell.ljust(w)
             for i, (cell, w) in enumerate(zip(row, widths, strict=True))

@@ -105,7 +105,9 @@ def _json_lines(content: str, whole: Exception) -> Table:
             broken += 1
     if not rows or broken > len(rows):
         raise LogError(f"JSON, or JSON a line, is needed; {' '.join(str(whole).split())}.")
-    return _records(rows, "JSON lines", [f"{broken} lines were no JSON and are left out"] if broken else [])
+    return _records(
+        rows, "JSON lines", [f"{broken} of {broken + len(rows)} lines are no JSON and were left out"] if broken else []
+    )
 
 
 def _json_object(found: dict[str, Any]) -> Table:
@@ -122,7 +124,7 @@ def _json_object(found: dict[str, Any]) -> Table:
     if by_row:
         lists = by_row
     if lists and max(map(len, lists.values())) > 1:
-        return table_of("Keras history", _stretched(lists))
+        return table_of("Keras history", _by_epoch(lists))
     if any(isinstance(number(value), float) for value in flat.values()):
         return table_of("JSON lines", [flat])
     raise LogError(f"JSON with named lists or rows of numbers is needed; this holds {', '.join(found) or 'nothing'}.")
@@ -136,8 +138,8 @@ def _by_row(found: dict[str, Any]) -> dict[str, list[Any]]:
     return {name: [value[key] for key in sorted(value, key=int)] for name, value in found.items() if value}
 
 
-def _stretched(lists: dict[str, list[Any]]) -> Iterator[dict[str, object]]:
-    """Rows out of lists; one of a k-th of the length was written every k epochs (Keras' `validation_freq`)."""
+def _by_epoch(lists: dict[str, list[Any]]) -> Iterator[dict[str, object]]:
+    """A row an epoch; a list of a k-th of the length was written every k epochs (Keras' `validation_freq`)."""
     length = max(len(values) for values in lists.values())
     for name, values in lists.items():
         every = length // len(values)
@@ -145,7 +147,7 @@ def _stretched(lists: dict[str, list[Any]]) -> Iterator[dict[str, object]]:
             gaps = [[None] * (every - 1) + [value] for value in values]
             lists[name] = [value for gap in gaps for value in gap]
     for row in range(length):
-        yield {name: values[row] for name, values in lists.items() if row < len(values)}
+        yield {"epoch": row, **{name: values[row] for name, values in lists.items() if row < len(values)}}
 
 
 def _records(rows: list[dict[str, Any]], kind: str, notes: list[str] | None = None) -> Table:
