@@ -11,7 +11,7 @@ from typing import NoReturn
 from lightning_mods.arguments import UsageError, refuse_unknown
 from lightning_mods.files import replacing
 from lightning_mods.log_columns import Asked
-from lightning_mods.log_report import Judged, as_json, judge, paragraph, table
+from lightning_mods.log_report import Judged, as_json, is_worth_a_line, judge, paragraph, table
 from lightning_mods.log_table import LogError
 from lightning_mods.logs import find_logs, read_log
 
@@ -26,11 +26,10 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     try:
         given = _parse(sys.argv[1:] if args is None else args)
-        paths = find_logs(given.logs)
-        if given.plot and len(paths) > 1:
-            raise UsageError(f"--plot draws one log; {len(paths)} were given.")
-        judged = [_judge(path, given) for path in paths]
-        if given.plot:
+        judged = _judge_all(given)
+        if given.plot is not None and len(judged) > 1:
+            raise UsageError(f"--plot draws one log; {len(judged)} were given.")
+        if given.plot is not None:
             _plot(judged[0], Path(given.plot))
         _say(judged, given.json)
     except (UsageError, LogError, OSError) as error:
@@ -81,6 +80,15 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     if given.baseline is not None and not isfinite(given.baseline):
         raise UsageError(f"--baseline needs a finite number, not {given.baseline}.")
     return given
+
+
+def _judge_all(given: argparse.Namespace) -> list[Judged]:
+    paths = find_logs(given.logs)
+    judged = [_judge(path, given) for path in paths]
+    kept = [each for each in judged if paths[each.path] or is_worth_a_line(each)]
+    if not kept:
+        raise LogError(f"{' '.join(given.logs)}: none of {len(judged)} files holds losses; name a file to learn why.")
+    return kept
 
 
 def _judge(path: Path, given: argparse.Namespace) -> Judged:

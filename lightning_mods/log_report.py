@@ -34,6 +34,11 @@ def judge(log: RunLog, baseline: float | None = None) -> Judged:
     return Judged(log.path, log, verdict)
 
 
+def is_worth_a_line(judged: Judged) -> bool:
+    """Whether a file that nobody named turned out to be the log of a run, not a summary or a data set."""
+    return judged.log is not None and sum(value is not None for value in judged.log.curves.val) > 1
+
+
 def headline(diagnosis: Diagnosis) -> str:
     """The verdict in one line: `overfit (92 %), memorising`."""
     cause = diagnosis.cause.replace("_", " ")

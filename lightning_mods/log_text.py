@@ -2,15 +2,19 @@
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from io import StringIO
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from lightning_mods.log_names import STAGES, is_epoch, is_step, plain
 from lightning_mods.log_table import LogError, Table, number, table_of
 
 _BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # what a Windows shell's `>` writes
 _LARGEST_CELL = 10_000_000  # characters; the csv module's own 131 072 is less than a logged histogram
+
+_STAGE_COLUMNS = {"mode", "phase", "split", "stage", "subset", "set", "dataset"}
 
 
 def read_text(path: Path) -> Table:
@@ -40,29 +44,40 @@ def _decode(content: bytes) -> str:
 
 
 def _delimited(content: str) -> Table:
-    lines = [line for line in content.splitlines() if line.strip()]
-    lines[0] = lines[0].removeprefix("#").strip()
     csv.field_size_limit(_LARGEST_CELL)
     try:
-        rows = list(_split(lines))
+        header, *body = [row for row in _split(content.lstrip("\r\n# ")) if any(map(str.strip, row))]
     except csv.Error as error:
         raise LogError(f"rows and columns are needed; {error}.") from error
-    names = _unique([name.strip().strip('"').strip() for name in rows[0]])
+    names = _unique([name.strip().strip('"').strip() for name in header])
     if all(isinstance(number(name), float) for name in names):
         raise LogError(f"a first line with the columns' names is needed; it holds {', '.join(names[:4])}.")
-    if len(rows) == 1:
+    if not body:
         raise LogError(f"rows are needed; the file has a header only: {', '.join(names)}.")
-    body = [row for row in rows[1:] if [cell.strip() for cell in row] != [cell.strip() for cell in rows[0]]]
-    filled = (dict(zip_longest(names, row[: len(names)], fillvalue="")) for row in body)
-    return table_of(_kind_of(names), filled)
+    again = [cell.strip() for cell in header]  # written once more by a run that was started again
+    filled = (
+        dict(zip_longest(names, row[: len(names)], fillvalue="")) for row in body if list(map(str.strip, row)) != again
+    )
+    return table_of(_kind_of(names), _by_stage(filled))
 
 
-def _split(lines: list[str]) -> Iterator[list[str]]:
-    counts = {mark: lines[0].count(mark) for mark in ",\t;|"}
+def _split(content: str) -> Iterator[list[str]]:
+    first = content.splitlines()[0]
+    counts = {mark: first.count(mark) for mark in ",\t;|"}
     mark = max(counts, key=lambda each: counts[each])
     if counts[mark]:
-        return csv.reader(lines, delimiter=mark, skipinitialspace=mark != "\t")
-    return (line.split() for line in lines)
+        return csv.reader(StringIO(content, newline=""), delimiter=mark, skipinitialspace=mark != "\t")
+    return (line.split() for line in content.splitlines())
+
+
+def _by_stage(rows: Iterable[Mapping[str, object]]) -> Iterator[Mapping[str, object]]:
+    """Rows of `phase=train, loss=1` and `phase=val, loss=2` with the stage before the names: `train/loss`."""
+    for row in rows:
+        stages = [value for name, value in row.items() if plain(name) in _STAGE_COLUMNS and isinstance(value, str)]
+        stage = stages[0].strip().lower() if stages else ""
+        if stage in STAGES:
+            row = {n if is_epoch(n) or is_step(n) else f"{stage}/{n}": value for n, value in row.items()}
+        yield row
 
 
 def _unique(names: list[str]) -> list[str]:
@@ -154,7 +169,7 @@ def _records(rows: list[dict[str, Any]], kind: str, notes: list[str] | None = No
     flat = [dict(_flat(row)) for row in rows]
     if any("eval_loss" in row for row in flat) and any("loss" in row for row in flat):
         kind, flat = "Hugging Face log", _without_summary(flat)
-    return table_of(kind, flat, notes or ())
+    return table_of(kind, _by_stage(flat), notes or ())
 
 
 def _without_summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,8 +12,10 @@ from lightning_mods.log_pairing import Curves, pair
 from lightning_mods.log_table import LogError, Table
 from lightning_mods.log_text import read_text
 
-_KNOWN = {"metrics.csv", "results.csv", "trainer_state.json", "history.json", "history.csv", "training.log"}
+_KNOWN = {"metrics.csv", "results.csv", "history.json", "history.csv", "training.log"}
+_STATE = "trainer_state.json"
 _SUFFIXES = {".csv", ".tsv", ".json", ".jsonl", ".ndjson"}
+_LARGEST = 50_000_000  # bytes; what is larger and called differently is a data set
 
 
 @dataclass(frozen=True)
@@ -65,48 +67,48 @@ def _notes(columns: Columns, curves: Curves) -> list[str]:
     return notes
 
 
-def find_logs(given: Sequence[str]) -> list[Path]:
+def find_logs(given: Sequence[str]) -> dict[Path, bool]:
     """The logs that files, patterns and folders stand for, each once.
+
+    Returns:
+        Each with whether it is sure to be meant as a log: it was named, or it is called as a logger calls it. What
+        else a folder holds may be a log or not.
 
     Raises:
         LogError: One that stands for none.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, bool] = {}
     for name in given:
-        path = Path(name)
-        if path.is_dir():
-            logs = _in_folder(path)
-        elif path.exists():
-            logs = [path]
-        else:
-            logs = [Path(each) for each in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 -- Path.glob refuses absolute patterns
-            logs = [log for each in logs for log in (_in_folder(each) if each.is_dir() else [each])]
-            if not logs:
-                raise LogError(f"{name}: there is no such file or folder.")
-        found.update(dict.fromkeys(logs))
-    return list(found)
+        paths = [Path(name)]
+        if not paths[0].exists():
+            paths = [Path(each) for each in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 -- Path.glob refuses absolute ones
+        if not paths:
+            raise LogError(f"{name}: there is no such file or folder.")
+        for path in paths:
+            found |= {each: sure or found.get(each, False) for each, sure in _logs_at(path).items()}
+    return found
 
 
-def _in_folder(folder: Path) -> list[Path]:
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    known = [path for path in files if path.name.lower() in _KNOWN]
-    logs = [*_newest_states(known), *_event_runs(folder)]
-    logs = logs or [path for path in files if path.suffix.lower() in _SUFFIXES]
-    if not logs:
-        raise LogError(
-            f"{folder}: there is no log in this folder; TensorBoard event files have `{MARK}` in their names."
-        )
-    return sorted(logs)
+def _logs_at(path: Path) -> dict[Path, bool]:
+    if not path.is_dir():
+        return {path: True}
+    files = [each for each in sorted(path.rglob("*")) if each.is_file()]
+    states = [each for each in files if each.name == _STATE]
+    known = [*(each for each in files if each.name.lower() in _KNOWN), *_newest(states), *_event_runs(path)]
+    others = [each for each in files if each.suffix.lower() in _SUFFIXES and each not in [*known, *states]]
+    others = [each for each in others if each.stat().st_size <= _LARGEST]
+    if not known and not others:
+        raise LogError(f"{path}: there is no log in this folder; TensorBoard event files have `{MARK}` in their names.")
+    return {each: each in known for each in sorted([*known, *others])}
 
 
-def _newest_states(paths: list[Path]) -> list[Path]:
+def _newest(states: list[Path]) -> list[Path]:
     """One `trainer_state.json` a run: the run's own, or else that of its last checkpoint."""
-    states: dict[Path, Path] = {}
-    for path in paths:
-        if path.name == "trainer_state.json":
-            run = path.parent.parent if path.parent.name.startswith("checkpoint-") else path.parent
-            states[run] = max(states.get(run, path), path, key=_state_age)
-    return [path for path in paths if path.name != "trainer_state.json"] + list(states.values())
+    runs: dict[Path, Path] = {}
+    for path in states:
+        run = path.parent.parent if path.parent.name.startswith("checkpoint-") else path.parent
+        runs[run] = max(runs.get(run, path), path, key=_state_age)
+    return list(runs.values())
 
 
 def _state_age(path: Path) -> float:

@@ -142,3 +142,13 @@ def test_an_unreadable_log_among_others_is_a_line_of_the_table(log, capsys):
     out, err = capsys.readouterr()
     assert "unreadable" in out
     assert err.startswith(f"diagnose: {bad}: no loss is found")
+
+
+def test_what_else_lies_in_a_folder_is_passed_over(log, capsys):
+    (log.parent / "predictions.csv").write_text("row,loss\n1,2\n2,3\n")
+    (log.parent / "all_results.json").write_text('{"train_loss": 0.5, "eval_loss": 0.6}')
+    (log.parent / "junk.json").write_text("[")
+    main([str(log.parent), "--json"])
+    assert json.loads(capsys.readouterr().out)["file"] == str(log)
+    log.unlink()
+    assert "none of 3 files" in refusal(capsys, log.parent)

@@ -72,7 +72,7 @@ def test_stages_in_folders_of_their_own_are_one_run(tmp_path, names):
     for name, values in zip(names, (TRAIN, VAL), strict=True):
         write(tmp_path / "run" / name, {"epoch_loss": values})
     write(tmp_path / "other", {"train_loss": TRAIN, "val_loss": VAL})
-    assert find_logs([str(tmp_path)]) == [tmp_path / "other", tmp_path / "run"]
+    assert list(find_logs([str(tmp_path)])) == [tmp_path / "other", tmp_path / "run"]
     log = read_log(tmp_path / "run")
     assert (log.curves.train, log.curves.val) == (TRAIN, VAL)
 

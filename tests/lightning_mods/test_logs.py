@@ -260,6 +260,22 @@ def test_json_lines_that_end_in_infinity_have_diverged(tmp_path):
     assert judge(log).diagnosis.fit == "diverged"
 
 
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_stages_named_in_a_column_are_told_apart(tmp_path, form):
+    rows = [(e, stage, v) for e in range(EPOCHS) for stage, v in (("train", TRAIN[e]), ("val", VAL[e]))]
+    text = table(["epoch", "phase", "loss"], *zip(*rows, strict=True))
+    if form == "json":
+        text = "\n".join(json.dumps({"mode": stage, "epoch": e, "loss": v}) for e, stage, v in rows)
+    assert_curves(log_of(tmp_path / "log", text))
+
+
+def test_a_table_exported_from_a_dashboard_is_read(tmp_path):
+    run = "good-river-12 - "
+    names = ["Step", f"{run}train_loss", f"{run}train_loss__MIN", f"{run}val_loss", f"{run}val_loss__MAX"]
+    text = table([f'"{name}"' for name in names], range(EPOCHS), TRAIN, TRAIN, VAL, VAL)
+    assert_curves(log_of(tmp_path / "wandb_export.csv", text))
+
+
 def test_columns_may_be_named_whatever_their_case(tmp_path):
     text = table(["t", "a", "b", "err"], range(EPOCHS), TRAIN, VAL, ACCURACY)
     log = log_of(tmp_path / "x.csv", text, train=["A"], val=["b"], metric="err", epoch="t")
@@ -338,9 +354,12 @@ def test_folders_and_patterns_stand_for_the_logs_in_them(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in find_logs([str(tmp_path)])]
-    assert found == ["a/metrics.csv", "b/c/results.csv", "d/checkpoint-10/trainer_state.json"]
-    assert find_logs([f"{tmp_path}/*/metrics.csv", f"{tmp_path}/a"]) == [tmp_path / "a" / "metrics.csv"]
+    (tmp_path / "a" / "other.csv").touch()
+    found = {path.relative_to(tmp_path).as_posix(): sure for path, sure in find_logs([str(tmp_path)]).items()}
+    sure = ["a/metrics.csv", "b/c/results.csv", "d/checkpoint-10/trainer_state.json"]
+    assert found == {**dict.fromkeys(sure, True), "a/other.csv": False}
+    assert find_logs([f"{tmp_path}/*/metrics.csv"]) == {tmp_path / "a" / "metrics.csv": True}
+    assert find_logs([str(tmp_path), f"{tmp_path}/a/*.csv"])[tmp_path / "a" / "other.csv"]
     (tmp_path / "e").mkdir()
     for nothing in ("e", "nope", "*.nope"):
         with pytest.raises(LogError, match="there is no"):
