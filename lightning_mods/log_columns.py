@@ -170,10 +170,12 @@ def _metric(table: Table, asked: Asked, usable: list[str], val: tuple[str, ...])
     return min(ranked)[1] if ranked else None
 
 
-def _short(text: str) -> str:
-    return " ".join(text.split())[:40]
+def _short(text: str, most: int = 40) -> str:
+    return " ".join(text.split())[:most]
 
 
 def _list(names: list[str]) -> str:
-    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    shown = ", ".join(_short(name, 80) for name in names[:20]) + (
+        f" and {len(names) - 20} more" if len(names) > 20 else ""
+    )
     return f"Its columns: {shown or 'none with numbers'}."

@@ -121,7 +121,9 @@ def _place(log: RunLog, epoch: int | None) -> float | None:
     if epoch is None or epoch >= len(log.curves.places):
         return None
     place = log.curves.places[epoch]
-    return place if place is not None and isfinite(place) else None
+    if place is None or not isfinite(place):
+        return None
+    return int(place) if place.is_integer() else place
 
 
 def _percent(diagnosis: Diagnosis) -> str:

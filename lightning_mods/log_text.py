@@ -46,14 +46,17 @@ def _decode(content: bytes) -> str:
 def _delimited(content: str) -> Table:
     csv.field_size_limit(_LARGEST_CELL)
     try:
-        header, *body = [row for row in _split(content.lstrip("\r\n# ")) if any(map(str.strip, row))]
+        rows = [row for row in _split(content.lstrip("# \r\n")) if any(map(str.strip, row))]
     except csv.Error as error:
         raise LogError(f"rows and columns are needed; {error}.") from error
-    names = _unique([name.strip().strip('"').strip() for name in header])
+    if not rows:
+        raise LogError("a log with a header and rows is needed; the file has neither.")
+    header, *body = rows
+    names = _unique([" ".join(name.strip().strip('"').split()) for name in header])
     if all(isinstance(number(name), float) for name in names):
         raise LogError(f"a first line with the columns' names is needed; it holds {', '.join(names[:4])}.")
     if not body:
-        raise LogError(f"rows are needed; the file has a header only: {', '.join(names)}.")
+        raise LogError(f"rows are needed; the file has a header only: {', '.join(names)[:200]}.")
     again = [cell.strip() for cell in header]  # written once more by a run that was started again
     filled = (
         dict(zip_longest(names, row[: len(names)], fillvalue="")) for row in body if list(map(str.strip, row)) != again
@@ -62,7 +65,7 @@ def _delimited(content: str) -> Table:
 
 
 def _split(content: str) -> Iterator[list[str]]:
-    first = content.splitlines()[0]
+    first = content.partition("\n")[0]
     counts = {mark: first.count(mark) for mark in ",\t;|"}
     mark = max(counts, key=lambda each: counts[each])
     if counts[mark]:

@@ -299,6 +299,8 @@ def test_the_verdict_is_that_of_diagnose_on_the_curves(tmp_path):
     [
         (b"", {}, "empty"),
         (b" \n", {}, "empty"),
+        (b"# \n#\n", {}, "neither"),
+        (b'epoch,"loss\n0,1\n1,2\n', {}, "header only"),
         (b"epoch,train_loss,val_loss\n", {}, "header only"),
         (b"0,1.5,2.5\n1,1.4,2.4\n", {}, "columns' names"),
         (bytes(range(256)), {}, "neither"),
