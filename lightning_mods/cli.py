@@ -20,7 +20,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from callbacks import TensorBoardLayout
+from callbacks import FitMonitor, TensorBoardLayout
 from datamodules import TabularDataModule
 from lightning_mods.arguments import UsageError, flags, merged_config, refuse_unknown
 from lightning_mods.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, epochs_done, read_checkpoint
@@ -185,6 +185,8 @@ class ModsCLI(LightningCLI):
             config.enable_progress_bar = False
         if self.verb == "fit":
             ours += [EpochTimer(), TensorBoardLayout(config=self.parser.dump(self.config))]
+            if not any(isinstance(callback, FitMonitor) for callback in given):
+                ours.append(FitMonitor(closing=False))  # `fit` has the last word, after its table
             if config.enable_checkpointing is not False and not any(_saves(callback) for callback in given):
                 ours += [BestCheckpoint(), LastCheckpoint()]
         else:
