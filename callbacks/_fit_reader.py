@@ -32,7 +32,7 @@ class FitReader:
         self._by_step = False  # the training loss is logged by the step alone
         self._sum: Tensor | float = 0.0
         self._count = 0
-        self._validated = False
+        self._validated = self._epoch_read = False
         self._complained: set[str] = set()
 
     def state(self) -> dict[str, Any]:
@@ -90,6 +90,7 @@ class FitReader:
 
     def epoch(self, trainer: Trainer, epoch: int) -> None:
         """Read the training loss of an epoch that ends, and make all its values equal on all ranks."""
+        self._epoch_read = True
         value = self._fresh.read(trainer, self.train_loss)
         if self._by_step and self._count:
             value = float(self._sum) / self._count
@@ -117,9 +118,9 @@ class FitReader:
 
     def complain(self, trainer: Trainer, *, ended: bool = False) -> None:
         """Say once, in one line each, which loss is not logged, and what is."""
-        if self._validated or ended or not trainer.enable_validation:
+        if ended or (self._epoch_read and (self._validated or not trainer.enable_validation)):
             self._missing(trainer, "val_loss", self.val_loss)
-        if self.record.curves["val_loss"] or ended or trainer.current_epoch > 0:
+        if ended or self._epoch_read:
             self._missing(trainer, "train_loss", self.train_loss)
 
     def _missing(self, trainer: Trainer, argument: str, name: str) -> None:

@@ -27,6 +27,7 @@ COLOURS = {
     Fit.DIVERGED: "#7a3b9a",
     Fit.UNKNOWN: "#777777",
 }
+HIGHEST = 1e100  # what is larger has exploded, and matplotlib overflows at it
 WIDE = 30.0  # largest over smallest validation loss from which on a logarithmic axis shows more
 
 
@@ -46,7 +47,7 @@ def draw_fit(
         val_metric: A metric of the same epochs, drawn below the losses.
         title: Put before the verdict, e.g. the name of the run.
 
-    `None`, NaN and infinity are drawn past: the line goes on to the next number.
+    `None`, NaN, infinity and what comes near it are drawn past: the line goes on to the next number.
 
     Returns:
         A figure of its own, unknown to pyplot: nothing need be closed.
@@ -163,5 +164,5 @@ def _plain(axes: Axes) -> None:
 
 
 def _numbers(values: Values) -> Any:
-    given = [float("nan") if value is None or not isfinite(value) else float(value) for value in values]
-    return np.asarray(given, dtype=float)
+    drawable = [value is not None and abs(value) < HIGHEST for value in values]  # NaN is not
+    return np.asarray([value if can else np.nan for value, can in zip(values, drawable, strict=True)], dtype=float)
