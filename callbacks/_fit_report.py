@@ -32,7 +32,7 @@ def paragraph(diagnosis: Diagnosis, keep: str | None = None) -> str:
     return "\n".join([f"verdict      {headline(diagnosis)}", diagnosis.reason, *advice, *kept])
 
 
-def document(diagnosis: Diagnosis, curves: Curves, loss_at_start: float | None) -> str:
+def document(diagnosis: Diagnosis, curves: Curves, *, baseline: float | None, at_start: float | None) -> str:
     """The diagnosis and its curves as JSON. What is no finite number is null."""
     said = {
         "fit": str(diagnosis.fit),
@@ -42,7 +42,8 @@ def document(diagnosis: Diagnosis, curves: Curves, loss_at_start: float | None) 
         "onset_epoch": diagnosis.onset_epoch,
         "reason": diagnosis.reason,
         "advice": list(diagnosis.advice),
-        "loss_at_start": _finite(loss_at_start),
+        "baseline_loss": _finite(baseline),
+        "loss_at_start": _finite(at_start),
         "curves": {name: [_finite(value) for value in values] for name, values in curves.items()},
     }
     return json.dumps(said, indent=1, allow_nan=False) + "\n"

@@ -34,10 +34,10 @@ class FitWriter:
         for logger in _tensorboard.tensorboard_loggers(trainer):
             _tensorboard.write_text(logger, "fit/verdict", text, epoch)
 
-    def document(self, folder: Path | None, found: Diagnosis, record: FitRecord) -> None:
+    def document(self, folder: Path | None, found: Diagnosis, record: FitRecord, baseline: float | None) -> None:
         """Write `diagnosis.json`."""
         if folder is not None:
-            text = _fit_report.document(found, record.curves, record.loss_at_start)
+            text = _fit_report.document(found, record.curves, baseline=baseline, at_start=record.loss_at_start)
             _fit_report.write(folder / "diagnosis.json", text)
 
     def picture(self, trainer: Trainer, found: Diagnosis, record: FitRecord, epoch: int, *, last: bool) -> None:

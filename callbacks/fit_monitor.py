@@ -196,17 +196,22 @@ class FitMonitor(Callback):
     def _judge(self, trainer: Trainer, pl_module: LightningModule, epoch: int, *, last: bool = False) -> None:
         with self._guard(trainer, "the diagnosis"):
             train, val, metric = self._reader.record.paired()
-            base = self.baseline_loss
-            if base is None and isinstance(pl_module, KnowsBaseline):
-                base = _number(pl_module.baseline_loss)
+            base = self._baseline(pl_module)
             found = diagnose(train, val, val_metric=metric, metric_mode=self.metric_mode, baseline_loss=base)
             changed, self._verdict, self.diagnosis = found.fit is not self._verdict, found.fit, found
             if not last:  # the end adds nothing to what a longer run would know
                 self._judged = epoch
                 self._overfits = self._overfits + 1 if found.fit is Fit.OVERFIT else 0
-            self._report(trainer, found, epoch, changed=changed, last=last)
+            self._report(trainer, found, epoch, base, changed=changed, last=last)
 
-    def _report(self, trainer: Trainer, found: Diagnosis, epoch: int, *, changed: bool, last: bool) -> None:
+    def _baseline(self, pl_module: LightningModule) -> float | None:
+        if self.baseline_loss is None and isinstance(pl_module, KnowsBaseline):
+            return _number(pl_module.baseline_loss)
+        return self.baseline_loss
+
+    def _report(
+        self, trainer: Trainer, found: Diagnosis, epoch: int, base: float | None, *, changed: bool, last: bool
+    ) -> None:
         if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]  # a connector's
             return
         if changed:
@@ -221,7 +226,7 @@ class FitMonitor(Callback):
             self._writer.scalars(trainer, found, epoch)
             if changed or last:
                 self._writer.words(trainer, _fit_report.paragraph(found, keep), epoch)
-                self._writer.document(self._folder, found, self._reader.record)
+                self._writer.document(self._folder, found, self._reader.record, base)
         if changed or last:
             with self._guard(trainer, "drawing the curves"):
                 self._writer.picture(trainer, found, self._reader.record, epoch, last=last)
