@@ -4,11 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from callbacks.fit_monitor import FitMonitor
     from callbacks.tensorboard_layout import TensorBoardLayout
 
-__all__ = ["TensorBoardLayout"]
+__all__ = ["FitMonitor", "TensorBoardLayout"]
 
-_HOMES = {"TensorBoardLayout": "tensorboard_layout"}
+_HOMES = {"FitMonitor": "fit_monitor", "TensorBoardLayout": "tensorboard_layout"}
 
 
 def __getattr__(name: str) -> Any:

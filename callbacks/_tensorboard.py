@@ -41,7 +41,12 @@ def write_scalars(logger: TensorBoardLogger, values: Mapping[str, float], step: 
         logger.experiment.add_scalar(tag, value, step)
 
 
-def write_text(logger: TensorBoardLogger, tag: str, text: str) -> None:
+def write_text(logger: TensorBoardLogger, tag: str, text: str, step: int = 0) -> None:
     """Write a text, shown as it stands, to the Text tab."""
     indented = "".join(f"    {line}\n" for line in text.splitlines())  # Markdown for: leave this as it is
-    logger.experiment.add_text(tag, indented, 0)
+    logger.experiment.add_text(tag, indented, step)
+
+
+def write_image(logger: TensorBoardLogger, tag: str, pixels: Any, step: int) -> None:
+    """Write a picture, an array `[height, width, 3]` of bytes, to the Images tab."""
+    logger.experiment.add_image(tag, pixels, step, dataformats="HWC")

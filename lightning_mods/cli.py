@@ -21,7 +21,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from callbacks import TensorBoardLayout
+from callbacks import FitMonitor, TensorBoardLayout
 from datamodules import TabularDataModule
 from lightning_mods.arguments import UsageError, flags, merged_config, refuse_unknown, said
 from lightning_mods.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, epochs_done, read_checkpoint
@@ -199,6 +199,8 @@ class ModsCLI(LightningCLI):
             config.enable_progress_bar = False
         if self.verb == "fit":
             ours += [Announcement(), EpochTimer(), TensorBoardLayout(config=self.parser.dump(self.config))]
+            if not any(isinstance(callback, FitMonitor) for callback in given):
+                ours.append(FitMonitor(closing=False))  # `fit` has the last word, after its table
             if config.enable_checkpointing is not False:
                 ours += [] if any(isinstance(callback, Checkpoint) for callback in given) else [BestCheckpoint()]
                 ours.append(LastCheckpoint())

@@ -7,6 +7,7 @@ from pathlib import Path
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from callbacks import FitMonitor
 from lightning_mods.checkpoints import epochs_done, metrics_in, read_checkpoint
 from lightning_mods.cli import ModsCLI
 from lightning_mods.evaluate import baseline, evaluate, of_stage
@@ -36,7 +37,13 @@ def _fit(cli: ModsCLI, checkpoint: Path | None) -> None:
     if not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
         summary = _summary(cli, cli.trainer)
         if cli.trainer.is_global_zero:
-            sys.stdout.write(f"\n{summary}\n")
+            sys.stdout.write(f"\n{summary}\n{_verdict(cli.trainer)}")
+
+
+def _verdict(trainer: Trainer) -> str:
+    """What the monitor left for us to say; one that the user brought has said it already."""
+    monitors = [c for c in trainer.callbacks if isinstance(c, FitMonitor)]  # type: ignore[attr-defined]  # a connector's
+    return "".join(f"\n{monitor.last_word}\n" for monitor in monitors if not monitor.closing)
 
 
 def _summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:

@@ -94,6 +94,10 @@ class MLPModule(LightningModule, ABC):
         """The loss in the units in which it is logged."""
         return loss
 
+    def evaluation_loss(self, batch: Batch) -> Tensor:
+        """Mean loss of a batch as it is logged; logs and changes nothing."""
+        return self.logged_loss(self.loss(self.network(batch[0]), batch[1]))
+
     def forward(self, x: Tensor) -> Tensor:
         """Predict rows `[B, in_features]`: class probabilities `[B, C]`, or numbers `[B]` in the target's units."""
         return self.predictions(self.network(x))
@@ -234,11 +238,7 @@ class MLPModule(LightningModule, ABC):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """SGD with the model's lr, momentum, weight_decay and nesterov."""
         return torch.optim.SGD(
-            self.parameters(),
-            lr=self.lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            nesterov=self.nesterov,
+            self.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
         )
 
 

@@ -1,0 +1,37 @@
+"""Makes docs/images/fit_verdict.png: a wide network on little data, as FitMonitor draws it in TensorBoard.
+
+python benchmarks/fit_picture.py [TARGET]
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from callbacks.diagnosis import diagnose
+from callbacks.fit_picture import draw_fit, png
+from lightning_mods import fit
+
+FLAGS = [
+    "--data.path=diabetes",
+    "--model.hidden_sizes=[256,256]",
+    "--model.weight_decay=0",
+    "--trainer.max_epochs=60",
+    "--trainer.accelerator=cpu",
+]
+
+
+def main(target: Path) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        fit.main([*FLAGS, f"--trainer.default_root_dir={root}"])
+        (path,) = Path(root).rglob("diagnosis.json")
+        said = json.loads(path.read_text(encoding="utf-8"))
+    curves = said["curves"]
+    metric = curves["metric"] or None
+    found = diagnose(curves["train_loss"], curves["val_loss"], val_metric=metric, baseline_loss=said["baseline_loss"])
+    assert found.fit == said["fit"]
+    target.write_bytes(png(draw_fit(curves["train_loss"], curves["val_loss"], found, metric, title="diabetes")))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "docs" / "images" / "fit_verdict.png")

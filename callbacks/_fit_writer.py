@@ -1,0 +1,73 @@
+"""Where a diagnosis goes: loggers, TensorBoard's Text and Images tabs, a file. Called on one rank alone."""
+
+from pathlib import Path
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from callbacks import _fit_report, _tensorboard
+from callbacks._fit_record import FitRecord
+from callbacks.diagnosis import Diagnosis
+
+FEW = 4  # pictures drawn on the way: each costs as much as many small epochs
+
+
+class FitWriter:
+    """Writes diagnoses of one run.
+
+    Args:
+        plot: Whether to draw at all.
+    """
+
+    def __init__(self, *, plot: bool) -> None:
+        self.plot = plot
+        self._drawn = 0
+
+    def scalars(self, trainer: Trainer, found: Diagnosis, epoch: int) -> None:
+        """Log the probabilities over the epoch."""
+        values = {f"fit/probability_{fit}": probability for fit, probability in found.probabilities.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=epoch)
+
+    def words(self, trainer: Trainer, text: str, epoch: int) -> None:
+        """Write the verdict to the Text tab."""
+        for logger in _tensorboard.tensorboard_loggers(trainer):
+            _tensorboard.write_text(logger, "fit/verdict", text, epoch)
+
+    def document(self, folder: Path | None, found: Diagnosis, record: FitRecord, baseline: float | None) -> None:
+        """Write `diagnosis.json`."""
+        if folder is not None:
+            text = _fit_report.document(found, record.curves, baseline=baseline, at_start=record.loss_at_start)
+            _fit_report.write(folder / "diagnosis.json", text)
+
+    def picture(self, trainer: Trainer, found: Diagnosis, record: FitRecord, epoch: int, *, last: bool) -> None:
+        """Draw the curves to the Images tab; on the way only a few times."""
+        loggers = _tensorboard.tensorboard_loggers(trainer)
+        if not self.plot or not loggers or (self._drawn >= FEW and not last):
+            return
+        from callbacks.fit_picture import draw_fit, rgb  # matplotlib takes half a second to load
+
+        self._drawn += 1
+        train, val, metric = record.paired()
+        pixels = rgb(draw_fit(train, val, found, metric))
+        for logger in loggers:
+            _tensorboard.write_image(logger, "fit/curves", pixels, epoch)
+
+
+def folder_of(trainer: Trainer) -> Path | None:
+    """Beside the checkpoints, else the log folder, else the root; None where that is no local folder.
+
+    Every rank must ask: the log folder is broadcast.
+    """
+    log_dir = trainer.log_dir
+    beside = getattr(trainer.checkpoint_callback, "dirpath", None)
+    folder = str(beside or log_dir or trainer.default_root_dir)
+    return None if "://" in folder else Path(folder)
+
+
+def kept(trainer: Trainer, val_loss: str, best_epoch: int | None) -> str:
+    """Which checkpoint to keep: that of the lowest validation loss, or how to have one."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor == val_loss and callback.best_model_path:
+            return callback.best_model_path
+    return f"the weights of epoch {best_epoch}; ModelCheckpoint(monitor={val_loss!r}) would have kept the best ones"

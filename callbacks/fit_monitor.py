@@ -1,0 +1,238 @@
+"""`FitMonitor`: says whether a run underfits, fits well or overfits, while it runs and when it ends."""
+
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
+
+from callbacks import _fit_report, _fit_writer
+from callbacks._fair_loss import fair_loss, obstacle
+from callbacks._fit_reader import AUTO, FitReader
+from callbacks._terminal import Guard, say
+from callbacks.diagnosis import Diagnosis, Fit, diagnose
+
+
+@runtime_checkable
+class KnowsBaseline(Protocol):
+    """A module that knows the loss of the best constant prediction, or None."""
+
+    baseline_loss: float | None
+
+
+class FitMonitor(Callback):
+    """Says whether any LightningModule underfits, fits well or overfits, how sure that is, and what to do next.
+
+    Pairs the training and the validation loss of the same epoch (of several validations in an epoch the last one; an
+    epoch without one is a gap) and asks `callbacks.diagnosis.diagnose`. Loggers get the probabilities as
+    `fit/probability_…`, TensorBoard also the verdict in words and a picture of the curves. `diagnosis.json` stands
+    beside the checkpoints, or in the log folder. Standard error gets a line when the verdict changes and a paragraph
+    at the end. Weights are never touched. A NaN that was logged is shown to `diagnose`, which says what it means.
+
+    Args:
+        train_loss: Name under which the training loss is logged. Logged by the step alone, its epoch's mean is taken.
+        val_loss: Name under which the validation loss is logged; with several loaders e.g. `val_loss/dataloader_idx_0`.
+        metric: Name of what matters in the end; `auto` takes the first of val_accuracy, val_acc, val_f1, val_r2 that
+            is logged, none takes nothing. A validation loss that worsens while it holds is called overconfident.
+        metric_mode: Whether the metric is to be high (`max`) or low (`min`).
+        baseline_loss: Validation loss of the best constant prediction; none asks the module's `baseline_loss`.
+        stop: Vote to stop when overfitting is established, and name the checkpoint to keep.
+        stop_after: Verdicts in a row that must say overfit before the vote, at least 1.
+        train_slice: Training rows, evenly spaced, whose loss is evaluated in eval mode after every epoch and judged
+            instead of the logged training loss, which lags; 0 for none. Needs the module's `evaluation_loss(batch)`.
+        check_every: Validated epochs between two verdicts; 0 for every one at first, and later whenever the run has
+            grown by 2 %.
+        plot: Draw the curves for TensorBoard's Images tab.
+        closing: Print the paragraph at the end; without, `last_word` holds it.
+
+    Raises:
+        ValueError: A mode or a number that cannot be.
+    """
+
+    def __init__(
+        self,
+        train_loss: str = "train_loss",
+        val_loss: str = "val_loss",
+        *,
+        metric: str | None = AUTO,
+        metric_mode: str = "max",
+        baseline_loss: float | None = None,
+        stop: bool = False,
+        stop_after: int = 3,
+        train_slice: int = 0,
+        check_every: int = 0,
+        plot: bool = True,
+        closing: bool = True,
+    ) -> None:
+        if metric_mode not in ("max", "min"):
+            raise ValueError(f"metric_mode must be `max` or `min`, not {metric_mode!r}.")
+        for name, value, least in (("stop_after", stop_after, 1), ("train_slice", train_slice, 0)):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}.")
+        if check_every < 0:
+            raise ValueError(f"check_every must be at least 0, not {check_every}.")
+        self.train_loss = train_loss
+        self.val_loss = val_loss
+        self.metric = metric
+        self.metric_mode = metric_mode
+        self.baseline_loss = baseline_loss
+        self.stop = stop
+        self.stop_after = stop_after
+        self.train_slice = train_slice
+        self.check_every = check_every
+        self.plot = plot
+        self.closing = closing
+        self.diagnosis: Diagnosis | None = None
+        self.last_word = ""
+        self._begin()
+
+    def _begin(self) -> None:
+        self._reader = FitReader(self.train_loss, self.val_loss, self.metric)
+        self._verdict = Fit.UNKNOWN
+        self._judged = -1  # the last epoch with a verdict
+        self._overfits = 0  # verdicts in a row
+        self._stopped = False
+        self._folder: Path | None = None
+        self._guard = Guard("FitMonitor")
+        self._writer = _fit_writer.FitWriter(plot=self.plot)
+
+    # ------------------------------------------------------------------ state
+
+    @property
+    def state_key(self) -> str:
+        """Tells the monitors of one trainer apart by what they read."""
+        return f"{type(self).__qualname__}[{self.train_loss}, {self.val_loss}]"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curves and what was made of them."""
+        return {
+            "reader": self._reader.state(),
+            "verdict": str(self._verdict),
+            "judged": self._judged,
+            "overfits": self._overfits,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the curves of a checkpoint."""
+        self._reader.load(state_dict["reader"])
+        self._verdict = Fit(state_dict["verdict"])
+        self._judged = state_dict["judged"]
+        self._overfits = state_dict["overfits"]
+
+    # ------------------------------------------------------------------ reading
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier run, unless this one goes on with it."""
+        if stage == "fit" and trainer.current_epoch == 0:
+            self._begin()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the folder for `diagnosis.json`; every rank asks."""
+        self._stopped = False
+        self.last_word = ""
+        self._folder = _fit_writer.folder_of(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take a training loss that the module logged after our hook of the epoch before."""
+        self._reader.late(trainer, trainer.current_epoch - 1)
+        self._reader.complain(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add up a training loss that is logged by the step alone."""
+        self._reader.step(trainer, batch_idx)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell old values from those that will be logged."""
+        self._reader.before_validation(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the validation loss and the metric; before training, the loss at the start."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._reader.validation(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Pair the losses of the epoch, judge if it is time, and vote."""
+        epoch = trainer.current_epoch
+        self._reader.epoch(trainer, epoch)
+        if self.train_slice:
+            self._evaluate_slice(trainer, pl_module, epoch)
+        if self._is_due(epoch):
+            self._judge(trainer, pl_module, epoch)
+        if self.stop:
+            vote = self._overfits >= self.stop_after
+            # Every rank asks, whatever it thinks itself: one that did not would leave the others waiting.
+            self._stopped = trainer.strategy.reduce_boolean_decision(vote, all=False)
+            trainer.should_stop = trainer.should_stop or self._stopped
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the last verdict, write it down and say it."""
+        epoch = max(trainer.current_epoch - 1, 0)
+        self._reader.late(trainer, epoch)
+        self._reader.complain(trainer, ended=True)
+        self._judge(trainer, pl_module, epoch, last=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the verdict so far behind when a person interrupts the run."""
+        if isinstance(exception, KeyboardInterrupt) and self._reader.record.has("val_loss"):
+            self._judge(trainer, pl_module, trainer.current_epoch, last=True)
+
+    # ------------------------------------------------------------------ judging
+
+    def _is_due(self, epoch: int) -> bool:
+        validated = self._reader.record.at("val_loss", epoch) is not None
+        return validated and epoch - self._judged >= (self.check_every or max(1, self._judged // 50))
+
+    def _evaluate_slice(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+        reason = obstacle(trainer, pl_module)
+        if reason is None:
+            with self._guard(trainer, "evaluating the slice of training rows"):
+                self._reader.put(trainer, "fair_loss", epoch, fair_loss(trainer, pl_module, self.train_slice))
+        else:
+            self._guard.once(trainer, f"train_slice={self.train_slice} is not used: {reason}")
+
+    def _judge(self, trainer: Trainer, pl_module: LightningModule, epoch: int, *, last: bool = False) -> None:
+        with self._guard(trainer, "the diagnosis"):
+            train, val, metric = self._reader.record.paired()
+            base = self._baseline(pl_module)
+            found = diagnose(train, val, val_metric=metric, metric_mode=self.metric_mode, baseline_loss=base)
+            changed, self._verdict, self.diagnosis = found.fit is not self._verdict, found.fit, found
+            if not last:  # the end adds nothing to what a longer run would know
+                self._judged = epoch
+                self._overfits = self._overfits + 1 if found.fit is Fit.OVERFIT else 0
+            self._report(trainer, found, epoch, base, changed=changed, last=last)
+
+    def _baseline(self, pl_module: LightningModule) -> float | None:
+        if self.baseline_loss is None and isinstance(pl_module, KnowsBaseline):
+            return _number(pl_module.baseline_loss)
+        return self.baseline_loss
+
+    def _report(
+        self, trainer: Trainer, found: Diagnosis, epoch: int, base: float | None, *, changed: bool, last: bool
+    ) -> None:
+        if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]  # a connector's
+            return
+        if changed:
+            say(trainer, f"FitMonitor: {_fit_report.line(found, epoch)}")
+        keeps = found.fit is Fit.OVERFIT or found.cause == "overconfident" or self._stopped
+        keep = _fit_writer.kept(trainer, self.val_loss, found.best_epoch) if keeps else None
+        if last:
+            self.last_word = _fit_report.paragraph(found, keep)
+            if self.closing:
+                say(trainer, self.last_word)
+        with self._guard(trainer, "writing the diagnosis"):
+            self._writer.scalars(trainer, found, epoch)
+            if changed or last:
+                self._writer.words(trainer, _fit_report.paragraph(found, keep), epoch)
+                self._writer.document(self._folder, found, self._reader.record, base)
+        if changed or last:
+            with self._guard(trainer, "drawing the curves"):
+                self._writer.picture(trainer, found, self._reader.record, epoch, last=last)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, Tensor):
+        return float(value) if value.numel() == 1 else None
+    return float(value) if isinstance(value, int | float) else None
