@@ -8,6 +8,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from callbacks import FitMonitor
+from datamodules import TabularDataModule
 from lightning_mods.checkpoints import epochs_done, metrics_in, read_checkpoint
 from lightning_mods.cli import ModsCLI
 from lightning_mods.evaluate import baseline, evaluate, of_stage
@@ -28,6 +29,9 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _fit(cli: ModsCLI, checkpoint: Path | None) -> None:
     limit_threads(cli.trainer, cli.model, getattr(cli.datamodule, "resolved_batch_size", None))
+    if checkpoint is not None and isinstance(cli.datamodule, TabularDataModule):
+        # Read and encode now what will be read anyway: a table that does not fit must not touch the run's folder.
+        cli.datamodule.train_dataloader()
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:
