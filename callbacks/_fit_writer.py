@@ -51,7 +51,7 @@ class FitWriter:
         train, val, metric = record.paired()
         figure = draw_fit(train, val, found, metric)
         if metric is not None:
-            figure.axes[-1].set_ylabel(record.names["metric"])
+            figure.axes[-1].set_ylabel(record.names.get("metric", "metric"))  # another rank may have logged it
         pixels = rgb(figure)
         for logger in loggers:
             _tensorboard.write_image(logger, "fit/curves", pixels, epoch)
