@@ -30,7 +30,9 @@ def main(target: Path) -> None:
     metric = curves["metric"] or None
     found = diagnose(curves["train_loss"], curves["val_loss"], val_metric=metric, baseline_loss=said["baseline_loss"])
     assert found.fit == said["fit"]
-    target.write_bytes(png(draw_fit(curves["train_loss"], curves["val_loss"], found, metric, title="diabetes")))
+    figure = draw_fit(curves["train_loss"], curves["val_loss"], found, metric, title="diabetes")
+    figure.axes[-1].set_ylabel(said["logged_as"]["metric"])
+    target.write_bytes(png(figure))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ class FitReader:
         self.train_loss = train_loss
         self.val_loss = val_loss
         self.metric = metric
-        self.record = FitRecord()
+        self.record = FitRecord(names={"train_loss": train_loss, "val_loss": val_loss})
         self._fresh = Fresh()
         self._by_step = False  # the training loss is logged by the step alone
         self._sum: Tensor | float = 0.0
@@ -38,13 +38,13 @@ class FitReader:
     def state(self) -> dict[str, Any]:
         """The record and the sums of the epoch that is running."""
         sums = [float(self._sum), self._count]
-        return {"record": self.record.state(), "metric": self.metric, "sums": sums, "by_step": self._by_step}
+        return {"record": self.record.state(), "sums": sums, "by_step": self._by_step}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         self.record = FitRecord.of(state["record"])
         if self.metric == AUTO:
-            self.metric = state["metric"]
+            self.metric = self.record.names.get("metric", AUTO)
         self._sum, self._count = state["sums"]
         self._by_step = state["by_step"]
 
@@ -86,6 +86,7 @@ class FitReader:
             self.metric = next((name for name in USUAL if name in trainer.callback_metrics), AUTO)
         metric = self._fresh.read(trainer, self.metric) if self.metric else None
         if metric is not None:
+            self.record.names["metric"] = str(self.metric)
             self.record.put("metric", trainer.current_epoch, metric)
 
     def epoch(self, trainer: Trainer, epoch: int) -> None:

@@ -15,10 +15,12 @@ class FitRecord:
 
     Attributes:
         curves: One list per curve, epoch 0 first; None where nothing came, NaN where a NaN was logged.
+        names: Under which name each of them is logged.
         loss_at_start: Validation loss before training, from the sanity check; None without one.
     """
 
     curves: dict[str, Values] = field(default_factory=lambda: {name: [] for name in CURVES})
+    names: dict[str, str] = field(default_factory=dict)
     loss_at_start: float | None = None
 
     def put(self, curve: str, epoch: int, value: float) -> None:
@@ -54,13 +56,13 @@ class FitRecord:
     def state(self) -> dict[str, Any]:
         """Everything, as plain lists and floats."""
         curves = {name: list(values) for name, values in self.curves.items()}
-        return {"curves": curves, "loss_at_start": self.loss_at_start}
+        return {"curves": curves, "names": dict(self.names), "loss_at_start": self.loss_at_start}
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> FitRecord:
         """The record of a state; curves it does not know are empty."""
         curves = {name: list(state["curves"].get(name, [])) for name in CURVES}
-        return cls(curves, state["loss_at_start"])
+        return cls(curves, dict(state["names"]), state["loss_at_start"])
 
 
 def _filled(values: Values, epochs: int) -> Values:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 
+from callbacks._fit_record import FitRecord
 from callbacks.diagnosis import Diagnosis, Fit
-
-Curves = Mapping[str, Sequence[float | None]]
 
 
 def line(diagnosis: Diagnosis, epoch: int) -> str:
@@ -32,7 +30,7 @@ def paragraph(diagnosis: Diagnosis, keep: str | None = None) -> str:
     return "\n".join([f"verdict      {headline(diagnosis)}", diagnosis.reason, *advice, *kept])
 
 
-def document(diagnosis: Diagnosis, curves: Curves, *, baseline: float | None, at_start: float | None) -> str:
+def document(diagnosis: Diagnosis, record: FitRecord, baseline: float | None) -> str:
     """The diagnosis and its curves as JSON. What is no finite number is null."""
     said = {
         "fit": str(diagnosis.fit),
@@ -43,8 +41,9 @@ def document(diagnosis: Diagnosis, curves: Curves, *, baseline: float | None, at
         "reason": diagnosis.reason,
         "advice": list(diagnosis.advice),
         "baseline_loss": _finite(baseline),
-        "loss_at_start": _finite(at_start),
-        "curves": {name: [_finite(value) for value in values] for name, values in curves.items()},
+        "loss_at_start": _finite(record.loss_at_start),
+        "logged_as": record.names,
+        "curves": {name: [_finite(value) for value in values] for name, values in record.curves.items()},
     }
     return json.dumps(said, indent=1, allow_nan=False) + "\n"
 

@@ -37,7 +37,7 @@ class FitWriter:
     def document(self, folder: Path | None, found: Diagnosis, record: FitRecord, baseline: float | None) -> None:
         """Write `diagnosis.json`."""
         if folder is not None:
-            text = _fit_report.document(found, record.curves, baseline=baseline, at_start=record.loss_at_start)
+            text = _fit_report.document(found, record, baseline)
             _fit_report.write(folder / "diagnosis.json", text)
 
     def picture(self, trainer: Trainer, found: Diagnosis, record: FitRecord, epoch: int, *, last: bool) -> None:
@@ -49,7 +49,10 @@ class FitWriter:
 
         self._drawn += 1
         train, val, metric = record.paired()
-        pixels = rgb(draw_fit(train, val, found, metric))
+        figure = draw_fit(train, val, found, metric)
+        if metric is not None:
+            figure.axes[-1].set_ylabel(record.names.get("metric", "metric"))  # another rank may have logged it
+        pixels = rgb(figure)
         for logger in loggers:
             _tensorboard.write_image(logger, "fit/curves", pixels, epoch)
 

@@ -128,6 +128,11 @@ def _losses(axes: Axes, train: Any, val: Any, diagnosis: Diagnosis) -> None:
     seen = [float(v) for v in (val if np.isfinite(val).any() else train) if isfinite(v)]
     if seen and min(seen) > 0 and max(seen) / min(seen) > WIDE:
         axes.set_yscale("log")
+    elif len(seen) > 2:  # a training loss that began far above would press all the rest flat
+        later = [float(v) for v in (*train[1:], *val) if isfinite(v)]
+        low, high = min(later), max(later)
+        if low < high:
+            axes.set_ylim(low - 0.05 * (high - low), high + 0.08 * (high - low))
     _marks(axes, diagnosis, max(len(train), len(val)))
     best = diagnosis.best_epoch
     if best is not None and best < len(val) and isfinite(val[best]):
@@ -160,7 +165,7 @@ def _plain(axes: Axes) -> None:
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.margins(x=0.02)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
 def _numbers(values: Values) -> Any:

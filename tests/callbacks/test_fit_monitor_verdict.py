@@ -3,6 +3,7 @@ import math
 from itertools import pairwise
 
 import pytest
+import pytorch_lightning as pl
 from foreign_modules import LIGHTNINGS_WARNINGS, Memorises, Plain, close, curves, fit, val_at
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
@@ -75,6 +76,20 @@ def test_a_failure_of_its_own_is_named_once_and_training_goes_on(tmp_path, capsy
     assert trainer.current_epoch == 6
     line = "FitMonitor: the diagnosis failed (ZeroDivisionError: oh); training goes on."
     assert capsys.readouterr().err.splitlines().count(line) == 1
+
+
+class CtrlC(pl.Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.current_epoch == 15:
+            raise KeyboardInterrupt
+
+
+def test_a_run_that_a_person_interrupts_leaves_its_verdict(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        fit(tmp_path, Memorises, FitMonitor(), epochs=20, callbacks=[CtrlC()])
+    assert "verdict      overfit" in capsys.readouterr().err
+    said = json.loads((tmp_path / "checkpoints" / "diagnosis.json").read_text())
+    assert len(said["curves"]["val_loss"]) == 15
 
 
 def test_a_fast_dev_run_writes_and_says_nothing(tmp_path, capsys):

@@ -69,10 +69,10 @@ def test_every_verdict_can_be_drawn_whatever_it_points_at():
 
 
 def test_the_file_is_a_png_of_the_same_pixels():
-    figure = draw_fit(TRAIN, VAL, diagnose(TRAIN, VAL))
-    image = Image.open(io.BytesIO(png(figure)))
+    found = diagnose(TRAIN, VAL)
+    image = Image.open(io.BytesIO(png(draw_fit(TRAIN, VAL, found))))
     assert image.format == "PNG"
-    assert np.array_equal(np.asarray(image)[..., :3], rgb(figure))
+    assert np.array_equal(np.asarray(image)[..., :3], rgb(draw_fit(TRAIN, VAL, found)))
 
 
 @pytest.mark.parametrize(

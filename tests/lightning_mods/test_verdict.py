@@ -1,0 +1,61 @@
+import json
+
+import pytest
+import torch
+
+from lightning_mods import MLPClassifier, MLPRegressor, fit
+
+pytestmark = pytest.mark.filterwarnings("default")  # Lightning's CLI and jsonargparse warn of each other
+FLAGS = ["--data.path=iris", "--trainer.accelerator=cpu", "--model.hidden_sizes=[8]"]
+
+
+def run(root, *flags):
+    fit.main([*FLAGS, f"--trainer.default_root_dir={root}", *flags])
+    (path,) = root.rglob("diagnosis.json")
+    assert path.parent.name == "checkpoints"
+    return json.loads(path.read_text())
+
+
+def test_a_fit_ends_with_the_verdict_after_its_table(tmp_path, capsys):
+    said = run(tmp_path, "--trainer.max_epochs=6")
+    out, err = capsys.readouterr()
+    table, verdict = out.strip().split("\n\nverdict      ")
+    assert "look at it   tensorboard" in table
+    assert verdict.startswith(said["fit"])
+    assert said["reason"] in verdict
+    assert "\n  1. " in verdict
+    assert "verdict  " not in err
+    assert said["baseline_loss"] == pytest.approx(1.0986, abs=1e-3)
+    assert said["logged_as"] == {"train_loss": "train_loss", "val_loss": "val_loss", "metric": "val_accuracy"}
+
+
+def test_an_own_monitor_takes_the_place_of_ours(tmp_path, capsys):
+    run(
+        tmp_path,
+        "--trainer.max_epochs=5",
+        "--trainer.callbacks+=FitMonitor",
+        "--trainer.callbacks.train_slice=20",
+        "--trainer.callbacks.plot=false",
+    )
+    out, err = capsys.readouterr()
+    assert (out + err).count("verdict      ") == 1
+
+
+def test_a_resumed_fit_ends_with_the_same_diagnosis(tmp_path):
+    monitor = ["--trainer.callbacks+=FitMonitor", "--trainer.callbacks.train_slice=20", "--model.dropout=0.2"]
+    whole = run(tmp_path / "whole", "--trainer.max_epochs=8", *monitor)
+    run(tmp_path / "cut", "--trainer.max_epochs=4", *monitor)
+    assert run(tmp_path / "cut", "--trainer.max_epochs=8", "--ckpt_path=last", *monitor) == whole
+    assert None not in whole["curves"]["fair_loss"]
+
+
+@pytest.mark.parametrize("kind", ["classifier", "regressor"])
+def test_the_evaluation_loss_is_in_the_units_that_are_logged(kind):
+    x = torch.randn(6, 3)
+    if kind == "classifier":
+        model, y = MLPClassifier(3, 2, [3, 3], dropout=0.5), torch.tensor([0, 1] * 3)
+        expected = torch.nn.functional.cross_entropy(model.eval().network(x), y)
+    else:
+        model, y = MLPRegressor(3, target_mean=5.0, target_std=10.0, dropout=0.5), torch.randn(6)
+        expected = (model.eval()(x) - y).square().mean()
+    assert model.evaluation_loss((x, y)).item() == pytest.approx(expected.item(), rel=1e-4)
