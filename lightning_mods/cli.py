@@ -43,6 +43,9 @@ _CHOICES: dict[str, type] = {
 }
 
 
+_BY_TASK = {"classification": ("MLPClassifier", "regression"), "regression": ("MLPRegressor", "classification")}
+
+
 class RunRecord(SaveConfigCallback):
     """Writes a run's config.yaml, and names its classes in its checkpoints."""
 
@@ -134,7 +137,15 @@ class ModsCLI(LightningCLI):
 
     def _fact(self, name: str, data: Any) -> Any:
         self._hand_over_state(data)
-        return getattr(data, name, None)
+        value = getattr(data, name, None)
+        model = OURS.get(self.config.model.class_path.rpartition(".")[2])
+        if value is None and model and name in own_arguments(model) and isinstance(data, TabularDataModule):
+            fits, other = _BY_TASK[data.task]
+            raise UsageError(
+                f"the model needs `{name}`, but the target makes this a {data.task}; take --model={fits}, or say "
+                f"--data.task={other}."
+            )
+        return value
 
     def _hand_over_state(self, data: Any) -> None:
         """Give the data module what the checkpoint knows, before it learns it anew from a table."""
