@@ -133,7 +133,7 @@ def _diagnose(train_loss: Values, val_loss: Values, metric: Values | None, base:
     stuck = fall_of_itself(val, base) < STUCK and probabilities[Fit.OVERFIT] < 0.5
     if stuck:
         probabilities = _raised(probabilities, Fit.UNDERFIT, 0.8)
-    elif train is not None and train.end > train.start + 3 * train.noise and train.change(1.0) > 0:
+    elif train is not None and _rises(train):
         return _sure(Fit.UNKNOWN, "loss_is_no_fit", facts)
     elif train is not None and _has_just_turned(train, val):
         probabilities = _raised(probabilities, Fit.OVERFIT, TURN_ODDS)
@@ -178,6 +178,11 @@ def _has_blown_up(train: Curve, val: Curve, base: float | None) -> bool:
     trivial = train.start if base is None else base
     rise = min(train.end, val.end) - trivial
     return rise > BLOWN_UP * abs(trivial) and train.end > train.start + 3 * train.noise and val.end >= val.start
+
+
+def _rises(train: Curve) -> bool:
+    """Whether training loss rose on the whole; two or three values, of single batches perhaps, cannot say."""
+    return train.count >= FEWEST and train.end > train.start + 3 * train.noise and train.change(1.0) > 0
 
 
 def _has_just_turned(train: Curve, val: Curve) -> bool:
