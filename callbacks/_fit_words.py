@@ -1,9 +1,11 @@
-"""The sentences of a diagnosis: one reason with its numbers, and advice that names a flag and a direction."""
+"""The sentences of a diagnosis: one reason with its numbers, when it began, and advice that names a flag and a
+direction."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from callbacks._fit_features import room_of
 from callbacks.curves import Curve
 
 
@@ -113,6 +115,16 @@ def reason_for(cause: str, facts: Facts) -> str:
         "no_validation": "there is no validation loss to judge by",
     }[cause]
     return sentence[0].upper() + sentence[1:] + "."
+
+
+def onset_of(facts: Facts) -> int | None:
+    """The first epoch after the best from which the smoothed validation loss stays clearly above it."""
+    val = facts.val
+    if val is None:
+        return None
+    line = val.lowest + max(2 * val.smooth_noise, 0.01 * room_of(val, facts.base))
+    last_below = max((i for i, v in enumerate(val.smooth) if v <= line), default=0)
+    return val.epochs[min(last_below + 1, len(val.epochs) - 1)] * facts.times
 
 
 def _half(val: Curve) -> float:

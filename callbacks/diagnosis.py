@@ -14,8 +14,8 @@ from enum import StrEnum
 from math import exp, isfinite
 
 from callbacks import _fit_weights as weights
-from callbacks._fit_features import NAMES, fall_of_itself, features, room_of
-from callbacks._fit_words import Facts, advice_for, reason_for
+from callbacks._fit_features import NAMES, fall_of_itself, features
+from callbacks._fit_words import Facts, advice_for, onset_of, reason_for
 from callbacks.curves import Curve, ends_in_nan, ends_infinite, read_curve, repeats
 
 Values = Sequence[float | None]
@@ -98,9 +98,8 @@ def diagnose(
             is all one has). Without it the first validation loss stands in, which after a fast first epoch
             is already low.
 
-    `None` and NaN are missing values. A loss that ends in infinity has exploded, and so have losses that
-    both end in NaN, twice or more and longer than any hole before.
-    A baseline that is not finite counts as none.
+    `None` and NaN are missing values, a baseline that is not finite counts as none. A loss that ends in infinity
+    has exploded, and so have losses that both end in NaN, twice or more and longer than any hole before.
 
     Raises:
         ValueError: if `metric_mode` is neither "max" nor "min".
@@ -133,7 +132,7 @@ def _diagnose(train_loss: Values, val_loss: Values, metric: Values | None, base:
     stuck = fall_of_itself(val, base) < STUCK and probabilities[Fit.OVERFIT] < 0.5
     if stuck:
         probabilities = _raised(probabilities, Fit.UNDERFIT, 0.8)
-    elif train is not None and train.end > train.start + 3 * train.noise and train.change(1.0) > 0:
+    elif train is not None and _rises(train):
         return _sure(Fit.UNKNOWN, "loss_is_no_fit", facts)
     elif train is not None and _has_just_turned(train, val):
         probabilities = _raised(probabilities, Fit.OVERFIT, TURN_ODDS)
@@ -178,6 +177,11 @@ def _has_blown_up(train: Curve, val: Curve, base: float | None) -> bool:
     trivial = train.start if base is None else base
     rise = min(train.end, val.end) - trivial
     return rise > BLOWN_UP * abs(trivial) and train.end > train.start + 3 * train.noise and val.end >= val.start
+
+
+def _rises(train: Curve) -> bool:
+    """Whether training loss rose on the whole; two or three values, of single batches perhaps, cannot say."""
+    return train.count >= FEWEST and train.end > train.start + 3 * train.noise and train.change(1.0) > 0
 
 
 def _has_just_turned(train: Curve, val: Curve) -> bool:
@@ -240,17 +244,6 @@ def _sure(fit: Fit, cause: str, facts: Facts) -> Diagnosis:
 
 
 def _verdict(fit: Fit, cause: str, probabilities: dict[Fit, float], facts: Facts) -> Diagnosis:
-    onset = _onset(facts) if cause in ("memorising", "overconfident") else None
+    onset = onset_of(facts) if cause in ("memorising", "overconfident") else None
     best = None if facts.val is None else facts.val.best_epoch * facts.times
-    words = reason_for(cause, facts), advice_for(cause, facts)
-    return Diagnosis(fit, cause, probabilities, best, onset, *words)
-
-
-def _onset(facts: Facts) -> int | None:
-    """The first epoch after the best from which the smoothed validation loss stays clearly above it."""
-    val = facts.val
-    if val is None:
-        return None
-    line = val.lowest + max(2 * val.smooth_noise, 0.01 * room_of(val, facts.base))
-    last_below = max((i for i, v in enumerate(val.smooth) if v <= line), default=0)
-    return val.epochs[min(last_below + 1, len(val.epochs) - 1)] * facts.times
+    return Diagnosis(fit, cause, probabilities, best, onset, reason_for(cause, facts), advice_for(cause, facts))

@@ -118,6 +118,14 @@ def test_a_training_loss_that_rises_is_no_measure_of_fit():
     assert (d.fit, d.cause) == (Fit.UNKNOWN, "loss_is_no_fit")
 
 
+@pytest.mark.parametrize("n", [2, 3])
+def test_two_or_three_training_values_cannot_say_that_it_rose(n):
+    sparse = [None] * 60
+    for i in range(n):
+        sparse[i * 59 // (n - 1)] = 0.5 + 0.1 * i
+    assert diagnose(sparse, VAL, baseline_loss=1.0).cause != "loss_is_no_fit"
+
+
 # What it must not be fooled by.
 
 
