@@ -154,7 +154,12 @@ def test_a_fit_stopped_by_ctrl_c_says_how_to_go_on_and_does(tmp_path):
         folder.mkdir()
     succeed("fit", *FIT, cwd=whole)
     process = subprocess.Popen(
-        argv("fit", *FIT), cwd=stopped, env=environment(stopped), stderr=subprocess.PIPE, text=True
+        # A shell starts what it puts into the background with Ctrl-C ignored, and so would we have inherited it.
+        ["env", "--default-signal=INT", *argv("fit", *FIT)],
+        cwd=stopped,
+        env=environment(stopped),
+        stderr=subprocess.PIPE,
+        text=True,
     )
     _after_checkpoint(stopped, 0.3)(process)
     process.send_signal(signal.SIGINT)
