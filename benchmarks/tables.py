@@ -46,7 +46,8 @@ TABLES = {  # name: (package, item, target)
 
 def cut(table: pd.DataFrame, target: str, folder: Path) -> tuple[Path, Path]:
     """Write training and test rows (four to one, at random) of the rows that have a target."""
-    table = table.dropna(subset=[target])
+    # Without the number of the row: a table sorted by its target would give it away.
+    table = table.drop(columns="rownames", errors="ignore").dropna(subset=[target])
     order = np.random.default_rng(0).permutation(len(table))
     edge = len(table) * 4 // 5
     paths = folder / "train.csv", folder / "test.csv"
