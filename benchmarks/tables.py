@@ -78,7 +78,7 @@ def scikit(train: Path, test: Path, target: str) -> dict[str, Any]:
     numbers = [c for c in x if pd.api.types.is_numeric_dtype(x[c])]
     words = [c for c in x if c not in numbers and x[c].nunique() <= max(50, len(x) // 20)]
     numeric = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler())
-    categorical = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=10)
+    categorical = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=10, max_categories=100)
     prepared = ColumnTransformer([("n", numeric, numbers), ("c", categorical, words)])
     epochs = 200 if len(x) < 100_000 else 30  # scikit-learn's own limit; on large tables ours
     text = not pd.api.types.is_numeric_dtype(y)
