@@ -3,8 +3,8 @@
 python benchmarks/fit_picture.py [TARGET]
 """
 
+import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
 
@@ -36,4 +36,7 @@ def main(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "docs" / "images" / "fit_verdict.png")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shown = Path(__file__).parents[1] / "docs" / "images" / "fit_verdict.png"
+    parser.add_argument("target", nargs="?", type=Path, default=shown, help="PNG to write; the README's by default")
+    main(parser.parse_args().target)
