@@ -18,6 +18,7 @@ from callbacks._module_twin import plain
 
 STEP = "training_step"  # scope of what the step does itself
 EXPORT, PARTS, SEEN = "torch.export", "torch.export of its parts", "the module calls seen"
+AUTOGRAD = "autograd"
 LARGEST = 3000  # module calls; torch.export takes about 10 ms for each
 Edge = tuple[GradNode, int]
 
@@ -42,12 +43,12 @@ class ForwardDrawing:
         self._scopes: dict[Call, str] = {}  # exported calls, and those inside them
         self._end = time.monotonic() + seconds
         self._exported, self._seen = 0, 0
-        self.reason = ""
+        self._reason = ""
 
     def draw(self, losses: list[Tensor]) -> Graph:
         """The graph of all calls, up to the losses."""
         if sum(1 for call in self._calls for _ in call.all_calls()) > LARGEST:
-            self._end, self.reason = 0.0, f"more than {LARGEST} module calls are too many for torch.export"
+            self._end, self._reason = 0.0, f"more than {LARGEST} module calls are too many for torch.export"
         for call in self._calls:
             self._emit(call, "")
         for loss in losses:
@@ -56,7 +57,7 @@ class ForwardDrawing:
                 self._draft.add("", "loss", Node("", OUTPUT, (port,), (tuple(loss.shape),)))
         self._outputs()
         origin = (PARTS if self._exported else SEEN) if self._seen else EXPORT
-        return self._draft.graph(origin if self._calls else "autograd")
+        return self._draft.graph(origin if self._calls else AUTOGRAD, self._reason)
 
     def _outputs(self) -> None:
         """What the outermost calls gave back and nobody but the step itself read."""
@@ -89,14 +90,14 @@ class ForwardDrawing:
     def _export(self, call: Call, scope: str) -> bool:
         left = self._end - time.monotonic()
         if left <= 0:
-            self.reason = self.reason or "torch.export takes too long"
+            self._reason = self._reason or "torch.export takes too long"
             return False
         try:
             exported = export_call(call, left)
             drawing = ProgramDrawing(exported, self._draft, scope=scope, tensors=self._tensors)
             ports = drawing.draw(self._given(call))
         except Exception as error:  # noqa: BLE001  # whatever a module is made of, there is another way
-            self.reason = self.reason or f"torch.export cannot follow {_title(call)}: {_first_line(error)}"
+            self._reason = self._reason or f"torch.export cannot follow {_title(call)}: {_first_line(error)}"
             return False
         self._exported += 1
         self._scopes.update((inner, _scope_inside(inner, call, scope)) for inner in call.all_calls())

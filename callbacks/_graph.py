@@ -49,11 +49,13 @@ class Graph:
         nodes: In no particular order.
         modules: Class of the module behind each scope, e.g. `{"net/0": "Linear"}`.
         origin: How it was made, e.g. `torch.export`.
+        note: Why it was not made in a better way; empty where it was.
     """
 
     nodes: tuple[Node, ...]
     modules: Mapping[str, str] = field(default_factory=dict)
     origin: str = ""
+    note: str = ""
 
     def edges(self) -> list[tuple[str, str]]:
         """Pairs of names: from the node that computes to the one that reads."""
@@ -111,12 +113,12 @@ class Draft:
         inside = [name for name, node in self._nodes.items() if name.startswith(f"{scope}/") and node.inputs]
         return inside[-1] if inside else None
 
-    def graph(self, origin: str) -> Graph:
+    def graph(self, origin: str, note: str = "") -> Graph:
         """The finished graph: what leads nowhere is left out, and so are modules without a node."""
         nodes = _useful(self._nodes)
         used = {scope for name in nodes for scope in scopes_of(name)}
         modules = {scope: cls for scope, cls in self.modules.items() if scope in used}
-        return Graph(tuple(nodes.values()), modules, origin)
+        return Graph(tuple(nodes.values()), modules, origin, note)
 
 
 def scopes_of(name: str) -> list[str]:
@@ -160,7 +162,7 @@ def collapse(graph: Graph, depth: int | None = None) -> Graph:
     inside: dict[str, list[Node]] = {}
     for node in graph.nodes:
         inside.setdefault(home[node.name], []).append(node)
-    return Graph(tuple(_boxes(graph, inside, home)), graph.modules, graph.origin)
+    return Graph(tuple(_boxes(graph, inside, home)), graph.modules, graph.origin, graph.note)
 
 
 def _boxes(graph: Graph, inside: Mapping[str, list[Node]], home: Mapping[str, str]) -> Iterable[Node]:
