@@ -9,7 +9,7 @@ from torch.autograd.graph import Node as GradNode
 
 from callbacks._forward_graph import STEP, module_classes
 from callbacks._grad_nodes import owners, parameter_of, walk
-from callbacks._graph import ACCUMULATE, INPUT, Draft, Graph, Node, Shape
+from callbacks._graph import ACCUMULATE, LOSS, Draft, Graph, Node, Shape
 from callbacks._graph_tensors import TensorNames, dtype_of
 from callbacks._module_calls import Call, Value
 
@@ -33,7 +33,7 @@ class BackwardDrawing:
     def draw(self, loss: Tensor) -> Graph:
         """The graph for one loss."""
         start = loss.grad_fn
-        root = self._draft.add("", "loss", Node("", INPUT, shapes=(tuple(loss.shape),), dtype=dtype_of(loss)))
+        root = self._draft.add("", "loss", Node("", LOSS, shapes=(tuple(loss.shape),), dtype=dtype_of(loss)))
         if start is None:
             return self._draft.graph("autograd")
         functions = list(walk([start]))

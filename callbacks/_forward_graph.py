@@ -6,6 +6,7 @@ What is between the modules a training step calls, and after them up to the loss
 from __future__ import annotations
 
 import time
+
 from torch import Tensor, nn
 from torch.autograd.graph import Node as GradNode
 
@@ -57,7 +58,9 @@ class ForwardDrawing:
                 self._draft.add("", "loss", Node("", OUTPUT, (port,), (tuple(loss.shape),)))
         self._outputs()
         origin = (PARTS if self._exported else SEEN) if self._seen else EXPORT
-        return self._draft.graph(origin if self._calls else AUTOGRAD, self._reason)
+        if not self._calls:
+            origin, self._reason = AUTOGRAD, "no call of a module was seen"
+        return self._draft.graph(origin, self._reason)
 
     def _outputs(self) -> None:
         """What the outermost calls gave back and nobody but the step itself read."""
@@ -65,9 +68,10 @@ class ForwardDrawing:
         for call in self._calls:
             for label, value in call.outputs:
                 if isinstance(value, Value) and id(value) not in read and value in self._ports:
-                    name = "_".join(part for part in (call.name.rpartition(".")[2], label) if part) or "output"
+                    part = call.name.rpartition(".")[2] or "output"
+                    name = f"{part}_{label}" if label.isdigit() or (label and call.name) else label or part
                     node = Node("", OUTPUT, (self._ports[value],), (value.shape,), str(value.dtype)[6:])
-                    self._draft.add("", name if label or call.name else "output", node)
+                    self._draft.add("", name, node)
 
     # ------------------------------------------------------------------ calls
 
@@ -197,4 +201,3 @@ def _title(call: Call) -> str:
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:120]}"
-

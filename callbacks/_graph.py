@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 Shape = tuple[int, ...]
 
 PARAMETER, BUFFER, INPUT, OUTPUT, CONSTANT = "Parameter", "Buffer", "Input", "Output", "Constant"
-ACCUMULATE = "AccumulateGrad"
+ACCUMULATE, LOSS = "AccumulateGrad", "Loss"
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Node:
 
     Args:
         name: Path of the module it belongs to and a label, with slashes: `net/0/linear`.
-        op: What it does: `linear`, `relu`, or one of Parameter, Buffer, Input, Output, Constant, AccumulateGrad.
+        op: What it does: `linear`, `relu`, or one of Parameter, Buffer, Input, Output, Constant, AccumulateGrad, Loss.
         inputs: Names of the nodes it reads; `name:1` is the second result of `name`.
         shapes: Of each of its results; none where it is not known.
         dtype: Of its first result, e.g. `float32`.
@@ -144,13 +144,14 @@ def collapse(graph: Graph, depth: int | None = None) -> Graph:
 
     Args:
         graph: The whole graph.
-        depth: Levels of modules to keep apart; none keeps all of them, and hides only what is inside a module that
-            has no modules of its own.
+        depth: Levels of modules to keep apart; none keeps all of them, and hides only what is inside a module none of
+            whose own modules computes anything.
 
     Returns:
         A graph whose boxes have the module's class as `op`, its results' shapes and its number of `parameters`.
     """
-    parents = {scope.rpartition("/")[0] for scope in graph.modules}
+    computing = {node.scope for node in graph.nodes if node.op not in (PARAMETER, BUFFER, ACCUMULATE)}
+    parents = {outer for scope in computing for outer in scopes_of(scope)}
 
     def box(node: Node) -> str:
         for level, scope in enumerate(scopes_of(node.name), start=1):
@@ -162,27 +163,43 @@ def collapse(graph: Graph, depth: int | None = None) -> Graph:
     inside: dict[str, list[Node]] = {}
     for node in graph.nodes:
         inside.setdefault(home[node.name], []).append(node)
-    return Graph(tuple(_boxes(graph, inside, home)), graph.modules, graph.origin, graph.note)
+    leaving = _leaving(graph, home)
+    nodes = (_box(graph, name, members, home, leaving) for name, members in inside.items())
+    return Graph(tuple(nodes), graph.modules, graph.origin, graph.note)
 
 
-def _boxes(graph: Graph, inside: Mapping[str, list[Node]], home: Mapping[str, str]) -> Iterable[Node]:
-    readers: dict[str, list[str]] = {}
-    for source, reader in graph.edges():
-        readers.setdefault(source, []).append(reader)
-    for name, nodes in inside.items():
-        if name not in graph.modules or nodes[0].name == name:
-            (node,) = nodes
-            yield replace(node, inputs=_other(node.inputs, name, home))
-            continue
-        leaving = [n for n in nodes if any(home[reader] != name for reader in readers.get(n.name, ()))]
-        count = sum(_size(shape) for n in nodes if n.op in (PARAMETER, ACCUMULATE) for shape in n.shapes if shape)
-        yield Node(
-            name,
-            graph.modules[name],
-            tuple(dict.fromkeys(source for n in nodes for source in _other(n.inputs, name, home))),
-            tuple(shape for n in leaving if n.op not in (PARAMETER, ACCUMULATE) for shape in n.shapes[:1]),
-            attributes=(("parameters", str(count)),) if count else (),
-        )
+def _leaving(graph: Graph, home: Mapping[str, str]) -> dict[str, dict[str, Shape | None]]:
+    """For each box the results that others read, by name and number, with their shapes."""
+    shapes = {node.name: node.shapes for node in graph.nodes}
+    found: dict[str, dict[str, Shape | None]] = {}
+    for node in graph.nodes:
+        for port in node.inputs:
+            source, _, number = port.partition(":")
+            if home[source] != home[node.name]:
+                index = int(number or 0)
+                known = shapes[source][index] if index < len(shapes[source]) else None
+                found.setdefault(home[source], {})[port] = known
+    return found
+
+
+def _box(
+    graph: Graph,
+    name: str,
+    members: list[Node],
+    home: Mapping[str, str],
+    leaving: Mapping[str, Mapping[str, Shape | None]],
+) -> Node:
+    if name not in graph.modules:
+        (node,) = members
+        return replace(node, inputs=_other(node.inputs, name, home))
+    count = sum(_size(shape) for n in members if n.op in (PARAMETER, ACCUMULATE) for shape in n.shapes if shape)
+    return Node(
+        name,
+        graph.modules[name],
+        tuple(dict.fromkeys(source for n in members for source in _other(n.inputs, name, home))),
+        tuple(shape for shape in leaving.get(name, {}).values() if shape is not None),
+        attributes=(("parameters", str(count)),) if count else (),
+    )
 
 
 def _other(inputs: Iterable[str], name: str, home: Mapping[str, str]) -> tuple[str, ...]:

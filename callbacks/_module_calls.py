@@ -93,6 +93,13 @@ class CallRecorder:
         self._handles.clear()
         self._stack.clear()
 
+    def __enter__(self) -> CallRecorder:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     # ------------------------------------------------------------------ hooks
 
     def _before(self, name: str) -> Any:

@@ -20,13 +20,14 @@ LARGEST = 20_000  # nodes; a browser does not draw more in reasonable time
 class GraphLogger(Callback):
     """Shows the compute graph of any LightningModule in TensorBoard's Graphs tab: forward, and backward.
 
-    Watches the first training batch that has a loss, and writes two tags of one run: `Default`, the forward graph (every operation in the
-    scope of its module, with shapes on the edges, parameters, inputs, outputs and the way to the loss), and `backward`,
-    the nodes that autograd walks from the loss to the parameters where gradients land; with several losses, as in a
-    GAN, `backward/0`, `backward/1` and so on. The forward graph comes from `torch.export`, without numbers, for the modules that
-    `training_step` really called and the inputs they got. Where that cannot follow (a branch that depends on data), it
-    is asked for their parts, and what remains is drawn as it was seen; one line says so. Where no call can be seen,
-    as in a compiled step, `forward` is traced with `example_input_array` or the first batch.
+    Watches the first training batch that has a loss, and writes two tags of one run: `Default`, the forward graph (every
+    operation in the scope of its module, with shapes on the edges, parameters, inputs, outputs and the way to the
+    loss), and `backward`, the nodes that autograd walks from the loss to the parameters where gradients land; with
+    several losses, as in a GAN, `backward/0`, `backward/1` and so on. The forward graph comes from `torch.export`,
+    without numbers, for the modules that `training_step` really called and the inputs they got. Where that cannot
+    follow (a branch that depends on data), it is asked for their parts, and what remains is drawn as it was seen; one
+    line says so. Where no call can be seen, as in a compiled step, `forward` is traced with `example_input_array` or
+    the first batch. Weights, buffers and random states are left alone.
 
     Without a TensorBoard logger `forward.svg` and `backward.svg` go into `graphs` in the log folder. Only the first
     rank writes, and once in a run's folder, also when the run is resumed. `fast_dev_run` writes nothing.
@@ -169,7 +170,8 @@ class GraphLogger(Callback):
         if (self.svg or not loggers) and "://" not in self._folder:
             folder = Path(self._folder) / "graphs"
             folder.mkdir(parents=True, exist_ok=True)
-            for tag, graph in ({"forward": forward} if forward else {}) | backward:
+            drawn = ({"forward": forward} if forward else {}) | backward
+            for tag, graph in drawn.items():
                 (folder / f"{tag.replace('/', '_')}.svg").write_text(to_svg(graph, depth=self.depth), encoding="utf-8")
             say(trainer, f"GraphLogger: the graphs are in {folder}.")
 
@@ -183,7 +185,7 @@ def _guessed(pl_module: LightningModule, batch: Any) -> Graph | None:
     for args, kwargs in _candidates(pl_module, batch):
         try:
             return forward_graph(pl_module, *args, **kwargs)
-        except Exception:  # noqa: BLE001, S112  # it does not take this: the next guess
+        except Exception:  # noqa: BLE001  # it does not take this: the next guess
             continue
     return None
 

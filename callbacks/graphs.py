@@ -13,7 +13,17 @@ from callbacks._graph_proto import to_graph_def
 from callbacks._module_calls import CallRecorder
 from callbacks._module_twin import twin_of
 
-__all__ = ["Graph", "Node", "backward_graph", "collapse", "forward_graph", "to_dot", "to_graph_def", "to_svg"]
+__all__ = [
+    "CallRecorder",
+    "Graph",
+    "Node",
+    "backward_graph",
+    "collapse",
+    "forward_graph",
+    "to_dot",
+    "to_graph_def",
+    "to_svg",
+]
 
 PATIENCE = 60.0  # seconds for torch.export, unless told otherwise
 
@@ -37,24 +47,27 @@ def forward_graph(module: nn.Module, *args: Any, **kwargs: Any) -> Graph:
     for part in twin.modules():
         for name, buffer in list(part.named_buffers(recurse=False)):
             setattr(part, name, buffer.clone())
-    recorder = CallRecorder(twin)
-    recorder.start()
-    try:
-        with isolate_rng():
-            twin(*args, **kwargs)
-    finally:
-        recorder.stop()
+    with isolate_rng(), CallRecorder(twin) as recorder:
+        twin(*args, **kwargs)
     return ForwardDrawing(twin, recorder.calls, seconds=PATIENCE).draw([])
 
 
-def backward_graph(loss: Tensor, module: nn.Module) -> Graph:
+def backward_graph(loss: Tensor, module: nn.Module, watched: CallRecorder | None = None) -> Graph:
     """What autograd will do for a loss: its nodes, from the loss to the parameters where gradients land.
+
+    ```python
+    with CallRecorder(module) as watched:
+        loss = module(x).square().mean()
+    graph = backward_graph(loss, module, watched)
+    ```
 
     Args:
         loss: A tensor that autograd made; before or after `backward`.
-        module: Whose parameters and modules give the names. An operation is put beside the parameter it uses.
+        module: Whose parameters and modules give the names.
+        watched: The calls that led to the loss: an operation stands in the scope of the module it came from. Without,
+            it stands beside the parameter it uses, if any.
 
     Returns:
         A graph whose arrows are the way of the gradient; nodes of the kind AccumulateGrad have a parameter's name.
     """
-    return BackwardDrawing(module).draw(loss)
+    return BackwardDrawing(module, watched.calls if watched else ()).draw(loss)

@@ -254,8 +254,8 @@ class Trained(pl.LightningModule):
         out = self(inputs)
         if isinstance(out, dict):
             out = out["logits"]
-        heads = out if isinstance(out, tuple) else (out,)
-        return sum(weight * functional.cross_entropy(head, labels) for head, weight in zip(heads, (1, 0.3, 0.3)))
+        first, *others = out if isinstance(out, tuple) else (out,)
+        return functional.cross_entropy(first, labels) + sum(0.3 * functional.cross_entropy(o, labels) for o in others)
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.01)
