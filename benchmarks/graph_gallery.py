@@ -7,15 +7,18 @@ Needs chromium and chromedriver (Debian: `apt-get install chromium-driver`).
 """
 
 import argparse
+import io
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard_screenshot import WALK, Browser, browser, tensorboard
 
 from callbacks import GraphLogger
+from callbacks.graphs import forward_graph, to_svg
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "callbacks"))
 from graph_models import MODELS, train
@@ -52,11 +55,13 @@ const graph = all.find(e => e.localName === 'tf-graph');
 graph.dispatchEvent(new CustomEvent('node-toggle-expand', {detail: {name: arguments[0]}}));
 """
 )
-# Nothing selected, everything in sight.
+# Nothing selected, everything in sight, the title not above it.
 FIT = (
     WALK
     + """
 all.find(e => e.localName === 'tf-graph').dispatchEvent(new CustomEvent('graph-select'));
+for (const title of all.filter(e => !e.children.length && e.textContent.trim() === 'Main Graph'))
+  title.style.visibility = 'hidden';
 all.find(e => e.localName === 'tf-graph-scene').fit();
 """
 )
@@ -111,7 +116,40 @@ INSIDE = {
     "branch": ("net", "net/deep"),
     "compiled": ("net", "net/body"),
 }
-README = {"mlp": (1400, 1000), "googlenet": (1400, 1000)}
+WIDTH, HEIGHT = 1400, 1000
+README = ("mlp", "googlenet")
+DEPTH = {"mlp": None, "googlenet": 1}  # of the SVG files
+
+
+def picture(png: bytes) -> Image.Image:
+    """The graph alone: without the panel on the left, the bar above and the white around it."""
+    page = Image.open(io.BytesIO(png)).convert("RGB").crop((360, 75, WIDTH, HEIGHT))
+    grey = page.convert("L").point(lambda value: 255 * (value < 250))
+    left, top, right, bottom = grey.getbbox() or (0, 0, *page.size)
+    return page.crop((left - 10, top - 10, right + 10, bottom + 10))
+
+
+def beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    """Two pictures on one sheet."""
+    sheet = Image.new("RGB", (left.width + right.width + 30, max(left.height, right.height)), "white")
+    sheet.paste(left, (0, 0))
+    sheet.paste(right, (left.width + 30, 0))
+    return sheet
+
+
+def photograph(names: list[str], folder: Path) -> dict[str, list[bytes]]:
+    """Train, open both graphs of every model, and keep the pages."""
+    for name in names:
+        train(name, folder, GraphLogger(), logger=TensorBoardLogger(folder, name=name, version=""))
+    pages: dict[str, list[bytes]] = {}
+    with tensorboard(folder) as url, browser(WIDTH, HEIGHT) as chromium:
+        chromium.open(f"{url}/#graphs")
+        for name in names:
+            for tag in TAGS:
+                shown = show(chromium, name, tag, INSIDE[name])
+                pages.setdefault(name, []).append(chromium.png())
+                print(f"{name}, {tag}: {len(shown)} nodes")
+    return pages
 
 
 def main() -> None:
@@ -123,16 +161,17 @@ def main() -> None:
     names = list(README) if args.readme else args.models
     args.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            train(name, folder, GraphLogger(), logger=TensorBoardLogger(folder, name=name, version=""))
-        with tensorboard(Path(folder)) as url, browser(1400, 1000) as chromium:
-            chromium.open(f"{url}/#graphs")
-            for name in names:
-                for tag in TAGS:
-                    shown = show(chromium, name, tag, INSIDE[name])
-                    path = args.output / f"graph_{name}_{tag}.png"
-                    path.write_bytes(chromium.png())
-                    print(f"{path}: {len(shown)} nodes, {path.stat().st_size / 1000:.0f} kB")
+        pages = photograph(names, Path(folder))
+    for name, (forward, backward) in pages.items():
+        if args.readme:
+            sheet = beside(picture(forward), picture(backward))
+            sheet.quantize(64).save(args.output / f"graph_{name}.png", optimize=True)
+            make, inputs = MODELS[name]
+            drawing = to_svg(forward_graph(make(), inputs()), DEPTH[name])
+            (args.output / f"graph_{name}.svg").write_text(drawing, encoding="utf-8")
+        else:
+            (args.output / f"graph_{name}_forward.png").write_bytes(forward)
+            (args.output / f"graph_{name}_backward.png").write_bytes(backward)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class ForwardDrawing:
         if sum(1 for call in self._calls for _ in call.all_calls()) > LARGEST:
             self._end, self._reason = 0.0, f"more than {LARGEST} module calls are too many for torch.export"
         for call in self._calls:
-            self._emit(call, "")
+            self._emit(call, STEP)
         for loss in losses:
             if loss.grad_fn is not None:
                 port = self._follow((loss.grad_fn, loss.output_nr), STEP)
@@ -68,8 +68,9 @@ class ForwardDrawing:
         for call in self._calls:
             for label, value in call.outputs:
                 if isinstance(value, Value) and id(value) not in read and value in self._ports:
-                    part = call.name.rpartition(".")[2] or "output"
-                    name = f"{part}_{label}" if label.isdigit() or (label and call.name) else label or part
+                    part = call.name.rpartition(".")[2]
+                    plainly = label if label and not label[0].isdigit() else "_".join(("output", label)).rstrip("_")
+                    name = f"{part}_{plainly}" if part else plainly
                     node = Node("", OUTPUT, (self._ports[value],), (value.shape,), str(value.dtype)[6:])
                     self._draft.add("", name, node)
 
@@ -79,12 +80,12 @@ class ForwardDrawing:
         classes = type(call.module).__name__
         scope = self._draft.call_scope(call.name.replace(".", "/"), call.count, classes) if call.name else ""
         for label, value in call.inputs:
-            self._resolve(value, inside or STEP, label)
+            self._resolve(value, inside, label)
         if self._export(call, scope):
             return
         self._seen += 1
         for inner in call.calls:
-            self._emit(inner, scope or call.name)
+            self._emit(inner, scope)
         if not call.calls:
             self._leaf(call, scope)
         for label, leaf in call.outputs:
@@ -101,7 +102,7 @@ class ForwardDrawing:
             drawing = ProgramDrawing(exported, self._draft, scope=scope, tensors=self._tensors)
             ports = drawing.draw(self._given(call))
         except Exception as error:  # noqa: BLE001  # whatever a module is made of, there is another way
-            self._reason = self._reason or f"torch.export cannot follow {_title(call)}: {_first_line(error)}"
+            self._reason = self._reason or f"torch.export cannot follow {_title(call)}: {_why(error)}"
             return False
         self._exported += 1
         self._scopes.update((inner, _scope_inside(inner, call, scope)) for inner in call.all_calls())
@@ -199,5 +200,7 @@ def _title(call: Call) -> str:
     return f"`{call.name}` ({type(call.module).__name__})" if call.name else type(call.module).__name__
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:120]}"
+def _why(error: Exception) -> str:
+    if "DataDependent" in type(error).__name__:
+        return "which way it goes depends on the data"
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:120]}".rstrip(". ")

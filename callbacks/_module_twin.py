@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -47,7 +48,9 @@ def _twin(module: nn.Module, known: dict[int, nn.Module]) -> nn.Module:
     module = uncompiled(module)
     if id(module) in known:  # shared modules stay shared
         return known[id(module)]
-    known[id(module)] = twin = copy.copy(module)
+    known[id(module)] = twin = object.__new__(type(module))
+    # nn.Module's own, which leaves out what `module.compile()` left: a parametrized module's refuses.
+    vars(twin).update(nn.Module.__getstate__(module))
     for key, value in vars(twin).items():
         if isinstance(value, dict | list | set):
             vars(twin)[key] = own = copy.copy(value)
@@ -56,6 +59,8 @@ def _twin(module: nn.Module, known: dict[int, nn.Module]) -> nn.Module:
     children = [found for found in module.named_modules(remove_duplicate=False) if found[0] and "." not in found[0]]
     for name, child in children:
         twin.add_module(name, _twin(child, known))
+    if isinstance(twin, LightningModule):
+        twin.trainer = None  # nothing is logged
     return twin
 
 

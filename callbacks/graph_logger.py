@@ -20,7 +20,7 @@ LARGEST = 20_000  # nodes; a browser does not draw more in reasonable time
 class GraphLogger(Callback):
     """Shows the compute graph of any LightningModule in TensorBoard's Graphs tab: forward, and backward.
 
-    Watches the first training batch that has a loss, and writes two tags of one run: `Default`, the forward graph (every
+    Watches the first training batch that has a loss, and writes two tags of one run: `Default`, the forward graph (each
     operation in the scope of its module, with shapes on the edges, parameters, inputs, outputs and the way to the
     loss), and `backward`, the nodes that autograd walks from the loss to the parameters where gradients land; with
     several losses, as in a GAN, `backward/0`, `backward/1` and so on. The forward graph comes from `torch.export`,
@@ -100,6 +100,8 @@ class GraphLogger(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Keep the loss: its graph is what autograd walks next."""
         if self._recorder is not None:
+            if pl_module.automatic_optimization and self._losses:
+                return  # an optimizer such as LBFGS goes through the step again
             self._losses.append(loss)
             self._recorder.paused = True  # a checkpointed module is called again inside of backward
             if pl_module.automatic_optimization:
