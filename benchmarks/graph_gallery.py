@@ -100,14 +100,15 @@ def show(chromium: Browser, run: str, tag: str, expand: tuple[str, ...] = ()) ->
     for scope in expand:
         chromium.run(OPEN, scope)
         shown = nodes(chromium)
-    chromium.run(FIT)
-    time.sleep(0.7)
+    for _ in range(2):  # the first moves what the second measures
+        chromium.run(FIT)
+        time.sleep(0.7)
     return shown
 
 
 # Which scopes are opened for a picture: enough to see what is inside, few enough to read it.
 INSIDE = {
-    "mlp": ("net", "net/net", "net/net/Linear[0]"),
+    "mlp": ("net", "net/Linear[0]"),
     "googlenet": ("net", "net/inception3a"),
     "resnet": ("net", "net/layer1", "net/layer1/Residual[0]"),
     "transformer": ("net", "net/encoder", "net/encoder/layers"),
@@ -116,17 +117,18 @@ INSIDE = {
     "branch": ("net", "net/deep"),
     "compiled": ("net", "net/body"),
 }
-WIDTH, HEIGHT = 1400, 1000
+WIDTH, HEIGHT = 1400, 1600
 README = ("mlp", "googlenet")
 DEPTH = {"mlp": None, "googlenet": 1}  # of the SVG files
 
 
 def picture(png: bytes) -> Image.Image:
     """The graph alone: without the panel on the left, the bar above and the white around it."""
-    page = Image.open(io.BytesIO(png)).convert("RGB").crop((360, 75, WIDTH, HEIGHT))
+    page = Image.open(io.BytesIO(png)).convert("RGB")
+    page = page.crop((360, 75, page.width, page.height))
     grey = page.convert("L").point(lambda value: 255 * (value < 250))
     left, top, right, bottom = grey.getbbox() or (0, 0, *page.size)
-    return page.crop((left - 10, top - 10, right + 10, bottom + 10))
+    return page.crop((max(left - 10, 0), max(top - 10, 0), right + 10, min(bottom + 10, page.height)))
 
 
 def beside(left: Image.Image, right: Image.Image) -> Image.Image:

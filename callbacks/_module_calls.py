@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node as GradNode
 from torch.utils.hooks import RemovableHandle
 
 from callbacks._module_twin import plain, uncompiled, visible_modules
@@ -29,7 +30,7 @@ class Value:
         self.dtype = tensor.dtype
         self.device = tensor.device
         self.requires_grad = tensor.requires_grad
-        self.source = None if tensor.grad_fn is None else (tensor.grad_fn, tensor.output_nr)
+        self.source = _source(tensor)
         self.maker = maker
 
     def empty(self) -> Tensor:
@@ -153,21 +154,27 @@ class CallRecorder:
     def _see(self, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        known, value = self._values.get(id(leaf), (None, None))
-        if value is None or known is None or known() is not leaf:
-            value = self._keep(leaf, None)
-        return value
+        return self._known(leaf) or self._keep(leaf, None)
 
     def _make(self, tensor: Tensor, call: Call, inside: set[int]) -> Value:
+        known = self._known(tensor)
+        return known if known and id(known) in inside else self._keep(tensor, call)  # handed on, or made here
+
+    def _known(self, tensor: Tensor) -> Value | None:
+        """What a tensor was seen as, unless it was changed in place after that."""
         known, value = self._values.get(id(tensor), (None, None))
-        if value is not None and known is not None and known() is tensor and id(value) in inside:
-            return value  # handed on, not made here
-        return self._keep(tensor, call)
+        if known is None or value is None or known() is not tensor:
+            return None
+        return value if value.source == _source(tensor) else None
 
     def _keep(self, tensor: Tensor, maker: Call | None) -> Value:
         value = Value(tensor, maker)
         self._values[id(tensor)] = weakref.ref(tensor), value
         return value
+
+
+def _source(tensor: Tensor) -> tuple[GradNode, int] | None:
+    return None if tensor.grad_fn is None else (tensor.grad_fn, tensor.output_nr)
 
 
 def _is_redirected(module: nn.Module) -> bool:

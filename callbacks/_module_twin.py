@@ -50,7 +50,7 @@ def _twin(module: nn.Module, known: dict[int, nn.Module]) -> nn.Module:
         return known[id(module)]
     known[id(module)] = twin = object.__new__(type(module))
     # nn.Module's own, which leaves out what `module.compile()` left: a parametrized module's refuses.
-    vars(twin).update(nn.Module.__getstate__(module))
+    vars(twin).update(nn.Module.__getstate__(module))  # type: ignore[no-untyped-call]  # torch has no type here
     for key, value in vars(twin).items():
         if isinstance(value, dict | list | set):
             vars(twin)[key] = own = copy.copy(value)

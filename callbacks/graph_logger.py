@@ -148,7 +148,7 @@ class GraphLogger(Callback):
         if recorder.error is not None:
             self._guard.once(trainer, f"could not see all calls ({recorder.error}).")
         graph = None
-        if not recorder.calls:
+        if not recorder.calls and trainer.world_size == 1:  # a forward pass of one rank alone might wait for the others
             graph = _guessed(pl_module, batch)
         if graph is None:
             graph = ForwardDrawing(pl_module, recorder.calls, seconds=self.patience).draw(self._losses)

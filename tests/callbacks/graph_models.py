@@ -10,18 +10,8 @@ CLASSES = 10
 
 
 def mlp():
+    """The shape of `MLPClassifier`'s network."""
     return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, CLASSES))
-
-
-class MLP(nn.Module):
-    """The shape of `MLPClassifier`."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = mlp()
-
-    def forward(self, x):
-        return self.net(x)
 
 
 class ConvBlock(nn.Module):
@@ -228,7 +218,7 @@ def records():
 
 
 MODELS = {
-    "mlp": (MLP, vectors),
+    "mlp": (mlp, vectors),
     "googlenet": (GoogLeNet, images),
     "resnet": (ResNet, images),
     "transformer": (Transformer, tokens),

@@ -162,6 +162,17 @@ def test_autograds_nodes_stand_in_the_module_that_made_them():
     assert alone["AddmmBackward0"] in ("0", "2")
 
 
+def test_an_activation_in_place_belongs_to_the_module_that_calls_it():
+    make, inputs = MODELS["googlenet"]
+    net = make().conv1
+    with CallRecorder(net) as watched:
+        loss = net(inputs()).sum()
+    (relu,) = [node for node in backward_graph(loss, net, watched).nodes if node.op == "ReluBackward0"]
+    assert relu.scope == ""
+    slow = ForwardDrawing(net, watched.calls, seconds=1e-9).draw([loss])
+    assert [node.op for node in slow.nodes if node.op == "relu"] == ["relu"]
+
+
 # ------------------------------------------------------------------ what is left alone
 
 

@@ -18,8 +18,8 @@ pytestmark = [
     ),
 ]
 SHOWN = {
-    ("mlp", "forward"): {"inputs", "net", "net/net", "net/net/Linear[0]/weight", "net/net/ReLU[1]", "loss"},
-    ("mlp", "backward"): {"loss", "training_step", "net/net/Linear[0]/AddmmBackward0", "net/net/Linear[0]/bias"},
+    ("mlp", "forward"): {"inputs", "net", "net/Linear[0]/weight", "net/ReLU[1]", "loss"},
+    ("mlp", "backward"): {"loss", "training_step", "net/Linear[0]/AddmmBackward0", "net/Linear[0]/bias"},
     ("googlenet", "forward"): {"net/conv1", "net/inception3a/branch4", "net/inception5b", "net/aux1", "net/fc"},
     ("googlenet", "backward"): {"loss", "net/inception3a/branch4", "net/inception5b", "net/aux2", "net/fc"},
 }
