@@ -6,7 +6,7 @@ from itertools import pairwise
 from zlib import crc32
 
 from callbacks._graph import BUFFER, CONSTANT, INPUT, LOSS, OUTPUT, PARAMETER, Graph, Node, Shape, collapse
-from callbacks._graph_layout import lay_out
+from callbacks._graph_layout import Layout, lay_out
 
 LETTER, LINE, BETWEEN = 6.6, 15.0, 34.0  # pixels: width of a letter, height of a line, from layer to layer
 MARGIN = 16.0
@@ -64,10 +64,7 @@ def to_svg(graph: Graph, depth: int | None = None) -> str:
     widths = {name: max(len(text) for text in label) * LETTER + 18 for name, label in labels.items()}
     layout = lay_out(widths, seen.edges())
     height = {name: len(label) * LINE + 8 for name, label in labels.items()}
-    tall = [0.0] * layout.layers
-    for name, (_, layer) in layout.centres.items():
-        tall[layer] = max(tall[layer], height[name])
-    y = [MARGIN + sum(tall[:layer]) + BETWEEN * layer + tall[layer] / 2 for layer in range(layout.layers)]
+    y, bottom = _levels(layout, height)
     parts = []
     for (source, reader), path in layout.paths.items():
         points = [(x + MARGIN, y[layer]) for x, layer in path]
@@ -81,9 +78,16 @@ def to_svg(graph: Graph, depth: int | None = None) -> str:
         boxes += _box(node, labels[node.name], x + MARGIN, y[layer], widths[node.name])
     wide = max((layout.centres[name][0] + width / 2 for name, width in widths.items()), default=0.0)
     through = max((x for path in layout.paths.values() for x, _ in path), default=0.0)
-    return _page(
-        max(wide, through) + 2 * MARGIN, sum(tall) + BETWEEN * max(layout.layers - 1, 0) + 2 * MARGIN, [*parts, *boxes]
-    )
+    return _page(max(wide, through) + 2 * MARGIN, bottom, [*parts, *boxes])
+
+
+def _levels(layout: Layout, height: dict[str, float]) -> tuple[list[float], float]:
+    """y of the middle of each layer, and the height of the page."""
+    tall = [0.0] * layout.layers
+    for name, (_, layer) in layout.centres.items():
+        tall[layer] = max(tall[layer], height[name])
+    middles = [MARGIN + sum(tall[:at]) + BETWEEN * at + tall[at] / 2 for at in range(layout.layers)]
+    return middles, sum(tall) + BETWEEN * max(layout.layers - 1, 0) + 2 * MARGIN
 
 
 def _page(width: float, height: float, parts: Iterable[str]) -> str:
