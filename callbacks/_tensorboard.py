@@ -6,6 +6,12 @@ from typing import Any
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.compat.proto.config_pb2 import RunMetadata
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_BLOB_SEQUENCE, Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 
@@ -50,3 +56,25 @@ def write_text(logger: TensorBoardLogger, tag: str, text: str, step: int = 0) ->
 def write_image(logger: TensorBoardLogger, tag: str, pixels: Any, step: int) -> None:
     """Write a picture, an array `[height, width, 3]` of bytes, to the Images tab."""
     logger.experiment.add_image(tag, pixels, step, dataformats="HWC")
+
+
+def write_graphs(logger: TensorBoardLogger, forward: Any, others: Mapping[str, Any], step: int = 0) -> None:
+    """Write graphs to the Graphs tab: a run's own graph, tag `Default`, and others by tag.
+
+    A run has room for one `graph_def`. Each other graph goes in as Keras' do that were traced in a run: the metadata of
+    a run of functions, which the tab draws like any graph (plugin `graph_run_metadata_graph` of TensorBoard).
+    """
+    writer = logger.experiment.file_writer
+    if forward is not None:
+        writer.add_event(Event(graph_def=forward.SerializeToString()), step)
+    for tag, graph in others.items():
+        content = RunMetadata(function_graphs=[RunMetadata.FunctionGraphs(pre_optimization_graph=graph)])
+        blob = TensorProto(
+            dtype=DT_STRING,
+            string_val=[content.SerializeToString()],
+            tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]),
+        )
+        plugin = SummaryMetadata.PluginData(plugin_name="graph_run_metadata_graph", content=b"1")
+        metadata = SummaryMetadata(plugin_data=plugin, data_class=DATA_CLASS_BLOB_SEQUENCE)
+        writer.add_summary(Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=blob)]), step)
+    logger.experiment.flush()
