@@ -5,11 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from callbacks.fit_monitor import FitMonitor
+    from callbacks.gradient_logger import GradientLogger
     from callbacks.tensorboard_layout import TensorBoardLayout
 
-__all__ = ["FitMonitor", "TensorBoardLayout"]
+__all__ = ["FitMonitor", "GradientLogger", "TensorBoardLayout"]
 
-_HOMES = {"FitMonitor": "fit_monitor", "TensorBoardLayout": "tensorboard_layout"}
+_HOMES = {
+    "FitMonitor": "fit_monitor",
+    "GradientLogger": "gradient_logger",
+    "TensorBoardLayout": "tensorboard_layout",
+}
 
 
 def __getattr__(name: str) -> Any:

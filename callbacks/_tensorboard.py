@@ -1,11 +1,13 @@
 """The one place that knows what stands behind a TensorBoard logger: its writer, and the protos of its plugins."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Number
 from typing import Any
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 
@@ -50,3 +52,45 @@ def write_text(logger: TensorBoardLogger, tag: str, text: str, step: int = 0) ->
 def write_image(logger: TensorBoardLogger, tag: str, pixels: Any, step: int) -> None:
     """Write a picture, an array `[height, width, 3]` of bytes, to the Images tab."""
     logger.experiment.add_image(tag, pixels, step, dataformats="HWC")
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of numbers in bins of equal width.
+
+    Args:
+        low: Lower edge of the first bin.
+        high: Upper edge of the last bin.
+        counts: How many numbers lie in each.
+        total: Their sum.
+        squares: The sum of their squares.
+    """
+
+    low: float
+    high: float
+    counts: list[float]
+    total: float
+    squares: float
+
+
+def write_moment(
+    logger: TensorBoardLogger, step: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram]
+) -> None:
+    """Write what belongs to one step as one event: the writer's cost is by the event and by the byte."""
+    summary = Summary()
+    for tag, value in scalars.items():
+        summary.value.add(tag=tag, simple_value=value)
+    for tag, histogram in histograms.items():
+        width = (histogram.high - histogram.low) / len(histogram.counts)
+        limits = [histogram.low + width * (i + 1) for i in range(len(histogram.counts))]
+        proto = HistogramProto(
+            min=histogram.low,
+            max=histogram.high,
+            num=sum(histogram.counts),
+            sum=histogram.total,
+            sum_squares=histogram.squares,
+            bucket_limit=limits,
+            bucket=histogram.counts,
+        )
+        summary.value.add(tag=tag, histo=proto)
+    logger.experiment.file_writer.add_summary(summary, step)

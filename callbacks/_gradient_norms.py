@@ -1,0 +1,210 @@
+"""The one door to torch's fused passes over many tensors, and the numbers of a step that they give.
+
+`torch.nn.utils.get_total_norm` is the public twin of `torch._foreach_norm`, but it gives one number for a whole list:
+asking it for each layer costs 25 µs and one kernel a tensor, and with thousands of tensors that shows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import gcd
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from callbacks._layers import Place
+
+ALL = 2**22  # elements looked at in all: 16 MiB a row
+GRADIENT, NONZERO, WEIGHT, UPDATE, CLIPPED = range(5)  # rows of the buffer
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+
+def norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The 2-norm of each tensor, scalars on the first one's device; half precision is summed in single."""
+    if not tensors:
+        return []
+    kinds = {(t.dtype, t.device) for t in tensors}
+    if len(kinds) == 1:
+        half = tensors[0].dtype in (torch.float16, torch.bfloat16)
+        return list(torch._foreach_norm(list(tensors), 2.0, torch.float32 if half else None))
+    found = [norms([t])[0] for t in tensors]
+    return [norm.to(found[0]) for norm in found]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of the buffer that is summed by itself: one parameter, or a layer's small ones together."""
+
+    layer: int  # position among the layers looked at
+    size: int  # elements in the buffer
+    scale: float  # elements of the parameters for each one in the buffer
+    whole: int = -1  # position among the parameters whose gradient is summed outside the buffer, or -1
+
+
+class Probe:
+    """Reads gradients and weights around a step of one optimizer, without a host sync.
+
+    Of every parameter up to `sample` evenly spaced elements are copied into one buffer; a smaller one is there whole.
+    Gradient norms of larger ones are of all their elements nevertheless. Complex numbers count as pairs of reals.
+
+    Args:
+        parameters: Those that have a gradient, layer by layer.
+        placed: Where each of them stands.
+        sample: Elements of a parameter that are looked at, at most.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], placed: Sequence[Place], *, sample: int) -> None:
+        self.parameters = list(parameters)
+        self.places = list(placed)
+        self.layers = list(dict.fromkeys(place.layer for place in placed))
+        limit = min(sample, max(ALL // len(parameters), 1))
+        sizes = [_real(p.detach()).numel() for p in parameters]
+        self._strides = [_stride(size, limit) for size in sizes]
+        self.slots = [-(-size // stride) for size, stride in zip(sizes, self._strides, strict=True)]
+        sparse = [p.grad is not None and p.grad.is_sparse for p in parameters]
+        self._whole = [i for i, stride in enumerate(self._strides) if stride > 1 or sparse[i]]
+        self._sparse = [i for i in self._whole if sparse[i]]
+        self.segments = self._divide(sizes)
+        self.numels = np.zeros(len(self.layers))
+        np.add.at(self.numels, [self.layers.index(place.layer) for place in placed], sizes)
+        self._starts = [i for i, s in enumerate(self.segments) if not i or s.layer != self.segments[i - 1].layer]
+        self._scales = np.array([segment.scale for segment in self.segments])
+        double = any(p.dtype in (torch.float64, torch.complex128) for p in parameters)
+        dtype = torch.float64 if double else torch.float32
+        self.rows = torch.zeros(5, sum(self.slots), dtype=dtype, device=parameters[0].device)
+        self._views = [row.split_with_sizes([segment.size for segment in self.segments]) for row in self.rows]
+        self._norms: list[Tensor] = []
+        self._counts: list[Tensor] = []
+        self._clipped_norms: list[Tensor] | None = None
+
+    def _divide(self, sizes: Sequence[int]) -> list[Segment]:
+        found: list[Segment] = []
+        for i, (place, slot) in enumerate(zip(self.places, self.slots, strict=True)):
+            layer = self.layers.index(place.layer)
+            last = found[-1] if found else None
+            if i in self._whole:
+                found.append(Segment(layer, slot, sizes[i] / slot, self._whole.index(i)))
+            elif last is not None and last.layer == layer and last.whole < 0:
+                found[-1] = Segment(layer, last.size + slot, 1.0)
+            else:
+                found.append(Segment(layer, slot, 1.0))
+        return found
+
+    @torch.no_grad()
+    def before(self, unscale: Tensor | None = None) -> None:
+        """Read gradients and weights before the step; `unscale` is what gradients are to be multiplied by."""
+        self._norms = self._read_gradients(GRADIENT, unscale)
+        self._counts = [torch.count_nonzero(_stored(_gradient(self.parameters[i]))) for i in self._sparse]
+        self._clipped_norms = None
+        torch.ne(self.rows[GRADIENT], 0, out=self.rows[NONZERO])
+        self._read_weights(WEIGHT)
+
+    @torch.no_grad()
+    def clipped(self, unscale: Tensor | None = None) -> None:
+        """Read the gradients again after clipping."""
+        self._clipped_norms = self._read_gradients(CLIPPED, unscale)
+
+    @torch.no_grad()
+    def after(self) -> Tensor:
+        """Read the weights after the step; the numbers of the step, still on the device."""
+        self._read_weights(UPDATE)
+        self.rows[UPDATE].sub_(self.rows[WEIGHT])
+        last = UPDATE if self._clipped_norms is None else CLIPPED
+        found = [norm for views in self._views[: last + 1] for norm in norms(views)]
+        for i, segment in enumerate(self.segments):
+            if segment.whole >= 0:
+                found[i] = self._norms[segment.whole].to(found[i])
+                if self._clipped_norms is not None:
+                    found[CLIPPED * len(self.segments) + i] = self._clipped_norms[segment.whole].to(found[i])
+        return torch.stack([*found, *(count.to(found[0]) for count in self._counts)])
+
+    def samples(self, which: Sequence[int], limit: int) -> Tensor:
+        """Elements of some parameters' gradients, then of their weights, as read before the step."""
+        parts = []
+        for row in (GRADIENT, WEIGHT):
+            slots = self.rows[row].split_with_sizes(self.slots)
+            parts += [slots[i][:: _stride(self.slots[i], limit)] for i in which]
+        return torch.cat(parts)
+
+    def sample_sizes(self, which: Sequence[int], limit: int) -> list[int]:
+        """How many elements of each of these parameters `samples` gives."""
+        return [-(-self.slots[i] // _stride(self.slots[i], limit)) for i in which]
+
+    def is_sparse(self, index: int) -> bool:
+        """Whether a parameter's gradient is sparse."""
+        return index in self._sparse
+
+    def by_layer(self, numbers: Array) -> Array:
+        """Sums of squares `[rows, layers]` out of what `after` gave: rows as named above; NONZERO is a count."""
+        count = len(self.segments)
+        rows = (len(numbers) - len(self._sparse)) // count
+        squares = numbers[: rows * count].reshape(rows, count) ** 2
+        whole = np.array([segment.whole >= 0 for segment in self.segments])
+        squares[NONZERO] = squares[NONZERO].round()  # a count went through a root and back
+        squares[NONZERO : UPDATE + 1] *= self._scales
+        for row in (GRADIENT, CLIPPED):
+            if row < rows:
+                squares[row] *= np.where(whole, 1.0, self._scales)
+        for position, index in enumerate(self._sparse):
+            segment = next(i for i, s in enumerate(self.segments) if s.whole == self._whole.index(index))
+            squares[NONZERO, segment] = numbers[rows * count + position]
+        return np.asarray(np.add.reduceat(squares, self._starts, axis=1))
+
+    def _read_gradients(self, row: int, unscale: Tensor | None) -> list[Tensor]:
+        gradients = [_gradient(p) for p in self.parameters]
+        whole = norms([_stored(gradients[i]) for i in self._whole])
+        parts = [
+            torch.zeros(slot, dtype=g.dtype, device=g.device) if g.is_sparse else _part(g, stride)
+            for g, stride, slot in zip(gradients, self._strides, self.slots, strict=True)
+        ]  # a sparse one's slot stays empty: what it stores is summed outside
+        self._gather(row, parts)
+        if unscale is not None:
+            self.rows[row].mul_(unscale)
+            whole = [norm * unscale for norm in whole]
+        return whole
+
+    def _read_weights(self, row: int) -> None:
+        self._gather(row, [_part(p, stride) for p, stride in zip(self.parameters, self._strides, strict=True)])
+
+    def _gather(self, row: int, parts: list[Tensor]) -> None:
+        if len({part.device for part in parts}) > 1:
+            parts = [part.to(self.rows.device) for part in parts]
+        torch.cat(parts, out=self.rows[row])
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    gradient = parameter.grad
+    assert gradient is not None  # the probe was made for those that have one
+    return gradient.coalesce() if gradient.is_sparse else gradient
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    return _real(tensor.values() if tensor.is_sparse else tensor)
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def _part(tensor: Tensor, stride: int) -> Tensor:
+    """Every stride-th element, in the order of memory where that spares a copy of the whole."""
+    tensor = _real(tensor)
+    if tensor.is_contiguous():
+        flat = tensor.view(-1)
+    elif tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        flat = tensor.permute(0, 2, 3, 1).view(-1)
+    else:
+        flat = tensor.reshape(-1)
+    return flat if stride == 1 else flat[::stride]
+
+
+def _stride(size: int, limit: int) -> int:
+    """Steps that reach at most `limit` of `size` elements, and in a matrix every column as often as any other.
+
+    A stride that shares a factor with the width of the rows would see some columns alone.
+    """
+    stride = -(-size // limit)
+    while stride > 1 and gcd(stride, size) > 1:
+        stride += 1
+    return stride
