@@ -15,6 +15,8 @@ from torch import Tensor
 from callbacks._layers import Place
 
 ALL = 2**22  # elements looked at in all: 16 MiB a row
+DEPTH = 20  # steps kept before they are summed: one pass over all costs little more than one over one
+ROOM = 2**23  # elements of what is kept, if more than one step is: 32 MiB
 GRADIENT, NONZERO, WEIGHT, UPDATE, CLIPPED = range(5)  # rows of the buffer
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
@@ -52,9 +54,13 @@ class Probe:
         parameters: Those that have a gradient, layer by layer.
         placed: Where each of them stands.
         sample: Elements of a parameter that are looked at, at most.
+        clips: Whether gradients are read again after clipping.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], placed: Sequence[Place], *, sample: int) -> None:
+    def __init__(
+        self, parameters: Sequence[Tensor], placed: Sequence[Place], *, sample: int, clips: bool = False
+    ) -> None:
+        self._clips = clips
         self.parameters = list(parameters)
         self.places = list(placed)
         self.layers = list(dict.fromkeys(place.layer for place in placed))
@@ -69,14 +75,22 @@ class Probe:
         self.numels = np.zeros(len(self.layers))
         np.add.at(self.numels, [self.layers.index(place.layer) for place in placed], sizes)
         self._starts = [i for i, s in enumerate(self.segments) if not i or s.layer != self.segments[i - 1].layer]
+        self._outside = [i for i, segment in enumerate(self.segments) if segment.whole >= 0]
+        self._sparse_segments = [i for i in self._outside if self._whole[self.segments[i].whole] in self._sparse]
         self._scales = np.array([segment.scale for segment in self.segments])
         double = any(p.dtype in (torch.float64, torch.complex128) for p in parameters)
         dtype = torch.float64 if double else torch.float32
-        self.rows = torch.zeros(5, sum(self.slots), dtype=dtype, device=parameters[0].device)
-        self._views = [row.split_with_sizes([segment.size for segment in self.segments]) for row in self.rows]
-        self._norms: list[Tensor] = []
-        self._counts: list[Tensor] = []
-        self._clipped_norms: list[Tensor] | None = None
+        size = sum(self.slots)
+        depth = min(max(ROOM // (5 * size), 1), DEPTH)
+        self._kept = torch.zeros(depth, 5, size, dtype=dtype, device=parameters[0].device)
+        self._norms: dict[int, list[list[Tensor]]] = {GRADIENT: [], CLIPPED: []}  # of whole gradients, a step each
+        self._counts: list[list[Tensor]] = []
+        self._taken = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether `collect` must come before the next step."""
+        return self._taken == len(self._kept)
 
     def _divide(self, sizes: Sequence[int]) -> list[Segment]:
         found: list[Segment] = []
@@ -94,36 +108,57 @@ class Probe:
     @torch.no_grad()
     def before(self, unscale: Tensor | None = None) -> None:
         """Read gradients and weights before the step; `unscale` is what gradients are to be multiplied by."""
-        self._norms = self._read_gradients(GRADIENT, unscale)
-        self._counts = [torch.count_nonzero(_stored(_gradient(self.parameters[i]))) for i in self._sparse]
-        self._clipped_norms = None
-        torch.ne(self.rows[GRADIENT], 0, out=self.rows[NONZERO])
+        for kept in (*self._norms.values(), self._counts):
+            del kept[self._taken :]  # of a step that was begun and not taken
+        self._norms[GRADIENT].append(self._read_gradients(GRADIENT, unscale))
+        self._counts.append([torch.count_nonzero(_stored(_gradient(self.parameters[i]))) for i in self._sparse])
         self._read_weights(WEIGHT)
 
     @torch.no_grad()
     def clipped(self, unscale: Tensor | None = None) -> None:
         """Read the gradients again after clipping."""
-        self._clipped_norms = self._read_gradients(CLIPPED, unscale)
+        self._norms[CLIPPED].append(self._read_gradients(CLIPPED, unscale))
 
     @torch.no_grad()
-    def after(self) -> Tensor:
-        """Read the weights after the step; the numbers of the step, still on the device."""
+    def after(self) -> None:
+        """Read the weights after the step, which is complete then."""
         self._read_weights(UPDATE)
-        self.rows[UPDATE].sub_(self.rows[WEIGHT])
-        last = UPDATE if self._clipped_norms is None else CLIPPED
-        found = [norm for views in self._views[: last + 1] for norm in norms(views)]
-        for i, segment in enumerate(self.segments):
-            if segment.whole >= 0:
-                found[i] = self._norms[segment.whole].to(found[i])
-                if self._clipped_norms is not None:
-                    found[CLIPPED * len(self.segments) + i] = self._clipped_norms[segment.whole].to(found[i])
-        return torch.stack([*found, *(count.to(found[0]) for count in self._counts)])
+        if self._clips and len(self._norms[CLIPPED]) == self._taken:  # left out by a scaler before anything clipped
+            self._kept[self._taken, CLIPPED].fill_(torch.nan)
+            self._norms[CLIPPED].append([norm * torch.nan for norm in self._norms[GRADIENT][-1]])
+        self._taken += 1
+
+    @torch.no_grad()
+    def collect(self) -> Tensor:
+        """2-norms `[steps, rows, segments]` of the steps since it was last asked; NONZERO is the root of a count.
+
+        Still on the device. There is a row CLIPPED if something may clip.
+        """
+        kept = self._kept[: self._taken]
+        torch.ne(kept[:, GRADIENT], 0, out=kept[:, NONZERO])
+        kept[:, UPDATE].sub_(kept[:, WEIGHT])
+        found = self._reduced(kept if self._clips else kept[:, :CLIPPED])
+        for row, whole in self._norms.items():
+            if self._whole and (row == GRADIENT or self._clips):
+                found[:, row, self._outside] = _square(whole, found)
+        if self._sparse:
+            found[:, NONZERO, self._sparse_segments] = _square(self._counts, found).sqrt()
+        self._norms, self._counts, self._taken = {GRADIENT: [], CLIPPED: []}, [], 0
+        return found
+
+    def _reduced(self, kept: Tensor) -> Tensor:
+        sizes = [segment.size for segment in self.segments]
+        if len(kept) == 1:  # many segments: one fused pass
+            rows = [norms(row.split_with_sizes(sizes)) for row in kept[0]]
+            return torch.stack([torch.stack(row) for row in rows]).unsqueeze(0)
+        parts = kept.split_with_sizes(sizes, dim=2)
+        return torch.stack([torch.linalg.vector_norm(part, dim=2) for part in parts], dim=2)
 
     def samples(self, which: Sequence[int], limit: int) -> Tensor:
         """Elements of some parameters' gradients, then of their weights, as read before the step."""
         parts = []
         for row in (GRADIENT, WEIGHT):
-            slots = self.rows[row].split_with_sizes(self.slots)
+            slots = self._kept[self._taken, row].split_with_sizes(self.slots)
             parts += [slots[i][:: _stride(self.slots[i], limit)] for i in which]
         return torch.cat(parts)
 
@@ -136,20 +171,13 @@ class Probe:
         return index in self._sparse
 
     def by_layer(self, numbers: Array) -> Array:
-        """Sums of squares `[rows, layers]` out of what `after` gave: rows as named above; NONZERO is a count."""
-        count = len(self.segments)
-        rows = (len(numbers) - len(self._sparse)) // count
-        squares = numbers[: rows * count].reshape(rows, count) ** 2
-        whole = np.array([segment.whole >= 0 for segment in self.segments])
-        squares[NONZERO] = squares[NONZERO].round()  # a count went through a root and back
-        squares[NONZERO : UPDATE + 1] *= self._scales
-        for row in (GRADIENT, CLIPPED):
-            if row < rows:
-                squares[row] *= np.where(whole, 1.0, self._scales)
-        for position, index in enumerate(self._sparse):
-            segment = next(i for i, s in enumerate(self.segments) if s.whole == self._whole.index(index))
-            squares[NONZERO, segment] = numbers[rows * count + position]
-        return np.asarray(np.add.reduceat(squares, self._starts, axis=1))
+        """Sums of squares `[steps, rows, layers]` out of what `collect` gave; NONZERO is a count."""
+        squares = numbers**2
+        squares[:, NONZERO] = squares[:, NONZERO].round()  # a count went through a root and back
+        scales = np.ones((squares.shape[1], squares.shape[2]))
+        scales[NONZERO : UPDATE + 1] = self._scales
+        scales[NONZERO, self._sparse_segments] = 1.0  # counted whole
+        return np.asarray(np.add.reduceat(squares * scales, self._starts, axis=2))
 
     def _read_gradients(self, row: int, unscale: Tensor | None) -> list[Tensor]:
         gradients = [_gradient(p) for p in self.parameters]
@@ -160,7 +188,7 @@ class Probe:
         ]  # a sparse one's slot stays empty: what it stores is summed outside
         self._gather(row, parts)
         if unscale is not None:
-            self.rows[row].mul_(unscale)
+            self._kept[self._taken, row].mul_(unscale)
             whole = [norm * unscale for norm in whole]
         return whole
 
@@ -169,8 +197,12 @@ class Probe:
 
     def _gather(self, row: int, parts: list[Tensor]) -> None:
         if len({part.device for part in parts}) > 1:
-            parts = [part.to(self.rows.device) for part in parts]
-        torch.cat(parts, out=self.rows[row])
+            parts = [part.to(self._kept.device) for part in parts]
+        torch.cat(parts, out=self._kept[self._taken, row])
+
+
+def _square(rows: list[list[Tensor]], like: Tensor) -> Tensor:
+    return torch.stack([torch.stack([value.to(like) for value in row]) for row in rows])
 
 
 def _gradient(parameter: Tensor) -> Tensor:

@@ -16,19 +16,17 @@ PER_HISTOGRAM = 4096  # elements; their 64 counts are within 13 % of what all el
 
 @dataclass(frozen=True)
 class Moment:
-    """What was read around one step, still on the device.
+    """A step that a probe keeps.
 
     Args:
         step: On the loggers' axis.
-        probe: What the numbers belong to.
-        numbers: What `Probe.after` gave.
+        probe: Who keeps it.
         total: What the sum over all layers is called.
         samples: What `Probe.samples` gave, if it was time for histograms.
     """
 
     step: int
     probe: Probe
-    numbers: Tensor
     total: str
     samples: Tensor | None = None
 
@@ -39,12 +37,16 @@ class GradientReader:
     Args:
         module: Gives the names.
         sample: Elements of a parameter that are looked at, at most.
+        clips: Whether gradients are read again after clipping.
         left_out: Told the names of the parameters that cannot be looked at.
     """
 
-    def __init__(self, module: nn.Module, *, sample: int, left_out: Callable[[Sequence[str]], None]) -> None:
+    def __init__(
+        self, module: nn.Module, *, sample: int, clips: bool, left_out: Callable[[Sequence[str]], None]
+    ) -> None:
         self._module = module
         self._sample = sample
+        self._clips = clips
         self._left_out = left_out
         self._places = places(module)
         self._probes: dict[tuple[tuple[int, int, bool], ...], Probe | None] = {}
@@ -66,7 +68,11 @@ class GradientReader:
         if skipped:
             self._left_out([self._place(p).name for p in live if id(p) in skipped])
         ordered = sorted((p for p in live if id(p) not in skipped), key=lambda p: self._place(p).index)
-        return Probe(ordered, [self._place(p) for p in ordered], sample=self._sample) if ordered else None
+        return (
+            Probe(ordered, [self._place(p) for p in ordered], sample=self._sample, clips=self._clips)
+            if ordered
+            else None
+        )
 
     def _place(self, parameter: Tensor) -> Place:
         return self._places.get(parameter) or outside(len(self._places))

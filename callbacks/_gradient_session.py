@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks import _tensorboard
-from callbacks._gradient_norms import Probe
+from callbacks._gradient_norms import DEPTH, Probe
 from callbacks._gradient_reader import PER_HISTOGRAM, GradientReader, Moment, shown
 from callbacks._gradient_writer import GradientWriter
 from callbacks._layers import TOTAL, places
@@ -18,8 +18,6 @@ from callbacks._step_watch import StepWatch
 from callbacks._terminal import Guard
 from callbacks.gradient_flow import GradientFlow
 from callbacks.schedules import Either, Every
-
-BLOCK = 16  # moments handed to the loggers together: one transfer, and the writer's thread wakes once
 
 
 @dataclass(frozen=True)
@@ -29,11 +27,13 @@ class Pace:
     Args:
         every: Steps from one reading to the next; 0 for never.
         histograms_every: Steps from one set of histograms to the next; 0 for never.
+        write_every: Steps whose readings are written as one.
         sample: Elements of a parameter that are looked at, at most.
     """
 
     every: int
     histograms_every: int
+    write_every: int
     sample: int
 
 
@@ -66,7 +66,7 @@ class GradientSession:
         self._histograms = Every(pace.histograms_every if _tensorboard.tensorboard_loggers(trainer) else 0)
         self._due = Either(Every(pace.every), self._histograms)
         self._clips = _may_clip(trainer, module)
-        self._writer = GradientWriter()
+        self._writer = GradientWriter(pace.write_every)
         self._pending: list[Moment] = []
         self._watches: dict[Optimizer, StepWatch] = {}
         self._readers: dict[Optimizer, GradientReader] = {}
@@ -89,15 +89,16 @@ class GradientSession:
 
     def flush(self) -> None:
         """Hand what is pending to the loggers."""
+        for watch in self._watches.values():
+            watch.settle_skipped()
         moments, self._pending = self._pending, []
         with self._guard(self._trainer, "writing gradients"):
-            for moment, norms in zip(moments, self._writer.write(self._trainer, moments), strict=True):
-                self.flow.add(moment.step, norms)
+            for step, norms in self._writer.write(self._trainer, moments):
+                self.flow.add(step, norms)
 
     def close(self) -> None:
         """Leave the optimizers alone, and hand over what is left."""
         for watch in self._watches.values():
-            watch.settle()
             watch.detach()
         self.flush()
         self.flow.arrange(_trained(self._module))
@@ -128,8 +129,9 @@ class GradientSession:
         probe, samples = self._open.pop(watch.optimizer)
         with self._guard(self._trainer, "reading updates"):
             total = TOTAL if len(self._watches) == 1 else f"{TOTAL}_{watch.index}"
-            self._pending.append(Moment(self._step(), probe, probe.after(), total, samples))
-        if len(self._pending) >= BLOCK:
+            probe.after()
+            self._pending.append(Moment(self._step(), probe, total, samples))
+        if len(self._pending) >= DEPTH or probe.is_full:
             self.flush()
 
     def _step(self) -> int:
@@ -155,7 +157,9 @@ class GradientSession:
         count = self._counts[index] if index < len(self._counts) else 0
         watch = StepWatch(optimizer, index, due=self._due, witness=self, count=count)
         self._watches[optimizer] = watch
-        self._readers[optimizer] = GradientReader(self._module, sample=self._pace.sample, left_out=self._left_out)
+        self._readers[optimizer] = GradientReader(
+            self._module, sample=self._pace.sample, clips=self._clips, left_out=self._left_out
+        )
         return watch
 
     def _left_out(self, names: Sequence[str]) -> None:

@@ -18,29 +18,61 @@ from callbacks.gradient_flow import GradientFlow
 
 BINS = 64
 QUANTITIES = ("grad_norm", "weight_norm", "update_ratio", "grad_zeros", "grad_norm_clipped")
+RATIO = QUANTITIES.index("update_ratio")
 
 
 class GradientWriter:
-    """Writes moments; remembers the tags, which are the same from moment to moment."""
+    """Writes moments; remembers the tags, which are the same from moment to moment.
 
-    def __init__(self) -> None:
+    Args:
+        write_every: Moments of fewer steps than this are written together: their means and the largest total.
+    """
+
+    def __init__(self, write_every: int) -> None:
+        self._write_every = write_every
         self._tags: dict[tuple[Probe, str], list[list[str]]] = {}
 
-    def write(self, trainer: Trainer, moments: Sequence[Moment]) -> list[dict[str, float]]:
-        """Write moments, oldest first; gives the gradient norm of each layer at each."""
+    def write(self, trainer: Trainer, moments: Sequence[Moment]) -> list[tuple[int, dict[str, float]]]:
+        """Write moments, oldest first; gives the step and the gradient norm of each layer of each."""
+        by_probe: dict[Probe, list[Moment]] = {}
+        for moment in moments:
+            by_probe.setdefault(moment.probe, []).append(moment)
         flows = []
-        for moment, numbers in zip(moments, _on_host(moments), strict=True):
-            table = _table(moment.probe.by_layer(numbers), moment.probe.numels)
-            tags = self._tags_of(moment)
-            named = [zip(row_tags, row, strict=True) for row_tags, row in zip(tags, table.tolist(), strict=False)]
-            # A ratio to weights that are all zero is no number. Norms that are none are told as they are.
-            ratio = named.pop(QUANTITIES.index("update_ratio"))
-            scalars = dict(pair for row in named for pair in row)
-            scalars |= {tag: value for tag, value in ratio if not math.isnan(value)}
-            histograms = {} if moment.samples is None else _histograms(moment.probe, moment.samples)
-            _hand_out(trainer, moment.step, scalars, histograms)
-            flows.append(dict(zip(moment.probe.layers, table[GRADIENT].tolist(), strict=False)))
-        return flows
+        points: list[tuple[list[Moment], Array]] = []
+        for (probe, own), numbers in zip(by_probe.items(), _on_host(list(by_probe)), strict=True):
+            table = _table(probe.by_layer(numbers), probe.numels)
+            norms = table[:, GRADIENT, :-1].tolist()
+            flows += [(m.step, dict(zip(probe.layers, row, strict=True))) for m, row in zip(own, norms, strict=True)]
+            points += self._points(own, table)
+        for together, table in sorted(points, key=lambda point: point[0][-1].step):
+            self._write(trainer, together, table)
+        return sorted(flows, key=lambda flow: flow[0])
+
+    def _points(self, moments: list[Moment], table: Array) -> list[tuple[list[Moment], Array]]:
+        """Cut moments into those that are written together."""
+        starts = [0]
+        for i, moment in enumerate(moments):
+            first = moments[starts[-1]]
+            one_only = moment.samples is not None and any(m.samples is not None for m in moments[starts[-1] : i])
+            if moment.step - first.step >= self._write_every or one_only or moment.total != first.total:
+                starts.append(i)
+        return [(moments[a:b], table[a:b]) for a, b in zip(starts, [*starts[1:], len(moments)], strict=True)]
+
+    def _write(self, trainer: Trainer, moments: list[Moment], table: Array) -> None:
+        last = moments[-1]
+        values = table[0] if len(table) == 1 else _means(table)
+        rows = zip(self._tags_of(last), values.tolist(), strict=False)
+        # A ratio to weights that are all zero is no number. Norms that are none are told as they are.
+        scalars = {
+            tag: value
+            for row, (tags, numbers) in enumerate(rows)
+            for tag, value in zip(tags, numbers, strict=True)
+            if row != RATIO or value == value
+        }
+        if len(table) > 1:
+            scalars[f"grad_norm_max/{last.total}"] = float(table[:, GRADIENT, -1].max())
+        sampled = [moment.samples for moment in moments if moment.samples is not None]
+        _hand_out(trainer, last.step, scalars, _histograms(last.probe, sampled[0]) if sampled else {})
 
     def _tags_of(self, moment: Moment) -> list[list[str]]:
         key = (moment.probe, moment.total)
@@ -52,25 +84,37 @@ class GradientWriter:
         return self._tags[key]
 
 
-def _on_host(moments: Sequence[Moment]) -> list[Array]:
-    """One transfer for all of them."""
-    if not moments:
+def _on_host(probes: Sequence[Probe]) -> list[Array]:
+    """What the probes have kept, in one transfer."""
+    found = [probe.collect() for probe in probes]
+    if not found:
         return []
-    device = moments[0].numbers.device
-    together = torch.cat([moment.numbers.to(device) for moment in moments]).double().cpu()
-    return [part.numpy() for part in together.split_with_sizes([len(moment.numbers) for moment in moments])]
+    together = torch.cat([part.flatten().to(found[0]) for part in found]).cpu().double()
+    parts = together.split_with_sizes([part.numel() for part in found])
+    return [part.view(like.shape).numpy() for part, like in zip(parts, found, strict=True)]
 
 
 def _table(sums: Array, numels: Array) -> Array:
-    """The quantities `[quantities, layers + 1]`, the last column for all layers together."""
-    sums = np.concatenate([sums, sums.sum(1, keepdims=True)], axis=1)
-    numels = np.append(numels, numels.sum())
-    table = np.sqrt(sums)
-    weights = table[WEIGHT].copy()
+    """The quantities `[steps, quantities, layers + 1]`, the last column for all layers together."""
+    sums = np.concatenate([sums, sums.sum(2, keepdims=True)], axis=2)
+    norms = np.sqrt(sums)
+    weights = norms[:, WEIGHT]
     ratio = np.full_like(weights, np.nan)
-    np.divide(table[UPDATE], weights, out=ratio, where=weights > 0)
-    rows = [table[GRADIENT], weights, ratio, 1 - sums[NONZERO] / numels]
-    return np.stack([*rows, table[CLIPPED]] if len(table) > CLIPPED else rows)
+    np.divide(norms[:, UPDATE], weights, out=ratio, where=weights > 0)
+    zeros = 1 - sums[:, NONZERO] / np.append(numels, numels.sum())
+    rows = [norms[:, GRADIENT], weights, ratio, zeros]
+    return np.stack([*rows, norms[:, CLIPPED]] if norms.shape[1] > CLIPPED else rows, axis=1)
+
+
+def _means(table: Array) -> Array:
+    """Over the steps; a ratio over those that have one."""
+    means = table.mean(0)
+    lacking = np.isnan(table[:, RATIO])
+    if lacking.any():
+        there = (~lacking).sum(0)
+        sums = np.where(lacking, 0.0, table[:, RATIO]).sum(0)
+        means[RATIO] = np.divide(sums, there, out=np.full_like(sums, np.nan), where=there > 0)
+    return np.asarray(means)
 
 
 def show_flow(trainer: Trainer, flow: GradientFlow, folder: Path | None) -> None:

@@ -62,14 +62,18 @@ class StepWatch:
     def before_step(self) -> None:
         """Lightning's `on_before_optimizer_step`."""
         if not self._inside:  # there is a scaler: the step comes later
-            self.settle()
+            self._settle()
             self._begin()
         if self._is_due and not self._read:
             self._read = True
             self._witness.gradients(self)
 
-    def settle(self) -> None:
+    def settle_skipped(self) -> None:
         """Close a step that a scaler left out."""
+        if not self._inside:
+            self._settle()
+
+    def _settle(self) -> None:
         if self._began:
             self._began = self._inside = False
             if self._read:
@@ -107,9 +111,9 @@ class StepWatch:
         if not self._read:  # Lightning had no say in this step
             self._read = True
             self._witness.gradients(self)
-        elif not self._read_clipped:  # LBFGS comes here several times a step
+        if not self._read_clipped:  # LBFGS comes here several times a step
             self._read_clipped = True
             self._witness.clipped(self)
 
     def _leave(self, *_: Any) -> None:
-        self.settle()
+        self._settle()

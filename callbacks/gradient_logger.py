@@ -42,6 +42,8 @@ class GradientLogger(Callback):
     Args:
         every: Steps of an optimizer from one reading to the next; 0 for none but those with histograms.
         histograms_every: Steps from one set of histograms to the next; 0 for never.
+        write_every: Readings within fewer steps than this are written as one, since writing is what costs: their
+            means, and the largest norm in all as `grad_norm_max/total`.
         flow_every: Steps from one picture of gradient flow to the next, and one at the end; 0 for never.
         sample: Elements of a parameter that are looked at for all but gradient norms, at least 1.
 
@@ -50,14 +52,22 @@ class GradientLogger(Callback):
     """
 
     def __init__(
-        self, every: int = 10, histograms_every: int = 100, *, flow_every: int = 10_000, sample: int = 16_384
+        self,
+        every: int = 10,
+        histograms_every: int = 100,
+        *,
+        write_every: int = 10,
+        flow_every: int = 10_000,
+        sample: int = 16_384,
     ) -> None:
-        limits = {"every": (every, 0), "histograms_every": (histograms_every, 0), "flow_every": (flow_every, 0)}
-        for name, (value, least) in {**limits, "sample": (sample, 1)}.items():
+        never = {"every": every, "histograms_every": histograms_every, "flow_every": flow_every}
+        for name, value in {**never, "write_every": write_every, "sample": sample}.items():
+            least = 0 if name in never else 1
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}.")
         self.every = every
         self.histograms_every = histograms_every
+        self.write_every = write_every
         self.flow_every = flow_every
         self.sample = sample
         self._begin()
@@ -106,7 +116,7 @@ class GradientLogger(Callback):
             self._guard.once(trainer, f"nothing is logged: {reason}")
             return
         with self._guard(trainer, "following the optimizers"):
-            pace = Pace(self.every, self.histograms_every, self.sample)
+            pace = Pace(self.every, self.histograms_every, self.write_every, self.sample)
             self._session = GradientSession(
                 trainer, pl_module, pace=pace, guard=self._guard, flow=self._flow, counts=self._counts
             )
