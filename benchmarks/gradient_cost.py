@@ -30,7 +30,7 @@ from datamodules import TabularDataModule
 from lightning_mods import MLPClassifier
 
 MODELS = {"digits 64-128-128-10": [128, 128], "4x1024": [1024] * 4}
-STEPS = {"digits 64-128-128-10": 200, "4x1024": 100}  # in a block: whole periods of histograms
+STEPS = {"digits 64-128-128-10": 100, "4x1024": 100}  # in a block: whole periods of histograms
 
 
 class Turns(pl.Callback):
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--callbacks", nargs="*", default=["GradientLogger:flow_every=0"], help="none: the noise alone")
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--batches", nargs="*", type=int, default=[32, 256])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=25)
     args = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")

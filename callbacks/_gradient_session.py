@@ -70,7 +70,7 @@ class GradientSession:
         self._pending: list[Moment] = []
         self._watches: dict[Optimizer, StepWatch] = {}
         self._readers: dict[Optimizer, GradientReader] = {}
-        self._open: dict[Optimizer, tuple[Probe, Tensor | None]] = {}
+        self._open: dict[Optimizer, Moment] = {}
         self._counts = list(counts)
         self.flow = flow or GradientFlow(_trained(module))
         for optimizer in trainer.optimizers:
@@ -114,24 +114,24 @@ class GradientSession:
                 return
             probe.before(self._unscale(watch.optimizer))
             samples = probe.samples(shown(probe), PER_HISTOGRAM) if self._histograms(watch.step) else None
-            self._open[watch.optimizer] = probe, samples
+            total = TOTAL if len(self._watches) == 1 else f"{TOTAL}_{watch.index}"
+            self._open[watch.optimizer] = Moment(self._step(), probe, total, samples)
 
     def clipped(self, watch: StepWatch) -> None:
         """Read the gradients again where something may have clipped them."""
         if self._clips and watch.optimizer in self._open:
             with self._guard(self._trainer, "reading clipped gradients"):
-                self._open[watch.optimizer][0].clipped(self._unscale(watch.optimizer))
+                self._open[watch.optimizer].probe.clipped(self._unscale(watch.optimizer))
 
     def stepped(self, watch: StepWatch) -> None:
         """Read the weights after the step, and write when there is enough."""
         if watch.optimizer not in self._open:
             return
-        probe, samples = self._open.pop(watch.optimizer)
+        moment = self._open.pop(watch.optimizer)
         with self._guard(self._trainer, "reading updates"):
-            total = TOTAL if len(self._watches) == 1 else f"{TOTAL}_{watch.index}"
-            probe.after()
-            self._pending.append(Moment(self._step(), probe, total, samples))
-        if len(self._pending) >= DEPTH or probe.is_full:
+            moment.probe.after()
+            self._pending.append(moment)
+        if len(self._pending) >= DEPTH or moment.probe.is_full:
             self.flush()
 
     def _step(self) -> int:
