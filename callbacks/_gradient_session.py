@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks import _tensorboard
-from callbacks._gradient_norms import DEPTH, Probe
+from callbacks._gradient_norms import DEPTH
 from callbacks._gradient_reader import PER_HISTOGRAM, GradientReader, Moment, shown
 from callbacks._gradient_writer import GradientWriter
 from callbacks._layers import TOTAL, places

@@ -113,7 +113,8 @@ class GradientLogger(Callback):
             return
         reason = _obstacle(trainer)
         if reason is not None:
-            self._guard.once(trainer, f"nothing is logged: {reason}")
+            if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
+                self._guard.once(trainer, f"nothing is logged: {reason}")
             return
         with self._guard(trainer, "following the optimizers"):
             pace = Pace(self.every, self.histograms_every, self.write_every, self.sample)

@@ -52,7 +52,9 @@ def test_the_numbers_are_those_computed_by_hand(tmp_path, module, flags):
     for step, (grads, before, clipped, after) in enumerate(hand.steps):
         row = memory.rows[step]
         for layer in (*LAYERS, "total"):
-            g, w, w1, c = (list(t.values()) if layer == "total" else of(layer, t) for t in (grads, before, after, clipped))
+            g, w, w1, c = (
+                list(t.values()) if layer == "total" else of(layer, t) for t in (grads, before, after, clipped)
+            )
             assert row[f"grad_norm/{layer}"] == near(norm(g))
             assert row[f"weight_norm/{layer}"] == near(norm(w))
             assert row[f"update_ratio/{layer}"] == pytest.approx(
@@ -63,7 +65,11 @@ def test_the_numbers_are_those_computed_by_hand(tmp_path, module, flags):
                 assert row[f"grad_norm_clipped/{layer}"] == near(norm(c))
         assert ("grad_norm_clipped/total" in row) == ("gradient_clip_val" in flags)
     if "gradient_clip_val" in flags:
-        assert any(row["grad_norm_clipped/total"] < 0.9 * row["grad_norm/total"] for row in memory.rows.values() if "grad_norm/total" in row)
+        assert any(
+            row["grad_norm_clipped/total"] < 0.9 * row["grad_norm/total"]
+            for row in memory.rows.values()
+            if "grad_norm/total" in row
+        )
 
 
 def test_a_large_parameter_is_sampled_but_its_gradient_norm_is_exact(tmp_path):
@@ -82,7 +88,8 @@ def test_a_large_parameter_is_sampled_but_its_gradient_norm_is_exact(tmp_path):
         change = norm([a - b for a, b in zip(w1, w0, strict=True)]) / norm(w0)
         assert row["update_ratio/net.2"] == pytest.approx(change, rel=0.15)
         assert row["update_ratio/net.0"] == pytest.approx(
-            norm([a - b for a, b in zip(of("net.0", after), of("net.0", before), strict=True)]) / norm(of("net.0", before)),
+            norm([a - b for a, b in zip(of("net.0", after), of("net.0", before), strict=True)])
+            / norm(of("net.0", before)),
             rel=2e-6,
         )
 
@@ -265,7 +272,7 @@ def test_tensorboard_gets_scalars_histograms_and_the_picture(tmp_path):
 
 
 def test_a_csv_file_is_whole_and_the_picture_lies_beside_it(tmp_path):
-    trainer, _ = fit(tmp_path, Plain, GradientLogger(every=2, write_every=1), epochs=1, logger=CSVLogger(tmp_path))
+    fit(tmp_path, Plain, GradientLogger(every=2, write_every=1), epochs=1, logger=CSVLogger(tmp_path))
     lines = [line.split(",") for line in (tmp_path / "lightning_logs/version_0/metrics.csv").read_text().splitlines()]
     assert all(len(line) == len(lines[0]) for line in lines)
     total = lines[0].index("grad_norm/total")
@@ -320,7 +327,8 @@ def test_validating_alone_breaks_nothing(tmp_path):
     ours, memory = GradientLogger(every=1), Memory()
     trainer = pl.Trainer(accelerator="cpu", logger=memory, callbacks=[ours], enable_progress_bar=False)
     trainer.validate(LogsScore(), loader(), verbose=False)
-    assert memory.rows and not any("grad_norm/total" in row for row in memory.rows.values())
+    assert memory.rows
+    assert not any("grad_norm/total" in row for row in memory.rows.values())
 
 
 class LogsScore(Plain):

@@ -33,7 +33,9 @@ def test_they_are_values():
     assert repr(Every(5)) == "Every(n=5)"
 
 
-@pytest.mark.parametrize(("make", "name"), [(Every, "n"), (Spread, "first"), (lambda n: EarlyThen(n, Every(1)), "steps")])
+@pytest.mark.parametrize(
+    ("make", "name"), [(Every, "n"), (Spread, "first"), (lambda n: EarlyThen(n, Every(1)), "steps")]
+)
 def test_a_number_below_zero_is_refused(make, name):
     with pytest.raises(ValueError, match=f"{name} must be at least 0, not -1"):
         make(-1)
