@@ -66,6 +66,11 @@ class Probe:
         self.layers = list(dict.fromkeys(place.layer for place in placed))
         limit = min(sample, max(ALL // len(parameters), 1))
         sizes = [_real(p.detach()).numel() for p in parameters]
+        self._sizes = sizes
+        self._scattered = len({p.device for p in parameters}) > 1
+        self._addresses: list[int] = []
+        self._are_views = False  # of a parameter that is not contiguous a flat copy is read
+        self._weights: list[Tensor] = []
         self._strides = [_stride(size, limit) for size in sizes]
         self.slots = [-(-size // stride) for size, stride in zip(sizes, self._strides, strict=True)]
         sparse = [p.grad is not None and p.grad.is_sparse for p in parameters]
@@ -182,21 +187,28 @@ class Probe:
     def _read_gradients(self, row: int, unscale: Tensor | None) -> list[Tensor]:
         gradients = [_gradient(p) for p in self.parameters]
         whole = norms([_stored(gradients[i]) for i in self._whole])
-        parts = [
-            torch.zeros(slot, dtype=g.dtype, device=g.device) if g.is_sparse else _part(g, stride)
-            for g, stride, slot in zip(gradients, self._strides, self.slots, strict=True)
-        ]  # a sparse one's slot stays empty: what it stores is summed outside
-        self._gather(row, parts)
+        for i in self._sparse:  # the slot stays empty: what is stored is summed outside
+            gradients[i] = self._kept.new_zeros(()).expand(self._sizes[i])
+        self._gather(row, [_part(g, stride) for g, stride in zip(gradients, self._strides, strict=True)])
         if unscale is not None:
             self._kept[self._taken, row].mul_(unscale)
             whole = [norm * unscale for norm in whole]
         return whole
 
     def _read_weights(self, row: int) -> None:
-        self._gather(row, [_part(p, stride) for p, stride in zip(self.parameters, self._strides, strict=True)])
+        addresses = [p.data_ptr() for p in self.parameters]
+        if (
+            addresses != self._addresses or not self._are_views
+        ):  # what is kept of the old ones keeps their addresses from being used again
+            self._addresses = addresses
+            self._weights = [
+                _part(p.detach(), stride) for p, stride in zip(self.parameters, self._strides, strict=True)
+            ]
+            self._are_views = all(p.is_contiguous() for p in self.parameters)
+        self._gather(row, self._weights)
 
     def _gather(self, row: int, parts: list[Tensor]) -> None:
-        if len({part.device for part in parts}) > 1:
+        if self._scattered:
             parts = [part.to(self._kept.device) for part in parts]
         torch.cat(parts, out=self._kept[self._taken, row])
 
@@ -220,14 +232,12 @@ def _real(tensor: Tensor) -> Tensor:
 
 
 def _part(tensor: Tensor, stride: int) -> Tensor:
-    """Every stride-th element, in the order of memory where that spares a copy of the whole."""
-    tensor = _real(tensor)
-    if tensor.is_contiguous():
-        flat = tensor.view(-1)
-    elif tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        flat = tensor.permute(0, 2, 3, 1).view(-1)
-    else:
-        flat = tensor.reshape(-1)
+    """Every stride-th element; of a large one in the order of memory where that spares a copy of the whole."""
+    if tensor.is_complex():
+        tensor = _real(tensor)
+    if stride > 1 and tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        tensor = tensor.permute(0, 2, 3, 1)
+    flat = tensor.reshape(-1)
     return flat if stride == 1 else flat[::stride]
 
 

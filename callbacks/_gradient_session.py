@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import monotonic
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -18,6 +19,8 @@ from callbacks._step_watch import StepWatch
 from callbacks._terminal import Guard
 from callbacks.gradient_flow import GradientFlow
 from callbacks.schedules import Either, Every
+
+PATIENCE = 10.0  # seconds after which what was read is written, block or no block
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class GradientSession:
         self._readers: dict[Optimizer, GradientReader] = {}
         self._open: dict[Optimizer, Moment] = {}
         self._counts = list(counts)
+        self._since = 0.0  # when the oldest of what is pending was read
         self.flow = flow or GradientFlow(_trained(module))
         for optimizer in trainer.optimizers:
             self._watch(optimizer)
@@ -108,6 +112,7 @@ class GradientSession:
     def gradients(self, watch: StepWatch) -> None:
         """Read gradients and weights before the step."""
         self._open.pop(watch.optimizer, None)
+        self._flush_old()
         with self._guard(self._trainer, "reading gradients"):
             probe = self._readers[watch.optimizer].probe(watch.optimizer)
             if probe is None:
@@ -130,9 +135,18 @@ class GradientSession:
         moment = self._open.pop(watch.optimizer)
         with self._guard(self._trainer, "reading updates"):
             moment.probe.after()
+            if not self._pending:
+                self._since = monotonic()
             self._pending.append(moment)
         if len(self._pending) >= DEPTH or moment.probe.is_full:
             self.flush()
+
+    def _flush_old(self) -> None:
+        """Where steps are slow nobody shall wait for a block to fill; what is written as one stays together."""
+        if self._pending and monotonic() - self._since > PATIENCE:
+            unit = self._pace.write_every
+            if self._pending[-1].step // unit != self._step() // unit:
+                self.flush()
 
     def _step(self) -> int:
         # Raw optimizers' steps are not in global_step; those of a run whose checkpoint did not know us are only there.

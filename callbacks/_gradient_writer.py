@@ -25,7 +25,7 @@ class GradientWriter:
     """Writes moments; remembers the tags, which are the same from moment to moment.
 
     Args:
-        write_every: Moments of fewer steps than this are written together: their means and the largest total.
+        write_every: Steps whose moments are written together: their means and the largest total.
     """
 
     def __init__(self, write_every: int) -> None:
@@ -54,7 +54,8 @@ class GradientWriter:
         for i, moment in enumerate(moments):
             first = moments[starts[-1]]
             one_only = moment.samples is not None and any(m.samples is not None for m in moments[starts[-1] : i])
-            if moment.step - first.step >= self._write_every or one_only or moment.total != first.total:
+            apart = moment.step // self._write_every != first.step // self._write_every
+            if apart or one_only or moment.total != first.total:
                 starts.append(i)
         return [(moments[a:b], table[a:b]) for a, b in zip(starts, [*starts[1:], len(moments)], strict=True)]
 

@@ -42,8 +42,8 @@ class GradientLogger(Callback):
     Args:
         every: Steps of an optimizer from one reading to the next; 0 for none but those with histograms.
         histograms_every: Steps from one set of histograms to the next; 0 for never.
-        write_every: Readings within fewer steps than this are written as one, since writing is what costs: their
-            means, and the largest norm in all as `grad_norm_max/total`.
+        write_every: Readings within as many steps are written as one, since writing is what costs: their means, and
+            the largest norm in all as `grad_norm_max/total`. 1 writes each.
         flow_every: Steps from one picture of gradient flow to the next, and one at the end; 0 for never.
         sample: Elements of a parameter that are looked at for all but gradient norms, at least 1.
 
@@ -137,11 +137,6 @@ class GradientLogger(Callback):
             if due > max(self._drawn, 0):
                 self._drawn = due
                 self._draw(trainer, session)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hand over what is pending, so that an epoch is whole."""
-        if self._session is not None:
-            self._session.flush()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and draw what is left, and let go of the optimizers."""
