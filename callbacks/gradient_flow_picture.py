@@ -95,7 +95,11 @@ def _rows(axes: Axes, flow: GradientFlow, high: float) -> None:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"
+    if len(name) <= LONGEST:
+        return name
+    last = name[1 - LONGEST :]
+    _, dot, whole = last.partition(".")  # not half a word first
+    return f"…{whole if dot else last}"
 
 
 def _columns(axes: Axes, flow: GradientFlow) -> None:
