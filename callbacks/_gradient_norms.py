@@ -16,7 +16,7 @@ from callbacks._layers import Place
 
 ALL = 2**22  # elements looked at in all: 16 MiB a row
 DEPTH = 20  # steps kept before they are summed: one pass over all costs little more than one over one
-ROOM = 2**23  # elements of what is kept, if more than one step is: 32 MiB
+ROOM = 2**19  # elements of what is kept, if more than one step is: 2 MiB, or the model would leave the cache for it
 GRADIENT, NONZERO, WEIGHT, UPDATE, CLIPPED = range(5)  # rows of the buffer
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
@@ -91,11 +91,7 @@ class Probe:
         self._norms: dict[int, list[list[Tensor]]] = {GRADIENT: [], CLIPPED: []}  # of whole gradients, a step each
         self._counts: list[list[Tensor]] = []
         self._taken = 0
-
-    @property
-    def is_full(self) -> bool:
-        """Whether `collect` must come before the next step."""
-        return self._taken == len(self._kept)
+        self._summed: list[Tensor] = []
 
     def _divide(self, sizes: Sequence[int]) -> list[Segment]:
         found: list[Segment] = []
@@ -132,6 +128,8 @@ class Probe:
             self._kept[self._taken, CLIPPED].fill_(torch.nan)
             self._norms[CLIPPED].append([norm * torch.nan for norm in self._norms[GRADIENT][-1]])
         self._taken += 1
+        if self._taken == len(self._kept):
+            self._sum_up()
 
     @torch.no_grad()
     def collect(self) -> Tensor:
@@ -139,6 +137,12 @@ class Probe:
 
         Still on the device. There is a row CLIPPED if something may clip.
         """
+        if self._taken:
+            self._sum_up()
+        summed, self._summed = self._summed, []
+        return torch.cat(summed)
+
+    def _sum_up(self) -> None:
         kept = self._kept[: self._taken]
         torch.ne(kept[:, GRADIENT], 0, out=kept[:, NONZERO])
         kept[:, UPDATE].sub_(kept[:, WEIGHT])
@@ -149,7 +153,7 @@ class Probe:
         if self._sparse:
             found[:, NONZERO, self._sparse_segments] = _square(self._counts, found).sqrt()
         self._norms, self._counts, self._taken = {GRADIENT: [], CLIPPED: []}, [], 0
-        return found
+        self._summed.append(found)
 
     def _reduced(self, kept: Tensor) -> Tensor:
         sizes = [segment.size for segment in self.segments]

@@ -138,7 +138,7 @@ class GradientSession:
             if not self._pending:
                 self._since = monotonic()
             self._pending.append(moment)
-        if len(self._pending) >= DEPTH or moment.probe.is_full:
+        if len(self._pending) >= DEPTH:
             self.flush()
 
     def _flush_old(self) -> None:
