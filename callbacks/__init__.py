@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from callbacks.fit_monitor import FitMonitor
+    from callbacks.gradient_logger import GradientLogger
     from callbacks.graph_logger import GraphLogger
     from callbacks.tensorboard_layout import TensorBoardLayout
 
-__all__ = ["FitMonitor", "GraphLogger", "TensorBoardLayout"]
+__all__ = ["FitMonitor", "GradientLogger", "GraphLogger", "TensorBoardLayout"]
 
 _HOMES = {
     "FitMonitor": "fit_monitor",
+    "GradientLogger": "gradient_logger",
     "GraphLogger": "graph_logger",
     "TensorBoardLayout": "tensorboard_layout",
 }

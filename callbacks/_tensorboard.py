@@ -1,6 +1,7 @@
 """The one place that knows what stands behind a TensorBoard logger: its writer, and the protos of its plugins."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Number
 from typing import Any
 
@@ -8,7 +9,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.config_pb2 import RunMetadata
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_BLOB_SEQUENCE, Summary, SummaryMetadata
+from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_BLOB_SEQUENCE, HistogramProto, Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
@@ -78,3 +79,51 @@ def write_graphs(logger: TensorBoardLogger, forward: Any, others: Mapping[str, A
         metadata = SummaryMetadata(plugin_data=plugin, data_class=DATA_CLASS_BLOB_SEQUENCE)
         writer.add_summary(Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=blob)]), step)
     logger.experiment.flush()
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of numbers in bins of equal width.
+
+    Args:
+        low: Lower edge of the first bin.
+        high: Upper edge of the last bin.
+        counts: How many numbers lie in each.
+        total: Their sum.
+        squares: The sum of their squares.
+    """
+
+    low: float
+    high: float
+    counts: list[float]
+    total: float
+    squares: float
+
+
+def write_moment(
+    logger: TensorBoardLogger, step: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram]
+) -> None:
+    """Write what belongs to one step as one event: the writer's cost is by the event and by the byte."""
+    summary = Summary()
+    for tag, value in scalars.items():
+        summary.value.add(tag=tag, simple_value=value)
+    for tag, histogram in histograms.items():
+        buckets = _buckets(histogram)
+        proto = HistogramProto(
+            min=histogram.low,
+            max=histogram.high,
+            num=sum(histogram.counts),
+            sum=histogram.total,
+            sum_squares=histogram.squares,
+            bucket_limit=[edge for edge, _ in buckets],
+            bucket=[count for _, count in buckets],
+        )
+        summary.value.add(tag=tag, histo=proto)
+    logger.experiment.file_writer.add_summary(summary, step)
+
+
+def _buckets(histogram: Histogram) -> list[tuple[float, float]]:
+    """Upper edge and count of each bin, empty neighbours as one: a checksum in Python goes over every byte."""
+    counts, low = histogram.counts, histogram.low
+    width, last = (histogram.high - low) / len(counts), len(counts) - 1
+    return [(low + width * (i + 1), n) for i, n in enumerate(counts) if n or i == last or counts[i + 1]]

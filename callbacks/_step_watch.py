@@ -1,0 +1,119 @@
+"""Follows one optimizer through its steps: when its gradients are there, when they are clipped, when it has stepped."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch.optim import Optimizer
+
+from callbacks.schedules import Schedule
+
+
+class Witness(Protocol):
+    """Looks at the steps that are due."""
+
+    def gradients(self, watch: "StepWatch") -> None:
+        """The gradients are there, unscaled and accumulated; nothing has clipped them yet."""
+
+    def clipped(self, watch: "StepWatch") -> None:
+        """Whatever clips has clipped; the weights are still the old ones."""
+
+    def stepped(self, watch: "StepWatch") -> None:
+        """The step was taken, or a gradient scaler left it out."""
+
+
+class StepWatch:
+    """Tells a witness of the steps of one optimizer that are due, whoever calls `step`, and how.
+
+    Lightning runs forward, backward, `on_before_optimizer_step` and clipping in a closure within the step; with a
+    gradient scaler before it, and the scaler may then leave the step out. In manual optimization a raw optimizer may
+    step with no closure and no Lightning. So the moments come from three sides: torch's hooks around the step, the
+    end of the closure, and Lightning's hook.
+
+    Args:
+        optimizer: Whom to follow.
+        index: Its place among the trainer's.
+        due: Called with the number of the step of this optimizer, 0 the first.
+        witness: Whom to tell.
+        count: Steps it has taken before.
+    """
+
+    def __init__(self, optimizer: Optimizer, index: int, *, due: Schedule, witness: Witness, count: int = 0) -> None:
+        self.optimizer = optimizer
+        self.index = index
+        self.count = count  # steps begun
+        self._due = due
+        self._witness = witness
+        self._began = self._inside = self._is_due = self._read = self._read_clipped = False
+        self._handles = [
+            optimizer.register_step_pre_hook(self._enter),
+            optimizer.register_step_post_hook(self._leave),
+        ]
+
+    @property
+    def step(self) -> int:
+        """Number of the step it is in, 0 the first."""
+        return self.count - 1
+
+    def detach(self) -> None:
+        """Follow no longer."""
+        for handle in self._handles:
+            handle.remove()
+
+    def before_step(self) -> None:
+        """Lightning's `on_before_optimizer_step`."""
+        if not self._inside:  # there is a scaler: the step comes later
+            self._settle()
+            self._begin()
+        if self._is_due and not self._read:
+            self._read = True
+            self._witness.gradients(self)
+
+    def settle_skipped(self) -> None:
+        """Close a step that a scaler left out."""
+        if not self._inside:
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._began:
+            self._began = self._inside = False
+            if self._read:
+                self._witness.stepped(self)
+
+    def _begin(self) -> None:
+        self._began = True
+        self._read = self._read_clipped = False
+        self._is_due = self._due(self.count)
+        self.count += 1
+
+    def _enter(self, _: Optimizer, args: Any, kwargs: Any) -> Any:
+        if not self._began:
+            self._begin()
+        self._inside = True
+        if not self._is_due:
+            return None
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._about_to_update()
+            return None
+        if len(args) > 1:
+            return (args[0], self._followed(closure), *args[2:]), kwargs
+        return args, {**kwargs, "closure": self._followed(closure)}
+
+    def _followed(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        def run() -> Any:
+            result = closure()
+            self._about_to_update()
+            return result
+
+        return run
+
+    def _about_to_update(self) -> None:
+        if not self._read:  # Lightning had no say in this step
+            self._read = True
+            self._witness.gradients(self)
+        if not self._read_clipped:  # LBFGS comes here several times a step
+            self._read_clipped = True
+            self._witness.clipped(self)
+
+    def _leave(self, *_: Any) -> None:
+        self._settle()

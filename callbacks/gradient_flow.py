@@ -1,0 +1,146 @@
+"""What reaches each layer over time: a history of gradient norms in bounded memory."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+COLUMNS = 128  # when there are more, neighbours are merged
+ROWS = 200  # more layers a picture cannot tell apart
+
+
+@dataclass
+class Column:
+    """A stretch of time.
+
+    Args:
+        first: The first step in it.
+        last: The last one.
+        total: Sum of the finite norms, a layer each.
+        count: How many they were.
+        broken: How many norms were not finite.
+        taken: Moments in it.
+    """
+
+    first: int
+    last: int
+    total: list[float]
+    count: list[int]
+    broken: list[int]
+    taken: int
+
+
+@dataclass
+class GradientFlow:
+    """Gradient norm of each layer over time. The longer the run, the longer the stretch that one column stands for.
+
+    Args:
+        layers: Names of the layers, the input's first; of more than 200 an even choice is kept.
+        columns: At most 128, oldest first.
+        width: Moments in a column.
+        of: How many layers there are in truth; 0 for as many as are named.
+    """
+
+    layers: list[str]
+    columns: list[Column] = field(default_factory=list)
+    width: int = 1
+    of: int = 0
+
+    def __post_init__(self) -> None:
+        self.of = self.of or len(self.layers)
+        if len(self.layers) > ROWS:
+            self.layers = [self.layers[i * len(self.layers) // ROWS] for i in range(ROWS)]
+        self._rows = {name: row for row, name in enumerate(self.layers)}
+
+    def add(self, step: int, norms: Mapping[str, float]) -> None:
+        """Add the norms of the layers that had a gradient; a layer not known yet is put last."""
+        for name in norms:
+            if name not in self._rows and len(self.layers) < ROWS and self.of <= ROWS:
+                self._append(name)
+        column = self._open(step, [self._rows[name] for name in norms if name in self._rows])
+        column.last = step
+        for name, norm in norms.items():
+            row = self._rows.get(name)
+            if row is None:
+                continue
+            if isfinite(norm):
+                column.total[row] += norm
+                column.count[row] += 1
+            else:
+                column.broken[row] += 1
+
+    def means(self) -> list[list[float | None]]:
+        """Mean norm by layer and column; None where there was no gradient, NaN where one was not finite."""
+        return [[_mean(column, row) for column in self.columns] for row in range(len(self.layers))]
+
+    def arrange(self, names: Sequence[str]) -> None:
+        """Put the layers into the order of `names`; those that are not among them come last."""
+        rank = {name: position for position, name in enumerate(names)}
+        order = sorted(range(len(self.layers)), key=lambda row: rank.get(self.layers[row], len(rank)))
+        self.layers = [self.layers[row] for row in order]
+        self._rows = {name: row for row, name in enumerate(self.layers)}
+        for column in self.columns:
+            column.total = [column.total[row] for row in order]
+            column.count = [column.count[row] for row in order]
+            column.broken = [column.broken[row] for row in order]
+
+    def state(self) -> dict[str, Any]:
+        """Plain numbers and lists."""
+        columns = [[c.first, c.last, c.total, c.count, c.broken, c.taken] for c in self.columns]
+        return {"layers": list(self.layers), "columns": columns, "width": self.width, "of": self.of}
+
+    @classmethod
+    def load(cls, state: Mapping[str, Any]) -> "GradientFlow":
+        """The history that `state` was taken of."""
+        columns = [
+            Column(first, last, list(total), list(count), list(broken), taken)
+            for first, last, total, count, broken, taken in state["columns"]
+        ]
+        return cls(list(state["layers"]), columns, state["width"], state["of"])
+
+    def _append(self, name: str) -> None:
+        self._rows[name] = len(self.layers)
+        self.layers.append(name)
+        self.of += 1
+        for column in self.columns:
+            column.total.append(0.0)
+            column.count.append(0)
+            column.broken.append(0)
+
+    def _open(self, step: int, rows: Sequence[int]) -> Column:
+        """The column to add to: the last one while it has room, or while another optimizer's layers fill it."""
+        last = self.columns[-1] if self.columns else None
+        if last is not None and last.taken <= self.width and not any(last.count[r] + last.broken[r] for r in rows):
+            last.taken = max(last.taken, 1)
+            return last
+        if last is not None and last.taken < self.width:
+            last.taken += 1
+            return last
+        if len(self.columns) >= COLUMNS:
+            self._merge()
+            return self._open(step, rows)
+        size = len(self.layers)
+        self.columns.append(Column(step, step, [0.0] * size, [0] * size, [0] * size, 1))
+        return self.columns[-1]
+
+    def _merge(self) -> None:
+        pairs = zip(self.columns[::2], self.columns[1::2], strict=True)
+        self.columns = [_joined(one, other) for one, other in pairs]
+        self.width *= 2
+
+
+def _joined(one: Column, other: Column) -> Column:
+    return Column(
+        one.first,
+        other.last,
+        [a + b for a, b in zip(one.total, other.total, strict=True)],
+        [a + b for a, b in zip(one.count, other.count, strict=True)],
+        [a + b for a, b in zip(one.broken, other.broken, strict=True)],
+        one.taken + other.taken,
+    )
+
+
+def _mean(column: Column, row: int) -> float | None:
+    if column.broken[row]:
+        return float("nan")
+    return column.total[row] / column.count[row] if column.count[row] else None
