@@ -5,11 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from callbacks.fit_monitor import FitMonitor
+    from callbacks.gradient_monitor import GradientMonitor
     from callbacks.tensorboard_layout import TensorBoardLayout
 
-__all__ = ["FitMonitor", "TensorBoardLayout"]
+__all__ = ["FitMonitor", "GradientMonitor", "TensorBoardLayout"]
 
-_HOMES = {"FitMonitor": "fit_monitor", "TensorBoardLayout": "tensorboard_layout"}
+_HOMES = {
+    "FitMonitor": "fit_monitor",
+    "GradientMonitor": "gradient_monitor",
+    "TensorBoardLayout": "tensorboard_layout",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,122 @@
+"""Keeps one batch that is not finite from spoiling the weights, and says where it came from."""
+
+from math import isfinite, nan
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
+
+from callbacks import _nonfinite
+from callbacks.gradient_health import Fault, Finding
+
+CHOICES = ("stop", "skip", "raise")
+CALIBRATING = 25  # steps in a row with infinite gradients: a loss scale halves each time, from 2^16 that is enough
+
+
+class NonFiniteGuard:
+    """Checks the loss and the gradients of each step, and takes the gradients away if one is not finite.
+
+    Args:
+        choice: `stop`, `skip` or `raise`; here it only colours the words.
+    """
+
+    def __init__(self, choice: str) -> None:
+        self.choice = choice
+        self.skipped = 0  # batches left out
+        self.loss = nan  # of the last batch, unscaled
+        self._batch: Any = None
+        self._batch_idx = 0
+        self._place = ("", "")
+        self._bad_loss = False
+        self._left_out = False
+        self._in_a_row = 0
+        self._steps = 0
+        self._news: Finding | None = None
+        self._hooks: list[Any] = []
+        self._scaler: Any = None
+
+    def begin(self, trainer: Trainer, module: LightningModule) -> None:
+        """Learn what there is to watch."""
+        self._sentinel = _nonfinite.GradientSentinel(module)
+        self._buffers = _nonfinite.BufferKeeper(module)
+        self._layer_of = {id(p): name.rpartition(".")[0] for name, p in module.named_parameters()}
+        self._scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self._alone = trainer.world_size == 1
+        if not module.automatic_optimization:
+            # Lightning's own hook is not called for a raw optimizer; these are, with the gradients in place.
+            for optimizer in trainer.optimizers:
+                hook = optimizer.register_step_pre_hook(lambda *_: self._check(trainer, module))
+                self._hooks.append(hook)
+
+    def end(self) -> None:
+        """Take the hooks away, and let go of the last batch."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        self._batch = None
+
+    def before_batch(self, batch: Any, batch_idx: int) -> None:
+        """Keep the buffers, and the batch in case it must be named."""
+        self._batch, self._batch_idx = batch, batch_idx
+        self._bad_loss = self._left_out = False
+        self._buffers.keep()
+
+    def before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
+        """Check the loss; while its graph is alive, follow one that is not finite back to its layer."""
+        if loss.numel() != 1:
+            return
+        self.loss = loss.item()
+        if self._scaler is not None:
+            self.loss /= self._scaler.get_scale()
+        if not isfinite(self.loss):
+            self._bad_loss = True
+            self._place = _nonfinite.locate(loss, self._batch, module, self._layer_of)
+
+    def before_step(self, trainer: Trainer, module: LightningModule) -> None:
+        """Check the gradients under automatic optimization."""
+        if module.automatic_optimization:
+            self._check(trainer, module)
+
+    def after_batch(self) -> None:
+        """Let go of the batch."""
+        self._batch = None
+
+    def news(self) -> Finding | None:
+        """What was found since this was last asked."""
+        found, self._news = self._news, None
+        return found
+
+    def _check(self, trainer: Trainer, module: LightningModule) -> None:
+        # Across ranks the summed gradient alone decides: it is the same everywhere, a loss is not.
+        spoilt = (self._alone and self._bad_loss) or not self._sentinel.finite(self._steps)
+        self._steps += 1
+        if not spoilt:
+            self._in_a_row = 0
+            return
+        self._in_a_row += 1
+        if self._scaler is not None and not self._bad_loss and self._in_a_row < CALIBRATING:
+            return  # the scaler leaves this step out itself, and tries a smaller scale
+        self._news = self._describe(trainer, module)
+        _nonfinite.drop_gradients(module)
+        self._buffers.restore()
+        self.skipped += not self._left_out
+        self._left_out = True
+
+    def _describe(self, trainer: Trainer, module: LightningModule) -> Finding:
+        where, cause = self._place if self._bad_loss else ("", "")
+        if self._bad_loss:
+            what = f"the loss is {self.loss}"
+        else:
+            # The last one in forward order is where it began: from there it spreads to the layers before.
+            names = _nonfinite.gradients_not_finite(module.named_parameters())
+            where = names[-1] if names else ""
+            what = f"the gradients of {len(names)} parameters are not finite"
+        because = f", because {cause}" if cause else ""
+        kept = {"stop": "training stops", "skip": "this batch is left out", "raise": "raised"}[self.choice]
+        why = f"{what} in batch {self._batch_idx} of epoch {trainer.current_epoch}{because}; weights kept, {kept}"
+        advice = (
+            "clean the data"
+            if "itself holds" in cause
+            else "lower the learning rate, clip gradients, or guard log, sqrt and division"
+        )
+        return Finding(Fault.NON_FINITE, where, trainer.global_step, why, advice)
