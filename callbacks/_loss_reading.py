@@ -1,0 +1,260 @@
+"""Reads the autograd graph above a loss into plain facts: which loss it is, and what stands between it and the network.
+
+Names and `_saved_*` attributes of graph nodes are public (https://docs.pytorch.org/docs/stable/notes/autograd.html).
+Tensors are only read near the loss: further down a checkpointed block would be computed anew for it.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks._head_facts import AFFINE, MOVES, Loss, Op, Target, Term
+
+MOST_NODES = 400  # of a loss made of many terms, the rest is not read
+LONGEST_CHAIN = 24
+REDUCTIONS = frozenset({"Mean", "Sum", "Div", "Nanmean", "Nansum", "Stack", "Cat", "MaskedFill", "Where", "Squeeze"})
+SCORES = frozenset({"LogSoftmax", "Log", "LogSigmoid"})
+FUSED = {
+    "NllLoss": "nll",
+    "NllLoss2D": "nll",
+    "BinaryCrossEntropy": "bce",
+    "BinaryCrossEntropyWithLogits": "bce_logits",
+    "MseLoss": "regression",
+    "SmoothL1Loss": "regression",
+    "HuberLoss": "regression",
+}
+
+
+def read_loss(loss: Tensor, *, alone: bool, maximised: bool) -> Loss:
+    """The terms of a loss.
+
+    Args:
+        loss: The loss, before its backward pass.
+        alone: Whether the one optimizer minimises this loss and no other.
+        maximised: Whether the optimizer maximises.
+    """
+    terms: list[Term] = []
+    todo: list[tuple[Any, int]] = [(loss.grad_fn, 1)]
+    seen: set[Any] = set()
+    while todo and len(seen) < MOST_NODES:
+        node, sign = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        term = _term(node, sign)
+        if term is not None:
+            terms.append(term)
+            continue
+        below = [] if _is_penalty(node) else _through(node, sign)
+        if below is None and name_of(node) != "AccumulateGrad":
+            terms.append(Term("unknown", sign))
+        todo += below or []
+    return Loss(tuple(terms), alone=alone, maximised=maximised, value=float(loss.detach()))
+
+
+def name_of(node: Any) -> str:
+    """The operation of a graph node, e.g. `LogSoftmax`."""
+    return re.sub(r"Backward\d*$", "", str(node.name()).rsplit("::", 1)[-1])
+
+
+def data_input(node: Any) -> Any:
+    """The node that gave an operation its data, rather than its weights; None if nothing trained did."""
+    inputs = [below for below, _ in node.next_functions]
+    name = name_of(node)
+    if name in ("Addmm", "Baddbmm", "Addmv"):
+        return inputs[1]
+    return inputs[0] if inputs else None
+
+
+def dimension(node: Any, rank: int) -> int | None:
+    """The dimension an operation works along, counted from the front."""
+    dim = getattr(node, "_saved_dim", None)
+    if not isinstance(dim, int) or not rank:
+        return None
+    return (dim - 2**64 if dim >= 2**63 else dim) % rank  # autograd shows -1 as an unsigned number
+
+
+# ---------------------------------------------------------------------- terms
+
+
+def _term(node: Any, sign: int) -> Term | None:
+    name = name_of(node)
+    if name in FUSED:
+        return _fused(node, FUSED[name], sign)
+    if name in ("Gather", "Index"):
+        return _likelihood(node, "picked", -sign)
+    if name == "LogSoftmax":  # summed up over all classes, as label smoothing does
+        op = _op(node, name)
+        return Term("soft", -sign, op.shape if len(op.shape) == 2 else (), _chain(node))
+    if name == "Mul" and _constant(node) is not None:
+        weights = _constant(node)
+        if isinstance(weights, Tensor) and weights.numel() > 1:
+            return _likelihood(node, "soft", -sign if bool((weights >= 0).all()) else 0)
+    squared = name == "Pow" and getattr(node, "_saved_exponent", None) == 2
+    return _difference(node, sign) if squared or name == "Abs" else None
+
+
+def _fused(node: Any, kind: str, sign: int) -> Term:
+    below = node.next_functions[0][0]
+    scores = getattr(node, "_saved_self", None)
+    shape = tuple(scores.shape) if scores is not None else ()
+    target = getattr(node, "_saved_target", None)
+    chain = _chain(below)
+    read = None if target is None else read_target(target)
+    return Term(kind, sign, shape, chain, read, kind == "regression" and _is_square(shape, chain))
+
+
+def _likelihood(node: Any, kind: str, sign: int) -> Term | None:
+    chain = _chain(next((below for below, _ in node.next_functions if below is not None), None))
+    first = next((op for op in chain if op.name not in MOVES), None)
+    if first is None or first.name not in SCORES:
+        return None
+    shape = first.shape if len(first.shape) == 2 else ()
+    return Term(kind, sign, shape, chain)
+
+
+def _difference(node: Any, sign: int) -> Term | None:
+    """A squared or absolute difference to something that is not trained."""
+    below = node.next_functions[0][0]
+    if below is None or name_of(below) != "Sub":
+        return None
+    trained = [part for part, _ in below.next_functions if part is not None]
+    if len(trained) != 1:
+        return None
+    before = getattr(node, "_saved_self", None)
+    shape = tuple(before.shape) if before is not None else ()
+    chain = _chain(trained[0])
+    return Term("regression", sign, shape, chain, None, _is_square(shape, chain))
+
+
+def _is_penalty(node: Any) -> bool:
+    """Whether an operation measures weights, not predictions."""
+    for _ in range(4):
+        inputs = [below for below, _ in node.next_functions if below is not None]
+        if len(inputs) != 1:
+            return False
+        node = inputs[0]
+        if name_of(node) == "AccumulateGrad":
+            return True
+    return False
+
+
+def _is_square(shape: tuple[int, ...], chain: tuple[Op, ...]) -> bool:
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
+        return False
+    last = next((op for op in chain if op.shape and op.name != "Expand"), None)
+    return last is not None and last.shape in ((shape[0], 1), (shape[0],))
+
+
+def _through(node: Any, sign: int) -> list[tuple[Any, int]] | None:
+    """The inputs of an operation that a loss is summed up with, or None if it does more than that."""
+    name = name_of(node)
+    inputs = [below for below, _ in node.next_functions]
+    if name == "Neg":
+        return [(inputs[0], -sign)]
+    if name == "Sub":
+        return [(inputs[0], sign), *((below, -sign) for below in inputs[1:])]
+    if name in ("Mul", "Div"):
+        factor = _constant(node)
+        if factor is None:
+            return [(inputs[0], sign)] if name == "Div" and inputs[1:] in ([], [None]) else None
+        return [(below, sign * _sign(factor)) for below in inputs if below is not None]
+    if name == "Add" or name in REDUCTIONS or name in MOVES:
+        return [(below, sign) for below in inputs]
+    return None
+
+
+def _constant(node: Any) -> Any:
+    """The factor of a product that is not trained."""
+    if sum(below is not None for below, _ in node.next_functions) != 1:
+        return None
+    other = getattr(node, "_saved_other", None)
+    return other if other is not None else getattr(node, "_saved_self", None)
+
+
+def _sign(factor: Any) -> int:
+    if isinstance(factor, Tensor):
+        return 1 if bool((factor >= 0).all()) else -1 if bool((factor <= 0).all()) else 0
+    return 0 if isinstance(factor, complex) else 1 if factor >= 0 else -1
+
+
+# ---------------------------------------------------------------------- chains and targets
+
+
+def _chain(node: Any) -> tuple[Op, ...]:
+    ops: list[Op] = []
+    while node is not None and len(ops) < LONGEST_CHAIN:
+        name = name_of(node)
+        ops.append(_op(node, name))
+        inputs = [below for below, _ in node.next_functions if below is not None]
+        if name in AFFINE or name == "AccumulateGrad" or len(inputs) != 1:
+            break
+        node = inputs[0]
+    return tuple(ops)
+
+
+def _op(node: Any, name: str) -> Op:
+    if name in ("Softmax", "LogSoftmax", "Sigmoid", "Relu", "Tanh"):
+        shape = tuple(node._saved_result.shape)
+        return Op(name, dimension(node, len(shape)), shape)
+    if name == "Addmm":
+        rows, columns = node._saved_mat1_sym_sizes[0], node._saved_mat2_sym_sizes[1]
+        return Op(name, None, (int(rows), int(columns)))
+    return Op(name)
+
+
+def read_target(target: Tensor) -> Target:
+    """A target as plain numbers."""
+    target = target.detach()
+    values = target.reshape(-1)[:4096].double()
+    if not len(values):
+        return Target(tuple(target.shape))
+    margin = 0.05 * float(values.std(correction=0)) if len(values) > 1 else 0.0
+    numbers = torch.stack(
+        [
+            values.min(),
+            values.max(),
+            (values < -margin).double().mean(),
+            (values > 1.05).double().mean(),
+            (values.abs() > 1.05).double().mean(),
+        ]
+    ).tolist()
+    low, high, *beyond = (float(number) for number in numbers)
+    return Target(
+        tuple(target.shape),
+        not target.is_floating_point(),
+        low,
+        high,
+        min(len(torch.unique(values)), 64),
+        is_one_hot(target),
+        False,
+        target.data_ptr(),
+        (beyond[0], beyond[1], beyond[2]),
+    )
+
+
+def is_one_hot(target: Tensor) -> bool:
+    """Whether every row is one 1 among zeros, of more than two rows that are not all the same."""
+    if target.ndim != 2 or target.shape[1] < 2 or target.shape[0] < 3:
+        return False
+    row = target.detach().float()
+    ones = (row == 1).sum(1) == 1
+    zeros = (row == 0).sum(1) == target.shape[1] - 1
+    return bool((ones & zeros).all())
+
+
+def with_batch(loss: Loss, batch: Sequence[Tensor]) -> Loss:
+    """The same facts, after seeing which targets stand in the batch; its first tensor is no target but the input."""
+    classes = any(tensor.dtype == torch.long and tensor.ndim == 1 for tensor in batch[1:])
+    places = {tensor.data_ptr() for tensor in batch[1:]}
+    terms = [
+        replace(term, target=replace(term.target, given=classes or term.target.address in places))
+        if term.target
+        else term
+        for term in loss.terms
+    ]
+    return replace(loss, terms=tuple(terms))
