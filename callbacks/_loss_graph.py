@@ -43,6 +43,15 @@ class Op:
         """What it returned, if autograd kept that."""
         return _saved(self.node, "result")
 
+    def saved(self, name: str) -> Tensor | None:
+        """A tensor that autograd kept under a name."""
+        return _saved(self.node, name)
+
+    def number(self, name: str, default: int) -> int:
+        """A number that autograd kept under a name; it shows negative ones as unsigned."""
+        value = getattr(self.node, f"_saved_{name}", default)
+        return value - 2**64 if isinstance(value, int) and value >= 2**63 else int(value)
+
     def taken(self) -> Iterator[Tensor]:
         """What it was given, as far as autograd kept that."""
         for name in _INPUTS:

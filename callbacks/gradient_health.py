@@ -1,5 +1,223 @@
 """What can be wrong with a training run, as arithmetic over plain numbers: no tensor comes here."""
 
-from callbacks._faults import Fault, Finding, explained
+from collections.abc import Callable, Iterator
+from math import exp, isfinite, log, nan, sqrt
+from statistics import median
 
-__all__ = ["Fault", "Finding", "explained"]
+from callbacks._fault_words import ADVICE
+from callbacks._faults import Fault, Finding, explained
+from callbacks._health_facts import Facts, LayerReading, Reading
+from callbacks._loss_course import LossCourse
+
+__all__ = [
+    "Fault",
+    "Finding",
+    "explained",
+    "findings_of",
+    "judge_blow_up",
+    "judge_course",
+    "judge_start",
+    "judge_units",
+]
+
+Said = Iterator[tuple[Fault, str, str]]  # what, where, why
+
+# Initial weights, as root mean square times sqrt(fan_in): torch's default has 0.58, He's 1.41, orthogonal ones at most
+# about 1.4, N(0, 0.02) over 16 to 1024 inputs 0.08 to 0.64.
+WIDE, NARROW, WIDE_ONE = 5.0, 0.03, 12.0
+EPSILON = 1e-3  # of the class's default: below it, Adam divides rounding by rounding (default 1e-8, float32 keeps 1e-7)
+DROPPED = 0.85  # of the units; Srivastava et al. 2014 find 0.5 to 0.8 of units kept best
+LOUD = 4.0  # times the loss of knowing nothing, at the first batch; default initialisation stays below 1.5
+LOUD_OUTPUT = 8.0  # times the targets' size, at the first batch
+
+EARLY = 6  # readings (the first ones are a step apart)
+LEAP = 0.5  # update over weight; 0.001 is usual, and a step of half a weight's size forgets what was learned
+DIVERGED = 3.0  # times the first loss
+CRAWL = 0.005  # of a weight's size, travelled in the whole run
+MOVED = 0.05  # of the first loss
+SHRUNK, SHRUNK_FAR = 0.5, 0.1  # of the initial weight
+VANISHED = 1e-4  # first layer's gradient over the last's, root mean squares; eight sigmoid layers give 1e-5
+EXPLODED = 1e4
+DEAD = 0.5  # of a layer's units; healthy nets have some, and live with them
+FLAT = 0.8  # of a layer's values
+
+
+def judge_start(facts: Facts) -> Said:
+    """What weights, optimizers and the first loss show before training moved anything; NaN shows nothing."""
+    yield from _initialisation(facts)
+    for group in facts.optimizers:
+        if group.eps < EPSILON * group.usual_eps:
+            yield Fault.OPTIMIZER_EPSILON, group.kind, f"eps is {group.eps:g}, usual is {group.usual_eps:g}"
+    for name, share in facts.dropouts.items():
+        if share >= DROPPED:
+            yield Fault.OVER_REGULARISED, name, f"dropout takes {share:.0%} of the units away"
+    if facts.frozen:
+        yield (
+            Fault.NOT_UPDATING,
+            facts.frozen[0],
+            f"{_names(facts.frozen)}: requires_grad=False on random initial weights",
+        )
+    head = facts.head
+    if head is not None and head.loss > LOUD * head.ignorant:
+        yield (
+            Fault.OUTPUTS_OVERSCALED,
+            "",
+            f"the first loss is {head.loss:.3g} where knowing nothing costs {head.ignorant:.3g}: outputs are huge",
+        )
+    if head is not None and head.outputs > LOUD_OUTPUT * head.targets > 0:
+        size = f"{head.outputs:.3g} against targets of {head.targets:.3g}"
+        yield Fault.OUTPUTS_OVERSCALED, "", f"the first outputs have size {size} (root mean squares)"
+
+
+def _initialisation(facts: Facts) -> Said:
+    weights = [w for w in facts.weights if w.trainable and w.size > 1]
+    for w in weights:
+        if w.rows_alike and w.rms > 0:
+            yield Fault.CONSTANT_INITIALISATION, w.name, f"all its units start with the same weights (size {w.rms:.3g})"
+            return
+    if len(weights) > 1 and all(w.rms == 0 for w in weights):
+        yield Fault.CONSTANT_INITIALISATION, weights[0].name, f"all {len(weights)} weight matrices start at zero"
+        return
+    scaled = {w.name: w.rms * sqrt(w.fan_in) for w in weights if w.rms > 0 and w.fan_in > 3}
+    if not scaled:
+        return
+    usual = exp(sum(log(r) for r in scaled.values()) / len(scaled))
+    name, widest = max(scaled.items(), key=lambda pair: pair[1])
+    if usual > WIDE or usual < NARROW or widest > WIDE_ONE:
+        shown = widest if usual >= NARROW else usual
+        how = "grows" if shown > 1 else "shrinks"
+        yield (
+            Fault.WRONG_INITIALISATION,
+            name if usual >= NARROW else "",
+            f"weights start at {shown:.2g} times 1/sqrt(fan_in), usual 0.5 to 1.5: the signal {how} layer by layer",
+        )
+
+
+def judge_units(facts: Facts) -> Said:
+    """What a window of activations shows."""
+    for units in facts.units:
+        if units.kind == "relu" and units.share >= DEAD and units.units > 1:
+            count = round(units.share * units.units)
+            why = f"{count} of {units.units} units were zero for every sample of {units.batches} batches"
+            yield Fault.DEAD_UNITS, units.layer, why
+        if units.kind != "relu" and units.share >= FLAT:
+            why = f"{units.share:.0%} of its {units.kind} outputs lie where it is flat, over {units.batches} batches"
+            yield Fault.SATURATED_UNITS, units.layer, why
+
+
+def judge_course(facts: Facts, course: LossCourse, *, seen_epoch: bool) -> Said:
+    """What the readings so far and the course of the loss show.
+
+    Args:
+        facts: The readings; NaN among them is passed by.
+        course: The losses so far.
+        seen_epoch: Whether every row was seen at least once: only then is little progress a sign.
+    """
+    if facts.kept_gradients:
+        why = f"{facts.kept_gradients} steps in a row used the gradients of the step before once more"
+        yield Fault.GRADIENTS_NOT_ZEROED, "", why
+    if facts.strangers:
+        yield (
+            Fault.NOT_UPDATING,
+            facts.strangers[0],
+            f"{_names(facts.strangers)} get gradients and stand in no optimizer",
+        )
+    if facts.unreached:
+        yield Fault.NOT_UPDATING, facts.unreached[0], f"{_names(facts.unreached)} never got a gradient other than zero"
+    if not facts.readings:
+        return
+    for rule in (_shrunk, _leaps, _depth):
+        yield from rule(facts, course)
+    if seen_epoch:
+        yield from _crawls(facts, course)
+
+
+def judge_blow_up(course: LossCourse, reading: Reading | None) -> Said:
+    """Why a run whose data are finite reached a number that is not."""
+    ratio = nan if reading is None else _over_matrices(reading, lambda r: r.update / r.weight)
+    if course.count > 1 and course.peak > 10 * max(abs(course.start), 1e-3):
+        why = f"the loss rose from {course.start:.3g} to {course.peak:.3g} and then out of range"
+        yield Fault.LEARNING_RATE_TOO_HIGH, "", why
+    elif ratio > LEAP:
+        yield (
+            Fault.LEARNING_RATE_TOO_HIGH,
+            "",
+            f"steps changed the weights by {ratio:.0%} of their size, then out of range",
+        )
+
+
+def _leaps(facts: Facts, course: LossCourse) -> Said:
+    if not facts.alone or course.count < 20:
+        return
+    ratios = [_over_matrices(reading, lambda r: r.update / r.weight) for reading in facts.readings[:EARLY]]
+    leap = median(r for r in ratios if isfinite(r)) if any(isfinite(r) for r in ratios) else nan
+    stuck = course.recent > course.start - 0.1 * abs(course.start)
+    if leap > LEAP and stuck:
+        why = f"early steps changed the weights by {leap:.0%} of their size (usual: 0.1 %), and the loss went from"
+        yield Fault.LEARNING_RATE_TOO_HIGH, "", f"{why} {course.start:.3g} to {course.recent:.3g}"
+    elif course.start > 0 and course.recent > DIVERGED * course.start:
+        yield Fault.LEARNING_RATE_TOO_HIGH, "", f"the loss rose from {course.start:.3g} to {course.recent:.3g}"
+
+
+def _crawls(facts: Facts, course: LossCourse) -> Said:
+    last = facts.readings[-1]
+    way = _over_matrices(last, lambda r: r.travelled / r.start)
+    stands = tuple(r.name for r in last.layers if r.matrix and r.travelled == 0 and r.gradient > 1e-7 * r.weight)
+    if stands and way > 0:
+        yield Fault.NOT_UPDATING, stands[0], f"{_names(stands)} get gradients and have not changed in {last.step} steps"
+    still = abs(course.recent - course.start) < MOVED * abs(course.start)
+    if not (facts.alone and still and way < CRAWL and course.count >= 40):
+        return
+    large = next((g for g in facts.optimizers if g.eps > 1e-4 and g.eps > 100 * g.usual_eps), None)
+    if large is not None:
+        yield (
+            Fault.OPTIMIZER_EPSILON,
+            large.kind,
+            f"eps is {large.eps:g}, usual is {large.usual_eps:g}, and nothing moves",
+        )
+        return
+    rate = max((g.lr for g in facts.optimizers), default=nan)
+    why = f"at lr {rate:.3g} weights moved by {way:.2%} of their size in {last.step} steps, the loss from"
+    yield Fault.LEARNING_RATE_TOO_LOW, "", f"{why} {course.start:.4g} to {course.recent:.4g}"
+
+
+def _shrunk(facts: Facts, course: LossCourse) -> Said:
+    left = _over_matrices(facts.readings[-1], lambda r: r.weight / r.start)
+    stuck = facts.alone and course.recent > 0.5 * course.start
+    if left < SHRUNK_FAR or (left < SHRUNK and stuck):
+        decay = max((g.decay for g in facts.optimizers), default=0.0)
+        with_decay = f" under a weight decay of {decay:g}" if decay else ""
+        why = f"weights shrank to {left:.0%} of where they started{with_decay}, the loss is at {course.recent:.3g}"
+        yield Fault.OVER_REGULARISED, "", why
+
+
+def _depth(facts: Facts, course: LossCourse) -> Said:
+    early = facts.readings[:EARLY]
+    if len(early) < EARLY:
+        return
+    matrices = [[r for r in reading.layers if r.matrix and r.gradient > 0] for reading in early]
+    if any(len(layers) < 4 for layers in matrices):
+        return
+    first = matrices[0][0].name
+    ratio = median(layers[0].gradient / layers[-1].gradient for layers in matrices)
+    numbers = f"its gradient is {ratio:.1e} times that of `{matrices[0][-1].name}` (medians of {EARLY} steps)"
+    if ratio < VANISHED and facts.alone and course.recent > 0.5 * course.start:
+        yield Fault.VANISHING_GRADIENT, first, numbers
+    if ratio > EXPLODED:
+        yield Fault.EXPLODING_GRADIENT, first, numbers
+
+
+def _over_matrices(reading: Reading, ratio: Callable[[LayerReading], float]) -> float:
+    """The median over weight matrices of a ratio; NaN if none has one. Those that started at zero have none."""
+    values = [ratio(r) for r in reading.layers if r.matrix and r.start > 0 and r.weight > 0]
+    values = [v for v in values if v == v]
+    return median(values) if values else nan
+
+
+def _names(names: tuple[str, ...]) -> str:
+    return ", ".join(f"`{n}`" for n in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def findings_of(said: Said, step: int) -> list[Finding]:
+    """Findings with their advice, of what was said at a step."""
+    return [Finding(fault, where, step, why, ADVICE[fault]) for fault, where, why in said]

@@ -15,6 +15,7 @@ from callbacks._nonfinite import NonFiniteError
 from callbacks._nonfinite_guard import CHOICES, NonFiniteGuard
 from callbacks._tensorboard import tensorboard_loggers, write_text
 from callbacks._terminal import Guard, say
+from callbacks._training_watch import TrainingWatch
 from callbacks.gradient_health import Fault, Finding, explained
 
 
@@ -51,9 +52,10 @@ class GradientMonitor(Callback):
 
     def _begin(self) -> None:
         self.findings = []
-        self._batches = 0  # seen so far, over resumes too
         self._guard = Guard("GradientMonitor")
         self._nonfinite = NonFiniteGuard(self.on_nonfinite)
+        self._watch = TrainingWatch(self.every)
+        self._hooks: list[Any] = []
         self._probe: Any = _probe()
 
     # ------------------------------------------------------------------ state
@@ -62,14 +64,14 @@ class GradientMonitor(Callback):
         """What was found, and how far it got."""
         return {
             "findings": [_health_report.to_plain(found) for found in self.findings],
-            "batches": self._batches,
+            "watch": self._watch.state_dict(),
             "probe": self._probe.state_dict() if self._probe else {},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the findings of a checkpoint."""
         self.findings = [_health_report.from_plain(found) for found in state_dict["findings"]]
-        self._batches = state_dict["batches"]
+        self._watch.load_state_dict(state_dict["watch"])
         if self._probe:
             self._probe.load_state_dict(state_dict["probe"])
 
@@ -84,33 +86,53 @@ class GradientMonitor(Callback):
         """Look at the weights and the optimizers before anything moved."""
         with self._guard(trainer, "looking at the start"):
             self._nonfinite.begin(trainer, pl_module)
+            self._watch.begin(trainer, pl_module)
+            if not pl_module.automatic_optimization:
+                self._hook_optimizers(trainer, pl_module)
             if self._probe:
                 self._probe.begin(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep what the forward pass could spoil."""
-        self._nonfinite.before_batch(batch, batch_idx)
+        with self._guard(trainer, "keeping the buffers"):
+            self._nonfinite.before_batch(batch, batch_idx)
+            self._watch.before_batch()
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Check the loss; now and then look at the operations behind it."""
         with self._guard(trainer, "looking at the loss"):
             self._nonfinite.before_backward(trainer, pl_module, loss)
+            self._watch.loss(self._nonfinite.loss)
+            if self._watch.due:
+                self._watch.graph(loss)
             if self._probe:
                 self._probe.before_backward(trainer, pl_module, loss)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Check the gradients; take them away if they would spoil the weights."""
+        if pl_module.automatic_optimization:
+            self._before_step(trainer, pl_module, optimizer)
+
+    def _hook_optimizers(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Under manual optimization Lightning does not call the hook above for a raw optimizer; torch calls this one.
+        def before(optimizer: Optimizer, *_: Any) -> None:
+            self._before_step(trainer, pl_module, optimizer)
+
+        self._hooks = [optimizer.register_step_pre_hook(before) for optimizer in trainer.optimizers]
+
+    def _before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         with self._guard(trainer, "looking at the gradients"):
-            self._nonfinite.before_step(trainer, pl_module)
+            if self._nonfinite.before_step(trainer, pl_module):
+                self._watch.before_step(optimizer)
         self._say_or_raise(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at what the step did."""
-        self._batches += 1
         with self._guard(trainer, "looking at the batch"):
             self._nonfinite.after_batch()
+            self._watch.after_batch(trainer)
             if self._probe:
                 self._probe.after_batch(trainer, pl_module, outputs, batch, batch_idx)
         self._speak(trainer)
@@ -132,6 +154,7 @@ class GradientMonitor(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge what an epoch shows."""
         with self._guard(trainer, "looking at the epoch"):
+            self._watch.epoch_end(trainer)
             if self._probe:
                 self._probe.epoch_end(trainer, pl_module)
         self._speak(trainer)
@@ -139,7 +162,7 @@ class GradientMonitor(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what was found."""
         self._speak(trainer)
-        text = _health_report.summary(self.findings, self._nonfinite.skipped, self._batches)
+        text = _health_report.summary(self.findings, self._nonfinite.skipped, self._watch.batches)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
             say(trainer, text)
             with self._guard(trainer, "writing the findings"):
@@ -149,6 +172,10 @@ class GradientMonitor(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take every hook away."""
         self._nonfinite.end()
+        self._watch.end()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
         if self._probe:
             self._probe.end()
 
@@ -158,6 +185,8 @@ class GradientMonitor(Callback):
         found = self._nonfinite.news()
         if found is None:
             return
+        if "itself holds" not in found.why:
+            self._watch.blown_up(trainer)
         self._establish(trainer, [found])
         if self.on_nonfinite == "stop":
             # No vote is needed: the gradients are the sum over all ranks, so every rank saw the same.
@@ -168,6 +197,7 @@ class GradientMonitor(Callback):
     def _speak(self, trainer: Trainer) -> None:
         if self._probe:
             self._establish(trainer, self._probe.findings())
+        self._establish(trainer, self._watch.news())
 
     def _establish(self, trainer: Trainer, news: Sequence[Finding]) -> None:
         for found in news:
