@@ -56,6 +56,7 @@ class Term:
         chain: The operations before it, last first, down to the first affine one or where it can't be followed.
         target: What it compares with, if that can be seen.
         stretched: Whether prediction and target were broadcast into a square.
+        weighted: Whether the loss weighs classes.
     """
 
     kind: str
@@ -64,6 +65,7 @@ class Term:
     chain: tuple[Op, ...] = ()
     target: Target | None = None
     stretched: bool = False
+    weighted: bool = False
 
     @property
     def real(self) -> tuple[Op, ...]:
@@ -79,3 +81,51 @@ class Loss:
     alone: bool = True
     maximised: bool = False
     value: float = 0.0
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One affine layer of the graph.
+
+    Args:
+        convolution: Whether it is one.
+        fed_by: What its inputs come from: an operation such as `Relu`, `affine`, `input`, or `?`.
+        normed: Whether a norm stands between.
+        inputs: Its inputs, 0 if not known.
+        outputs: Its outputs, 0 if not known.
+    """
+
+    convolution: bool
+    fed_by: str
+    normed: bool = False
+    inputs: int = 0
+    outputs: int = 0
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The network behind a loss.
+
+    Args:
+        layers: Its affine layers, last first.
+        linear: Whether nothing in it is known or suspected to be non-linear.
+        normed: Whether there is a norm anywhere.
+        skips: Whether branches are added or joined.
+    """
+
+    layers: tuple[Layer, ...] = ()
+    linear: bool = False
+    normed: bool = False
+    skips: bool = False
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """One batch norm: its mode, and whether its running statistics are those it was made with."""
+
+    name: str
+    training: bool
+    tracked: bool
+    momentum: float | None = 0.1
+    fresh: bool = False
+    trainable: bool = True

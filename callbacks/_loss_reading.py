@@ -105,7 +105,9 @@ def _fused(node: Any, kind: str, sign: int) -> Term:
     target = getattr(node, "_saved_target", None)
     chain = _chain(below)
     read = None if target is None else read_target(target)
-    return Term(kind, sign, shape, chain, read, kind == "regression" and _is_square(shape, chain))
+    weighted = any(getattr(node, name, None) is not None for name in ("_saved_weight", "_saved_pos_weight"))
+    square = kind == "regression" and _is_square(shape, chain)
+    return Term(kind, sign, shape, chain, read, stretched=square, weighted=weighted)
 
 
 def _likelihood(node: Any, kind: str, sign: int) -> Term | None:
@@ -128,7 +130,7 @@ def _difference(node: Any, sign: int) -> Term | None:
     before = getattr(node, "_saved_self", None)
     shape = tuple(before.shape) if before is not None else ()
     chain = _chain(trained[0])
-    return Term("regression", sign, shape, chain, None, _is_square(shape, chain))
+    return Term("regression", sign, shape, chain, stretched=_is_square(shape, chain))
 
 
 def _is_penalty(node: Any) -> bool:
@@ -204,7 +206,10 @@ def _op(node: Any, name: str) -> Op:
     if name == "Addmm":
         rows, columns = node._saved_mat1_sym_sizes[0], node._saved_mat2_sym_sizes[1]
         return Op(name, None, (int(rows), int(columns)))
-    return Op(name)
+    factor = _constant(node) if name in ("Mul", "Div") else None
+    if factor is None or (isinstance(factor, Tensor) and factor.numel() > 1):
+        return Op(name)
+    return Op("Alias" if factor == 1 else "Scale")
 
 
 def read_target(target: Tensor) -> Target:

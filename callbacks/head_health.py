@@ -88,12 +88,12 @@ def _redundant(term: Term) -> Iterator[Case]:
 
 
 def _missing(term: Term) -> Iterator[Case]:
-    first = _first(term)
+    first = next((op.name for op in term.real if op.name != "Scale"), "")
     if term.kind == "nll" and (first in AFFINE or first in BOUNDED or first == "Softmax"):
         got = "probabilities" if first == "Softmax" else "raw scores"
         why = f"NLLLoss needs log-probabilities and is given {got} (the last operation before it is {first})"
         yield Fault.MISSING_SOFTMAX, why, "Use CrossEntropyLoss on the raw scores, or log_softmax(scores, dim=1)."
-    names = [op.name for op in term.real if op.name not in ("Clamp", "ClampMin", "Add")]
+    names = [op.name for op in term.real if op.name not in ("Clamp", "ClampMin", "Add", "Scale")]
     if term.kind in ("picked", "soft") and len(names) > 1 and names[0] == "Log" and names[1] in AFFINE:
         why = "the loss takes the logarithm of raw scores as if they were probabilities"
         yield Fault.MISSING_SOFTMAX, why, "Use CrossEntropyLoss on the raw scores, or log_softmax(scores, dim=1)."
@@ -108,6 +108,15 @@ def _clipped_scores(term: Term) -> Iterator[Case]:
     if name in CLIPPED and name != "Softmax" and (term.kind, name) != ("bce_logits", "Sigmoid"):
         why = f"the scores go through {name.lower()} before the softmax, so that it cannot give every probability"
         yield Fault.WRONG_OUTPUT_ACTIVATION, why, "Let the last layer be linear: no activation after it."
+
+
+def _softmax_of_one(term: Term) -> Iterator[Case]:
+    first = term.real[0] if term.real else None
+    if first is None or first.name != "Softmax" or first.dim is None or term.kind not in ("regression", "bce"):
+        return
+    if first.shape[first.dim] == 1:
+        why = "the output goes through a softmax over 1 number, which is always 1: nothing can be learnt"
+        yield Fault.WRONG_OUTPUT_ACTIVATION, why, "Let the last layer be linear, or use a sigmoid for a probability."
 
 
 def _range(term: Term) -> Iterator[Case]:
@@ -140,12 +149,22 @@ def _target(term: Term) -> Iterator[Case]:
                 why,
                 "Use MSELoss for numbers, CrossEntropyLoss for more than two classes, 0 and 1 for two.",
             )
-    if term.kind == "regression" and target.one_hot and target.given and target.shape[-1] > 2:
+    if term.kind == "regression" and target.one_hot and target.given:
         why = f"a squared or absolute distance to one-hot labels of {target.shape[-1]} classes"
         yield Fault.WRONG_LOSS, why, "Use CrossEntropyLoss on the raw scores for classes."
 
 
-CHECKS = (_one_output, _stretched, _wrong_dimension, _redundant, _missing, _clipped_scores, _target, _range)
+CHECKS = (
+    _one_output,
+    _stretched,
+    _wrong_dimension,
+    _redundant,
+    _missing,
+    _clipped_scores,
+    _softmax_of_one,
+    _target,
+    _range,
+)
 
 
 def _first(term: Term) -> str:
