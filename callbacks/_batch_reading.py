@@ -39,7 +39,7 @@ def flat_rows(tensor: Tensor, most: int | None = None) -> Tensor:
     return tensor.detach()[:rows].reshape(rows, -1).float()
 
 
-def read_inputs(layer: str, batches: Sequence[Tensor]) -> Inputs | None:
+def read_inputs(layer: str, batches: Sequence[Tensor], *, from_batch: bool) -> Inputs | None:
     """What a layer was given in some batches; None of less than two rows or of numbers that are not finite."""
     if not batches or min(len(batch) for batch in batches) < 2 or len({batch[0].shape for batch in batches}) > 1:
         return None
@@ -55,4 +55,4 @@ def read_inputs(layer: str, batches: Sequence[Tensor]) -> Inputs | None:
         return None
     largest, rms, column_rms, spread_, shortest, longest = values.tolist()
     unit = shortest > 0.99 and longest < 1.01
-    return Inputs(layer, len(rows), rows.shape[1], largest, rms, column_rms, spread_, unit)
+    return Inputs(layer, len(rows), rows.shape[1], largest, rms, column_rms, spread_, unit, from_batch)

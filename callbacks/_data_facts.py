@@ -16,6 +16,7 @@ class Inputs:
         column_rms: The same of the column where it is largest; of pictures the same as `rms`.
         spread: Largest deviation of a column within a batch.
         unit_rows: Whether all rows have length 1.
+        from_batch: Whether they stand in the batch as they are, instead of being made in the step.
     """
 
     layer: str
@@ -26,6 +27,7 @@ class Inputs:
     column_rms: float
     spread: float
     unit_rows: bool = False
+    from_batch: bool = True
 
 
 @dataclass(frozen=True)

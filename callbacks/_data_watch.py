@@ -2,22 +2,37 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
-from torch.utils.data import RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from callbacks._data_facts import Dependence
 from callbacks._data_reading import read_contrast, read_labels, read_numbers
 from callbacks._dependence import read_dependence
 from callbacks._head_facts import Loss
 from callbacks._metrics import logged
-from callbacks._samples import MOST_ROWS, Sample
-from callbacks.data_health import contrast_findings, dependence_findings, label_findings, number_findings
+from callbacks._samples import Sample
+from callbacks.data_health import (
+    class_findings,
+    contrast_findings,
+    dependence_findings,
+    label_findings,
+    number_findings,
+)
 from callbacks.gradient_health import Finding
 
 MOST_CLASSES = 1000
+NO_CLASS = -100  # what torch's losses leave out
 
 
 class DataWatch:
@@ -31,6 +46,7 @@ class DataWatch:
         self.target: int | None = None
         self.classes = False  # the target is a class, not a number
         self.weighted = False
+        self.outputs = 0  # of the head, one a class; 0 if not known
         self.train, self.val = Sample(), Sample()
         self.open = True
         self.baseline: float | None = None  # loss of the best constant
@@ -48,29 +64,43 @@ class DataWatch:
     def _learn_target(self, tensors: Sequence[Tensor], loss: Loss) -> None:
         term = max(loss.terms, key=lambda t: t.target is not None)
         self.weighted = term.weighted or loss.terms[0].kind == "unknown"
-        for i, tensor in enumerate(tensors):
-            if i == self.input or not len(tensor) or tensor.numel() != len(tensor) or tensor.is_complex():
-                continue
-            whole = not tensor.is_floating_point() and tensor.dtype != torch.bool
-            matches = term.target is not None and term.target.address == tensor.data_ptr()
-            only = len(tensors) == 2 and term.target is None
-            if (whole and (matches or only)) or (term.kind == "nll" and whole):
-                self.target, self.classes = i, True
-            elif tensor.is_floating_point() and (matches or only):
-                binary = term.kind in ("bce", "bce_logits")
-                self.target, self.classes = i, binary
+        wanted = [i for i, tensor in enumerate(tensors) if i != self.input and _is_column(tensor)]
+        address = term.target.address if term.target is not None else 0
+        matching = [i for i in wanted if tensors[i].data_ptr() == address]
+        whole = [i for i in wanted if not tensors[i].is_floating_point()]
+        if matching:
+            self.target = matching[0]
+        elif term.kind in ("nll", "picked", "soft") and len(whole) == 1:  # cast on the way to the loss
+            self.target = whole[0]
+        elif len(tensors) == 2 and len(wanted) == 1 and self.input is not None:
+            self.target = wanted[0]
+        if term.kind == "nll" and len(term.shape) == 2:
+            self.outputs = term.shape[1]
+        if self.target is not None:
+            self.classes = self.target in whole or term.kind in ("bce", "bce_logits")
+
+    def out_of_range(self, tensors: Sequence[Tensor], step: int) -> list[Finding]:
+        """Whether a class of the batch has no output; only where asking does not hold up a device."""
+        target = _at(tensors, self.target)
+        if target is None or not self.classes or target.device.type != "cpu" or not len(target):
+            return []
+        classes = target[target != NO_CLASS]
+        if not len(classes):
+            return []
+        low, high = classes.aminmax()
+        return class_findings(int(low), int(high), self.outputs, step)
 
     def training_batch(self, trainer: Trainer, tensors: Sequence[Tensor]) -> None:
         """Keep a part of a training batch of the first epoch."""
         if self.open and (self.input is not None or self.target is not None):
-            batches = trainer.num_training_batches
-            if math.isfinite(batches):
-                self.train.a_batch = max(1, math.ceil(MOST_ROWS / max(int(batches), 1)))
+            self.train.spread_over(trainer.num_training_batches)
             self.train.add(_at(tensors, self.input), self._labels(tensors))
 
-    def validation_batch(self, tensors: Sequence[Tensor]) -> None:
-        """Keep a part of a validation batch, of the first loader's first epoch."""
-        if self.open:
+    def validation_batch(self, trainer: Trainer, tensors: Sequence[Tensor]) -> None:
+        """Keep a part of a validation batch, of the first loader and the first time."""
+        batches = trainer.num_val_batches[0] if trainer.num_val_batches else 0
+        if self.open and self.val.batches < batches:
+            self.val.spread_over(batches)
             self.val.add(_at(tensors, self.input), self._labels(tensors))
 
     def _labels(self, tensors: Sequence[Tensor]) -> Tensor | None:
@@ -92,8 +122,7 @@ class DataWatch:
         return found + self._judge_skill(trainer)
 
     def _judge_labels(self, trainer: Trainer) -> list[Finding]:
-        sampler = getattr(trainer.train_dataloader, "sampler", None)
-        random = isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler)
+        sequential, random = order_of(trainer.train_dataloader)
         step, labels = trainer.global_step, self.train.labels
         if not labels[0].is_floating_point():
             classes = read_labels(labels, weighted=self.weighted)
@@ -101,7 +130,7 @@ class DataWatch:
                 return []
             rows = sum(classes.counts.values())
             self.baseline = -sum(n / rows * math.log(n / rows) for n in classes.counts.values())
-            return label_findings(classes, step, sequential=isinstance(sampler, SequentialSampler), random=random)
+            return label_findings(classes, step, sequential=sequential, random=random)
         numbers = read_numbers(labels, self.val.labels)
         self.baseline = float(torch.cat(labels).float().var(correction=0))
         return number_findings(numbers, step, random=random) if numbers else []
@@ -112,7 +141,7 @@ class DataWatch:
         found: list[Finding] = []
         if train is None or not train.is_floating_point() or not bool(train.isfinite().all()):
             return found
-        if val is not None:
+        if val is not None and self.train.spread and self.val.spread:
             both = (train_labels, val_labels) if train_labels is not None and val_labels is not None else None
             contrast = read_contrast(train, val, both)
             found = contrast_findings(contrast, step) if contrast else []
@@ -132,6 +161,23 @@ class DataWatch:
         seen = Dependence(**{**vars(self.dependence), "best_val_loss": self.best_val_loss})
         seen = Dependence(**{**vars(seen), "epochs": epochs, "steps": step})
         return dependence_findings(seen, step)
+
+
+def order_of(loader: Any) -> tuple[bool, bool]:
+    """Whether a loader is known to keep the order of its rows, and whether it is known to draw them at random."""
+    batches = getattr(loader, "batch_sampler", None)
+    if type(batches) is not BatchSampler:  # one's own: it may do anything
+        return False, False
+    sampler = batches.sampler
+    if isinstance(sampler, DistributedSampler):
+        return not sampler.shuffle, sampler.shuffle
+    random = isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler)
+    return isinstance(sampler, SequentialSampler), random
+
+
+def _is_column(tensor: Tensor) -> bool:
+    real = not tensor.is_complex() and tensor.dtype != torch.bool
+    return real and tensor.ndim > 0 and len(tensor) > 0 and tensor.numel() == len(tensor)
 
 
 def _at(tensors: Sequence[Tensor], position: int | None) -> Tensor | None:

@@ -35,13 +35,13 @@ class LayerInputs:
     def see(self, name: str, layer: nn.Module, given: tuple[Any, ...]) -> None:
         """Take down what one layer is given."""
         tensor = given[0] if given and isinstance(given[0], Tensor) else None
-        if tensor is None or tensor.ndim < 2:
+        if tensor is None or tensor.ndim < 2 or (tensor.requires_grad and self.first is None):
             return
         if self.first is None:
             self.first = name, layer, tensor.detach()
         if self._listening and isinstance(layer, NUMERIC) and tensor.is_floating_point() and len(tensor) > 1:
             with torch.no_grad():
-                self.signals.append((name, tensor.detach().float().std(0).mean()))
+                self.signals.append((name, tensor.detach()[:32].float().std(0).mean()))
 
     def next_step(self) -> None:
         """Forget the step's inputs; signals are those of the first step."""

@@ -5,14 +5,12 @@ Tensors are only read near the loss: further down a checkpointed block would be 
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from callbacks._head_facts import AFFINE, MOVES, Loss, Op, Target, Term
+from callbacks._head_facts import AFFINE, MOVES, Loss, Op, Term
+from callbacks._target_reading import read_target
 
 MOST_NODES = 400  # of a loss made of many terms, the rest is not read
 LONGEST_CHAIN = 24
@@ -184,7 +182,7 @@ def _sign(factor: Any) -> int:
     return 0 if isinstance(factor, complex) else 1 if factor >= 0 else -1
 
 
-# ---------------------------------------------------------------------- chains and targets
+# ---------------------------------------------------------------------- chains
 
 
 def _chain(node: Any) -> tuple[Op, ...]:
@@ -210,56 +208,3 @@ def _op(node: Any, name: str) -> Op:
     if factor is None or (isinstance(factor, Tensor) and factor.numel() > 1):
         return Op(name)
     return Op("Alias" if factor == 1 else "Scale")
-
-
-def read_target(target: Tensor) -> Target:
-    """A target as plain numbers."""
-    target = target.detach()
-    values = target.reshape(-1)[:4096].double()
-    if not len(values):
-        return Target(tuple(target.shape))
-    margin = 0.05 * float(values.std(correction=0)) if len(values) > 1 else 0.0
-    numbers = torch.stack(
-        [
-            values.min(),
-            values.max(),
-            (values < -margin).double().mean(),
-            (values > 1.05).double().mean(),
-            (values.abs() > 1.05).double().mean(),
-        ]
-    ).tolist()
-    low, high, *beyond = (float(number) for number in numbers)
-    return Target(
-        tuple(target.shape),
-        not target.is_floating_point(),
-        low,
-        high,
-        min(len(torch.unique(values)), 64),
-        is_one_hot(target),
-        False,
-        target.data_ptr(),
-        (beyond[0], beyond[1], beyond[2]),
-    )
-
-
-def is_one_hot(target: Tensor) -> bool:
-    """Whether every row is one 1 among zeros, of more than two rows that are not all the same."""
-    if target.ndim != 2 or target.shape[1] < 2 or target.shape[0] < 3:
-        return False
-    row = target.detach().float()
-    ones = (row == 1).sum(1) == 1
-    zeros = (row == 0).sum(1) == target.shape[1] - 1
-    return bool((ones & zeros).all())
-
-
-def with_batch(loss: Loss, batch: Sequence[Tensor]) -> Loss:
-    """The same facts, after seeing which targets stand in the batch; its first tensor is no target but the input."""
-    classes = any(tensor.dtype == torch.long and tensor.ndim == 1 for tensor in batch[1:])
-    places = {tensor.data_ptr() for tensor in batch[1:]}
-    terms = [
-        replace(term, target=replace(term.target, given=classes or term.target.address in places))
-        if term.target
-        else term
-        for term in loss.terms
-    ]
-    return replace(loss, terms=tuple(terms))

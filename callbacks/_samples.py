@@ -1,5 +1,6 @@
 """Keeps a bounded sample of the rows, and all labels, of one training epoch and of one validation."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +17,8 @@ class Sample:
     """Rows and labels of batches as they came, on the device they came on.
 
     Args:
-        a_batch: Rows kept of each batch, so that they come from all over the epoch.
+        a_batch: Rows kept of each batch.
+        spread: Whether that brings rows from all over the epoch.
     """
 
     a_batch: int = MOST_ROWS
@@ -25,9 +27,17 @@ class Sample:
     labels: list[Tensor] = field(default_factory=list)
     kept: int = 0
     seen: int = 0
+    batches: int = 0
+    spread: bool = False
+
+    def spread_over(self, batches: float) -> None:
+        """Take rows from all of an epoch's batches, if their number is known."""
+        self.spread = math.isfinite(batches)
+        self.a_batch = max(1, math.ceil(MOST_ROWS / batches)) if self.spread and batches else 16
 
     def add(self, x: Tensor | None, y: Tensor | None) -> None:
         """Take down a batch: what is kept is copied."""
+        self.batches += 1
         if y is not None and self.seen < MOST_LABELS and len(self.labels) < MOST_BATCHES:
             self.labels.append(y.detach().reshape(-1).clone())
             self.seen += len(y)
@@ -58,4 +68,4 @@ class Sample:
         self.inputs.clear()
         self.input_labels.clear()
         self.labels.clear()
-        self.kept = self.seen = 0
+        self.kept = self.seen = self.batches = 0

@@ -1,6 +1,7 @@
 """`TrainingProbe`: looks at the data, the head and the structure of whatever a trainer trains, rarely and cheaply."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,9 +13,10 @@ from callbacks._batch_reading import read_inputs, tensors_in
 from callbacks._data_watch import DataWatch
 from callbacks._head_facts import Loss, Structure
 from callbacks._layer_inputs import NUMERIC, LayerInputs
-from callbacks._loss_reading import read_loss, with_batch
+from callbacks._loss_reading import read_loss
 from callbacks._structure_reading import read_batch_norms, read_structure
-from callbacks.data_health import input_findings
+from callbacks._target_reading import with_batch
+from callbacks.data_health import input_findings, out_of_range
 from callbacks.gradient_health import Fault, Finding
 from callbacks.head_health import head_findings
 from callbacks.structure_health import (
@@ -27,6 +29,7 @@ from callbacks.structure_health import (
 
 FIRST_STEPS = 4  # whose losses, layers and inputs are read
 LOSSES_KEPT = 400  # of the first steps, to see whether they fall
+REFUSED = re.compile(r"Target -?\d+ is out of bounds|Class values must be (smaller than|non-negative)")
 FIRST_LOSSES, LAST_LOSSES = 5, 20
 
 
@@ -46,7 +49,7 @@ class TrainingProbe:
         self._read: list[Loss] = []  # losses of the step that is under way
         self._layers = LayerInputs()
         self._given: list[Tensor] = []  # to the first layer, in the first steps
-        self._fed: tuple[str, bool] = ("", False)
+        self._fed = ""  # the first layer
         self._data = DataWatch()
         self._structure = Structure()
         self._signals: list[tuple[str, float]] = []
@@ -65,6 +68,16 @@ class TrainingProbe:
         self._norms = bool(norms)
         self._add(start_findings(norms, trainer.global_step))
         self._layers.open(module)
+
+    def before_batch(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Compare a batch's classes with the outputs before the loss does, which would stop the run."""
+        if self._data.open and self._data.outputs:
+            self._add(self._data.out_of_range(tensors_in(batch), trainer.global_step))
+
+    def failed(self, trainer: Trainer, module: LightningModule, error: BaseException) -> None:
+        """Say in plain words what stopped the run, if it is a label that the loss refused."""
+        if isinstance(error, IndexError | RuntimeError) and REFUSED.search(str(error)):
+            self._add([out_of_range(f"the loss refuses a label: {error}", trainer.global_step)])
 
     def before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
         """Read the graph of the first losses."""
@@ -102,7 +115,7 @@ class TrainingProbe:
         if self._norms and batch_idx == 0 and not trainer.sanity_checking:
             self._add(validation_findings(read_batch_norms(module, fresh=False), trainer.global_step))
         if self._data.open and self._steps:
-            self._data.validation_batch(tensors_in(batch))
+            self._data.validation_batch(trainer, tensors_in(batch))
 
     def epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Judge what one epoch gathered."""
@@ -155,7 +168,7 @@ class TrainingProbe:
         if first is not None:
             name, layer, given = first
             if isinstance(layer, NUMERIC) and given.is_floating_point():
-                self._fed = name, True
+                self._fed = name
                 self._given.append(given)
         self._read.clear()
         self._layers.next_step()
@@ -173,7 +186,7 @@ class TrainingProbe:
 
     def _judge_inputs(self, trainer: Trainer) -> None:
         if self._given:
-            facts = read_inputs(self._fed[0], self._given)
+            facts = read_inputs(self._fed, self._given, from_batch=self._data.input is not None)
             self._given = []
             if facts is not None:
                 self._add(input_findings(facts, trainer.global_step))

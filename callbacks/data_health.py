@@ -11,7 +11,7 @@ SMALL_RMS, SMALL_LARGEST = 0.05, 0.1  # pixels divided by 255 twice reach 0.004;
 FEW_ROWS = 100
 ORDERED = 0.5  # batches of a shuffled epoch hold 1 of its variety, give or take 0.1
 DOMINANT_OF_TWO, DOMINANT, EVENNESS = 0.9, 0.8, 0.5
-FAR_EFFECT, SURE = 1.5, 8.0  # what crops, flips, colours and a little noise do stays below one deviation
+FAR_EFFECT, SURE = 2.5, 8.0  # a crop, an erased corner and other colours together come to 2
 UNLIKE, RELIABLE = 0.3, 0.8
 NO_SKILL = 0.97  # of the loss of the best constant
 CHANCE, DEPENDENT = 3.0, 10.0  # standard deviations
@@ -26,7 +26,7 @@ def input_findings(inputs: Inputs, step: int) -> list[Finding]:
 def _inputs(x: Inputs) -> Iterator[tuple[Fault, str, str]]:
     if x.rows < 8:
         return
-    if x.spread <= 1e-6 * x.largest:
+    if x.from_batch and x.spread <= 1e-6 * x.largest:
         why = f"all {x.rows} rows that `{x.layer}` was given are alike within their batch"
         yield Fault.INPUTS_CONSTANT, why, "Look at what the dataset returns: different rows must differ."
     if math.isfinite(x.column_rms) and x.column_rms > UNSCALED_RMS:
@@ -43,6 +43,22 @@ def _inputs(x: Inputs) -> Iterator[tuple[Fault, str, str]]:
             why,
             "Look whether the inputs are scaled twice, e.g. divided by 255 in two places.",
         )
+
+
+def class_findings(low: int, high: int, classes: int, step: int) -> list[Finding]:
+    """Whether a batch holds a class that the head has no output for; -100 is torch's word for no class."""
+    if low >= 0 and high < classes:
+        return []
+    which = high if high >= classes else low
+    return [
+        out_of_range(f"class {which} of a batch has no output: the head has {classes}, for 0 to {classes - 1}", step)
+    ]
+
+
+def out_of_range(why: str, step: int) -> Finding:
+    """A label that no output stands for."""
+    advice = "Count classes from 0, and give the last layer one output for each."
+    return Finding(Fault.LABELS_OUT_OF_RANGE, "training data", step, why, advice)
 
 
 def label_findings(labels: Labels, step: int, *, sequential: bool, random: bool) -> list[Finding]:
