@@ -4,10 +4,11 @@ from .settings import Settings
 
 DEV = [
     Settings(
-        "dev_mlp", "breast_cancer", "mlp", 2, (64, 64, 32), "cross_entropy", "sgd", 0.05, 32, 250, functional=True
+        "dev_mlp", "breast_cancer", "mlp", 2, (64, 64, 32), "cross_entropy", "sgd", 0.05, 32, 250, functional=True,
+        weight_decay=1e-2,
     ),
     Settings("dev_waves", "waves", "cnn1d", 4, (16, 24, 24), "cross_entropy", "adam", 5e-3, 32, 300),
-    Settings("dev_deep", "shapes", "cnn2d", 5, (8,) * 5 + (12,) * 3, "cross_entropy", "sgd", 0.05, 32, 150,
+    Settings("dev_deep", "shapes", "cnn2d", 5, (8,) * 5 + (12,) * 3, "cross_entropy", "sgd", 0.01, 32, 150,
              norm="batch"),
     Settings("dev_regression", "friedman", "mlp", 0, (48, 48, 48), "mse", "adam", 3e-3, 32, 400),
 ]  # fmt: skip

@@ -53,12 +53,18 @@ def _batch_norm(s: Settings) -> dict[str, Any]:
 
 
 def _deep(s: Settings) -> dict[str, Any]:
-    """Ten layers at least: a net of two or three is healthy without a norm."""
-    return {} if len(s.widths) >= 8 else {"widths": (s.widths[0],) * 12}
+    """Many layers: a net of two or three is healthy without a norm."""
+    return {} if len(s.widths) >= 8 else {"widths": (s.widths[0],) * (16 if s.network == "cnn2d" else 20)}
+
+
+def _shallow(s: Settings) -> dict[str, Any]:
+    """The same layers, only six of them: no norm either, and none is needed."""
+    return {"widths": s.widths[:6]}
 
 
 def _few_rows(s: Settings) -> dict[str, Any]:
-    return {"rows": 90, "label_noise": 0.1, "widths": tuple(2 * w for w in s.widths)}
+    """Few rows, some of them told wrongly: a wide network learns them by heart."""
+    return {"rows": 60, "label_noise": 0.3, "steps": 3 * s.steps // 2, "weight_decay": 0.0}
 
 
 KINDS: dict[str, Kind] = {
@@ -90,9 +96,9 @@ KINDS: dict[str, Kind] = {
     ),
     "missing_regularisation": Kind(
         Fault.UNDER_REGULARISED,
-        lambda s: {},
-        lambda s: {"dropout": 0.5, "weight_decay": 0.03, "steps": s.steps // 3},
-        both=_few_rows,
+        _few_rows,
+        lambda s: {"dropout": 0.3, "weight_decay": 1e-2 if s.optimizer == "sgd" else 1e-4},
+        both=lambda s: {"widths": tuple(2 * w for w in s.widths)},
     ),
     "too_much_regularisation": Kind(
         Fault.OVER_REGULARISED, lambda s: {"weight_decay": 1.0}, lambda s: {"weight_decay": 1e-3}
@@ -142,7 +148,10 @@ KINDS: dict[str, Kind] = {
         Fault.OUTPUTS_OVERSCALED, lambda s: {"output_scale": 100.0}, lambda s: {"output_scale": 2.0}
     ),
     "missing_batch_norm": Kind(
-        Fault.MISSING_NORMALISATION, lambda s: {"norm": "none"}, lambda s: {"norm": "group"}, both=_deep
+        Fault.MISSING_NORMALISATION,
+        lambda s: {"norm": "none"},
+        lambda s: {"norm": "group"} if s.network == "cnn2d" else {"norm": "batch_after"} if s.classes else _shallow(s),
+        both=_deep,
     ),
     "batch_norm_never_eval": Kind(
         Fault.BATCH_NORM_MODE,

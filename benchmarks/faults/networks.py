@@ -55,7 +55,8 @@ class Network(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         s = self.s
         for number, (layer, norm) in enumerate(zip(self.hidden, self.norms, strict=True)):
-            x = self._activate(norm(layer(x)), number)
+            x = layer(x)
+            x = norm(self._activate(x, number)) if s.norm == "batch_after" else self._activate(norm(x), number)
             if s.detached and number == self.middle:
                 x = x.detach()
             if s.network != "mlp" and number == self.middle:

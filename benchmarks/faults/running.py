@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 
 from .bases import BASES
-from .detectors import DETECTORS
+from .detectors import DETECTORS, History
 from .kinds import Case, cases
 from .rows import Data, make_data
 from .user_module import UserModule, make_module
@@ -81,18 +81,20 @@ def run(job: Job) -> dict[str, Any]:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     case = find_case(job)
     start, said, error, value = time.perf_counter(), [], "", math.nan
+    curve: list[float] = []
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             callbacks, read = DETECTORS[job.detector](case)
             module, data = train(case, job.seed, callbacks)
             said = read()
             value = skill(module, data)
+            curve = next((c.val_loss for c in callbacks if isinstance(c, History)), [])
         except Exception as e:  # noqa: BLE001  # a record of the failure, so that the others go on
             error = f"{type(e).__name__}: {e}"[:300]
     return {
         "key": job.key, "detector": job.detector, "base": job.base, "kind": job.kind, "healthy": job.healthy,
         "seed": job.seed, "names": [str(n) for n in case.names], "said": [list(s) for s in said], "skill": value,
-        "error": error, "seconds": round(time.perf_counter() - start, 2),
+        "error": error, "val_loss": [round(v, 4) for v in curve], "seconds": round(time.perf_counter() - start, 2),
     }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ class Settings:
         augmentation: Of the training rows, see `rows.py`.
         order: `shuffled`, `stored` (unshuffled, but the rows lie in random order), `sorted` (by target, unshuffled).
         bad_row: One training row: `` (none), `nan`, `zero`.
-        norm: `none`, `batch`, `untracked`, `group`.
+        norm: `none`, `batch`, `batch_after` (behind the activation), `group`.
         head: What is done to the last layer's output, see `networks.py`.
         initialisation: See `initialisation.py`.
         shifted_bias: Added to the bias that feeds the middle activation.
