@@ -13,6 +13,7 @@ ORDERED = 0.5  # batches of a shuffled epoch hold 1 of its variety, give or take
 DOMINANT_OF_TWO, DOMINANT, EVENNESS = 0.9, 0.8, 0.5
 FAR_EFFECT, SURE = 2.5, 8.0  # a crop, an erased corner and other colours together come to 2
 UNLIKE, RELIABLE = 0.3, 0.8
+CROWDED = 0.6  # of the distance of two distribution functions, which is 0.1 for two samples of 250 rows alike
 NO_SKILL = 0.97  # of the loss of the best constant
 CHANCE, DEPENDENT = 3.0, 10.0  # standard deviations
 
@@ -117,7 +118,7 @@ def number_findings(numbers: Numbers, step: int, *, random: bool) -> list[Findin
         found.append(
             Finding(Fault.UNSHUFFLED, "training data", step, why, "Give the training DataLoader shuffle=True.")
         )
-    if numbers.rows >= FEW_ROWS and numbers.apart > 0.5 and numbers.narrower < 0.25:
+    if numbers.rows >= FEW_ROWS and numbers.apart > CROWDED and numbers.narrower < 0.5:
         why = (
             f"training targets crowd together: their quartiles lie {numbers.narrower:.2f} times as far apart as the "
             f"validation targets', and the distributions differ by {numbers.apart:.2f} (of 1)"
