@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from .bases import SPLITS
+from .detectors import DETECTORS
 from .kinds import KINDS, cases
 from .running import Job, read_records, run_all
 from .scoring import health, mistakes, score, tables
@@ -19,7 +20,7 @@ from .scoring import health, mistakes, score, tables
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", choices=SPLITS, default="dev")
-    parser.add_argument("--detector", default="ours", help="ours, none, torchmortem, gradsnitch, cockpit")
+    parser.add_argument("--detector", choices=DETECTORS, default="ours")
     parser.add_argument("--only", nargs="+", choices=KINDS, help="kinds; all unless told")
     parser.add_argument("--base", nargs="+", help="bases; all of the split unless told")
     parser.add_argument("--seeds", nargs="+", type=int, help="the split's five unless told")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytorch_lightning as pl
 
 from .kinds import Case
+from .rivals import gradsnitch, torchmortem
 
 Said = list[tuple[str, str]]  # name and text, in the order of saying
 Watch = Callable[[Case], tuple[list[pl.Callback], Callable[[], Said]]]
@@ -33,4 +34,4 @@ def ours(case: Case) -> tuple[list[pl.Callback], Callable[[], Said]]:
     return [monitor], lambda: [(str(f.fault), f"{f.where} @{f.step}: {f.why}") for f in monitor.findings]
 
 
-DETECTORS: dict[str, Watch] = {"none": nobody, "ours": ours}
+DETECTORS: dict[str, Watch] = {"none": nobody, "ours": ours, "torchmortem": torchmortem, "gradsnitch": gradsnitch}

@@ -54,7 +54,9 @@ def _batch_norm(s: Settings) -> dict[str, Any]:
 
 def _deep(s: Settings) -> dict[str, Any]:
     """Many layers: a net of two or three is healthy without a norm."""
-    return {} if len(s.widths) >= 8 else {"widths": (s.widths[0],) * (16 if s.network == "cnn2d" else 20)}
+    return (
+        {} if len(s.widths) >= 8 else {"widths": (s.widths[0],) * (20 if s.network == "cnn1d" or not s.classes else 16)}
+    )
 
 
 def _shallow(s: Settings) -> dict[str, Any]:

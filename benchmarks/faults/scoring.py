@@ -21,12 +21,17 @@ def wilson(hits: int, of: int, z: float = 1.96) -> tuple[float, float]:
 
 def named(r: Record) -> bool:
     """The right name is among all that was said."""
-    return any(name in r["names"] for name, _ in r["said"])
+    return any(_right(r, name) for name, _ in r["said"])
 
 
 def named_first(r: Record) -> bool:
     """The right name was said first."""
-    return bool(r["said"]) and r["said"][0][0] in r["names"]
+    return bool(r["said"]) and _right(r, r["said"][0][0])
+
+
+def _right(r: Record, name: str) -> bool:
+    """A rival's message may give several causes, joined by a bar: one of them will do."""
+    return not set(name.split("|")).isdisjoint(r["names"])
 
 
 def count(records: list[Record]) -> dict[str, Any]:
