@@ -90,27 +90,38 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Dependence:
-    """Whether labels have to do with inputs.
+class Neighbours:
+    """How often near rows have the same label (or of numbers, how near their ranks are, 0 to 1), in equal samples.
 
     Args:
-        rows: Training rows compared.
-        train: How many standard deviations the labels agree with those of near rows beyond chance.
+        rows: Rows of each sample.
+        train: The share among training rows.
         val: The same among validation rows.
-        columns: The same for the single column that tells most.
-        agreement: Share of near training rows with the same label, that share among validation rows, and by chance.
+        chance: The same for labels dealt at random.
         density: Distance of a training row's nearest neighbour over that of a validation row's.
-        best_val_loss: Least validation loss so far over that of the best constant; None if not known.
-        epochs: Epochs trained.
-        steps: Steps trained.
     """
 
     rows: int
     train: float
     val: float
-    columns: float
-    agreement: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    chance: float
     density: float = 1.0
-    best_val_loss: float | None = None
-    epochs: int = 0
-    steps: int = 0
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """Whether labels have to do with inputs, in a run that does not learn.
+
+    Args:
+        rows: Training rows compared.
+        neighbours: Standard deviations by which labels agree with those of near rows beyond chance.
+        column: The same for the single column that tells most.
+        best_val_loss: Least validation loss so far over that of the best constant.
+        epochs: Epochs trained.
+    """
+
+    rows: int
+    neighbours: float
+    column: float
+    best_val_loss: float
+    epochs: int

@@ -16,17 +16,19 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from callbacks._data_facts import Dependence
 from callbacks._data_reading import read_contrast, read_labels, read_numbers
-from callbacks._dependence import read_dependence
+from callbacks._dependence import read_dependence, read_neighbours
 from callbacks._head_facts import Loss
 from callbacks._metrics import logged
 from callbacks._samples import Sample
 from callbacks.data_health import (
+    NO_SKILL,
     class_findings,
     contrast_findings,
     dependence_findings,
     label_findings,
+    may_be_unlearnable,
+    neighbour_findings,
     number_findings,
 )
 from callbacks.gradient_health import Finding
@@ -50,8 +52,8 @@ class DataWatch:
         self.train, self.val = Sample(), Sample()
         self.open = True
         self.baseline: float | None = None  # loss of the best constant
-        self.best_val_loss: float | None = None
-        self.dependence: Dependence | None = None
+        self.best_val_loss = math.inf  # over the baseline
+        self.compared = False  # training rows with validation rows
 
     def learn(self, tensors: Sequence[Tensor], given: Tensor | None, losses: Sequence[Loss]) -> None:
         """Find the input, which the first layer was given, and the target, which the loss was given."""
@@ -84,11 +86,10 @@ class DataWatch:
         target = _at(tensors, self.target)
         if target is None or not self.classes or target.device.type != "cpu" or not len(target):
             return []
-        classes = target[target != NO_CLASS]
-        if not len(classes):
-            return []
-        low, high = classes.aminmax()
-        return class_findings(int(low), int(high), self.outputs, step)
+        low, high = (int(value) for value in target.aminmax())
+        if low == NO_CLASS:
+            low = 0
+        return class_findings(low, high, self.outputs, step)
 
     def training_batch(self, trainer: Trainer, tensors: Sequence[Tensor]) -> None:
         """Keep a part of a training batch of the first epoch."""
@@ -99,7 +100,7 @@ class DataWatch:
     def validation_batch(self, trainer: Trainer, tensors: Sequence[Tensor]) -> None:
         """Keep a part of a validation batch, of the first loader and the first time."""
         batches = trainer.num_val_batches[0] if trainer.num_val_batches else 0
-        if self.open and self.val.batches < batches:
+        if not self.compared and self.val.batches < batches:
             self.val.spread_over(batches)
             self.val.add(_at(tensors, self.input), self._labels(tensors))
 
@@ -110,15 +111,14 @@ class DataWatch:
         return target.round().long() if self.classes and target.is_floating_point() else target
 
     def judge(self, trainer: Trainer) -> list[Finding]:
-        """What an epoch says; the samples are let go as soon as all was asked."""
-        step, found = trainer.global_step, []
-        if self.open and self.train.labels:
-            found += self._judge_labels(trainer)
-        if self.open and (self.val.kept or trainer.current_epoch >= 4):
-            found += self._judge_rows(step)
+        """What an epoch says; samples are let go as soon as all was asked."""
+        found: list[Finding] = []
+        if self.open:
             self.open = False
-            self.train.clear()
-            self.val.clear()
+            found += self._judge_labels(trainer) if self.train.labels else []
+        if not self.compared and self.train.kept and self.val.kept:
+            self.compared = True
+            found += self._judge_rows(trainer.global_step)
         return found + self._judge_skill(trainer)
 
     def _judge_labels(self, trainer: Trainer) -> list[Finding]:
@@ -137,30 +137,36 @@ class DataWatch:
 
     def _judge_rows(self, step: int) -> list[Finding]:
         train, val = self.train.rows(), self.val.rows()
-        train_labels, val_labels = self.train.row_labels(), self.val.row_labels()
-        found: list[Finding] = []
-        if train is None or not train.is_floating_point() or not bool(train.isfinite().all()):
-            return found
-        if val is not None and self.train.spread and self.val.spread:
-            both = (train_labels, val_labels) if train_labels is not None and val_labels is not None else None
-            contrast = read_contrast(train, val, both)
-            found = contrast_findings(contrast, step) if contrast else []
-        if train_labels is not None and not found:
-            pair = (val, val_labels) if val is not None and val_labels is not None else None
-            self.dependence = read_dependence((train, train_labels), pair)
+        labels, val_labels = self.train.row_labels(), self.val.row_labels()
+        if train is None or val is None or not (self.train.spread and self.val.spread):
+            return []
+        both = (labels, val_labels) if labels is not None and val_labels is not None else None
+        contrast = read_contrast(train, val, both)
+        if contrast is None:
+            return []
+        found = contrast_findings(contrast, step)
+        near = read_neighbours((train, both[0]), (val, both[1])) if both and not found else None
+        found += neighbour_findings(near, step) if near else []
+        if found or both is None:
+            self.train.clear()
+        self.val.clear()
         return found
 
     def _judge_skill(self, trainer: Trainer) -> list[Finding]:
-        if self.dependence is None:
+        """In a run that learns nothing, ask whether there is anything to learn; else let the rows go."""
+        if not self.compared or not self.train.kept or not self.baseline:
             return []
-        losses = [value for name, value in logged(trainer, "val").items() if "loss" in name and value == value]
-        if losses and self.baseline:
-            best = min(losses) / self.baseline
-            self.best_val_loss = best if self.best_val_loss is None else min(best, self.best_val_loss)
-        epochs, step = trainer.current_epoch + 1, trainer.global_step
-        seen = Dependence(**{**vars(self.dependence), "best_val_loss": self.best_val_loss})
-        seen = Dependence(**{**vars(seen), "epochs": epochs, "steps": step})
-        return dependence_findings(seen, step)
+        losses = [self.best_val_loss * self.baseline]
+        losses += [value for name, value in logged(trainer, "val").items() if "loss" in name and value == value]
+        best = self.best_val_loss = min(losses) / self.baseline
+        epochs, step, found = trainer.current_epoch + 1, trainer.global_step, list[Finding]()
+        asks = may_be_unlearnable(best, epochs, step)
+        rows, labels = (self.train.rows(), self.train.row_labels()) if asks else (None, None)
+        if rows is not None and labels is not None:
+            found = dependence_findings(read_dependence(rows, labels, best_val_loss=best, epochs=epochs), step)
+        if best <= NO_SKILL or asks:  # data that tell something go on telling it: nobody needs to ask again
+            self.train.clear()
+        return found
 
 
 def order_of(loader: Any) -> tuple[bool, bool]:

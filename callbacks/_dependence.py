@@ -5,57 +5,72 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from callbacks._data_facts import Dependence
+from callbacks._data_facts import Dependence, Neighbours
 
 NEIGHBOURS = 5
 SHUFFLES = 30
+FEW, ENOUGH = 50, 256  # rows of a quick look
 MOST_ROWS = 512
 MOST_COLUMNS = 4096  # of long rows, evenly spaced
 
 
-def read_dependence(train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor] | None) -> Dependence | None:
-    """Compare rows (N, …) and labels (N) by a permutation test; its random numbers are its own.
+def read_neighbours(train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor]) -> Neighbours | None:
+    """Compare the labels of near rows in equally many training and validation rows, in about a millisecond.
 
     Args:
-        train: Training rows and their classes (integers) or targets (floats).
-        val: The same of validation, or None.
+        train: Rows (N, …) and their classes (integers) or targets (floats).
+        val: The same of validation.
     """
-    if len(train[0]) < 50:
+    size = min(len(val[0]), len(train[0]), ENOUGH)  # neighbours are nearer in a larger sample
+    if size < FEW or val[0].shape[1:] != train[0].shape[1:]:
         return None
-    rows, labels = _prepared(*train)
-    score, _, _, _ = _neighbours(rows, labels)
-    columns = _best_column(rows, labels)
-    if val is None or len(val[0]) < 50 or val[0].shape[1:] != train[0].shape[1:]:
-        return Dependence(len(rows), score, 0.0, columns)
-    size = min(len(val[0]), len(train[0]), MOST_ROWS)  # neighbours are nearer in a larger sample
-    _, agreed, _, near = _neighbours(*_prepared(train[0][:size], train[1][:size]))
-    val_score, val_agreed, val_chance, val_near = _neighbours(*_prepared(val[0][:size], val[1][:size]))
-    density = near / val_near if val_near else 1.0
-    return Dependence(len(rows), score, val_score, columns, (agreed, val_agreed, val_chance), density)
+    found = []
+    for rows, labels in (train, val):
+        near, distance = _nearest(_prepared(rows, size))
+        found.append((_agreement(_values(labels[:size]), near), distance))
+    (agreed, near_train), (agreed_val, near_val) = found
+    density = near_train / near_val if near_val else 1.0
+    return Neighbours(size, agreed, agreed_val, _chance(val[1][:size]), density)
 
 
-def _prepared(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    flat = rows[:MOST_ROWS].reshape(min(len(rows), MOST_ROWS), -1).float()
+def read_dependence(rows: Tensor, labels: Tensor, *, best_val_loss: float, epochs: int) -> Dependence:
+    """Compare rows (N, …) and labels (N) by permutation tests; their random numbers are their own."""
+    flat = _prepared(rows, MOST_ROWS)
+    labels = labels[: len(flat)]
+    near, _ = _nearest(flat)
+    score = _beyond_chance(lambda of: _agreement(of, near), _values(labels))
+    return Dependence(len(flat), score, _best_column(flat, labels), best_val_loss, epochs)
+
+
+def _prepared(rows: Tensor, most: int) -> Tensor:
+    flat = rows[:most].reshape(min(len(rows), most), -1).float()
     flat = flat[:, :: -(-flat.shape[1] // MOST_COLUMNS)]
-    scaled = (flat - flat.mean(0)) / flat.std(0).clamp_min(1e-8)
-    return scaled, labels[: len(flat)]
+    return (flat - flat.mean(0)) / flat.std(0).clamp_min(1e-8)
 
 
-def _neighbours(rows: Tensor, labels: Tensor) -> tuple[float, float, float, float]:
-    """Standard deviations above chance, agreement, chance, and mean distance to the nearest row."""
+def _nearest(rows: Tensor) -> tuple[Tensor, float]:
+    """Positions of the nearest rows, and the mean distance to the very nearest."""
     distance = torch.cdist(rows, rows)
     distance.fill_diagonal_(float("inf"))
     near = distance.topk(min(NEIGHBOURS, len(rows) - 1), largest=False)
-    values = labels if not labels.is_floating_point() else labels.argsort().argsort().float() / len(labels)
+    return near.indices, float(near.values[:, 0].mean())
 
-    def agreement(of: Tensor) -> float:
-        found = of[near.indices]
-        same = (found == of[:, None]).float() if not of.is_floating_point() else 1 - (found - of[:, None]).abs()
-        return float(same.mean())
 
-    mean, deviation = _by_chance(agreement, values)
-    seen = agreement(values)
-    return (seen - mean) / deviation, seen, mean, float(near.values[:, 0].mean())
+def _values(labels: Tensor) -> Tensor:
+    return labels if not labels.is_floating_point() else labels.argsort().argsort().float() / len(labels)
+
+
+def _agreement(values: Tensor, near: Tensor) -> float:
+    found = values[near]
+    same = found == values[:, None] if not values.is_floating_point() else 1 - (found - values[:, None]).abs()
+    return float(same.float().mean())
+
+
+def _chance(labels: Tensor) -> float:
+    if labels.is_floating_point():
+        return 2 / 3  # two ranks lie a third apart on average
+    shares = torch.unique(labels, return_counts=True)[1] / len(labels)
+    return float(shares.square().sum())
 
 
 def _best_column(rows: Tensor, labels: Tensor) -> float:
@@ -71,11 +86,11 @@ def _best_column(rows: Tensor, labels: Tensor) -> float:
     def best(of: Tensor) -> float:
         return float((rows.T @ of).square().sum(1).max())
 
-    mean, deviation = _by_chance(best, values)
-    return (best(values) - mean) / deviation
+    return _beyond_chance(best, values)
 
 
-def _by_chance(measure: Callable[[Tensor], float], values: Tensor) -> tuple[float, float]:
+def _beyond_chance(measure: Callable[[Tensor], float], values: Tensor) -> float:
+    """Standard deviations by which a measure exceeds its mean over shuffled values."""
     generator = torch.Generator().manual_seed(0)
     seen = torch.tensor([measure(values[torch.randperm(len(values), generator=generator)]) for _ in range(SHUFFLES)])
-    return float(seen.mean()), max(float(seen.std()), 1e-6)
+    return (measure(values) - float(seen.mean())) / max(float(seen.std()), 1e-6)

@@ -39,16 +39,16 @@ class Sample:
         """Take down a batch: what is kept is copied."""
         self.batches += 1
         if y is not None and self.seen < MOST_LABELS and len(self.labels) < MOST_BATCHES:
-            self.labels.append(y.detach().reshape(-1).clone())
+            self.labels.append(y.reshape(-1).clone())
             self.seen += len(y)
         if x is None or not len(x):
             return
         room = min(MOST_ROWS, MOST_VALUES // max(x[0].numel(), 1)) - self.kept
         rows = min(self.a_batch, room, len(x))
         if rows > 0:
-            self.inputs.append(x.detach()[:rows].clone())
+            self.inputs.append(x[:rows].detach().clone())
             if y is not None:
-                self.input_labels.append(y.detach()[:rows].reshape(-1).clone())
+                self.input_labels.append(y[:rows].reshape(-1).clone())
             self.kept += rows
 
     def rows(self) -> Tensor | None:

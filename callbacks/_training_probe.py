@@ -20,6 +20,7 @@ from callbacks.data_health import input_findings, out_of_range
 from callbacks.gradient_health import Fault, Finding
 from callbacks.head_health import head_findings
 from callbacks.structure_health import (
+    fades,
     signal_findings,
     start_findings,
     structure_findings,
@@ -81,7 +82,7 @@ class TrainingProbe:
 
     def before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
         """Read the graph of the first losses."""
-        if len(self._losses) < LOSSES_KEPT:
+        if (self._signals or self._steps < FIRST_STEPS) and len(self._losses) < LOSSES_KEPT:
             self._losses.append(loss.detach())
         if self._steps >= FIRST_STEPS or loss.grad_fn is None:
             return
@@ -114,7 +115,7 @@ class TrainingProbe:
         """Read validation batches of the first epoch, and the mode that batch norms are in."""
         if self._norms and batch_idx == 0 and not trainer.sanity_checking:
             self._add(validation_findings(read_batch_norms(module, fresh=False), trainer.global_step))
-        if self._data.open and self._steps:
+        if not self._data.compared and self._steps:
             self._data.validation_batch(trainer, tensors_in(batch))
 
     def epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -183,6 +184,9 @@ class TrainingProbe:
                 values = torch.stack([signal for _, signal in self._layers.signals]).tolist()
                 names = [name for name, _ in self._layers.signals]
                 self._signals = list(zip(names, values, strict=True))
+            if not fades(self._structure, self._signals):  # then nobody asks how the loss goes on
+                self._signals.clear()
+                self._losses.clear()
 
     def _judge_inputs(self, trainer: Trainer) -> None:
         if self._given:

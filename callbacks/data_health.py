@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from callbacks._data_facts import Contrast, Dependence, Inputs, Labels, Numbers
+from callbacks._data_facts import Contrast, Dependence, Inputs, Labels, Neighbours, Numbers
 from callbacks.gradient_health import Fault, Finding
 
 UNSCALED_RMS = 10.0  # standardised columns have 1, pixels from 0 to 1 less, pixels from 0 to 255 about 85
@@ -15,7 +15,8 @@ FAR_EFFECT, SURE = 2.5, 8.0  # a crop, an erased corner and other colours togeth
 UNLIKE, RELIABLE = 0.3, 0.8
 CROWDED = 0.6  # of the distance of two distribution functions, which is 0.1 for two samples of 250 rows alike
 NO_SKILL = 0.97  # of the loss of the best constant
-CHANCE, DEPENDENT = 3.0, 10.0  # standard deviations
+CHANCE = 3.0  # standard deviations
+LOST = 0.35  # of the agreement of neighbours beyond chance
 
 
 def input_findings(inputs: Inputs, step: int) -> list[Finding]:
@@ -144,27 +145,47 @@ def contrast_findings(contrast: Contrast, step: int) -> list[Finding]:
     return [Finding(Fault.WRONG_AUGMENTATION, "training data", step, why, advice)]
 
 
+def may_be_unlearnable(best_val_loss: float, epochs: int, steps: int) -> bool:
+    """Whether a run has trained long enough, and learnt nothing, to ask whether there is anything to learn.
+
+    Args:
+        best_val_loss: Least validation loss so far over that of the best constant; infinite if not known.
+        epochs: Epochs trained.
+        steps: Steps trained.
+    """
+    return NO_SKILL < best_val_loss < math.inf and epochs >= 4 and steps >= 100
+
+
 def dependence_findings(seen: Dependence, step: int) -> list[Finding]:
-    """Whether labels are wrong: they have nothing to do with the inputs, or much less than the validation labels."""
-    why = ""
-    no_skill = seen.best_val_loss is not None and seen.best_val_loss > NO_SKILL
-    trained = seen.epochs >= 4 and seen.steps >= 100
-    if seen.rows >= 200 and max(seen.train, seen.columns) < CHANCE and no_skill and trained:
-        why = (
-            f"labels of {seen.rows} training rows agree with their neighbours' no more than by chance "
-            f"({seen.train:+.1f} standard deviations), and after {seen.epochs} epochs the validation loss is "
-            f"{seen.best_val_loss:.2f} times the best constant's"
-        )
-    train, val, chance = seen.agreement
-    lost = (val - train) / (val - chance) if val > chance else 0.0
-    if seen.rows >= 100 and seen.val > DEPENDENT and seen.val - seen.train > DEPENDENT / 2 and lost > 0.35:
-        alike = 0.9 < seen.density < 1.1
-        if alike:
-            why = (
-                f"only {train:.0%} of near training rows share a label, {val:.0%} of near validation rows do: "
-                f"about {1 - math.sqrt(max(1 - lost, 0)):.0%} of the training labels look wrong"
-            )
-    if not why:
+    """Whether labels have nothing to do with the inputs: neither the network nor neighbours nor a column tell them."""
+    if seen.rows < 200 or max(seen.neighbours, seen.column) > CHANCE or seen.best_val_loss < NO_SKILL:
         return []
+    why = (
+        f"labels of {seen.rows} training rows agree with their neighbours' no more than by chance "
+        f"({seen.neighbours:+.1f} standard deviations), and after {seen.epochs} epochs the validation loss is "
+        f"{seen.best_val_loss:.2f} times the best constant's"
+    )
+    return [_labels_wrong(why, step)]
+
+
+def neighbour_findings(seen: Neighbours, step: int) -> list[Finding]:
+    """Whether a good part of the training labels is wrong: near rows agree much less than in validation.
+
+    Rows that augmentation made lie further apart than validation rows; of those nothing is said.
+    """
+    known, lost = seen.val - seen.chance, seen.val - seen.train
+    error = math.sqrt(max(seen.val * (1 - seen.val), 0.01) / max(seen.rows, 1))
+    sure = known > SURE * error and lost > SURE / 2 * math.sqrt(2) * error
+    if seen.rows < FEW_ROWS or not sure or lost < LOST * known or not 0.9 < seen.density < 1.1:
+        return []
+    wrong = 1 - math.sqrt(max(1 - lost / known, 0.0))  # both of a pair must be right to agree
+    why = (
+        f"{seen.train:.0%} of near training rows share a label, {seen.val:.0%} of near validation rows do: "
+        f"about {wrong:.0%} of the training labels look wrong"
+    )
+    return [_labels_wrong(why, step)]
+
+
+def _labels_wrong(why: str, step: int) -> Finding:
     advice = "Look at rows with their labels: they may be shifted against each other, shuffled apart or mislabelled."
-    return [Finding(Fault.LABELS_WRONG, "training data", step, why, advice)]
+    return Finding(Fault.LABELS_WRONG, "training data", step, why, advice)

@@ -41,6 +41,13 @@ def _bottleneck(net: Structure) -> bool:
     return any(0 < layer.outputs < ends for layer in net.layers[1:])
 
 
+def fades(structure: Structure, signals: Sequence[tuple[str, float]]) -> bool:
+    """Whether a deep network without norms and skips starts with next to no signal at its end."""
+    if structure.normed or structure.skips or len(signals) < DEEP or len(structure.layers) != len(signals):
+        return False
+    return 0 < signals[-1][1] < FADED * signals[0][1]
+
+
 def signal_findings(
     structure: Structure, signals: Sequence[tuple[str, float]], losses: tuple[float, float], step: int
 ) -> list[Finding]:
@@ -52,12 +59,9 @@ def signal_findings(
         losses: The mean of the first training losses and of those just now.
         step: Now.
     """
-    if structure.normed or structure.skips or len(signals) < DEEP or len(structure.layers) != len(signals):
+    if not fades(structure, signals) or not losses[1] > STUCK * losses[0] > 0:
         return []
     (_, first), (name, last) = signals[0], signals[-1]
-    stuck = losses[1] > STUCK * losses[0] > 0
-    if not (0 < last < FADED * first) or not stuck:
-        return []
     why = (
         f"what tells rows apart falls from {first:.2g} at `{signals[0][0]}` to {last:.2g} at `{name}`, "
         f"{len(signals)} layers on, without a norm between; the loss went from {losses[0]:.4g} to {losses[1]:.4g}"

@@ -1,8 +1,11 @@
 """Plain numbers in, findings out: each rule beside the healthy case next to it."""
 
+import math
+from dataclasses import replace
+
 import pytest
 
-from callbacks._data_facts import Contrast, Dependence, Inputs, Labels, Numbers
+from callbacks._data_facts import Contrast, Dependence, Inputs, Labels, Neighbours, Numbers
 from callbacks._head_facts import BatchNorm, Layer, Structure
 from callbacks.data_health import (
     class_findings,
@@ -10,6 +13,8 @@ from callbacks.data_health import (
     dependence_findings,
     input_findings,
     label_findings,
+    may_be_unlearnable,
+    neighbour_findings,
     number_findings,
 )
 from callbacks.structure_health import (
@@ -120,7 +125,7 @@ def test_training_rows_may_differ_a_little_from_validation_rows(contrast, said):
     assert names(contrast_findings(contrast, 29)) == ["wrong_augmentation"] * said
 
 
-LOST = Dependence(500, 0.4, 0.2, 1.0, (0.25, 0.25, 0.25), 1.0, 1.02, 5, 150)
+LOST = Dependence(500, 0.4, 1.0, 1.02, 5)
 
 
 @pytest.mark.parametrize(
@@ -128,19 +133,41 @@ LOST = Dependence(500, 0.4, 0.2, 1.0, (0.25, 0.25, 0.25), 1.0, 1.02, 5, 150)
     [
         ({}, 1),
         ({"best_val_loss": 0.6}, 0),  # the network sees what neighbours do not
-        ({"best_val_loss": None}, 0),
-        ({"columns": 12.0}, 0),
-        ({"train": 9.0}, 0),
+        ({"column": 12.0}, 0),
+        ({"neighbours": 9.0}, 0),
         ({"rows": 120}, 0),
-        ({"epochs": 2}, 0),
-        ({"steps": 40}, 0),
-        ({"train": 20.0, "val": 60.0, "agreement": (0.4, 0.9, 0.1), "best_val_loss": 0.3}, 1),  # part of them
-        ({"train": 50.0, "val": 60.0, "agreement": (0.8, 0.9, 0.1), "best_val_loss": 0.3}, 0),
-        ({"train": 20.0, "val": 60.0, "agreement": (0.4, 0.9, 0.1), "best_val_loss": 0.3, "density": 1.4}, 0),
     ],
 )
-def test_labels_are_wrong_only_on_strong_evidence(change, said):
-    assert names(dependence_findings(Dependence(**{**vars(LOST), **change}), 150)) == ["labels_wrong"] * said
+def test_labels_are_wrong_if_neither_network_nor_neighbours_nor_a_column_tell_them(change, said):
+    assert names(dependence_findings(replace(LOST, **change), 150)) == ["labels_wrong"] * said
+
+
+@pytest.mark.parametrize(
+    ("best_val_loss", "epochs", "steps", "asked"),
+    [
+        (1.02, 5, 150, True),
+        (0.6, 5, 150, False),
+        (math.inf, 5, 150, False),
+        (1.02, 2, 150, False),
+        (1.02, 5, 40, False),
+    ],
+)
+def test_it_is_only_asked_of_runs_that_learn_nothing(best_val_loss, epochs, steps, asked):
+    assert may_be_unlearnable(best_val_loss, epochs, steps) is asked
+
+
+@pytest.mark.parametrize(
+    ("near", "said"),
+    [
+        (Neighbours(250, 0.4, 0.9, 0.1), 1),
+        (Neighbours(250, 0.8, 0.9, 0.1), 0),
+        (Neighbours(250, 0.4, 0.9, 0.1, density=1.4), 0),  # augmented
+        (Neighbours(250, 0.12, 0.3, 0.25), 0),  # neighbours say nothing of these rows
+        (Neighbours(60, 0.4, 0.9, 0.1), 0),
+    ],
+)
+def test_labels_are_partly_wrong_if_neighbours_disagree_only_in_training(near, said):
+    assert names(neighbour_findings(near, 29)) == ["labels_wrong"] * said
 
 
 DEEP = [(f"layers.{i}", 0.4**i) for i in range(10)]
