@@ -65,8 +65,7 @@ def make_data(s: Settings, seed: int) -> Data:
     shift, factor = (0.0, 1.0) if s.classes else target_scale(y[train].astype(np.float64), s.target_scaling)
     clean_y = (y[val] - mean) / std if not s.classes else y[val]
     train = _resampled(y, train, s, r)
-    labels = _noisy(y, train, s, r)
-    val_labels = r.permutation(y[val]) if s.misaligned else y[val]
+    labels, val_labels = _noisy(y, train, s, r), _noisy(y, val, s, r)
     if s.order == "sorted":
         by_target = np.argsort(labels, kind="stable")
         train, labels = train[by_target], labels[by_target]
@@ -98,11 +97,11 @@ def _resampled(y: np.ndarray, train: np.ndarray, s: Settings, r: np.random.Gener
     )
 
 
-def _noisy(y: np.ndarray, train: np.ndarray, s: Settings, r: np.random.Generator) -> np.ndarray:
+def _noisy(y: np.ndarray, rows: np.ndarray, s: Settings, r: np.random.Generator) -> np.ndarray:
+    """Noise sits in both sets, as it does in life."""
     if s.misaligned:
-        return r.permutation(y[train])
-    drawn = r.random(len(train)) < s.label_noise
-    return np.where(drawn, r.permutation(y[train]), y[train])
+        return r.permutation(y[rows])
+    return np.where(r.random(len(rows)) < s.label_noise, r.permutation(y[rows]), y[rows])
 
 
 def _spoil(x: Array, how: str, r: np.random.Generator) -> None:

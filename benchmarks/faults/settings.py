@@ -18,7 +18,7 @@ class Settings:
         scaling: `standard`, `unit` (0 to 1), `symmetric` (-1 to 1), `raw`, `twice`.
         target_scaling: Of a regression's targets: `standard`, `symmetric`, `unit`, `raw`.
         misaligned: Inputs and targets of all rows no longer belong together.
-        label_noise: Share of the training targets that is drawn anew.
+        label_noise: Share of the targets, in training and validation, that is drawn anew.
         majority: Share of the first class (or of the lowest tenth of the targets) in training; 0 as it is.
         augmentation: Of the training rows, see `rows.py`.
         order: `shuffled`, `stored` (unshuffled, but the rows lie in random order), `sorted` (by target, unshuffled).
