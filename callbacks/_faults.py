@@ -67,7 +67,14 @@ class Finding:
     advice: str
 
 
-_NETWORK = frozenset({Fault.CONSTANT_INITIALISATION, Fault.WRONG_INITIALISATION, Fault.WRONG_ACTIVATION})
+_NETWORK = frozenset(
+    {
+        Fault.CONSTANT_INITIALISATION,
+        Fault.WRONG_INITIALISATION,
+        Fault.WRONG_ACTIVATION,
+        Fault.MISSING_NORMALISATION,
+    }
+)
 _SCALE = frozenset({Fault.INPUTS_UNSCALED, Fault.INPUTS_TOO_SMALL, Fault.INPUTS_CONSTANT, Fault.LOSS_SIGN})
 _HEAD = frozenset(
     {
@@ -96,8 +103,14 @@ CAUSES: dict[Fault, frozenset[Fault]] = {
     Fault.LEARNING_RATE_TOO_LOW: _NETWORK | _SCALE | _HEAD | _DECAY | _LABELS | _STILL | {Fault.DEAD_UNITS},
     Fault.OUTPUTS_OVERSCALED: _NETWORK | _SCALE | {Fault.WRONG_LOSS, Fault.WRONG_SOFTMAX},
     Fault.OVER_REGULARISED: frozenset({Fault.LOSS_SIGN, Fault.CONSTANT_INITIALISATION}),
-    Fault.UNDER_REGULARISED: _SCALE | _LABELS | {Fault.BATCH_NORM_MODE, Fault.WRONG_AUGMENTATION},
+    Fault.UNDER_REGULARISED: _SCALE
+    | _LABELS
+    | {Fault.BATCH_NORM_MODE, Fault.WRONG_AUGMENTATION, Fault.LABELS_UNBALANCED, Fault.UNSHUFFLED},
 }
+
+# Symptoms are said only after so many batches, or at the end: what causes them may take that long to establish.
+PATIENCE = 128
+PATIENT = frozenset({Fault.VANISHING_GRADIENT, Fault.EXPLODING_GRADIENT, Fault.DEAD_UNITS, Fault.SATURATED_UNITS})
 
 
 def explained(fault: Fault, established: Iterable[Fault]) -> bool:

@@ -1,11 +1,13 @@
 """The course of a loss over a run of any length, in bounded memory."""
 
-from math import isfinite
-from statistics import mean
+from math import isfinite, sqrt
+from statistics import fmean
 from typing import Any
 
 FIRST = 8  # losses kept as they came
 BLOCKS = 64  # means kept at most; then neighbours are joined
+
+STILL = 0.05  # of the loss
 
 
 class LossCourse:
@@ -50,13 +52,19 @@ class LossCourse:
     def recent(self) -> float:
         """The mean over the last eighth of the run, at least two blocks; NaN before the first."""
         tail = self.means[-max(2, len(self.means) // 8) :]
-        return mean(tail) if tail else float("nan")
+        return fmean(tail) if tail else float("nan")
 
     @property
-    def best(self) -> float:
-        """The lowest mean of two blocks in a row; NaN before the first."""
-        pairs = [(a + b) / 2 for a, b in zip(self.means, self.means[1:], strict=False)]
-        return min(pairs or self.means, default=float("nan"))
+    def stands_still(self) -> bool:
+        """Whether the last quarter lies within 5 % of the first, or within twice what chance makes of such means."""
+        quarter = len(self.means) // 4
+        if quarter < 2:
+            return False
+        first, last = self.means[:quarter], self.means[-quarter:]
+        here, there = fmean(first), fmean(last)
+        squares = sum((v - here) ** 2 for v in first) + sum((v - there) ** 2 for v in last)
+        chance = 2 * sqrt(squares / (quarter * (quarter - 1)))
+        return abs(here - there) < max(STILL * abs(here), chance)
 
     def state(self) -> dict[str, Any]:
         """The course as plain data."""

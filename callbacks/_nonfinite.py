@@ -1,6 +1,6 @@
 """Finds a loss or a gradient that is no finite number before an optimizer uses it, and where it came from."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import get_total_norm
 
-from callbacks._loss_graph import operations
+from callbacks._loss_graph import Op, operations
 
 VECTOR = 65_536  # elements of a bias at most; a longer vector counts as a matrix
 RARELY = 16  # steps between two full readings of gradients that a bias answers for
@@ -43,14 +43,19 @@ class GradientSentinel:
                 self.vectors.setdefault(p.device, []).append(p)
             rest = [p for p in own if not any(p is s for s in short)]
             (self.answered_for if short else self.alone).extend(rest)
+        self._groups = list(self.vectors.values())
 
     def finite(self, step: int) -> bool:
         """Whether the gradients now held are finite; `step` says whether the rare reading is due."""
-        for group in self.vectors.values():
-            grads = [p.grad for p in group if p.grad is not None]
-            if grads and not isfinite(torch.cat(grads).sum().item()):
+        for group in self._groups:
+            try:
+                total = torch.cat([p.grad for p in group]).sum().item()  # type: ignore[misc]  # see below
+            except TypeError:  # one has no gradient; asking each of them first would cost more than all the rest
+                there = [p.grad for p in group if p.grad is not None]
+                total = torch.cat(there).sum().item() if there else 0.0
+            if not isfinite(total):
                 return self._exactly()
-        wide = [*self.alone, *self.answered_for] if step % RARELY == 0 else self.alone
+        wide = self.alone if step % RARELY else [*self.alone, *self.answered_for]
         if wide:
             grads = [_plain(p.grad) for p in wide if p.grad is not None]
             if grads and not isfinite(get_total_norm(grads).item()):
@@ -116,18 +121,25 @@ def locate(loss: Tensor, batch: Any, module: nn.Module, layer_of: Mapping[int, s
     if spoilt:
         return spoilt[0].rpartition(".")[0], f"the weights `{spoilt[0]}` are not finite themselves"
     given = next(inputs_not_finite(batch), "")
-    where = ""
-    for op in operations(loss, layer_of):
-        result = op.result()
+    culprit = _first_not_finite(operations(loss, layer_of))
+    if culprit is None:
+        return "", given
+    if not culprit.own and not given:
+        given = (
+            f"{culprit.kind.lower()} after `{culprit.layer}` made it" if culprit.layer else f"{culprit.kind} made it"
+        )
+    return culprit.layer, given
+
+
+def _first_not_finite(ops: Sequence[Op]) -> Op | None:
+    """The first operation that returned something not finite, as far as autograd kept what it returned or was given."""
+    for op in ops:
         if any(not _all_finite(taken) for taken in op.taken()):
-            where = op.before.layer if op.before is not None else op.layer
-            break
+            return op.before or op
+        result = op.result()
         if result is not None and not _all_finite(result):
-            where = op.layer
-            if not op.own and not given:
-                given = f"{op.kind.lower()} after `{op.layer}` made it" if op.layer else f"{op.kind.lower()} made it"
-            break
-    return where, given
+            return op
+    return None
 
 
 def inputs_not_finite(batch: Any, path: str = "batch") -> Iterator[str]:

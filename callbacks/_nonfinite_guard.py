@@ -4,7 +4,7 @@ from math import isfinite, nan
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from callbacks import _nonfinite
 from callbacks.gradient_health import Fault, Finding
@@ -31,11 +31,17 @@ class NonFiniteGuard:
         self._left_out = False
         self._in_a_row = 0
         self._steps = 0
-        self._news: Finding | None = None
+        self.news: Finding | None = None  # what was found; whoever reads it clears it
         self._scaler: Any = None
+        self._alone = True
+        self._layer_of: dict[int, str] = {}
+        self._module: nn.Module = nn.Module()
+        self._sentinel = _nonfinite.GradientSentinel(self._module)
+        self._buffers = _nonfinite.BufferKeeper(self._module)
 
     def begin(self, trainer: Trainer, module: LightningModule) -> None:
         """Learn what there is to watch."""
+        self._module = module
         self._sentinel = _nonfinite.GradientSentinel(module)
         self._buffers = _nonfinite.BufferKeeper(module)
         self._layer_of = {id(p): name.rpartition(".")[0] for name, p in module.named_parameters()}
@@ -43,8 +49,9 @@ class NonFiniteGuard:
         self._alone = trainer.world_size == 1
 
     def end(self) -> None:
-        """Let go of the last batch."""
+        """Let go of the last batch and of the module."""
         self._batch = None
+        self._module = nn.Module()
 
     def before_batch(self, batch: Any, batch_idx: int) -> None:
         """Keep the buffers, and the batch in case it must be named."""
@@ -52,6 +59,8 @@ class NonFiniteGuard:
         self._bad_loss = self._left_out = False
         self.loss = nan
         self._buffers.keep()
+        if batch_idx == 0:  # what is trained may change from epoch to epoch
+            self._sentinel = _nonfinite.GradientSentinel(self._module)
 
     def before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
         """Check the loss; while its graph is alive, follow one that is not finite back to its layer."""
@@ -68,11 +77,6 @@ class NonFiniteGuard:
         """Let go of the batch."""
         self._batch = None
 
-    def news(self) -> Finding | None:
-        """What was found since this was last asked."""
-        found, self._news = self._news, None
-        return found
-
     def before_step(self, trainer: Trainer, module: LightningModule) -> bool:
         """Check the gradients, take them away if one is not finite, and say whether they were left."""
         # Across ranks the summed gradient alone decides: it is the same everywhere, a loss is not.
@@ -84,7 +88,7 @@ class NonFiniteGuard:
         self._in_a_row += 1
         if self._scaler is not None and not self._bad_loss and self._in_a_row < CALIBRATING:
             return False  # the scaler leaves this step out itself, and tries a smaller scale
-        self._news = self._describe(trainer, module)
+        self.news = self._describe(trainer, module)
         _nonfinite.drop_gradients(module)
         self._buffers.restore()
         self.skipped += not self._left_out
@@ -98,7 +102,8 @@ class NonFiniteGuard:
         else:
             # The last one in forward order is where it began: from there it spreads to the layers before.
             names = _nonfinite.gradients_not_finite(module.named_parameters())
-            where = names[-1] if names else ""
+            cause = next(_nonfinite.inputs_not_finite(self._batch), "")
+            where = (names[0] if cause else names[-1]).rpartition(".")[0] if names else ""
             what = f"the gradients of {len(names)} parameters are not finite"
         because = f", because {cause}" if cause else ""
         kept = {"stop": "training stops", "skip": "this batch is left out", "raise": "raised"}[self.choice]

@@ -1,6 +1,7 @@
 """Reads what there is to know before the first step: weights, optimizers, dropout, and the first loss."""
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from inspect import signature
 from math import log, nan
 from typing import Any
@@ -45,14 +46,19 @@ def read_optimizers(optimizers: Sequence[Optimizer]) -> tuple[OptimizerFacts, ..
 
 
 def _group(optimizer: Optimizer, group: dict[str, Any]) -> OptimizerFacts:
-    usual = signature(type(optimizer)).parameters.get("eps")
     return OptimizerFacts(
         type(optimizer).__name__,
         _number(group.get("lr")),
         _number(group.get("eps")),
-        _number(usual.default) if usual is not None else nan,
+        _usual_eps(type(optimizer)),  # type: ignore[arg-type]  # a class is hashable, whatever its objects are
         _number(group.get("weight_decay")),
     )
+
+
+@cache
+def _usual_eps(kind: type[Optimizer]) -> float:
+    usual = signature(kind).parameters.get("eps")
+    return nan if usual is None else _number(usual.default)
 
 
 def _number(value: Any) -> float:

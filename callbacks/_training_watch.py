@@ -17,11 +17,9 @@ from callbacks._start_reading import frozen_at_random, is_alone, read_dropouts, 
 from callbacks._unit_watch import UnitWatch
 from callbacks._update_watch import UpdateWatch, weights_at_start
 from callbacks._zeroing_watch import ZeroingWatch
-from callbacks.diagnosis import Fit, diagnose
 
 KEPT = 16  # readings: the first ones, and the latest
-GROWTH = 1.3  # of the distance between two samplings, until it is `every`
-OVERFIT = 0.6  # probability from which overfitting without any regularisation is called so
+GROWTH = 1.5  # of the distance between two samplings, until it is `every`
 
 
 class TrainingWatch:
@@ -41,7 +39,11 @@ class TrainingWatch:
         self._facts = Facts()
         self._epochs: list[tuple[float, float]] = []
         self._epoch_losses = [0.0, 0.0]  # sum, count
+        self._ended_epochs = 0
+        self._next_epoch = 1.0
         self._new: list[health.Finding] = []
+        self._zeroing = ZeroingWatch()
+        self._stepped: Optimizer | None = None
 
     # ------------------------------------------------------------------ hooks
 
@@ -52,7 +54,7 @@ class TrainingWatch:
         self._reach = ReachWatch(module)
         self._units = UnitWatch()
         self._zeroing = ZeroingWatch()
-        self._stepped: Optimizer | None = None
+        self._stepped = None
         self._factor = max(1, trainer.accumulate_grad_batches) if module.automatic_optimization else 1
         facts = self._facts
         facts.alone = is_alone(module, trainer.optimizers)
@@ -104,11 +106,17 @@ class TrainingWatch:
         """Pair the losses of the epoch and judge."""
         total, count = self._epoch_losses
         self._epoch_losses = [0.0, 0.0]
-        values = logged(trainer)
-        names = [n for n in values if "val" in n.lower() and "loss" in n.lower()]
-        self._epochs.append((total / count if count else nan, values[names[0]] if names else nan))
+        values = {name.lower(): value for name, value in logged(trainer).items() if "val" in name.lower()}
+        val_loss = next((value for name, value in values.items() if "loss" in name), nan)
+        accuracy = next((value for name, value in values.items() if "acc" in name), nan)
+        self._epochs = [*self._epochs, (total / count if count else nan, val_loss)][-health.LASTING :]
+        self._ended_epochs += 1
+        if self._ended_epochs < self._next_epoch:
+            return
+        self._next_epoch = self._ended_epochs * 1.25  # what one more epoch shows grows less and less
         self._judge(trainer, seen_epoch=True)
-        self._judge_overfit(trainer)
+        said = health.judge_epochs(self._facts, self.course.start, self._epochs, accuracy)
+        self._new += health.findings_of(said, trainer.global_step)
 
     def blown_up(self, trainer: Trainer) -> None:
         """Ask why a run whose data are finite reached a number that is not."""
@@ -122,6 +130,8 @@ class TrainingWatch:
 
     def news(self) -> list[health.Finding]:
         """What was found since this was last asked."""
+        if not self._new:
+            return []
         found, self._new = self._new, []
         return found
 
@@ -151,15 +161,6 @@ class TrainingWatch:
         facts.optimizers = read_optimizers(trainer.optimizers)
         said = health.judge_course(facts, self.course, seen_epoch=seen_epoch)
         self._new += health.findings_of(said, trainer.global_step)
-
-    def _judge_overfit(self, trainer: Trainer) -> None:
-        if self._facts.regularised or not self._facts.alone:
-            return
-        found = diagnose([t for t, _ in self._epochs], [v for _, v in self._epochs])
-        if found.fit is Fit.OVERFIT and found.probabilities[Fit.OVERFIT] >= OVERFIT:
-            why = f"no dropout and no weight decay, and {found.reason}"
-            said = iter([(health.Fault.UNDER_REGULARISED, "", why)])
-            self._new += health.findings_of(said, trainer.global_step)
 
     # ------------------------------------------------------------------ state
 

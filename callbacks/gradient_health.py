@@ -1,15 +1,17 @@
 """What can be wrong with a training run, as arithmetic over plain numbers: no tensor comes here."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import exp, isfinite, log, nan, sqrt
 from statistics import median
 
 from callbacks._fault_words import ADVICE
-from callbacks._faults import Fault, Finding, explained
-from callbacks._health_facts import Facts, LayerReading, Reading
+from callbacks._faults import PATIENCE, PATIENT, Fault, Finding, explained
+from callbacks._health_facts import Facts, LayerReading, Reading, Units
 from callbacks._loss_course import LossCourse
 
 __all__ = [
+    "PATIENCE",
+    "PATIENT",
     "Fault",
     "Finding",
     "explained",
@@ -27,19 +29,21 @@ Said = Iterator[tuple[Fault, str, str]]  # what, where, why
 WIDE, NARROW, WIDE_ONE = 5.0, 0.03, 12.0
 EPSILON = 1e-3  # of the class's default: below it, Adam divides rounding by rounding (default 1e-8, float32 keeps 1e-7)
 DROPPED = 0.85  # of the units; Srivastava et al. 2014 find 0.5 to 0.8 of units kept best
-LOUD = 4.0  # times the loss of knowing nothing, at the first batch; default initialisation stays below 1.5
-LOUD_OUTPUT = 8.0  # times the targets' size, at the first batch
+LOUD = 2.5  # times the loss of knowing nothing, at the first batch; default and He initialisation stay below 1.5
+LOUD_OUTPUT = 3.0  # a regression's first outputs, and the same times its targets; He initialisation gives about 1.4
 
 EARLY = 6  # readings (the first ones are a step apart)
 LEAP = 0.5  # update over weight; 0.001 is usual, and a step of half a weight's size forgets what was learned
 DIVERGED = 3.0  # times the first loss
 CRAWL = 0.005  # of a weight's size, travelled in the whole run
-MOVED = 0.05  # of the first loss
 SHRUNK, SHRUNK_FAR = 0.5, 0.1  # of the initial weight
 VANISHED = 1e-4  # first layer's gradient over the last's, root mean squares; eight sigmoid layers give 1e-5
 EXPLODED = 1e4
-DEAD = 0.5  # of a layer's units; healthy nets have some, and live with them
+DEAD = 0.8  # of a layer's units; healthy nets have some and live with them, deep ones without a norm half
 FLAT = 0.8  # of a layer's values
+# A net has memorised when its training loss is below a twentieth of the first one; overfitting costs it something when
+# it fails to gain, on validation rows, a third of what it gained on training rows, and its accuracy is not high.
+MEMORISED, GAP, HELD, LASTING = 0.05, 0.3, 0.9, 3
 
 
 def judge_start(facts: Facts) -> Said:
@@ -64,7 +68,7 @@ def judge_start(facts: Facts) -> Said:
             "",
             f"the first loss is {head.loss:.3g} where knowing nothing costs {head.ignorant:.3g}: outputs are huge",
         )
-    if head is not None and head.outputs > LOUD_OUTPUT * head.targets > 0:
+    if head is not None and head.outputs > LOUD_OUTPUT * max(1.0, head.targets):
         size = f"{head.outputs:.3g} against targets of {head.targets:.3g}"
         yield Fault.OUTPUTS_OVERSCALED, "", f"the first outputs have size {size} (root mean squares)"
 
@@ -82,27 +86,31 @@ def _initialisation(facts: Facts) -> Said:
     if not scaled:
         return
     usual = exp(sum(log(r) for r in scaled.values()) / len(scaled))
-    name, widest = max(scaled.items(), key=lambda pair: pair[1])
-    if usual > WIDE or usual < NARROW or widest > WIDE_ONE:
-        shown = widest if usual >= NARROW else usual
-        how = "grows" if shown > 1 else "shrinks"
-        yield (
-            Fault.WRONG_INITIALISATION,
-            name if usual >= NARROW else "",
-            f"weights start at {shown:.2g} times 1/sqrt(fan_in), usual 0.5 to 1.5: the signal {how} layer by layer",
-        )
+    if usual < NARROW:
+        name, shown, how = "", usual, "shrinks"
+    else:
+        name, shown = next(((n, r) for n, r in scaled.items() if r > (WIDE if usual > WIDE else WIDE_ONE)), ("", nan))
+        how = "grows"
+    if isfinite(shown):
+        times = f"weights start at {shown:.2g} times 1/sqrt(fan_in), usual 0.5 to 1.5"
+        yield Fault.WRONG_INITIALISATION, name, f"{times}: the signal {how} layer by layer"
 
 
 def judge_units(facts: Facts) -> Said:
     """What a window of activations shows."""
-    for units in facts.units:
-        if units.kind == "relu" and units.share >= DEAD and units.units > 1:
-            count = round(units.share * units.units)
-            why = f"{count} of {units.units} units were zero for every sample of {units.batches} batches"
-            yield Fault.DEAD_UNITS, units.layer, why
-        if units.kind != "relu" and units.share >= FLAT:
-            why = f"{units.share:.0%} of its {units.kind} outputs lie where it is flat, over {units.batches} batches"
-            yield Fault.SATURATED_UNITS, units.layer, why
+    dead = [u for u in facts.units if u.kind == "relu" and u.share >= DEAD and u.units > 1]
+    if dead:
+        counts = f"{round(dead[0].share * dead[0].units)} of {dead[0].units} units"
+        why = f"{counts} were zero for every sample of {dead[0].batches} batches{_also(dead)}"
+        yield Fault.DEAD_UNITS, dead[0].layer, why
+    flat = [u for u in facts.units if u.kind != "relu" and u.share >= FLAT]
+    if flat:
+        where = f"{flat[0].share:.0%} of its {flat[0].kind} outputs lie where it is flat"
+        yield Fault.SATURATED_UNITS, flat[0].layer, f"{where}, over {flat[0].batches} batches{_also(flat)}"
+
+
+def _also(units: Sequence[Units]) -> str:
+    return f"; likewise in {_names(tuple(u.layer for u in units[1:]))}" if len(units) > 1 else ""
 
 
 def judge_course(facts: Facts, course: LossCourse, *, seen_epoch: bool) -> Said:
@@ -132,6 +140,26 @@ def judge_course(facts: Facts, course: LossCourse, *, seen_epoch: bool) -> Said:
         yield from _crawls(facts, course)
 
 
+def judge_epochs(facts: Facts, start: float, epochs: Sequence[tuple[float, float]], accuracy: float) -> Said:
+    """What the losses of whole epochs show.
+
+    Args:
+        facts: Whether anything regularises.
+        start: The first loss.
+        epochs: Mean training loss and validation loss of each epoch; NaN where there was none.
+        accuracy: Validation accuracy of the last epoch; NaN if it is not logged.
+    """
+    last = epochs[-LASTING:]
+    if facts.regularised or not facts.alone or len(last) < LASTING or accuracy >= HELD:
+        return
+    if all(t < MEMORISED * start and (v - t) > GAP * (start - t) for t, v in last):
+        train, val = last[-1]
+        why = (
+            f"no dropout and no weight decay; training loss fell from {start:.3g} to {train:.3g}, validation stands at"
+        )
+        yield Fault.UNDER_REGULARISED, "", f"{why} {val:.3g}"
+
+
 def judge_blow_up(course: LossCourse, reading: Reading | None) -> Said:
     """Why a run whose data are finite reached a number that is not."""
     ratio = nan if reading is None else _over_matrices(reading, lambda r: r.update / r.weight)
@@ -149,12 +177,14 @@ def judge_blow_up(course: LossCourse, reading: Reading | None) -> Said:
 def _leaps(facts: Facts, course: LossCourse) -> Said:
     if not facts.alone or course.count < 20:
         return
-    ratios = [_over_matrices(reading, lambda r: r.update / r.weight) for reading in facts.readings[:EARLY]]
+    ratios = [_over_matrices(reading, lambda r: r.update / r.start) for reading in facts.readings[:EARLY]]
     leap = median(r for r in ratios if isfinite(r)) if any(isfinite(r) for r in ratios) else nan
     stuck = course.recent > course.start - 0.1 * abs(course.start)
-    if leap > LEAP and stuck:
-        why = f"early steps changed the weights by {leap:.0%} of their size (usual: 0.1 %), and the loss went from"
-        yield Fault.LEARNING_RATE_TOO_HIGH, "", f"{why} {course.start:.3g} to {course.recent:.3g}"
+    leapt = course.start > 0 and course.peak > DIVERGED * course.start
+    if leap > LEAP and (stuck or leapt):
+        why = f"early steps changed weights by {leap:.0%} of their first size (usual: 0.1 %), and the loss went from"
+        peak = f", over {course.peak:.3g}" if leapt else ""
+        yield Fault.LEARNING_RATE_TOO_HIGH, "", f"{why} {course.start:.3g} to {course.recent:.3g}{peak}"
     elif course.start > 0 and course.recent > DIVERGED * course.start:
         yield Fault.LEARNING_RATE_TOO_HIGH, "", f"the loss rose from {course.start:.3g} to {course.recent:.3g}"
 
@@ -165,8 +195,7 @@ def _crawls(facts: Facts, course: LossCourse) -> Said:
     stands = tuple(r.name for r in last.layers if r.matrix and r.travelled == 0 and r.gradient > 1e-7 * r.weight)
     if stands and way > 0:
         yield Fault.NOT_UPDATING, stands[0], f"{_names(stands)} get gradients and have not changed in {last.step} steps"
-    still = abs(course.recent - course.start) < MOVED * abs(course.start)
-    if not (facts.alone and still and way < CRAWL and course.count >= 40):
+    if not (facts.alone and course.stands_still and way < CRAWL and course.count >= 40):
         return
     large = next((g for g in facts.optimizers if g.eps > 1e-4 and g.eps > 100 * g.usual_eps), None)
     if large is not None:
@@ -183,8 +212,8 @@ def _crawls(facts: Facts, course: LossCourse) -> Said:
 
 def _shrunk(facts: Facts, course: LossCourse) -> Said:
     left = _over_matrices(facts.readings[-1], lambda r: r.weight / r.start)
-    stuck = facts.alone and course.recent > 0.5 * course.start
-    if left < SHRUNK_FAR or (left < SHRUNK and stuck):
+    stuck = course.recent > 0.5 * course.start
+    if facts.alone and (left < SHRUNK_FAR or (left < SHRUNK and stuck)):
         decay = max((g.decay for g in facts.optimizers), default=0.0)
         with_decay = f" under a weight decay of {decay:g}" if decay else ""
         why = f"weights shrank to {left:.0%} of where they started{with_decay}, the loss is at {course.recent:.3g}"
