@@ -9,9 +9,14 @@ from torch import Tensor
 from callbacks._data_facts import Contrast, Labels, Numbers
 
 
-def read_labels(batches: list[Tensor], *, weighted: bool) -> Labels:
+def read_labels(batches: list[Tensor], *, weighted: bool, ignored: int = -100) -> Labels:
     """Balance and order of the classes of an epoch, from its batches' labels."""
-    split = [batch.cpu().long() for batch in batches if len(batch) > 1]
+    split = [batch.cpu().long() for batch in batches]
+    if set(torch.unique(torch.cat(split)).tolist()) != {-1, 1}:  # else below 0 is torch's and scikit-learn's "no label"
+        split = [batch[(batch >= 0) & (batch != ignored)] for batch in split]
+    split = [batch for batch in split if len(batch) > 1]
+    if not split:
+        return Labels({})
     counts = Counter(torch.cat(split).tolist())
     impure = [(_impurity(torch.bincount(batch - batch.min())), len(batch)) for batch in split]
     whole = _impurity(torch.tensor(list(counts.values())))

@@ -21,6 +21,7 @@ from callbacks._dependence import read_dependence, read_neighbours
 from callbacks._head_facts import Loss
 from callbacks._metrics import logged
 from callbacks._samples import Sample
+from callbacks._suspicion import Suspicion
 from callbacks.data_health import (
     NO_SKILL,
     class_findings,
@@ -31,10 +32,9 @@ from callbacks.data_health import (
     neighbour_findings,
     number_findings,
 )
-from callbacks.gradient_health import Finding
+from callbacks.gradient_health import Fault, Finding
 
 MOST_CLASSES = 1000
-NO_CLASS = -100  # what torch's losses leave out
 
 
 class DataWatch:
@@ -48,36 +48,44 @@ class DataWatch:
         self.target: int | None = None
         self.classes = False  # the target is a class, not a number
         self.weighted = False
+        self.known = False  # the loss certainly compares with the target
+        self.ignored = -100  # the class that stands for none
         self.outputs = 0  # of the head, one a class; 0 if not known
         self.train, self.val = Sample(), Sample()
         self.open = True
         self.baseline: float | None = None  # loss of the best constant
         self.best_val_loss = math.inf  # over the baseline
         self.compared = False  # training rows with validation rows
+        self.suspicion: Suspicion | None = None
 
     def learn(self, tensors: Sequence[Tensor], given: Tensor | None, losses: Sequence[Loss]) -> None:
         """Find the input, which the first layer was given, and the target, which the loss was given."""
         if given is not None and self.input is None:
-            self.input = next((i for i, t in enumerate(tensors) if _same(t, given)), None)
+            same = (i for i, tensor in enumerate(tensors) if _same(tensor, given) and tensor.is_floating_point())
+            self.input = next(same, None)
         terms = [term for loss in losses for term in loss.terms]
         if self.target is None and len(losses) == 1 and 0 < len(terms) <= 2:
             self._learn_target(tensors, losses[0])
 
     def _learn_target(self, tensors: Sequence[Tensor], loss: Loss) -> None:
         term = max(loss.terms, key=lambda t: t.target is not None)
-        self.weighted = term.weighted or loss.terms[0].kind == "unknown"
+        self.weighted = term.weighted
         wanted = [i for i, tensor in enumerate(tensors) if i != self.input and _is_column(tensor)]
         address = term.target.address if term.target is not None else 0
         matching = [i for i in wanted if tensors[i].data_ptr() == address]
         whole = [i for i in wanted if not tensors[i].is_floating_point()]
+        self.known = True
         if matching:
             self.target = matching[0]
         elif term.kind in ("nll", "picked", "soft") and len(whole) == 1:  # cast on the way to the loss
             self.target = whole[0]
-        elif len(tensors) == 2 and len(wanted) == 1 and self.input is not None:
-            self.target = wanted[0]
+        elif term.target is None and len(tensors) == 2 and len(wanted) == 1 and self.input is not None:
+            self.target, self.known = (
+                wanted[0],
+                False,
+            )  # it looks like one: enough to tell order, not to tell what is wrong with it
         if term.kind == "nll" and len(term.shape) == 2:
-            self.outputs = term.shape[1]
+            self.outputs, self.ignored = term.shape[1], term.ignored
         if self.target is not None:
             self.classes = self.target in whole or term.kind in ("bce", "bce_logits")
 
@@ -87,12 +95,14 @@ class DataWatch:
         if target is None or not self.classes or target.device.type != "cpu" or not len(target):
             return []
         low, high = (int(value) for value in target.aminmax())
-        if low == NO_CLASS:
-            low = 0
+        if self.ignored in (low, high):
+            return []
         return class_findings(low, high, self.outputs, step)
 
     def training_batch(self, trainer: Trainer, tensors: Sequence[Tensor]) -> None:
-        """Keep a part of a training batch of the first epoch."""
+        """Keep a part of a training batch of the first epoch; later only look whether suspected rows come again."""
+        if self.suspicion is not None and not self.open:
+            self.suspicion.look(_at(tensors, self.input))
         if self.open and (self.input is not None or self.target is not None):
             self.train.spread_over(trainer.num_training_batches)
             self.train.add(_at(tensors, self.input), self._labels(tensors))
@@ -112,7 +122,8 @@ class DataWatch:
 
     def judge(self, trainer: Trainer) -> list[Finding]:
         """What an epoch says; samples are let go as soon as all was asked."""
-        found: list[Finding] = []
+        found = self.suspicion.verdict() if self.suspicion is not None else []
+        self.suspicion = None
         if self.open:
             self.open = False
             found += self._judge_labels(trainer) if self.train.labels else []
@@ -125,15 +136,17 @@ class DataWatch:
         sequential, random = order_of(trainer.train_dataloader)
         step, labels = trainer.global_step, self.train.labels
         if not labels[0].is_floating_point():
-            classes = read_labels(labels, weighted=self.weighted)
+            classes = read_labels(labels, weighted=self.weighted, ignored=self.ignored)
             if len(classes.counts) > MOST_CLASSES:
                 return []
             rows = sum(classes.counts.values())
             self.baseline = -sum(n / rows * math.log(n / rows) for n in classes.counts.values())
-            return label_findings(classes, step, sequential=sequential, random=random)
-        numbers = read_numbers(labels, self.val.labels)
-        self.baseline = float(torch.cat(labels).float().var(correction=0))
-        return number_findings(numbers, step, random=random) if numbers else []
+            found = label_findings(classes, step, sequential=sequential, random=random)
+        else:
+            numbers = read_numbers(labels, self.val.labels)
+            self.baseline = float(torch.cat(labels).float().var(correction=0))
+            found = number_findings(numbers, step, random=random) if numbers else []
+        return [finding for finding in found if self.known or finding.fault is Fault.UNSHUFFLED]
 
     def _judge_rows(self, step: int) -> list[Finding]:
         train, val = self.train.rows(), self.val.rows()
@@ -145,9 +158,10 @@ class DataWatch:
         if contrast is None:
             return []
         found = contrast_findings(contrast, step)
-        near = read_neighbours((train, both[0]), (val, both[1])) if both and not found else None
-        found += neighbour_findings(near, step) if near else []
-        if found or both is None:
+        near = read_neighbours((train, both[0]), (val, both[1])) if both and self.known and not found else None
+        suspected = neighbour_findings(near, step) if near else []
+        self.suspicion = Suspicion(suspected, train) if suspected else None
+        if found or both is None or not self.known:
             self.train.clear()
         self.val.clear()
         return found

@@ -57,6 +57,7 @@ class Term:
         target: What it compares with, if that can be seen.
         stretched: Whether prediction and target were broadcast into a square.
         weighted: Whether the loss weighs classes.
+        ignored: The class that stands for none; torch's own word for it is -100.
     """
 
     kind: str
@@ -66,6 +67,7 @@ class Term:
     target: Target | None = None
     stretched: bool = False
     weighted: bool = False
+    ignored: int = -100
 
     @property
     def real(self) -> tuple[Op, ...]:

@@ -73,7 +73,12 @@ def dimension(node: Any, rank: int) -> int | None:
     dim = getattr(node, "_saved_dim", None)
     if not isinstance(dim, int) or not rank:
         return None
-    return (dim - 2**64 if dim >= 2**63 else dim) % rank  # autograd shows -1 as an unsigned number
+    return signed(dim) % rank
+
+
+def signed(number: int) -> int:
+    """A number that autograd may show as an unsigned one: -1 as 2⁶⁴ - 1."""
+    return number - 2**64 if number >= 2**63 else number
 
 
 # ---------------------------------------------------------------------- terms
@@ -91,7 +96,7 @@ def _term(node: Any, sign: int) -> Term | None:
     if name == "Mul" and _constant(node) is not None:
         weights = _constant(node)
         if isinstance(weights, Tensor) and weights.numel() > 1:
-            return _likelihood(node, "soft", -sign if bool((weights >= 0).all()) else 0)
+            return _likelihood(node, "soft", -sign if _is_distribution(weights) else 0)
     squared = name == "Pow" and getattr(node, "_saved_exponent", None) == 2
     return _difference(node, sign) if squared or name == "Abs" else None
 
@@ -105,7 +110,8 @@ def _fused(node: Any, kind: str, sign: int) -> Term:
     read = None if target is None else read_target(target)
     weighted = any(getattr(node, name, None) is not None for name in ("_saved_weight", "_saved_pos_weight"))
     square = kind == "regression" and _is_square(shape, chain)
-    return Term(kind, sign, shape, chain, read, stretched=square, weighted=weighted)
+    ignored = signed(getattr(node, "_saved_ignore_index", -100))
+    return Term(kind, sign, shape, chain, read, square, weighted, ignored)
 
 
 def _likelihood(node: Any, kind: str, sign: int) -> Term | None:
@@ -168,6 +174,12 @@ def _through(node: Any, sign: int) -> list[tuple[Any, int]] | None:
     return None
 
 
+def _is_distribution(weights: Tensor) -> bool:
+    """Whether a factor of log-probabilities is a distribution over classes in each row."""
+    rows = weights.detach().float()
+    return rows.ndim == 2 and bool((rows >= 0).all() & ((rows.sum(1) - 1).abs() < 0.01).all())
+
+
 def _constant(node: Any) -> Any:
     """The factor of a product that is not trained."""
     if sum(below is not None for below, _ in node.next_functions) != 1:
@@ -177,6 +189,8 @@ def _constant(node: Any) -> Any:
 
 
 def _sign(factor: Any) -> int:
+    if isinstance(factor, Tensor) and factor.numel() > 1:
+        return 0  # weights of rows, or what a policy earned: either sign may be meant
     if isinstance(factor, Tensor):
         return 1 if bool((factor >= 0).all()) else -1 if bool((factor <= 0).all()) else 0
     return 0 if isinstance(factor, complex) else 1 if factor >= 0 else -1

@@ -102,7 +102,7 @@ class TrainingProbe:
         if batch_idx == 0 and self._norms_trained and self._steps > FIRST_STEPS:
             norms = read_batch_norms(module, fresh=False)
             self._add(training_findings(norms, trainer.global_step, root_training=module.training, were_training=True))
-        if self._steps > FIRST_STEPS and not self._data.open:
+        if self._steps > FIRST_STEPS and not self._data.open and self._data.suspicion is None:
             return
         tensors = tensors_in(batch)
         if self._steps <= FIRST_STEPS:

@@ -89,7 +89,7 @@ def _in_blocks(labels: Labels) -> bool:
 
 def _balance(labels: Labels) -> Iterator[tuple[Fault, str, str]]:
     rows = sum(labels.counts.values())
-    if rows < FEW_ROWS:
+    if not rows or rows < FEW_ROWS:
         return
     commonest, most = max(labels.counts.items(), key=lambda item: item[1])
     if len(labels.counts) == 1:
