@@ -131,7 +131,7 @@ KINDS: dict[str, Kind] = {
     "constant_initialisation": Kind(
         Fault.CONSTANT_INITIALISATION,
         lambda s: {"initialisation": "constant"},
-        lambda s: {"initialisation": "zero_last"},
+        lambda s: {"initialisation": "zero_last" if s.norm == "none" else "xavier"},
     ),
     "wrong_labels": Kind(
         Fault.LABELS_WRONG, lambda s: {"misaligned": True}, lambda s: {"label_noise": 0.05}
