@@ -1,6 +1,10 @@
 """What to do about each fault that the dynamics of training show, most promising first."""
 
+from collections.abc import Iterator, Sequence
+
 from callbacks._faults import Fault
+
+Said = Iterator[tuple[Fault, str, str]]  # what, where, why
 
 ADVICE: dict[Fault, str] = {
     Fault.VANISHING_GRADIENT: "use ReLU-like activations with He initialisation, normalisation or skip connections",
@@ -19,3 +23,8 @@ ADVICE: dict[Fault, str] = {
     Fault.UNDER_REGULARISED: "add dropout, weight decay or augmentation, stop earlier, or find more rows",
     Fault.OUTPUTS_OVERSCALED: "take the factor off the outputs, or start the last layer with smaller weights",
 }
+
+
+def named(names: Sequence[str]) -> str:
+    """Some names as words, the rest as a number."""
+    return ", ".join(f"`{n}`" for n in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -16,6 +16,9 @@ class UnitWatch:
     """Which units of hidden layers were ever alive, and what share of values is saturated, over a window."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self._alive: dict[str, Tensor] = {}
         self._saturated: dict[str, list[float]] = {}
         self._kinds: dict[str, str] = {}
@@ -60,7 +63,7 @@ class UnitWatch:
             Units(layer, self._kinds[layer].lower(), 0, sorted(shares)[len(shares) // 2], self._samplings)
             for layer, shares in self._saturated.items()
         ]
-        self.__init__()  # type: ignore[misc]
+        self._begin()
         return tuple(found)
 
 

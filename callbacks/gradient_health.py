@@ -1,13 +1,14 @@
 """What can be wrong with a training run, as arithmetic over plain numbers: no tensor comes here."""
 
-from collections.abc import Callable, Iterator, Sequence
-from math import exp, isfinite, log, nan, sqrt
+from collections.abc import Callable, Sequence
+from math import isfinite, nan
 from statistics import median
 
-from callbacks._fault_words import ADVICE
+from callbacks._fault_words import ADVICE, Said, named
 from callbacks._faults import PATIENCE, PATIENT, Fault, Finding, explained
 from callbacks._health_facts import Facts, LayerReading, Reading, Units
 from callbacks._loss_course import LossCourse
+from callbacks._start_health import judge_start
 
 __all__ = [
     "PATIENCE",
@@ -18,19 +19,10 @@ __all__ = [
     "findings_of",
     "judge_blow_up",
     "judge_course",
+    "judge_epochs",
     "judge_start",
     "judge_units",
 ]
-
-Said = Iterator[tuple[Fault, str, str]]  # what, where, why
-
-# Initial weights, as root mean square times sqrt(fan_in): torch's default has 0.58, He's 1.41, orthogonal ones at most
-# about 1.4, N(0, 0.02) over 16 to 1024 inputs 0.08 to 0.64.
-WIDE, NARROW, WIDE_ONE = 5.0, 0.03, 12.0
-EPSILON = 1e-3  # of the class's default: below it, Adam divides rounding by rounding (default 1e-8, float32 keeps 1e-7)
-DROPPED = 0.85  # of the units; Srivastava et al. 2014 find 0.5 to 0.8 of units kept best
-LOUD = 2.5  # times the loss of knowing nothing, at the first batch; default and He initialisation stay below 1.5
-LOUD_OUTPUT = 3.0  # a regression's first outputs, and the same times its targets; He initialisation gives about 1.4
 
 EARLY = 6  # readings (the first ones are a step apart)
 LEAP = 0.5  # update over weight; 0.001 is usual, and a step of half a weight's size forgets what was learned
@@ -44,56 +36,6 @@ FLAT = 0.8  # of a layer's values
 # A net has memorised when its training loss is below a twentieth of the first one; overfitting costs it something when
 # it fails to gain, on validation rows, a third of what it gained on training rows, and its accuracy is not high.
 MEMORISED, GAP, HELD, LASTING = 0.05, 0.3, 0.9, 3
-
-
-def judge_start(facts: Facts) -> Said:
-    """What weights, optimizers and the first loss show before training moved anything; NaN shows nothing."""
-    yield from _initialisation(facts)
-    for group in facts.optimizers:
-        if group.eps < EPSILON * group.usual_eps:
-            yield Fault.OPTIMIZER_EPSILON, group.kind, f"eps is {group.eps:g}, usual is {group.usual_eps:g}"
-    for name, share in facts.dropouts.items():
-        if share >= DROPPED:
-            yield Fault.OVER_REGULARISED, name, f"dropout takes {share:.0%} of the units away"
-    if facts.frozen:
-        yield (
-            Fault.NOT_UPDATING,
-            facts.frozen[0],
-            f"{_names(facts.frozen)}: requires_grad=False on random initial weights",
-        )
-    head = facts.head
-    if head is not None and head.loss > LOUD * head.ignorant:
-        yield (
-            Fault.OUTPUTS_OVERSCALED,
-            "",
-            f"the first loss is {head.loss:.3g} where knowing nothing costs {head.ignorant:.3g}: outputs are huge",
-        )
-    if head is not None and head.outputs > LOUD_OUTPUT * max(1.0, head.targets):
-        size = f"{head.outputs:.3g} against targets of {head.targets:.3g}"
-        yield Fault.OUTPUTS_OVERSCALED, "", f"the first outputs have size {size} (root mean squares)"
-
-
-def _initialisation(facts: Facts) -> Said:
-    weights = [w for w in facts.weights if w.trainable and w.size > 1]
-    for w in weights:
-        if w.rows_alike and w.rms > 0:
-            yield Fault.CONSTANT_INITIALISATION, w.name, f"all its units start with the same weights (size {w.rms:.3g})"
-            return
-    if len(weights) > 1 and all(w.rms == 0 for w in weights):
-        yield Fault.CONSTANT_INITIALISATION, weights[0].name, f"all {len(weights)} weight matrices start at zero"
-        return
-    scaled = {w.name: w.rms * sqrt(w.fan_in) for w in weights if w.rms > 0 and w.fan_in > 3}
-    if not scaled:
-        return
-    usual = exp(sum(log(r) for r in scaled.values()) / len(scaled))
-    if usual < NARROW:
-        name, shown, how = "", usual, "shrinks"
-    else:
-        name, shown = next(((n, r) for n, r in scaled.items() if r > (WIDE if usual > WIDE else WIDE_ONE)), ("", nan))
-        how = "grows"
-    if isfinite(shown):
-        times = f"weights start at {shown:.2g} times 1/sqrt(fan_in), usual 0.5 to 1.5"
-        yield Fault.WRONG_INITIALISATION, name, f"{times}: the signal {how} layer by layer"
 
 
 def judge_units(facts: Facts) -> Said:
@@ -110,7 +52,7 @@ def judge_units(facts: Facts) -> Said:
 
 
 def _also(units: Sequence[Units]) -> str:
-    return f"; likewise in {_names(tuple(u.layer for u in units[1:]))}" if len(units) > 1 else ""
+    return f"; likewise in {named(tuple(u.layer for u in units[1:]))}" if len(units) > 1 else ""
 
 
 def judge_course(facts: Facts, course: LossCourse, *, seen_epoch: bool) -> Said:
@@ -128,10 +70,10 @@ def judge_course(facts: Facts, course: LossCourse, *, seen_epoch: bool) -> Said:
         yield (
             Fault.NOT_UPDATING,
             facts.strangers[0],
-            f"{_names(facts.strangers)} get gradients and stand in no optimizer",
+            f"{named(facts.strangers)} get gradients and stand in no optimizer",
         )
     if facts.unreached:
-        yield Fault.NOT_UPDATING, facts.unreached[0], f"{_names(facts.unreached)} never got a gradient other than zero"
+        yield Fault.NOT_UPDATING, facts.unreached[0], f"{named(facts.unreached)} never got a gradient other than zero"
     if not facts.readings:
         return
     for rule in (_shrunk, _leaps, _depth):
@@ -194,7 +136,7 @@ def _crawls(facts: Facts, course: LossCourse) -> Said:
     way = _over_matrices(last, lambda r: r.travelled / r.start)
     stands = tuple(r.name for r in last.layers if r.matrix and r.travelled == 0 and r.gradient > 1e-7 * r.weight)
     if stands and way > 0:
-        yield Fault.NOT_UPDATING, stands[0], f"{_names(stands)} get gradients and have not changed in {last.step} steps"
+        yield Fault.NOT_UPDATING, stands[0], f"{named(stands)} get gradients and have not changed in {last.step} steps"
     if not (facts.alone and course.stands_still and way < CRAWL and course.count >= 40):
         return
     large = next((g for g in facts.optimizers if g.eps > 1e-4 and g.eps > 100 * g.usual_eps), None)
@@ -241,10 +183,6 @@ def _over_matrices(reading: Reading, ratio: Callable[[LayerReading], float]) -> 
     values = [ratio(r) for r in reading.layers if r.matrix and r.start > 0 and r.weight > 0]
     values = [v for v in values if v == v]
     return median(values) if values else nan
-
-
-def _names(names: tuple[str, ...]) -> str:
-    return ", ".join(f"`{n}`" for n in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def findings_of(said: Said, step: int) -> list[Finding]:
