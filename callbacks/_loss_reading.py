@@ -212,13 +212,11 @@ def _chain(node: Any) -> tuple[Op, ...]:
 
 
 def _op(node: Any, name: str) -> Op:
-    if name in ("Softmax", "LogSoftmax", "Sigmoid", "Relu", "Tanh"):
+    if name in ("Softmax", "LogSoftmax"):
         shape = tuple(node._saved_result.shape)
         return Op(name, dimension(node, len(shape)), shape)
     if name == "Addmm":
         rows, columns = node._saved_mat1_sym_sizes[0], node._saved_mat2_sym_sizes[1]
         return Op(name, None, (int(rows), int(columns)))
-    factor = _constant(node) if name in ("Mul", "Div") else None
-    if factor is None or (isinstance(factor, Tensor) and factor.numel() > 1):
-        return Op(name)
-    return Op("Alias" if factor == 1 else "Scale")
+    scales = name in ("Mul", "Div") and sum(below is not None for below, _ in node.next_functions) == 1
+    return Op("Scale" if scales else name)

@@ -158,7 +158,7 @@ def may_be_unlearnable(best_val_loss: float, epochs: int, steps: int) -> bool:
 
 def dependence_findings(seen: Dependence, step: int) -> list[Finding]:
     """Whether labels have nothing to do with the inputs: neither the network nor neighbours nor a column tell them."""
-    if seen.rows < 200 or max(seen.neighbours, seen.column) > CHANCE or seen.best_val_loss < NO_SKILL:
+    if seen.rows < 200 or max(abs(seen.neighbours), seen.column) > CHANCE or seen.best_val_loss < NO_SKILL:
         return []
     why = (
         f"labels of {seen.rows} training rows agree with their neighbours' no more than by chance "

@@ -135,6 +135,7 @@ LOST = Dependence(500, 0.4, 1.0, 1.02, 5)
         ({"best_val_loss": 0.6}, 0),  # the network sees what neighbours do not
         ({"column": 12.0}, 0),
         ({"neighbours": 9.0}, 0),
+        ({"neighbours": -5.0}, 0),  # parity: a neighbour is of the other class
         ({"rows": 120}, 0),
     ],
 )
