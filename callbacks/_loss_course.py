@@ -55,6 +55,11 @@ class LossCourse:
         return fmean(tail) if tail else float("nan")
 
     @property
+    def floor(self) -> float:
+        """The lowest of the last eighth of the means, at least four: one batch of a single row lifts no floor."""
+        return min(self.means[-max(4, len(self.means) // 8) :], default=float("nan"))
+
+    @property
     def stands_still(self) -> bool:
         """Whether the last quarter lies within 5 % of the first, or within twice what chance makes of such means."""
         quarter = len(self.means) // 4

@@ -127,7 +127,7 @@ def _leaps(facts: Facts, course: LossCourse) -> Said:
         why = f"early steps changed weights by {leap:.0%} of their first size (usual: 0.1 %), and the loss went from"
         peak = f", over {course.peak:.3g}" if leapt else ""
         yield Fault.LEARNING_RATE_TOO_HIGH, "", f"{why} {course.start:.3g} to {course.recent:.3g}{peak}"
-    elif course.start > 0 and course.recent > DIVERGED * course.start:
+    elif course.start > 0 and course.floor > DIVERGED * course.start:
         yield Fault.LEARNING_RATE_TOO_HIGH, "", f"the loss rose from {course.start:.3g} to {course.recent:.3g}"
 
 

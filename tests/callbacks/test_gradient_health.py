@@ -83,7 +83,10 @@ def test_each_fault_of_the_start_is_named_once(given, fault):
     assert named(judge_start(given)) == [fault]
 
 
-@pytest.mark.parametrize("losses", [FALLING, LEVEL, [NAN] * 50, []])
+SPIKES = [0.6, *[1.0, 1.1, 0.9, 9.0] * 6]  # a lucky first batch, and batches of a single row
+
+
+@pytest.mark.parametrize("losses", [FALLING, LEVEL, SPIKES, [NAN] * 50, []])
 def test_usual_updates_say_nothing_whatever_the_loss_does(losses):
     assert named(judge_course(facts(), course(losses), seen_epoch=True)) == []
 
