@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from callbacks.fit_monitor import FitMonitor
     from callbacks.gradient_logger import GradientLogger
+    from callbacks.gradient_monitor import GradientMonitor
     from callbacks.graph_logger import GraphLogger
     from callbacks.tensorboard_layout import TensorBoardLayout
 
-__all__ = ["FitMonitor", "GradientLogger", "GraphLogger", "TensorBoardLayout"]
+__all__ = ["FitMonitor", "GradientLogger", "GradientMonitor", "GraphLogger", "TensorBoardLayout"]
 
 _HOMES = {
     "FitMonitor": "fit_monitor",
     "GradientLogger": "gradient_logger",
+    "GradientMonitor": "gradient_monitor",
     "GraphLogger": "graph_logger",
     "TensorBoardLayout": "tensorboard_layout",
 }

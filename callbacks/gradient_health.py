@@ -1,66 +1,190 @@
 """What can be wrong with a training run, as arithmetic over plain numbers: no tensor comes here."""
 
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable, Sequence
+from math import isfinite, nan
+from statistics import median
+
+from callbacks._fault_words import ADVICE, Said, named
+from callbacks._faults import PATIENCE, PATIENT, Fault, Finding, explained
+from callbacks._health_facts import Facts, LayerReading, Reading, Units
+from callbacks._loss_course import LossCourse
+from callbacks._start_health import judge_start
+
+__all__ = [
+    "PATIENCE",
+    "PATIENT",
+    "Fault",
+    "Finding",
+    "explained",
+    "findings_of",
+    "judge_blow_up",
+    "judge_course",
+    "judge_epochs",
+    "judge_start",
+    "judge_units",
+]
+
+EARLY = 6  # readings (the first ones are a step apart)
+LEAP = 0.5  # update over weight; 0.001 is usual, and a step of half a weight's size forgets what was learned
+DIVERGED = 3.0  # times the first loss
+CRAWL = 0.005  # of a weight's size, travelled in the whole run
+SHRUNK, SHRUNK_FAR = 0.5, 0.1  # of the initial weight
+VANISHED = 1e-4  # first layer's gradient over the last's, root mean squares; eight sigmoid layers give 1e-5
+EXPLODED = 1e4
+DEAD = 0.8  # of a layer's units; healthy nets have some and live with them, deep ones without a norm half
+FLAT = 0.8  # of a layer's values
+# A net has memorised when its training loss is below a twentieth of the first one; overfitting costs it something when
+# it fails to gain, on validation rows, a third of what it gained on training rows, and its accuracy is not high.
+MEMORISED, GAP, HELD, LASTING = 0.05, 0.3, 0.9, 3
 
 
-class Fault(StrEnum):
-    """What is wrong, named after its cause."""
-
-    # gradients and units
-    VANISHING_GRADIENT = "vanishing_gradient"
-    EXPLODING_GRADIENT = "exploding_gradient"
-    NON_FINITE = "non_finite"
-    DEAD_UNITS = "dead_units"
-    SATURATED_UNITS = "saturated_units"
-    NOT_UPDATING = "not_updating"
-    GRADIENTS_NOT_ZEROED = "gradients_not_zeroed"
-    # the network
-    CONSTANT_INITIALISATION = "constant_initialisation"
-    WRONG_INITIALISATION = "wrong_initialisation"
-    WRONG_ACTIVATION = "wrong_activation"
-    MISSING_NORMALISATION = "missing_normalisation"
-    BATCH_NORM_MODE = "batch_norm_mode"
-    # the optimizer
-    LEARNING_RATE_TOO_HIGH = "learning_rate_too_high"
-    LEARNING_RATE_TOO_LOW = "learning_rate_too_low"
-    OPTIMIZER_EPSILON = "optimizer_epsilon"
-    OVER_REGULARISED = "over_regularised"
-    UNDER_REGULARISED = "under_regularised"
-    # the loss and the head
-    LOSS_SIGN = "loss_sign"
-    WRONG_LOSS = "wrong_loss"
-    OUTPUTS_OVERSCALED = "outputs_overscaled"
-    MISSING_SOFTMAX = "missing_softmax"
-    REDUNDANT_SOFTMAX = "redundant_softmax"
-    WRONG_SOFTMAX = "wrong_softmax"
-    WRONG_OUTPUT_ACTIVATION = "wrong_output_activation"
-    # the data
-    INPUTS_UNSCALED = "inputs_unscaled"
-    INPUTS_TOO_SMALL = "inputs_too_small"
-    INPUTS_CONSTANT = "inputs_constant"
-    LABELS_OUT_OF_RANGE = "labels_out_of_range"
-    LABELS_ONE_CLASS = "labels_one_class"
-    LABELS_UNBALANCED = "labels_unbalanced"
-    LABELS_WRONG = "labels_wrong"
-    WRONG_AUGMENTATION = "wrong_augmentation"
-    UNSHUFFLED = "unshuffled"
+def judge_units(facts: Facts) -> Said:
+    """What a window of activations shows."""
+    dead = [u for u in facts.units if u.kind == "relu" and u.share >= DEAD and u.units > 1]
+    if dead:
+        counts = f"{round(dead[0].share * dead[0].units)} of {dead[0].units} units"
+        why = f"{counts} were zero for every sample of {dead[0].batches} batches{_also(dead)}"
+        yield Fault.DEAD_UNITS, dead[0].layer, why
+    flat = [u for u in facts.units if u.kind != "relu" and u.share >= FLAT]
+    if flat:
+        where = f"{flat[0].share:.0%} of its {flat[0].kind} outputs lie where it is flat"
+        yield Fault.SATURATED_UNITS, flat[0].layer, f"{where}, over {flat[0].batches} batches{_also(flat)}"
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One fault that the evidence supports.
+def _also(units: Sequence[Units]) -> str:
+    return f"; likewise in {named(tuple(u.layer for u in units[1:]))}" if len(units) > 1 else ""
+
+
+def judge_course(facts: Facts, course: LossCourse, *, seen_epoch: bool) -> Said:
+    """What the readings so far and the course of the loss show.
 
     Args:
-        fault: What is wrong.
-        where: The layer, parameter, column or loader it shows in; empty if it is the whole run.
-        step: The optimizer step at which it was established.
-        why: What was seen, with the numbers.
-        advice: What to change, most promising first.
+        facts: The readings; NaN among them is passed by.
+        course: The losses so far.
+        seen_epoch: Whether every row was seen at least once: only then is little progress a sign.
     """
+    if facts.kept_gradients:
+        why = f"{facts.kept_gradients} steps in a row used the gradients of the step before once more"
+        yield Fault.GRADIENTS_NOT_ZEROED, "", why
+    if facts.strangers:
+        yield (
+            Fault.NOT_UPDATING,
+            facts.strangers[0],
+            f"{named(facts.strangers)} get gradients and stand in no optimizer",
+        )
+    if facts.unreached:
+        yield Fault.NOT_UPDATING, facts.unreached[0], f"{named(facts.unreached)} never got a gradient other than zero"
+    if not facts.readings:
+        return
+    for rule in (_shrunk, _leaps, _depth):
+        yield from rule(facts, course)
+    if seen_epoch:
+        yield from _crawls(facts, course)
 
-    fault: Fault
-    where: str
-    step: int
-    why: str
-    advice: str
+
+def judge_epochs(facts: Facts, start: float, epochs: Sequence[tuple[float, float]], accuracy: float) -> Said:
+    """What the losses of whole epochs show.
+
+    Args:
+        facts: Whether anything regularises.
+        start: The first loss.
+        epochs: Mean training loss and validation loss of each epoch; NaN where there was none.
+        accuracy: Validation accuracy of the last epoch; NaN if it is not logged.
+    """
+    last = epochs[-LASTING:]
+    if facts.regularised or not facts.alone or len(last) < LASTING or accuracy >= HELD:
+        return
+    if all(t < MEMORISED * start and (v - t) > GAP * (start - t) for t, v in last):
+        train, val = last[-1]
+        why = (
+            f"no dropout and no weight decay; training loss fell from {start:.3g} to {train:.3g}, validation stands at"
+        )
+        yield Fault.UNDER_REGULARISED, "", f"{why} {val:.3g}"
+
+
+def judge_blow_up(course: LossCourse, reading: Reading | None) -> Said:
+    """Why a run whose data are finite reached a number that is not."""
+    ratio = nan if reading is None else _over_matrices(reading, lambda r: r.update / r.weight)
+    if course.count > 1 and course.peak > 10 * max(abs(course.start), 1e-3):
+        why = f"the loss rose from {course.start:.3g} to {course.peak:.3g} and then out of range"
+        yield Fault.LEARNING_RATE_TOO_HIGH, "", why
+    elif ratio > LEAP:
+        yield (
+            Fault.LEARNING_RATE_TOO_HIGH,
+            "",
+            f"steps changed the weights by {ratio:.0%} of their size, then out of range",
+        )
+
+
+def _leaps(facts: Facts, course: LossCourse) -> Said:
+    if not facts.alone or course.count < 20:
+        return
+    ratios = [_over_matrices(reading, lambda r: r.update / r.start) for reading in facts.readings[:EARLY]]
+    leap = median(r for r in ratios if isfinite(r)) if any(isfinite(r) for r in ratios) else nan
+    stuck = course.recent > course.start - 0.1 * abs(course.start)
+    leapt = course.start > 0 and course.peak > DIVERGED * course.start
+    if leap > LEAP and (stuck or leapt):
+        why = f"early steps changed weights by {leap:.0%} of their first size (usual: 0.1 %), and the loss went from"
+        peak = f", over {course.peak:.3g}" if leapt else ""
+        yield Fault.LEARNING_RATE_TOO_HIGH, "", f"{why} {course.start:.3g} to {course.recent:.3g}{peak}"
+    elif course.start > 0 and course.floor > DIVERGED * course.start:
+        yield Fault.LEARNING_RATE_TOO_HIGH, "", f"the loss rose from {course.start:.3g} to {course.recent:.3g}"
+
+
+def _crawls(facts: Facts, course: LossCourse) -> Said:
+    last = facts.readings[-1]
+    way = _over_matrices(last, lambda r: r.travelled / r.start)
+    stands = tuple(r.name for r in last.layers if r.matrix and r.travelled == 0 and r.gradient > 1e-7 * r.weight)
+    if stands and way > 0:
+        yield Fault.NOT_UPDATING, stands[0], f"{named(stands)} get gradients and have not changed in {last.step} steps"
+    if not (facts.alone and course.stands_still and way < CRAWL and course.count >= 40):
+        return
+    large = next((g for g in facts.optimizers if g.eps > 1e-4 and g.eps > 100 * g.usual_eps), None)
+    if large is not None:
+        yield (
+            Fault.OPTIMIZER_EPSILON,
+            large.kind,
+            f"eps is {large.eps:g}, usual is {large.usual_eps:g}, and nothing moves",
+        )
+        return
+    rate = max((g.lr for g in facts.optimizers), default=nan)
+    why = f"at lr {rate:.3g} weights moved by {way:.2%} of their size in {last.step} steps, the loss from"
+    yield Fault.LEARNING_RATE_TOO_LOW, "", f"{why} {course.start:.4g} to {course.recent:.4g}"
+
+
+def _shrunk(facts: Facts, course: LossCourse) -> Said:
+    left = _over_matrices(facts.readings[-1], lambda r: r.weight / r.start)
+    stuck = course.recent > 0.5 * course.start
+    if facts.alone and (left < SHRUNK_FAR or (left < SHRUNK and stuck)):
+        decay = max((g.decay for g in facts.optimizers), default=0.0)
+        with_decay = f" under a weight decay of {decay:g}" if decay else ""
+        why = f"weights shrank to {left:.0%} of where they started{with_decay}, the loss is at {course.recent:.3g}"
+        yield Fault.OVER_REGULARISED, "", why
+
+
+def _depth(facts: Facts, course: LossCourse) -> Said:
+    early = facts.readings[:EARLY]
+    if len(early) < EARLY:
+        return
+    matrices = [[r for r in reading.layers if r.matrix and r.gradient > 0] for reading in early]
+    if any(len(layers) < 4 for layers in matrices):
+        return
+    first = matrices[0][0].name
+    ratio = median(layers[0].gradient / layers[-1].gradient for layers in matrices)
+    numbers = f"its gradient is {ratio:.1e} times that of `{matrices[0][-1].name}` (medians of {EARLY} steps)"
+    if ratio < VANISHED and facts.alone and course.recent > 0.5 * course.start:
+        yield Fault.VANISHING_GRADIENT, first, numbers
+    if ratio > EXPLODED:
+        yield Fault.EXPLODING_GRADIENT, first, numbers
+
+
+def _over_matrices(reading: Reading, ratio: Callable[[LayerReading], float]) -> float:
+    """The median over weight matrices of a ratio; NaN if none has one. Those that started at zero have none."""
+    values = [ratio(r) for r in reading.layers if r.matrix and r.start > 0 and r.weight > 0]
+    values = [v for v in values if v == v]
+    return median(values) if values else nan
+
+
+def findings_of(said: Said, step: int) -> list[Finding]:
+    """Findings with their advice, of what was said at a step."""
+    return [Finding(fault, where, step, why, ADVICE[fault]) for fault, where, why in said]

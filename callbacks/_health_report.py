@@ -1,0 +1,32 @@
+"""Findings as text and as plain data."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from callbacks.gradient_health import Fault, Finding
+
+
+def line(found: Finding) -> str:
+    """One finding as one line: what, where, when, why, and what to do."""
+    where = f" in `{found.where}`" if found.where else ""
+    return f"{found.fault.replace('_', ' ')}{where} at step {found.step}: {found.why} → {found.advice}"
+
+
+def summary(findings: Sequence[Finding], skipped: int, batches: int) -> str:
+    """What a run's end says: one line if nothing was found, else a block with the faults in the order they came."""
+    left_out = f" {skipped} batches were left out, their loss or gradient not finite." if skipped else ""
+    if not findings:
+        return f"GradientMonitor: nothing wrong over {batches} batches.{left_out}"
+    rows = "\n".join(f"  {line(found)}" for found in findings)
+    return f"GradientMonitor: {len(findings)} found over {batches} batches.{left_out}\n{rows}"
+
+
+def to_plain(found: Finding) -> dict[str, Any]:
+    """A finding as a checkpoint holds it."""
+    return {**asdict(found), "fault": str(found.fault)}
+
+
+def from_plain(values: dict[str, Any]) -> Finding:
+    """A finding from a checkpoint."""
+    return Finding(**{**values, "fault": Fault(values["fault"])})

@@ -1,0 +1,181 @@
+"""`TrainingWatch`: gathers readings of units, gradients, updates and the loss, and has them judged."""
+
+from math import isfinite, nan
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from callbacks import gradient_health as health
+from callbacks._health_facts import Facts, Reading
+from callbacks._loss_course import LossCourse
+from callbacks._loss_graph import operations
+from callbacks._metrics import logged
+from callbacks._reach_watch import ReachWatch
+from callbacks._start_reading import frozen_at_random, is_alone, read_dropouts, read_head, read_optimizers
+from callbacks._unit_watch import UnitWatch
+from callbacks._update_watch import UpdateWatch, weights_at_start
+from callbacks._zeroing_watch import ZeroingWatch
+
+KEPT = 16  # readings: the first ones, and the latest
+GROWTH = 1.5  # of the distance between two samplings, until it is `every`
+
+
+class TrainingWatch:
+    """Watches the dynamics of a run. `due` says whether a batch is to be looked at; the rest costs next to nothing.
+
+    Args:
+        every: Batches between two samplings, once training has gone on for a while.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.course = LossCourse()
+        self.due = True
+        self.batches = 0
+        self._next = 0.0
+        self._gap = 1.0
+        self._facts = Facts()
+        self._epochs: list[tuple[float, float]] = []
+        self._epoch_losses = [0.0, 0.0]  # sum, count
+        self._ended_epochs = 0
+        self._next_epoch = 1.0
+        self._new: list[health.Finding] = []
+        self._zeroing = ZeroingWatch()
+        self._stepped: Optimizer | None = None
+
+    # ------------------------------------------------------------------ hooks
+
+    def begin(self, trainer: Trainer, module: LightningModule) -> None:
+        """Look at what there is before the first step."""
+        self._layer_of = {id(p): name.rpartition(".")[0] for name, p in module.named_parameters()}
+        self._updates = UpdateWatch(module)
+        self._reach = ReachWatch(module)
+        self._units = UnitWatch()
+        self._zeroing = ZeroingWatch()
+        self._stepped = None
+        self._factor = max(1, trainer.accumulate_grad_batches) if module.automatic_optimization else 1
+        facts = self._facts
+        facts.alone = is_alone(module, trainer.optimizers)
+        facts.optimizers = read_optimizers(trainer.optimizers)
+        facts.dropouts = read_dropouts(module)
+        facts.regularised = bool(facts.dropouts) or any(group.decay > 0 for group in facts.optimizers)
+        if trainer.global_step == 0:
+            facts.weights = weights_at_start(module)
+            facts.frozen = frozen_at_random(module, facts.weights)
+
+    def before_batch(self) -> None:
+        """Say whether this batch is to be looked at."""
+        if self.batches >= self._next:
+            self.due = True
+
+    def loss(self, value: float) -> None:
+        """Take in the loss of a batch; NaN where it has none."""
+        if isfinite(value):
+            self.course.add(value * self._factor)
+            self._epoch_losses[0] += value * self._factor
+            self._epoch_losses[1] += 1
+
+    def graph(self, loss: Tensor) -> None:
+        """Look at the operations behind a loss; on batches that are due."""
+        ops = operations(loss, self._layer_of)
+        self._units.look(ops)
+        if self.batches == 0 and self._facts.weights:
+            self._facts.head = read_head(ops)
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Read gradients and weights before an optimizer moves them; `due` alone makes it costly."""
+        self._stepped = optimizer
+        if not self._zeroing.done:
+            self._zeroing.before_step(optimizer)
+        if self.due:
+            self._updates.before_step()
+            self._reach.look()
+
+    def after_batch(self, trainer: Trainer) -> None:
+        """Read what the step changed, and judge."""
+        if not self._zeroing.done:
+            self._zeroing.after_batch(self._stepped)
+        self._stepped = None
+        if self.due and self._updates.armed:
+            self._sample(trainer)
+        self.batches += 1
+
+    def epoch_end(self, trainer: Trainer) -> None:
+        """Pair the losses of the epoch and judge."""
+        total, count = self._epoch_losses
+        self._epoch_losses = [0.0, 0.0]
+        values = {name.lower(): value for name, value in logged(trainer).items() if "val" in name.lower()}
+        val_loss = next((value for name, value in values.items() if "loss" in name), nan)
+        accuracy = next((value for name, value in values.items() if "acc" in name), nan)
+        self._epochs = [*self._epochs, (total / count if count else nan, val_loss)][-health.LASTING :]
+        self._ended_epochs += 1
+        if self._ended_epochs < self._next_epoch:
+            return
+        self._next_epoch = self._ended_epochs * 1.25  # what one more epoch shows grows less and less
+        self._judge(trainer, seen_epoch=True)
+        said = health.judge_epochs(self._facts, self.course.start, self._epochs, accuracy)
+        self._new += health.findings_of(said, trainer.global_step)
+
+    def blown_up(self, trainer: Trainer) -> None:
+        """Ask why a run whose data are finite reached a number that is not."""
+        last = self._facts.readings[-1] if self._facts.readings else None
+        if self._facts.alone:
+            self._new += health.findings_of(health.judge_blow_up(self.course, last), trainer.global_step)
+
+    def end(self) -> None:
+        """Take hooks away."""
+        self._zeroing.end()
+
+    def news(self) -> list[health.Finding]:
+        """What was found since this was last asked."""
+        if not self._new:
+            return []
+        found, self._new = self._new, []
+        return found
+
+    # ------------------------------------------------------------------ judging
+
+    def _sample(self, trainer: Trainer) -> None:
+        readings = self._facts.readings
+        readings.append(Reading(trainer.global_step, self._updates.after_step()))
+        if len(readings) > KEPT:
+            del readings[health.EARLY]
+        self.due = False
+        if len(readings) > health.EARLY:
+            self._gap = min(float(self.every), self._gap * GROWTH)
+        self._next = self.batches + self._gap
+        if self.batches == 0 or len(readings) == 1:
+            self._facts.optimizers = read_optimizers(trainer.optimizers)
+            self._new += health.findings_of(health.judge_start(self._facts), trainer.global_step)
+        if self._units.full():
+            self._facts.units = self._units.read()
+            self._new += health.findings_of(health.judge_units(self._facts), trainer.global_step)
+        self._judge(trainer, seen_epoch=False)
+
+    def _judge(self, trainer: Trainer, *, seen_epoch: bool) -> None:
+        facts = self._facts
+        facts.kept_gradients = self._zeroing.kept if self._zeroing.kept >= 3 else 0
+        facts.strangers, facts.unreached = self._reach.read(trainer.optimizers)
+        facts.optimizers = read_optimizers(trainer.optimizers)
+        said = health.judge_course(facts, self.course, seen_epoch=seen_epoch)
+        self._new += health.findings_of(said, trainer.global_step)
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """The course of the loss and how far the sampling got, as plain data."""
+        return {
+            "course": self.course.state(),
+            "batches": self.batches,
+            "next": self._next,
+            "gap": self._gap,
+            "epochs": [list(pair) for pair in self._epochs],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with a run that was interrupted; updates are read anew from there."""
+        self.course.load(state["course"])
+        self.batches, self._next, self._gap = state["batches"], state["next"], state["gap"]
+        self._epochs = [(pair[0], pair[1]) for pair in state["epochs"]]
