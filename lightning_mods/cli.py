@@ -21,7 +21,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from callbacks import FitMonitor, TensorBoardLayout
+from callbacks import FitMonitor, GradientLogger, GradientMonitor, GraphLogger, TensorBoardLayout
 from datamodules import TabularDataModule
 from lightning_mods.arguments import UsageError, flags, merged_config, refuse_unknown, said
 from lightning_mods.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, epochs_done, read_checkpoint
@@ -210,14 +210,26 @@ class ModsCLI(LightningCLI):
             config.enable_progress_bar = False
         if self.verb == "fit":
             ours += [Announcement(), EpochTimer(), TensorBoardLayout(config=self.parser.dump(self.config))]
-            if not any(isinstance(callback, FitMonitor) for callback in given):
-                ours.append(FitMonitor(closing=False))  # `fit` has the last word, after its table
+            ours += self._watchers(given)
             if config.enable_checkpointing is not False:
                 ours += [] if any(isinstance(callback, Checkpoint) for callback in given) else [BestCheckpoint()]
                 ours.append(LastCheckpoint())
         else:
             config.enable_checkpointing = False
         return [*given, *ours]
+
+    def _watchers(self, given: list[Any]) -> list[Callback]:
+        """Those of our callbacks that look on, as `--watch` says; one that the user configured takes its place."""
+        # `fit` has the last word, after its table.
+        makers: dict[str, tuple[type[Callback], dict[str, Any]]] = {
+            "fit": (FitMonitor, {"closing": False}),
+            "health": (GradientMonitor, {}),
+            "gradients": (GradientLogger, {}),
+            "graph": (GraphLogger, {}),
+        }
+        asked = [self.config.watch] if isinstance(self.config.watch, str) else self.config.watch
+        chosen = [made for word, made in makers.items() if word in asked]
+        return [kind(**said) for kind, said in chosen if not any(isinstance(callback, kind) for callback in given)]
 
     def _choose_run_folder(self, config: Namespace) -> None:
         run = run_of(self.resumed) if self.resumed else None

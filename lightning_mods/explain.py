@@ -65,6 +65,10 @@ def _gist(message: str) -> str:
 
 def _plain_types(text: str) -> str:
     text = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", text)
+    choices = re.search(r"Expected an? typing\.Literal\[(.*?)\]\.?", text)
+    if choices:
+        words = choices[1].replace("'", "").replace(", ", " or ")
+        text = text.replace(choices[0], f"needs {words}").replace(" Got value:", ", not")
     return re.sub(r"Expected an? (\w+)\. Got value: (.*)", r"needs a number or word of type \1, not \2", text)
 
 

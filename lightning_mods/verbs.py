@@ -1,8 +1,11 @@
 """What the verbs have of their own: flags, and the defaults that are not Lightning's."""
 
-from typing import Any
+from argparse import SUPPRESS
+from typing import Any, Literal
 
 MAX_EPOCHS = 30
+Watcher = Literal["fit", "health", "gradients", "graph"]
+WATCHERS: list[Watcher] = ["fit", "health", "gradients", "graph"]
 
 
 def add_verb_arguments(parser: Any, verb: str) -> None:
@@ -15,5 +18,16 @@ def add_verb_arguments(parser: Any, verb: str) -> None:
         help="A checkpoint file, or `best` or `last` of the newest run under --trainer.default_root_dir."
         + (" Training goes on from it; with `last` and no checkpoint yet it starts anew." if verb == "fit" else ""),
     )
+    _add_watch(parser, verb)
     if verb == "predict":
         parser.add_argument("--output", type=str, default="predictions.csv", help="CSV file for the predictions.")
+
+
+def _add_watch(parser: Any, verb: str) -> None:
+    said = (
+        "Who looks on, e.g. [fit,health]: `fit` gives the verdict, `health` warns of what is broken, `gradients` and "
+        "`graph` draw them for TensorBoard. [] for nobody."
+    )
+    # The configuration file that a fit leaves has it, and serves every verb.
+    shown = said if verb == "fit" else SUPPRESS
+    parser.add_argument("--watch", type=Watcher | list[Watcher], default=WATCHERS, help=shown)

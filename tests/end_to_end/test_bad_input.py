@@ -71,6 +71,7 @@ CASES = [
     Case("an_unknown_optimizer", _fit("--optimizer=SDG", "--optimizer.lr=0.1"), ("SDG", "SGD?")),
     Case("an_unknown_scheduler", _fit("--lr_scheduler=StepRL", "--lr_scheduler.step_size=1"), ("StepRL", "StepLR?")),
     Case("an_unknown_callback", _fit("--trainer.callbacks+=EarlyStoping"), ("EarlyStoping", "EarlyStopping")),
+    Case("an_unknown_watcher", _fit("--watch=[fit,graphs]"), ("--watch", "graphs", "gradients or graph")),
     Case("a_missing_config", _fit("--config=absent.yaml"), ("--config", "absent.yaml")),
     Case("a_config_that_is_no_yaml", _fit("--config=broken.yaml"), ("broken.yaml", "line 3")),
     Case("a_config_with_a_misspelt_key", _fit("--config=misspelt.yaml"), ("max_epoch",)),

@@ -1,13 +1,14 @@
 """The meeting place: classes, links, optimizers and the trainer that come out of a command line."""
 
 import copy
+from argparse import ArgumentError
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from callbacks import FitMonitor, TensorBoardLayout
+from callbacks import FitMonitor, GradientLogger, GradientMonitor, GraphLogger, TensorBoardLayout
 from lightning_mods import MLPClassifier, MLPRegressor
 from lightning_mods.arguments import UsageError
 from lightning_mods.checkpoints import BestCheckpoint, LastCheckpoint
@@ -138,3 +139,27 @@ def test_the_configuration_that_is_written_bears_our_mark_and_no_checkpoint():
     text = cli.parser.dump(cli.config)
     assert RUN_MARK in text.splitlines()[0]
     assert "ckpt_path: last" not in text
+
+
+def watching(cli):
+    kinds = (FitMonitor, GradientMonitor, GradientLogger, GraphLogger)
+    return [callback for callback in cli.trainer.callbacks if isinstance(callback, kinds)]
+
+
+def test_all_that_look_on_do_so_unless_told_otherwise():
+    kinds = [FitMonitor, GradientMonitor, GradientLogger, GraphLogger]
+    assert [type(callback) for callback in watching(make())] == kinds
+    assert [type(callback) for callback in watching(make("--watch=[health,graph]"))] == [GradientMonitor, GraphLogger]
+    assert [type(callback) for callback in watching(make("--watch=fit"))] == [FitMonitor]
+    assert watching(make("--watch=[]")) == []
+
+
+def test_a_watcher_of_the_users_own_takes_the_place_of_ours():
+    own = "--trainer.callbacks.init_args.on_nonfinite=skip"
+    found = watching(make("--trainer.callbacks+=GradientMonitor", own, "--watch=[health]"))
+    assert [callback.on_nonfinite for callback in found] == ["skip"]
+
+
+def test_what_looks_on_is_refused_where_it_is_no_such_thing():
+    with pytest.raises(ArgumentError, match="watch"):
+        make("--watch=[loss]")
