@@ -1,0 +1,244 @@
+"""A search over hyperparameters by Optuna that survives whatever kills it, on one process or many.
+
+```python
+from callbacks.search import Plan, best_trials, decode, parse_space, search
+
+space = {"lr": parse_space("log 1e-4..1"), "batch_size": parse_space("pow2 8..256")}
+
+def train(trial, values):            # values == {"lr": 0.0123, "batch_size": 64}
+    ...                              # `TrialPruning(trial, monitor="val_loss")` among the trainer's callbacks
+    return val_loss                  # one float, or one for each direction
+
+study = search(train, space, Plan(n_trials=30, seed=0), storage="runs/study.journal", report=print)
+study.best_trial.value, decode(space, study.best_trial.params)
+```
+
+Every process that calls `search` with the same storage and `Plan.name` joins the same study. A trial is counted when it
+is COMPLETE, PRUNED, or FAILed by itself (it raised, ran out of memory, or returned NaN or infinity: the user attribute
+`reason` says which). A trial whose process was killed or interrupted is FAIL without a `reason`; it is not counted
+and is tried again with the same parameters (user attributes `origin`, the number of the first attempt, and `attempt`).
+
+The user attributes of a trial that this module writes: `place` (0 … n_trials - 1, the same for all attempts: seed a fit
+with it), `owner`, `origin`, `attempt`, `reason`, `beat`. Of a study: `space`, name to text.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from callbacks import _search_study as studies
+from callbacks._search_engines import PRUNERS, SAMPLERS, check_engines, make_pruner, make_sampler
+from callbacks._search_error import SearchError
+from callbacks._search_ledger import REASON
+from callbacks._search_recovery import Desk
+from callbacks._search_results import Progress, TrialRow, best, best_trials, importances
+from callbacks._search_space import Space, batch_sizes, decode, grid, parse_space
+from callbacks._search_storage import open_storage
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+
+__all__ = [
+    "PRUNERS",
+    "SAMPLERS",
+    "Plan",
+    "Progress",
+    "SearchError",
+    "Space",
+    "TrialRow",
+    "batch_sizes",
+    "best",
+    "best_trials",
+    "decode",
+    "importances",
+    "parse_space",
+    "search",
+]
+
+Train = Callable[["Trial", dict[str, Any]], float | Sequence[float]]
+Report = Callable[[Progress], object]
+
+_ALIKE = 3  # first trials that fail with the same error before the search gives up
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to search.
+
+    Args:
+        name: The study's name within its storage.
+        n_trials: Trials of the whole study, over all processes and all starts, at least 1.
+        timeout: Seconds after which this process starts no further trial; none for no limit. A trial that runs is
+            not cut off.
+        sampler: Who chooses the next values: tpe (tree-structured Parzen estimators, Bergstra et al. 2011), gp
+            (Gaussian process), random, cmaes (needs `pip install cmaes`), qmc (Sobol points), grid (all combinations;
+            ends early when there are fewer than `n_trials`).
+        pruner: Who ends hopeless trials: median, hyperband, percentile (keeps the best quarter), wilcoxon (for folds
+            or seeds of one trial), none. With several directions Optuna prunes nothing.
+        directions: `minimize` or `maximize` for each value that `train` returns.
+        seed: A study run by one process repeats exactly; with tpe, gp, random and grid also if it was killed and
+            started again (gp, qmc, cmaes and hyperband go by trial numbers or counts, which a kill moves on).
+            Several processes finish in an order of their own.
+        retries: How often a trial is tried again whose process was killed; if that is in vain it counts as failed.
+        start: Values to try first, one mapping a trial; a name that is left out is drawn.
+    """
+
+    name: str = "study"
+    n_trials: int = 30
+    timeout: float | None = None
+    sampler: str = "tpe"
+    pruner: str = "median"
+    directions: Sequence[str] = ("minimize",)
+    seed: int = 0
+    retries: int = 10
+    start: Sequence[Mapping[str, Any]] = field(default=())
+
+    def check(self) -> None:
+        """See that the numbers and names can be.
+
+        Raises:
+            SearchError: One of them cannot.
+        """
+        if self.n_trials < 1:
+            raise SearchError(f"n_trials must be at least 1, not {self.n_trials}.")
+        if self.timeout is not None and not self.timeout > 0:
+            raise SearchError(f"timeout must be more than 0 seconds, not {self.timeout}.")
+        if self.retries < 0:
+            raise SearchError(f"retries must be at least 0, not {self.retries}.")
+        if not self.directions or any(way not in ("minimize", "maximize") for way in self.directions):
+            raise SearchError(f"Every direction is `minimize` or `maximize`; got {list(self.directions)}.")
+        check_engines(self.sampler, self.pruner)
+
+
+def search(
+    train: Train, space: Space, plan: Plan | None = None, *, storage: str | None = None, report: Report | None = None
+) -> Study:
+    """Run trials until the whole study has as many as planned; joins and resumes a study that is there.
+
+    With nothing left to start it waits for the trials that other processes run, and takes over those of a process that
+    dies meanwhile.
+
+    Args:
+        train: Called with the trial and the values by name, returns what is to be optimized. It may raise
+            `optuna.TrialPruned`. Whatever else it raises fails the trial; the study goes on. What is no `Exception`
+            (Ctrl-C, `SystemExit`) fails the trial as lost, and goes on up.
+        space: Name to dimension, see `parse_space`.
+        plan: How to search; None takes the defaults.
+        storage: A path ending in `.journal`, a URL such as `sqlite:///study.db` or `postgresql://user@host/name`, or
+            None for memory. Journals and SQLite are for one machine's processes or a shared folder with working locks.
+        report: Called with the progress before the first trial, after each, and while waiting.
+
+    Returns:
+        The study.
+
+    Raises:
+        SearchError: A plan, space or storage that cannot be; a study of another space or direction; the first trials
+            all fail with the same error.
+    """
+    plan = plan or Plan()
+    plan.check()
+    if not space:
+        raise SearchError("A search needs a space: one name and its range at least.")
+    with studies.quiet():
+        return _Search(train, space, plan, storage, report or (lambda progress: None)).run()
+
+
+class _Search:
+    """One process's part in a study."""
+
+    def __init__(self, train: Train, space: Space, plan: Plan, where: str | None, report: Report) -> None:
+        self._train, self._space, self._plan, self._report = train, space, plan, report
+        storage = open_storage(where)
+        self.study = studies.open_study(storage, where, space, plan.name, plan.directions)
+        self.study.pruner = make_pruner(plan.pruner)
+        starts = [studies.checked(values, space) for values in plan.start]
+        points = self._grid(plan) if plan.sampler == "grid" else []
+        self._total = min(plan.n_trials, len(starts) + len(points)) if points else plan.n_trials
+        self._given = [*starts, *points]
+        self._desk = Desk(
+            self.study,
+            storage,
+            where=where,
+            space=space,
+            n_trials=self._total,
+            retries=plan.retries,
+            given=lambda place: self._given[place] if place < len(self._given) else {},
+        )
+        self._began = time.monotonic()
+        self._errors: list[str] = []
+
+    def run(self) -> Study:
+        """All trials there are to be run here."""
+        at_start = len(self._desk.ledger().settled)
+        self._tell(at_start)
+        while not self._is_late():
+            claimed = self._desk.claim(lambda place: make_sampler(self._plan.sampler, self._plan.seed, place))
+            if claimed is not None:
+                self._one(claimed)
+                self._tell(at_start)
+                self._give_up_if_all_alike()
+            elif len(self._desk.ledger().settled) >= self._total:
+                break
+            else:
+                time.sleep(0.2)
+                self._tell(at_start)
+        return self.study
+
+    def _one(self, trial: Trial) -> None:
+        """Run a trial and tell the study what came of it."""
+        from optuna import TrialPruned
+        from optuna.trial import TrialState
+
+        try:
+            with self._desk.heart(trial):
+                values = {name: dimension.suggest(trial, name) for name, dimension in self._space.items()}
+                told = studies.numbers(self._train(trial, values), len(self._plan.directions))
+        except TrialPruned as pruned:
+            self._end(trial, TrialState.PRUNED, reason=str(pruned) or "pruned")
+        except Exception as error:  # noqa: BLE001  # whatever a fit raises, it is that trial's end alone
+            studies.pass_on_storage_trouble(error)
+            self._end(trial, TrialState.FAIL, reason=studies.reason(error))
+            self._errors.append("" if studies.is_memory(error) else studies.reason(error))
+        except BaseException:
+            with suppress(Exception):
+                self._end(trial, TrialState.FAIL)
+            raise
+        else:
+            if all(math.isfinite(value) for value in told):
+                self._end(trial, TrialState.COMPLETE, values=told)
+            else:
+                self._end(trial, TrialState.FAIL, reason=f"returned {', '.join(map(str, told))}")
+        gc.collect()  # a fit is full of cycles, and the next trial needs its memory
+
+    def _end(self, trial: Trial, state: Any, *, values: Sequence[float] | None = None, reason: str = "") -> None:
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        try:
+            if reason:
+                trial.set_user_attr(REASON, reason)
+            self.study.tell(trial, values, state)
+        except (UpdateFinishedTrialError, ValueError):
+            # Taken for lost while this machine slept: another process tries it again, so this result must not count.
+            if self._desk.ledger().place_of(trial.number) is not None and not studies.is_over(self.study, trial.number):
+                raise
+
+    def _is_late(self) -> bool:
+        return self._plan.timeout is not None and time.monotonic() - self._began >= self._plan.timeout
+
+    def _tell(self, at_start: int) -> None:
+        books = self._desk.ledger()
+        self._report(Progress.of(self.study, self._space, books, self._total, at_start, time.monotonic() - self._began))
+
+    def _give_up_if_all_alike(self) -> None:
+        first = self._errors[:_ALIKE]
+        if len(first) == _ALIKE and first[0] and len(set(first)) == 1 and not studies.any_worked(self.study):
+            raise SearchError(f"The first {_ALIKE} trials all failed with {first[0]}")
+
+    def _grid(self, plan: Plan) -> list[dict[str, Any]]:
+        return grid(self._space, studies.once(self.study, "grid_points", plan.n_trials), plan.seed)
