@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from callbacks.fit_monitor import FitMonitor
     from callbacks.tensorboard_layout import TensorBoardLayout
+    from callbacks.trial_pruning import TrialPruning
 
-__all__ = ["FitMonitor", "TensorBoardLayout"]
+__all__ = ["FitMonitor", "TensorBoardLayout", "TrialPruning"]
 
-_HOMES = {"FitMonitor": "fit_monitor", "TensorBoardLayout": "tensorboard_layout"}
+_HOMES = {"FitMonitor": "fit_monitor", "TensorBoardLayout": "tensorboard_layout", "TrialPruning": "trial_pruning"}
 
 
 def __getattr__(name: str) -> Any:

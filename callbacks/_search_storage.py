@@ -178,7 +178,9 @@ def _database(url: str) -> RDBStorage:
         raise SearchError(f"The storage {url.partition('://')[0]} needs a driver: {_driver_hint(url)}") from error
     except (ArgumentError, NoSuchModuleError) as error:
         raise SearchError(f"{url!r} is no URL of a database ({one_line(error)}).") from error
-    if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
+    backend = parsed.get_backend_name()
+    is_memory = backend == "sqlite" and parsed.database in (None, "", ":memory:")
+    if backend == "sqlite" and not is_memory:
         folder = Path(str(parsed.database)).absolute().parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -186,19 +188,23 @@ def _database(url: str) -> RDBStorage:
             raise SearchError(f"The storage {shown} cannot be written: {error.strerror}.") from error
     try:
         with alone(url):
-            return _again(lambda: _rdb(parsed.render_as_string(hide_password=False), parsed.get_backend_name()))
+            return _again(lambda: _rdb(parsed.render_as_string(hide_password=False), backend, is_memory))
     except ImportError as error:
         raise SearchError(f"The storage {shown} needs a driver: {_driver_hint(url)}") from error
     except (SQLAlchemyError, RuntimeError, OSError) as error:
         raise SearchError(f"The storage {shown} cannot be opened: {_why(error)}.") from error
 
 
-def _rdb(url: str, backend: str) -> RDBStorage:
+def _rdb(url: str, backend: str, is_memory: bool) -> RDBStorage:
     from optuna.storages import RDBStorage
+    from sqlalchemy.pool import NullPool
 
     waits: dict[str, Any] = {"sqlite": {"timeout": BUSY}, "postgresql": {"connect_timeout": 10}}
-    # A connection that the server has closed meanwhile is made anew.
-    engine = {"connect_args": waits.get(backend, {}), "pool_pre_ping": backend != "sqlite"}
+    engine: dict[str, Any] = {"connect_args": waits.get(backend, {})}
+    if not is_memory:
+        # No connection outlives its use: between two trials lie minutes, a server restart or a fork, and nobody closes
+        # a storage.
+        engine["poolclass"] = NullPool
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # heartbeats are experimental; their part here is small
         return RDBStorage(url, engine_kwargs=engine, heartbeat_interval=BEAT, grace_period=SILENCE)

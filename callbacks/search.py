@@ -126,8 +126,8 @@ def search(
 
     Args:
         train: Called with the trial and the values by name, returns what is to be optimized. It may raise
-            `optuna.TrialPruned`. Whatever else it raises fails the trial; the study goes on. What is no `Exception`
-            (Ctrl-C, `SystemExit`) fails the trial as lost, and goes on up.
+            `optuna.TrialPruned`. Whatever else it raises fails the trial; the study goes on. A `SearchError` and what
+            is no `Exception` (Ctrl-C, `SystemExit`) fail the trial as lost, to be tried again, and go on up.
         space: Name to dimension, see `parse_space`.
         plan: How to search; None takes the defaults.
         storage: A path ending in `.journal`, a URL such as `sqlite:///study.db` or `postgresql://user@host/name`, or
@@ -201,6 +201,10 @@ class _Search:
                 told = studies.numbers(self._train(trial, values), len(self._plan.directions))
         except TrialPruned as pruned:
             self._end(trial, TrialState.PRUNED, reason=str(pruned) or "pruned")
+        except SearchError:  # a mistake that every trial would meet: no trial is spent on it
+            with suppress(Exception):
+                self._end(trial, TrialState.FAIL)
+            raise
         except Exception as error:  # noqa: BLE001  # whatever a fit raises, it is that trial's end alone
             studies.pass_on_storage_trouble(error)
             self._end(trial, TrialState.FAIL, reason=studies.reason(error))
