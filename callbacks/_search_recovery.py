@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from random import random
 from threading import Event, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -69,36 +70,49 @@ class Desk:
         """
         while True:
             with alone(self._where, self._storage):
-                self.recover()
-                books = self.ledger()
+                books = self.recover()
                 claim = books.next()
                 if claim is None:
                     return None
                 started = self._start(claim, books)
-            if started is None:
-                continue
-            place = claim.place
-            if self.ledger().place_of(self._number(started)) != place:
-                # Another process was first, and no lock kept us apart. What is no surplus will be tried again.
-                self._fail(started)
-                continue
-            from optuna import Trial
+            if started is not None and self._keeps(started, claim):
+                from optuna import Trial
 
-            self.study.sampler = sampled_by(place)
-            return Trial(self.study, started)
+                self.study.sampler = sampled_by(int(self._storage.get_trial_user_attrs(started)[PLACE]))
+                return Trial(self.study, started)
+            time.sleep(random() * 0.1)  # those who met once shall not meet again
 
-    def recover(self) -> None:
-        """Declare the trials failed whose process is gone; without a reason among their attributes: they are lost."""
+    def _keeps(self, trial_id: int, claim: Claim) -> bool:
+        """Whether a trial holds the place it was started for, or another that nothing is given for.
+
+        It does, unless another process was first and no lock kept the two apart; then it is surplus, or has moved on.
+        """
+        place = self.ledger().place_of(int(self._storage.get_trial_number_from_id(trial_id)))
+        moved = place is not None and place != claim.place
+        if place is None or (moved and (claim.lost is not None or self._given(place) or self._given(claim.place))):
+            self._fail(trial_id)  # without a reason: what holds a place is tried again, what is surplus never counts
+            return False
+        if moved:
+            self._storage.set_trial_user_attr(trial_id, PLACE, place)
+        return True
+
+    def recover(self) -> Ledger:
+        """Declare the trials failed whose process is gone; without a reason among their attributes: they are lost.
+
+        Returns:
+            The books afterwards.
+        """
         from optuna.storages import fail_stale_trials
         from optuna.trial import TrialState
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental; does nothing where the storage has no heartbeats
             fail_stale_trials(self.study)
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            owner = trial.user_attrs.get(OWNER)
-            if self._is_silent(trial) if owner is None or owners.is_elsewhere(owner) else owners.is_gone(owner):
-                self._fail(self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number))
+        trials = self.study.get_trials(deepcopy=False)
+        gone = [trial for trial in trials if trial.state == TrialState.RUNNING and self._is_gone(trial)]
+        for trial in gone:
+            self._fail(self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number))
+        return self.ledger() if gone else Ledger(trials, self._n_trials, self._retries)
 
     def heart(self, trial: Trial) -> Heart:
         """Signs of life for a trial, to be entered while it runs."""
@@ -147,9 +161,6 @@ class Desk:
         with suppress(UpdateFinishedTrialError):  # another process saw it too
             self._storage.set_trial_state_values(trial_id, state=TrialState.FAIL)
 
-    def _number(self, trial_id: int) -> int:
-        return int(self._storage.get_trial_number_from_id(trial_id))
-
     # ------------------------------------------------------------ signs of life
 
     def _beat(self, trial_id: int, count: int) -> None:
@@ -159,6 +170,12 @@ class Desk:
             self._storage.record_heartbeat(trial_id)
         elif isinstance(self._storage, JournalStorage) and count:
             self._storage.set_trial_user_attr(trial_id, _SIGN, count)
+
+    def _is_gone(self, trial: FrozenTrial) -> bool:
+        owner = trial.user_attrs.get(OWNER)
+        if owner is None or owners.is_elsewhere(owner):
+            return self._is_silent(trial)
+        return owners.is_gone(owner)
 
     def _is_silent(self, trial: FrozenTrial) -> bool:
         """Whether nothing was heard of a trial for long, by our own clock: those of other machines may be wrong."""

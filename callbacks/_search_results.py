@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,7 @@ class Progress:
             pruned=states.count("PRUNED"),
             failed=states.count("FAIL"),
             running=sum(trial.state.name == "RUNNING" for trial in books.places),
-            best=best(study, space),
+            best=_best(study, space, list(books.settled)),
             elapsed=elapsed,
             left=elapsed / since * (total - done) if since else None,
         )
@@ -85,8 +85,20 @@ class Progress:
 
 def best(study: Study, space: Space) -> TrialRow | None:
     """The best complete trial; None if there is none yet, or there are several directions (see `best_trials`)."""
-    rows = best_trials(study, space, 1) if len(study.directions) == 1 else []
-    return rows[0] if rows else None
+    return _best(study, space, study.get_trials(deepcopy=False))
+
+
+def _best(study: Study, space: Space, trials: Sequence[Any]) -> TrialRow | None:
+    if len(study.directions) > 1:
+        return None
+    whole = _in_order(study, trials)
+    return row_of(whole[0], space) if whole else None
+
+
+def _in_order(study: Study, trials: Sequence[Any]) -> list[FrozenTrial]:
+    sign = -1.0 if study.direction.name == "MAXIMIZE" else 1.0
+    whole = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    return sorted(whole, key=lambda trial: (sign * trial.values[0], trial.number))
 
 
 def best_trials(study: Study, space: Space, count: int = 10) -> list[TrialRow]:
@@ -99,10 +111,7 @@ def best_trials(study: Study, space: Space, count: int = 10) -> list[TrialRow]:
     """
     if len(study.directions) > 1:
         return [row_of(trial, space) for trial in study.best_trials[:count]]
-    sign = -1.0 if study.direction.name == "MAXIMIZE" else 1.0
-    whole = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-    whole.sort(key=lambda trial: (sign * trial.values[0], trial.number))
-    return [row_of(trial, space) for trial in whole[:count]]
+    return [row_of(trial, space) for trial in _in_order(study, study.get_trials(deepcopy=False))[:count]]
 
 
 def row_of(trial: FrozenTrial, space: Space) -> TrialRow:

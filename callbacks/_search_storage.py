@@ -22,12 +22,13 @@ BUSY = 30  # seconds to wait for a database that another process has locked
 _JOURNAL_LOCK = 5  # seconds after which the lock of a killed writer is broken; Optuna warns below 3
 
 
-def open_storage(place: str | None) -> BaseStorage:
+def open_storage(place: str | None, *, keep: bool = False) -> BaseStorage:
     """Open a storage, and make it if it is not there.
 
     Args:
         place: A path ending in `.journal`; `sqlite:///…`, `postgresql://…` or any URL SQLAlchemy knows; None for
             memory.
+        keep: Keep connections to a server open between uses; give it to `close_storage` then.
 
     Raises:
         SearchError: It cannot be written, is no journal, cannot be reached, is locked, or lacks a driver.
@@ -37,13 +38,20 @@ def open_storage(place: str | None) -> BaseStorage:
     if place is None:
         return InMemoryStorage()
     if "://" in place:
-        return _database(place)
+        return _database(place, keep)
     if not place.endswith(".journal"):
         raise SearchError(
             f"A storage is a path ending in `.journal`, or a URL such as sqlite:///study.db or "
             f"postgresql://user@host/name; {place!r} is neither."
         )
     return _journal(Path(place))
+
+
+def close_storage(storage: BaseStorage) -> None:
+    """End the connections that are kept. The storage can still be used; it opens new ones."""
+    engine = getattr(storage, "engine", None)
+    if engine is not None:
+        engine.dispose()
 
 
 @contextmanager
@@ -163,7 +171,7 @@ def _drop_half_line(path: Path) -> None:
 # --------------------------------------------------------------------- database
 
 
-def _database(url: str) -> RDBStorage:
+def _database(url: str, keep: bool) -> RDBStorage:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
@@ -176,7 +184,7 @@ def _database(url: str) -> RDBStorage:
         parsed.get_dialect()
     except ImportError as error:
         raise SearchError(f"The storage {url.partition('://')[0]} needs a driver: {_driver_hint(url)}") from error
-    except (ArgumentError, NoSuchModuleError) as error:
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise SearchError(f"{url!r} is no URL of a database ({one_line(error)}).") from error
     backend = parsed.get_backend_name()
     is_memory = backend == "sqlite" and parsed.database in (None, "", ":memory:")
@@ -188,23 +196,30 @@ def _database(url: str) -> RDBStorage:
             raise SearchError(f"The storage {shown} cannot be written: {error.strerror}.") from error
     try:
         with alone(url):
-            return _again(lambda: _rdb(parsed.render_as_string(hide_password=False), backend, is_memory))
+            return _again(
+                lambda: _rdb(
+                    parsed.render_as_string(hide_password=False),
+                    backend,
+                    is_memory=is_memory,
+                    keep=keep and backend != "sqlite",
+                )
+            )
     except ImportError as error:
         raise SearchError(f"The storage {shown} needs a driver: {_driver_hint(url)}") from error
     except (SQLAlchemyError, RuntimeError, OSError) as error:
         raise SearchError(f"The storage {shown} cannot be opened: {_why(error)}.") from error
 
 
-def _rdb(url: str, backend: str, is_memory: bool) -> RDBStorage:
+def _rdb(url: str, backend: str, *, is_memory: bool, keep: bool) -> RDBStorage:
     from optuna.storages import RDBStorage
     from sqlalchemy.pool import NullPool
 
     waits: dict[str, Any] = {"sqlite": {"timeout": BUSY}, "postgresql": {"connect_timeout": 10}}
     engine: dict[str, Any] = {"connect_args": waits.get(backend, {})}
-    if not is_memory:
-        # No connection outlives its use: between two trials lie minutes, a server restart or a fork, and nobody closes
-        # a storage.
-        engine["poolclass"] = NullPool
+    if keep:
+        engine["pool_pre_ping"] = True  # between two trials lie minutes, or a restart of the server
+    elif not is_memory:
+        engine["poolclass"] = NullPool  # nobody closes a storage
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # heartbeats are experimental; their part here is small
         return RDBStorage(url, engine_kwargs=engine, heartbeat_interval=BEAT, grace_period=SILENCE)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from callbacks._search_error import SearchError, one_line
 from callbacks._search_space import Space
-from callbacks._search_storage import alone
+from callbacks._search_storage import alone, open_storage
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -59,6 +59,16 @@ def open_study(storage: BaseStorage, where: str | None, space: Space, name: str,
             )
         _same_space(study, where, {key: str(dimension) for key, dimension in space.items()})
     return study
+
+
+def reopened(study: Study, storage: BaseStorage, where: str | None) -> Study:
+    """The study over a storage that keeps no connection, to be handed out."""
+    from optuna import load_study
+    from optuna.storages import RDBStorage
+
+    if not isinstance(storage, RDBStorage) or storage.engine.dialect.name == "sqlite":
+        return study
+    return load_study(study_name=study.study_name, storage=open_storage(where))
 
 
 def _same_space(study: Study, where: str | None, asked: Mapping[str, str]) -> None:

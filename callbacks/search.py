@@ -35,14 +35,15 @@ from typing import TYPE_CHECKING, Any
 from callbacks import _search_study as studies
 from callbacks._search_engines import PRUNERS, SAMPLERS, check_engines, make_pruner, make_sampler
 from callbacks._search_error import SearchError
-from callbacks._search_ledger import REASON
+from callbacks._search_ledger import REASON, Ledger
 from callbacks._search_recovery import Desk
 from callbacks._search_results import Progress, TrialRow, best, best_trials, importances
 from callbacks._search_space import Space, batch_sizes, decode, grid, parse_space
-from callbacks._search_storage import open_storage
+from callbacks._search_storage import close_storage, open_storage
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
+    from optuna.storages import BaseStorage
 
 __all__ = [
     "PRUNERS",
@@ -64,6 +65,7 @@ __all__ = [
 Train = Callable[["Trial", dict[str, Any]], float | Sequence[float]]
 Report = Callable[[Progress], object]
 
+_POLL = 0.5  # seconds between two looks at what other processes do
 _ALIKE = 3  # first trials that fail with the same error before the search gives up
 
 
@@ -146,15 +148,21 @@ def search(
     if not space:
         raise SearchError("A search needs a space: one name and its range at least.")
     with studies.quiet():
-        return _Search(train, space, plan, storage, report or (lambda progress: None)).run()
+        opened = open_storage(storage, keep=True)
+        try:
+            study = _Search(train, space, plan, storage, report or (lambda progress: None), opened).run()
+        finally:
+            close_storage(opened)
+        return studies.reopened(study, opened, storage)
 
 
 class _Search:
     """One process's part in a study."""
 
-    def __init__(self, train: Train, space: Space, plan: Plan, where: str | None, report: Report) -> None:
+    def __init__(
+        self, train: Train, space: Space, plan: Plan, where: str | None, report: Report, storage: BaseStorage
+    ) -> None:
         self._train, self._space, self._plan, self._report = train, space, plan, report
-        storage = open_storage(where)
         self.study = studies.open_study(storage, where, space, plan.name, plan.directions)
         self.study.pruner = make_pruner(plan.pruner)
         starts = [studies.checked(values, space) for values in plan.start]
@@ -172,22 +180,22 @@ class _Search:
         )
         self._began = time.monotonic()
         self._errors: list[str] = []
+        self._at_start: int | None = None  # trials that were done when this process began
 
     def run(self) -> Study:
         """All trials there are to be run here."""
-        at_start = len(self._desk.ledger().settled)
-        self._tell(at_start)
+        self._tell(self._desk.ledger())
         while not self._is_late():
             claimed = self._desk.claim(lambda place: make_sampler(self._plan.sampler, self._plan.seed, place))
             if claimed is not None:
                 self._one(claimed)
-                self._tell(at_start)
                 self._give_up_if_all_alike()
-            elif len(self._desk.ledger().settled) >= self._total:
+            books = self._desk.ledger()
+            self._tell(books)
+            if len(books.settled) >= self._total:
                 break
-            else:
-                time.sleep(0.2)
-                self._tell(at_start)
+            if claimed is None:
+                time.sleep(_POLL)
         return self.study
 
     def _one(self, trial: Trial) -> None:
@@ -208,6 +216,7 @@ class _Search:
         except Exception as error:  # noqa: BLE001  # whatever a fit raises, it is that trial's end alone
             studies.pass_on_storage_trouble(error)
             self._end(trial, TrialState.FAIL, reason=studies.reason(error))
+            gc.collect()  # what failed for lack of memory sits in cycles with its traceback
             self._errors.append("" if studies.is_memory(error) else studies.reason(error))
         except BaseException:
             with suppress(Exception):
@@ -218,7 +227,6 @@ class _Search:
                 self._end(trial, TrialState.COMPLETE, values=told)
             else:
                 self._end(trial, TrialState.FAIL, reason=f"returned {', '.join(map(str, told))}")
-        gc.collect()  # a fit is full of cycles, and the next trial needs its memory
 
     def _end(self, trial: Trial, state: Any, *, values: Sequence[float] | None = None, reason: str = "") -> None:
         from optuna.exceptions import UpdateFinishedTrialError
@@ -235,9 +243,10 @@ class _Search:
     def _is_late(self) -> bool:
         return self._plan.timeout is not None and time.monotonic() - self._began >= self._plan.timeout
 
-    def _tell(self, at_start: int) -> None:
-        books = self._desk.ledger()
-        self._report(Progress.of(self.study, self._space, books, self._total, at_start, time.monotonic() - self._began))
+    def _tell(self, books: Ledger) -> None:
+        self._at_start = len(books.settled) if self._at_start is None else self._at_start
+        elapsed = time.monotonic() - self._began
+        self._report(Progress.of(self.study, self._space, books, self._total, self._at_start, elapsed))
 
     def _give_up_if_all_alike(self) -> None:
         first = self._errors[:_ALIKE]

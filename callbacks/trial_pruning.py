@@ -116,7 +116,9 @@ class TrialPruning(Callback):
             return f"{self.monitor} is {value} at step {step}"
         self.trial.report(value, step)
         hopeless = self.trial.should_prune()
-        return f"{type(self.trial.study.pruner).__name__}: {self.monitor} {value:.6g} at step {step}" if hopeless else ""
+        return (
+            f"{type(self.trial.study.pruner).__name__}: {self.monitor} {value:.6g} at step {step}" if hopeless else ""
+        )
 
     def _all_ranks(self, trainer: Trainer, decided: tuple[_Verdict, Exception | None]) -> None:
         """Let every rank do what rank zero decided: one that went on alone would wait for the others for ever."""

@@ -77,8 +77,8 @@ def main():
             if pid == 0:
                 try:
                     worker(storage, log, n_trials, death, at)
-                except BaseException as error:
-                    print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                except BaseException as error:  # noqa: BLE001  # a forked process must not go on as its parent would
+                    sys.stderr.write(f"{type(error).__name__}: {error}\n")
                     os._exit(1)
                 os._exit(0)
             alive.add(pid)
@@ -87,7 +87,7 @@ def main():
         killed += os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
         if os.WIFEXITED(status):
             ended.append(os.WEXITSTATUS(status))
-    print(f"killed {killed} ended {ended}")
+    sys.stdout.write(f"killed {killed} ended {ended}\n")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -14,8 +13,6 @@ import optuna
 import pytest
 
 from callbacks._search_storage import open_storage
-from callbacks.search import Plan, SearchError, search
-from search_workers import SPACE
 
 ROOT = Path(__file__).parents[2]
 N_TRIALS = 14
@@ -62,7 +59,14 @@ def check_kills(storage, tmp_path, seed):
     log = tmp_path / "finished.txt"
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "callbacks")])
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("search_workers.py")), storage, str(log), str(N_TRIALS), str(seed)],
+        [
+            sys.executable,
+            str(Path(__file__).with_name("search_workers.py")),
+            storage,
+            str(log),
+            str(N_TRIALS),
+            str(seed),
+        ],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
