@@ -1,12 +1,18 @@
 """What the verbs have of their own: flags, and the defaults that are not Lightning's."""
 
+from argparse import SUPPRESS
 from typing import Any
+
+from lightning_mods.study_flags import SPACE_HELP, StudyFlags
 
 MAX_EPOCHS = 30
 
 
 def add_verb_arguments(parser: Any, verb: str) -> None:
     """Add the flags that are the verb's own."""
+    if verb == "study":
+        _add_study_arguments(parser)
+        return
     default = None if verb == "fit" else "best"
     parser.add_argument(
         "--ckpt_path",
@@ -17,3 +23,10 @@ def add_verb_arguments(parser: Any, verb: str) -> None:
     )
     if verb == "predict":
         parser.add_argument("--output", type=str, default="predictions.csv", help="CSV file for the predictions.")
+
+
+def _add_study_arguments(parser: Any) -> None:
+    parser.add_class_arguments(StudyFlags, "study")
+    parser.add_argument("--space", type=dict[str, Any], default={}, help=SPACE_HELP)
+    # A configuration file that a fit wrote has it; a study starts anew or goes on by itself.
+    parser.add_argument("--ckpt_path", type=str | None, default=None, help=SUPPRESS)
