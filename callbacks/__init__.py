@@ -5,12 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from callbacks.fit_monitor import FitMonitor
+    from callbacks.optuna_search import OptunaSearch
     from callbacks.tensorboard_layout import TensorBoardLayout
     from callbacks.trial_pruning import TrialPruning
 
-__all__ = ["FitMonitor", "TensorBoardLayout", "TrialPruning"]
+__all__ = ["FitMonitor", "OptunaSearch", "TensorBoardLayout", "TrialPruning"]
 
-_HOMES = {"FitMonitor": "fit_monitor", "TensorBoardLayout": "tensorboard_layout", "TrialPruning": "trial_pruning"}
+_HOMES = {
+    "FitMonitor": "fit_monitor",
+    "OptunaSearch": "optuna_search",
+    "TensorBoardLayout": "tensorboard_layout",
+    "TrialPruning": "trial_pruning",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,13 +4,12 @@ import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric.plugins.environments import LightningEnvironment
-from lightning_fabric.utilities.seed import isolate_rng
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import (
     BaseFinetuning,
@@ -22,6 +21,7 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.utilities.compile import to_uncompiled
 
 from callbacks._search_error import SearchError
+from callbacks._search_random import same_random_numbers
 from callbacks._search_rate import drives, moved_to, parts, set_rate
 from callbacks._search_settings import batch_size_of, put
 from callbacks._search_watch import TrialWatch
@@ -67,14 +67,15 @@ class Trials:
         module: The module of the fit.
         recipe: How to train.
         pulse: Called now and then.
-        tell: Called after each trial with its values, what watched it and its result (None if it has none).
+        tell: Called after each trial with its values, what watched it, its result (None if it has none) and whether
+            the module's rate drives the optimizer (None if that is not known).
     """
 
     trainer: Trainer
     module: LightningModule
     recipe: Recipe
     pulse: Callable[[], None]
-    tell: Callable[["Trial", Mapping[str, Any], TrialWatch, float | None], None]
+    tell: Callable[["Trial", Mapping[str, Any], TrialWatch, float | None, bool | None], None]
     driven: bool | None = None  # whether the module's rate reaches the optimizer; known after the first trial
     _sizes: dict[int, int] = field(default_factory=dict)
     _learned: bool = False
@@ -95,14 +96,14 @@ class Trials:
         )
         result = None
         try:
-            with isolate_rng(), quiet():
+            with same_random_numbers(), quiet():
                 self._fit(trial, values, watch)
             result = watch.best() if self.recipe.keeps_best else watch.last()
         finally:
             verdict, cause = watch.fate()
             for name, value in (("verdict", verdict), ("cause", cause), ("epochs", watch.epochs)):
                 trial.set_user_attr(name, value)
-            self.tell(trial, values, watch, result)
+            self.tell(trial, values, watch, result, self.driven)
         return result
 
     def _fit(self, trial: "Trial", values: Mapping[str, Any], watch: TrialWatch) -> None:
@@ -128,14 +129,12 @@ class Trials:
     def _copies(self) -> tuple[LightningModule, LightningDataModule | None]:
         try:
             module = copy.deepcopy(self.module)
-        except Exception as error:  # noqa: BLE001  # whatever a stranger's attribute raises
+        except Exception as error:  # whatever a stranger's attribute raises
             raise SearchError(f"OptunaSearch trains copies of the module, and it cannot be copied: {error}") from error
-        try:
+        with suppress(ValueError):  # it was not compiled
             module = to_uncompiled(module)
-        except ValueError:
-            pass  # it was not compiled
         # Those of the module are among the trainer's already, and are copied from there.
-        module.configure_callbacks = lambda: []  # type: ignore[method-assign,assignment]
+        module.configure_callbacks = lambda: []  # type: ignore[method-assign]
         data: LightningDataModule | None = getattr(self.trainer, "datamodule", None)
         if data is not None:
             data = copy.copy(data)
@@ -161,7 +160,8 @@ class Trials:
     def _trainer(self, callbacks: list[Callback]) -> Trainer:
         fit = self.trainer
         device = fit.strategy.root_device
-        limits: dict[str, Any] = {"overfit_batches": fit.overfit_batches} if fit.overfit_batches else {}
+        few: float = fit.overfit_batches  # type: ignore[attr-defined]  # a connector's, as below
+        limits: dict[str, Any] = {"overfit_batches": few} if few else {}
         return Trainer(
             accelerator="gpu" if device.type == "cuda" else device.type,
             devices=1 if device.index is None or device.type == "cpu" else [device.index],
@@ -193,7 +193,7 @@ class Trials:
             pairs = zip(module.parameters(), self.module.parameters(), strict=True)
             if trainer.global_step and all(torch.equal(p.detach().cpu(), q.detach().cpu()) for p, q in pairs):
                 raise SearchError(
-                    "A trial trained nothing: the optimizer or the loss of a copy of the module belongs to the original."
+                    "A trial trained nothing: the optimizer or the loss of the module's copy belongs to the original."
                 )
             self._learned = True
         size = batch_size_of(trainer.train_dataloader) if rows is not None else None

@@ -52,7 +52,7 @@ class TrialWatch(Callback):
         return self.values[-1] if self.values else float("nan")
 
     def fate(self) -> tuple[str, str]:
-        """The verdict on the trial and its cause; one that was ended for having diverged has, however early that was."""
+        """The verdict and its cause; what was ended for having diverged has, however early that was."""
         if self._diverged or (self.values and not isfinite(self.values[-1])):
             return str(Fit.DIVERGED), "exploded"
         found = self.verdict()

@@ -102,7 +102,8 @@ def corners(rows: Sequence[TrialRow]) -> str:
         if group:
             places = [_side(name, group, judged) for name in _numeric(judged)]
             at = " and ".join(place for place in places if place)
-            said.append(f"{len(group)} {verdict}" + (f" at {at}" if at else ""))
+            word = "too short to tell" if verdict == "unknown" else verdict
+            said.append(f"{len(group)} {word}" + (f" at {at}" if at else ""))
     return "; ".join(said)
 
 

@@ -1,0 +1,66 @@
+"""Shows a search: a TensorBoard run for each trial, pictures in the Images tab or beside the run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from callbacks import _tensorboard
+from callbacks._search_results import TrialRow
+
+
+def write_trial(
+    folder: Path,
+    name: str,
+    number: int,
+    *,
+    values: Mapping[str, Any],
+    verdict: str,
+    curves: Mapping[str, Sequence[float | None]],
+    result: tuple[str, float | None],
+) -> None:
+    """Write the run of a trial: its curves, and a line of the HParams tab with what it came to.
+
+    Args:
+        folder: The folder of all runs.
+        name: The study's name, the folder of its trials.
+        number: The trial.
+        values: What it tried.
+        verdict: What became of it.
+        curves: One value an epoch by tag; None where there is none.
+        result: Name and value of the metric; no value leaves the cell empty.
+    """
+    logger = TensorBoardLogger(folder, name=name, version=f"trial_{number:03d}", default_hp_metric=False)
+    metric, value = result
+    logger.log_hyperparams(dict(values))
+    _tensorboard.write_hyperparameters(logger, {**values, "verdict": verdict}, [f"hp/{metric}"])
+    for tag, curve in curves.items():
+        for epoch, point in enumerate(curve):
+            if point is not None:
+                _tensorboard.write_scalars(logger, {tag: point}, epoch)
+    if value is not None:
+        _tensorboard.write_scalars(logger, {f"hp/{metric}": value}, 0)
+    logger.finalize("success")
+
+
+def show_pictures(
+    trainer: Trainer, folder: Path | None, rows: Sequence[TrialRow], names: Sequence[str], monitor: str, mode: str
+) -> None:
+    """Draw the search, for TensorBoard where it is there, else as PNG files into the run's folder."""
+    from callbacks.fit_picture import png, rgb
+    from callbacks.search_picture import draw_history, draw_search  # matplotlib takes half a second to load
+
+    x, y = [*names, ""][:2]
+    figures = {
+        "loss": draw_search(rows, x=x, y=y, monitor=monitor, mode=mode),
+        "history": draw_history(rows, monitor=monitor, mode=mode),
+    }
+    loggers = _tensorboard.tensorboard_loggers(trainer)
+    for what, figure in figures.items():
+        for logger in loggers:
+            _tensorboard.write_image(logger, f"search/{what}", rgb(figure), 0)
+        if not loggers and folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"search_{what}.png").write_bytes(png(figure))
