@@ -2,10 +2,25 @@
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 _MINE: dict[int, dict[str, Any]] = {}
+_RUNS: set[str] = set()  # searches that go on in this process
+
+
+@contextmanager
+def run() -> Iterator[str]:
+    """A name for a search while it goes on: a process outlives an interrupted one, in a notebook for days."""
+    name = uuid4().hex[:12]
+    _RUNS.add(name)
+    try:
+        yield name
+    finally:
+        _RUNS.discard(name)
 
 
 def me() -> dict[str, Any]:
@@ -27,12 +42,14 @@ def is_elsewhere(owner: dict[str, Any]) -> bool:
 
 
 def is_gone(owner: dict[str, Any]) -> bool:
-    """Whether a process of this machine has ended. Machines that share a storage need different host names."""
+    """Whether a search on this machine has ended. Machines that share a storage need different host names."""
     if is_elsewhere(owner):
         return False
     if owner.get("life") != me()["life"]:
         return True
     pid = int(owner["pid"])
+    if pid == os.getpid() and owner.get("run") not in _RUNS:
+        return True
     return not _lives(pid) or _began(pid) != owner.get("began")
 
 

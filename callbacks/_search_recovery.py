@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from callbacks import _search_owners as owners
+from callbacks._search_database import BEAT, SILENCE
 from callbacks._search_ledger import ATTEMPT, ORIGIN, Claim, Ledger
+from callbacks._search_lock import alone
 from callbacks._search_space import Space
-from callbacks._search_storage import BEAT, SILENCE, alone
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -37,6 +38,7 @@ class Desk:
         n_trials: Places in the study.
         retries: Attempts after a lost trial.
         given: The values of a place if they are not to be drawn, by its index.
+        run: The name of this search among those of the process.
     """
 
     def __init__(
@@ -49,9 +51,11 @@ class Desk:
         n_trials: int,
         retries: int,
         given: Callable[[int], Mapping[str, Any]],
+        run: str,
     ) -> None:
         self.study, self._storage, self._where = study, storage, where
         self._space, self._n_trials, self._retries, self._given = space, n_trials, retries, given
+        self._me = {**owners.me(), "run": run}
         self._id = storage.get_study_id_from_name(study.study_name)
         self._heard: dict[int, tuple[object, float]] = {}  # trials of other machines: last sign of life, and when
 
@@ -129,10 +133,10 @@ class Desk:
             trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, claim.waiting.number)
             if not self._storage.set_trial_state_values(trial_id, state=TrialState.RUNNING):
                 return None
-            self._storage.set_trial_user_attr(trial_id, OWNER, owners.me())
+            self._storage.set_trial_user_attr(trial_id, OWNER, self._me)
             self._storage.set_trial_user_attr(trial_id, PLACE, claim.place)
         else:
-            attrs: dict[str, Any] = {OWNER: owners.me(), PLACE: claim.place}
+            attrs: dict[str, Any] = {OWNER: self._me, PLACE: claim.place}
             if claim.lost is not None:
                 attrs |= {ORIGIN: books.origin(claim.place), ATTEMPT: claim.attempt}
             params, distributions = self._values(claim)

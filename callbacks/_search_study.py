@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from callbacks._search_error import SearchError, one_line
+from callbacks._search_lock import alone
 from callbacks._search_space import Space
-from callbacks._search_storage import alone, open_storage
+from callbacks._search_storage import open_storage
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -145,16 +146,12 @@ def reason(error: BaseException) -> str:
     return f"out of memory ({one_line(error)})" if is_memory(error) else one_line(error)
 
 
-def pass_on_storage_trouble(error: Exception) -> None:
-    """Raise what is the storage's failure and not the trial's.
-
-    Raises:
-        SearchError: The storage was lost while a trial ran; the trial will be tried again.
-    """
+def is_storage_trouble(error: Exception) -> bool:
+    """Whether it is the storage's failure and not the trial's."""
     from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
 
-    if isinstance(error, StorageInternalError):
-        raise SearchError(f"The storage was lost ({one_line(error.__cause__ or error)}); start again to go on.")
+    return isinstance(error, StorageInternalError | SQLAlchemyError)
 
 
 def is_over(study: Study, number: int) -> bool:

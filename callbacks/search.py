@@ -27,19 +27,20 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from callbacks import _search_owners as owners
 from callbacks import _search_study as studies
-from callbacks._search_engines import PRUNERS, SAMPLERS, check_engines, make_pruner, make_sampler
+from callbacks._search_engines import PRUNERS, SAMPLERS, make_pruner, make_sampler
 from callbacks._search_error import SearchError
 from callbacks._search_ledger import REASON, Ledger
+from callbacks._search_plan import Plan
 from callbacks._search_recovery import Desk
 from callbacks._search_results import Progress, TrialRow, best, best_trials, importances
 from callbacks._search_space import Space, batch_sizes, decode, grid, parse_space
-from callbacks._search_storage import close_storage, open_storage
+from callbacks._search_storage import close_storage, lost_storage_in_one_line, open_storage
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -67,55 +68,6 @@ Report = Callable[[Progress], object]
 
 _POLL = 0.5  # seconds between two looks at what other processes do
 _ALIKE = 3  # first trials that fail with the same error before the search gives up
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to search.
-
-    Args:
-        name: The study's name within its storage.
-        n_trials: Trials of the whole study, over all processes and all starts, at least 1.
-        timeout: Seconds after which this process starts no further trial; none for no limit. A trial that runs is
-            not cut off.
-        sampler: Who chooses the next values: tpe (tree-structured Parzen estimators, Bergstra et al. 2011), gp
-            (Gaussian process), random, cmaes (needs `pip install cmaes`), qmc (Sobol points), grid (all combinations;
-            ends early when there are fewer than `n_trials`).
-        pruner: Who ends hopeless trials: median, hyperband, percentile (keeps the best quarter), wilcoxon (for folds
-            or seeds of one trial), none. With several directions Optuna prunes nothing.
-        directions: `minimize` or `maximize` for each value that `train` returns.
-        seed: A study run by one process repeats exactly; with tpe, gp, random and grid also if it was killed and
-            started again (gp, qmc, cmaes and hyperband go by trial numbers or counts, which a kill moves on).
-            Several processes finish in an order of their own.
-        retries: How often a trial is tried again whose process was killed; if that is in vain it counts as failed.
-        start: Values to try first, one mapping a trial; a name that is left out is drawn.
-    """
-
-    name: str = "study"
-    n_trials: int = 30
-    timeout: float | None = None
-    sampler: str = "tpe"
-    pruner: str = "median"
-    directions: Sequence[str] = ("minimize",)
-    seed: int = 0
-    retries: int = 10
-    start: Sequence[Mapping[str, Any]] = field(default=())
-
-    def check(self) -> None:
-        """See that the numbers and names can be.
-
-        Raises:
-            SearchError: One of them cannot.
-        """
-        if self.n_trials < 1:
-            raise SearchError(f"n_trials must be at least 1, not {self.n_trials}.")
-        if self.timeout is not None and not self.timeout > 0:
-            raise SearchError(f"timeout must be more than 0 seconds, not {self.timeout}.")
-        if self.retries < 0:
-            raise SearchError(f"retries must be at least 0, not {self.retries}.")
-        if not self.directions or any(way not in ("minimize", "maximize") for way in self.directions):
-            raise SearchError(f"Every direction is `minimize` or `maximize`; got {list(self.directions)}.")
-        check_engines(self.sampler, self.pruner)
 
 
 def search(
@@ -150,7 +102,9 @@ def search(
     with studies.quiet():
         opened = open_storage(storage, keep=True)
         try:
-            study = _Search(train, space, plan, storage, report or (lambda progress: None), opened).run()
+            with lost_storage_in_one_line(), owners.run() as name:
+                study = studies.open_study(opened, storage, space, plan.name, plan.directions)
+                _Search(train, space, plan, study, report or (lambda progress: None)).run(opened, storage, name)
         finally:
             close_storage(opened)
         return studies.reopened(study, opened, storage)
@@ -159,44 +113,40 @@ def search(
 class _Search:
     """One process's part in a study."""
 
-    def __init__(
-        self, train: Train, space: Space, plan: Plan, where: str | None, report: Report, storage: BaseStorage
-    ) -> None:
-        self._train, self._space, self._plan, self._report = train, space, plan, report
-        self.study = studies.open_study(storage, where, space, plan.name, plan.directions)
-        self.study.pruner = make_pruner(plan.pruner)
-        starts = [studies.checked(values, space) for values in plan.start]
-        points = self._grid(plan) if plan.sampler == "grid" else []
-        self._total = min(plan.n_trials, len(starts) + len(points)) if points else plan.n_trials
-        self._given = [*starts, *points]
-        self._desk = Desk(
-            self.study,
-            storage,
-            where=where,
-            space=space,
-            n_trials=self._total,
-            retries=plan.retries,
-            given=lambda place: self._given[place] if place < len(self._given) else {},
-        )
+    def __init__(self, train: Train, space: Space, plan: Plan, study: Study, report: Report) -> None:
+        self._train, self._space, self._plan, self._study, self._report = train, space, plan, study, report
+        study.pruner = make_pruner(plan.pruner)
+        points = self._grid() if plan.sampler == "grid" else []
+        self._given = [*(studies.checked(values, space) for values in plan.start), *points]
+        self._total = min(plan.n_trials, len(self._given)) if points else plan.n_trials
         self._began = time.monotonic()
         self._errors: list[str] = []
         self._at_start: int | None = None  # trials that were done when this process began
 
-    def run(self) -> Study:
+    def run(self, storage: BaseStorage, where: str | None, name: str) -> None:
         """All trials there are to be run here."""
+        self._desk = Desk(
+            self._study,
+            storage,
+            where=where,
+            space=self._space,
+            n_trials=self._total,
+            retries=self._plan.retries,
+            given=lambda place: self._given[place] if place < len(self._given) else {},
+            run=name,
+        )
         self._tell(self._desk.ledger())
         while not self._is_late():
-            claimed = self._desk.claim(lambda place: make_sampler(self._plan.sampler, self._plan.seed, place))
-            if claimed is not None:
-                self._one(claimed)
+            trial = self._desk.claim(lambda place: make_sampler(self._plan.sampler, self._plan.seed, place))
+            if trial is not None:
+                self._one(trial)
                 self._give_up_if_all_alike()
-            books = self._desk.ledger()
+            books = self._desk.recover()
             self._tell(books)
             if len(books.settled) >= self._total:
                 break
-            if claimed is None:
+            if trial is None:
                 time.sleep(_POLL)
-        return self.study
 
     def _one(self, trial: Trial) -> None:
         """Run a trial and tell the study what came of it."""
@@ -213,8 +163,9 @@ class _Search:
             with suppress(Exception):
                 self._end(trial, TrialState.FAIL)
             raise
-        except Exception as error:  # noqa: BLE001  # whatever a fit raises, it is that trial's end alone
-            studies.pass_on_storage_trouble(error)
+        except Exception as error:  # whatever a fit raises, it is that trial's end alone
+            if studies.is_storage_trouble(error):
+                raise
             self._end(trial, TrialState.FAIL, reason=studies.reason(error))
             gc.collect()  # what failed for lack of memory sits in cycles with its traceback
             self._errors.append("" if studies.is_memory(error) else studies.reason(error))
@@ -234,10 +185,12 @@ class _Search:
         try:
             if reason:
                 trial.set_user_attr(REASON, reason)
-            self.study.tell(trial, values, state)
+            self._study.tell(trial, values, state)
         except (UpdateFinishedTrialError, ValueError):
             # Taken for lost while this machine slept: another process tries it again, so this result must not count.
-            if self._desk.ledger().place_of(trial.number) is not None and not studies.is_over(self.study, trial.number):
+            if self._desk.ledger().place_of(trial.number) is not None and not studies.is_over(
+                self._study, trial.number
+            ):
                 raise
 
     def _is_late(self) -> bool:
@@ -246,12 +199,13 @@ class _Search:
     def _tell(self, books: Ledger) -> None:
         self._at_start = len(books.settled) if self._at_start is None else self._at_start
         elapsed = time.monotonic() - self._began
-        self._report(Progress.of(self.study, self._space, books, self._total, self._at_start, elapsed))
+        self._report(Progress.of(self._study, self._space, books, self._total, self._at_start, elapsed))
 
     def _give_up_if_all_alike(self) -> None:
         first = self._errors[:_ALIKE]
-        if len(first) == _ALIKE and first[0] and len(set(first)) == 1 and not studies.any_worked(self.study):
+        if len(first) == _ALIKE and first[0] and len(set(first)) == 1 and not studies.any_worked(self._study):
             raise SearchError(f"The first {_ALIKE} trials all failed with {first[0]}")
 
-    def _grid(self, plan: Plan) -> list[dict[str, Any]]:
-        return grid(self._space, studies.once(self.study, "grid_points", plan.n_trials), plan.seed)
+    def _grid(self) -> list[dict[str, Any]]:
+        # As many levels as the first process wanted: with more trials later, the first points stay the same.
+        return grid(self._space, studies.once(self._study, "grid_points", self._plan.n_trials), self._plan.seed)

@@ -16,11 +16,11 @@ import sqlalchemy.event
 from optuna.storages import RDBStorage  # noqa: F401  # imported once for all workers
 from sqlalchemy.engine import Engine
 
-from callbacks import _search_storage
+from callbacks import _search_journal
 from callbacks.search import Plan, parse_space, search
 
 SPACE = {"x": parse_space("0..1"), "y": parse_space("log 1e-3..1"), "n": parse_space("pow2 1..64")}
-_search_storage._JOURNAL_LOCK = 3  # what Optuna allows; every kill of a writer costs the others this long
+_search_journal.LOCK = 3  # what Optuna allows; every kill of a writer costs the others this long
 
 
 def die():

@@ -48,6 +48,7 @@ def optuna_trials(storage):
         (Plan(pruner="best"), "median, hyperband"),
         (Plan(directions=("down",)), "minimize"),
         (Plan(directions=()), "minimize"),
+        (Plan(sampler="cmaes", directions=("minimize", "minimize")), "one direction"),
     ],
 )
 def test_a_plan_that_cannot_be_is_one_line(plan, said):
@@ -130,9 +131,38 @@ def test_a_worker_waits_for_the_trials_of_others_and_takes_them_over(journal, mo
     assert study.trials[2].user_attrs["owner"]["host"] != "far"
 
 
+def test_a_trial_that_an_interrupt_left_running_is_taken_up_by_the_next_search_of_the_process(journal, monkeypatch):
+    def interrupted(self, trial, values=None, state=None):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna.Study, "tell", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            search(train, SPACE, Plan(n_trials=2), storage=journal)
+    assert [trial.state.name for trial in optuna_trials(journal)] == ["RUNNING"]
+    study = search(train, SPACE, Plan(n_trials=2), storage=journal)
+    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_a_full_disk_is_one_line_and_the_study_goes_on_when_there_is_room(journal, monkeypatch):
+    def full(trial, values):
+        def fsync(handle):
+            raise OSError(28, "No space left on device")
+
+        patched.setattr("os.fsync", fsync)
+        return 1.0
+
+    with monkeypatch.context() as patched, pytest.raises(SearchError, match=r"cannot be written \(No space left"):
+        search(full, SPACE, Plan(n_trials=2), storage=journal)
+    assert states(search(train, SPACE, Plan(n_trials=2), storage=journal))[-1] == "COMPLETE"
+
+
 def test_owners_are_told_apart_by_machine_its_life_and_their_start():
-    mine = owners.me()
-    assert not owners.is_gone(mine)
+    with owners.run() as name:
+        mine = {**owners.me(), "run": name}
+        assert not owners.is_gone(mine)
+        assert owners.is_gone({**mine, "run": "an interrupted one"})
+    assert owners.is_gone(mine)
     assert not owners.is_gone({**mine, "host": "elsewhere", "pid": 1})
     assert owners.is_gone({**mine, "life": "before the last boot"})
     assert owners.is_gone({**mine, "began": "1"})

@@ -11,8 +11,9 @@ import threading
 import optuna
 import pytest
 
-from callbacks import _search_storage
-from callbacks._search_storage import alone, open_storage
+from callbacks import _search_database
+from callbacks._search_lock import alone
+from callbacks._search_storage import open_storage
 from callbacks.search import Plan, SearchError, parse_space, search
 
 SPACE = {"x": parse_space("0..1")}
@@ -97,7 +98,7 @@ def test_a_writer_whose_lock_was_broken_goes_on(tmp_path):
 
 
 def test_a_locked_sqlite_is_one_line_after_the_wait(tmp_path, monkeypatch):
-    monkeypatch.setattr(_search_storage, "BUSY", 0.2)
+    monkeypatch.setattr(_search_database, "BUSY", 0.2)
     path = tmp_path / "study.db"
     open_storage(f"sqlite:///{path}")
     holder = sqlite3.connect(path, isolation_level=None)
@@ -108,7 +109,7 @@ def test_a_locked_sqlite_is_one_line_after_the_wait(tmp_path, monkeypatch):
 
 
 def test_a_storage_that_is_lost_during_a_trial_ends_the_search_and_the_trial_is_tried_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(_search_storage, "BUSY", 0.2)
+    monkeypatch.setattr(_search_database, "BUSY", 0.2)
     path = tmp_path / "study.db"
     holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
 
@@ -121,7 +122,6 @@ def test_a_storage_that_is_lost_during_a_trial_ends_the_search_and_the_trial_is_
     assert "\n" not in str(caught.value)
     holder.execute("ROLLBACK")
     holder.close()
-    monkeypatch.setattr("callbacks._search_owners.is_gone", lambda owner: True)  # as it is for the next process
     study = search(lambda trial, values: 1.0, SPACE, Plan(n_trials=1), storage=f"sqlite:///{path}")
     assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
 
@@ -155,11 +155,11 @@ def test_workers_that_make_the_database_at_once_all_live(tmp_path):
     code = """
 import os, sys
 from contextlib import nullcontext
-from callbacks import _search_storage
+from callbacks import _search_database, _search_lock, _search_storage
 from callbacks.search import Plan, parse_space, search
 
 _search_storage.open_storage("sqlite://")  # all that there is to import, once
-_search_storage._folder_lock = lambda place: nullcontext()  # as where the file system has none
+_search_database.folder_lock = _search_lock.folder_lock = lambda place: nullcontext()  # there is none
 workers = []
 for _ in range(4):
     pid = os.fork()
