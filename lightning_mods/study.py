@@ -1,8 +1,7 @@
 """`python -m lightning_mods.study`: search learning rate, batch size and any other flag of `fit`."""
 
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from callbacks.search import SearchError
 from lightning_mods.arguments import UsageError
@@ -10,7 +9,7 @@ from lightning_mods.help import print_help
 from lightning_mods.running import asks_for_help, mistakes_in_one_line
 from lightning_mods.study_end import finish
 from lightning_mods.study_opening import open_study
-from lightning_mods.study_plan import Study
+from lightning_mods.study_plan import Study, work
 from lightning_mods.study_progress import StudyProgress
 from lightning_mods.study_space import check_space
 from lightning_mods.study_workers import run_workers
@@ -62,20 +61,6 @@ def _train(study: Study, progress: StudyProgress) -> None:
     error = run_workers(study.flags.workers, work, study.args, progress)
     if error:
         raise SearchError(error)
-
-
-def work(args: Sequence[str], send: Callable[[Any], None]) -> None:
-    """A worker's part in a study.
-
-    Args:
-        args: The flags.
-        send: Takes the progress, or what is wrong with the command.
-    """
-    quiet()
-    try:
-        Study(args).train_here(send)
-    except (SearchError, UsageError) as error:
-        send(str(error))
 
 
 if __name__ == "__main__":

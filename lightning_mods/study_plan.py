@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from callbacks.search import Plan, Progress, search
+from callbacks.search import Plan, Progress, SearchError, search
+from lightning_mods.arguments import UsageError
 from lightning_mods.running import with_classes
 from lightning_mods.study_cli import StudyCLI
 from lightning_mods.study_space import asked_space, build_space
 from lightning_mods.study_trials import Trials
-from lightning_mods.terminal import writers_report_once
+from lightning_mods.terminal import quiet, writers_report_once
 
 if TYPE_CHECKING:
     from optuna import Study as OptunaStudy
@@ -59,6 +60,20 @@ class Study:
         plan = replace(self.plan, timeout=1e-9)  # over before the first trial
         study = search(_never, self.space, plan, storage=self.storage, report=seen.append)
         return study, seen[-1]
+
+
+def work(args: Sequence[str], send: Callable[[Any], None]) -> None:
+    """A worker's part in a study.
+
+    Args:
+        args: The flags.
+        send: Takes the progress, or what is wrong with the command.
+    """
+    quiet()
+    try:
+        Study(args).train_here(send)
+    except (SearchError, UsageError) as error:
+        send(str(error))
 
 
 def _never(trial: Any, values: Any) -> float:
