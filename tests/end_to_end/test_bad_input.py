@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from commands import TIMEOUT, argv, call, contents, environment, succeed, write_table
+from commands import TIMEOUT, argv, call_warm, contents, environment, succeed, write_table
 
 # Starting 40 processes takes a while; the first test waits for all the ground to be laid.
 pytestmark = pytest.mark.timeout(900)
@@ -180,7 +180,7 @@ def outcomes(ground, request):
         else:
             shutil.copytree(ground, folder)
         before = contents(folder)
-        done = call(*case.command, cwd=folder)
+        done = call_warm(*case.command, cwd=folder)
         return Outcome(done.returncode, done.stdout, done.stderr, before, contents(folder))
 
     with ThreadPoolExecutor(2) as pool:
