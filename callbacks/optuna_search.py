@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
 from callbacks import _search_settings as settings
 from callbacks._search_before_fit import StudyBeforeFit
@@ -13,10 +14,10 @@ from callbacks._search_offer import AUTO, Wish, holders, name_of, recipe_of, spa
 from callbacks._search_places import runs_folder
 from callbacks._search_random import same_random_numbers
 from callbacks._search_ranks import Alone
-from callbacks._search_rate import set_rate
 from callbacks._search_results import TrialRow
 from callbacks._search_show import show_pictures
 from callbacks._search_space import parse_space
+from callbacks._search_turn import Turn
 from callbacks._search_words import setting
 from callbacks._terminal import Guard, say
 from callbacks.search import Plan
@@ -104,9 +105,8 @@ class OptunaSearch(Callback):
 
     def _begin(self) -> None:
         self.found: dict[str, Any] = {}  # the values, by name
-        self._by_hand = False  # whether the rate has to be put into the optimizer
         self._rows: list[TrialRow] = []
-        self._resumed = False
+        self._turn: Turn | None = None
         self._folder: Path | None = None
         self._guard = Guard("OptunaSearch")
 
@@ -121,33 +121,31 @@ class OptunaSearch(Callback):
         self.found = dict(state_dict["found"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Search, and set what was found: before optimizers and loaders are made.
+        """Wait for the moment when the module is asked for its optimizers.
+
+        Then a checkpoint has been loaded, if there is one (a trainer does not tell before), and nothing yet depends on
+        the learning rate or the batch size: neither optimizers nor loaders are there.
 
         Raises:
-            MisconfigurationException: What the search needs is not there, or no trial came to a value.
+            MisconfigurationException: The fit's strategy cuts the module into parts, of which no copy can be trained.
         """
         if stage != "fit":
             return
         self._begin()
         log_dir = trainer.log_dir  # asks all ranks
         self._folder = None if "://" in str(log_dir) else Path(log_dir or trainer.default_root_dir)
+        runs = runs_folder(trainer, log_dir)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
             say(trainer, "search: skipped, as fast_dev_run tries the fit alone.")
-        elif trainer.ckpt_path is not None:
-            self._resumed = True
+        elif isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            self._turn = Turn(pl_module, lambda: self._before_optimizers(trainer, pl_module, runs))
         else:
-            try:
-                self._search(trainer, pl_module, runs_folder(trainer, log_dir))
-            except SearchError as error:
-                raise MisconfigurationException(f"OptunaSearch: {error}") from error
+            raise MisconfigurationException(
+                f"OptunaSearch trains copies of the module on one device; {type(trainer.strategy).__name__} has none."
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the rate into an optimizer that does not ask the module, and show the search."""
-        if self._resumed:
-            self._resume(trainer, pl_module)
-        if self._by_hand:
-            schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-            set_rate(trainer.optimizers, schedulers, self.found[self.lr_name])
+        """Tell the loggers what Lightning will not, and show the search."""
         kept = holders(trainer, pl_module)
         unsaid = {name: value for name, value in self.found.items() if not settings.is_logged(name, kept)}
         for logger in trainer.loggers if unsaid else []:
@@ -156,17 +154,29 @@ class OptunaSearch(Callback):
             with self._guard(trainer, "drawing the search"):
                 show_pictures(trainer, self._folder, self._rows, list(self.found), self.monitor, self.mode)
 
-    def _resume(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.found:
-            say(trainer, "search: skipped, as the fit goes on from a checkpoint.")
-            return
-        for name, value in self.found.items():
-            settings.put(name, value, holders(trainer, pl_module))
-        say(trainer, f"search: skipped, the fit goes on with {setting(self.found)} found before.")
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the module as it was if its turn never came."""
+        if self._turn is not None:
+            self._turn.leave()
 
     # --------------------------------------------------------------- searching
 
-    def _search(self, trainer: Trainer, module: LightningModule, runs: Path | None) -> None:
+    def _before_optimizers(self, trainer: Trainer, module: LightningModule, runs: Path | None) -> float | None:
+        """Search, or take what was found before; returns the rate if it has to be put into the optimizer."""
+        if trainer.ckpt_path is None:
+            try:
+                by_hand = self._search(trainer, module, runs)
+            except SearchError as error:
+                raise MisconfigurationException(f"OptunaSearch: {error}") from error
+        else:
+            by_hand = False  # its state comes from the checkpoint
+            what = f"goes on with {setting(self.found)} found before" if self.found else "goes on from a checkpoint"
+            say(trainer, f"search: skipped, the fit {what}.")
+        for name, value in self.found.items():
+            settings.put(name, value, holders(trainer, module))
+        return self.found[self.lr_name] if by_hand else None
+
+    def _search(self, trainer: Trainer, module: LightningModule, runs: Path | None) -> bool:
         wish = Wish(
             monitor=self.monitor,
             mode=self.mode,
@@ -185,9 +195,8 @@ class OptunaSearch(Callback):
         # The fit's random numbers must go on as if there had been no search.
         with same_random_numbers():
             result = group.run(lambda: study.run(group, self._guard))
-        self.found, self._by_hand, self._rows = result["found"], result["by_hand"], result["rows"]
-        for name, value in self.found.items():
-            settings.put(name, value, holders(trainer, module))
+        self.found, self._rows = result["found"], result["rows"]
+        return bool(result["by_hand"])
 
     def _plan(self, name: str) -> Plan:
         return Plan(
