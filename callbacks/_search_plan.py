@@ -23,9 +23,9 @@ class Plan:
         pruner: Who ends hopeless trials: median, hyperband, percentile (keeps the best quarter), wilcoxon (for folds
             or seeds of one trial), none. With several directions Optuna prunes nothing.
         directions: `minimize` or `maximize` for each value that `train` returns.
-        seed: A study run by one process repeats exactly; with tpe, gp, random and grid also if it was killed and
-            started again (gp, qmc, cmaes and hyperband go by trial numbers or counts, which a kill moves on).
-            Several processes finish in an order of their own.
+        seed: A study run by one process repeats exactly, also if it was killed and started again; not so with cmaes
+            and hyperband, which go by trial numbers, and a kill takes one. Several processes finish in an order of
+            their own, and what they try depends on it.
         retries: How often a trial is tried again whose process was killed; if that is in vain it counts as failed.
         start: Values to try first, one mapping a trial; a name that is left out is drawn.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -183,13 +184,21 @@ class Desk:
 
     def _is_silent(self, trial: FrozenTrial) -> bool:
         """Whether nothing was heard of a trial for long, by our own clock: those of other machines may be wrong."""
+        from optuna.storages import JournalStorage, RDBStorage
+
         sign = (trial.user_attrs.get(_SIGN), len(trial.intermediate_values), len(trial.params))
         now = time.monotonic()
         heard, since = self._heard.setdefault(trial.number, (sign, now))
         if heard != sign:
             self._heard[trial.number] = (sign, now)
+        if heard != sign or now - since <= SILENCE:
             return False
-        return self._where is not None and "://" not in self._where and now - since > SILENCE
+        if isinstance(self._storage, RDBStorage):
+            # Heartbeats are the database's to judge; but it knows no trial that was killed before its first one. That
+            # one is given here, once, and from then on it is missed.
+            self._beat(self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number), 0)
+            self._heard[trial.number] = (sign, math.inf)
+        return isinstance(self._storage, JournalStorage)
 
 
 class Heart:

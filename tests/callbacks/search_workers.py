@@ -19,7 +19,7 @@ from sqlalchemy.engine import Engine
 from callbacks import _search_journal
 from callbacks.search import Plan, parse_space, search
 
-SPACE = {"x": parse_space("0..1"), "y": parse_space("log 1e-3..1"), "n": parse_space("pow2 1..64")}
+SPACE = {"x": parse_space("0..1.0"), "y": parse_space("log 1e-3..1"), "n": parse_space("pow2 1..64")}
 _search_journal.LOCK = 3  # what Optuna allows; every kill of a writer costs the others this long
 
 
@@ -28,14 +28,23 @@ def die():
 
 
 class Killer:
-    """Kills its own process at a write of a number, before a database commits or after a journal's line is written."""
+    """Kills its own process at its nth write: before a database commits a trial, or after a journal's line is there."""
 
     def __init__(self, at, tear):
-        self.left, self.tear, self.fsync = at, tear, os.fsync
+        self.left, self.tear, self.fsync, self.wrote = at, tear, os.fsync, False
 
     def arm(self):
         os.fsync = self.on_fsync
-        sqlalchemy.event.listen(Engine, "commit", lambda connection: self.count())
+        sqlalchemy.event.listen(Engine, "before_cursor_execute", self.on_statement)
+        sqlalchemy.event.listen(Engine, "commit", self.on_commit)
+
+    def on_statement(self, connection, cursor, statement, *rest):
+        self.wrote = self.wrote or (statement.startswith(("INSERT", "UPDATE")) and "trial" in statement)
+
+    def on_commit(self, connection):
+        if self.wrote:
+            self.wrote = False
+            self.count()
 
     def on_fsync(self, handle):
         self.count(handle)

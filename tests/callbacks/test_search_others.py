@@ -131,6 +131,30 @@ def test_a_worker_waits_for_the_trials_of_others_and_takes_them_over(journal, mo
     assert study.trials[2].user_attrs["owner"]["host"] != "far"
 
 
+def test_a_database_has_heartbeats_and_a_trial_of_another_machine_without_them_is_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("callbacks._search_database.SILENCE", 1)
+    monkeypatch.setattr("callbacks._search_recovery.SILENCE", 0.5)
+    monkeypatch.setattr("callbacks.search._POLL", 0.2)
+    url = f"sqlite:///{tmp_path}/study.db"
+    search(train, SPACE, Plan(n_trials=1), storage=url)
+    storage = open_storage(url)
+    assert storage.get_heartbeat_interval() == 15
+    distributions = {"lr": SPACE["lr"].distribution()}
+    for host in ("far", "killed before its first beat"):
+        template = optuna.trial.create_trial(
+            state=optuna.trial.TrialState.RUNNING,
+            params={"lr": 0.25},
+            distributions=distributions,
+            user_attrs={"owner": {**owners.me(), "host": host}},
+        )
+        trial_id = storage.create_new_trial(storage.get_study_id_from_name("study"), template_trial=template)
+        if host == "far":
+            storage.record_heartbeat(trial_id)
+    study = search(train, SPACE, Plan(n_trials=3), storage=url)
+    assert states(study) == ["COMPLETE", "FAIL", "FAIL", "COMPLETE", "COMPLETE"]
+    assert [trial.params["lr"] for trial in study.trials[1:]] == [0.25] * 4
+
+
 def test_a_trial_that_an_interrupt_left_running_is_taken_up_by_the_next_search_of_the_process(journal, monkeypatch):
     def interrupted(self, trial, values=None, state=None):
         raise KeyboardInterrupt

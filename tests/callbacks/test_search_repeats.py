@@ -32,7 +32,7 @@ def test_a_study_repeats_exactly_and_another_seed_is_another_study(sampler):
     assert len({values["lr"] for values in params(one)}) == 13
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "grid"])
 def test_an_interruption_changes_nothing_of_what_is_tried(journal, sampler):
     plan = Plan(n_trials=14, sampler=sampler)
 

@@ -16,7 +16,7 @@ from callbacks._search_lock import alone
 from callbacks._search_storage import open_storage
 from callbacks.search import Plan, SearchError, parse_space, search
 
-SPACE = {"x": parse_space("0..1")}
+SPACE = {"x": parse_space("0..1.0")}
 
 
 def refused(storage, said):
@@ -164,7 +164,7 @@ workers = []
 for _ in range(4):
     pid = os.fork()
     if pid == 0:
-        search(lambda trial, values: 1.0, {"x": parse_space("0..1")}, Plan(n_trials=3), storage=sys.argv[1])
+        search(lambda trial, values: 1.0, {"x": parse_space("0..1.0")}, Plan(n_trials=3), storage=sys.argv[1])
         os._exit(0)
     workers.append(pid)
 sys.exit(any([os.waitpid(pid, 0)[1] for pid in workers]))
