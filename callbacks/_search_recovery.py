@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from callbacks import _search_owners as owners
 from callbacks._search_database import BEAT, SILENCE
-from callbacks._search_ledger import ATTEMPT, ORIGIN, Claim, Ledger
+from callbacks._search_ledger import ATTEMPT, ORIGIN, REASON, Claim, Ledger
 from callbacks._search_lock import alone
 from callbacks._search_space import Space
 
@@ -107,6 +107,7 @@ class Desk:
         Returns:
             The books afterwards.
         """
+        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.storages import fail_stale_trials
         from optuna.trial import TrialState
 
@@ -116,7 +117,11 @@ class Desk:
         trials = self.study.get_trials(deepcopy=False)
         gone = [trial for trial in trials if trial.state == TrialState.RUNNING and self._is_gone(trial)]
         for trial in gone:
-            self._fail(self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number))
+            trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
+            if trial.user_attrs.get(ATTEMPT, 0) >= self._retries:
+                with suppress(UpdateFinishedTrialError):
+                    self._storage.set_trial_user_attr(trial_id, REASON, f"killed {self._retries + 1} times")
+            self._fail(trial_id)
         return self.ledger() if gone else Ledger(trials, self._n_trials, self._retries)
 
     def heart(self, trial: Trial) -> Heart:

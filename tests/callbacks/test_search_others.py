@@ -168,6 +168,20 @@ def test_a_trial_that_an_interrupt_left_running_is_taken_up_by_the_next_search_o
     assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
 
 
+def test_a_trial_that_is_killed_every_time_counts_as_failed_in_the_end(journal, monkeypatch):
+    def interrupted(self, trial, values=None, state=None):
+        raise KeyboardInterrupt
+
+    for _ in range(3):
+        with monkeypatch.context() as patched:
+            patched.setattr(optuna.Study, "tell", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                search(train, SPACE, Plan(n_trials=2, retries=2), storage=journal)
+    study = search(train, SPACE, Plan(n_trials=2, retries=2), storage=journal)
+    assert states(study) == ["FAIL", "FAIL", "FAIL", "COMPLETE"]
+    assert [trial.user_attrs.get("reason") for trial in study.trials] == [None, None, "killed 3 times", None]
+
+
 def test_a_full_disk_is_one_line_and_the_study_goes_on_when_there_is_room(journal, monkeypatch):
     def full(trial, values):
         def fsync(handle):
