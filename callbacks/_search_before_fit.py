@@ -24,6 +24,7 @@ from callbacks.search import Plan, search
 if TYPE_CHECKING:
     from optuna import Study, Trial
 
+FEWEST = 8  # complete trials below which nothing is said of what mattered
 DRIVEN = "driven"  # attribute of the study: whether the module's rate reaches its optimizer
 
 
@@ -89,8 +90,9 @@ class StudyBeforeFit:
             why = next((f"; the last one: {row.reason}" for row in reversed(rows) if row.reason), "")
             raise SearchError(f"none of the {len(rows)} trials came to a value{why}. The study is {self.where}.")
         shares: Mapping[str, float] = {}
-        with guard(self.trainer, "telling what mattered"):
-            shares = importances(study, self.space)
+        if len(self.space) > 1 and len(rows) >= FEWEST:  # Optuna's evaluator takes a second to load
+            with guard(self.trainer, "telling what mattered"):
+                shares = importances(study, self.space, least=FEWEST)
         lines = closing(top, rows, monitor=self.recipe.monitor, shares=shares, where=self.where)
         say(self.trainer, "\n".join(lines))
         by_hand = bool(self.recipe.lr_name) and study.user_attrs.get(DRIVEN) is False

@@ -19,6 +19,14 @@ from callbacks import OptunaSearch, TensorBoardLayout
 from datamodules import TabularDataModule
 from lightning_mods import MLPClassifier
 
+
+@pytest.fixture(autouse=True)
+def _undrawn(monkeypatch, request):
+    """Drawing takes longer than these fits; what is seen has tests of its own."""
+    if "show" not in request.node.name and "pictures" not in request.node.name:
+        monkeypatch.setattr("callbacks.optuna_search.show_pictures", lambda *args: None)
+
+
 NAMES = {"lr_name": "learning_rate", "batch_size_name": "rows_a_batch"}
 
 
