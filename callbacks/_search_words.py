@@ -93,7 +93,8 @@ def closing(
 def corners(rows: Sequence[TrialRow]) -> str:
     """Where the verdicts fall: `9 underfit at low lr (0.0001 to 0.002); 3 diverged at high lr (0.4 to 0.9)`.
 
-    Low and high mean that the middle one of them lies in the lowest or highest third of all trials.
+    Low and high mean that the middle one of them lies in the lowest or highest third of all trials, and none in the
+    third at the other end.
     """
     judged = [row for row in rows if row.attrs.get("verdict")]
     said = []
@@ -117,12 +118,17 @@ def _side(name: str, group: Sequence[TrialRow], rows: Sequence[TrialRow]) -> str
     everyone = sorted(row.params[name] for row in rows if name in row.params)
     if not mine or len(mine) == len(everyone) or len(set(everyone)) < 3:
         return ""
-    middle = mine[len(mine) // 2]
-    rank = (bisect_left(everyone, middle) + bisect_right(everyone, middle)) / 2 / len(everyone)
-    if 1 / 3 <= rank <= 2 / 3:
+    first, middle, last = (_rank(value, everyone) for value in (mine[0], mine[len(mine) // 2], mine[-1]))
+    low, high = middle < 1 / 3 and last <= 2 / 3, middle > 2 / 3 and first >= 1 / 3
+    if not low and not high:
         return ""
     span = _number(mine[0]) if mine[0] == mine[-1] else f"{_number(mine[0])} to {_number(mine[-1])}"
-    return f"{'low' if rank < 1 / 3 else 'high'} {name} ({span})"
+    return f"{'low' if low else 'high'} {name} ({span})"
+
+
+def _rank(value: Any, values: Sequence[Any]) -> float:
+    """The share of values that are lower, equal ones counted by half."""
+    return (bisect_left(values, value) + bisect_right(values, value)) / 2 / len(values)
 
 
 def _number(value: Any) -> str:

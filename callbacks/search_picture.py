@@ -7,12 +7,14 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from callbacks._search_results import TrialRow
 from callbacks.diagnosis import Fit
@@ -57,7 +59,7 @@ def draw_search(
         axes.set_title(f"best {monitor} {best.values[0]:.5g}, trial {best.number}", loc="left", fontsize=11)
     axes.set_xlabel(x)
     axes.set_ylabel(monitor if flat else y)
-    _legend(axes, shown)
+    _legend(figure, axes, shown)
     return figure
 
 
@@ -65,7 +67,8 @@ def draw_history(rows: Sequence[TrialRow], *, monitor: str = "val_loss", mode: s
     """Draw what the trials came to by their number, and the best so far.
 
     Args:
-        rows: The trials; those without a value stand at the upper edge (the lower one if the metric is to be high).
+        rows: The trials. Those without a value stand at the bad edge, and so do those worse than all complete trials
+            and than three in four of all: one that exploded would press the others flat.
         monitor: Name of the metric.
         mode: `min` or `max`.
 
@@ -75,20 +78,21 @@ def draw_history(rows: Sequence[TrialRow], *, monitor: str = "val_loss", mode: s
     figure = _figure()
     axes = figure.subplots()
     rows = sorted(rows, key=lambda row: row.number)
-    values = [value for row in rows if (value := _value(row)) is not None]
-    if values and min(values) > 0 and max(values) / min(values) > WIDE:
-        axes.set_yscale("log")
-    edge = (max if mode == "min" else min)(values, default=0.0)
+    edge = _edge(rows, mode)
     for row in rows:
         value = _value(row)
-        axes.plot([row.number], [edge if value is None else value], _MARKS.get(row.state, "o"), **_style(row))
+        inside = edge if value is None else (min if mode == "min" else max)(value, edge)
+        axes.plot([row.number], [inside], _MARKS.get(row.state, "o"), **_style(row))
     steps = _so_far(rows, mode)
     if steps:
         axes.step(*zip(*steps, strict=True), where="post", color="black", linewidth=1.4, label="best so far")
+    drawn = [min(value, edge) for row in rows if (value := _value(row)) is not None]
+    if mode == "min" and drawn and min(drawn) > 0 and max(drawn) / min(drawn) > WIDE:
+        axes.set_yscale("log")
     axes.set_xlabel("trial")
     axes.set_ylabel(monitor)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(axes, rows)
+    _legend(figure, axes, rows)
     return figure
 
 
@@ -125,6 +129,17 @@ def _so_far(rows: Sequence[TrialRow], mode: str) -> list[tuple[int, float]]:
     return steps
 
 
+def _edge(rows: Sequence[TrialRow], mode: str) -> float:
+    """The worst value that is drawn where it is."""
+    sign = 1.0 if mode == "min" else -1.0
+    values = [(sign * value, row.state) for row in rows if (value := _value(row)) is not None]
+    if not values:
+        return 0.0
+    whole = [value for value, state in values if state == "COMPLETE"]
+    three_in_four = float(np.quantile([value for value, _ in values], 0.75, method="lower"))
+    return sign * max([three_in_four, *whole])
+
+
 def _style(row: TrialRow) -> dict[str, Any]:
     verdict = row.attrs.get("verdict")
     colour = COLOURS.get(Fit(verdict), QUIET) if verdict in set(Fit) else QUIET
@@ -144,7 +159,7 @@ def _scale(axes: Axes, points: Any, *, flat: bool) -> None:
         levels = np.unique(points[:, 1])
         if len(levels) <= 12:
             axes.set_yticks(levels, [f"{level:g}" for level in levels])
-            axes.minorticks_off()
+            axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _surface(figure: Figure, axes: Axes, rows: Sequence[TrialRow], points: Any, *, monitor: str, mode: str) -> None:
@@ -166,7 +181,9 @@ def _surface(figure: Figure, axes: Axes, rows: Sequence[TrialRow], points: Any, 
     ranks = values.argsort().argsort() / max(1, len(values) - 1)
     shade = (near * ranks).sum(axis=-1) / near.sum(axis=-1)
     colours = "viridis_r" if mode == "min" else "viridis"
-    mesh = axes.pcolormesh(np.exp(x), np.exp(y), shade, cmap=colours, alpha=0.55, shading="gouraud", zorder=0)
+    # Paler than the marks upon it; by alpha it would show the seams of its cells.
+    pale = ListedColormap(0.45 + 0.55 * colormaps[colours](np.linspace(0, 1, 256))[:, :3])
+    mesh = axes.pcolormesh(np.exp(x), np.exp(y), shade, cmap=pale, vmin=0, vmax=1, shading="gouraud", zorder=0)
     bar = figure.colorbar(mesh, ax=axes, pad=0.01)
     ticks = np.linspace(0, 1, 5)
     bar.set_ticks(list(ticks), labels=[f"{value:.3g}" for value in np.quantile(values, ticks)])
@@ -175,7 +192,7 @@ def _surface(figure: Figure, axes: Axes, rows: Sequence[TrialRow], points: Any, 
     axes.set_ylim(np.exp(low[1]), np.exp(high[1]))
 
 
-def _legend(axes: Axes, rows: Sequence[TrialRow]) -> None:
+def _legend(figure: Figure, axes: Axes, rows: Sequence[TrialRow]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     handles: list[Any] = list(axes.get_legend_handles_labels()[0])
     for fit in Fit:
@@ -183,7 +200,6 @@ def _legend(axes: Axes, rows: Sequence[TrialRow]) -> None:
             handles.append(Line2D([], [], marker="o", linestyle="", color=COLOURS[fit], label=fit.value))
     for state, mark in _MARKS.items():
         if any(row.state == state for row in rows):
-            handles.append(Line2D([], [], marker=mark, linestyle="", color=QUIET, label=_WORDS[state]))
+            handles.append(Line2D([], [], marker=mark, linestyle="", color="black", label=_WORDS[state]))
     if handles:
-        axes.legend(handles=handles, fontsize=8.5, frameon=False, ncols=len(handles), loc="upper left",
-                    bbox_to_anchor=(0, -0.11))  # fmt: skip
+        figure.legend(handles=handles, fontsize=8.5, frameon=False, ncols=len(handles), loc="outside lower left")

@@ -32,7 +32,7 @@ def star(axes):
 
 
 def words(axes):
-    return [text.get_text() for text in axes.get_legend().get_texts()]
+    return [text.get_text() for text in axes.figure.legends[0].get_texts()]
 
 
 def test_every_trial_stands_where_its_values_are_in_the_colour_of_its_verdict():
@@ -72,7 +72,14 @@ def test_the_history_shows_the_best_so_far_which_never_rises():
     (steps,) = [line for line in axes.lines if line.get_label() == "best so far"]
     assert steps.get_ydata() == pytest.approx([2.0, 1.5, 0.5, 0.3, 0.3, 0.3])
     assert steps.get_xdata()[-1] == 6
-    assert axes.get_yscale() == "log"
+
+
+def test_a_trial_that_exploded_stands_at_the_edge_of_the_history_and_presses_nothing_flat():
+    axes = draw_history(ROWS).axes[0]
+    heights = {line.get_xdata()[0]: line.get_ydata()[0] for line in axes.lines if line.get_marker() in "oXv"}
+    assert heights == pytest.approx({0: 2.0, 1: 1.5, 2: 0.5, 3: 0.3, 4: 0.4, 5: 2.0, 6: 2.0})
+    high = draw_history(ROWS, mode="max").axes[0]
+    assert min(line.get_ydata()[0] for line in high.lines if line.get_marker() in "oXv") == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("rows", [[], [trial(0, 0.1, 8, math.nan)], [trial(0, 0.1, 8, math.inf), ROWS[6]], ROWS[:1]])
