@@ -34,16 +34,11 @@ def finish(study: Study, *, interrupted: bool = False) -> None:
     """
     opened, now = study.look()
     rows = _rows(opened, study)
-    if not rows:
-        return
-    best = best_trials(opened, study.space, _BEST)
-    best = sorted(best, key=lambda row: row.values[0], reverse=study.flags.directions[0] == "maximize")
-    names = list(study.space)
-    mattered = importances(opened, study.space)
-    report = str(Report(study.flags.name, study.flags.metrics, names, best, rows, mattered))
-    sys.stdout.write(f"\n{report}\n")
-    lines = [_picture(study, rows, report, list(mattered)), *([_best(study, best)] if best else [])]
-    sys.stdout.write("\n" + "".join(f"{line}\n" for line in lines if line))
+    best: list[TrialRow] = []
+    if rows:
+        best = best_trials(opened, study.space, _BEST)
+        best = sorted(best, key=lambda row: row.values[0], reverse=study.flags.directions[0] == "maximize")
+        _report(study, rows, best, importances(opened, study.space))
     if interrupted:
         return
     if now.done < now.total:
@@ -52,6 +47,13 @@ def finish(study: Study, *, interrupted: bool = False) -> None:
             raise SystemExit(1)
     if study.flags.refit and best:
         _refit(study, opened, best[0])
+
+
+def _report(study: Study, rows: list[TrialRow], best: list[TrialRow], mattered: Mapping[str, float]) -> None:
+    report = str(Report(study.flags.name, study.flags.metrics, list(study.space), best, rows, mattered))
+    sys.stdout.write(f"\n{report}\n\n")
+    lines = [_picture(study, rows, report, list(mattered)), *([_best(study, best)] if best else [])]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
 def _rows(opened: "OptunaStudy", study: Study) -> list[TrialRow]:
