@@ -93,6 +93,7 @@ class TrialWatch(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the metric; the pruning, which comes after, may end the trial here."""
+        self.epochs = trainer.current_epoch + 1
         self._read(trainer)
         self.reader.validation(trainer)
 
