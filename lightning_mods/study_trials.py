@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning import Trainer
 
 from callbacks import TrialPruning
+from callbacks.diagnosis import Fit
 from callbacks.search import SearchError
 from lightning_mods.study_cli import StudyCLI
 from lightning_mods.study_names import short_names
@@ -104,6 +105,13 @@ class _Fit:
         """An objective in the best epoch; NaN if there was none."""
         return self.watch.best.get(name, float("nan"))
 
+    def verdict(self) -> tuple[str, ...]:
+        """Verdict, cause and reason; nothing if the fit ended before there were any."""
+        lost, found = self.watch.lost, self.monitor.diagnosis
+        if lost is not None and found is not None and found.fit is Fit.UNKNOWN:  # too short for its curves to tell
+            return Fit.DIVERGED.value, "exploded", f"{self.watch.metric} is {lost}."
+        return () if found is None else (found.fit.value, found.cause, found.reason)
+
     def _check_metrics(self, trainer: Trainer) -> None:
         there = trainer.callback_metrics
         for name in self.trials.study.metrics:
@@ -114,11 +122,9 @@ class _Fit:
 
 def _store(trial: "Trial", fits: list[_Fit]) -> None:
     """Write what is known of a trial so far: of several seeds the last one's diagnosis and the mean metrics."""
-    found = fits[-1].monitor.diagnosis
-    if found is not None:
-        trial.set_user_attr("verdict", found.fit.value)
-        trial.set_user_attr("cause", found.cause)
-        trial.set_user_attr("why", found.reason)  # `reason` is why a trial failed or was pruned
+    # `reason` is why a trial failed or was pruned
+    for name, value in zip(("verdict", "cause", "why"), fits[-1].verdict(), strict=False):
+        trial.set_user_attr(name, value)
     whole = [fit.watch for fit in fits if fit.watch.best_epoch is not None]
     trial.set_user_attr("epochs", sum(fit.watch.epochs for fit in fits))
     if whole:

@@ -54,6 +54,7 @@ class TrialWatch(Callback):
         self.best: dict[str, float] = {}
         self.best_epoch: int | None = None
         self.epochs = 0
+        self.lost: float | None = None  # the latest value, if it is no finite number
         self._described = False
         self._looked = False  # since the epoch began
 
@@ -80,8 +81,10 @@ class TrialWatch(Callback):
         self._looked = True
         found = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
         value = found.get(self.metric)
-        if value is None or not isfinite(value):
-            self._write(trainer, found)
+        if value is None:
+            return
+        self.lost = None if isfinite(value) else value
+        if self.lost is not None:
             return
         best = self.best.get(self.metric)
         if best is None or (value > best if self.high else value < best):

@@ -226,6 +226,7 @@ def test_a_trial_that_fails_is_one_trial(trouble, state, reason, capsys):
     assert found[0.01].state.name == "COMPLETE"
     assert found[0.9].state.name == state
     assert reason in found[0.9].user_attrs["reason"]
+    assert found[0.9].user_attrs["verdict"] == ("diverged" if trouble == "nan" else "unknown")
     assert "best val_loss" in capsys.readouterr().err
 
 
