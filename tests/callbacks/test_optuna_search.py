@@ -10,6 +10,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
 from search_fits import Data, Foreign, equal, everything, fit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -82,6 +83,64 @@ def test_our_own_modules_are_found_a_rate_and_a_batch_size(tmp_path):
     searched = fit(tmp_path / "a", module, data, search, epochs=2)
     assert journal(tmp_path).best_value == pytest.approx(float(searched.callback_metrics["val_loss"]))
     made = fit(tmp_path / "b", partial(module, search.found["lr"]), partial(data, search.found["batch_size"]), epochs=2)
+    assert equal(everything(searched), everything(made))
+
+
+class Estimating(Foreign):
+    """Asks how many steps there will be, which makes the loaders before the optimizers."""
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate)
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class TwoOptimizers(Foreign):
+    """Steps by hand, at two rates."""
+
+    def __init__(self, learning_rate=1e-3):
+        super().__init__(learning_rate)
+        self.automatic_optimization = False
+        self.other = torch.nn.Linear(3, 1)
+
+    def training_step(self, batch, batch_idx):
+        for optimizer, net in zip(self.optimizers(), (self.net, self.other), strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(net(batch[0]).square().mean())
+            optimizer.step()
+
+    def configure_optimizers(self):
+        rates = self.learning_rate, 0.1 * self.learning_rate
+        nets = zip((self.net, self.other), rates, strict=True)
+        return [torch.optim.Adam(net.parameters(), lr=rate) for net, rate in nets]
+
+
+class Unnamed(Foreign):
+    """Holds its rate among its hyperparameters alone."""
+
+    def __init__(self, learning_rate=1e-3):
+        super().__init__(learning_rate)
+        del self.learning_rate
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=self.hparams.learning_rate)
+
+
+def compiled(learning_rate=1e-3):
+    return torch.compile(Silent(learning_rate), backend="eager")
+
+
+class Silent(Foreign):
+    def training_step(self, batch, batch_idx):
+        return self.loss(batch)
+
+
+@pytest.mark.parametrize("module", [Estimating, TwoOptimizers, Unnamed, compiled])
+def test_it_is_so_for_modules_of_many_kinds(tmp_path, module):
+    search = searching(2)
+    searched = fit(tmp_path / "a", module, Data, search, epochs=2, precision="bf16-mixed", logger=False)
+    made = by_hand(tmp_path / "b", search.found, module, epochs=2, precision="bf16-mixed", logger=False)
     assert equal(everything(searched), everything(made))
 
 
@@ -297,6 +356,19 @@ def test_loggers_and_hparams_tab_show_what_was_found_and_every_trial_has_a_run(t
     assert events.Scalars("hp/val_loss")[0].value == pytest.approx(best.value)
     assert len(events.Scalars("val_loss")) == 2
     assert trainer.logger.hparams["rows_a_batch"] == search.found["rows_a_batch"]
+
+
+def test_what_no_module_saves_is_told_to_the_logger_all_the_same(tmp_path):
+    class Unsaved(Silent):
+        def __init__(self):
+            super(Foreign, self).__init__()
+            self.learning_rate = 0.1
+            self.net = torch.nn.Linear(3, 1)
+
+    search = searching(2)
+    fit(tmp_path, Unsaved, Data, search, logger=CSVLogger(tmp_path))
+    written = yaml.safe_load((tmp_path / "lightning_logs" / "version_0" / "hparams.yaml").read_text())
+    assert written == {**search.found, "rows": 48}
 
 
 def test_without_a_logger_the_pictures_lie_in_the_runs_folder_and_it_tells_what_it_found(tmp_path, capsys):
