@@ -86,5 +86,5 @@ def settings(cli: StudyCLI, names: Mapping[str, Any]) -> dict[str, Any]:
         kept = {k: v for k, v in plain.items() if k not in apart and not k.startswith("enable_")}
         found |= {f"{section}.{key}": value for key, value in kept.items()}
     study = cli.study
-    found |= {"study.metric": study.metrics, "study.seeds": study.seeds}
+    found |= {"study.metric": study.metrics, "study.seeds": study.seeds, "study.folds": study.folds}
     return {name: repr(value) for name, value in found.items() if name not in names}

@@ -17,6 +17,7 @@ from lightning_mods.arguments import UsageError, said
 from lightning_mods.cli import ModsCLI
 from lightning_mods.explain import explain
 from lightning_mods.study_flags import StudyFlags
+from lightning_mods.study_folds import fold
 
 _SECTIONS = ("model", "data", "optimizer", "lr_scheduler")
 
@@ -86,7 +87,13 @@ class StudyCLI(ModsCLI):
         return config
 
     def variant(
-        self, values: Mapping[str, Any], seed: int, *, folder: Path | None = None, callbacks: Sequence[Callback] = ()
+        self,
+        values: Mapping[str, Any],
+        seed: int,
+        *,
+        folder: Path | None = None,
+        callbacks: Sequence[Callback] = (),
+        held_out: int | None = None,
     ) -> "StudyCLI":
         """A fit with other values: a fresh model, data module and trainer, as a command of its own would make them.
 
@@ -95,6 +102,7 @@ class StudyCLI(ModsCLI):
             seed: For `--seed_everything`.
             folder: Where its logger writes; None for no logger.
             callbacks: For its trainer.
+            held_out: The fold to validate on; None for the validation rows.
         """
         twin = copy.copy(self)
         twin.config = self.config_with(values, seed)
@@ -104,6 +112,8 @@ class StudyCLI(ModsCLI):
         if shared is not None:
             twin.config.data = shared
         twin.instantiate_classes()
+        if held_out is not None:
+            fold(twin.datamodule, held_out, self.study.folds)
         return twin
 
     def _shared_data(self, values: Mapping[str, Any]) -> TabularDataModule | None:

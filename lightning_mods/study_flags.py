@@ -32,13 +32,15 @@ class StudyFlags:
         timeout: Seconds after which no further trial is started; none for no limit.
         workers: Processes to start here, each with one thread; 1 trains in this process.
         sampler: Who chooses the next trial: tpe, gp, random, cmaes, qmc or grid.
-        pruner: Who ends hopeless trials early: median, hyperband, percentile, wilcoxon (compares seeds, see below) or
+        pruner: Who ends hopeless trials early: median, hyperband, percentile, wilcoxon (for seeds and folds) or
             none.
         metric: Name of the logged metric, of which a trial counts its best epoch; a list for several objectives: then
             the best epoch is by the first, and the study ends with a Pareto front.
         direction: `minimize` or `maximize`, one for each metric; by default told by its name.
         seeds: Fits of each trial, with seeds counting up from --seed_everything on the same split of the data; the
             objective is their mean.
+        folds: Fits of each trial, each validating on another share of the rows that are not for testing; the objective
+            is their mean. 0 validates on the validation rows alone.
         prune_hopeless: End a trial at once when it diverges, or learns nothing while others do.
         refit: Fit the best trial anew when the study is done, as `fit` does, with its checkpoints and verdict.
         seed: Of the sampler. One process repeats a study exactly.
@@ -54,6 +56,7 @@ class StudyFlags:
     metric: str | list[str] = "val_loss"
     direction: str | list[str] | None = None
     seeds: int = 1
+    folds: int = 0
     prune_hopeless: bool = True
     refit: bool = False
     seed: int = 0
@@ -69,6 +72,11 @@ class StudyFlags:
         if self.direction is None:
             return ["maximize" if is_high(name) else "minimize" for name in self.metrics]
         return [self.direction] if isinstance(self.direction, str) else list(self.direction)
+
+    @property
+    def fits(self) -> int:
+        """Fits of each trial."""
+        return self.seeds * max(self.folds, 1)
 
     def folder(self, root: Path) -> Path:
         """Where the study's results stand."""
@@ -96,8 +104,10 @@ class StudyFlags:
                 f"--study.direction needs `minimize` or `maximize` for each of {_listed(self.metrics)}; "
                 f"got {_listed(self.directions)}."
             )
-        if self.pruner == "wilcoxon" and self.seeds < 2:
-            raise UsageError("--study.pruner=wilcoxon compares the seeds of a trial; give --study.seeds=6 or more.")
+        if self.folds < 0 or self.folds == 1:
+            raise UsageError(f"--study.folds must be 0 or at least 2, not {self.folds}.")
+        if self.pruner == "wilcoxon" and self.fits < 2:
+            raise UsageError("--study.pruner=wilcoxon compares the fits of a trial; give --study.seeds=6 or more.")
 
 
 def is_high(metric: str) -> bool:

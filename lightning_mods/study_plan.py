@@ -9,6 +9,7 @@ from callbacks.search import Plan, Progress, SearchError, search
 from lightning_mods.arguments import UsageError
 from lightning_mods.running import with_classes
 from lightning_mods.study_cli import StudyCLI
+from lightning_mods.study_folds import check_folds
 from lightning_mods.study_space import asked_space, build_space
 from lightning_mods.study_trials import Trials
 from lightning_mods.terminal import quiet, writers_report_once
@@ -33,6 +34,8 @@ class Study:
         self.cli = StudyCLI(with_classes(words, None))
         self.flags = self.cli.study
         self.flags.check()
+        if self.flags.folds:
+            check_folds(self.cli.datamodule, self.flags.folds)
         self.space = build_space(self.cli, words, asked)
         self.root = Path(self.cli.config.trainer.default_root_dir or ".")
         self.folder = self.flags.folder(self.root)

@@ -1,4 +1,4 @@
-"""A trial of a study: one fit, or one for each seed, through the command line's own machinery."""
+"""A trial of a study: one fit, or one for each seed and fold, through the command line's own machinery."""
 
 import shutil
 import statistics
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Trials:
     """Trains trials. What it finds stands in their user attributes.
 
-    These are `verdict`, `cause` and `why` (the diagnosis), `epochs` (trained, over all seeds), `best_epoch` and
-    `metrics` (of the best epoch, with several seeds their mean).
+    These are `verdict`, `cause` and `why` (the diagnosis), `epochs` (trained, over all fits), `best_epoch` and
+    `metrics` (of the best epoch, with several fits their mean).
 
     Args:
         cli: The command.
@@ -42,7 +42,7 @@ class Trials:
         self._threads = torch.get_num_threads()
 
     def train(self, trial: "Trial", values: Mapping[str, Any]) -> list[float]:
-        """Fit with the values; the objectives, each the mean over the seeds of its value in the best epoch.
+        """Fit with the values; the objectives, each the mean over the fits of its value in the best epoch.
 
         Raises:
             SearchError: A metric that is never logged.
@@ -50,7 +50,7 @@ class Trials:
         """
         _forget_attempts(trial, self.folder)
         fits: list[_Fit] = []
-        for index in range(self.study.seeds):
+        for index in range(self.study.fits):
             fit = _Fit(self, trial, values, index, fits[-1].next_step if fits else 0)
             fits.append(fit)
             try:
@@ -58,11 +58,11 @@ class Trials:
             finally:
                 _store(trial, fits)
             if self.study.pruner == "wilcoxon":
-                _compare_seeds(trial, fit, index)
+                _compare_fits(trial, fit, index)
         return [statistics.fmean(fit.objective(name) for fit in fits) for name in self.study.metrics]
 
     def steps_a_fit(self) -> int:
-        """Steps that a fit reports, at least; the reports of all trials' second seeds then stand side by side."""
+        """Steps that a fit reports, at least; the reports of all trials' second fits then stand side by side."""
         return max(self.cli.trainer.max_epochs or 0, 0)
 
 
@@ -81,7 +81,7 @@ class _Fit:
         self._pruning = TrialPruning(trial, study.metrics[0], first_step=self._first_step)
         self._hopeless = HopelessTrial(trial, self.monitor)
         run = f"trial_{trial.number:03d}"
-        self._folder = trials.folder / (run if study.seeds == 1 else f"{run}_seed_{index}")
+        self._folder = trials.folder / (run if study.fits == 1 else f"{run}_fit_{index}")
 
     @property
     def next_step(self) -> int:
@@ -92,11 +92,18 @@ class _Fit:
         """Train."""
         study, cli = self.trials.study, self.trials.cli
         callbacks: list[Any] = [self.watch, self.monitor]
-        # With wilcoxon the whole fits of the seeds are compared, not their epochs.
+        # With wilcoxon whole fits are compared, not their epochs.
         callbacks += [self._pruning] if study.pruner != "wilcoxon" else []
         callbacks += [self._hopeless] if study.prune_hopeless else []
         torch.set_num_threads(self.trials._threads)  # as many as a fit of its own would begin with
-        one = cli.variant(self.values, cli.base_seed + self.index, folder=self._folder, callbacks=callbacks)
+        seed, held_out = divmod(self.index, max(study.folds, 1))
+        one = cli.variant(
+            self.values,
+            cli.base_seed + seed,
+            folder=self._folder,
+            callbacks=callbacks,
+            held_out=held_out if study.folds else None,
+        )
         limit_threads(one.trainer, one.model, getattr(one.datamodule, "resolved_batch_size", None))
         one.trainer.fit(one.model, datamodule=one.datamodule)
         self._check_metrics(one.trainer)
@@ -121,7 +128,7 @@ class _Fit:
 
 
 def _store(trial: "Trial", fits: list[_Fit]) -> None:
-    """Write what is known of a trial so far: of several seeds the last one's diagnosis and the mean metrics."""
+    """Write what is known of a trial so far: of several fits the last one's diagnosis and the mean metrics."""
     # `reason` is why a trial failed or was pruned
     for name, value in zip(("verdict", "cause", "why"), fits[-1].verdict(), strict=False):
         trial.set_user_attr(name, value)
@@ -134,12 +141,12 @@ def _store(trial: "Trial", fits: list[_Fit]) -> None:
         trial.set_user_attr("metrics", means)
 
 
-def _compare_seeds(trial: "Trial", fit: _Fit, index: int) -> None:
+def _compare_fits(trial: "Trial", fit: _Fit, index: int) -> None:
     from optuna import TrialPruned
 
     trial.report(fit.objective(fit.trials.study.metrics[0]), index)
     if trial.should_prune():
-        raise TrialPruned(f"WilcoxonPruner: worse than the best trial over {index + 1} seeds")
+        raise TrialPruned(f"WilcoxonPruner: worse than the best trial over {index + 1} fits")
 
 
 def _forget_attempts(trial: "Trial", folder: Path) -> None:
@@ -150,6 +157,6 @@ def _forget_attempts(trial: "Trial", folder: Path) -> None:
     for other in trial.study.get_trials(deepcopy=False):
         if other.number != trial.number and other.user_attrs.get("place") == place:
             run = f"trial_{other.number:03d}"
-            for path in (folder / run, *folder.glob(f"{run}_seed_*")):
+            for path in (folder / run, *folder.glob(f"{run}_fit_*")):
                 with suppress(OSError):
                     shutil.rmtree(path)

@@ -10,8 +10,10 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from datamodules import TabularDataModule
 from lightning_mods import fit, study
 from lightning_mods.checkpoints import metrics_in, read_checkpoint
+from lightning_mods.study_folds import fold
 
 # Lightning 2.6 itself calls names that jsonargparse 5 will drop.
 pytestmark = pytest.mark.filterwarnings(
@@ -179,6 +181,25 @@ def test_several_seeds_make_one_objective():
     assert trial.user_attrs["epochs"] == 6
 
 
+def test_folds_validate_on_every_row_but_those_of_the_test_once():
+    study.main([*IRIS, "--study.n_trials=1", "--study.folds=4", "--study.pruner=none", "--model.lr=0.1"])
+    trial = load().trials[0]
+    steps = list(trial.intermediate_values.values())
+    assert len(steps) == 12
+    assert trial.value == pytest.approx(sum(min(steps[i : i + 3]) for i in (0, 3, 6, 9)) / 4, rel=1e-12)
+    data = TabularDataModule("iris", batch_size=16)
+    rows = torch.cat([data.train_dataloader().dataset.x, data.val_dataloader().dataset.x])
+    held = []
+    for index in range(4):
+        folded = TabularDataModule("iris", batch_size=16)
+        fold(folded, index, 4)
+        train, val = folded.train_dataloader().dataset, folded.val_dataloader().dataset
+        assert len(train) + len(val) == len(rows)
+        assert val.y.bincount().max() - val.y.bincount().min() <= 1
+        held.append(val.x)
+    assert sorted(torch.cat(held).tolist()) == sorted(rows.tolist())
+
+
 def test_several_metrics_end_in_a_pareto_front(capsys):
     study.main([*IRIS, "--study.n_trials=4", "--study.metric=[val_loss,val_accuracy]"])
     found = load()
@@ -244,6 +265,8 @@ BAD = [
     (["--study.workers=0"], ["--study.workers", "at least 1"]),
     (["--study.sampler=tpee"], ["sampler", "tpe", "tpee"]),
     (["--study.pruner=meidan"], ["pruner", "median", "meidan"]),
+    (["--study.folds=1"], ["--study.folds", "at least 2"]),
+    (["--study.folds=100"], ["--study.folds=100", "200 rows", "128"]),
     (["--study.timeout=-1"], ["timeout", "-1"]),
     (["--study.direction=up"], ["--study.direction", "minimize", "up"]),
     (["--study.direction=[minimize,maximize]"], ["--study.direction", "val_loss"]),
