@@ -55,14 +55,14 @@ def search(pruner: str, seed: int, epochs: int, trials: int) -> dict[str, Any]:
         trainer.fit(module, datamodule=data)
         seconds = time.monotonic() - start
         storage = JournalStorage(JournalFileBackend(str(Path(root) / "search.journal")))
-        study = optuna.load_study(study_name="digits", storage=storage)
-    spent = sum(trial.user_attrs["epochs"] for trial in study.trials)
-    states = [trial.state.name for trial in study.trials]
+        trials = optuna.load_study(study_name="digits", storage=storage).trials
+    spent = sum(trial.user_attrs["epochs"] for trial in trials)
+    states = [trial.state.name for trial in trials]
     return {
         "pruner": pruner,
         "seed": seed,
         "epochs": spent,
-        "best": study.best_value,
+        "best": min(trial.value for trial in trials if trial.state.name == "COMPLETE"),
         "pruned": states.count("PRUNED"),
         "seconds": seconds,
     }
