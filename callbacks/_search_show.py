@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -43,6 +44,18 @@ def write_trial(
     if value is not None:
         _tensorboard.write_scalars(logger, {f"hp/{metric}": value}, 0)
     logger.finalize("success")
+
+
+def write_found(folder: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write what was found as a fragment of a Lightning CLI's configuration, `found.yaml`: `fit --config found.yaml`.
+
+    Args:
+        folder: The run's folder.
+        sections: `model`, `data` or `optimizer` to values by name.
+    """
+    fragment = {section: {"init_args": dict(values)} for section, values in sections.items() if values}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "found.yaml").write_text(yaml.safe_dump(fragment, sort_keys=False), encoding="utf-8")
 
 
 def show_pictures(

@@ -15,7 +15,7 @@ from callbacks._search_places import runs_folder
 from callbacks._search_random import same_random_numbers
 from callbacks._search_ranks import Alone
 from callbacks._search_results import TrialRow
-from callbacks._search_show import show_pictures
+from callbacks._search_show import show_pictures, write_found
 from callbacks._search_space import parse_space
 from callbacks._search_turn import Turn
 from callbacks._search_words import setting
@@ -32,6 +32,9 @@ class OptunaSearch(Callback):
     are set on module, data module and hyperparameters, and the fit goes on: bit for bit the one that gets them by
     hand. A trial counts with its best epoch if a ModelCheckpoint of the fit keeps the best one, else with its last.
     Hopeless trials (diverged, or learning nothing while others do) are ended at once.
+
+    The run's folder gets `found.yaml`, a fragment of a Lightning CLI's configuration; TensorBoard a run for each trial
+    and two pictures.
 
     A search that was killed goes on when the same command is started again; one that is complete is not repeated.
     A fit that goes on from a checkpoint keeps the values it began with. Of several processes the first searches, with
@@ -105,6 +108,7 @@ class OptunaSearch(Callback):
 
     def _begin(self) -> None:
         self.found: dict[str, Any] = {}  # the values, by name
+        self._by_hand = False  # whether the rate has to be put into the optimizer
         self._rows: list[TrialRow] = []
         self._turn: Turn | None = None
         self._folder: Path | None = None
@@ -151,8 +155,24 @@ class OptunaSearch(Callback):
         for logger in trainer.loggers if unsaid else []:
             logger.log_hyperparams(unsaid)
         if self._rows and trainer.is_global_zero:
+            if self._folder is not None:
+                with self._guard(trainer, "writing found.yaml"):
+                    write_found(self._folder, self._sections(trainer))
             with self._guard(trainer, "drawing the search"):
                 show_pictures(trainer, self._folder, self._rows, list(self.found), self.monitor, self.mode)
+
+    def _sections(self, trainer: Trainer) -> dict[str, dict[str, Any]]:
+        """What was found, by the section of a Lightning CLI's configuration that it belongs to."""
+        data = getattr(trainer, "datamodule", None)
+        homes = {
+            self.lr_name: "optimizer" if self._by_hand else "model",
+            self.batch_size_name: "data" if settings.holds(data, self.batch_size_name) else "model",
+        }
+        sections: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "optimizer": {}}
+        for name, value in self.found.items():
+            section = homes[name]
+            sections[section]["lr" if section == "optimizer" else name] = value
+        return sections
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the module as it was if its turn never came."""
@@ -165,16 +185,16 @@ class OptunaSearch(Callback):
         """Search, or take what was found before; returns the rate if it has to be put into the optimizer."""
         if trainer.ckpt_path is None:
             try:
-                by_hand = self._search(trainer, module, runs)
+                self._by_hand = self._search(trainer, module, runs)
             except SearchError as error:
                 raise MisconfigurationException(f"OptunaSearch: {error}") from error
         else:
-            by_hand = False  # its state comes from the checkpoint
             what = f"goes on with {setting(self.found)} found before" if self.found else "goes on from a checkpoint"
             say(trainer, f"search: skipped, the fit {what}.")
         for name, value in self.found.items():
             settings.put(name, value, holders(trainer, module))
-        return self.found[self.lr_name] if by_hand else None
+        # Of a fit that goes on the rate comes with the optimizer's state.
+        return self.found[self.lr_name] if self._by_hand else None
 
     def _search(self, trainer: Trainer, module: LightningModule, runs: Path | None) -> bool:
         wish = Wish(

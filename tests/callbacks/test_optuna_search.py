@@ -346,6 +346,10 @@ def test_loggers_and_hparams_tab_show_what_was_found_and_every_trial_has_a_run(t
     assert {name: told[name] for name in search.found} == pytest.approx(search.found)
     written = yaml.unsafe_load((run / "hparams.yaml").read_text())
     assert {name: written[name] for name in search.found} == search.found
+    assert yaml.safe_load((run / "found.yaml").read_text()) == {
+        "model": {"init_args": {"learning_rate": search.found["learning_rate"]}},
+        "data": {"init_args": {"rows_a_batch": search.found["rows_a_batch"]}},
+    }
     assert {"search/loss", "search/history"} <= set(events.Tags()["images"])
     runs = sorted((tmp_path / "lightning_logs").glob("search-*/trial_*"))
     assert len(runs) == 3

@@ -52,8 +52,9 @@ def test_on_the_command_line_the_rate_reaches_the_optimizer_that_is_named_there(
     fit.main([*flags, *given, *searching, f"--trainer.default_root_dir={tmp_path / 'a'}"])
     found = study(tmp_path).best_params
     lr, batch_size = found["lr"], 2 ** found["log2_batch_size"]
-    given = [flag.format(lr=lr) for flag in optimizer]
-    fit.main([*flags, *given, f"--data.batch_size={batch_size}", f"--trainer.default_root_dir={tmp_path / 'b'}"])
+    given = [flag.format(lr=0.0001) for flag in optimizer]
+    fragment = next(tmp_path.rglob("found.yaml"))
+    fit.main([*flags, *given, f"--config={fragment}", f"--trainer.default_root_dir={tmp_path / 'b'}"])
     searched, by_hand = last_checkpoint(tmp_path / "a"), last_checkpoint(tmp_path / "b")
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         assert same(searched[part], by_hand[part]), part
