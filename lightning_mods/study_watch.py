@@ -21,6 +21,16 @@ class TrialMonitor(FitMonitor):
     def __init__(self) -> None:
         super().__init__(plot=False, closing=False)
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take a training loss that was logged late; of one that is not logged at all nothing is said here."""
+        self._reader.late(trainer, trainer.current_epoch - 1)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the last verdict."""
+        epoch = max(trainer.current_epoch - 1, 0)
+        self._reader.late(trainer, epoch)
+        self._judge(trainer, pl_module, epoch, last=True)
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Judge what there is of a fit that was pruned in the middle of an epoch."""
         self._reader.epoch(trainer, trainer.current_epoch)

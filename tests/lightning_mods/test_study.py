@@ -276,6 +276,7 @@ BAD = [
     (["--study.storage=sqlite:////proc/none/study.db"], ["/proc/none"]),
     (["--study.metric=val_acuracy", "--study.n_trials=2"], ["val_acuracy", "val_accuracy", "val_loss"]),
     (["--study.metric=[val_loss,val_r2]", "--study.n_trials=2"], ["val_r2", "val_accuracy"]),
+    (["--data.val_fraction=0", "--study.n_trials=2"], ["val_loss", "train_loss"]),
     (["--trainer.devices=2", "--trainer.accelerator=cpu"], ["one device", "--study.workers"]),
     (["--model.lr=0.1", "--data.batch_size=8"], ["nothing to search"]),
 ]
