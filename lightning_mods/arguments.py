@@ -1,5 +1,6 @@
 """What was typed: which flags, which classes, and what a misspelt one may have meant."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -33,6 +34,19 @@ def without(args: Sequence[str], group: str) -> list[str]:
         if name is None or not (name == group or name.startswith(f"{group}."))
         for word in words
     ]
+
+
+def without_sections(args: Sequence[str], sections: Sequence[str]) -> list[str]:
+    """The command line with some sections of its `--config` files left out: those that another verb reads."""
+    kept = []
+    for name, value, words in _words(args):
+        if name in ("config", "c") and value is not None:
+            content = read_config(value)
+            if any(section in content for section in sections):
+                rest = {key: found for key, found in content.items() if key not in sections}
+                words = [f"--config={json.dumps(rest)}"]
+        kept += words
+    return kept
 
 
 def _words(args: Sequence[str]) -> Iterator[tuple[str | None, str | None, list[str]]]:

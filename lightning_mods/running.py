@@ -12,7 +12,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule
 
 from datamodules import DataError, TabularDataModule
-from lightning_mods.arguments import UsageError, flags, merged_config, said
+from lightning_mods.arguments import UsageError, flags, merged_config, said, without_sections
 from lightning_mods.checkpoints import read_checkpoint
 from lightning_mods.classes import LINKED, OURS, find_class, own_arguments
 from lightning_mods.cli import ModsCLI
@@ -77,6 +77,7 @@ def run(verb: str, args: Sequence[str] | None, act: Callable[[ModsCLI, Path | No
         if asks_for_help(given):
             print_help(verb, given)
             return
+        given = without_sections(given, ("study", "space"))
         path = _checkpoint_path(verb, given)
         checkpoint = read_checkpoint(path) if path else None
         state = checkpoint.get(TabularDataModule.__qualname__) if checkpoint else None

@@ -62,13 +62,11 @@ class StudyProgress:
             self._said, self._done, self._best = time.monotonic(), now.done, found
 
     def _words(self, now: Progress) -> str:
-        words = []
+        words = [f"{_clock(now.left)} left"] if now.left is not None and now.done < now.total else []
         if now.best is not None:
             values = ", ".join(f"{self._short[name]} {shown(value)}" for name, value in now.best.params.items())
             words.append(f"best {self._metrics[0]} {now.best.values[0]:.4g} ({values})")
         words += [f"{count} {word}" for count, word in ((now.pruned, "pruned"), (now.failed, "failed")) if count]
-        if now.left is not None and now.done < now.total:
-            words.append(f"{_clock(now.left)} left")
         return ", ".join(words)
 
 

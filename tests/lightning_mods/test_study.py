@@ -1,5 +1,6 @@
 """`study` from the command line: what it searches, what it leaves behind, and that it goes on."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import optuna
@@ -162,6 +163,8 @@ def test_a_configuration_file_may_hold_the_study_and_the_space():
     found = load("mine")
     assert set(found.trials[0].params) == {"model.lr", "model.dropout", "data.batch_size"}
     assert found.trials[0].params["data.batch_size"] == 16
+    fit.main([*IRIS, "--config=search.yaml"])  # the same file serves every verb
+    assert Path("lightning_logs/version_0/checkpoints/best.ckpt").is_file()
 
 
 def test_the_optimizers_learning_rate_takes_the_place_of_the_models():
@@ -280,6 +283,8 @@ BAD = [
     (["--trainer.devices=2", "--trainer.accelerator=cpu"], ["one device", "--study.workers"]),
     (["--model.lr=0.1", "--data.batch_size=8"], ["nothing to search"]),
 ]
+if find_spec("cmaes") is None:
+    BAD.append((["--study.sampler=cmaes"], ["pip install cmaes"]))
 
 
 @pytest.mark.parametrize(("flags", "words"), BAD, ids=[flags[0].lstrip("-").replace("/", "-") for flags, _ in BAD])
