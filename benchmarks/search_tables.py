@@ -119,24 +119,20 @@ def score(method: str, path: Path, target: str, seed: int) -> dict[str, Any]:
     return {"metric": metric, "score": tested[f"test_{metric}"], "seconds": seconds, **found}
 
 
-def job(name: str, seed: int, methods: list[str]) -> list[dict[str, Any]]:
-    """All methods on one table and seed."""
+def job(name: str, seed: int, method: str) -> dict[str, Any]:
+    """A method on one table and seed."""
     import pytorch_lightning  # noqa: F401  # sets its loggers' level when it is imported
 
     for logger in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    rows = []
+    row: dict[str, Any] = {"table": name, "seed": seed, "method": method}
     with tempfile.TemporaryDirectory() as folder:
         path, target = write_table(name, Path(folder))
-        for method in methods:
-            row: dict[str, Any] = {"table": name, "seed": seed, "method": method}
-            try:
-                row |= score(method, path, target, seed)
-            except Exception as error:  # noqa: BLE001  # a method that fails on a table is a result
-                row |= {"error": f"{type(error).__name__}: {error}"[:200]}
-            rows.append(row)
-    return rows
+        try:
+            return row | score(method, path, target, seed)
+        except Exception as error:  # noqa: BLE001  # a method that fails on a table is a result
+            return row | {"error": f"{type(error).__name__}: {error}"[:200]}
 
 
 def report(rows: list[dict[str, Any]]) -> None:
@@ -179,17 +175,18 @@ def main() -> None:
     done = [json.loads(line) for line in asked.out.read_text().splitlines()] if asked.out.exists() else []
     known = {(row["table"], row["seed"], row["method"]) for row in done}
     left = [
-        (name, seed, methods)
+        (name, seed, method)
         for seed in range(asked.seeds)
         for name in asked.tables or TABLES
-        if (methods := [m for m in asked.methods if (name, seed, m) not in known])
+        for method in asked.methods
+        if (name, seed, method) not in known
     ]
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(asked.jobs) as pool:
         for finished in as_completed([pool.submit(partial(job, *each)) for each in left]):
             with asked.out.open("a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in finished.result())
-            done += finished.result()
+                file.write(json.dumps(finished.result()) + "\n")
+            done.append(finished.result())
     report(done)
 
 
