@@ -83,8 +83,9 @@ class StudyFlags:
         return root / "studies" / self.name
 
     def place(self, root: Path) -> str:
-        """The storage."""
-        return self.storage or str(self.folder(root) / "study.journal")
+        """The storage. A journal's path is absolute: Optuna's lock is a link to it, which a relative path would break."""
+        place = self.storage or str(self.folder(root) / "study.journal")
+        return str(Path(place).absolute()) if place.endswith(".journal") and "://" not in place else place
 
     def check(self) -> None:
         """See that numbers and names can be.
