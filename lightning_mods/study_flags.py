@@ -83,7 +83,7 @@ class StudyFlags:
         return root / "studies" / self.name
 
     def place(self, root: Path) -> str:
-        """The storage. A journal's path is absolute: Optuna's lock is a link to it, which a relative path would break."""
+        """The storage; a journal by its absolute path, since Optuna's lock is a link to it from its own folder."""
         place = self.storage or str(self.folder(root) / "study.journal")
         return str(Path(place).absolute()) if place.endswith(".journal") and "://" not in place else place
 
