@@ -8,16 +8,28 @@ if TYPE_CHECKING:
     from callbacks.gradient_logger import GradientLogger
     from callbacks.gradient_monitor import GradientMonitor
     from callbacks.graph_logger import GraphLogger
+    from callbacks.optuna_search import OptunaSearch
     from callbacks.tensorboard_layout import TensorBoardLayout
+    from callbacks.trial_pruning import TrialPruning
 
-__all__ = ["FitMonitor", "GradientLogger", "GradientMonitor", "GraphLogger", "TensorBoardLayout"]
+__all__ = [
+    "FitMonitor",
+    "GradientLogger",
+    "GradientMonitor",
+    "GraphLogger",
+    "OptunaSearch",
+    "TensorBoardLayout",
+    "TrialPruning",
+]
 
 _HOMES = {
     "FitMonitor": "fit_monitor",
     "GradientLogger": "gradient_logger",
     "GradientMonitor": "gradient_monitor",
     "GraphLogger": "graph_logger",
+    "OptunaSearch": "optuna_search",
     "TensorBoardLayout": "tensorboard_layout",
+    "TrialPruning": "trial_pruning",
 }
 
 

@@ -1,5 +1,6 @@
 """What was typed: which flags, which classes, and what a misspelt one may have meant."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,17 +21,48 @@ class UsageError(ValueError):
 
 def flags(args: Sequence[str]) -> Iterator[tuple[str, str | None]]:
     """The flags of a command line in order, each with its value (None for one without)."""
+    for name, value, _ in _words(args):
+        if name is not None:
+            yield name, value
+
+
+def without(args: Sequence[str], group: str) -> list[str]:
+    """The command line without the flag `--GROUP` and those below it, `--GROUP.…`."""
+    return [
+        word
+        for name, _, words in _words(args)
+        if name is None or not (name == group or name.startswith(f"{group}."))
+        for word in words
+    ]
+
+
+def without_sections(args: Sequence[str], sections: Sequence[str]) -> list[str]:
+    """The command line with some sections of its `--config` files left out: those that another verb reads."""
+    kept = []
+    for name, value, words in _words(args):
+        if name in ("config", "c") and value is not None:
+            content = read_config(value)
+            if any(section in content for section in sections):
+                rest = {key: found for key, found in content.items() if key not in sections}
+                words = [f"--config={json.dumps(rest)}"]
+        kept += words
+    return kept
+
+
+def _words(args: Sequence[str]) -> Iterator[tuple[str | None, str | None, list[str]]]:
+    """Name, value and words of each flag; a word that belongs to none has no name."""
     words = list(args)
     while words:
-        word = words.pop(0)
-        if not word.startswith("-") or word == "-":
+        own = [words.pop(0)]
+        if not own[0].startswith("-") or own[0] == "-":
+            yield None, None, own
             continue
-        name, equals, value = word.partition("=")
+        name, equals, value = own[0].partition("=")
         name = name.lstrip("-").removesuffix("+")
         if not equals and words and not words[0].startswith("--"):
-            value = words.pop(0)
-            equals = "="
-        yield name, value if equals else None
+            own.append(words.pop(0))
+            value, equals = own[1], "="
+        yield name, value if equals else None, own
 
 
 def merged_config(args: Sequence[str], section: str) -> dict[str, Any]:
@@ -49,7 +81,7 @@ def merged_config(args: Sequence[str], section: str) -> dict[str, Any]:
     said: dict[str, Any] = {}
     for name, value in flags(args):
         if name in ("config", "c") and value is not None:
-            found = _read_config(value).get(section)
+            found = read_config(value).get(section)
             if isinstance(found, dict):
                 _merge(said, found)
             elif isinstance(found, str):
@@ -66,7 +98,7 @@ def said(args: Sequence[str], key: str) -> Any:
     value: Any = None
     for name, text in flags(args):
         if name in ("config", "c") and text is not None:
-            found: Any = _read_config(text)
+            found: Any = read_config(text)
             for part in key.split("."):
                 found = found.get(part) if isinstance(found, dict) else None
             value = value if found is None else found
@@ -83,7 +115,12 @@ def _merge(said: dict[str, Any], found: dict[str, Any]) -> None:
     said.setdefault("init_args", {}).update(found.get("init_args") or {})
 
 
-def _read_config(text: str) -> dict[str, Any]:
+def read_config(text: str) -> dict[str, Any]:
+    """The sections of a configuration file, given by its path or as JSON.
+
+    Raises:
+        UsageError: It is not there, is no YAML, or has no sections.
+    """
     try:
         path = Path(text)
         if text.lstrip().startswith("{"):

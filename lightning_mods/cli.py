@@ -68,7 +68,7 @@ class ModsCLI(LightningCLI):
     """Lightning's CLI without subcommands, around any LightningModule and data module.
 
     Args:
-        verb: `fit`, `validate`, `test` or `predict`.
+        verb: `fit`, `validate`, `test`, `predict` or `study`.
         args: The command line, with the classes in it (see `with_classes`).
         data_state: State of the data module from a checkpoint, given to it before it reads a table.
         resumed: The checkpoint a fit goes on from; its run's folder is written on.

@@ -15,12 +15,14 @@ _ABOUT = {
     "validate": "Evaluate a checkpoint on the validation set.",
     "test": "Evaluate a checkpoint on the test set.",
     "predict": "Predict the rows of a file with a checkpoint and write a CSV.",
+    "study": "Search learning rate, batch size and any other flag of `fit` with Optuna; the same command goes on.",
 }
 _EXAMPLES = {
     "fit": "--data.path=table.csv --data.target=price --trainer.max_epochs=50 --model.lr=0.01",
     "validate": "--ckpt_path=best",
     "test": "--ckpt_path=best --data.test_path=more.csv",
     "predict": "--ckpt_path=best --data.predict_path=new.csv --output=predictions.csv",
+    "study": "--data.path=table.csv --data.target=price --study.n_trials=50 --space.model.dropout=0..0.5",
 }
 
 
@@ -32,8 +34,11 @@ def print_help(verb: str, args: Sequence[str]) -> None:
         description=_ABOUT[verb],
         add_help=False,
     )
+    if verb == "study":  # a class's flags make a group of their own
+        add_verb_arguments(parser, verb)
     general = parser.add_argument_group("This command")
-    add_verb_arguments(general, verb)
+    if verb != "study":
+        add_verb_arguments(general, verb)
     general.add_argument("--config", "-c", help="YAML file with these flags; may be given more than once.")
     general.add_argument("--print_config", metavar="", help="Print all settings as YAML and stop.")
     general.add_argument("--seed_everything", type=int, default=0, help="Seed of the split, the weights and the order.")

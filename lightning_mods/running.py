@@ -3,7 +3,8 @@
 import json
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule
 
 from datamodules import DataError, TabularDataModule
-from lightning_mods.arguments import UsageError, flags, merged_config, said
+from lightning_mods.arguments import UsageError, flags, merged_config, said, without_sections
 from lightning_mods.checkpoints import read_checkpoint
 from lightning_mods.classes import LINKED, OURS, find_class, own_arguments
 from lightning_mods.cli import ModsCLI
@@ -71,11 +72,12 @@ def run(verb: str, args: Sequence[str] | None, act: Callable[[ModsCLI, Path | No
         act: What to do with the CLI and the checkpoint that `--ckpt_path` means.
     """
     given = list(sys.argv[1:] if args is None else args)
-    try:
+    with mistakes_in_one_line(verb):
         quiet()
-        if any(name in ("h", "help") for name, _ in flags(given)):
+        if asks_for_help(given):
             print_help(verb, given)
             return
+        given = without_sections(given, ("study", "space"))
         path = _checkpoint_path(verb, given)
         checkpoint = read_checkpoint(path) if path else None
         state = checkpoint.get(TabularDataModule.__qualname__) if checkpoint else None
@@ -88,6 +90,22 @@ def run(verb: str, args: Sequence[str] | None, act: Callable[[ModsCLI, Path | No
         del checkpoint
         with writers_report_once():
             act(cli, path)
+
+
+def asks_for_help(args: Sequence[str]) -> bool:
+    """Whether `--help` stands on a command line."""
+    return any(name in ("h", "help") for name, _ in flags(args))
+
+
+@contextmanager
+def mistakes_in_one_line(verb: str) -> Iterator[None]:
+    """End a person's mistake in one line and exit code 2.
+
+    Args:
+        verb: Who is speaking.
+    """
+    try:
+        yield
     except (UsageError, RunError, DataError, ArgumentError, MisconfigurationException, OSError) as error:
         sys.stderr.write(f"{verb}: {explain(error)}\n")
         raise SystemExit(2) from None

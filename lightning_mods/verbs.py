@@ -3,6 +3,8 @@
 from argparse import SUPPRESS
 from typing import Any, Literal
 
+from lightning_mods.study_flags import SPACE_HELP, StudyFlags
+
 MAX_EPOCHS = 30
 Watcher = Literal["fit", "health", "gradients", "graph"]
 WATCHERS: list[Watcher] = ["fit", "health", "gradients", "graph"]
@@ -10,6 +12,10 @@ WATCHERS: list[Watcher] = ["fit", "health", "gradients", "graph"]
 
 def add_verb_arguments(parser: Any, verb: str) -> None:
     """Add the flags that are the verb's own."""
+    if verb == "study":
+        _add_watch(parser, verb)
+        _add_study_arguments(parser)
+        return
     default = None if verb == "fit" else "best"
     parser.add_argument(
         "--ckpt_path",
@@ -31,3 +37,10 @@ def _add_watch(parser: Any, verb: str) -> None:
     # The configuration file that a fit leaves has it, and serves every verb.
     shown = said if verb == "fit" else SUPPRESS
     parser.add_argument("--watch", type=Watcher | list[Watcher], default=WATCHERS, help=shown)
+
+
+def _add_study_arguments(parser: Any) -> None:
+    parser.add_class_arguments(StudyFlags, "study")
+    parser.add_argument("--space", type=dict[str, Any], default={}, help=SPACE_HELP)
+    # A configuration file that a fit wrote has it; a study starts anew or goes on by itself.
+    parser.add_argument("--ckpt_path", type=str | None, default=None, help=SUPPRESS)

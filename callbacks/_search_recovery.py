@@ -1,0 +1,236 @@
+"""Starts the trials of a study, and takes up those whose process was killed. The one place that writes trials."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from random import random
+from threading import Event, Thread
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from callbacks import _search_owners as owners
+from callbacks._search_database import BEAT, SILENCE
+from callbacks._search_ledger import ATTEMPT, ORIGIN, REASON, Claim, Ledger
+from callbacks._search_lock import alone
+from callbacks._search_space import Space
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+OWNER = "owner"  # user attribute: the process that runs the trial
+PLACE = "place"  # user attribute: index of the place that the trial holds
+_SIGN = "beat"  # user attribute: counts up while the trial runs, where the storage has no heartbeats of its own
+
+
+class Desk:
+    """Hands out the trials of one study, each exactly once however many processes ask.
+
+    Args:
+        study: The study.
+        storage: What it is kept in.
+        where: The storage as the user named it, None for memory.
+        space: What is searched.
+        n_trials: Places in the study.
+        retries: Attempts after a lost trial.
+        given: The values of a place if they are not to be drawn, by its index.
+        run: The name of this search among those of the process.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        storage: BaseStorage,
+        *,
+        where: str | None,
+        space: Space,
+        n_trials: int,
+        retries: int,
+        given: Callable[[int], Mapping[str, Any]],
+        run: str,
+    ) -> None:
+        self.study, self._storage, self._where = study, storage, where
+        self._space, self._n_trials, self._retries, self._given = space, n_trials, retries, given
+        self._me = {**owners.me(), "run": run}
+        self._id = storage.get_study_id_from_name(study.study_name)
+        self._heard: dict[int, tuple[object, float]] = {}  # trials of other machines: last sign of life, and when
+
+    def ledger(self) -> Ledger:
+        """The books as they stand."""
+        return Ledger(self.study.get_trials(deepcopy=False), self._n_trials, self._retries)
+
+    def claim(self, sampled_by: Callable[[int], Any]) -> Trial | None:
+        """Take up the next trial.
+
+        Args:
+            sampled_by: Makes the sampler for a place.
+
+        Returns:
+            The trial, running and owned by this process; None if there is nothing left to start.
+        """
+        while True:
+            with alone(self._where, self._storage):
+                books = self.recover()
+                claim = books.next()
+                if claim is None:
+                    return None
+                started = self._start(claim, books)
+            if started is not None and self._keeps(started, claim):
+                from optuna import Trial
+
+                self.study.sampler = sampled_by(int(self._storage.get_trial_user_attrs(started)[PLACE]))
+                return Trial(self.study, started)
+            time.sleep(random() * 0.1)  # those who met once shall not meet again
+
+    def _keeps(self, trial_id: int, claim: Claim) -> bool:
+        """Whether a trial holds the place it was started for, or another that nothing is given for.
+
+        It does, unless another process was first and no lock kept the two apart; then it is surplus, or has moved on.
+        """
+        place = self.ledger().place_of(int(self._storage.get_trial_number_from_id(trial_id)))
+        moved = place is not None and place != claim.place
+        if place is None or (moved and (claim.lost is not None or self._given(place) or self._given(claim.place))):
+            self._fail(trial_id)  # without a reason: what holds a place is tried again, what is surplus never counts
+            return False
+        if moved:
+            self._storage.set_trial_user_attr(trial_id, PLACE, place)
+        return True
+
+    def recover(self) -> Ledger:
+        """Declare the trials failed whose process is gone; without a reason among their attributes: they are lost.
+
+        Returns:
+            The books afterwards.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.storages import fail_stale_trials
+        from optuna.trial import TrialState
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # experimental; does nothing where the storage has no heartbeats
+            fail_stale_trials(self.study)
+        trials = self.study.get_trials(deepcopy=False)
+        gone = [trial for trial in trials if trial.state == TrialState.RUNNING and self._is_gone(trial)]
+        for trial in gone:
+            trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
+            if trial.user_attrs.get(ATTEMPT, 0) >= self._retries:
+                with suppress(UpdateFinishedTrialError):
+                    self._storage.set_trial_user_attr(trial_id, REASON, f"killed {self._retries + 1} times")
+            self._fail(trial_id)
+        return self.ledger() if gone else Ledger(trials, self._n_trials, self._retries)
+
+    def heart(self, trial: Trial) -> Heart:
+        """Signs of life for a trial, to be entered while it runs."""
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
+        return Heart(lambda count: self._beat(trial_id, count))
+
+    # ------------------------------------------------------------------ writing
+
+    def _start(self, claim: Claim, books: Ledger) -> int | None:
+        """The id of a trial that is running from its first moment on, with the name of its owner on it."""
+        from optuna.trial import TrialState, create_trial
+
+        if claim.waiting is not None:
+            trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, claim.waiting.number)
+            if not self._storage.set_trial_state_values(trial_id, state=TrialState.RUNNING):
+                return None
+            self._storage.set_trial_user_attr(trial_id, OWNER, self._me)
+            self._storage.set_trial_user_attr(trial_id, PLACE, claim.place)
+        else:
+            attrs: dict[str, Any] = {OWNER: self._me, PLACE: claim.place}
+            if claim.lost is not None:
+                attrs |= {ORIGIN: books.origin(claim.place), ATTEMPT: claim.attempt}
+            params, distributions = self._values(claim)
+            template = create_trial(
+                state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=attrs
+            )
+            trial_id = self._storage.create_new_trial(self._id, template_trial=template)
+        self._beat(trial_id, 0)
+        return trial_id
+
+    def _values(self, claim: Claim) -> tuple[dict[str, Any], dict[str, Any]]:
+        lost: FrozenTrial | None = claim.lost  # type: ignore[assignment]  # the ledger gives back what it was given
+        if lost is not None and lost.params:
+            return dict(lost.params), dict(lost.distributions)
+        given = {name: value for name, value in self._given(claim.place).items() if name in self._space}
+        keys = {name: self._space[name].key(name) for name in given}
+        return (
+            {keys[name]: self._space[name].store(value) for name, value in given.items()},
+            {keys[name]: self._space[name].distribution() for name in given},
+        )
+
+    def _fail(self, trial_id: int) -> None:
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        with suppress(UpdateFinishedTrialError):  # another process saw it too
+            self._storage.set_trial_state_values(trial_id, state=TrialState.FAIL)
+
+    # ------------------------------------------------------------ signs of life
+
+    def _beat(self, trial_id: int, count: int) -> None:
+        from optuna.storages import JournalStorage, RDBStorage
+
+        if isinstance(self._storage, RDBStorage):
+            self._storage.record_heartbeat(trial_id)
+        elif isinstance(self._storage, JournalStorage) and count:
+            self._storage.set_trial_user_attr(trial_id, _SIGN, count)
+
+    def _is_gone(self, trial: FrozenTrial) -> bool:
+        owner = trial.user_attrs.get(OWNER)
+        if owner is None or owners.is_elsewhere(owner):
+            return self._is_silent(trial)
+        return owners.is_gone(owner)
+
+    def _is_silent(self, trial: FrozenTrial) -> bool:
+        """Whether nothing was heard of a trial for long, by our own clock: those of other machines may be wrong."""
+        from optuna.storages import JournalStorage, RDBStorage
+
+        sign = (trial.user_attrs.get(_SIGN), len(trial.intermediate_values), len(trial.params))
+        now = time.monotonic()
+        heard, since = self._heard.setdefault(trial.number, (sign, now))
+        if heard != sign:
+            self._heard[trial.number] = (sign, now)
+        if heard != sign or now - since <= SILENCE:
+            return False
+        if isinstance(self._storage, RDBStorage):
+            # Heartbeats are the database's to judge; but it knows no trial that was killed before its first one. That
+            # one is given here, once, and from then on it is missed.
+            self._beat(self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number), 0)
+            self._heard[trial.number] = (sign, math.inf)
+        return isinstance(self._storage, JournalStorage)
+
+
+class Heart:
+    """Beats in a thread of its own while a trial runs.
+
+    Args:
+        beat: Called with 1, 2, 3, …; what it raises is the storage's trouble, and the trial will find out itself.
+    """
+
+    def __init__(self, beat: Callable[[int], None]) -> None:
+        self._beat = beat
+        self._end = Event()
+        self._thread = Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Heart:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        count = 0
+        while not self._end.wait(BEAT):
+            count += 1
+            with suppress(Exception):
+                self._beat(count)

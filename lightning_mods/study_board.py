@@ -1,0 +1,90 @@
+"""What a study leaves behind beside its trials: `best.yaml`, the picture, the study's own TensorBoard run."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from callbacks.search import TrialRow
+from lightning_mods.files import replacing
+from lightning_mods.study_cli import StudyCLI
+
+BEST = "best.yaml"
+RUN = "study"  # the run of the study itself, beside those of its trials
+
+
+def write_best(cli: StudyCLI, folder: Path, row: TrialRow, words: str) -> Path:
+    """Write the whole configuration of a trial's fit, to be given to `fit --config`.
+
+    Args:
+        cli: The command.
+        folder: The study's folder.
+        row: The trial.
+        words: What it is, for the file's first line.
+    """
+    config = cli.config_with(row.params, cli.base_seed)
+    for own in ("study", "space", "config"):
+        config.pop(own, None)
+    text = cli.parser.dump(config, skip_validation=True, skip_unset=False)
+    body = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / BEST) as partial:
+        partial.write_text(f"# {words}\n{body}\n", encoding="utf-8")
+    return folder / BEST
+
+
+def write_pictures(folder: Path, rows: Sequence[TrialRow], report: str, *, axes: Sequence[str], **how: str) -> Path:
+    """Draw the search into PNG files, and into the Images tab of the study's run with the report in its Text tab.
+
+    Args:
+        folder: The study's folder.
+        rows: Its trials.
+        report: What became of it, as text.
+        axes: Two names of parameters (or one), the first to the right and the second upwards.
+        **how: `monitor`, the metric's name, and `mode`, `min` or `max`.
+
+    Returns:
+        The picture of the trials over both axes.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    pictures = import_module("callbacks.search_picture")
+    x, y = [*axes, *axes][:2]
+    figures = {"search": pictures.draw_search(rows, x=x, y=y, **how), "history": pictures.draw_history(rows, **how)}
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder / RUN, ignore_errors=True)  # what an earlier start of the same study drew
+    writer = SummaryWriter(str(folder / RUN))
+    try:
+        for name, figure in figures.items():
+            with replacing(folder / f"{name}.png") as partial:
+                figure.savefig(partial, format="png")
+            writer.add_image(name, import_module("callbacks.fit_picture").rgb(figure), 0, dataformats="HWC")
+        writer.add_text("report", "".join(f"    {line}\n" for line in report.splitlines()), 0)
+    finally:
+        writer.close()
+    return folder / "search.png"
+
+
+def settings(cli: StudyCLI, names: Mapping[str, Any]) -> dict[str, Any]:
+    """What the trials of a study have in common and must not change between two starts: flag to value as text.
+
+    Args:
+        cli: The command.
+        names: What is searched, and so may differ.
+    """
+    apart = {"default_root_dir", "accelerator", "devices", "num_nodes", "logger", "profiler"}
+    found: dict[str, Any] = {"seed_everything": cli.base_seed}
+    for section in ("model", "data", "optimizer", "lr_scheduler", "trainer"):
+        chosen = cli.config.get(section)
+        if chosen is None:
+            continue
+        plain = chosen.as_dict()
+        if "class_path" in plain:
+            found[section] = plain["class_path"]
+            plain = plain.get("init_args", {})
+        kept = {k: v for k, v in plain.items() if k not in apart and not k.startswith("enable_")}
+        found |= {f"{section}.{key}": value for key, value in kept.items()}
+    study = cli.study
+    found |= {"study.metric": study.metrics, "study.seeds": study.seeds, "study.folds": study.folds}
+    return {name: repr(value) for name, value in found.items() if name not in names}

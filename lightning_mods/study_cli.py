@@ -1,0 +1,183 @@
+"""`StudyCLI`: one parsed command line from which the fit of any trial is made, without parsing again."""
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from datamodules import TabularDataModule
+from lightning_mods.arguments import UsageError, said
+from lightning_mods.cli import ModsCLI
+from lightning_mods.explain import explain
+from lightning_mods.study_flags import StudyFlags
+from lightning_mods.study_folds import fold
+
+_SECTIONS = ("model", "data", "optimizer", "lr_scheduler")
+
+
+class StudyCLI(ModsCLI):
+    """The CLI of a study: its own model, data and trainer are only looked at; each trial gets fresh ones.
+
+    Args:
+        args: The command line, with the classes in it.
+    """
+
+    def __init__(self, args: Sequence[str]) -> None:
+        self.trial_callbacks: list[Callback] = []
+        self.trial_folder: Path | None = None
+        super().__init__("study", args)
+        self.base_seed = int(self.config.seed_everything)
+        if self.trainer.world_size > 1:
+            raise UsageError(
+                "a trial of a study trains on one device: --trainer.devices=1, and --study.workers=N for more at once."
+            )
+
+    @property
+    def study(self) -> StudyFlags:
+        """The flags `--study.*`."""
+        return StudyFlags(**self.config.study.as_dict())
+
+    # -------------------------------------------------------------------- looking
+
+    def class_of(self, section: str) -> type | None:
+        """The class chosen for `model`, `data`, `optimizer` or `lr_scheduler`; None for none."""
+        chosen = self.config.get(section)
+        if chosen is None:
+            return None
+        module, _, name = chosen.class_path.rpartition(".")
+        found: type = getattr(import_module(module), name)
+        return found
+
+    def value(self, name: str) -> Any:
+        """What a flag such as `model.lr` is set to."""
+        return _holder(self.config, name).get(name.partition(".")[2])
+
+    def training_rows(self) -> int | None:
+        """Rows to train on, where the data module or its loader tells."""
+        rows = getattr(self.datamodule, "n_train", None)
+        if isinstance(rows, int):
+            return rows
+        try:
+            self.datamodule.prepare_data()
+            self.datamodule.setup("fit")
+            return len(self.datamodule.train_dataloader().dataset)
+        except (AttributeError, TypeError):
+            return None
+
+    # --------------------------------------------------------------------- making
+
+    def config_with(self, values: Mapping[str, Any], seed: int) -> Namespace:
+        """The configuration of a trial's fit.
+
+        Args:
+            values: Flag, such as `model.lr`, to its value.
+            seed: For `--seed_everything`.
+        """
+        config: Namespace = self.config.clone()
+        config.seed_everything = seed
+        for name, value in values.items():
+            _holder(config, name)[name.partition(".")[2]] = value
+        return config
+
+    def variant(
+        self,
+        values: Mapping[str, Any],
+        seed: int,
+        *,
+        folder: Path | None = None,
+        callbacks: Sequence[Callback] = (),
+        held_out: int | None = None,
+    ) -> "StudyCLI":
+        """A fit with other values: a fresh model, data module and trainer, as a command of its own would make them.
+
+        Args:
+            values: Flag, such as `model.lr`, to its value.
+            seed: For `--seed_everything`.
+            folder: Where its logger writes; None for no logger.
+            callbacks: For its trainer.
+            held_out: The fold to validate on; None for the validation rows.
+        """
+        twin = copy.copy(self)
+        twin.config = self.config_with(values, seed)
+        twin.trial_callbacks, twin.trial_folder = list(callbacks), folder
+        seed_everything(seed, workers=True, verbose=False)
+        shared = self._shared_data(values)
+        if shared is not None:
+            twin.config.data = shared
+        twin.instantiate_classes()
+        if held_out is not None:
+            fold(twin.datamodule, held_out, self.study.folds)
+        return twin
+
+    def _shared_data(self, values: Mapping[str, Any]) -> TabularDataModule | None:
+        """A copy that shares the table that was read, where a trial changes no more of it than the batch size."""
+        data = self.datamodule
+        changed = {name for name in values if name.startswith("data.")} - {"data.batch_size"}
+        if not isinstance(data, TabularDataModule) or changed:
+            return None
+        twin = copy.copy(data)
+        twin.trainer = None
+        twin.batch_size = values.get("data.batch_size", data.batch_size)
+        twin.save_hyperparameters({**data.hparams, "batch_size": twin.batch_size})
+        return twin
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A trainer that is quick and quiet: no bar, no checkpoints unless asked for, one TensorBoard run."""
+        config = self.config_init.trainer
+        if self.trial_folder is not None and config.logger in (None, True):
+            config.logger = TensorBoardLogger(
+                self.trial_folder.parent, name="", version=self.trial_folder.name, default_hp_metric=False
+            )
+        if said(self.given, "trainer.devices") is None:
+            config.devices = 1
+        return super().instantiate_trainer(**kwargs)
+
+    @property
+    def root(self) -> Path:
+        """The folder that holds the runs; a trial's own for what its callbacks write."""
+        return super().root if self.trial_folder is None else self.trial_folder
+
+    def _callbacks(self, config: Namespace) -> list[Any]:
+        given = config.callbacks or []
+        given = [each for each in (given if isinstance(given, list) else [given]) if not isinstance(each, ProgressBar)]
+        config.enable_progress_bar = False
+        config.enable_checkpointing = bool(config.enable_checkpointing) or any(
+            isinstance(each, Checkpoint) for each in given
+        )
+        return [*given, *self.trial_callbacks]
+
+
+def _holder(config: Namespace, name: str) -> Any:
+    """The part of a configuration that holds a flag."""
+    section = config[name.partition(".")[0]]
+    return section.init_args if name.partition(".")[0] in _SECTIONS else section
+
+
+def default_of(cli: StudyCLI, name: str) -> Any:
+    """What a flag of the model, data or optimizer is when nobody sets it."""
+    chosen = cli.class_of(name.partition(".")[0])
+    for each in chosen.__mro__ if chosen else ():
+        made = vars(each).get("__init__")
+        found = inspect.signature(made).parameters.get(name.partition(".")[2]) if made else None
+        if found is not None:
+            return None if found.default is inspect.Parameter.empty else found.default
+    return None
+
+
+def refused(cli: StudyCLI, name: str, value: Any) -> str:
+    """Why a flag cannot have a value; empty if it can. Makes a model or a data module to see."""
+    try:
+        cli.parser.validate(cli.config_with({name: value}, cli.base_seed))
+        twin = cli.variant({name: value}, cli.base_seed)
+        if isinstance(twin.datamodule, TabularDataModule):
+            _ = twin.datamodule.resolved_batch_size
+    except (ValueError, TypeError) as error:
+        return explain(error)
+    return ""

@@ -1,0 +1,120 @@
+"""The flags `--study.*`: how to search."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning_mods.arguments import UsageError
+
+SPACE_HELP = (
+    "What to search, one flag a name: --space.model.dropout=0..0.5, --space.model.weight_decay='log 1e-6..1e-2', "
+    "--space.model.hidden_sizes='[[64],[128,128]]', --space.data.batch_size='pow2 16..512', --space.optimizer.lr=…; "
+    "any flag of model, data, trainer, optimizer and lr_scheduler. A range includes its bounds; two whole numbers "
+    "make a range of whole numbers. Without more, the learning rate (log 1e-4..1) and the batch size (powers of two "
+    "from 8 to 1024, at most half of the training rows) are searched. A flag that is given by hand, --model.lr=0.1, "
+    "is fixed and not searched."
+)
+
+# Names that end like these are to be high; all others are losses and errors.
+_HIGH = ("acc", "accuracy", "f1", "auroc", "auc", "r2", "precision", "recall", "score", "map", "iou", "dice")
+
+
+@dataclass(frozen=True)
+class StudyFlags:
+    """How to search.
+
+    Args:
+        name: The study's name; its folder is `studies/NAME` under --trainer.default_root_dir.
+        storage: What holds the trials: a file ending in `.journal`, sqlite:///FILE or postgresql://USER@HOST/DB; by
+            default study.journal in the study's folder. The same command started again, also on another machine that
+            reaches the storage, goes on with the same study.
+        n_trials: Trials of the whole study, over all starts and processes.
+        timeout: Seconds after which no further trial is started; none for no limit.
+        workers: Processes to start here, each with one thread; 1 trains in this process.
+        sampler: Who chooses the next trial: tpe, gp, random, cmaes, qmc or grid.
+        pruner: Who ends hopeless trials early: median, hyperband, percentile, wilcoxon (for seeds and folds) or
+            none.
+        metric: Name of the logged metric, of which a trial counts its best epoch; a list for several objectives: then
+            the best epoch is by the first, and the study ends with a Pareto front.
+        direction: `minimize` or `maximize`, one for each metric; by default told by its name.
+        seeds: Fits of each trial, with seeds counting up from --seed_everything on the same split of the data; the
+            objective is their mean.
+        folds: Fits of each trial, each validating on another share of the rows that are not for testing; the objective
+            is their mean. 0 validates on the validation rows alone.
+        prune_hopeless: End a trial at once when it diverges, or learns nothing while others do.
+        refit: Fit the best trial anew when the study is done, as `fit` does, with its checkpoints and verdict.
+        seed: Of the sampler. One process repeats a study exactly.
+    """
+
+    name: str = "study"
+    storage: str | None = None
+    n_trials: int = 30
+    timeout: float | None = None
+    workers: int = 1
+    sampler: str = "tpe"
+    pruner: str = "median"
+    metric: str | list[str] = "val_loss"
+    direction: str | list[str] | None = None
+    seeds: int = 1
+    folds: int = 0
+    prune_hopeless: bool = True
+    refit: bool = False
+    seed: int = 0
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of the objectives."""
+        return [self.metric] if isinstance(self.metric, str) else list(self.metric)
+
+    @property
+    def directions(self) -> list[str]:
+        """`minimize` or `maximize` for each of the metrics."""
+        if self.direction is None:
+            return ["maximize" if is_high(name) else "minimize" for name in self.metrics]
+        return [self.direction] if isinstance(self.direction, str) else list(self.direction)
+
+    @property
+    def fits(self) -> int:
+        """Fits of each trial."""
+        return self.seeds * max(self.folds, 1)
+
+    def folder(self, root: Path) -> Path:
+        """Where the study's results stand."""
+        return root / "studies" / self.name
+
+    def place(self, root: Path) -> str:
+        """The storage; a journal by its absolute path, since Optuna's lock is a link to it from its own folder."""
+        place = self.storage or str(self.folder(root) / "study.journal")
+        return str(Path(place).absolute()) if place.endswith(".journal") and "://" not in place else place
+
+    def check(self) -> None:
+        """See that numbers and names can be.
+
+        Raises:
+            UsageError: One of them cannot.
+        """
+        if not self.name or self.name in (".", "..") or any(sign in self.name for sign in "/\\"):
+            raise UsageError(f"--study.name is the name of a folder, such as `wide_nets`, not {self.name!r}.")
+        for flag, number in (("n_trials", self.n_trials), ("workers", self.workers), ("seeds", self.seeds)):
+            if number < 1:
+                raise UsageError(f"--study.{flag} must be at least 1, not {number}.")
+        if not self.metrics or len(set(self.metrics)) < len(self.metrics):
+            raise UsageError(f"--study.metric needs one name, or several different ones; got {self.metric!r}.")
+        if len(self.directions) != len(self.metrics) or not {*self.directions} <= {"minimize", "maximize"}:
+            raise UsageError(
+                f"--study.direction needs `minimize` or `maximize` for each of {_listed(self.metrics)}; "
+                f"got {_listed(self.directions)}."
+            )
+        if self.folds < 0 or self.folds == 1:
+            raise UsageError(f"--study.folds must be 0 or at least 2, not {self.folds}.")
+        if self.pruner == "wilcoxon" and self.fits < 2:
+            raise UsageError("--study.pruner=wilcoxon compares the fits of a trial; give --study.seeds=6 or more.")
+
+
+def is_high(metric: str) -> bool:
+    """Whether a metric of this name is good when it is high."""
+    return metric.lower().rpartition("/")[0 if "dataloader" in metric else 2].rpartition("_")[2] in _HIGH
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)

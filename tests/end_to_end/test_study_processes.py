@@ -1,0 +1,98 @@
+"""A study by real processes: killed, interrupted, shared; it goes on and counts every trial once."""
+
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from subprocess import PIPE, Popen
+
+import optuna
+import pytest
+from commands import argv, call_warm, environment
+
+FLAGS = ("--data.path=iris", "--model.hidden_sizes=[8]", "--study.pruner=none", "--study.prune_hopeless=false")
+FLAGS = (*FLAGS, "--data.batch_size=32")
+
+
+def trials(folder, storage=None):
+    if storage is None:
+        backend = optuna.storages.journal.JournalFileBackend(str(folder / "studies/study/study.journal"))
+        storage = optuna.storages.JournalStorage(backend)
+    return optuna.load_study(study_name="study", storage=storage).trials
+
+
+def settled(found):
+    """Places of the trials that count: those that a kill or Ctrl-C lost have no reason to have failed."""
+    return [t.user_attrs["place"] for t in found if t.state.name != "FAIL" or "reason" in t.user_attrs]
+
+
+def running(folder):
+    """The process ids of the trials that run."""
+    if not (folder / "studies/study/study.journal").exists():
+        return []
+    try:
+        return [t.user_attrs["owner"]["pid"] for t in trials(folder) if t.state.name == "RUNNING"]
+    except KeyError:  # the study is about to be made
+        return []
+
+
+def wait_for(condition, process, timeout=120):
+    end = time.monotonic() + timeout
+    while not (found := condition()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
+
+
+def start(folder, *flags):
+    return Popen(argv("study", *flags), cwd=folder, env=environment(folder), stdout=PIPE, stderr=PIPE, text=True)
+
+
+@pytest.mark.timeout(600)
+def test_workers_that_are_killed_or_interrupted_lose_no_trial(tmp_path):
+    process = start(tmp_path, *FLAGS, "--trainer.max_epochs=5000", "--study.n_trials=5", "--study.workers=2")
+    first = wait_for(lambda: len(running(tmp_path)) == 2 and running(tmp_path), process)
+    os.kill(first[0], signal.SIGKILL)
+    # The other worker goes on; Ctrl-C reaches the parent alone, as a shell without a terminal sends it.
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    assert f"was killed by signal {signal.SIGKILL:d}" in err
+    assert "stopped; the same command goes on" in err
+    assert "Traceback" not in out + err
+    assert all(not Path(f"/proc/{pid}").exists() for pid in first)
+    lost = trials(tmp_path)
+    assert [trial.number for trial in lost if "reason" in trial.user_attrs] == []
+
+
+def test_a_study_killed_in_the_middle_of_a_trial_goes_on_with_the_same_trial(tmp_path):
+    flags = (*FLAGS, "--trainer.max_epochs=60", "--study.n_trials=2")
+    process = start(tmp_path, *flags)
+    wait_for(lambda: running(tmp_path), process)
+    process.kill()
+    process.communicate()
+    killed = trials(tmp_path)[-1]
+    assert killed.state.name == "RUNNING"
+    done = call_warm("study", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = trials(tmp_path)
+    assert sorted(settled(found)) == [0, 1]
+    assert found[killed.number].state.name == "FAIL"
+    again = next(trial for trial in found if trial.user_attrs.get("origin") == killed.number)
+    assert (again.state.name, again.params) == ("COMPLETE", killed.params)
+    # One TensorBoard run a trial: that of the attempt that was killed is gone.
+    runs = {path.name for path in (tmp_path / "studies/study").glob("trial_*")}
+    assert runs == {f"trial_{trial.number:03d}" for trial in found if trial.state.name == "COMPLETE"}
+
+
+def test_two_workers_end_with_exactly_as_many_trials_as_asked_for(tmp_path):
+    done = call_warm("study", *FLAGS, "--trainer.max_epochs=4", "--study.n_trials=7", "--study.workers=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = trials(tmp_path)
+    assert Counter(t.state.name for t in found) == {"COMPLETE": 7}
+    assert sorted(settled(found)) == list(range(7))
+    assert len({t.user_attrs["owner"]["pid"] for t in found}) == 2
+    assert (tmp_path / "studies/study/best.yaml").is_file()
