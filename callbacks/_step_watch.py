@@ -5,8 +5,6 @@ from typing import Any, Protocol
 
 from torch.optim import Optimizer
 
-from callbacks.schedules import Schedule
-
 
 class Witness(Protocol):
     """Looks at the steps that are due."""
@@ -32,16 +30,20 @@ class StepWatch:
     Args:
         optimizer: Whom to follow.
         index: Its place among the trainer's.
-        due: Called with the number of the step of this optimizer, 0 the first.
+        upcoming: The first step from a given one on that is due; steps of this optimizer, 0 the first. It is asked
+            after each that was due, so that the others cost a comparison.
         witness: Whom to tell.
         count: Steps it has taken before.
     """
 
-    def __init__(self, optimizer: Optimizer, index: int, *, due: Schedule, witness: Witness, count: int = 0) -> None:
+    def __init__(
+        self, optimizer: Optimizer, index: int, *, upcoming: Callable[[int], int], witness: Witness, count: int = 0
+    ) -> None:
         self.optimizer = optimizer
         self.index = index
         self.count = count  # steps begun
-        self._due = due
+        self._upcoming = upcoming
+        self._next = upcoming(count)
         self._witness = witness
         self._began = self._inside = self._is_due = self._read = self._read_clipped = False
         self._handles = [
@@ -74,15 +76,18 @@ class StepWatch:
             self._settle()
 
     def _settle(self) -> None:
-        if self._began:
-            self._began = self._inside = False
+        self._began = self._inside = False
+        if self._is_due:
+            self._is_due = False
             if self._read:
+                self._read = self._read_clipped = False
                 self._witness.stepped(self)
 
     def _begin(self) -> None:
         self._began = True
-        self._read = self._read_clipped = False
-        self._is_due = self._due(self.count)
+        if self.count == self._next:
+            self._is_due = True
+            self._next = self._upcoming(self.count + 1)
         self.count += 1
 
     def _enter(self, _: Optimizer, args: Any, kwargs: Any) -> Any:

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from callbacks._gradient_session import GradientSession, Pace
 from callbacks._gradient_writer import show_flow
+from callbacks._step_watch import StepWatch
 from callbacks._terminal import Guard
 from callbacks.gradient_flow import GradientFlow
 
@@ -28,10 +29,10 @@ class GradientLogger(Callback):
       is usual (https://cs231n.github.io/neural-networks-3/#ratio). Left out while the weights are all zero.
     - `grad_zeros/…`: fraction of the gradient that is exactly zero, in [0, 1].
 
-    TensorBoard also gets histograms of 64 bins (`gradients/…` before clipping, `weights/…`) of up to 4096 elements of
-    each parameter, and in its Images tab `gradients/flow`: the gradient norm of the layers over the run. Without
-    TensorBoard that picture is `gradient_flow.png` in the log folder. Other loggers get the numbers. With no logger
-    nothing is measured.
+    TensorBoard also gets histograms of up to 30 bins (`gradients/…` before clipping, `weights/…`) of up to 2048
+    elements of each parameter, and in its Images tab `gradients/flow`: the gradient norm of the layers over the run.
+    Without TensorBoard that picture is `gradient_flow.png` in the log folder. Other loggers get the numbers. With no
+    logger nothing is measured.
 
     Gradient norms are of all elements. The rest is of `sample` evenly spaced elements of a larger parameter, with
     many parameters fewer (4 million in all). Tied parameters count once, under their first owner. Parameters that had
@@ -40,10 +41,14 @@ class GradientLogger(Callback):
     histograms. Weights are never touched, nor the random generators. Under DDP one rank alone reads and writes.
 
     Args:
-        every: Steps of an optimizer from one reading to the next; 0 for none but those with histograms.
+        every: Steps of an optimizer from one reading of `grad_norm` and `grad_norm_clipped` to the next; 0 for none
+            but those that come with updates and histograms.
         histograms_every: Steps from one set of histograms to the next; 0 for never.
-        write_every: Readings within as many steps are written as one, since writing is what costs: their means, and
-            the largest norm in all as `grad_norm_max/total`. 1 writes each.
+        updates_every: Steps from one reading of `weight_norm`, `update_ratio` and `grad_zeros` to the next, which cost
+            more and change slowly; 0 for never.
+        write_every: Readings within as many steps (of the loggers' axis) are written as one, since writing is what
+            costs: their means, and the largest norm in all as `grad_norm_max/total`. 1 writes each. What has waited
+            for 10 seconds is written at the next reading, and the rest at each checkpoint and at the end.
         flow_every: Steps from one picture of gradient flow to the next, and one at the end; 0 for never.
         sample: Elements of a parameter that are looked at for all but gradient norms, at least 1.
 
@@ -56,17 +61,20 @@ class GradientLogger(Callback):
         every: int = 10,
         histograms_every: int = 100,
         *,
-        write_every: int = 10,
+        updates_every: int = 50,
+        write_every: int = 50,
         flow_every: int = 10_000,
         sample: int = 16_384,
     ) -> None:
-        never = {"every": every, "histograms_every": histograms_every, "flow_every": flow_every}
+        periods = {"every": every, "histograms_every": histograms_every, "updates_every": updates_every}
+        never = {**periods, "flow_every": flow_every}
         for name, value in {**never, "write_every": write_every, "sample": sample}.items():
             least = 0 if name in never else 1
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}.")
         self.every = every
         self.histograms_every = histograms_every
+        self.updates_every = updates_every
         self.write_every = write_every
         self.flow_every = flow_every
         self.sample = sample
@@ -78,7 +86,8 @@ class GradientLogger(Callback):
         self._guard = Guard("GradientLogger")
         self._session: GradientSession | None = None
         self._folder: Path | None = None
-        self._drawn = -1
+        self._lead: StepWatch | None = None
+        self._next_picture = 0  # steps of the first optimizer
 
     # ------------------------------------------------------------------ state
 
@@ -117,10 +126,13 @@ class GradientLogger(Callback):
                 self._guard.once(trainer, f"nothing is logged: {reason}")
             return
         with self._guard(trainer, "following the optimizers"):
-            pace = Pace(self.every, self.histograms_every, self.write_every, self.sample)
+            pace = Pace(self.every, self.updates_every, self.histograms_every, self.write_every, self.sample)
             self._session = GradientSession(
                 trainer, pl_module, pace=pace, guard=self._guard, flow=self._flow, counts=self._counts
             )
+            self._lead = self._session.lead if self.flow_every else None
+            if self._lead is not None:
+                self._next_picture = self._lead.count - self._lead.count % self.flow_every + self.flow_every
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Gradients are unscaled and accumulated, and not yet clipped."""
@@ -131,12 +143,10 @@ class GradientLogger(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Draw now and then."""
-        session = self._session
-        if self.flow_every and session is not None and session.counts:
-            due = session.counts[0] // self.flow_every
-            if due > max(self._drawn, 0):
-                self._drawn = due
-                self._draw(trainer, session)
+        if self._lead is not None and self._lead.count >= self._next_picture:
+            self._next_picture += self.flow_every
+            if self._session is not None:
+                self._draw(trainer, self._session)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and draw what is left, and let go of the optimizers."""
@@ -157,7 +167,7 @@ class GradientLogger(Callback):
         if self._session is not None:
             self._session.close()
             self._counts, self._flow = self._session.counts, self._session.flow
-            self._session = None
+            self._session = self._lead = None
 
     def _draw(self, trainer: Trainer, session: GradientSession) -> None:
         session.flush()

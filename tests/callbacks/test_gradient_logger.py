@@ -19,7 +19,7 @@ LAYERS = ("net.0", "net.1", "net.3")
 def watched(root, module=Plain, *, logger_flags=None, epochs=1, **flags):
     """Fit with a logger that writes each step, and by hand beside it."""
     memory, hand = Memory(), Hand()
-    ours = GradientLogger(**{"every": 1, "write_every": 1, "flow_every": 0, **(logger_flags or {})})
+    ours = GradientLogger(**{"every": 1, "updates_every": 1, "write_every": 1, "flow_every": 0, **(logger_flags or {})})
     trainer, model = fit(root, module, ours, epochs=epochs, callbacks=[hand], logger=memory, **flags)
     return memory, hand, trainer, model
 
@@ -142,7 +142,7 @@ def test_readings_close_together_are_written_as_their_mean_and_the_largest(tmp_p
 
 
 def test_steps_are_counted_for_each_optimizer(tmp_path):
-    memory, _, trainer, _ = watched(tmp_path, TwoOptimizers, logger_flags={"every": 2})
+    memory, _, trainer, _ = watched(tmp_path, TwoOptimizers, logger_flags={"every": 2, "updates_every": 2})
     assert trainer.global_step == 12
     assert sorted(memory.named("grad_norm/total_0")) == [0, 4, 8]
     assert sorted(memory.named("grad_norm/total_1")) == [1, 5, 9]
@@ -287,7 +287,7 @@ def test_without_a_logger_one_line_says_that_nothing_is_logged(tmp_path, capsys)
     assert not list(tmp_path.rglob("*.png"))
 
 
-@pytest.mark.parametrize("name", ["every", "histograms_every", "flow_every", "write_every", "sample"])
+@pytest.mark.parametrize("name", ["every", "histograms_every", "updates_every", "flow_every", "write_every", "sample"])
 def test_numbers_that_cannot_be_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be at least [01], not -1"):
         GradientLogger(**{name: -1})
