@@ -56,7 +56,8 @@ class Probe:
         self._plain = not self._sparse and not any(p.is_complex() for p in parameters)
         self._starts = [i for i, p in enumerate(placed) if not i or p.layer != placed[i - 1].layer]
         self.numels = self.by_layer(np.array(self._sizes, float))
-        self._scales = np.array([size / slot for size, slot in zip(self._sizes, self.slots, strict=True)])
+        self._scales = np.tile(np.array(self._sizes) / np.array(self.slots), (3, 1))
+        self._scales[NONZERO, self._sparse] = 1.0  # counted whole
         self._scattered = len({p.device for p in parameters}) > 1
         self._addresses: list[int] = []
         self._are_views = False  # of a parameter that is not contiguous a flat copy is read
@@ -117,16 +118,16 @@ class Probe:
 
     def by_layer(self, numbers: Array) -> Array:
         """Numbers `[…, parameters]` summed to `[…, layers + 1]`, the last for all layers together."""
-        sums = np.add.reduceat(numbers, self._starts, axis=-1)
-        return np.concatenate([sums, sums.sum(-1, keepdims=True)], axis=-1)
+        sums = np.empty((*numbers.shape[:-1], len(self.layers) + 1))
+        np.add.reduceat(numbers, self._starts, axis=-1, out=sums[..., :-1])
+        np.add.reduce(sums[..., :-1], axis=-1, out=sums[..., -1])
+        return sums
 
     def squares(self, found: Array) -> Array:
         """Sums of squares `[…, rows, layers + 1]` over all elements, out of what `after` gave; NONZERO is a count."""
         squares = found**2
         squares[..., NONZERO, :] = squares[..., NONZERO, :].round()  # a count went through a root and back
-        scales = np.tile(self._scales, (3, 1))
-        scales[NONZERO, self._sparse] = 1.0  # counted whole
-        return self.by_layer(squares * scales)
+        return self.by_layer(squares * self._scales)
 
     @property
     def _buffer(self) -> Tensor:

@@ -1,6 +1,6 @@
 """One fit, looked at: brings the steps that are due, what is read of them, and the loggers together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
 
@@ -18,6 +18,7 @@ from callbacks._step_watch import StepWatch
 from callbacks._terminal import Guard
 from callbacks.gradient_flow import GradientFlow
 
+UNSORTED = 100  # norms of steps that wait to be put into the history: many at once are put in quicker
 PATIENCE = 10.0  # seconds after which what was read is written, block or no block
 
 
@@ -30,6 +31,7 @@ class Pace:
         updates_every: Steps from one look at weights and updates to the next; 0 for never.
         histograms_every: Steps from one set of histograms to the next; 0 for never.
         write_every: Steps whose readings are written as one.
+        flow_every: Steps of the first optimizer from one picture of gradient flow to the next; 0 for never.
         sample: Elements of a parameter that are looked at, at most.
     """
 
@@ -37,6 +39,7 @@ class Pace:
     updates_every: int
     histograms_every: int
     write_every: int
+    flow_every: int
     sample: int
 
     def upcoming(self, step: int) -> int:
@@ -55,6 +58,7 @@ class GradientSession:
         guard: Reports failures.
         flow: The history so far.
         counts: Steps that each optimizer has taken before.
+        draw: Called between two steps when it is time for a picture.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class GradientSession:
         guard: Guard,
         flow: GradientFlow | None,
         counts: Sequence[int],
+        draw: Callable[[], None],
     ) -> None:
         self._trainer = trainer
         self._module = module
@@ -83,8 +88,11 @@ class GradientSession:
         self._open: dict[Optimizer, Moment] = {}
         self._counts = list(counts)
         self._since = 0.0  # when the oldest of what is pending was read
-        self.lead: StepWatch | None = None  # that of the first optimizer
+        self._draw = draw
+        self._next_picture = 0
+        self._not_in_flow: list[tuple[int, dict[str, float]]] = []
         self.flow = flow or GradientFlow(_trained(module))
+        self._plan_picture(sum(counts[:1]))
         for optimizer in trainer.optimizers:
             self._watch(optimizer)
 
@@ -100,24 +108,31 @@ class GradientSession:
             watch.before_step()
 
     def flush(self) -> None:
-        """Between two steps: hand what is pending to the loggers."""
+        """Between two steps: hand what is pending to the loggers, and bring the history up to date."""
         for watch in self._watches.values():
             watch.settle_skipped()
         self._write()
+        self._add_to_flow()
+        self.flow.arrange(_trained(self._module))
 
     def close(self) -> None:
         """Leave the optimizers alone, and hand over what is left."""
         for watch in self._watches.values():
             watch.detach()
         self.flush()
-        self.flow.arrange(_trained(self._module))
 
     def _write(self) -> None:
         moments, self._pending = self._pending, []
         if moments:
             with self._guard(self._trainer, "writing gradients"):
-                for step, norms in self._writer.write(self._trainer, moments):
-                    self.flow.add(step, norms)
+                self._not_in_flow += self._writer.write(self._trainer, moments)
+        if len(self._not_in_flow) > UNSORTED:
+            self._add_to_flow()
+
+    def _add_to_flow(self) -> None:
+        for step, norms in self._not_in_flow:
+            self.flow.add(step, norms)
+        self._not_in_flow = []
 
     # ------------------------------------------------------------------ told by the watches
 
@@ -164,6 +179,13 @@ class GradientSession:
         self._pending.append(moment)
         if now - self._since > PATIENCE:
             self._write()
+        if self._pace.flow_every and watch.index == 0 and watch.count >= self._next_picture:
+            self._plan_picture(watch.count)
+            self._draw()
+
+    def _plan_picture(self, count: int) -> None:
+        every = max(self._pace.flow_every, 1)
+        self._next_picture = (count // every + 1) * every
 
     def _step(self) -> int:
         # Raw optimizers' steps are not in global_step; those of a run whose checkpoint did not know us are only there.
@@ -187,7 +209,6 @@ class GradientSession:
         count = self._counts[index] if index < len(self._counts) else 0
         watch = StepWatch(optimizer, index, upcoming=self._pace.upcoming, witness=self, count=count)
         self._watches[optimizer] = watch
-        self.lead = self.lead or watch
         self._readers[optimizer] = GradientReader(self._module, sample=self._pace.sample, left_out=self._left_out)
         return watch
 

@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 from torch.optim import Optimizer
 
+BETWEEN, BEFORE, WITHIN = range(3)  # steps; a step whose gradients are there, before `step` is called; the call
+
 
 class Witness(Protocol):
     """Looks at the steps that are due."""
@@ -45,7 +47,8 @@ class StepWatch:
         self._upcoming = upcoming
         self._next = upcoming(count)
         self._witness = witness
-        self._began = self._inside = self._is_due = self._read = self._read_clipped = False
+        self._where = BETWEEN
+        self._is_due = self._read = self._read_clipped = False
         self._handles = [
             optimizer.register_step_pre_hook(self._enter),
             optimizer.register_step_post_hook(self._leave),
@@ -63,20 +66,21 @@ class StepWatch:
 
     def before_step(self) -> None:
         """Lightning's `on_before_optimizer_step`."""
-        if not self._inside:  # there is a scaler: the step comes later
+        if self._where != WITHIN:  # there is a scaler: the step comes later
             self._settle()
             self._begin()
+            self._where = BEFORE
         if self._is_due and not self._read:
             self._read = True
             self._witness.gradients(self)
 
     def settle_skipped(self) -> None:
         """Close a step that a scaler left out."""
-        if not self._inside:
+        if self._where != WITHIN:
             self._settle()
 
     def _settle(self) -> None:
-        self._began = self._inside = False
+        self._where = BETWEEN
         if self._is_due:
             self._is_due = False
             if self._read:
@@ -84,16 +88,15 @@ class StepWatch:
                 self._witness.stepped(self)
 
     def _begin(self) -> None:
-        self._began = True
         if self.count == self._next:
             self._is_due = True
             self._next = self._upcoming(self.count + 1)
         self.count += 1
 
     def _enter(self, _: Optimizer, args: Any, kwargs: Any) -> Any:
-        if not self._began:
+        if self._where == BETWEEN:
             self._begin()
-        self._inside = True
+        self._where = WITHIN
         if not self._is_due:
             return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
@@ -121,4 +124,7 @@ class StepWatch:
             self._witness.clipped(self)
 
     def _leave(self, *_: Any) -> None:
-        self._settle()
+        if self._is_due:
+            self._settle()
+        else:
+            self._where = BETWEEN

@@ -9,7 +9,6 @@ from torch.optim import Optimizer
 
 from callbacks._gradient_session import GradientSession, Pace
 from callbacks._gradient_writer import show_flow
-from callbacks._step_watch import StepWatch
 from callbacks._terminal import Guard
 from callbacks.gradient_flow import GradientFlow
 
@@ -56,12 +55,19 @@ class GradientLogger(Callback):
         ValueError: A number below its least.
     """
 
+    # Lightning spends some 2 µs a step on each hook of each callback, and passes by what cannot be called.
+    on_train_batch_start = None  # type: ignore[assignment]
+    on_before_zero_grad = None  # type: ignore[assignment]
+    on_before_backward = None  # type: ignore[assignment]
+    on_after_backward = None  # type: ignore[assignment]
+    on_train_batch_end = None  # type: ignore[assignment]
+
     def __init__(
         self,
         every: int = 10,
         histograms_every: int = 100,
         *,
-        updates_every: int = 50,
+        updates_every: int = 100,
         write_every: int = 50,
         flow_every: int = 10_000,
         sample: int = 16_384,
@@ -86,8 +92,6 @@ class GradientLogger(Callback):
         self._guard = Guard("GradientLogger")
         self._session: GradientSession | None = None
         self._folder: Path | None = None
-        self._lead: StepWatch | None = None
-        self._next_picture = 0  # steps of the first optimizer
 
     # ------------------------------------------------------------------ state
 
@@ -126,34 +130,34 @@ class GradientLogger(Callback):
                 self._guard.once(trainer, f"nothing is logged: {reason}")
             return
         with self._guard(trainer, "following the optimizers"):
-            pace = Pace(self.every, self.updates_every, self.histograms_every, self.write_every, self.sample)
-            self._session = GradientSession(
-                trainer, pl_module, pace=pace, guard=self._guard, flow=self._flow, counts=self._counts
+            pace = Pace(
+                every=self.every,
+                updates_every=self.updates_every,
+                histograms_every=self.histograms_every,
+                write_every=self.write_every,
+                flow_every=self.flow_every,
+                sample=self.sample,
             )
-            self._lead = self._session.lead if self.flow_every else None
-            if self._lead is not None:
-                self._next_picture = self._lead.count - self._lead.count % self.flow_every + self.flow_every
+            self._session = GradientSession(
+                trainer,
+                pl_module,
+                pace=pace,
+                guard=self._guard,
+                flow=self._flow,
+                counts=self._counts,
+                draw=lambda: self._draw(trainer),
+            )
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Gradients are unscaled and accumulated, and not yet clipped."""
         if self._session is not None:
             self._session.before_step(optimizer)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Draw now and then."""
-        if self._lead is not None and self._lead.count >= self._next_picture:
-            self._next_picture += self.flow_every
-            if self._session is not None:
-                self._draw(trainer, self._session)
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and draw what is left, and let go of the optimizers."""
-        session = self._session
+        if self._session is not None and self.flow_every:
+            self._draw(trainer)
         self._close()
-        if session is not None and self.flow_every:
-            self._draw(trainer, session)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what is left, and let go of the optimizers."""
@@ -167,9 +171,12 @@ class GradientLogger(Callback):
         if self._session is not None:
             self._session.close()
             self._counts, self._flow = self._session.counts, self._session.flow
-            self._session = self._lead = None
+            self._session = None
 
-    def _draw(self, trainer: Trainer, session: GradientSession) -> None:
+    def _draw(self, trainer: Trainer) -> None:
+        session = self._session
+        if session is None:
+            return
         session.flush()
         if trainer.fast_dev_run or not session.flow.columns:  # type: ignore[attr-defined]  # a connector's
             return
