@@ -68,7 +68,7 @@ class GradientLogger(Callback):
         histograms_every: int = 100,
         *,
         updates_every: int = 100,
-        write_every: int = 50,
+        write_every: int = 100,
         flow_every: int = 10_000,
         sample: int = 16_384,
     ) -> None:
