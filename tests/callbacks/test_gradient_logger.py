@@ -334,3 +334,24 @@ def test_validating_alone_breaks_nothing(tmp_path):
 class LogsScore(Plain):
     def validation_step(self, batch, batch_idx):
         self.log("val_score", 0.5)
+
+
+def test_updates_are_read_on_a_schedule_of_their_own(tmp_path):
+    memory, _, _, _ = watched(tmp_path, logger_flags={"every": 2, "updates_every": 3})
+    assert sorted(memory.named("grad_norm/total")) == [0, 2, 3, 4]
+    for tag in ("weight_norm", "update_ratio", "grad_zeros"):
+        assert sorted(memory.named(f"{tag}/total")) == [0, 3]
+
+
+def test_in_a_block_each_mean_is_over_the_steps_that_were_read(tmp_path):
+    one, _, _, _ = watched(tmp_path / "1")
+    ten, _, _, _ = watched(tmp_path / "6", logger_flags={"write_every": 6, "updates_every": 4})
+    norms, ratios = (one.named(f"{tag}/net.0") for tag in ("grad_norm", "update_ratio"))
+    assert ten.named("grad_norm/net.0") == {5: near(sum(norms.values()) / 6)}
+    assert ten.named("update_ratio/net.0") == {5: near((ratios[0] + ratios[4]) / 2)}
+
+
+def test_what_has_waited_long_is_written_before_its_block_is_full(tmp_path, monkeypatch):
+    monkeypatch.setattr("callbacks._gradient_session.PATIENCE", -1.0)
+    memory, _, _, _ = watched(tmp_path, logger_flags={"write_every": 100})
+    assert sorted(memory.named("grad_norm/total")) == list(range(6))
