@@ -1,9 +1,11 @@
 """What callbacks add to the cost of a fit: `python benchmarks/gradient_cost.py --callbacks GradientLogger`.
 
 Two fits of one model on the same data, both with a TensorBoard logger, one of them with the callbacks, take turns in
-one process: a block of steps each, then the other, the order of the two changing from round to round. What belongs to a
-block is timed with it: the writer's queue is emptied at its end. The first round warms up and is not counted. Printed
-are the median of the rounds' ratios and their spread, of CPU time (all threads of the process) and of wall time.
+one process that is pinned to one core: a block of steps each, then the other, the order of the two changing from round
+to round, so that what else the machine does falls on both. What belongs to a block is timed with it: the writer's queue
+is emptied at its end. The first round warms up and is not counted. Printed are the median of the rounds' ratios, and in
+brackets the interval that holds the true median with 95 % certainty (by its order statistics), of CPU time (all threads
+of the process, the writer's too) and of wall time. `--callbacks` with nothing after it shows the noise alone.
 The model is our MLPClassifier on the bundled digits, without validation and checkpoints, which would thin the cost.
 
 A callback is named as `callbacks` exports it, or by a dotted path, with arguments after a colon:
@@ -14,6 +16,7 @@ A callback is named as `callbacks` exports it, or by a dotted path, with argumen
 import argparse
 import ast
 import logging
+import os
 import statistics
 import tempfile
 import threading
@@ -30,7 +33,8 @@ from datamodules import TabularDataModule
 from lightning_mods import MLPClassifier
 
 MODELS = {"digits 64-128-128-10": [128, 128], "4x1024": [1024] * 4}
-STEPS = {"digits 64-128-128-10": 100, "4x1024": 100}  # in a block: whole periods of histograms
+STEPS = 100  # in a block: whole periods of histograms and of writing
+ROUNDS = {"digits 64-128-128-10": 200, "4x1024": 12}
 
 
 class Turns(pl.Callback):
@@ -132,7 +136,11 @@ def ratios(model: str, batch: int, names: list[str], rounds: int, steps: int) ->
 
 
 def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.3f} ({min(values):.3f}–{max(values):.3f})"
+    """The median and its 95 % interval."""
+    ordered, count = sorted(values), len(values)
+    off = int(count / 2 - 0.98 * count**0.5)
+    low, high = (ordered[off], ordered[-1 - off]) if off >= 0 else (ordered[0], ordered[-1])
+    return f"{statistics.median(values):.3f} ({low:.3f}–{high:.3f})"
 
 
 def main() -> None:
@@ -140,16 +148,18 @@ def main() -> None:
     parser.add_argument("--callbacks", nargs="*", default=["GradientLogger:flow_every=0"], help="none: the noise alone")
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--batches", nargs="*", type=int, default=[32, 256])
-    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--rounds", type=int, help=f"default: {ROUNDS}")
     args = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     threads = torch.get_num_threads()
-    print(f"{' '.join(args.callbacks) or 'nothing'}; {threads} torch thread(s), median of {args.rounds} (min–max)")
+    print(f"{' '.join(args.callbacks) or 'nothing'}; {threads} torch thread(s), median of rounds (its 95 % interval)")
     print(f"{'model':<22}{'batch':>6}{'ms a step':>11}  {'CPU time':<24}{'wall time':<24}")
     for model in args.models:
         for batch in args.batches:
-            cpu, wall, step = ratios(model, batch, args.callbacks, args.rounds, STEPS[model])
+            cpu, wall, step = ratios(model, batch, args.callbacks, args.rounds or ROUNDS[model], STEPS)
             print(f"{model:<22}{batch:>6}{step:>11.2f}  {spread(cpu):<24}{spread(wall):<24}", flush=True)
 
 

@@ -1,7 +1,7 @@
 """One fit, looked at: brings the steps that are due, what is read of them, and the loggers together."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from time import monotonic
 
 import torch
@@ -11,15 +11,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks import _tensorboard
-from callbacks._gradient_norms import DEPTH
 from callbacks._gradient_reader import PER_HISTOGRAM, GradientReader, Moment, shown
 from callbacks._gradient_writer import GradientWriter
 from callbacks._layers import TOTAL, places
 from callbacks._step_watch import StepWatch
 from callbacks._terminal import Guard
 from callbacks.gradient_flow import GradientFlow
-from callbacks.schedules import Either, Every
 
+UNSORTED = 100  # norms of steps that wait to be put into the history: many at once are put in quicker
 PATIENCE = 10.0  # seconds after which what was read is written, block or no block
 
 
@@ -28,16 +27,25 @@ class Pace:
     """How often and how much is looked at.
 
     Args:
-        every: Steps from one reading to the next; 0 for never.
+        every: Steps from one reading of gradient norms to the next; 0 for never.
+        updates_every: Steps from one look at weights and updates to the next; 0 for never.
         histograms_every: Steps from one set of histograms to the next; 0 for never.
         write_every: Steps whose readings are written as one.
+        flow_every: Steps of the first optimizer from one picture of gradient flow to the next; 0 for never.
         sample: Elements of a parameter that are looked at, at most.
     """
 
     every: int
+    updates_every: int
     histograms_every: int
     write_every: int
+    flow_every: int
     sample: int
+
+    def upcoming(self, step: int) -> int:
+        """The first step from this one on at which anything is due; -1 if never."""
+        periods = [n for n in (self.every, self.updates_every, self.histograms_every) if n]
+        return min([-(-step // n) * n for n in periods], default=-1)
 
 
 class GradientSession:
@@ -50,6 +58,7 @@ class GradientSession:
         guard: Reports failures.
         flow: The history so far.
         counts: Steps that each optimizer has taken before.
+        draw: Called between two steps when it is time for a picture.
     """
 
     def __init__(
@@ -61,14 +70,17 @@ class GradientSession:
         guard: Guard,
         flow: GradientFlow | None,
         counts: Sequence[int],
+        draw: Callable[[], None],
     ) -> None:
         self._trainer = trainer
         self._module = module
         self._guard = guard
+        if not _tensorboard.tensorboard_loggers(trainer):
+            pace = replace(pace, histograms_every=0)
         self._pace = pace
-        self._histograms = Every(pace.histograms_every if _tensorboard.tensorboard_loggers(trainer) else 0)
-        self._due = Either(Every(pace.every), self._histograms)
         self._clips = _may_clip(trainer, module)
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self._scaler = scaler if isinstance(scaler, torch.amp.GradScaler) else None
         self._writer = GradientWriter(pace.write_every)
         self._pending: list[Moment] = []
         self._watches: dict[Optimizer, StepWatch] = {}
@@ -76,7 +88,11 @@ class GradientSession:
         self._open: dict[Optimizer, Moment] = {}
         self._counts = list(counts)
         self._since = 0.0  # when the oldest of what is pending was read
+        self._draw = draw
+        self._next_picture = 0
+        self._not_in_flow: list[tuple[int, dict[str, float]]] = []
         self.flow = flow or GradientFlow(_trained(module))
+        self._plan_picture(sum(counts[:1]))
         for optimizer in trainer.optimizers:
             self._watch(optimizer)
 
@@ -92,61 +108,84 @@ class GradientSession:
             watch.before_step()
 
     def flush(self) -> None:
-        """Hand what is pending to the loggers."""
+        """Between two steps: hand what is pending to the loggers, and bring the history up to date."""
         for watch in self._watches.values():
             watch.settle_skipped()
-        moments, self._pending = self._pending, []
-        with self._guard(self._trainer, "writing gradients"):
-            for step, norms in self._writer.write(self._trainer, moments):
-                self.flow.add(step, norms)
+        self._write()
+        self._add_to_flow()
+        self.flow.arrange(_trained(self._module))
 
     def close(self) -> None:
         """Leave the optimizers alone, and hand over what is left."""
         for watch in self._watches.values():
             watch.detach()
         self.flush()
-        self.flow.arrange(_trained(self._module))
+
+    def _write(self) -> None:
+        moments, self._pending = self._pending, []
+        if moments:
+            with self._guard(self._trainer, "writing gradients"):
+                self._not_in_flow += self._writer.write(self._trainer, moments)
+        if len(self._not_in_flow) > UNSORTED:
+            self._add_to_flow()
+
+    def _add_to_flow(self) -> None:
+        for step, norms in self._not_in_flow:
+            self.flow.add(step, norms)
+        self._not_in_flow = []
 
     # ------------------------------------------------------------------ told by the watches
 
     def gradients(self, watch: StepWatch) -> None:
-        """Read gradients and weights before the step."""
-        self._open.pop(watch.optimizer, None)
-        self._flush_old()
+        """Read gradients, and weights if that is due, before the step."""
+        optimizer, pace = watch.optimizer, self._pace
+        self._open.pop(optimizer, None)
+        step = self._step()
+        if self._pending and self._pending[0].step // pace.write_every != step // pace.write_every:
+            self._write()
         with self._guard(self._trainer, "reading gradients"):
-            probe = self._readers[watch.optimizer].probe(watch.optimizer)
+            probe = self._readers[optimizer].probe(optimizer)
             if probe is None:
                 return
-            probe.before(self._unscale(watch.optimizer))
-            samples = probe.samples(shown(probe), PER_HISTOGRAM) if self._histograms(watch.step) else None
+            unscale = self._unscale(optimizer)
             total = TOTAL if len(self._watches) == 1 else f"{TOTAL}_{watch.index}"
-            self._open[watch.optimizer] = Moment(self._step(), probe, total, samples)
+            moment = Moment(step, probe, total, probe.gradient_norms(unscale))
+            moment.follows = _due(watch.step, pace.updates_every)
+            draws = _due(watch.step, pace.histograms_every)
+            if moment.follows or draws:
+                probe.keep(unscale)
+            if draws:
+                moment.samples = probe.samples(shown(probe), PER_HISTOGRAM)
+            self._open[optimizer] = moment
 
     def clipped(self, watch: StepWatch) -> None:
         """Read the gradients again where something may have clipped them."""
         if self._clips and watch.optimizer in self._open:
             with self._guard(self._trainer, "reading clipped gradients"):
-                self._open[watch.optimizer].probe.clipped(self._unscale(watch.optimizer))
+                moment = self._open[watch.optimizer]
+                moment.clipped = moment.probe.gradient_norms(self._unscale(watch.optimizer))
 
     def stepped(self, watch: StepWatch) -> None:
-        """Read the weights after the step, and write when there is enough."""
-        if watch.optimizer not in self._open:
+        """Read the weights after the step, and write if what is pending has waited long."""
+        moment = self._open.pop(watch.optimizer, None)
+        if moment is None:
             return
-        moment = self._open.pop(watch.optimizer)
-        with self._guard(self._trainer, "reading updates"):
-            moment.probe.after()
-            if not self._pending:
-                self._since = monotonic()
-            self._pending.append(moment)
-        if len(self._pending) >= DEPTH:
-            self.flush()
+        if moment.follows:
+            with self._guard(self._trainer, "reading updates"):
+                moment.updates = moment.probe.after()
+        now = monotonic()
+        if not self._pending:
+            self._since = now
+        self._pending.append(moment)
+        if now - self._since > PATIENCE:
+            self._write()
+        if self._pace.flow_every and watch.index == 0 and watch.count >= self._next_picture:
+            self._plan_picture(watch.count)
+            self._draw()
 
-    def _flush_old(self) -> None:
-        """Where steps are slow nobody shall wait for a block to fill; what is written as one stays together."""
-        if self._pending and monotonic() - self._since > PATIENCE:
-            unit = self._pace.write_every
-            if self._pending[-1].step // unit != self._step() // unit:
-                self.flush()
+    def _plan_picture(self, count: int) -> None:
+        every = max(self._pace.flow_every, 1)
+        self._next_picture = (count // every + 1) * every
 
     def _step(self) -> int:
         # Raw optimizers' steps are not in global_step; those of a run whose checkpoint did not know us are only there.
@@ -154,11 +193,10 @@ class GradientSession:
 
     def _unscale(self, optimizer: Optimizer) -> Tensor | None:
         """What gradients are to be multiplied by: a fused optimizer unscales them itself, within its step."""
-        scaler = getattr(self._trainer.precision_plugin, "scaler", None)
-        if not isinstance(scaler, torch.amp.GradScaler) or not optimizer.defaults.get("fused"):
+        if self._scaler is None or not optimizer.defaults.get("fused"):
             return None
         one = torch.ones((), device=optimizer.param_groups[0]["params"][0].device)
-        scaled = scaler.scale(one)  # asking for the scale itself would wait for the device
+        scaled = self._scaler.scale(one)  # asking for the scale itself would wait for the device
         assert isinstance(scaled, Tensor)
         return 1 / scaled
 
@@ -169,16 +207,18 @@ class GradientSession:
             self._guard.once(self._trainer, f"{name} is left out: it is no torch.optim.Optimizer with step hooks.")
             return None
         count = self._counts[index] if index < len(self._counts) else 0
-        watch = StepWatch(optimizer, index, due=self._due, witness=self, count=count)
+        watch = StepWatch(optimizer, index, upcoming=self._pace.upcoming, witness=self, count=count)
         self._watches[optimizer] = watch
-        self._readers[optimizer] = GradientReader(
-            self._module, sample=self._pace.sample, clips=self._clips, left_out=self._left_out
-        )
+        self._readers[optimizer] = GradientReader(self._module, sample=self._pace.sample, left_out=self._left_out)
         return watch
 
     def _left_out(self, names: Sequence[str]) -> None:
         some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         self._guard.once(self._trainer, f"{some} left out: sharded, so that no rank has the whole gradient.")
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
 def _trained(module: LightningModule) -> list[str]:

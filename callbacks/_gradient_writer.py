@@ -1,6 +1,5 @@
 """Turns what was read on the device into numbers by name, and hands them to the loggers."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,17 +7,15 @@ import numpy as np
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch import Tensor
 
 from callbacks import _tensorboard
-from callbacks._gradient_norms import CLIPPED, GRADIENT, NONZERO, UPDATE, WEIGHT, Array, Probe
+from callbacks._gradient_norms import NONZERO, UPDATE, WEIGHT, Array, Probe
 from callbacks._gradient_reader import PER_HISTOGRAM, Moment, shown
+from callbacks._histograms import histograms
 from callbacks._tensorboard import Histogram
 from callbacks.gradient_flow import GradientFlow
 
-BINS = 64
-QUANTITIES = ("grad_norm", "weight_norm", "update_ratio", "grad_zeros", "grad_norm_clipped")
-RATIO = QUANTITIES.index("update_ratio")
+QUANTITIES = ("grad_norm", "grad_norm_clipped", "weight_norm", "update_ratio", "grad_zeros")
 
 
 class GradientWriter:
@@ -30,92 +27,84 @@ class GradientWriter:
 
     def __init__(self, write_every: int) -> None:
         self._write_every = write_every
-        self._tags: dict[tuple[Probe, str], list[list[str]]] = {}
+        self._tags: dict[tuple[Probe, str], dict[str, list[str]]] = {}
 
     def write(self, trainer: Trainer, moments: Sequence[Moment]) -> list[tuple[int, dict[str, float]]]:
         """Write moments, oldest first; gives the step and the gradient norm of each layer of each."""
-        by_probe: dict[Probe, list[Moment]] = {}
+        groups: dict[tuple[int, str, Probe], list[Moment]] = {}
         for moment in moments:
-            by_probe.setdefault(moment.probe, []).append(moment)
+            groups.setdefault((moment.step // self._write_every, moment.total, moment.probe), []).append(moment)
         flows = []
-        points: list[tuple[list[Moment], Array]] = []
-        for (probe, own), numbers in zip(by_probe.items(), _on_host(list(by_probe)), strict=True):
-            table = _table(probe.by_layer(numbers), probe.numels)
-            norms = table[:, GRADIENT, :-1].tolist()
-            flows += [(m.step, dict(zip(probe.layers, row, strict=True))) for m, row in zip(own, norms, strict=True)]
-            points += self._points(own, table)
-        for together, table in sorted(points, key=lambda point: point[0][-1].step):
-            self._write(trainer, together, table)
-        return sorted(flows, key=lambda flow: flow[0])
+        for together in sorted(groups.values(), key=lambda group: group[-1].step):
+            norms = self._write(trainer, together)
+            layers = together[0].probe.layers
+            flows += [(m.step, dict(zip(layers, row, strict=False))) for m, row in zip(together, norms, strict=True)]
+        return sorted(flows, key=lambda flow: flow[0]) if len(groups) > 1 else flows
 
-    def _points(self, moments: list[Moment], table: Array) -> list[tuple[list[Moment], Array]]:
-        """Cut moments into those that are written together."""
-        starts = [0]
-        for i, moment in enumerate(moments):
-            first = moments[starts[-1]]
-            one_only = moment.samples is not None and any(m.samples is not None for m in moments[starts[-1] : i])
-            apart = moment.step // self._write_every != first.step // self._write_every
-            if apart or one_only or moment.total != first.total:
-                starts.append(i)
-        return [(moments[a:b], table[a:b]) for a, b in zip(starts, [*starts[1:], len(moments)], strict=True)]
-
-    def _write(self, trainer: Trainer, moments: list[Moment], table: Array) -> None:
+    def _write(self, trainer: Trainer, moments: list[Moment]) -> list[list[float]]:
         last = moments[-1]
-        values = table[0] if len(table) == 1 else _means(table)
-        rows = zip(self._tags_of(last), values.tolist(), strict=False)
+        norms, values = _numbers(moments)
+        tags = self._tags_of(last)
         # A ratio to weights that are all zero is no number. Norms that are none are told as they are.
         scalars = {
             tag: value
-            for row, (tags, numbers) in enumerate(rows)
-            for tag, value in zip(tags, numbers, strict=True)
-            if row != RATIO or value == value
+            for quantity, row in values.items()
+            for tag, value in zip(tags[quantity], row.tolist(), strict=True)
+            if value == value or quantity != "update_ratio"
         }
-        if len(table) > 1:
-            scalars[f"grad_norm_max/{last.total}"] = float(table[:, GRADIENT, -1].max())
-        sampled = [moment.samples for moment in moments if moment.samples is not None]
-        _hand_out(trainer, last.step, scalars, _histograms(last.probe, sampled[0]) if sampled else {})
+        if len(moments) > 1:
+            scalars[f"grad_norm_max/{last.total}"] = float(norms[:, -1].max())
+        for moment in moments[:-1]:
+            if moment.samples is not None:
+                _hand_out(trainer, moment.step, {}, _histograms(moment))
+        _hand_out(trainer, last.step, scalars, _histograms(last))
+        found: list[list[float]] = norms.tolist()
+        return found
 
-    def _tags_of(self, moment: Moment) -> list[list[str]]:
+    def _tags_of(self, moment: Moment) -> dict[str, list[str]]:
         key = (moment.probe, moment.total)
         if key not in self._tags:
             if len(self._tags) > 16:  # probes come and go where gradients do
                 self._tags.clear()
             names = [*moment.probe.layers, moment.total]
-            self._tags[key] = [[f"{quantity}/{name}" for name in names] for quantity in QUANTITIES]
+            self._tags[key] = {quantity: [f"{quantity}/{name}" for name in names] for quantity in QUANTITIES}
         return self._tags[key]
 
 
-def _on_host(probes: Sequence[Probe]) -> list[Array]:
-    """What the probes have kept, in one transfer."""
-    found = [probe.collect() for probe in probes]
-    if not found:
-        return []
-    together = torch.cat([part.flatten().to(found[0]) for part in found]).cpu().double()
-    parts = together.split_with_sizes([part.numel() for part in found])
-    return [part.view(like.shape).numpy() for part, like in zip(parts, found, strict=True)]
+def _numbers(moments: Sequence[Moment]) -> tuple[Array, dict[str, Array]]:
+    """Of moments of one probe: gradient norms `[moments, layers + 1]`, and the means of all quantities, `[layers + 1]`.
+
+    The last column is for all layers together. One transfer from the device.
+    """
+    probe = moments[0].probe
+    clipped = [moment.clipped for moment in moments if moment.clipped is not None]
+    updates = [moment.updates for moment in moments if moment.updates is not None]
+    found = torch.stack([*[moment.gradients for moment in moments], *clipped])
+    if updates:
+        found = torch.cat([found.to(updates[0]), *updates])
+    numbers = found.cpu().double().numpy()
+    with np.errstate(all="ignore"):
+        count = len(moments) + len(clipped)
+        norms = np.sqrt(probe.by_layer(numbers[:count] ** 2))
+        values = {"grad_norm": norms[: len(moments)].mean(0)}
+        if clipped:
+            values["grad_norm_clipped"] = norms[len(moments) :].mean(0)
+        if updates:
+            values |= _around(probe, numbers[count:].reshape(len(updates), 3, -1))
+    return norms[: len(moments)], values
 
 
-def _table(sums: Array, numels: Array) -> Array:
-    """The quantities `[steps, quantities, layers + 1]`, the last column for all layers together."""
-    sums = np.concatenate([sums, sums.sum(2, keepdims=True)], axis=2)
-    norms = np.sqrt(sums)
-    weights = norms[:, WEIGHT]
-    ratio = np.full_like(weights, np.nan)
-    np.divide(norms[:, UPDATE], weights, out=ratio, where=weights > 0)
-    zeros = 1 - sums[:, NONZERO] / np.append(numels, numels.sum())
-    rows = [norms[:, GRADIENT], weights, ratio, zeros]
-    return np.stack([*rows, norms[:, CLIPPED]] if norms.shape[1] > CLIPPED else rows, axis=1)
-
-
-def _means(table: Array) -> Array:
-    """Over the steps; a ratio over those that have one."""
-    means = table.mean(0)
-    lacking = np.isnan(table[:, RATIO])
-    if lacking.any():
-        there = (~lacking).sum(0)
-        sums = np.where(lacking, 0.0, table[:, RATIO]).sum(0)
-        means[RATIO] = np.divide(sums, there, out=np.full_like(sums, np.nan), where=there > 0)
-    return np.asarray(means)
+def _around(probe: Probe, numbers: Array) -> dict[str, Array]:
+    """Means of what was read around the steps; a ratio is over the steps that have one, NaN where none has."""
+    squares = probe.squares(numbers)
+    weights = np.sqrt(squares[:, WEIGHT])
+    ratios = np.sqrt(squares[:, UPDATE]) / weights
+    there = (weights > 0) & ~np.isnan(ratios)
+    return {
+        "weight_norm": weights.mean(0),
+        "update_ratio": np.where(there, ratios, 0.0).sum(0) / there.sum(0),
+        "grad_zeros": (1 - squares[:, NONZERO] / probe.numels).mean(0),
+    }
 
 
 def show_flow(trainer: Trainer, flow: GradientFlow, folder: Path | None) -> None:
@@ -138,31 +127,15 @@ def _hand_out(trainer: Trainer, step: int, scalars: dict[str, float], histograms
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             _tensorboard.write_moment(logger, step, scalars, histograms)
-        else:
+        elif scalars:
             logger.log_metrics(scalars, step=step)
 
 
-def _histograms(probe: Probe, samples: Tensor) -> dict[str, Histogram]:
-    which = shown(probe)
-    parts = samples.cpu().split_with_sizes(2 * probe.sample_sizes(which, PER_HISTOGRAM))
+def _histograms(moment: Moment) -> dict[str, Histogram]:
+    if moment.samples is None:
+        return {}
+    probe, which = moment.probe, shown(moment.probe)
+    drawn = histograms(moment.samples.cpu().double().numpy(), 2 * probe.sample_sizes(which, PER_HISTOGRAM))
     tags = [f"{kind}/{probe.places[i].name}" for kind in ("gradients", "weights") for i in which]
     sparse = {f"gradients/{probe.places[i].name}" for i in which if probe.is_sparse(i)}
-    drawn = {tag: histogram(part) for tag, part in zip(tags, parts, strict=True) if tag not in sparse}
-    return {tag: one for tag, one in drawn.items() if one is not None}
-
-
-def histogram(values: Tensor) -> Histogram | None:
-    """Counts of the finite values in 64 bins from the smallest to the largest; None where there are none."""
-    low, high = (float(edge) for edge in torch.aminmax(values))
-    if not math.isfinite(low) or not math.isfinite(high):
-        values = values[values.isfinite()]
-        if not len(values):
-            return None
-        low, high = (float(edge) for edge in torch.aminmax(values))
-    if not math.isfinite(high - low) or high - low > torch.finfo(values.dtype).max:
-        return None
-    if low == high:  # one value: a bin of its own in the middle
-        margin = max(abs(low) * 1e-3, 1e-12)
-        low, high = low - margin, high + margin
-    counts = torch.histc(values, BINS, low, high).tolist()
-    return Histogram(low, high, counts, float(values.sum()), float(torch.dot(values, values)))
+    return {tag: one for tag, one in zip(tags, drawn, strict=True) if one is not None and tag not in sparse}

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from torch.optim import Optimizer
 
-from callbacks.schedules import Schedule
+BETWEEN, BEFORE, WITHIN = range(3)  # steps; a step whose gradients are there, before `step` is called; the call
 
 
 class Witness(Protocol):
@@ -32,18 +32,23 @@ class StepWatch:
     Args:
         optimizer: Whom to follow.
         index: Its place among the trainer's.
-        due: Called with the number of the step of this optimizer, 0 the first.
+        upcoming: The first step from a given one on that is due; steps of this optimizer, 0 the first. It is asked
+            after each that was due, so that the others cost a comparison.
         witness: Whom to tell.
         count: Steps it has taken before.
     """
 
-    def __init__(self, optimizer: Optimizer, index: int, *, due: Schedule, witness: Witness, count: int = 0) -> None:
+    def __init__(
+        self, optimizer: Optimizer, index: int, *, upcoming: Callable[[int], int], witness: Witness, count: int = 0
+    ) -> None:
         self.optimizer = optimizer
         self.index = index
         self.count = count  # steps begun
-        self._due = due
+        self._upcoming = upcoming
+        self._next = upcoming(count)
         self._witness = witness
-        self._began = self._inside = self._is_due = self._read = self._read_clipped = False
+        self._where = BETWEEN
+        self._is_due = self._read = self._read_clipped = False
         self._handles = [
             optimizer.register_step_pre_hook(self._enter),
             optimizer.register_step_post_hook(self._leave),
@@ -61,34 +66,37 @@ class StepWatch:
 
     def before_step(self) -> None:
         """Lightning's `on_before_optimizer_step`."""
-        if not self._inside:  # there is a scaler: the step comes later
+        if self._where != WITHIN:  # there is a scaler: the step comes later
             self._settle()
             self._begin()
+            self._where = BEFORE
         if self._is_due and not self._read:
             self._read = True
             self._witness.gradients(self)
 
     def settle_skipped(self) -> None:
         """Close a step that a scaler left out."""
-        if not self._inside:
+        if self._where != WITHIN:
             self._settle()
 
     def _settle(self) -> None:
-        if self._began:
-            self._began = self._inside = False
+        self._where = BETWEEN
+        if self._is_due:
+            self._is_due = False
             if self._read:
+                self._read = self._read_clipped = False
                 self._witness.stepped(self)
 
     def _begin(self) -> None:
-        self._began = True
-        self._read = self._read_clipped = False
-        self._is_due = self._due(self.count)
+        if self.count == self._next:
+            self._is_due = True
+            self._next = self._upcoming(self.count + 1)
         self.count += 1
 
     def _enter(self, _: Optimizer, args: Any, kwargs: Any) -> Any:
-        if not self._began:
+        if self._where == BETWEEN:
             self._begin()
-        self._inside = True
+        self._where = WITHIN
         if not self._is_due:
             return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
@@ -116,4 +124,7 @@ class StepWatch:
             self._witness.clipped(self)
 
     def _leave(self, *_: Any) -> None:
-        self._settle()
+        if self._is_due:
+            self._settle()
+        else:
+            self._where = BETWEEN

@@ -28,10 +28,10 @@ class GradientLogger(Callback):
       is usual (https://cs231n.github.io/neural-networks-3/#ratio). Left out while the weights are all zero.
     - `grad_zeros/…`: fraction of the gradient that is exactly zero, in [0, 1].
 
-    TensorBoard also gets histograms of 64 bins (`gradients/…` before clipping, `weights/…`) of up to 4096 elements of
-    each parameter, and in its Images tab `gradients/flow`: the gradient norm of the layers over the run. Without
-    TensorBoard that picture is `gradient_flow.png` in the log folder. Other loggers get the numbers. With no logger
-    nothing is measured.
+    TensorBoard also gets histograms of up to 30 bins (`gradients/…` before clipping, `weights/…`) of up to 2048
+    elements of each parameter but the biases beside a matrix, and in its Images tab `gradients/flow`: the gradient norm of the layers over the run.
+    Without TensorBoard that picture is `gradient_flow.png` in the log folder. Other loggers get the numbers. With no
+    logger nothing is measured.
 
     Gradient norms are of all elements. The rest is of `sample` evenly spaced elements of a larger parameter, with
     many parameters fewer (4 million in all). Tied parameters count once, under their first owner. Parameters that had
@@ -40,10 +40,14 @@ class GradientLogger(Callback):
     histograms. Weights are never touched, nor the random generators. Under DDP one rank alone reads and writes.
 
     Args:
-        every: Steps of an optimizer from one reading to the next; 0 for none but those with histograms.
+        every: Steps of an optimizer from one reading of `grad_norm` and `grad_norm_clipped` to the next; 0 for none
+            but those that come with updates and histograms.
         histograms_every: Steps from one set of histograms to the next; 0 for never.
-        write_every: Readings within as many steps are written as one, since writing is what costs: their means, and
-            the largest norm in all as `grad_norm_max/total`. 1 writes each.
+        updates_every: Steps from one reading of `weight_norm`, `update_ratio` and `grad_zeros` to the next, which cost
+            more and change slowly; 0 for never.
+        write_every: Readings within as many steps (of the loggers' axis) are written as one, since writing is what
+            costs: their means, and the largest norm in all as `grad_norm_max/total`. 1 writes each. What has waited
+            for 10 seconds is written at the next reading, and the rest at each checkpoint and at the end.
         flow_every: Steps from one picture of gradient flow to the next, and one at the end; 0 for never.
         sample: Elements of a parameter that are looked at for all but gradient norms, at least 1.
 
@@ -56,17 +60,20 @@ class GradientLogger(Callback):
         every: int = 10,
         histograms_every: int = 100,
         *,
-        write_every: int = 10,
+        updates_every: int = 100,
+        write_every: int = 100,
         flow_every: int = 10_000,
         sample: int = 16_384,
     ) -> None:
-        never = {"every": every, "histograms_every": histograms_every, "flow_every": flow_every}
+        periods = {"every": every, "histograms_every": histograms_every, "updates_every": updates_every}
+        never = {**periods, "flow_every": flow_every}
         for name, value in {**never, "write_every": write_every, "sample": sample}.items():
             least = 0 if name in never else 1
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}.")
         self.every = every
         self.histograms_every = histograms_every
+        self.updates_every = updates_every
         self.write_every = write_every
         self.flow_every = flow_every
         self.sample = sample
@@ -78,7 +85,6 @@ class GradientLogger(Callback):
         self._guard = Guard("GradientLogger")
         self._session: GradientSession | None = None
         self._folder: Path | None = None
-        self._drawn = -1
 
     # ------------------------------------------------------------------ state
 
@@ -117,9 +123,22 @@ class GradientLogger(Callback):
                 self._guard.once(trainer, f"nothing is logged: {reason}")
             return
         with self._guard(trainer, "following the optimizers"):
-            pace = Pace(self.every, self.histograms_every, self.write_every, self.sample)
+            pace = Pace(
+                every=self.every,
+                updates_every=self.updates_every,
+                histograms_every=self.histograms_every,
+                write_every=self.write_every,
+                flow_every=self.flow_every,
+                sample=self.sample,
+            )
             self._session = GradientSession(
-                trainer, pl_module, pace=pace, guard=self._guard, flow=self._flow, counts=self._counts
+                trainer,
+                pl_module,
+                pace=pace,
+                guard=self._guard,
+                flow=self._flow,
+                counts=self._counts,
+                draw=lambda: self._draw(trainer),
             )
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -127,23 +146,11 @@ class GradientLogger(Callback):
         if self._session is not None:
             self._session.before_step(optimizer)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Draw now and then."""
-        session = self._session
-        if self.flow_every and session is not None and session.counts:
-            due = session.counts[0] // self.flow_every
-            if due > max(self._drawn, 0):
-                self._drawn = due
-                self._draw(trainer, session)
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and draw what is left, and let go of the optimizers."""
-        session = self._session
+        if self._session is not None and self.flow_every:
+            self._draw(trainer)
         self._close()
-        if session is not None and self.flow_every:
-            self._draw(trainer, session)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what is left, and let go of the optimizers."""
@@ -159,7 +166,10 @@ class GradientLogger(Callback):
             self._counts, self._flow = self._session.counts, self._session.flow
             self._session = None
 
-    def _draw(self, trainer: Trainer, session: GradientSession) -> None:
+    def _draw(self, trainer: Trainer) -> None:
+        session = self._session
+        if session is None:
+            return
         session.flush()
         if trainer.fast_dev_run or not session.flow.columns:  # type: ignore[attr-defined]  # a connector's
             return

@@ -19,7 +19,7 @@ LAYERS = ("net.0", "net.1", "net.3")
 def watched(root, module=Plain, *, logger_flags=None, epochs=1, **flags):
     """Fit with a logger that writes each step, and by hand beside it."""
     memory, hand = Memory(), Hand()
-    ours = GradientLogger(**{"every": 1, "write_every": 1, "flow_every": 0, **(logger_flags or {})})
+    ours = GradientLogger(**{"every": 1, "updates_every": 1, "write_every": 1, "flow_every": 0, **(logger_flags or {})})
     trainer, model = fit(root, module, ours, epochs=epochs, callbacks=[hand], logger=memory, **flags)
     return memory, hand, trainer, model
 
@@ -142,7 +142,7 @@ def test_readings_close_together_are_written_as_their_mean_and_the_largest(tmp_p
 
 
 def test_steps_are_counted_for_each_optimizer(tmp_path):
-    memory, _, trainer, _ = watched(tmp_path, TwoOptimizers, logger_flags={"every": 2})
+    memory, _, trainer, _ = watched(tmp_path, TwoOptimizers, logger_flags={"every": 2, "updates_every": 2})
     assert trainer.global_step == 12
     assert sorted(memory.named("grad_norm/total_0")) == [0, 4, 8]
     assert sorted(memory.named("grad_norm/total_1")) == [1, 5, 9]
@@ -254,7 +254,7 @@ def test_tensorboard_gets_scalars_histograms_and_the_picture(tmp_path):
     trainer, _ = fit(tmp_path, Plain, ours, epochs=1, logger=TensorBoardLogger(tmp_path))
     read = events(trainer)
     assert [e.step for e in read.Scalars("grad_norm/total")] == [0, 2, 3, 4]
-    sizes = {"0.weight": 24, "0.bias": 8, "1.weight": 8, "1.bias": 8, "3.weight": 8, "3.bias": 1}
+    sizes = {"0.weight": 24, "1.weight": 8, "1.bias": 8, "3.weight": 8}  # no biases beside a matrix
     assert set(read.Tags()["histograms"]) == {f"{kind}/net.{n}" for kind in ("weights", "gradients") for n in sizes}
     for name, size in sizes.items():
         for kind in ("weights", "gradients"):
@@ -287,7 +287,7 @@ def test_without_a_logger_one_line_says_that_nothing_is_logged(tmp_path, capsys)
     assert not list(tmp_path.rglob("*.png"))
 
 
-@pytest.mark.parametrize("name", ["every", "histograms_every", "flow_every", "write_every", "sample"])
+@pytest.mark.parametrize("name", ["every", "histograms_every", "updates_every", "flow_every", "write_every", "sample"])
 def test_numbers_that_cannot_be_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be at least [01], not -1"):
         GradientLogger(**{name: -1})
@@ -334,3 +334,24 @@ def test_validating_alone_breaks_nothing(tmp_path):
 class LogsScore(Plain):
     def validation_step(self, batch, batch_idx):
         self.log("val_score", 0.5)
+
+
+def test_updates_are_read_on_a_schedule_of_their_own(tmp_path):
+    memory, _, _, _ = watched(tmp_path, logger_flags={"every": 2, "updates_every": 3})
+    assert sorted(memory.named("grad_norm/total")) == [0, 2, 3, 4]
+    for tag in ("weight_norm", "update_ratio", "grad_zeros"):
+        assert sorted(memory.named(f"{tag}/total")) == [0, 3]
+
+
+def test_in_a_block_each_mean_is_over_the_steps_that_were_read(tmp_path):
+    one, _, _, _ = watched(tmp_path / "1")
+    ten, _, _, _ = watched(tmp_path / "6", logger_flags={"write_every": 6, "updates_every": 4})
+    norms, ratios = (one.named(f"{tag}/net.0") for tag in ("grad_norm", "update_ratio"))
+    assert ten.named("grad_norm/net.0") == {5: near(sum(norms.values()) / 6)}
+    assert ten.named("update_ratio/net.0") == {5: near((ratios[0] + ratios[4]) / 2)}
+
+
+def test_what_has_waited_long_is_written_before_its_block_is_full(tmp_path, monkeypatch):
+    monkeypatch.setattr("callbacks._gradient_session.PATIENCE", -1.0)
+    memory, _, _, _ = watched(tmp_path, logger_flags={"write_every": 100})
+    assert sorted(memory.named("grad_norm/total")) == list(range(6))

@@ -51,7 +51,7 @@ CASES = [
 @pytest.mark.parametrize(("module", "flags"), CASES)
 def test_the_weights_are_those_without_it_bit_for_bit(tmp_path, capsys, module, flags):
     memory = Memory()
-    ours = GradientLogger(every=1, histograms_every=2, flow_every=3)
+    ours = GradientLogger(every=1, histograms_every=2, updates_every=2, write_every=5, flow_every=3)
     _, alone = fit(tmp_path / "a", module, epochs=2, **flags)
     random = torch.rand(1)
     _, seen = fit(tmp_path / "b", module, ours, epochs=2, logger=[memory, TensorBoardLogger(tmp_path)], **flags)
