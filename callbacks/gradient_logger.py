@@ -29,9 +29,9 @@ class GradientLogger(Callback):
     - `grad_zeros/…`: fraction of the gradient that is exactly zero, in [0, 1].
 
     TensorBoard also gets histograms of up to 30 bins (`gradients/…` before clipping, `weights/…`) of up to 2048
-    elements of each parameter but the biases beside a matrix, and in its Images tab `gradients/flow`: the gradient norm of the layers over the run.
-    Without TensorBoard that picture is `gradient_flow.png` in the log folder. Other loggers get the numbers. With no
-    logger nothing is measured.
+    elements of each parameter but the biases beside a matrix, and in its Images tab `gradients/flow`: the gradient norm
+    of the layers over the run. Without TensorBoard that picture is `gradient_flow.png` in the log folder. Other loggers
+    get the numbers. With no logger nothing is measured.
 
     Gradient norms are of all elements. The rest is of `sample` evenly spaced elements of a larger parameter, with
     many parameters fewer (4 million in all). Tied parameters count once, under their first owner. Parameters that had
