@@ -65,6 +65,7 @@ class GradientMonitor(Callback):
         return {
             "findings": [_health_report.to_plain(found) for found in self.findings],
             "skipped": self._nonfinite.skipped,
+            "steps": self._nonfinite.steps,
             "watch": self._watch.state_dict(),
             "probe": self._probe.state_dict(),
         }
@@ -72,7 +73,7 @@ class GradientMonitor(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the findings of a checkpoint."""
         self.findings = [_health_report.from_plain(found) for found in state_dict["findings"]]
-        self._nonfinite.skipped = state_dict["skipped"]
+        self._nonfinite.skipped, self._nonfinite.steps = state_dict["skipped"], state_dict["steps"]
         self._watch.load_state_dict(state_dict["watch"])
         self._probe.load_state_dict(state_dict["probe"])
 
@@ -92,22 +93,39 @@ class GradientMonitor(Callback):
                 self._hook_optimizers(trainer, pl_module)
             self._probe.begin(trainer, pl_module)
 
+    # What runs with every batch costs a microsecond here and there: no context managers, no properties of the trainer.
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep what the forward pass could spoil."""
-        self._nonfinite.before_batch(batch, batch_idx)
-        self._watch.before_batch()
-        if self._watch.due:
-            with self._guard(trainer, "looking at the batch"):
+        watch = self._watch
+        try:
+            if batch_idx == 0:
+                self._nonfinite.epoch_begins(trainer, pl_module)
+            self._nonfinite.before_batch(batch, batch_idx)
+            if watch.due or watch.batches >= watch.next:
+                watch.before_batch()
                 self._probe.before_batch(trainer, pl_module, batch, batch_idx)
+        except Exception as error:  # noqa: BLE001  # as in `Guard`
+            self._guard.failed(trainer, "looking at the batch", error)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Check the loss; now and then look at the operations behind it."""
-        with self._guard(trainer, "looking at the loss"):
-            self._nonfinite.before_backward(trainer, pl_module, loss)
-            self._watch.loss(self._nonfinite.loss)
-            if self._watch.due:
-                self._watch.graph(loss)
-            self._probe.before_backward(trainer, pl_module, loss)
+        nonfinite, watch = self._nonfinite, self._watch
+        try:
+            nonfinite.before_backward(trainer, pl_module, loss)
+            watch.losses.append(nonfinite.loss)
+            if watch.due:
+                watch.graph(loss)
+            if self._probe.listening:
+                self._probe.before_backward(trainer, pl_module, loss)
+        except Exception as error:  # noqa: BLE001  # as in `Guard`
+            self._guard.failed(trainer, "looking at the loss", error)
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell which of several batches was not finite, while their gradients are being summed."""
+        if self._nonfinite.sums:
+            with self._guard(trainer, "looking at the gradients"):
+                self._nonfinite.after_backward()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Check the gradients; take them away if they would spoil the weights."""
@@ -122,23 +140,32 @@ class GradientMonitor(Callback):
         self._hooks = [optimizer.register_step_pre_hook(before) for optimizer in trainer.optimizers]
 
     def _before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        with self._guard(trainer, "looking at the gradients"):
-            if self._nonfinite.before_step(trainer, pl_module):
+        nonfinite = self._nonfinite
+        try:
+            if nonfinite.before_step(trainer, pl_module) and self._watch.busy:
                 self._watch.before_step(optimizer)
-        found = self._nonfinite.news
-        if found is not None:
-            self._nonfinite.news = None
+        except Exception as error:  # noqa: BLE001  # as in `Guard`
+            self._guard.failed(trainer, "looking at the gradients", error)
+        if nonfinite.news is not None:
+            found, nonfinite.news = nonfinite.news, None
             self._say_or_raise(trainer, found)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at what the step did."""
-        with self._guard(trainer, "looking at the batch"):
+        watch, probe = self._watch, self._probe
+        try:
             self._nonfinite.after_batch()
-            self._watch.after_batch(trainer)
-            self._probe.after_batch(trainer, pl_module, outputs, batch, batch_idx)
-        self._speak(trainer)
+            if watch.busy:
+                watch.after_batch(trainer)
+            watch.batches += 1
+            if probe.awake or batch_idx == 0:
+                probe.after_batch(trainer, pl_module, outputs, batch, batch_idx)
+        except Exception as error:  # noqa: BLE001  # as in `Guard`
+            self._guard.failed(trainer, "looking at the batch", error)
+        if watch.new or probe.new or self._pending:
+            self._speak(trainer)
 
     def on_validation_batch_end(
         self,
@@ -174,7 +201,8 @@ class GradientMonitor(Callback):
 
     def _close(self, trainer: Trainer) -> None:
         self._speak(trainer, ended=True)
-        text = _health_report.summary(self.findings, self._nonfinite.skipped, self._watch.batches)
+        guard = self._nonfinite
+        text = _health_report.summary(self.findings, guard.skipped, steps=guard.steps, batches=self._watch.batches)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
             say(trainer, text)
             with self._guard(trainer, "writing the findings"):
@@ -204,10 +232,8 @@ class GradientMonitor(Callback):
             raise NonFiniteError(_health_report.line(found))
 
     def _speak(self, trainer: Trainer, *, ended: bool = False) -> None:
-        self._establish(trainer, self._probe.findings())
+        self._establish(trainer, self._probe.news())
         news = self._watch.news()
-        if not news and not self._pending:
-            return
         self._pending += [found for found in news if found.fault in PATIENT]
         self._establish(trainer, [found for found in news if found.fault not in PATIENT])
         if self._pending and (ended or self._watch.batches >= PATIENCE):

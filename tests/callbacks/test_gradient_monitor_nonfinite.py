@@ -105,7 +105,7 @@ def test_skipping_leaves_the_batch_out_and_goes_on(tmp_path, capsys, module):
     bad = len(model.seen) // 6 + BAD[1]
     assert same(model.seen[bad], model.seen[bad + 1])
     assert not same(model.seen[bad + 1], model.seen[bad + 2])
-    assert "1 batches were left out" in capsys.readouterr().err
+    assert "1 of them were left out" in capsys.readouterr().err
 
 
 def test_raising_says_the_one_line(tmp_path):
@@ -146,9 +146,8 @@ def test_the_first_layer_that_is_not_finite_is_named(body, words):
     x = torch.ones(5, 3)
     guard.before_batch((x, x), 7)
     guard.before_backward(None, net, net(x).mean())
-    where, cause = guard._place
-    assert where == "second"
-    assert words in cause
+    assert guard.suspect.where == "second"
+    assert words in guard.suspect.cause
 
 
 def test_nested_batches_are_searched():
