@@ -135,10 +135,10 @@ class TrainingProbe:
     def epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Judge what one epoch gathered."""
         self._judge_inputs(trainer)
-        if self._data.open or self._data.train.kept or self._data.suspicion is not None:
+        if self._data.asks:
             self._add(self._data.judge(trainer))
+            self._rest()
         self._judge_signal(trainer)
-        self._rest()
 
     def end(self) -> None:
         """Let go of everything but the findings."""

@@ -1,6 +1,6 @@
 """`TrainingWatch`: gathers readings of units, gradients, updates and the loss, and has them judged."""
 
-from math import isfinite, nan
+from math import nan
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
@@ -19,6 +19,7 @@ from callbacks._update_watch import UpdateWatch, weights_at_start
 from callbacks._zeroing_watch import ZeroingWatch
 
 KEPT = 16  # readings: the first ones, and the latest
+MOST_LOSSES = 512  # that wait to be taken in: together they cost less
 GROWTH = 1.5  # of the distance between two samplings, until it is `every`
 
 
@@ -79,11 +80,9 @@ class TrainingWatch:
 
     def _take_losses(self) -> None:
         """Take in the losses of the batches since the last time; those that are not finite are left out."""
-        for value in self.losses:
-            if isfinite(value):
-                self.course.add(value * self._factor)
-                self._epoch_losses[0] += value * self._factor
-                self._epoch_losses[1] += 1
+        finite = self.course.extend([value * self._factor for value in self.losses])
+        self._epoch_losses[0] += sum(finite)
+        self._epoch_losses[1] += len(finite)
         self.losses.clear()
 
     def graph(self, loss: Tensor) -> None:
@@ -113,12 +112,16 @@ class TrainingWatch:
 
     def epoch_end(self, trainer: Trainer) -> None:
         """Pair the losses of the epoch and judge."""
+        self._ended_epochs += 1
+        wanted = self._next_epoch - health.LASTING  # after it come the last epochs when they are judged next
+        if self._ended_epochs <= wanted:
+            if self._ended_epochs + 1 > wanted or len(self.losses) >= MOST_LOSSES:
+                self._take_losses()
+                self._epoch_losses = [0.0, 0.0]
+            return
         self._take_losses()
         total, count = self._epoch_losses
         self._epoch_losses = [0.0, 0.0]
-        self._ended_epochs += 1
-        if self._ended_epochs <= self._next_epoch - health.LASTING:
-            return  # it is not among the last ones when epochs are judged next
         values = {name.lower(): value for name, value in logged(trainer).items() if "val" in name.lower()}
         val_loss = next((value for name, value in values.items() if "loss" in name), nan)
         accuracy = next((value for name, value in values.items() if "acc" in name), nan)

@@ -21,6 +21,9 @@ from callbacks.gradient_health import PATIENCE, PATIENT, Fault, Finding, explain
 class GradientMonitor(Callback):
     """Says in one line what is wrong with a training run, where, with the numbers, and what to change.
 
+    With each batch it reads the loss and the sums of the biases' gradients; all else now and then, often at first. What
+    it looks at before the first step and in the first epoch costs some milliseconds, once.
+
     Args:
         on_nonfinite: What to do when a loss or a gradient is not finite, before the optimizer uses it: `stop` leaves
             the weights as they were before that batch and ends training, `skip` leaves the batch out and goes on,
@@ -178,15 +181,20 @@ class GradientMonitor(Callback):
     ) -> None:
         """Let the probe compare validation with training."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            with self._guard(trainer, "looking at a validation batch"):
+            try:
                 self._probe.validation_batch(trainer, pl_module, outputs, batch, batch_idx)
+            except Exception as error:  # noqa: BLE001  # as in `Guard`
+                self._guard.failed(trainer, "looking at a validation batch", error)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge what an epoch shows."""
-        with self._guard(trainer, "looking at the epoch"):
+        try:
             self._probe.epoch_end(trainer, pl_module)
             self._watch.epoch_end(trainer)
-        self._speak(trainer)
+        except Exception as error:  # noqa: BLE001  # as in `Guard`
+            self._guard.failed(trainer, "looking at the epoch", error)
+        if self._watch.new or self._probe.new or self._pending:
+            self._speak(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what was found."""
@@ -201,8 +209,8 @@ class GradientMonitor(Callback):
 
     def _close(self, trainer: Trainer) -> None:
         self._speak(trainer, ended=True)
-        guard = self._nonfinite
-        text = _health_report.summary(self.findings, guard.skipped, steps=guard.steps, batches=self._watch.batches)
+        steps, skipped = self._nonfinite.steps, self._nonfinite.skipped
+        text = _health_report.summary(self.findings, skipped, steps=steps, batches=self._watch.batches)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
             say(trainer, text)
             with self._guard(trainer, "writing the findings"):
