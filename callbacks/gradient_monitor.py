@@ -96,8 +96,7 @@ class GradientMonitor(Callback):
                 self._hook_optimizers(trainer, pl_module)
             self._probe.begin(trainer, pl_module)
 
-    # What runs with every batch costs a microsecond here and there: no context managers, no properties of the trainer.
-
+    # What runs with every batch is kept cheap: no context managers, no properties of the trainer.
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep what the forward pass could spoil."""
         watch = self._watch
@@ -113,12 +112,12 @@ class GradientMonitor(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Check the loss; now and then look at the operations behind it."""
-        nonfinite, watch = self._nonfinite, self._watch
+        nonfinite = self._nonfinite
         try:
             nonfinite.before_backward(trainer, pl_module, loss)
-            watch.losses.append(nonfinite.loss)
-            if watch.due:
-                watch.graph(loss)
+            self._watch.losses.append(nonfinite.loss)
+            if self._watch.due:
+                self._watch.graph(loss)
             if self._probe.listening:
                 self._probe.before_backward(trainer, pl_module, loss)
         except Exception as error:  # noqa: BLE001  # as in `Guard`
@@ -193,8 +192,7 @@ class GradientMonitor(Callback):
             self._watch.epoch_end(trainer)
         except Exception as error:  # noqa: BLE001  # as in `Guard`
             self._guard.failed(trainer, "looking at the epoch", error)
-        if self._watch.new or self._probe.new or self._pending:
-            self._speak(trainer)
+        self._speak(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what was found."""
