@@ -120,6 +120,12 @@ class DataWatch:
             return None
         return target.round().long() if self.classes and target.is_floating_point() else target
 
+    @property
+    def asks(self) -> bool:
+        """Whether the end of an epoch may tell anything."""
+        rows = self.train.kept and (self.compared or self.val.kept)
+        return bool(self.open or rows or self.suspicion is not None)
+
     def judge(self, trainer: Trainer) -> list[Finding]:
         """What an epoch says; samples are let go as soon as all was asked."""
         found = self.suspicion.verdict() if self.suspicion is not None else []

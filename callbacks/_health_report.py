@@ -13,13 +13,21 @@ def line(found: Finding) -> str:
     return f"{found.fault.replace('_', ' ')}{where} at step {found.step}: {found.why} → {found.advice}"
 
 
-def summary(findings: Sequence[Finding], skipped: int, batches: int) -> str:
-    """What a run's end says: one line if nothing was found, else a block with the faults in the order they came."""
-    left_out = f" {skipped} batches were left out, their loss or gradient not finite." if skipped else ""
+def summary(findings: Sequence[Finding], skipped: int, *, steps: int, batches: int) -> str:
+    """What a run's end says: one line if nothing was found, else a block with the faults in the order they came.
+
+    Args:
+        findings: What was found.
+        skipped: Steps that were left out.
+        steps: Of optimizers, that were watched.
+        batches: Of training, that were watched; said where it is another number.
+    """
+    watched = f"{steps} steps" if steps == batches else f"{steps} steps ({batches} batches)"
+    left_out = f" {skipped} of them were left out, their loss or gradient not finite." if skipped else ""
     if not findings:
-        return f"GradientMonitor: nothing wrong over {batches} batches.{left_out}"
+        return f"GradientMonitor: nothing wrong over {watched}.{left_out}"
     rows = "\n".join(f"  {line(found)}" for found in findings)
-    return f"GradientMonitor: {len(findings)} found over {batches} batches.{left_out}\n{rows}"
+    return f"GradientMonitor: {len(findings)} found over {watched}.{left_out}\n{rows}"
 
 
 def to_plain(found: Finding) -> dict[str, Any]:

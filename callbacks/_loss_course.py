@@ -1,5 +1,6 @@
 """The course of a loss over a run of any length, in bounded memory."""
 
+from collections.abc import Iterable
 from math import isfinite, sqrt
 from statistics import fmean
 from typing import Any
@@ -27,21 +28,25 @@ class LossCourse:
 
     def add(self, loss: float) -> None:
         """Take in the loss of one batch."""
-        if not isfinite(loss):
-            return
-        self.count += 1
-        self.last = loss
-        if loss > self.peak:
-            self.peak = loss
-        if len(self.first) < FIRST:
-            self.first.append(loss)
-        self._open.append(loss)
-        if len(self._open) >= self._size:
-            self.means.append(sum(self._open) / len(self._open))
-            self._open = []
+        self.extend([loss])
+
+    def extend(self, losses: Iterable[float]) -> list[float]:
+        """Take in the losses of some batches, in their order; return those that are finite."""
+        finite = [loss for loss in losses if isfinite(loss)]
+        if not finite:
+            return finite
+        self.count += len(finite)
+        self.last = finite[-1]
+        self.peak = max(self.peak, *finite)
+        self.first += finite[: FIRST - len(self.first)]
+        self._open += finite
+        while len(self._open) >= self._size:
+            self.means.append(sum(self._open[: self._size]) / self._size)
+            del self._open[: self._size]
             if len(self.means) > BLOCKS:
                 self.means = [(a + b) / 2 for a, b in zip(self.means[::2], self.means[1::2], strict=False)]
                 self._size *= 2
+        return finite
 
     @property
     def start(self) -> float:

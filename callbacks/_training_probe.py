@@ -44,9 +44,13 @@ class TrainingProbe:
     def __init__(self) -> None:
         self._findings: dict[tuple[Fault, str], Finding] = {}
         self._steps = 0
+        self.new: list[Finding] = []  # since they were last taken
         self._clear()
 
     def _clear(self) -> None:
+        self.awake = True  # whether `after_batch` has anything to do but with an epoch's first batch
+        self.listening = True  # whether `before_backward` has
+        self._norms_seen = [0, 0]  # epochs and validations that began
         self._read: list[Loss] = []  # losses of the step that is under way
         self._layers = LayerInputs()
         self._given: list[Tensor] = []  # to the first layer, in the first steps
@@ -97,23 +101,33 @@ class TrainingProbe:
             self._add(structure_findings(self._structure, trainer.global_step))
 
     def after_batch(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Read the first batches."""
+        """Read the first batches, and with an epoch's first batch, more and more rarely, the mode of batch norms."""
         self._steps += 1
-        if batch_idx == 0 and self._norms_trained and self._steps > FIRST_STEPS:
+        if batch_idx == 0 and self._norms_trained and self._steps > FIRST_STEPS and self._now_and_then(0):
             norms = read_batch_norms(module, fresh=False)
             self._add(training_findings(norms, trainer.global_step, root_training=module.training, were_training=True))
-        if self._steps > FIRST_STEPS and not self._data.open and self._data.suspicion is None:
+        if not self.awake:
             return
         tensors = tensors_in(batch)
         if self._steps <= FIRST_STEPS:
             self._first_steps(trainer, module, tensors)
         self._data.training_batch(trainer, tensors)
+        self._rest()
+
+    def _rest(self) -> None:
+        self.listening = self._steps < FIRST_STEPS or bool(self._signals)
+        self.awake = self._steps < FIRST_STEPS or self._data.open or self._data.suspicion is not None
+
+    def _now_and_then(self, which: int) -> bool:
+        """The first time, the second, the fourth, the eighth, …"""
+        self._norms_seen[which] += 1
+        return not self._norms_seen[which] & (self._norms_seen[which] - 1)
 
     def validation_batch(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Read validation batches of the first epoch, and the mode that batch norms are in."""
-        if self._norms and batch_idx == 0 and not trainer.sanity_checking:
+        if self._norms and batch_idx == 0 and not trainer.sanity_checking and self._now_and_then(1):
             self._add(validation_findings(read_batch_norms(module, fresh=False), trainer.global_step))
         if not self._data.compared and self._steps:
             self._data.validation_batch(trainer, tensors_in(batch))
@@ -121,7 +135,9 @@ class TrainingProbe:
     def epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Judge what one epoch gathered."""
         self._judge_inputs(trainer)
-        self._add(self._data.judge(trainer))
+        if self._data.asks:
+            self._add(self._data.judge(trainer))
+            self._rest()
         self._judge_signal(trainer)
 
     def end(self) -> None:
@@ -134,6 +150,11 @@ class TrainingProbe:
         self._data.val.clear()
 
     # ------------------------------------------------------------------ findings
+
+    def news(self) -> list[Finding]:
+        """Faults established since this was last asked."""
+        found, self.new = self.new, []
+        return found
 
     def findings(self) -> Sequence[Finding]:
         """All faults established so far, oldest first, one for each fault and place."""
@@ -155,7 +176,9 @@ class TrainingProbe:
 
     def _add(self, found: Iterable[Finding]) -> None:
         for finding in found:
-            self._findings.setdefault((finding.fault, finding.where), finding)
+            if (finding.fault, finding.where) not in self._findings:
+                self._findings[finding.fault, finding.where] = finding
+                self.new.append(finding)
 
     # ------------------------------------------------------------------ the first steps
 

@@ -1,6 +1,6 @@
 """`TrainingWatch`: gathers readings of units, gradients, updates and the loss, and has them judged."""
 
-from math import isfinite, nan
+from math import nan
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
@@ -19,11 +19,15 @@ from callbacks._update_watch import UpdateWatch, weights_at_start
 from callbacks._zeroing_watch import ZeroingWatch
 
 KEPT = 16  # readings: the first ones, and the latest
+MOST_LOSSES = 512  # that wait to be taken in: together they cost less
 GROWTH = 1.5  # of the distance between two samplings, until it is `every`
 
 
 class TrainingWatch:
     """Watches the dynamics of a run. `due` says whether a batch is to be looked at; the rest costs next to nothing.
+
+    A caller that is in a hurry need not call `before_batch` before the batch `next`, nor `before_step` and `ended`
+    unless it is `busy`; it then adds one to `batches` itself.
 
     Args:
         every: Batches between two samplings, once training has gone on for a while.
@@ -33,17 +37,20 @@ class TrainingWatch:
         self.every = every
         self.course = LossCourse()
         self.due = True
+        self.busy = True
         self.batches = 0
-        self._next = 0.0
+        self.next = 0.0
+        self.new: list[health.Finding] = []
+        self.losses: list[float] = []  # that were not yet taken in
         self._gap = 1.0
         self._facts = Facts()
         self._epochs: list[tuple[float, float]] = []
         self._epoch_losses = [0.0, 0.0]  # sum, count
         self._ended_epochs = 0
         self._next_epoch = 1.0
-        self._new: list[health.Finding] = []
         self._zeroing = ZeroingWatch()
         self._stepped: Optimizer | None = None
+        self._factor = 1
 
     # ------------------------------------------------------------------ hooks
 
@@ -55,6 +62,7 @@ class TrainingWatch:
         self._units = UnitWatch()
         self._zeroing = ZeroingWatch()
         self._stepped = None
+        self.losses.clear()
         self._factor = max(1, trainer.accumulate_grad_batches) if module.automatic_optimization else 1
         facts = self._facts
         facts.alone = is_alone(module, trainer.optimizers)
@@ -67,15 +75,15 @@ class TrainingWatch:
 
     def before_batch(self) -> None:
         """Say whether this batch is to be looked at."""
-        if self.batches >= self._next:
-            self.due = True
+        if self.batches >= self.next:
+            self.due = self.busy = True
 
-    def loss(self, value: float) -> None:
-        """Take in the loss of a batch; NaN where it has none."""
-        if isfinite(value):
-            self.course.add(value * self._factor)
-            self._epoch_losses[0] += value * self._factor
-            self._epoch_losses[1] += 1
+    def _take_losses(self) -> None:
+        """Take in the losses of the batches since the last time; those that are not finite are left out."""
+        finite = self.course.extend([value * self._factor for value in self.losses])
+        self._epoch_losses[0] += sum(finite)
+        self._epoch_losses[1] += len(finite)
+        self.losses.clear()
 
     def graph(self, loss: Tensor) -> None:
         """Look at the operations behind a loss; on batches that are due."""
@@ -100,29 +108,37 @@ class TrainingWatch:
         self._stepped = None
         if self.due and self._updates.armed:
             self._sample(trainer)
-        self.batches += 1
+        self.busy = self.due or not self._zeroing.done
 
     def epoch_end(self, trainer: Trainer) -> None:
         """Pair the losses of the epoch and judge."""
+        self._ended_epochs += 1
+        wanted = self._next_epoch - health.LASTING  # after it come the last epochs when they are judged next
+        if self._ended_epochs <= wanted:
+            if self._ended_epochs + 1 > wanted or len(self.losses) >= MOST_LOSSES:
+                self._take_losses()
+                self._epoch_losses = [0.0, 0.0]
+            return
+        self._take_losses()
         total, count = self._epoch_losses
         self._epoch_losses = [0.0, 0.0]
         values = {name.lower(): value for name, value in logged(trainer).items() if "val" in name.lower()}
         val_loss = next((value for name, value in values.items() if "loss" in name), nan)
         accuracy = next((value for name, value in values.items() if "acc" in name), nan)
         self._epochs = [*self._epochs, (total / count if count else nan, val_loss)][-health.LASTING :]
-        self._ended_epochs += 1
         if self._ended_epochs < self._next_epoch:
             return
         self._next_epoch = self._ended_epochs * 1.25  # what one more epoch shows grows less and less
         self._judge(trainer, seen_epoch=True)
         said = health.judge_epochs(self._facts, self.course.start, self._epochs, accuracy)
-        self._new += health.findings_of(said, trainer.global_step)
+        self.new += health.findings_of(said, trainer.global_step)
 
     def blown_up(self, trainer: Trainer) -> None:
         """Ask why a run whose data are finite reached a number that is not."""
+        self._take_losses()
         last = self._facts.readings[-1] if self._facts.readings else None
         if self._facts.alone:
-            self._new += health.findings_of(health.judge_blow_up(self.course, last), trainer.global_step)
+            self.new += health.findings_of(health.judge_blow_up(self.course, last), trainer.global_step)
 
     def end(self) -> None:
         """Take hooks away."""
@@ -130,14 +146,13 @@ class TrainingWatch:
 
     def news(self) -> list[health.Finding]:
         """What was found since this was last asked."""
-        if not self._new:
-            return []
-        found, self._new = self._new, []
+        found, self.new = self.new, []
         return found
 
     # ------------------------------------------------------------------ judging
 
     def _sample(self, trainer: Trainer) -> None:
+        self._take_losses()
         readings = self._facts.readings
         readings.append(Reading(trainer.global_step, self._updates.after_step()))
         if len(readings) > KEPT:
@@ -145,13 +160,13 @@ class TrainingWatch:
         self.due = False
         if len(readings) > health.EARLY:
             self._gap = min(float(self.every), self._gap * GROWTH)
-        self._next = self.batches + self._gap
+        self.next = self.batches + self._gap
         if self.batches == 0 or len(readings) == 1:
             self._facts.optimizers = read_optimizers(trainer.optimizers)
-            self._new += health.findings_of(health.judge_start(self._facts), trainer.global_step)
+            self.new += health.findings_of(health.judge_start(self._facts), trainer.global_step)
         if self._units.full():
             self._facts.units = self._units.read()
-            self._new += health.findings_of(health.judge_units(self._facts), trainer.global_step)
+            self.new += health.findings_of(health.judge_units(self._facts), trainer.global_step)
         self._judge(trainer, seen_epoch=False)
 
     def _judge(self, trainer: Trainer, *, seen_epoch: bool) -> None:
@@ -160,16 +175,17 @@ class TrainingWatch:
         facts.strangers, facts.unreached = self._reach.read(trainer.optimizers)
         facts.optimizers = read_optimizers(trainer.optimizers)
         said = health.judge_course(facts, self.course, seen_epoch=seen_epoch)
-        self._new += health.findings_of(said, trainer.global_step)
+        self.new += health.findings_of(said, trainer.global_step)
 
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
         """The course of the loss and how far the sampling got, as plain data."""
+        self._take_losses()
         return {
             "course": self.course.state(),
             "batches": self.batches,
-            "next": self._next,
+            "next": self.next,
             "gap": self._gap,
             "epochs": [list(pair) for pair in self._epochs],
         }
@@ -177,5 +193,5 @@ class TrainingWatch:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with a run that was interrupted; updates are read anew from there."""
         self.course.load(state["course"])
-        self.batches, self._next, self._gap = state["batches"], state["next"], state["gap"]
+        self.batches, self.next, self._gap = state["batches"], state["next"], state["gap"]
         self._epochs = [(pair[0], pair[1]) for pair in state["epochs"]]

@@ -41,7 +41,7 @@ class UnitWatch:
     def _take(self, key: str, op: Op, result: Tensor) -> None:
         if op.kind == "Relu":
             unit = _unit_dimension(op, result)
-            alive = (result > 0).movedim(unit, 0).flatten(1).any(1)
+            alive = (result > 0).any([i for i in range(result.ndim) if i != unit])
             old = self._alive.get(key)
             self._alive[key] = alive if old is None or old.shape != alive.shape else old | alive
         else:

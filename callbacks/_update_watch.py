@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from math import gcd, nan, sqrt
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +30,11 @@ class UpdateWatch:
         ]
         self.names = [name for name, _ in named]
         self.parameters = [p for _, p in named]
-        self._strides = [_stride(p.numel()) for p in self.parameters]
-        self._start = self._read(self.parameters)
-        self._start_rms = self._rms(self._start)
-        self._before: list[Tensor | None] | None = None
-        self._gradients = [nan] * len(named)
+        self._sampler = Sampler(self.parameters)
+        self._start = self._sampler.read(self.parameters)
+        (self._start_rms,) = self._sampler.rms([self._start])
+        self._before: Tensor | None = None
+        self._gradients: list[Tensor] = []
 
     @property
     def armed(self) -> bool:
@@ -44,46 +43,66 @@ class UpdateWatch:
 
     def before_step(self) -> None:
         """Read gradients, and weights as they stand before the optimizer; a second optimizer adds its gradients."""
-        gradients = self._rms(self._read([p.grad for p in self.parameters]))
+        self._gradients.append(self._sampler.read([p.grad for p in self.parameters]))
         if self._before is None:
-            self._before, self._gradients = self._read(self.parameters), gradients
-        else:
-            self._gradients = [new if new == new else old for new, old in zip(gradients, self._gradients, strict=True)]
+            self._before = self._sampler.read(self.parameters)
 
     def after_step(self) -> tuple[LayerReading, ...]:
         """Read what the optimizer changed."""
-        now = self._read(self.parameters)
-        updates = self._rms(_differences(now, self._before or now))
-        travelled = self._rms(_differences(now, self._start))
-        self._before = None
+        now = self._sampler.read(self.parameters)
+        before = now if self._before is None else self._before
+        found = self._sampler.rms([now, now - before, now - self._start, *self._gradients])
+        weights, updates, travelled = found[:3]
+        gradients = [next((g for g in reversed(each) if g == g), nan) for each in zip(*found[3:], strict=True)]
+        self._before, self._gradients = None, []
         rows = zip(
-            self.names,
-            self.parameters,
-            self._rms(now),
-            self._start_rms,
-            self._gradients,
-            updates,
-            travelled,
-            strict=True,
-        )
+            self.names, self.parameters, weights, self._start_rms, gradients, updates, travelled, strict=True
+        )  # fmt: skip
         return tuple(
             LayerReading(name, id(p) in self._matrices, weight, start, gradient, update, way)
             for name, p, weight, start, gradient, update, way in rows
         )
 
-    def _read(self, values: Sequence[Tensor | None]) -> list[Tensor | None]:
-        return [_sample(v, stride) for v, stride in zip(values, self._strides, strict=True)]
 
-    @staticmethod
-    def _rms(samples: Sequence[Tensor | None]) -> list[float]:
-        there = [(i, s) for i, s in enumerate(samples) if s is not None]
-        found = [nan] * len(samples)
-        if there:
-            device = there[0][1].device
-            squares = torch.stack([s.square().mean().to(device) for _, s in there]).tolist()
-            for (i, _), square in zip(there, squares, strict=True):
-                found[i] = sqrt(square) if square >= 0 else nan
-        return found
+class Sampler:
+    """Reads a few elements of each of some tensors into one vector, the same ones each time.
+
+    Args:
+        parameters: Of the shapes that will be read.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        strides = [_stride(p.numel()) for p in parameters]
+        self._places = [(min(SAMPLE, -(-p.numel() // s)), s) for p, s in zip(parameters, strides, strict=True)]
+        self._device = parameters[0].device if parameters else torch.device("cpu")
+        sizes = torch.tensor([size for size, _ in self._places], dtype=torch.long)
+        self._owner = torch.arange(len(sizes)).repeat_interleave(sizes).to(self._device)
+        self._sizes = sizes.to(self._device)
+
+    def read(self, values: Sequence[Tensor | None]) -> Tensor:
+        """A copy of the samples, as floats on one device; NaN for a tensor that is missing or sparse."""
+        with torch.no_grad():
+            parts = [self._part(v, *place) for v, place in zip(values, self._places, strict=True)]
+            return torch.cat(parts) if parts else torch.zeros(0, device=self._device)
+
+    def _part(self, value: Tensor | None, size: int, stride: int) -> Tensor:
+        if value is None or value.is_sparse:
+            return torch.full((size,), nan, device=self._device)
+        if type(value) in (Tensor, nn.Parameter) and value.is_contiguous():
+            part = value.as_strided((size,), (stride,))  # one operation where `reshape` and slices are four
+        else:
+            part = value.detach().reshape(-1)[::stride][:SAMPLE]
+        if part.dtype == torch.float32 and part.device == self._device:
+            return part
+        return part.to(self._device, torch.float32)
+
+    def rms(self, samples: Sequence[Tensor]) -> list[list[float]]:
+        """The root mean square of each tensor, for each of some samples; NaN where one was missing."""
+        if not self._places:
+            return [[] for _ in samples]
+        squares = torch.stack(list(samples)).square()
+        sums = squares.new_zeros(len(samples), len(self._places)).index_add_(1, self._owner, squares)
+        return [[sqrt(v) if v >= 0 else nan for v in row] for row in (sums / self._sizes).tolist()]
 
 
 def weights_at_start(module: nn.Module) -> tuple[WeightStart, ...]:
@@ -107,13 +126,3 @@ def _stride(size: int) -> int:
     while gcd(stride, size) != 1:
         stride -= 1
     return stride
-
-
-def _sample(values: Tensor | None, stride: int) -> Any:
-    if values is None or values.is_sparse:
-        return None
-    return values.detach().reshape(-1)[::stride][:SAMPLE].float().clone()
-
-
-def _differences(new: Sequence[Tensor | None], old: Sequence[Tensor | None]) -> list[Tensor | None]:
-    return [None if a is None or b is None else a - b for a, b in zip(new, old, strict=True)]

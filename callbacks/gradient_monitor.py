@@ -21,6 +21,9 @@ from callbacks.gradient_health import PATIENCE, PATIENT, Fault, Finding, explain
 class GradientMonitor(Callback):
     """Says in one line what is wrong with a training run, where, with the numbers, and what to change.
 
+    With each batch it reads the loss and the sums of the biases' gradients; all else now and then, often at first. What
+    it looks at before the first step and in the first epoch costs some milliseconds, once.
+
     Args:
         on_nonfinite: What to do when a loss or a gradient is not finite, before the optimizer uses it: `stop` leaves
             the weights as they were before that batch and ends training, `skip` leaves the batch out and goes on,
@@ -65,6 +68,7 @@ class GradientMonitor(Callback):
         return {
             "findings": [_health_report.to_plain(found) for found in self.findings],
             "skipped": self._nonfinite.skipped,
+            "steps": self._nonfinite.steps,
             "watch": self._watch.state_dict(),
             "probe": self._probe.state_dict(),
         }
@@ -72,7 +76,7 @@ class GradientMonitor(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the findings of a checkpoint."""
         self.findings = [_health_report.from_plain(found) for found in state_dict["findings"]]
-        self._nonfinite.skipped = state_dict["skipped"]
+        self._nonfinite.skipped, self._nonfinite.steps = state_dict["skipped"], state_dict["steps"]
         self._watch.load_state_dict(state_dict["watch"])
         self._probe.load_state_dict(state_dict["probe"])
 
@@ -92,22 +96,38 @@ class GradientMonitor(Callback):
                 self._hook_optimizers(trainer, pl_module)
             self._probe.begin(trainer, pl_module)
 
+    # What runs with every batch is kept cheap: no context managers, no properties of the trainer.
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep what the forward pass could spoil."""
-        self._nonfinite.before_batch(batch, batch_idx)
-        self._watch.before_batch()
-        if self._watch.due:
-            with self._guard(trainer, "looking at the batch"):
+        watch = self._watch
+        try:
+            if batch_idx == 0:
+                self._nonfinite.epoch_begins(trainer, pl_module)
+            self._nonfinite.before_batch(batch, batch_idx)
+            if watch.due or watch.batches >= watch.next:
+                watch.before_batch()
                 self._probe.before_batch(trainer, pl_module, batch, batch_idx)
+        except Exception as error:  # noqa: BLE001  # as in `Guard`
+            self._guard.failed(trainer, "looking at the batch", error)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Check the loss; now and then look at the operations behind it."""
-        with self._guard(trainer, "looking at the loss"):
-            self._nonfinite.before_backward(trainer, pl_module, loss)
-            self._watch.loss(self._nonfinite.loss)
+        nonfinite = self._nonfinite
+        try:
+            nonfinite.before_backward(trainer, pl_module, loss)
+            self._watch.losses.append(nonfinite.loss)
             if self._watch.due:
                 self._watch.graph(loss)
-            self._probe.before_backward(trainer, pl_module, loss)
+            if self._probe.listening:
+                self._probe.before_backward(trainer, pl_module, loss)
+        except Exception as error:  # noqa: BLE001  # as in `Guard`
+            self._guard.failed(trainer, "looking at the loss", error)
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell which of several batches was not finite, while their gradients are being summed."""
+        if self._nonfinite.sums:
+            with self._guard(trainer, "looking at the gradients"):
+                self._nonfinite.after_backward()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Check the gradients; take them away if they would spoil the weights."""
@@ -122,23 +142,32 @@ class GradientMonitor(Callback):
         self._hooks = [optimizer.register_step_pre_hook(before) for optimizer in trainer.optimizers]
 
     def _before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        with self._guard(trainer, "looking at the gradients"):
-            if self._nonfinite.before_step(trainer, pl_module):
+        nonfinite = self._nonfinite
+        try:
+            if nonfinite.before_step(trainer, pl_module) and self._watch.busy:
                 self._watch.before_step(optimizer)
-        found = self._nonfinite.news
-        if found is not None:
-            self._nonfinite.news = None
+        except Exception as error:  # noqa: BLE001  # as in `Guard`
+            self._guard.failed(trainer, "looking at the gradients", error)
+        if nonfinite.news is not None:
+            found, nonfinite.news = nonfinite.news, None
             self._say_or_raise(trainer, found)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at what the step did."""
-        with self._guard(trainer, "looking at the batch"):
+        watch, probe = self._watch, self._probe
+        try:
             self._nonfinite.after_batch()
-            self._watch.after_batch(trainer)
-            self._probe.after_batch(trainer, pl_module, outputs, batch, batch_idx)
-        self._speak(trainer)
+            if watch.busy:
+                watch.after_batch(trainer)
+            watch.batches += 1
+            if probe.awake or batch_idx == 0:
+                probe.after_batch(trainer, pl_module, outputs, batch, batch_idx)
+        except Exception as error:  # noqa: BLE001  # as in `Guard`
+            self._guard.failed(trainer, "looking at the batch", error)
+        if watch.new or probe.new or self._pending:
+            self._speak(trainer)
 
     def on_validation_batch_end(
         self,
@@ -151,14 +180,18 @@ class GradientMonitor(Callback):
     ) -> None:
         """Let the probe compare validation with training."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            with self._guard(trainer, "looking at a validation batch"):
+            try:
                 self._probe.validation_batch(trainer, pl_module, outputs, batch, batch_idx)
+            except Exception as error:  # noqa: BLE001  # as in `Guard`
+                self._guard.failed(trainer, "looking at a validation batch", error)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge what an epoch shows."""
-        with self._guard(trainer, "looking at the epoch"):
+        try:
             self._probe.epoch_end(trainer, pl_module)
             self._watch.epoch_end(trainer)
+        except Exception as error:  # noqa: BLE001  # as in `Guard`
+            self._guard.failed(trainer, "looking at the epoch", error)
         self._speak(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -174,7 +207,8 @@ class GradientMonitor(Callback):
 
     def _close(self, trainer: Trainer) -> None:
         self._speak(trainer, ended=True)
-        text = _health_report.summary(self.findings, self._nonfinite.skipped, self._watch.batches)
+        steps, skipped = self._nonfinite.steps, self._nonfinite.skipped
+        text = _health_report.summary(self.findings, skipped, steps=steps, batches=self._watch.batches)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
             say(trainer, text)
             with self._guard(trainer, "writing the findings"):
@@ -204,10 +238,8 @@ class GradientMonitor(Callback):
             raise NonFiniteError(_health_report.line(found))
 
     def _speak(self, trainer: Trainer, *, ended: bool = False) -> None:
-        self._establish(trainer, self._probe.findings())
+        self._establish(trainer, self._probe.news())
         news = self._watch.news()
-        if not news and not self._pending:
-            return
         self._pending += [found for found in news if found.fault in PATIENT]
         self._establish(trainer, [found for found in news if found.fault not in PATIENT])
         if self._pending and (ended or self._watch.batches >= PATIENCE):

@@ -113,7 +113,7 @@ def test_a_healthy_run_hears_one_line_at_its_end(capsys, name):
     monitor = watch(HEALTHY[name])
     assert monitor.findings == []
     said = [line for line in capsys.readouterr().err.splitlines() if "GradientMonitor" in line]
-    assert said == ["GradientMonitor: nothing wrong over 80 batches."]
+    assert said == ["GradientMonitor: nothing wrong over 80 steps."]
 
 
 def constant():

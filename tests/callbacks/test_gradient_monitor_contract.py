@@ -165,7 +165,7 @@ def test_an_interrupted_run_remembers_what_was_found(tmp_path, capsys):
     fit(tmp_path, Constant, resumed, epochs=4, ckpt_path=tmp_path / "checkpoints" / "end.ckpt")
     assert resumed.findings == whole.findings
     assert resumed.state_dict()["watch"]["batches"] == 24
-    assert "found over 24 batches" in capsys.readouterr().err
+    assert "found over 24 steps" in capsys.readouterr().err
 
 
 def test_a_second_fit_begins_anew_and_a_longer_one_goes_on(tmp_path):

@@ -105,7 +105,7 @@ def test_skipping_leaves_the_batch_out_and_goes_on(tmp_path, capsys, module):
     bad = len(model.seen) // 6 + BAD[1]
     assert same(model.seen[bad], model.seen[bad + 1])
     assert not same(model.seen[bad + 1], model.seen[bad + 2])
-    assert "1 batches were left out" in capsys.readouterr().err
+    assert "1 of them were left out" in capsys.readouterr().err
 
 
 def test_raising_says_the_one_line(tmp_path):
@@ -113,9 +113,66 @@ def test_raising_says_the_one_line(tmp_path):
         fit(tmp_path, Spoilt, GradientMonitor(on_nonfinite="raise"))
 
 
-def test_with_accumulation_the_whole_step_is_left_out(tmp_path):
-    _, model = fit(tmp_path, Spoilt, GradientMonitor(on_nonfinite="skip"), accumulate_grad_batches=2)
+class SpoiltFirstOfGroup(Spoilt):
+    """Of the four batches that a step sums, the first holds the NaN."""
+
+    def on_train_batch_start(self, batch, batch_idx):
+        if batch_idx % 4 == 0:
+            self.seen.append({name: value.clone() for name, value in self.state_dict().items()})
+        if (self.current_epoch, batch_idx) == (1, 4):
+            self.spoil(batch)
+
+    def spoil(self, batch):
+        batch[0][2, 1] = math.nan
+
+
+class RootOfZeroInGroup(SpoiltFirstOfGroup):
+    def spoil(self, batch):
+        self.spoils = True
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        if self.__dict__.pop("spoils", False):
+            loss = loss + (0 * self.net[0](batch[0])).sqrt().sum()
+        return loss
+
+
+@pytest.mark.parametrize("module", [SpoiltFirstOfGroup, RootOfZeroInGroup])
+def test_of_the_batches_that_a_step_sums_the_one_that_is_not_finite_is_named(tmp_path, module):
+    monitor = GradientMonitor()
+    _, model = fit(tmp_path, module, monitor, accumulate_grad_batches=4)
+    assert len(model.seen) == 4  # two steps an epoch: four batches, and the two that are left
     assert finite(model.state_dict())
+    assert same(model.state_dict(), model.seen[-1])
+    (found,) = monitor.findings
+    assert "in batch 4 of epoch 1" in found.why
+
+
+def test_with_accumulation_the_whole_step_is_left_out(tmp_path, capsys):
+    monitor = GradientMonitor(on_nonfinite="skip")
+    _, model = fit(tmp_path, SpoiltFirstOfGroup, monitor, accumulate_grad_batches=4)
+    assert finite(model.state_dict())
+    assert same(model.seen[3], model.seen[4])
+    assert not same(model.seen[4], model.seen[5])
+    assert "the step that used it is left out" in monitor.findings[0].why
+    assert "over 12 steps (36 batches). 1 of them were left out" in capsys.readouterr().err
+
+
+class ThawsLater(RootOfZero):
+    """A layer that is not trained in the first epoch."""
+
+    def on_fit_start(self):
+        self.net[0].requires_grad_(False)
+
+    def on_train_epoch_start(self):
+        self.net[0].requires_grad_(self.current_epoch > 0)
+
+
+def test_layers_that_are_trained_from_a_later_epoch_on_are_watched(tmp_path):
+    monitor = GradientMonitor()
+    _, model = fit(tmp_path, ThawsLater, monitor)
+    assert same(model.state_dict(), model.seen[-1])
+    assert [f.where for f in monitor.findings if f.fault is Fault.NON_FINITE] == ["net.0"]
 
 
 class Deep(pl.LightningModule):
@@ -146,9 +203,8 @@ def test_the_first_layer_that_is_not_finite_is_named(body, words):
     x = torch.ones(5, 3)
     guard.before_batch((x, x), 7)
     guard.before_backward(None, net, net(x).mean())
-    where, cause = guard._place
-    assert where == "second"
-    assert words in cause
+    assert guard.suspect.where == "second"
+    assert words in guard.suspect.cause
 
 
 def test_nested_batches_are_searched():
