@@ -25,9 +25,9 @@ def summary(findings: Sequence[Finding], skipped: int, *, steps: int, batches: i
     watched = f"{steps} steps" if steps == batches else f"{steps} steps ({batches} batches)"
     left_out = f" {skipped} of them were left out, their loss or gradient not finite." if skipped else ""
     if not findings:
-        return f"GradientMonitor: nothing wrong over {watched}.{left_out}"
+        return f"nothing wrong over {watched}.{left_out}"
     rows = "\n".join(f"  {line(found)}" for found in findings)
-    return f"GradientMonitor: {len(findings)} found over {watched}.{left_out}\n{rows}"
+    return f"{len(findings)} found over {watched}.{left_out}\n{rows}"
 
 
 def to_plain(found: Finding) -> dict[str, Any]:

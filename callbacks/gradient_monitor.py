@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks import _health_report
-from callbacks._nonfinite import NonFiniteError
+from callbacks._nonfinite import NonFiniteError as NonFiniteError  # for who catches it
 from callbacks._nonfinite_guard import CHOICES, NonFiniteGuard
 from callbacks._tensorboard import tensorboard_loggers, write_text
 from callbacks._terminal import Guard, say
@@ -30,6 +30,7 @@ class GradientMonitor(Callback):
             `raise` raises `NonFiniteError`.
         every: Steps between two looks at units, weights and updates, at least 1; at the start it looks more often.
         ignore: Faults not to speak of, by name, e.g. `unshuffled`.
+        closing: Say at the end what was found; without, `last_word` holds it.
 
     Attributes:
         findings: What was established so far, oldest first.
@@ -38,7 +39,9 @@ class GradientMonitor(Callback):
         ValueError: A choice or a number that cannot be, or a fault that is not known.
     """
 
-    def __init__(self, on_nonfinite: str = "stop", every: int = 200, *, ignore: Sequence[str] = ()) -> None:
+    def __init__(
+        self, on_nonfinite: str = "stop", every: int = 200, *, ignore: Sequence[str] = (), closing: bool = True
+    ) -> None:
         if on_nonfinite not in CHOICES:
             raise ValueError(f"on_nonfinite must be one of {', '.join(CHOICES)}, not {on_nonfinite!r}.")
         if every < 1:
@@ -49,6 +52,8 @@ class GradientMonitor(Callback):
         self.on_nonfinite = on_nonfinite
         self.every = every
         self.ignore = ignore
+        self.closing = closing
+        self.last_word = ""
         self.findings: list[Finding] = []
         self._begin()
 
@@ -208,12 +213,14 @@ class GradientMonitor(Callback):
     def _close(self, trainer: Trainer) -> None:
         self._speak(trainer, ended=True)
         steps, skipped = self._nonfinite.steps, self._nonfinite.skipped
-        text = _health_report.summary(self.findings, skipped, steps=steps, batches=self._watch.batches)
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
-            say(trainer, text)
-            with self._guard(trainer, "writing the findings"):
-                for logger in tensorboard_loggers(trainer):
-                    write_text(logger, "gradients/health", text, trainer.global_step)
+        self.last_word = _health_report.summary(self.findings, skipped, steps=steps, batches=self._watch.batches)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
+            return
+        if self.closing:
+            say(trainer, f"GradientMonitor: {self.last_word}")
+        with self._guard(trainer, "writing the findings"):
+            for logger in tensorboard_loggers(trainer):
+                write_text(logger, "gradients/health", self.last_word, trainer.global_step)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take every hook away."""

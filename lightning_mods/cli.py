@@ -223,7 +223,7 @@ class ModsCLI(LightningCLI):
         # `fit` has the last word, after its table.
         makers: dict[str, tuple[type[Callback], dict[str, Any]]] = {
             "fit": (FitMonitor, {"closing": False}),
-            "health": (GradientMonitor, {}),
+            "health": (GradientMonitor, {"closing": False}),
             "gradients": (GradientLogger, {}),
             "graph": (GraphLogger, {}),
         }

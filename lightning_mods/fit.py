@@ -4,10 +4,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from callbacks import FitMonitor
+from callbacks import FitMonitor, GradientMonitor
 from datamodules import TabularDataModule
 from lightning_mods.checkpoints import epochs_done, metrics_in, read_checkpoint
 from lightning_mods.cli import ModsCLI
@@ -45,9 +45,11 @@ def _fit(cli: ModsCLI, checkpoint: Path | None) -> None:
 
 
 def _verdict(trainer: Trainer) -> str:
-    """What the monitor left for us to say; one that the user brought has said it already."""
-    monitors = [c for c in trainer.callbacks if isinstance(c, FitMonitor)]  # type: ignore[attr-defined]  # a connector's
-    return "".join(f"\n{monitor.last_word}\n" for monitor in monitors if not monitor.closing)
+    """What the monitors left for us to say; one that the user brought has said it already."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector's
+    fits = [c.last_word for c in callbacks if isinstance(c, FitMonitor) and not c.closing]
+    health = [f"health       {c.last_word}" for c in callbacks if isinstance(c, GradientMonitor) and not c.closing]
+    return "".join(f"\n{word}\n" for word in [*fits, *health])
 
 
 def _summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:

@@ -11,6 +11,7 @@ from typing import Any
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule
 
+from callbacks.gradient_monitor import NonFiniteError
 from datamodules import DataError, TabularDataModule
 from lightning_mods.arguments import UsageError, flags, merged_config, said, without_sections
 from lightning_mods.checkpoints import read_checkpoint
@@ -106,7 +107,15 @@ def mistakes_in_one_line(verb: str) -> Iterator[None]:
     """
     try:
         yield
-    except (UsageError, RunError, DataError, ArgumentError, MisconfigurationException, OSError) as error:
+    except (
+        UsageError,
+        RunError,
+        DataError,
+        ArgumentError,
+        MisconfigurationException,
+        NonFiniteError,
+        OSError,
+    ) as error:
         sys.stderr.write(f"{verb}: {explain(error)}\n")
         raise SystemExit(2) from None
 

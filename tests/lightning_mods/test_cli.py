@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from callbacks import FitMonitor, GradientLogger, GradientMonitor, GraphLogger, TensorBoardLayout
-from lightning_mods import MLPClassifier, MLPRegressor
+from lightning_mods import MLPClassifier, MLPRegressor, fit
 from lightning_mods.arguments import UsageError
 from lightning_mods.checkpoints import BestCheckpoint, LastCheckpoint
 from lightning_mods.cli import ModsCLI
@@ -163,3 +163,19 @@ def test_a_watcher_of_the_users_own_takes_the_place_of_ours():
 def test_what_looks_on_is_refused_where_it_is_no_such_thing():
     with pytest.raises(ArgumentError, match="watch"):
         make("--watch=[loss]")
+
+
+def test_a_loss_that_is_not_finite_ends_a_fit_told_to_raise_in_one_line(capsys):
+    told = ["--trainer.callbacks+=GradientMonitor", "--trainer.callbacks.on_nonfinite=raise", "--watch=[]"]
+    with pytest.raises(SystemExit) as ended:
+        fit.main(["--data.path=iris", "--model.lr=1e30", "--trainer.max_epochs=3", "--trainer.logger=false", *told])
+    assert ended.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("fit: non finite in `network.layers.")
+
+
+def test_the_last_word_of_a_fit_is_on_its_gradients(capsys):
+    fit.main(["--data.path=iris", "--trainer.max_epochs=1", "--trainer.logger=false"])
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1].startswith("health       nothing wrong over ")
+    assert "GradientMonitor" not in said.err
