@@ -83,9 +83,8 @@ class StudyFlags:
         return root / "studies" / self.name
 
     def place(self, root: Path) -> str:
-        """The storage; a journal by its absolute path, since Optuna's lock is a link to it from its own folder."""
-        place = self.storage or str(self.folder(root) / "study.journal")
-        return str(Path(place).absolute()) if place.endswith(".journal") and "://" not in place else place
+        """The storage."""
+        return self.storage or str(self.folder(root) / "study.journal")
 
     def check(self) -> None:
         """See that numbers and names can be.

@@ -14,7 +14,6 @@ from torch import nn
 from datamodules import TabularDataModule
 from lightning_mods import fit, study
 from lightning_mods.checkpoints import metrics_in, read_checkpoint
-from lightning_mods.study_flags import StudyFlags
 from lightning_mods.study_folds import fold
 
 # Lightning 2.6 itself calls names that jsonargparse 5 will drop.
@@ -304,12 +303,6 @@ def test_an_existing_study_of_another_kind_is_refused_and_left_as_it_is(capsys):
     assert "--trainer.max_epochs=3" in refused(capsys, "--trainer.max_epochs=4")
     assert "--study.metric" in refused(capsys, "--study.metric=val_rmse")
     assert [str(trial) for trial in load().trials] == before
-
-
-def test_a_journal_is_named_by_its_whole_path_so_that_the_lock_of_a_killed_writer_can_be_broken():
-    for flags in (StudyFlags(), StudyFlags(storage="trials.journal")):
-        assert Path(flags.place(Path("runs"))).is_absolute()
-    assert StudyFlags(storage="sqlite:///trials.db").place(Path("runs")) == "sqlite:///trials.db"
 
 
 def test_help_shows_the_flags_of_the_study_first(capsys):
