@@ -11,7 +11,6 @@ import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from callbacks import OptunaSearch  # noqa: F401  # a class is known by its short name once it is imported
 from lightning_mods import fit
 
 ROOT = Path(__file__).parents[2]

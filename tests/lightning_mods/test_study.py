@@ -15,6 +15,7 @@ from datamodules import TabularDataModule
 from lightning_mods import fit, study
 from lightning_mods.checkpoints import metrics_in, read_checkpoint
 from lightning_mods.study_folds import fold
+from lightning_mods.study_plan import Study
 
 # Lightning 2.6 itself calls names that jsonargparse 5 will drop.
 pytestmark = pytest.mark.filterwarnings(
@@ -151,6 +152,29 @@ def test_a_flag_given_by_hand_is_not_searched(capsys):
     assert "note: --model.lr is given, so it is not searched." in capsys.readouterr().err
     text = yaml.safe_load(Path("studies/study/best.yaml").read_text())
     assert text["model"]["init_args"]["lr"] == 0.1
+
+
+def test_whole_bounds_of_a_float_make_a_range_of_floats():
+    ranges = {"model.weight_decay": "0..1", "trainer.gradient_clip_val": "1..5", "optimizer.lr": "log 1..2"}
+    ranges |= {"trainer.accumulate_grad_batches": "1..2", "data.batch_size": "8..9", "model.dropout": "[0, 0.1]"}
+    flags = [f"--space.{name}={text}" for name, text in ranges.items()]
+    space = Study([*IRIS, "--optimizer=Adam", *flags]).space
+    assert {name: str(space[name]) for name in ranges} == {
+        "model.weight_decay": "0.0..1.0",
+        "trainer.gradient_clip_val": "1..5",  # a whole number stays one there
+        "optimizer.lr": "log 1.0..2.0",
+        "trainer.accumulate_grad_batches": "1..2",
+        "data.batch_size": "8..9",
+        "model.dropout": "[0, 0.1]",
+    }
+
+
+def test_a_fits_own_search_is_left_out_of_the_trials(capsys):
+    study.main([*IRIS, "--study.n_trials=1", "--trainer.callbacks+=OptunaSearch", "--trainer.callbacks.n_trials=9"])
+    assert "note: OptunaSearch is left out" in capsys.readouterr().err
+    assert states(load()) == ["COMPLETE"]
+    assert "OptunaSearch" not in Path("studies/study/best.yaml").read_text()
+    assert list(Path().rglob("search.journal")) == []
 
 
 def test_a_configuration_file_may_hold_the_study_and_the_space():
