@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from callbacks.search import Plan
 from lightning_mods.arguments import UsageError
 
 SPACE_HELP = (
@@ -32,8 +33,9 @@ class StudyFlags:
         timeout: Seconds after which no further trial is started; none for no limit.
         workers: Processes to start here, each with one thread; 1 trains in this process.
         sampler: Who chooses the next trial: tpe, gp, random, cmaes, qmc or grid.
-        pruner: Who ends hopeless trials early: median, hyperband, percentile, wilcoxon (for seeds and folds) or
-            none.
+        pruner: Who ends hopeless trials early: halving (the best third goes on behind the third epoch, and of these
+            behind the seventh, the 19th, …), hyperband, median, percentile (goes on with the best quarter), wilcoxon
+            (for seeds and folds) or none.
         metric: Name of the logged metric, of which a trial counts its best epoch; a list for several objectives: then
             the best epoch is by the first, and the study ends with a Pareto front.
         direction: `minimize` or `maximize`, one for each metric; by default told by its name.
@@ -52,7 +54,7 @@ class StudyFlags:
     timeout: float | None = None
     workers: int = 1
     sampler: str = "tpe"
-    pruner: str = "median"
+    pruner: str = Plan.pruner
     metric: str | list[str] = "val_loss"
     direction: str | list[str] | None = None
     seeds: int = 1
