@@ -71,7 +71,7 @@ def test_workers_that_are_killed_or_interrupted_lose_no_trial(tmp_path):
 def test_a_study_killed_in_the_middle_of_a_trial_goes_on_with_the_same_trial(tmp_path):
     flags = (*FLAGS, "--trainer.max_epochs=60", "--study.n_trials=2")
     process = start(tmp_path, *flags)
-    wait_for(lambda: running(tmp_path), process)
+    wait_for(lambda: running(tmp_path) and trials(tmp_path)[-1].params, process)
     process.kill()
     process.communicate()
     killed = trials(tmp_path)[-1]
