@@ -20,7 +20,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 EPOCHS, TRIALS = 15, 30
-PRUNERS = ("none", "percentile")  # the second is the default of OptunaSearch
+PRUNERS = ("none", "halving")  # the second is the default of OptunaSearch
 
 
 def search(pruner: str, seed: int, epochs: int, trials: int) -> dict[str, Any]:

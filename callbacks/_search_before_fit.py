@@ -24,7 +24,7 @@ from callbacks.search import Plan, search
 if TYPE_CHECKING:
     from optuna import Study, Trial
 
-FEWEST = 8  # complete trials below which nothing is said of what mattered
+FEWEST = 8  # trials below which nothing is said of what mattered
 DRIVEN = "driven"  # attribute of the study: whether the module's rate reaches its optimizer
 
 

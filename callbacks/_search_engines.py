@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _Made = TypeVar("_Made")
 
 SAMPLERS = ("tpe", "gp", "random", "cmaes", "qmc", "grid")
-PRUNERS = ("median", "hyperband", "percentile", "wilcoxon", "none")
+PRUNERS = ("halving", "median", "hyperband", "percentile", "wilcoxon", "none")
 
 _NEEDS = {"cmaes": ("cmaes",), "gp": ("torch", "scipy"), "qmc": ("scipy",), "wilcoxon": ("scipy",)}
 
@@ -74,6 +74,8 @@ def make_pruner(name: str) -> BasePruner:
     from optuna import pruners
 
     makers: dict[str, Callable[[], BasePruner]] = {
+        # Behind the third report, the seventh, 19th …: chosen on other seeds than those of `benchmarks/pruning.py`.
+        "halving": lambda: pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3),
         # Five ended trials before the first is pruned, and two reports of each, since losses begin noisy.
         "median": lambda: pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2),
         "percentile": lambda: pruners.PercentilePruner(25.0, n_startup_trials=5, n_warmup_steps=2),

@@ -25,9 +25,11 @@ def open_journal(path: Path) -> BaseStorage:
         SearchError: It cannot be written or read, or is no journal.
     """
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-    class Lock(JournalFileSymlinkLock):
+    # Not Optuna's default, a link to the journal as its path was given: where that leads nowhere (a relative path, a
+    # folder that was moved or that another machine knows by another name) the link of a killed writer is never broken.
+    class Lock(JournalFileOpenLock):
         """Optuna's, which also clears away the half line of a writer that was killed: the next would be glued to it."""
 
         def acquire(self) -> bool:
@@ -40,6 +42,7 @@ def open_journal(path: Path) -> BaseStorage:
             with suppress(RuntimeError):
                 super().release()
 
+    path = path.absolute()  # a trial may change the working folder
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab"):

@@ -55,7 +55,7 @@ def space_of(wish: Wish, trainer: Trainer, module: LightningModule) -> Space:
     missing = []
     if wish.lr is not None:
         if settings.holds(module, wish.lr_name):
-            space[wish.lr_name] = parse_space(wish.lr)
+            space[wish.lr_name] = parse_space(wish.lr, floats=True)
         else:
             missing.append(f"{type(module).__name__} has no `{wish.lr_name}` (lr_name names another)")
     if wish.batch_size is not None:

@@ -20,12 +20,14 @@ class Plan:
         sampler: Who chooses the next values: tpe (tree-structured Parzen estimators, Bergstra et al. 2011), gp
             (Gaussian process), random, cmaes (needs `pip install cmaes`), qmc (Sobol points), grid (all combinations;
             ends early when there are fewer than `n_trials`).
-        pruner: Who ends hopeless trials: median, hyperband, percentile (keeps the best quarter), wilcoxon (for folds
-            or seeds of one trial), none. With several directions Optuna prunes nothing.
+        pruner: Who ends hopeless trials: halving (asynchronous successive halving, Li et al. 2020: the best third goes
+            on behind the third report, and of these behind the seventh, the 19th, …), hyperband, median, percentile
+            (goes on with the best quarter), wilcoxon (for folds or seeds of one trial), none. With several directions
+            Optuna prunes nothing.
         directions: `minimize` or `maximize` for each value that `train` returns.
-        seed: A study run by one process repeats exactly, also if it was killed and started again; not so with cmaes
-            and hyperband, which go by trial numbers, and a kill takes one. Several processes finish in an order of
-            their own, and what they try depends on it.
+        seed: A study run by one process repeats exactly, also if it was killed and started again; not so with
+            cmaes and hyperband, which go by trial numbers, and a kill takes one, nor with halving, which counts what
+            was reported of it. Several processes finish in an order of their own, and what they try depends on it.
         retries: How often a trial is tried again whose process was killed; if that is in vain it counts as failed.
         start: Values to try first, one mapping a trial; a name that is left out is drawn.
     """
@@ -34,7 +36,7 @@ class Plan:
     n_trials: int = 30
     timeout: float | None = None
     sampler: str = "tpe"
-    pruner: str = "median"
+    pruner: str = "halving"
     directions: Sequence[str] = ("minimize",)
     seed: int = 0
     retries: int = 10

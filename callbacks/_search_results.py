@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from callbacks._search_ledger import REASON, Ledger
 from callbacks._search_space import Space, decode
+from callbacks._search_storage import quiet
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -130,26 +132,34 @@ def row_of(trial: FrozenTrial, space: Space) -> TrialRow:
 def importances(study: Study, space: Space, objective: int = 0, least: int = 8) -> dict[str, float]:
     """How much of the spread of an objective each name explains (fANOVA, Hutter et al. 2014), largest first, sum 1.
 
+    Pruned trials count with their last report, since those that were left to the end say little of what was bad; and
+    all by their rank, so that one which grew beyond all bounds does not hide the others.
+
     Args:
         study: The study.
         space: What it searched.
         objective: Index of the direction.
-        least: Complete trials below which nothing can be said.
+        least: Trials with a finite value below which nothing can be said.
 
     Returns:
         Name to share; empty with too few trials, or if all came to the same value.
     """
-    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+    import optuna
 
-    whole = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-    if len(whole) < least or len({trial.values[objective] for trial in whole}) < 2:
+    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name in ("COMPLETE", "PRUNED")]
+    whole = [trial for trial in ended if trial.values and math.isfinite(trial.values[objective])]
+    order = sorted({trial.values[objective] for trial in whole})
+    if len(whole) < least or len(order) < 2:
         return {}
     names = {dimension.key(name): name for name, dimension in space.items()}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")  # experimental
-        shares = get_param_importances(
-            study,
-            evaluator=FanovaImportanceEvaluator(seed=0),
-            target=lambda trial: trial.values[objective],
-        )
+        ranked = optuna.create_study()
+        for trial in whole:
+            rank = float(order.index(trial.values[objective]))
+            ranked.add_trial(
+                optuna.trial.create_trial(params=trial.params, distributions=trial.distributions, value=rank)
+            )
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        shares = optuna.importance.get_param_importances(ranked, evaluator=evaluator)
     return {names[key]: float(share) for key, share in shares.items() if key in names}

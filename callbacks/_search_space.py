@@ -20,13 +20,14 @@ _HOW = "A space is a range such as `0..0.5`, `log 1e-6..1e-2`, `1..5`, `pow2 16.
 Space = Mapping[str, Dimension]
 
 
-def parse_space(text: object) -> Dimension:
+def parse_space(text: object, *, floats: bool = False) -> Dimension:
     """Read one dimension of a space.
 
     Args:
         text: `0..0.5`, `log 1e-6..1e-2`, `1..5`, `log 1..1024`, `pow2 16..512`, a YAML or JSON list, or a single
             value. Bounds are included; two whole numbers make a range of whole numbers. What is no text (a list, a
             number) is taken as it is.
+        floats: Take two whole numbers for a range of floats too: `0..1` of what can be 0.5.
 
     Raises:
         SearchError: A bound the wrong way round, not finite, or zero under `log`; an empty list; the same choice twice.
@@ -36,7 +37,7 @@ def parse_space(text: object) -> Dimension:
     if not isinstance(text, str):
         return _choice(text, text)
     if match := _RANGE.fullmatch(text.strip()):
-        return _range(text, match[1] or "", match[2], match[3])
+        return _range(text, match[1] or "", match[2], match[3], floats=floats)
     try:
         return _choice(_numbers(yaml.safe_load(text)), text)
     except yaml.YAMLError:
@@ -106,7 +107,7 @@ def _choice(value: Any, text: object) -> Choice:
     return Choice(tuple(options))
 
 
-def _range(text: str, kind: str, first: str, last: str) -> Dimension:
+def _range(text: str, kind: str, first: str, last: str, *, floats: bool) -> Dimension:
     try:
         low, high = float(first), float(last)
     except ValueError:
@@ -122,5 +123,5 @@ def _range(text: str, kind: str, first: str, last: str) -> Dimension:
         if bottom > top or bottom < 0:
             raise SearchError(f"`pow2` needs bounds with a power of two (1, 2, 4, …) between them; {text!r} has none.")
         return PowersOfTwo(bottom, top)
-    whole = all(re.fullmatch(r"[+-]?\d+", bound) for bound in (first, last))
+    whole = not floats and all(re.fullmatch(r"[+-]?\d+", bound) for bound in (first, last))
     return IntRange(int(first), int(last), kind == "log") if whole else FloatRange(low, high, kind == "log")

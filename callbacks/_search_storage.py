@@ -52,6 +52,19 @@ def close_storage(storage: BaseStorage) -> None:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Optuna's log without its news; the search reports in its own words."""
+    from optuna import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(max(before, logging.ERROR))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+@contextmanager
 def lost_storage_in_one_line() -> Iterator[None]:
     """What a storage raises when it goes away or is full while a search runs.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from callbacks._search_error import SearchError, one_line
@@ -14,19 +13,6 @@ from callbacks._search_storage import open_storage
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.storages import BaseStorage
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Optuna's log without its news; the search reports in its own words."""
-    from optuna import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity(max(before, logging.ERROR))
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def open_study(storage: BaseStorage, where: str | None, space: Space, name: str, directions: Sequence[str]) -> Study:

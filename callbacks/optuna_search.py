@@ -52,7 +52,8 @@ class OptunaSearch(Callback):
         lr_name: Name of the module's attribute or hyperparameter that holds the learning rate.
         batch_size_name: Name of the data module's (or the module's) that holds the batch size.
         sampler: tpe, gp, random, cmaes, qmc or grid.
-        pruner: percentile (goes on with the best quarter), median, hyperband or none.
+        pruner: halving (the best third goes on behind the third epoch, and of these behind the seventh, the 19th, …),
+            hyperband, median, percentile (goes on with the best quarter) or none.
         storage: What to keep the study in: a path ending in `.journal`, or a URL such as `sqlite:///study.db`. By
             default `search.journal` in the folder of the runs.
         name: The study's name; by default one made of the module, its hyperparameters and this search's arguments.
@@ -75,7 +76,7 @@ class OptunaSearch(Callback):
         lr_name: str = "lr",
         batch_size_name: str = "batch_size",
         sampler: str = "tpe",
-        pruner: str = "percentile",
+        pruner: str = Plan.pruner,
         storage: str | None = None,
         name: str | None = None,
         seed: int = 0,

@@ -40,7 +40,7 @@ from callbacks._search_plan import Plan
 from callbacks._search_recovery import Desk
 from callbacks._search_results import Progress, TrialRow, best, best_trials, importances
 from callbacks._search_space import Space, batch_sizes, decode, grid, parse_space
-from callbacks._search_storage import close_storage, lost_storage_in_one_line, open_storage
+from callbacks._search_storage import close_storage, lost_storage_in_one_line, open_storage, quiet
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -99,7 +99,7 @@ def search(
     plan.check()
     if not space:
         raise SearchError("A search needs a space: one name and its range at least.")
-    with studies.quiet():
+    with quiet():
         opened = open_storage(storage, keep=True)
         try:
             with lost_storage_in_one_line(), owners.run() as name:

@@ -21,7 +21,14 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from callbacks import FitMonitor, GradientLogger, GradientMonitor, GraphLogger, TensorBoardLayout
+from callbacks import (
+    FitMonitor,
+    GradientLogger,
+    GradientMonitor,
+    GraphLogger,
+    OptunaSearch,  # noqa: F401  # --trainer.callbacks+=OptunaSearch: a class is known by its short name once imported
+    TensorBoardLayout,
+)
 from datamodules import TabularDataModule
 from lightning_mods.arguments import UsageError, flags, merged_config, refuse_unknown, said
 from lightning_mods.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, epochs_done, read_checkpoint

@@ -13,9 +13,10 @@ from lightning_mods.checkpoints import epochs_done, metrics_in, read_checkpoint
 from lightning_mods.cli import ModsCLI
 from lightning_mods.evaluate import baseline, evaluate, of_stage
 from lightning_mods.running import run
+from lightning_mods.runs import find_checkpoint
 from lightning_mods.summary import EpochTimer, RunSummary
 from lightning_mods.terminal import say
-from lightning_mods.threads import limit_threads
+from lightning_mods.threads import ThreadLimit, limit_threads
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -28,6 +29,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _fit(cli: ModsCLI, checkpoint: Path | None) -> None:
+    cli.trainer.callbacks.append(ThreadLimit())  # type: ignore[attr-defined]  # a connector's
     limit_threads(cli.trainer, cli.model, getattr(cli.datamodule, "resolved_batch_size", None))
     if checkpoint is not None and isinstance(cli.datamodule, TabularDataModule):
         # Read and encode now what will be read anyway: a table that does not fit must not touch the run's folder.
@@ -36,7 +38,10 @@ def _fit(cli: ModsCLI, checkpoint: Path | None) -> None:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:
         if cli.trainer.interrupted:
-            say("stopped; the same command with --ckpt_path=last goes on from the last whole epoch.")
+            # A search before the fit has said how it goes on.
+            kept = find_checkpoint("last", cli.root) is not None
+            how = "; the same command with --ckpt_path=last goes on from the last whole epoch"
+            say(f"stopped{how if kept else ' before there was a checkpoint'}.")
         raise
     if not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
         summary = _summary(cli, cli.trainer)

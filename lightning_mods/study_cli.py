@@ -2,22 +2,26 @@
 
 import copy
 import inspect
+from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from callbacks import OptunaSearch
 from datamodules import TabularDataModule
 from lightning_mods.arguments import UsageError, said
+from lightning_mods.classes import own_arguments
 from lightning_mods.cli import ModsCLI
 from lightning_mods.explain import explain
 from lightning_mods.study_flags import StudyFlags
 from lightning_mods.study_folds import fold
+from lightning_mods.terminal import say
 
 _SECTIONS = ("model", "data", "optimizer", "lr_scheduler")
 
@@ -43,6 +47,16 @@ class StudyCLI(ModsCLI):
     def study(self) -> StudyFlags:
         """The flags `--study.*`."""
         return StudyFlags(**self.config.study.as_dict())
+
+    def before_instantiate_classes(self) -> None:
+        """Leave out the search of a `fit`: the study does it, and a trial must not search in turn."""
+        super().before_instantiate_classes()
+        given = self.config.trainer.callbacks or []
+        given = given if isinstance(given, list) else [given]
+        kept = [each for each in given if each.class_path.rpartition(".")[2] != OptunaSearch.__name__]
+        if len(kept) < len(given):
+            say("note: OptunaSearch is left out, the study searches.")
+            self.config.trainer.callbacks = kept
 
     # -------------------------------------------------------------------- looking
 
@@ -169,6 +183,21 @@ def default_of(cli: StudyCLI, name: str) -> Any:
         if found is not None:
             return None if found.default is inspect.Parameter.empty else found.default
     return None
+
+
+def takes_floats(cli: StudyCLI, name: str) -> bool:
+    """Whether a whole number given to a flag of the model, data, optimizer or trainer becomes a float."""
+    section, _, argument = name.partition(".")
+    chosen = Trainer if section == "trainer" else cli.class_of(section)
+    if chosen is None:
+        return False
+    parser = ArgumentParser(exit_on_error=False)
+    # Without the others, since some of them are required.
+    parser.add_class_arguments(chosen, skip={*own_arguments(chosen)} - {argument}, fail_untyped=False)
+    try:
+        return isinstance(parser.parse_object({argument: 1})[argument], float)
+    except ArgumentError:  # it takes no number
+        return False
 
 
 def refused(cli: StudyCLI, name: str, value: Any) -> str:

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from callbacks.search import Plan
 from lightning_mods.arguments import UsageError
 
 SPACE_HELP = (
     "What to search, one flag a name: --space.model.dropout=0..0.5, --space.model.weight_decay='log 1e-6..1e-2', "
     "--space.model.hidden_sizes='[[64],[128,128]]', --space.data.batch_size='pow2 16..512', --space.optimizer.lr=…; "
     "any flag of model, data, trainer, optimizer and lr_scheduler. A range includes its bounds; two whole numbers "
-    "make a range of whole numbers. Without more, the learning rate (log 1e-4..1) and the batch size (powers of two "
-    "from 8 to 1024, at most half of the training rows) are searched. A flag that is given by hand, --model.lr=0.1, "
-    "is fixed and not searched."
+    "make a range of whole numbers unless the flag is a float. Without more, the learning rate (log 1e-4..1) and the "
+    "batch size (powers of two from 8 to 1024, at most half of the training rows) are searched. A flag that is given "
+    "by hand, --model.lr=0.1, is fixed and not searched."
 )
 
 # Names that end like these are to be high; all others are losses and errors.
@@ -32,8 +33,9 @@ class StudyFlags:
         timeout: Seconds after which no further trial is started; none for no limit.
         workers: Processes to start here, each with one thread; 1 trains in this process.
         sampler: Who chooses the next trial: tpe, gp, random, cmaes, qmc or grid.
-        pruner: Who ends hopeless trials early: median, hyperband, percentile, wilcoxon (for seeds and folds) or
-            none.
+        pruner: Who ends hopeless trials early: halving (the best third goes on behind the third epoch, and of these
+            behind the seventh, the 19th, …), hyperband, median, percentile (goes on with the best quarter), wilcoxon
+            (for seeds and folds) or none.
         metric: Name of the logged metric, of which a trial counts its best epoch; a list for several objectives: then
             the best epoch is by the first, and the study ends with a Pareto front.
         direction: `minimize` or `maximize`, one for each metric; by default told by its name.
@@ -52,7 +54,7 @@ class StudyFlags:
     timeout: float | None = None
     workers: int = 1
     sampler: str = "tpe"
-    pruner: str = "median"
+    pruner: str = Plan.pruner
     metric: str | list[str] = "val_loss"
     direction: str | list[str] | None = None
     seeds: int = 1
@@ -83,9 +85,8 @@ class StudyFlags:
         return root / "studies" / self.name
 
     def place(self, root: Path) -> str:
-        """The storage; a journal by its absolute path, since Optuna's lock is a link to it from its own folder."""
-        place = self.storage or str(self.folder(root) / "study.journal")
-        return str(Path(place).absolute()) if place.endswith(".journal") and "://" not in place else place
+        """The storage."""
+        return self.storage or str(self.folder(root) / "study.journal")
 
     def check(self) -> None:
         """See that numbers and names can be.

@@ -8,7 +8,7 @@ from callbacks.search import SearchError, batch_sizes, parse_space
 from callbacks.search import Space as Dimensions
 from lightning_mods.arguments import UsageError, flags, read_config, refuse_unknown, without
 from lightning_mods.classes import LINKED, own_arguments
-from lightning_mods.study_cli import StudyCLI, default_of, refused
+from lightning_mods.study_cli import StudyCLI, default_of, refused, takes_floats
 from lightning_mods.terminal import say
 
 LR = "log 1e-4..1"
@@ -70,7 +70,7 @@ def build_space(cli: StudyCLI, typed: Sequence[str], asked: Mapping[str, Any]) -
         if name in by_hand:
             say(f"note: --{name} is given, so it is not searched.")
         else:
-            space[name] = _parse(name, text)
+            space[name] = _parse(cli, name, text)
     for name, text in _default(cli, known, asked).items():
         if name not in by_hand and cli.value(name) in (None, default_of(cli, name)):
             space[name] = parse_space(text)
@@ -95,9 +95,9 @@ _MANY = 50  # choices to try beforehand; each makes a model
 _EXAMPLE = {"optimizer": "Adam", "lr_scheduler": "StepLR"}
 
 
-def _parse(name: str, text: Any) -> Any:
+def _parse(cli: StudyCLI, name: str, text: Any) -> Any:
     try:
-        return parse_space(text)
+        return parse_space(text, floats=takes_floats(cli, name))
     except SearchError as error:
         raise UsageError(f"--space.{name}: {error}") from None
 

@@ -56,6 +56,7 @@ class Trials:
             try:
                 fit.run()
             finally:
+                torch.set_num_threads(self._threads)  # for a fit after the study
                 _store(trial, fits)
             if self.study.pruner == "wilcoxon":
                 _compare_fits(trial, fit, index)

@@ -3,7 +3,7 @@
 import os
 
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_mods.module import MLPModule
 
@@ -28,3 +28,18 @@ def limit_threads(trainer: Trainer, model: object, rows: object) -> None:
     operations = 6 * sum(parameter.numel() for parameter in model.parameters()) * rows
     if operations < SMALL_STEP:
         torch.set_num_threads(1)
+
+
+class ThreadLimit(Callback):
+    """Limits the threads anew where a search before the fit has found another batch size.
+
+    Made before the threads are limited: their number then is what a larger batch gets.
+    """
+
+    def __init__(self) -> None:
+        self._before = torch.get_num_threads()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count again; optimizers are made by now, and the search was over before them."""
+        torch.set_num_threads(self._before)
+        limit_threads(trainer, pl_module, getattr(getattr(trainer, "datamodule", None), "resolved_batch_size", None))

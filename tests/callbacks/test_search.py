@@ -1,3 +1,4 @@
+import gc
 import time
 
 import optuna
@@ -24,6 +25,15 @@ def params(study):
 @pytest.fixture
 def journal(tmp_path):
     return str(tmp_path / "study.journal")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_is_imported_is_no_garbage():
+    """A search collects garbage behind a failed trial: half a second each among the objects of torch and pytest."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 # ------------------------------------------------------------------- counting

@@ -1,58 +1,17 @@
-"""Workers that are killed, on every storage; PostgreSQL is a real server, started here."""
+"""Workers that are killed, on every storage; PostgreSQL is a real server."""
 
 import os
-import pwd
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from pathlib import Path
 
 import optuna
-import pytest
 
 from callbacks._search_storage import open_storage
 
 ROOT = Path(__file__).parents[2]
 N_TRIALS = 14
-
-
-def _postgresql_bin():
-    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return next((str(place) for place in places if (place / "initdb").exists()), None) or (
-        str(Path(shutil.which("initdb")).parent) if shutil.which("initdb") else None
-    )
-
-
-@pytest.fixture(scope="module")
-def postgresql():
-    """The URL of an empty server, which listens on a socket in a folder of its own."""
-    found = _postgresql_bin()
-    if found is None:
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    pytest.importorskip("psycopg", reason="the driver is not installed: pip install 'psycopg[binary]'")
-    root = os.getuid() == 0
-    if root and "postgres" not in {user.pw_name for user in pwd.getpwall()}:
-        pytest.skip("PostgreSQL does not run as root, and there is no user `postgres`")
-    folder = Path(tempfile.mkdtemp(prefix="pg"))  # short, since it is the path of a socket; pytest's is root's own
-    account = ["runuser", "-u", "postgres", "--"] if root else []
-    if root:
-        shutil.chown(folder, "postgres")
-
-    def run(*command):
-        done = subprocess.run([*account, *command], capture_output=True, text=True, check=False, cwd=folder)
-        assert done.returncode == 0, done.stderr
-
-    data = str(folder / "data")
-    options = f"-c listen_addresses='' -c fsync=off -k {folder}"
-    run(f"{found}/initdb", "-D", data, "-U", "tester", "--auth=trust", "--no-sync")
-    run(f"{found}/pg_ctl", "-D", data, "-o", options, "-l", str(folder / "log"), "-w", "start")
-    try:
-        yield f"postgresql://tester@/postgres?host={folder}"
-    finally:
-        run(f"{found}/pg_ctl", "-D", data, "-m", "immediate", "stop")
-        shutil.rmtree(folder)
 
 
 def check_kills(storage, tmp_path, seed):

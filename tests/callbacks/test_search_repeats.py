@@ -70,7 +70,7 @@ def test_a_start_value_outside_the_space_is_refused(start):
         search(train, SPACE, Plan(start=[start]))
 
 
-@pytest.mark.parametrize("pruner", ["median", "hyperband", "percentile", "wilcoxon", "none"])
+@pytest.mark.parametrize("pruner", ["halving", "median", "hyperband", "percentile", "wilcoxon", "none"])
 def test_every_pruner_runs_and_only_none_prunes_nothing(pruner):
     def steps(trial, values):
         for step in range(12):
@@ -106,3 +106,15 @@ def test_what_matters_is_told_once_there_are_trials_enough():
     shares = importances(many, SPACE)
     assert next(iter(shares)) == "batch_size"
     assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_what_was_pruned_tells_what_matters_and_one_that_grew_beyond_all_bounds_hides_nothing():
+    def train(trial, values):
+        value = 1e30 if trial.number == 3 else values["batch_size"]
+        trial.report(value, 0)
+        if trial.number > 2:
+            raise optuna.TrialPruned
+        return value
+
+    study = search(train, SPACE, Plan(n_trials=15, sampler="random"))
+    assert next(iter(importances(study, SPACE))) == "batch_size"

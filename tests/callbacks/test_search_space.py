@@ -33,6 +33,14 @@ def test_a_dimension_is_read_and_written_so_that_it_reads_the_same(text, written
 
 
 @pytest.mark.parametrize(
+    ("text", "written"),
+    [("0..1", "0.0..1.0"), ("log 1..100", "log 1.0..100.0"), ("pow2 1..8", "pow2 1..8"), ("[0, 1]", "[0, 1]")],
+)
+def test_of_what_is_a_float_whole_bounds_make_a_range_of_floats(text, written):
+    assert str(parse_space(text, floats=True)) == written
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("0.5..0", "0..0.5"),

@@ -11,7 +11,7 @@ import threading
 import optuna
 import pytest
 
-from callbacks import _search_database
+from callbacks import _search_database, _search_journal
 from callbacks._search_lock import alone
 from callbacks._search_storage import open_storage
 from callbacks.search import Plan, SearchError, parse_space, search
@@ -95,6 +95,38 @@ def test_a_writer_whose_lock_was_broken_goes_on(tmp_path):
 
     study = search(slow, SPACE, Plan(n_trials=1), storage=str(path))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"]
+
+
+@pytest.mark.parametrize("folder", ["runs", "moved"])
+def test_the_lock_of_a_killed_writer_is_broken_behind_a_relative_path(folder, tmp_path, monkeypatch):
+    code = """
+import os
+from callbacks.search import Plan, parse_space, search
+os.fsync = lambda handle: os.kill(os.getpid(), 9)
+search(lambda trial, values: 1.0, {"x": parse_space("0..1.0")}, Plan(n_trials=1), storage="runs/study.journal")
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
+    assert killed.returncode == -9
+    assert (tmp_path / "runs" / "study.journal.lock").exists()
+    (tmp_path / "runs").rename(tmp_path / folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_search_journal, "LOCK", 3)  # what Optuna allows
+    study = search(lambda trial, values: 1.0, SPACE, Plan(n_trials=1), storage=f"{folder}/study.journal")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"]
+    assert [path.name for path in (tmp_path / folder).iterdir()] == ["study.journal"]
+
+
+def test_a_trial_may_change_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def train(trial, values):
+        os.chdir("/")
+        trial.report(1.0, 0)
+        return 1.0
+
+    study = search(train, SPACE, Plan(n_trials=2), storage="study.journal")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
 
 
 def test_a_locked_sqlite_is_one_line_after_the_wait(tmp_path, monkeypatch):

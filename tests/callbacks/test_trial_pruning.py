@@ -151,7 +151,8 @@ def test_it_prunes_in_a_search_on_every_storage(tmp_path, kept):
 
     storage = {"memory": None, "journal": f"{tmp_path}/s.journal", "sqlite": f"sqlite:///{tmp_path}/s.db"}[kept]
     starts = [{"x": float(place)} for place in range(7)]
-    found = search(train, {"x": parse_space("0..9")}, Plan(n_trials=7, start=starts), storage=storage)
+    plan = Plan(n_trials=7, start=starts, pruner="median")
+    found = search(train, {"x": parse_space("0..9")}, plan, storage=storage)
     assert [trial.state.name for trial in found.trials] == ["COMPLETE"] * 5 + ["PRUNED"] * 2
     assert found.trials[6].user_attrs["reason"] == "MedianPruner: val_loss 7 at step 2"
     assert len(found.trials[6].intermediate_values) == 3

@@ -69,6 +69,18 @@ def _become(verb, args, cwd, env, out, err):
     runpy.run_module(f"lightning_mods.{verb}", run_name="__main__", alter_sys=True)
 
 
+def is_loaded_by_every_verb(module):
+    """Whether a command imports a module before it knows what it is asked for."""
+    process = _WARM.Process(target=_tell_if_loaded, args=(module,))
+    process.start()
+    process.join(TIMEOUT)
+    return bool(process.exitcode)
+
+
+def _tell_if_loaded(module):
+    sys.exit(module in sys.modules)
+
+
 def succeed(verb, *args, cwd, **env):
     """Run a command that must succeed without a traceback."""
     done = call(verb, *args, cwd=cwd, **env)

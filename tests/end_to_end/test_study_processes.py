@@ -9,7 +9,7 @@ from subprocess import PIPE, Popen
 
 import optuna
 import pytest
-from commands import argv, call_warm, environment
+from commands import argv, call_warm, environment, is_loaded_by_every_verb
 
 FLAGS = ("--data.path=iris", "--model.hidden_sizes=[8]", "--study.pruner=none", "--study.prune_hopeless=false")
 FLAGS = (*FLAGS, "--data.batch_size=32")
@@ -71,7 +71,7 @@ def test_workers_that_are_killed_or_interrupted_lose_no_trial(tmp_path):
 def test_a_study_killed_in_the_middle_of_a_trial_goes_on_with_the_same_trial(tmp_path):
     flags = (*FLAGS, "--trainer.max_epochs=60", "--study.n_trials=2")
     process = start(tmp_path, *flags)
-    wait_for(lambda: running(tmp_path), process)
+    wait_for(lambda: running(tmp_path) and trials(tmp_path)[-1].params, process)
     process.kill()
     process.communicate()
     killed = trials(tmp_path)[-1]
@@ -96,3 +96,14 @@ def test_two_workers_end_with_exactly_as_many_trials_as_asked_for(tmp_path):
     assert sorted(settled(found)) == list(range(7))
     assert len({t.user_attrs["owner"]["pid"] for t in found}) == 2
     assert (tmp_path / "studies/study/best.yaml").is_file()
+
+
+def test_the_search_of_a_fit_is_known_by_its_short_name(tmp_path):
+    flags = ("--data.path=iris", "--model.hidden_sizes=[8]", "--trainer.max_epochs=2")
+    search = ("--trainer.callbacks+=OptunaSearch", "--trainer.callbacks.n_trials=2")
+    done = call_warm("fit", *flags, *search, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "the best of 2 trials" in done.stderr
+    assert (tmp_path / "lightning_logs/version_0/found.yaml").is_file()
+    assert is_loaded_by_every_verb("callbacks.optuna_search")
+    assert not is_loaded_by_every_verb("optuna")

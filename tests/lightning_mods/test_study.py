@@ -14,8 +14,8 @@ from torch import nn
 from datamodules import TabularDataModule
 from lightning_mods import fit, study
 from lightning_mods.checkpoints import metrics_in, read_checkpoint
-from lightning_mods.study_flags import StudyFlags
 from lightning_mods.study_folds import fold
+from lightning_mods.study_plan import Study
 
 # Lightning 2.6 itself calls names that jsonargparse 5 will drop.
 pytestmark = pytest.mark.filterwarnings(
@@ -152,6 +152,29 @@ def test_a_flag_given_by_hand_is_not_searched(capsys):
     assert "note: --model.lr is given, so it is not searched." in capsys.readouterr().err
     text = yaml.safe_load(Path("studies/study/best.yaml").read_text())
     assert text["model"]["init_args"]["lr"] == 0.1
+
+
+def test_whole_bounds_of_a_float_make_a_range_of_floats():
+    ranges = {"model.weight_decay": "0..1", "trainer.gradient_clip_val": "1..5", "optimizer.lr": "log 1..2"}
+    ranges |= {"trainer.accumulate_grad_batches": "1..2", "data.batch_size": "8..9", "model.dropout": "[0, 0.1]"}
+    flags = [f"--space.{name}={text}" for name, text in ranges.items()]
+    space = Study([*IRIS, "--optimizer=Adam", *flags]).space
+    assert {name: str(space[name]) for name in ranges} == {
+        "model.weight_decay": "0.0..1.0",
+        "trainer.gradient_clip_val": "1..5",  # a whole number stays one there
+        "optimizer.lr": "log 1.0..2.0",
+        "trainer.accumulate_grad_batches": "1..2",
+        "data.batch_size": "8..9",
+        "model.dropout": "[0, 0.1]",
+    }
+
+
+def test_a_fits_own_search_is_left_out_of_the_trials(capsys):
+    study.main([*IRIS, "--study.n_trials=1", "--trainer.callbacks+=OptunaSearch", "--trainer.callbacks.n_trials=9"])
+    assert "note: OptunaSearch is left out" in capsys.readouterr().err
+    assert states(load()) == ["COMPLETE"]
+    assert "OptunaSearch" not in Path("studies/study/best.yaml").read_text()
+    assert list(Path().rglob("search.journal")) == []
 
 
 def test_a_configuration_file_may_hold_the_study_and_the_space():
@@ -304,12 +327,6 @@ def test_an_existing_study_of_another_kind_is_refused_and_left_as_it_is(capsys):
     assert "--trainer.max_epochs=3" in refused(capsys, "--trainer.max_epochs=4")
     assert "--study.metric" in refused(capsys, "--study.metric=val_rmse")
     assert [str(trial) for trial in load().trials] == before
-
-
-def test_a_journal_is_named_by_its_whole_path_so_that_the_lock_of_a_killed_writer_can_be_broken():
-    for flags in (StudyFlags(), StudyFlags(storage="trials.journal")):
-        assert Path(flags.place(Path("runs"))).is_absolute()
-    assert StudyFlags(storage="sqlite:///trials.db").place(Path("runs")) == "sqlite:///trials.db"
 
 
 def test_help_shows_the_flags_of_the_study_first(capsys):
