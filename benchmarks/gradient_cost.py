@@ -8,6 +8,10 @@ brackets the interval that holds the true median with 95 % certainty (by its ord
 of the process, the writer's too) and of wall time. `--callbacks` with nothing after it shows the noise alone.
 The model is our MLPClassifier on the bundled digits, without validation and checkpoints, which would thin the cost.
 
+Where the parameters are large (4x1024), two fits in one process get their memory in different ways, and the ratio says
+more about that than about callbacks (0.8 to 1.3 from one start to the next): `--apart` runs whole fits one after the
+other instead, and times what comes after their first steps.
+
 A callback is named as `callbacks` exports it, or by a dotted path, with arguments after a colon:
 
     --callbacks GradientLogger:every=1,histograms_every=0
@@ -35,6 +39,8 @@ from lightning_mods import MLPClassifier
 MODELS = {"digits 64-128-128-10": [128, 128], "4x1024": [1024] * 4}
 STEPS = 100  # in a block: whole periods of histograms and of writing
 ROUNDS = {"digits 64-128-128-10": 200, "4x1024": 12}
+
+SKIPPED = 100  # steps of a fit before `--apart` begins to time it
 
 
 class Turns(pl.Callback):
@@ -135,6 +141,40 @@ def ratios(model: str, batch: int, names: list[str], rounds: int, steps: int) ->
     return cpu, wall, 1000 * statistics.median(b[0] for _, b in pairs) / steps
 
 
+class Clock(pl.Callback):
+    """Times the steps of one fit from `first` to the end."""
+
+    def __init__(self, first: int) -> None:
+        self.first, self.seconds = first, (0.0, 0.0)
+        self._start = (0.0, 0.0)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
+        if trainer.global_step == self.first:
+            self._start = time.process_time(), time.perf_counter()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for logger in trainer.loggers:
+            logger.experiment.flush()
+        self.seconds = time.process_time() - self._start[0], time.perf_counter() - self._start[1]
+
+
+def apart(model: str, batch: int, names: list[str], rounds: int, steps: int) -> tuple[list[float], list[float], float]:
+    """As `ratios`, of whole fits one after the other."""
+    pairs: list[dict[str, tuple[float, float]]] = []
+    for turn in range(rounds + 1):
+        took = {}
+        for who in (("with", "without"), ("without", "with"))[turn % 2]:
+            clock = Clock(SKIPPED)
+            with tempfile.TemporaryDirectory() as root:
+                callbacks = [*map(made, names if who == "with" else []), clock]
+                fit(MODELS[model], batch, callbacks, Path(root), max_steps=SKIPPED + steps)
+            took[who] = clock.seconds
+        pairs.append(took)
+    kept = pairs[1:]
+    cpu, wall = ([pair["with"][clock] / pair["without"][clock] for pair in kept] for clock in (0, 1))
+    return cpu, wall, 1000 * statistics.median(pair["without"][0] for pair in kept) / steps
+
+
 def spread(values: list[float]) -> str:
     """The median and its 95 % interval."""
     ordered, count = sorted(values), len(values)
@@ -149,6 +189,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--batches", nargs="*", type=int, default=[32, 256])
     parser.add_argument("--rounds", type=int, help=f"default: {ROUNDS}")
+    parser.add_argument("--apart", action="store_true", help="whole fits one after the other, no two at a time")
     args = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
@@ -159,7 +200,8 @@ def main() -> None:
     print(f"{'model':<22}{'batch':>6}{'ms a step':>11}  {'CPU time':<24}{'wall time':<24}")
     for model in args.models:
         for batch in args.batches:
-            cpu, wall, step = ratios(model, batch, args.callbacks, args.rounds or ROUNDS[model], STEPS)
+            measure = apart if args.apart else ratios
+            cpu, wall, step = measure(model, batch, args.callbacks, args.rounds or ROUNDS[model], STEPS)
             print(f"{model:<22}{batch:>6}{step:>11.2f}  {spread(cpu):<24}{spread(wall):<24}", flush=True)
 
 
