@@ -13,6 +13,15 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# They take longest; the last file to be given out keeps one worker busy while the other has nothing left to do.
+LONG = ("test_readme.py", "test_kill_and_resume.py", "test_study_processes.py", "test_bad_input.py", "test_ddp.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the long files."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 @pytest.fixture(autouse=True)
 def _same_environment_afterwards():
     """Lightning writes its seed into the environment; the next test shall not find it."""
