@@ -47,7 +47,9 @@ def wait_for(condition, process, timeout=120):
 
 
 def start(folder, *flags):
-    return Popen(argv("study", *flags), cwd=folder, env=environment(folder), stdout=PIPE, stderr=PIPE, text=True)
+    # What a shell starts in the background ignores Ctrl-C, and so would all that is started from there.
+    command = ["env", "--default-signal=INT", *argv("study", *flags)]
+    return Popen(command, cwd=folder, env=environment(folder), stdout=PIPE, stderr=PIPE, text=True)
 
 
 @pytest.mark.timeout(600)
