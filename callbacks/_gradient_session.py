@@ -17,6 +17,7 @@ from callbacks._layers import TOTAL, places
 from callbacks._step_watch import StepWatch
 from callbacks._terminal import Guard
 from callbacks.gradient_flow import GradientFlow
+from callbacks.schedules import NEVER, AnyOf, Every
 
 UNSORTED = 100  # norms of steps that wait to be put into the history: many at once are put in quicker
 PATIENCE = 10.0  # seconds after which what was read is written, block or no block
@@ -41,11 +42,6 @@ class Pace:
     write_every: int
     flow_every: int
     sample: int
-
-    def upcoming(self, step: int) -> int:
-        """The first step from this one on at which anything is due; -1 if never."""
-        periods = [n for n in (self.every, self.updates_every, self.histograms_every) if n]
-        return min([-(-step // n) * n for n in periods], default=-1)
 
 
 class GradientSession:
@@ -78,6 +74,9 @@ class GradientSession:
         if not _tensorboard.tensorboard_loggers(trainer):
             pace = replace(pace, histograms_every=0)
         self._pace = pace
+        self._updates, self._histograms = Every(pace.updates_every), Every(pace.histograms_every)
+        self._readings = AnyOf((Every(pace.every), self._updates, self._histograms))
+        self._pictures = Every(pace.flow_every)
         self._clips = _may_clip(trainer, module)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         self._scaler = scaler if isinstance(scaler, torch.amp.GradScaler) else None
@@ -89,10 +88,9 @@ class GradientSession:
         self._counts = list(counts)
         self._since = 0.0  # when the oldest of what is pending was read
         self._draw = draw
-        self._next_picture = 0
         self._not_in_flow: list[tuple[int, dict[str, float]]] = []
         self.flow = flow or GradientFlow(_trained(module))
-        self._plan_picture(sum(counts[:1]))
+        self._next_picture = self._pictures.upcoming(sum(counts[:1]) + 1)
         for optimizer in trainer.optimizers:
             self._watch(optimizer)
 
@@ -150,8 +148,8 @@ class GradientSession:
             unscale = self._unscale(optimizer)
             total = TOTAL if len(self._watches) == 1 else f"{TOTAL}_{watch.index}"
             moment = Moment(step, probe, total, probe.gradient_norms(unscale))
-            moment.follows = _due(watch.step, pace.updates_every)
-            draws = _due(watch.step, pace.histograms_every)
+            moment.follows = self._updates(watch.step)
+            draws = self._histograms(watch.step)
             if moment.follows or draws:
                 probe.keep(unscale)
             if draws:
@@ -179,13 +177,9 @@ class GradientSession:
         self._pending.append(moment)
         if now - self._since > PATIENCE:
             self._write()
-        if self._pace.flow_every and watch.index == 0 and watch.count >= self._next_picture:
-            self._plan_picture(watch.count)
+        if watch.index == 0 and NEVER != self._next_picture <= watch.count:
+            self._next_picture = self._pictures.upcoming(watch.count + 1)
             self._draw()
-
-    def _plan_picture(self, count: int) -> None:
-        every = max(self._pace.flow_every, 1)
-        self._next_picture = (count // every + 1) * every
 
     def _step(self) -> int:
         # Raw optimizers' steps are not in global_step; those of a run whose checkpoint did not know us are only there.
@@ -207,7 +201,7 @@ class GradientSession:
             self._guard.once(self._trainer, f"{name} is left out: it is no torch.optim.Optimizer with step hooks.")
             return None
         count = self._counts[index] if index < len(self._counts) else 0
-        watch = StepWatch(optimizer, index, upcoming=self._pace.upcoming, witness=self, count=count)
+        watch = StepWatch(optimizer, index, upcoming=self._readings.upcoming, witness=self, count=count)
         self._watches[optimizer] = watch
         self._readers[optimizer] = GradientReader(self._module, sample=self._pace.sample, left_out=self._left_out)
         return watch
@@ -215,10 +209,6 @@ class GradientSession:
     def _left_out(self, names: Sequence[str]) -> None:
         some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         self._guard.once(self._trainer, f"{some} left out: sharded, so that no rank has the whole gradient.")
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
 
 
 def _trained(module: LightningModule) -> list[str]:

@@ -1,13 +1,15 @@
 """When to act: a schedule is a function from the number of a step, 0 the first, to whether it is due.
 
-Any function will do (`lambda step: step == 3`); those here are frozen values that can be compared, printed and nested,
-and they look at nothing but the step: a resumed run acts where the uninterrupted one would have.
+Those here are frozen values that can be compared, printed and nested, and they look at nothing but the step: a resumed
+run acts where the uninterrupted one would have. They also say which step is due next, so that whoever is called at
+every step has one comparison to make.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 Schedule = Callable[[int], bool]
+NEVER = -1
 
 
 @dataclass(frozen=True)
@@ -27,86 +29,35 @@ class Every:
     n: int
 
     def __post_init__(self) -> None:
-        _at_least("n", self.n, 0)
+        if self.n < 0:
+            raise ValueError(f"n must be at least 0, not {self.n}.")
 
     def __call__(self, step: int) -> bool:
         """Whether it is due."""
         return self.n > 0 and step % self.n == 0
 
-
-@dataclass(frozen=True)
-class Spread:
-    """Due at first, 2 first, 4 first, 8 first, …: as often in the first thousand steps as in the next million.
-
-    >>> [step for step in range(100) if Spread(10)(step)]
-    [10, 20, 40, 80]
-
-    Args:
-        first: The first step that is due; 0 for never.
-
-    Raises:
-        ValueError: first is below 0.
-    """
-
-    first: int
-
-    def __post_init__(self) -> None:
-        _at_least("first", self.first, 0)
-
-    def __call__(self, step: int) -> bool:
-        """Whether it is due."""
-        if not self.first or not step or step % self.first:
-            return False
-        times = step // self.first
-        return times & (times - 1) == 0  # a power of two has one bit
+    def upcoming(self, step: int) -> int:
+        """The first step from this one on that is due, or `NEVER`."""
+        return -(-step // self.n) * self.n if self.n else NEVER
 
 
 @dataclass(frozen=True)
-class EarlyThen:
-    """Due at each of the first steps, and as another schedule says from then on.
+class AnyOf:
+    """Due whenever one of several is.
 
-    >>> [step for step in range(12) if EarlyThen(3, Every(5))(step)]
-    [0, 1, 2, 5, 10]
-
-    Args:
-        steps: How many steps count as early, at least 0.
-        then: The schedule of the others.
-
-    Raises:
-        ValueError: steps is below 0.
-    """
-
-    steps: int
-    then: Schedule
-
-    def __post_init__(self) -> None:
-        _at_least("steps", self.steps, 0)
-
-    def __call__(self, step: int) -> bool:
-        """Whether it is due."""
-        return step < self.steps or self.then(step)
-
-
-@dataclass(frozen=True)
-class Either:
-    """Due whenever one of two schedules is.
-
-    >>> [step for step in range(10) if Either(Every(4), Every(6))(step)]
+    >>> [step for step in range(10) if AnyOf((Every(4), Every(6)))(step)]
     [0, 4, 6, 8]
 
     Args:
-        one: A schedule.
-        other: Another.
+        schedules: The several.
     """
 
-    one: Schedule
-    other: Schedule
+    schedules: tuple[Every, ...]
 
     def __call__(self, step: int) -> bool:
-        """Whether it is due."""
-        return self.one(step) or self.other(step)
+        """Whether one of them is due."""
+        return any(schedule(step) for schedule in self.schedules)
 
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value}.")
+    def upcoming(self, step: int) -> int:
+        """The first step from this one on at which one of them is due, or `NEVER`."""
+        return min((due for each in self.schedules if (due := each.upcoming(step)) != NEVER), default=NEVER)
