@@ -1,13 +1,9 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from foreign_modules import train_at
-
-ROOT = Path(__file__).parents[2]
+from two_ranks import run_ranks
 
 # Every rank logs another loss, as a module without `sync_dist=True` does; rank 1 logs no metric at all.
 SCRIPT = """
@@ -48,17 +44,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("when", ["in time", "late"])
 def test_two_ranks_agree_stop_together_and_one_of_them_speaks(tmp_path, when):
-    script = tmp_path / "ranks.py"
-    script.write_text(SCRIPT)
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "callbacks")])
-    done = subprocess.run(
-        ["timeout", "-k", "5", "150", sys.executable, str(script), when, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_ranks(tmp_path, SCRIPT, when, tmp_path)
     zero, one = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert zero["state"]["reader"]["record"]["curves"] == one["state"]["reader"]["record"]["curves"]
     assert zero["epochs"] == one["epochs"] < 40

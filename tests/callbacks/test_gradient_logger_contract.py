@@ -1,8 +1,3 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -20,6 +15,7 @@ from foreign_modules import (
 from gradient_hand import Memory
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
+from two_ranks import run_ranks
 
 from callbacks import GradientLogger
 
@@ -154,18 +150,7 @@ if __name__ == "__main__":
 
 
 def test_of_two_ranks_one_writes_the_averaged_gradient(tmp_path):
-    script = tmp_path / "ranks.py"
-    script.write_text(SCRIPT)
-    root = Path(__file__).parents[2]
-    path = os.pathsep.join([str(root), str(root / "tests" / "callbacks")])
-    done = subprocess.run(
-        ["timeout", "-k", "5", "150", sys.executable, str(script), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_ranks(tmp_path, SCRIPT, tmp_path)
     zero, one = ((tmp_path / f"rank{rank}.txt").read_text().split() for rank in (0, 1))
     assert zero == one
     (table,) = tmp_path.rglob("metrics.csv")

@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +19,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
+from two_ranks import run_ranks
 
 from callbacks import GradientMonitor
 
@@ -251,17 +249,7 @@ if __name__ == "__main__":
 
 
 def test_two_ranks_stop_together_when_one_of_them_has_a_nan(tmp_path):
-    script = tmp_path / "ranks.py"
-    script.write_text(SCRIPT)
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "callbacks")])
-    done = subprocess.run(
-        ["timeout", "-k", "5", "150", sys.executable, str(script), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_ranks(tmp_path, SCRIPT, tmp_path)
     zero, one = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert zero["kept"]
     assert one["kept"]

@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +21,7 @@ from tensorboard.compat.proto.config_pb2 import RunMetadata
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from torch import nn
 from torch.utils.data import DataLoader
+from two_ranks import run_ranks
 
 from callbacks import GraphLogger
 from callbacks.graphs import backward_graph
@@ -273,17 +271,7 @@ if __name__ == "__main__":
 
 
 def test_of_two_ranks_one_writes_and_none_hangs(tmp_path):
-    script = tmp_path / "ranks.py"
-    script.write_text(SCRIPT)
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "callbacks")])
-    done = subprocess.run(
-        ["timeout", "-k", "5", "150", sys.executable, str(script), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_ranks(tmp_path, SCRIPT, tmp_path)
     graphs = written(tmp_path)
     assert set(graphs) == {"Default", "backward"}
     assert "net/Linear[0]/linear" in of(graphs["Default"], "linear")

@@ -3,23 +3,10 @@ import time
 
 import optuna
 import pytest
+from search_cases import SPACE, states, train
 
 from callbacks._search_storage import open_storage
-from callbacks.search import Plan, SearchError, decode, parse_space, search
-
-SPACE = {"lr": parse_space("log 1e-4..1"), "batch_size": parse_space("pow2 8..64"), "h": parse_space("[[8],[8,8]]")}
-
-
-def train(trial, values):
-    return (values["lr"] - 0.01) ** 2 + values["batch_size"] / 64 + len(values["h"])
-
-
-def states(study):
-    return [trial.state.name for trial in study.trials]
-
-
-def params(study):
-    return [decode(SPACE, trial.params) for trial in study.trials]
+from callbacks.search import Plan, SearchError, decode, search
 
 
 @pytest.fixture

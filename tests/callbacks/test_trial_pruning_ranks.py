@@ -1,10 +1,7 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from two_ranks import run_ranks
 
 # Rank 1 logs another loss, by which it would never prune; rank 0 has the study.
 SCRIPT = """
@@ -47,17 +44,7 @@ if __name__ == "__main__":
 
 
 def test_two_ranks_do_what_rank_zero_decides(tmp_path):
-    script = tmp_path / "ranks.py"
-    script.write_text(SCRIPT)
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "callbacks")])
-    done = subprocess.run(
-        ["timeout", "-k", "5", "120", sys.executable, str(script), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_ranks(tmp_path, SCRIPT, tmp_path)
     zero, one = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     pruned = "TrialPruned: MedianPruner: val_loss 9 at step 1"
     assert zero["raised"] == [pruned, "OSError: disk full"]
