@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 from foreign_modules import train_at
