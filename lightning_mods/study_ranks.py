@@ -1,5 +1,6 @@
 """Trials of which each is a fit of several processes, started for it and gone with it."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 _PATIENCE = 10.0  # seconds for the other ranks to end once it is known what became of the trial
+_GRACE = 1.0  # seconds in which it is heard of a rank that was killed, when rank zero fails for want of it
 _PORTS = 3  # attempts to meet at a port that nobody else took in between
 
 _ANSWERS: dict[str, Callable[..., Any]] = {
@@ -144,10 +146,15 @@ class _Talk:
             self.words[rank] = message
         elif isinstance(message, Ended) and rank not in self.words:
             self.words[rank] = self._lost(rank, message)
+        if rank in self.words:
+            self._set_limit(rank, self.words[rank].kind in ("failed", "mistake"))
+
+    def _set_limit(self, rank: int, failed: bool) -> None:
+        """Wait for the others no longer than it is worth."""
         # What rank zero tells is what counts, and it may take its time; where one fails, none gets to an end.
-        word = self.words.get(rank)
-        if word is not None and self.limit is None and (rank == 0 or word.kind in ("failed", "mistake")):
-            self.limit = time.monotonic() + _PATIENCE
+        if rank == 0 or failed:
+            patience = _GRACE if rank == 0 and failed else _PATIENCE
+            self.limit = min(self.limit or math.inf, time.monotonic() + patience)
 
     def _lost(self, rank: int, how: Ended) -> Word:
         text = f"rank {rank} of {self.team.count} {how}"
