@@ -53,6 +53,14 @@ def start_warm(verb, *args, cwd, out, err, **env):
     return process
 
 
+def warm_up():
+    """Start the process that all are forked from, also those that a command run in this very process starts."""
+    with _STARTING, patch.dict(os.environ, OMP_NUM_THREADS="1"):
+        process = _WARM.Process(target=int)
+        process.start()
+    process.join(TIMEOUT)
+
+
 def call_warm(verb, *args, cwd, **env):
     """As `call`, in a process that is started warm. For many small commands."""
     with tempfile.TemporaryDirectory() as held:
