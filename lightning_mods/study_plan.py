@@ -10,6 +10,7 @@ from lightning_mods.arguments import UsageError
 from lightning_mods.running import with_classes
 from lightning_mods.study_cli import StudyCLI
 from lightning_mods.study_folds import check_folds
+from lightning_mods.study_ranks import RankTrials, check_ranks
 from lightning_mods.study_space import asked_space, build_space
 from lightning_mods.study_trials import Trials
 from lightning_mods.terminal import quiet, writers_report_once
@@ -34,6 +35,7 @@ class Study:
         self.cli = StudyCLI(with_classes(words, None))
         self.flags = self.cli.study
         self.flags.check()
+        check_ranks(self.cli.trainer)
         if self.flags.folds:
             check_folds(self.cli.datamodule, self.flags.folds)
         self.space = build_space(self.cli, words, asked)
@@ -53,7 +55,8 @@ class Study:
 
     def train_here(self, report: Callable[[Progress], object]) -> None:
         """Take part in the study until it is done."""
-        trials = Trials(self.cli, self.space, self.folder)
+        kind = RankTrials if self.cli.trainer.world_size > 1 else Trials
+        trials = kind(self.cli, self.space, self.folder)
         with writers_report_once():
             search(trials.train, self.space, self.plan, storage=self.storage, report=report)
 
