@@ -9,7 +9,7 @@ From the repository's root. The rivals are best kept in an environment of their 
     python -m venv .venv-rivals
     .venv-rivals/bin/pip install -c constraints.txt torch numpy scikit-learn skorch pytorch-ignite keras jax
 
-A MLP 64-128-128-10 (digits has 61 columns that vary), ReLU, SGD with lr 0.1 and momentum 0.9, one thread. Each
+A MLP 64-128-128-10 (digits has 61 columns that vary), ReLU, SGD with momentum 0.9, one thread. Each
 contender has a process, which loads its libraries once; only one works at a time. A round runs everybody once, in
 another order each time. Timed is from the end of the first epoch to the end of the last, so neither the set-up nor the
 end of a fit, but everything that comes again and again: validation, checkpoints, events, the bar. What a fit takes

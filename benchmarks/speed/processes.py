@@ -49,7 +49,8 @@ class Worker:
         )
         os.close(terminal)
         self._tail = b""
-        threading.Thread(target=self._drain, daemon=True).start()
+        self._drainer = threading.Thread(target=self._drain, daemon=True)
+        self._drainer.start()
         self.missing: str | None = self._answer().get("missing")
 
     def _drain(self) -> None:
@@ -91,8 +92,12 @@ class Worker:
     def close(self) -> None:
         """End the process."""
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait()
+        self._process.stdout.close()
+        self._drainer.join()
+        os.close(self._shown)
 
 
 def open_workers(names: list[str], python: str, rivals_python: str) -> dict[str, Worker]:

@@ -19,8 +19,8 @@ def tables(records: Sequence[Record]) -> str:
         ("The rest of a fit (set-up, the first epoch's surplus, the end), seconds of CPU", lambda mine, _: rest(mine)),
     ]
     about = (
-        f"Median of {rounds} rounds (lowest–highest), as a ratio to the raw loop in the same round, whose own median is "
-        "in ms. An epoch's validation is in it."
+        f"Median of {rounds} rounds (lowest–highest), as a ratio to the raw loop in the same round, whose median is in "
+        "ms. An epoch's validation is in it."
     )
     return "\n\n".join([about, *(f"**{title}**\n\n{table(records, cell)}" for title, cell in parts)])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from benchmarks.speed.contenders import LogProbabilities
 from benchmarks.speed.contenders.laps import Laps
 from benchmarks.speed.contenders.torch_parts import answers
-from benchmarks.speed.shapes import HIDDEN, LR, MOMENTUM, Job, data_flags
+from benchmarks.speed.shapes import HIDDEN, MOMENTUM, Job, data_flags
 from benchmarks.speed.stopwatch import Stopwatch
 from lightning_mods.fit import main
 
@@ -20,8 +20,9 @@ def fit(job: Job, watch: Stopwatch, *more: str) -> LogProbabilities:
             f"--data.batch_size={job.shape.batch}",
             f"--seed_everything={job.seed}",
             f"--model.hidden_sizes={HIDDEN}",
-            f"--model.lr={LR}",
+            f"--model.lr={job.shape.lr}",
             f"--model.momentum={MOMENTUM}",
+            "--model.weight_decay=0",  # the others have none
             f"--trainer.max_epochs={job.shape.epochs}",
             "--trainer.accelerator=cpu",
             f"--trainer.default_root_dir={root}",

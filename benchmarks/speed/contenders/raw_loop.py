@@ -5,7 +5,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.speed.contenders import LogProbabilities
 from benchmarks.speed.contenders.torch_parts import answers, make_network, tensors
-from benchmarks.speed.shapes import LR, MOMENTUM, Job
+from benchmarks.speed.shapes import MOMENTUM, Job
 from benchmarks.speed.stopwatch import Stopwatch
 
 
@@ -14,7 +14,7 @@ def fit(job: Job, watch: Stopwatch) -> LogProbabilities:
     torch.manual_seed(job.seed)
     watch.start()
     network = make_network(x.shape[1])
-    optimizer = torch.optim.SGD(network.parameters(), LR, MOMENTUM)
+    optimizer = torch.optim.SGD(network.parameters(), job.shape.lr, MOMENTUM)
     for _ in range(job.shape.epochs):
         for at in torch.randperm(len(x)).split(job.shape.batch):
             loss = cross_entropy(network(x.index_select(0, at)), y.index_select(0, at))

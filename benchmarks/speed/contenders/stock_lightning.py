@@ -13,15 +13,16 @@ from torchmetrics.classification import MulticlassAccuracy
 from benchmarks.speed.contenders import LogProbabilities
 from benchmarks.speed.contenders.laps import Laps
 from benchmarks.speed.contenders.torch_parts import answers, make_network, tensors
-from benchmarks.speed.shapes import CLASSES, LR, MOMENTUM, Job
+from benchmarks.speed.shapes import CLASSES, MOMENTUM, Job
 from benchmarks.speed.stopwatch import Stopwatch
 
 
 class Classifier(pl.LightningModule):
     """The module of the tutorials."""
 
-    def __init__(self, in_features: int) -> None:
+    def __init__(self, in_features: int, lr: float) -> None:
         super().__init__()
+        self.lr = lr
         self.network = make_network(in_features)
         self.train_accuracy = MulticlassAccuracy(CLASSES, average="micro")
         self.val_accuracy = MulticlassAccuracy(CLASSES, average="micro")
@@ -43,7 +44,7 @@ class Classifier(pl.LightningModule):
         self.log("val_accuracy", self.val_accuracy, prog_bar=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), LR, MOMENTUM)
+        return torch.optim.SGD(self.parameters(), self.lr, MOMENTUM)
 
 
 def fit(job: Job, watch: Stopwatch) -> LogProbabilities:
@@ -57,7 +58,7 @@ def fit(job: Job, watch: Stopwatch) -> LogProbabilities:
         trainer = pl.Trainer(
             max_epochs=job.shape.epochs, accelerator="cpu", default_root_dir=root, callbacks=[Laps()]
         )  # fmt: skip
-        module = Classifier(x.shape[1])
+        module = Classifier(x.shape[1], job.shape.lr)
         trainer.fit(module, train, val)
         watch.stop()
     return answers(module.network)

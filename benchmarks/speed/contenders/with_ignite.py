@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.speed.contenders import LogProbabilities
 from benchmarks.speed.contenders.torch_parts import answers, make_network, tensors
-from benchmarks.speed.shapes import LR, MOMENTUM, Job
+from benchmarks.speed.shapes import MOMENTUM, Job
 from benchmarks.speed.stopwatch import Stopwatch
 
 
@@ -19,7 +19,7 @@ def fit(job: Job, watch: Stopwatch) -> LogProbabilities:
     train = DataLoader(TensorDataset(x, y), job.shape.batch, shuffle=True)
     val = DataLoader(TensorDataset(val_x, val_y), job.shape.batch)
     network = make_network(x.shape[1])
-    optimizer = torch.optim.SGD(network.parameters(), LR, MOMENTUM)
+    optimizer = torch.optim.SGD(network.parameters(), job.shape.lr, MOMENTUM)
     trainer = create_supervised_trainer(network, optimizer, cross_entropy)
     evaluator = create_supervised_evaluator(network, {"accuracy": Accuracy(), "loss": Loss(cross_entropy)})
 

@@ -3,7 +3,7 @@
 import keras
 
 from benchmarks.speed.contenders import LogProbabilities
-from benchmarks.speed.shapes import CLASSES, HIDDEN, LR, MOMENTUM, Job
+from benchmarks.speed.shapes import CLASSES, HIDDEN, MOMENTUM, Job
 from benchmarks.speed.stopwatch import Stopwatch
 
 STEPS_PER_EXECUTION = {"jax": 32, "tensorflow": 32, "torch": 1}
@@ -27,7 +27,7 @@ def fit(job: Job, watch: Stopwatch) -> LogProbabilities:
     layers = [keras.layers.Dense(width, activation="relu") for width in HIDDEN]
     model = keras.Sequential([keras.Input((x.shape[1],)), *layers, keras.layers.Dense(CLASSES)])
     model.compile(
-        optimizer=keras.optimizers.SGD(LR, momentum=MOMENTUM),
+        optimizer=keras.optimizers.SGD(job.shape.lr, momentum=MOMENTUM),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         steps_per_execution=STEPS_PER_EXECUTION[keras.backend.backend()],

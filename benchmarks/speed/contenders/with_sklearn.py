@@ -5,7 +5,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from sklearn.neural_network import MLPClassifier
 
 from benchmarks.speed.contenders import LogProbabilities
-from benchmarks.speed.shapes import CLASSES, HIDDEN, LR, MOMENTUM, Job
+from benchmarks.speed.shapes import CLASSES, HIDDEN, MOMENTUM, Job
 from benchmarks.speed.stopwatch import Stopwatch
 
 
@@ -18,7 +18,7 @@ def fit(job: Job, watch: Stopwatch) -> LogProbabilities:
         solver="sgd",
         alpha=0.0,
         batch_size=job.shape.batch,
-        learning_rate_init=LR,
+        learning_rate_init=job.shape.lr,
         momentum=MOMENTUM,
         nesterovs_momentum=False,
         random_state=job.seed,

@@ -9,7 +9,7 @@ from torch import nn
 
 from benchmarks.speed.contenders import LogProbabilities
 from benchmarks.speed.contenders.torch_parts import answers, make_network
-from benchmarks.speed.shapes import LR, MOMENTUM, Job
+from benchmarks.speed.shapes import MOMENTUM, Job
 from benchmarks.speed.stopwatch import Stopwatch
 
 
@@ -32,7 +32,7 @@ def fit(job: Job, watch: Stopwatch) -> LogProbabilities:
         criterion=nn.CrossEntropyLoss,
         optimizer=torch.optim.SGD,
         optimizer__momentum=MOMENTUM,
-        lr=LR,
+        lr=job.shape.lr,
         batch_size=job.shape.batch,
         max_epochs=job.shape.epochs,
         iterator_train__shuffle=True,
