@@ -29,9 +29,10 @@ class Gauge(pl.Callback):
         if not self.marks:
             self.found["peak_begin"] = status("VmHWM")
             Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew: proc(5)
+        else:
+            # Pages of a mapped file are resident too, but the kernel takes them back when it wants them.
+            self.found["anonymous"] = max(self.found.get("anonymous", 0), status("RssAnon"))
         self.marks.append((time.process_time(), time.perf_counter()))
-        # Pages of a mapped file are resident too, but the kernel takes them back when it wants them.
-        self.found["anonymous"] = max(self.found.get("anonymous", 0), status("RssAnon"))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.found["peak_epochs"] = status("VmHWM")
