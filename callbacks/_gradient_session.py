@@ -19,8 +19,11 @@ from callbacks._step_watch import StepWatch
 from callbacks._terminal import Guard
 from callbacks.gradient_flow import GradientFlow
 from callbacks.schedules import NEVER, AnyOf, Every
+from callbacks.spare_time import SpareTime
 
 UNSORTED = 100  # norms of steps that wait to be put into the history: many at once are put in quicker
+DRAWING = 0.02  # share of the time that goes into pictures on the way
+GUESS = 0.5  # seconds that the first one takes
 PATIENCE = 10.0  # seconds after which what was read is written, block or no block
 
 
@@ -90,6 +93,7 @@ class GradientSession:
         self._counts = list(counts)
         self._since = 0.0  # when the oldest of what is pending was read
         self._draw = draw
+        self._spare = SpareTime(DRAWING, GUESS)
         self._not_in_flow: list[tuple[int, dict[str, float]]] = []
         self.flow = flow or GradientFlow(_trained(module))
         self._next_picture = self._pictures.upcoming(sum(counts[:1]) + 1)
@@ -207,8 +211,10 @@ class GradientSession:
                 moment.updates = moment.probe.after()
         self._keep(moment)
         if watch.index == 0 and NEVER != self._next_picture <= watch.count:
-            self._next_picture = self._pictures.upcoming(watch.count + 1)
-            self._draw()
+            if self._spare.is_due:
+                self._next_picture = self._pictures.upcoming(watch.count + 1)
+                with self._spare.work():
+                    self._draw()
 
     def _keep(self, moment: Moment) -> None:
         """Let what was read wait for its block to be full, or for a while."""
