@@ -79,7 +79,7 @@ def flags_of(made: Callable[..., Any], section: str) -> tuple[str, list[Flag]]:
         )
         for each in inspect.signature(made).parameters.values()
     ]
-    return text.splitlines()[0].rstrip("."), flags
+    return next(iter(text.splitlines()), "").rstrip("."), flags
 
 
 def described(text: str) -> Iterator[tuple[str, str]]:

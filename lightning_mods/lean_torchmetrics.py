@@ -18,6 +18,8 @@ class _Deferred(ModuleType):
     hamming = None  # what torchmetrics looks for; any value will do
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__path__":  # `inspect` asks every module for its file
+            raise AttributeError(name)
         if sys.modules.get(_NAME) is self:
             del sys.modules[_NAME]
         return getattr(import_module(_NAME), name)
