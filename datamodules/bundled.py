@@ -39,7 +39,7 @@ def _digits_file() -> Path | None:
 
 
 def _digits(file: Path) -> dict[str, NDArray[Any]]:
-    # What a fit without flags reads. `sklearn.datasets` would bring scipy and pandas along, more seconds than the fit.
+    # What a fit without flags reads. `sklearn.datasets` would bring scipy along and take longer than some fits.
     rows = np.loadtxt(file, delimiter=",")
     columns: dict[str, NDArray[Any]] = {f"pixel_{i // 8}_{i % 8}": rows[:, i] for i in range(64)}
     return {**columns, _TARGET: rows[:, 64].astype(np.int64).astype(str)}
@@ -94,9 +94,6 @@ def _from_arrays(label: str, columns: Mapping[str, NDArray[Any]], file: Path | N
             values = values.astype(values.dtype.newbyteorder("="), copy=False)
             if values.dtype.itemsize > 8:
                 values = values.astype(np.float64)
-            if values.dtype.kind != "b":  # `pa.array` would import pandas where it is installed
-                kind, buffer = pa.from_numpy_dtype(values.dtype), pa.py_buffer(np.ascontiguousarray(values))
-                return pa.Array.from_buffers(kind, len(values), [None, buffer])
         if values.dtype.kind == "U":
             return pa.array(values.tolist(), type=pa.string())
         return pa.array(np.ascontiguousarray(values))
