@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from callbacks.search import TrialRow, best_trials, decode, importances
-from lightning_mods.fitting import fit
+from lightning_mods import fit
 from lightning_mods.runs import newest_run
 from lightning_mods.study_board import write_best, write_pictures
 from lightning_mods.study_names import short_names
@@ -113,7 +113,7 @@ def _refit(study: Study, opened: "OptunaStudy", row: TrialRow) -> None:
         return
     sys.stdout.write(f"\nfit of trial {row.number}:\n")
     sys.stdout.flush()
-    fit([f"--config={study.folder / 'best.yaml'}"])
+    fit.main([f"--config={study.folder / 'best.yaml'}"])
     found = newest_run(study.root)
     if found is not None:
         opened.set_user_attr(_REFIT, {"trial": row.number, "run": str(found)})

@@ -58,9 +58,7 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["lightning_mods.lean_torchmetrics", "lightning_mods.study_plan", "torch._dynamo", "optuna"]
-    )
+    context.set_forkserver_preload(["lightning_mods.study_plan", "torch._dynamo", "optuna"])
     return context
 
 
