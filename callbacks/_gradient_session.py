@@ -210,11 +210,10 @@ class GradientSession:
             with self._guard(self._trainer, "reading updates"):
                 moment.updates = moment.probe.after()
         self._keep(moment)
-        if watch.index == 0 and NEVER != self._next_picture <= watch.count:
-            if self._spare.is_due:
-                self._next_picture = self._pictures.upcoming(watch.count + 1)
-                with self._spare.work():
-                    self._draw()
+        if watch.index == 0 and NEVER != self._next_picture <= watch.count and self._spare.is_due:
+            self._next_picture = self._pictures.upcoming(watch.count + 1)
+            with self._spare.work():
+                self._draw()
 
     def _keep(self, moment: Moment) -> None:
         """Let what was read wait for its block to be full, or for a while."""

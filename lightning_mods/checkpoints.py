@@ -17,7 +17,6 @@ from callbacks.spare_time import SpareTime
 from lightning_mods.files import replacing
 from lightning_mods.runs import RunError
 
-
 WRITING = 0.01  # share of the time that goes into checkpoints, where epochs are short
 
 

@@ -32,14 +32,14 @@ from callbacks import (
 from datamodules import TabularDataModule
 from lightning_mods.arguments import UsageError, flags, merged_config, refuse_unknown, said
 from lightning_mods.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, epochs_done, read_checkpoint
-from lightning_mods.classes import LINKED, OURS, find_class, own_arguments
+from lightning_mods.classes import OURS, find_class, own_arguments
 from lightning_mods.explain import explain
 from lightning_mods.files import replacing
 from lightning_mods.progress import Announcement, ProgressLines, progress_callbacks
 from lightning_mods.runs import RUN_MARK, run_of
 from lightning_mods.summary import EpochTimer
 from lightning_mods.terminal import say
-from lightning_mods.verbs import MAX_EPOCHS, add_verb_arguments
+from lightning_mods.verbs import LINKED, MAX_EPOCHS, add_verb_arguments
 
 # Flags that take a class by its short name, and what the class must be.
 _CHOICES: dict[str, type] = {

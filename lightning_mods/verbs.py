@@ -6,6 +6,8 @@ from typing import Any, Literal
 from lightning_mods.study_flags import SPACE_HELP, StudyFlags
 
 MAX_EPOCHS = 30
+# What a model may take from the data, by the name of its argument; a class without such an argument is left alone.
+LINKED = ("in_features", "num_classes", "class_counts", "target_mean", "target_std")
 Watcher = Literal["fit", "health", "gradients", "graph"]
 WATCHERS: list[Watcher] = ["fit", "health", "gradients", "graph"]
 
