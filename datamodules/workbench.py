@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from datamodules.batching import Rows
@@ -190,6 +191,7 @@ class Workbench:
             self._sets |= self._shares(shares)
         if all(s in self._sets or not self.size(s) for s in STAGES):
             self._table = None  # its text is not needed any more
+            pa.default_memory_pool().release_unused()  # else arrow keeps as much again, for a table to come
 
     def _shares(self, stages: list[Stage]) -> dict[str, Rows]:
         table = self._table or open_table(self.options.path)

@@ -35,6 +35,7 @@ from lightning_mods.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastC
 from lightning_mods.classes import OURS, find_class, own_arguments
 from lightning_mods.explain import explain
 from lightning_mods.files import replacing
+from lightning_mods.module import MLPModule
 from lightning_mods.progress import Announcement, ProgressLines, progress_callbacks
 from lightning_mods.runs import RUN_MARK, run_of
 from lightning_mods.summary import EpochTimer
@@ -169,6 +170,14 @@ class ModsCLI(LightningCLI):
         except (ValueError, ImportError) as error:
             raise UsageError(explain(error)) from error
         self._hand_over_state(self.datamodule)  # a foreign model asked for nothing
+        steps = self.config.steps_per_execution
+        if steps != "auto" and steps < 1:
+            raise UsageError(f"--steps_per_execution must be `auto` or a whole number of at least 1, not {steps}.")
+        if isinstance(self.model, MLPModule):
+            self.model.steps_per_execution = steps
+        elif said(self.given, "steps_per_execution") not in (None, "auto", "1"):
+            name = type(self.model).__name__
+            say(f"note: --steps_per_execution is not used, {name} is none of our MLPs: one mini-batch at a time.")
         self._bind_optimizer()
 
     def _bind_optimizer(self) -> None:
