@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from lightning_mods.auroc import ClassMeanAUROC
+from lightning_mods.class_scores import ClassScores
 from lightning_mods.layer_rules import CrossEntropy, LossRule
 from lightning_mods.mlp import Activation
 from lightning_mods.module import MLPModule
@@ -95,12 +94,7 @@ class MLPClassifier(MLPModule):
 
     def metrics(self) -> dict[str, Metric]:
         """Accuracy, F1 (mean over classes) and AUROC (one against the rest, mean over classes)."""
-        classes = self.num_classes
-        return {
-            "accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False),
-            "f1": MulticlassF1Score(classes, average="macro", validate_args=False),
-            "auroc": ClassMeanAUROC(classes),
-        }
+        return {"scores": ClassScores(self.num_classes)}
 
     @property
     def baseline_loss(self) -> float | None:

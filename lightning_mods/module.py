@@ -91,7 +91,10 @@ class MLPModule(LightningModule, ABC):
 
     @abstractmethod
     def metrics(self) -> dict[str, Metric]:
-        """A fresh set of torchmetrics by name, updated with `(predictions, y)`."""
+        """A fresh set of torchmetrics by name, updated with `(predictions, y)`.
+
+        One that computes a dict gives several metrics, by the names in it.
+        """
 
     @property
     @abstractmethod
@@ -245,12 +248,17 @@ class MLPModule(LightningModule, ABC):
         assert isinstance(total, Tensor)
         row = {f"{stage}_loss": self.logged_loss(total[0] / total[1])}
         for name, metric in self._metrics_of(stage).items():
-            row[f"{stage}_{name}"] = metric.compute()
+            found = metric.compute()
+            for key, value in found.items() if isinstance(found, dict) else [(name, found)]:
+                row[f"{stage}_{key}"] = value
             metric.reset()
-        # Ranks agree already (reduced above, torchmetrics syncs in compute): sync_dist would only repeat it.
-        fitting = self.trainer.state.fn == TrainerFn.FITTING
-        self.log_dict(row, logger=False if fitting else None, sync_dist=False)
-        if fitting and not self.trainer.sanity_checking:
+        # Ranks agree already (reduced above, torchmetrics syncs in compute).
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            self.log_dict(row, sync_dist=False)
+            return
+        # `self.log` would put them there too, and take as long as some training steps for it.
+        self.trainer.callback_metrics.update(row)
+        if not self.trainer.sanity_checking:
             self._write({name: float(value) for name, value in row.items()})
 
     def _write(self, row: dict[str, float]) -> None:
