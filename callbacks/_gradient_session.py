@@ -94,6 +94,7 @@ class GradientSession:
         self._since = 0.0  # when the oldest of what is pending was read
         self._draw = draw
         self._spare = SpareTime(DRAWING, GUESS)
+        self._arranged = 0  # layers that are in order
         self._not_in_flow: list[tuple[int, dict[str, float]]] = []
         self.flow = flow or GradientFlow(_trained(module))
         self._next_picture = self._pictures.upcoming(sum(counts[:1]) + 1)
@@ -145,7 +146,10 @@ class GradientSession:
             watch.settle_skipped()
         self._write()
         self._add_to_flow()
-        self.flow.arrange(_trained(self._module))
+        layers = len(self.flow.layers)
+        if layers != self._arranged:  # looking for the order takes as long as a training step
+            self.flow.arrange(_trained(self._module))
+            self._arranged = layers
 
     def close(self) -> None:
         """Leave the optimizers alone, and hand over what is left."""

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.trainer.states import TrainerFn
@@ -129,10 +130,16 @@ class MLPModule(LightningModule, ABC):
             # Lightning knows the last batch by counting those it was handed.
             self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = True
         if self.trainer.is_last_batch:
-            # Once an epoch: a `self.log` in each step would cost more than the step.
-            mean = self.logged_loss(torch.as_tensor(self.losses[0] / self.losses[1]))
-            self.log("train_loss", mean, on_step=False, on_epoch=True, logger=False, sync_dist=True)
+            self._log_mean_loss()
         return loss
+
+    def _log_mean_loss(self) -> None:
+        """Once an epoch: a `self.log` in each step would cost more than the step."""
+        mean = self.logged_loss(torch.as_tensor(self.losses[0] / self.losses[1]))
+        if self.trainer.world_size > 1:
+            self.log("train_loss", mean, on_step=False, on_epoch=True, logger=False, sync_dist=True)
+        else:
+            self.trainer.callback_metrics["train_loss"] = mean.detach()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch of the validation set."""
@@ -192,6 +199,19 @@ class MLPModule(LightningModule, ABC):
         """The sums over the epoch with one mini-batch more."""
         weight = self.loss_weight(y)
         return sums[0] + loss * weight, sums[1] + weight
+
+    def add_losses(self, sums: Sums, losses: Tensor, targets: Sequence[Tensor]) -> Sums:
+        """The sums over the epoch with some mini-batches more, to the bit as if `add_loss` had added one by one."""
+        weights = [self.loss_weight(y) for y in targets]
+        if losses.device.type != "cpu" or not all(isinstance(weight, int) for weight in weights):
+            for loss, y in zip(losses, targets, strict=True):
+                sums = self.add_loss(sums, loss, y)
+            return sums
+        terms = (losses * torch.tensor(weights)).numpy()
+        start = np.asarray(sums[0], dtype=terms.dtype).reshape(1)
+        # One after the other in float32; `sum` and `cumsum` add in another order or in double.
+        total = np.add.accumulate(np.concatenate([start, terms]))[-1]
+        return torch.tensor(total), sums[1] + sum(weights)
 
     def _open_fast_steps(self) -> None:
         loader, most = self.trainer.train_dataloader, self.steps_per_execution
