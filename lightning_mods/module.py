@@ -215,7 +215,10 @@ class MLPModule(LightningModule, ABC):
 
     def _open_fast_steps(self) -> None:
         loader, most = self.trainer.train_dataloader, self.steps_per_execution
-        if most == 1 or not isinstance(loader, Loader) or (chain := self.chain_rule()) is None:
+        if not isinstance(loader, Loader):
+            return
+        loader.ahead = None  # of a fit that failed
+        if most == 1 or (chain := self.chain_rule()) is None:
             return
         limit = math.inf if most == "auto" else most - 1
         steps = FastSteps(self.trainer, self, learner=self, chain=chain, loader=loader, most=limit)
