@@ -16,7 +16,7 @@ from pytorch_lightning.cli import (
     SaveConfigCallback,
     instantiate_class,
 )
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -33,6 +33,7 @@ from datamodules import TabularDataModule
 from lightning_mods.arguments import UsageError, flags, merged_config, refuse_unknown, said
 from lightning_mods.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, epochs_done, read_checkpoint
 from lightning_mods.classes import OURS, find_class, own_arguments
+from lightning_mods.event_logger import EventLogger
 from lightning_mods.explain import explain
 from lightning_mods.files import replacing
 from lightning_mods.module import MLPModule
@@ -250,7 +251,7 @@ class ModsCLI(LightningCLI):
     def _choose_run_folder(self, config: Namespace) -> None:
         run = run_of(self.resumed) if self.resumed else None
         named = run is not None and run.parent == self.root / "lightning_logs" and run.name.startswith("version_")
-        logger = TensorBoardLogger(
+        logger = EventLogger(
             self.root,
             version=run.name if run and named else None,
             default_hp_metric=False,
