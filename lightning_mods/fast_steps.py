@@ -156,7 +156,7 @@ class FastSteps:
 
     def _advance(self) -> None:
         free = self._free()
-        if free < 1:
+        if free < 1 or not _is_plain(self._trainer):  # a callback may have changed what a step is
             return
         optimizer = self._trainer.optimizers[0]
         if is_listened_to(self._module, optimizer, "callbacks"):

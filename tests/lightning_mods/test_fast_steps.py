@@ -7,7 +7,13 @@ from contextlib import suppress
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import (
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    Timer,
+)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks import FitMonitor, GradientLogger, GradientMonitor, GraphLogger
@@ -101,6 +107,21 @@ def test_a_fit_comes_to_the_same_end(tmp_path, name):
     assert same(slow, some)
     assert len(slow[2]) == slow[0].global_step
     assert len(fast[2]) <= len(some[2]) < len(slow[2])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: GradientAccumulationScheduler({0: 1, 2: 3}),
+        lambda: StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=2),
+        lambda: EarlyStopping("val_loss", patience=0, min_delta=10.0),
+        lambda: Timer(duration={"hours": 1}),
+    ],
+)
+def test_lightnings_callbacks_do_the_same(tmp_path, make):
+    slow, fast = (fit(tmp_path, steps, callbacks=[make()], max_epochs=5) for steps in (1, "auto"))
+    assert same(slow, fast)
+    assert len(fast[2]) < len(slow[2])
 
 
 @pytest.mark.parametrize(
