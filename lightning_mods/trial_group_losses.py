@@ -1,0 +1,105 @@
+"""The losses of many trials on the same rows: gradients at each step, and values as torch sums them up, at its end."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_aten = torch.ops.aten
+
+_LEVELS, _STEP = 8, 16  # of the partial sums in torch's nll_loss
+
+
+class GroupCrossEntropy:
+    """Mean cross-entropy.
+
+    Args:
+        weights: Of the classes, shape (C,); None for all alike.
+    """
+
+    def __init__(self, weights: Tensor | None) -> None:
+        self.weights = weights
+        self._one = torch.ones(())
+
+    def terms(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What makes up the loss of each row `[T, B]`, and what `gradient` needs; `y` is `[B]`."""
+        logs = torch.log_softmax(outputs, -1)
+        return self._picked(logs, y), logs
+
+    def _picked(self, logs: Tensor, y: Tensor) -> Tensor:
+        picked = logs.gather(-1, y.view(1, -1, 1).expand(len(logs), -1, 1)).squeeze(-1)
+        return picked if self.weights is None else picked * self.weights[y]
+
+    def gradient(self, logs: Tensor, y: Tensor) -> Tensor:
+        """The loss's gradient with respect to the outputs `[T, B, C]`."""
+        first = logs[0]
+        mass = self._mass(y)
+        # The same for all trials, as it depends on the classes alone.
+        rows = _aten.nll_loss_backward.default(self._one, first, y, self.weights, 1, -100, mass)
+        every = rows.expand(len(logs), *rows.shape)
+        grad: Tensor = _aten._log_softmax_backward_data.default(every, logs, 2, logs.dtype)
+        return grad
+
+    def _mass(self, y: Tensor) -> Tensor:
+        if self.weights is None:
+            return torch.tensor(float(len(y)))
+        return torch.from_numpy(np.asarray(_cascade(self.weights[y].numpy()[:, None])))[0]
+
+    def values(self, terms: Tensor, ys: Tensor) -> Tensor:
+        """The mean losses `[S, T]` of steps with as many rows: their terms `[S, T, B]` and targets `[S, B]`."""
+        steps, trials, rows = terms.shape
+        total = _cascade((-terms).permute(2, 0, 1).reshape(rows, -1).numpy()).reshape(steps, trials)
+        if self.weights is None:
+            return torch.from_numpy(total / np.float32(rows))
+        mass = _cascade(self.weights[ys].t().numpy())
+        return torch.from_numpy(total / mass[:, None])
+
+
+class GroupSquaredError:
+    """Mean squared error on the standardised target.
+
+    Args:
+        standardised: From targets `[B]` to what the outputs are compared with, of their type.
+    """
+
+    def __init__(self, standardised: Callable[[Tensor], Tensor]) -> None:
+        self.standardised = standardised
+
+    def terms(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What makes up the loss of each row `[T, B]`, and what `gradient` needs; `y` is `[B]`."""
+        found = outputs.squeeze(-1)
+        apart = found - self.standardised(y)
+        return apart, apart
+
+    def gradient(self, apart: Tensor, y: Tensor) -> Tensor:
+        """The loss's gradient with respect to the outputs `[T, B, 1]`."""
+        return (apart * (2.0 / apart.shape[1])).unsqueeze(-1)
+
+    def values(self, terms: Tensor, ys: Tensor) -> Tensor:
+        """The mean losses `[S, T]` of steps with as many rows: their terms `[S, T, B]`."""
+        return functional.mse_loss(terms, torch.zeros(()).expand_as(terms), reduction="none").mean(-1)
+
+
+GroupLoss = GroupCrossEntropy | GroupSquaredError
+
+
+def _cascade(values: np.ndarray) -> np.ndarray:
+    """The sums over the first axis, in the order in which torch's nll_loss takes float32 numbers.
+
+    It adds up 16 numbers, then 16 of these sums, and so on; the very first number is a sum by itself.
+    """
+    total = np.zeros(values.shape[1:], dtype=np.float32)
+    for level in range(_LEVELS):
+        whole = 0 if level == _LEVELS - 1 else (len(values) - 1) // _STEP * _STEP + 1
+        total = total + _in_order(values[whole:])
+        if not whole:
+            break
+        chunks = values[1:whole].reshape(-1, _STEP, *values.shape[1:])
+        values = np.concatenate([values[:1], np.add.accumulate(chunks, axis=1)[:, -1]])
+    return total
+
+
+def _in_order(values: np.ndarray) -> np.ndarray:
+    return np.add.accumulate(values, axis=0)[-1] if len(values) else np.zeros(values.shape[1:], dtype=np.float32)

@@ -1,0 +1,175 @@
+"""`GroupNetwork`: many copies of one MLP as stacked parameters, trained by SGD with the chain rule written out."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+
+from lightning_mods.layer_rules import activation_of
+from lightning_mods.trial_group_activations import GroupActivation
+from lightning_mods.trial_group_losses import GroupLoss
+from lightning_mods.trial_group_products import aligned, as_aligned, forward, input_gradient, weight_gradient
+
+_ALIGNED = 32  # floats, as in `aligned`
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What may differ between the trials of a group: see `MLPModule` for the numbers."""
+
+    lr: float
+    momentum: float
+    weight_decay: float
+    dropout: float
+
+
+class GroupNetwork:
+    """T copies of an MLP. Each of them trains, to the last bit, as it would alone with autograd and `torch.optim.SGD`.
+
+    The operations are those of autograd and SGD in their order, each on all trials at once; where a batched product
+    of matrices would round differently there is a loop. That holds on one thread.
+
+    Args:
+        layers: Linear layers with an activation and perhaps dropout between them: the weights all trials begin with.
+        rates: One for each trial.
+        loss: What is minimised.
+        nesterov: Nesterov's momentum, for all.
+    """
+
+    def __init__(self, layers: nn.Sequential, rates: Sequence[Rates], loss: GroupLoss, *, nesterov: bool) -> None:
+        linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+        found = [activation_of(layer) for layer in layers if not isinstance(layer, nn.Linear | nn.Dropout)]
+        self._activations = [GroupActivation(each) for each in found if each is not None]
+        self._loss, self._nesterov = loss, nesterov
+        parameters = [p.detach() for layer in linear for p in (layer.weight, layer.bias)]
+        self.shapes = [p.shape for p in parameters]
+        room = [-(-shape.numel() // _ALIGNED) * _ALIGNED for shape in self.shapes]
+        self._starts = [0, *accumulate(room)]
+        self._begun = False  # SGD's first momentum is the gradient
+        self._draw = torch.Generator()
+        flat = [torch.zeros(len(rates), self._starts[-1]) for _ in range(3)]
+        self._take(rates, *flat)
+        for part, parameter in zip(self.parts(flat[0]), parameters, strict=True):
+            part.copy_(parameter.expand_as(part))
+
+    def _take(self, rates: Sequence[Rates], weights: Tensor, grads: Tensor, momenta: Tensor) -> None:
+        self.rates = list(rates)
+        self.flat, self._grads, self._momenta = weights, grads, momenta
+        parts = self.parts(grads)
+        self._weight_grads, self._bias_grads = parts[0::2], parts[1::2]
+        self._buffers: dict[int, list[Tensor]] = {}
+        self._minus_lr, self._momentum, self._decay = (
+            torch.tensor(column).unsqueeze(1)
+            for column in zip(*((-r.lr, r.momentum, r.weight_decay) for r in rates), strict=True)
+        )
+        self._decays, self._moves = any(r.weight_decay for r in rates), any(r.momentum for r in rates)
+        parts = self.parts(weights)
+        self._weights, self._biases = parts[0::2], parts[1::2]
+
+    def parts(self, flat: Tensor) -> list[Tensor]:
+        """Flat parameters `[T, P]` as weights `[T, O, I]` and biases `[T, O]`, layer by layer; views."""
+        pairs = zip(self._starts, self.shapes, strict=False)
+        return [flat[:, at : at + shape.numel()].unflatten(1, shape) for at, shape in pairs]
+
+    def keep(self, trials: Sequence[int]) -> None:
+        """Go on with some of the trials; the others leave."""
+        at = torch.tensor(trials)
+        self._take([self.rates[t] for t in trials], self.flat[at], self._grads[at], self._momenta[at])
+
+    def alone(self, flat: Tensor) -> "GroupNetwork":
+        """A network of one trial with these parameters `[P]`, to ask for outputs."""
+        twin = copy.copy(self)
+        nothing = torch.zeros(1, 0)
+        twin._take(self.rates[:1], flat.clone().unsqueeze(0), flat.clone().unsqueeze(0), nothing)
+        return twin
+
+    # ------------------------------------------------------------------ steps
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """Outputs `[T, B, out_features]` for rows `[B, in_features]`, without dropout."""
+        h = x
+        buffers = self._buffers_for(len(x))
+        for i, activation in enumerate(self._activations):
+            h = as_aligned(activation.forward(forward(self._biases[i], h, self._weights[i], buffers[i])))
+        return forward(self._biases[-1], h, self._weights[-1], buffers[len(self._activations)])
+
+    def step(self, x: Tensor, y: Tensor, seed: int | None) -> Tensor:
+        """One mini-batch for all: forward, backward, update.
+
+        Args:
+            x: Rows, `[B, F]`.
+            y: Targets, `[B]`.
+            seed: Of the dropout.
+
+        Returns:
+            What makes up the loss of each row before the update, `[T, B]`; see `GroupLoss.values`.
+        """
+        buffers = self._buffers_for(len(x))
+        noises = self._noises(len(x), seed)
+        below, sums, values = [x], [], []
+        for i, activation in enumerate(self._activations):
+            z = forward(self._biases[i], below[-1], self._weights[i], buffers[i])
+            h = activation.forward(z)
+            sums.append(z)
+            values.append(h)
+            below.append(as_aligned(h if noises[i] is None else h * noises[i]))
+        outputs = forward(self._biases[-1], below[-1], self._weights[-1], buffers[len(sums)])
+        terms, kept = self._loss.terms(outputs, y)
+        grad = as_aligned(self._loss.gradient(kept, y))
+        self._gradients(-1, grad, below[-1])
+        for i in range(len(sums) - 1, -1, -1):
+            grad = input_gradient(grad, self._weights[i + 1], buffers[len(sums) + 1 + i])
+            if noises[i] is not None:
+                grad = grad.mul_(noises[i])
+            grad = self._activations[i].backward(grad, sums[i], values[i])
+            self._gradients(i, grad, below[i])
+        self._update()
+        return terms
+
+    def _gradients(self, i: int, grad: Tensor, below: Tensor) -> None:
+        weight_gradient(grad, below, self._weight_grads[i])
+        torch.sum(grad, 1, out=self._bias_grads[i])
+
+    def _update(self) -> None:
+        # `addcmul` rounds once, as SGD's `add` with `alpha` does; a product of its own would round twice.
+        grads = self._grads
+        if self._decays:
+            grads.addcmul_(self.flat, self._decay)
+        if self._moves:
+            if self._begun:
+                self._momenta.mul_(self._momentum).add_(grads)
+            else:
+                self._momenta.copy_(grads)
+            grads = grads.addcmul_(self._momenta, self._momentum) if self._nesterov else self._momenta
+        self._begun = True
+        self.flat.addcmul_(grads, self._minus_lr)
+
+    def _buffers_for(self, rows: int) -> list[Tensor]:
+        """Room for what each layer makes of so many rows, and for the gradients of the hidden ones."""
+        if rows not in self._buffers:
+            widths = [shape[0] for shape in self.shapes[0::2]]
+            self._buffers[rows] = [aligned(len(self.rates), rows, width) for width in (*widths, *widths[:-1])]
+        return self._buffers[rows]
+
+    def _noises(self, rows: int, seed: int | None) -> Sequence[Tensor | None]:
+        """What each hidden layer's values are multiplied by, drawn as torch draws it for a trial alone."""
+        widths = [shape[0] for shape in self.shapes[0:-2:2]]
+        shares = {r.dropout for r in self.rates}
+        if not any(shares) or not widths:
+            return [None] * len(widths)
+        drawn: dict[float, list[Tensor]] = {}
+        for p in shares:
+            if seed is not None:
+                self._draw.manual_seed(seed)
+            drawn[p] = [
+                torch.empty(rows, width).bernoulli_(1 - p, generator=self._draw).div_(1 - p)
+                if p
+                else torch.ones(rows, width)
+                for width in widths
+            ]
+        if len(shares) == 1:
+            return drawn[self.rates[0].dropout]
+        return [torch.stack([drawn[r.dropout][i] for r in self.rates]) for i in range(len(widths))]
