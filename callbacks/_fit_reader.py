@@ -29,7 +29,7 @@ class FitReader:
         self.metric = metric
         self.record = FitRecord(names={"train_loss": train_loss, "val_loss": val_loss})
         self._fresh = Fresh()
-        self._by_step = False  # the training loss is logged by the step alone
+        self.by_step = False  # the training loss is logged by the step alone
         self._sum: Tensor | float = 0.0
         self._count = 0
         self._validated = self._epoch_read = False
@@ -38,7 +38,7 @@ class FitReader:
     def state(self) -> dict[str, Any]:
         """The record and the sums of the epoch that is running."""
         sums = [float(self._sum), self._count]
-        return {"record": self.record.state(), "sums": sums, "by_step": self._by_step}
+        return {"record": self.record.state(), "sums": sums, "by_step": self.by_step}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
@@ -46,15 +46,15 @@ class FitReader:
         if self.metric == AUTO:
             self.metric = self.record.names.get("metric", AUTO)
         self._sum, self._count = state["sums"]
-        self._by_step = state["by_step"]
+        self.by_step = state["by_step"]
 
     def step(self, trainer: Trainer, batch_idx: int) -> None:
         """Add up a training loss that is logged by the step alone; no sync with the device."""
         if batch_idx == 0:
             self._sum, self._count = 0.0, 0
             found = trainer.callback_metrics
-            self._by_step = f"{self.train_loss}_step" not in found and self._logged_now(trainer)
-        elif self._by_step:
+            self.by_step = f"{self.train_loss}_step" not in found and self._logged_now(trainer)
+        elif self.by_step:
             self._add(self._fresh.tensor(trainer, self.train_loss))
 
     def _logged_now(self, trainer: Trainer) -> bool:
@@ -93,7 +93,7 @@ class FitReader:
         """Read the training loss of an epoch that ends, and make all its values equal on all ranks."""
         self._epoch_read = True
         value = self._fresh.read(trainer, self.train_loss)
-        if self._by_step and self._count:
+        if self.by_step and self._count:
             value = float(self._sum) / self._count
         self._sum, self._count = 0.0, 0
         self.put(trainer, "train_loss", epoch, value)

@@ -105,6 +105,18 @@ class GradientSession:
         if watch is not None:
             watch.before_step()
 
+    @property
+    def steps_free(self) -> float:
+        """Steps that may pass unseen; none where several optimizers take turns."""
+        return (
+            min((watch.steps_free for watch in self._watches.values()), default=0.0) if len(self._watches) == 1 else 0
+        )
+
+    def skip(self, n: int) -> None:
+        """Count steps of the one optimizer that passed unseen."""
+        for watch in self._watches.values():
+            watch.count += n
+
     def flush(self) -> None:
         """Between two steps: hand what is pending to the loggers, and bring the history up to date."""
         for watch in self._watches.values():

@@ -1,9 +1,12 @@
 """Follows one optimizer through its steps: when its gradients are there, when they are clipped, when it has stepped."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from torch.optim import Optimizer
+
+from callbacks.schedules import NEVER
 
 BETWEEN, BEFORE, WITHIN = range(3)  # steps; a step whose gradients are there, before `step` is called; the call
 
@@ -58,6 +61,11 @@ class StepWatch:
     def step(self) -> int:
         """Number of the step it is in, 0 the first."""
         return self.count - 1
+
+    @property
+    def steps_free(self) -> float:
+        """Steps from now on that are not due."""
+        return math.inf if self._next == NEVER else self._next - self.count
 
     def detach(self) -> None:
         """Follow no longer."""

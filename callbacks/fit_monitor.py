@@ -1,5 +1,7 @@
 """`FitMonitor`: says whether a run underfits, fits well or overfits, while it runs and when it ends."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -143,6 +145,13 @@ class FitMonitor(Callback):
     ) -> None:
         """Add up a training loss that is logged by the step alone."""
         self._reader.step(trainer, batch_idx)
+
+    def steps_free(self, trainer: Trainer) -> float:
+        """All, but for a training loss that is logged by the step alone."""
+        return 0 if self._reader.by_step else math.inf
+
+    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, losses: Sequence[float]) -> None:
+        """Nothing to do: what is logged once an epoch is read at its end."""
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell old values from those that will be logged."""

@@ -1,5 +1,7 @@
 """`GradientLogger`: shows what gradients and updates do to each layer. It writes, and judges nothing."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,15 @@ class GradientLogger(Callback):
         """Gradients are unscaled and accumulated, and not yet clipped."""
         if self._session is not None:
             self._session.before_step(optimizer)
+
+    def steps_free(self, trainer: Trainer) -> float:
+        """How many steps from now on are none of those that are read."""
+        return math.inf if self._session is None else self._session.steps_free
+
+    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, losses: Sequence[float]) -> None:
+        """Count steps that were taken without the hooks."""
+        if self._session is not None:
+            self._session.skip(len(losses))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and draw what is left, and let go of the optimizers."""

@@ -1,5 +1,6 @@
 """`GradientMonitor`: names what is broken in a run, where, and what to do; silent when nothing is."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -173,6 +174,18 @@ class GradientMonitor(Callback):
             self._guard.failed(trainer, "looking at the batch", error)
         if watch.new or probe.new or self._pending:
             self._speak(trainer)
+
+    def steps_free(self, trainer: Trainer) -> float:
+        """How many steps from now on may pass without a look, if their losses and weights are finite."""
+        watch, probe = self._watch, self._probe
+        seen = watch.due or watch.busy or probe.awake or probe.listening or self._nonfinite.sums
+        return 0 if seen else max(0, math.ceil(watch.next) - watch.batches)
+
+    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, losses: Sequence[float]) -> None:
+        """Take in the losses of steps that were taken without the hooks."""
+        self._watch.losses += losses
+        self._watch.batches += len(losses)
+        self._nonfinite.steps += len(losses)
 
     def on_validation_batch_end(
         self,

@@ -1,6 +1,7 @@
 """`GraphLogger`: writes down, once, what a training step computes and what autograd does with it."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,13 @@ class GraphLogger(Callback):
                 forward = self._forward(trainer, pl_module, recorder, batch) if self.forward else None
                 self._write(trainer, forward, self._backward(trainer, pl_module, recorder) if self.backward else {})
         self._stop()
+
+    def steps_free(self, trainer: Trainer) -> float:
+        """None until the graphs are drawn, then all."""
+        return 0 if self._due else math.inf
+
+    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, losses: Sequence[float]) -> None:
+        """Nothing to do."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave no hook behind."""

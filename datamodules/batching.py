@@ -3,7 +3,7 @@
 The loader is a `torch.utils.data.DataLoader` and the orders are `DistributedSampler`s, so Lightning leaves both alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -86,15 +86,20 @@ class TrainOrder(DistributedSampler[int]):
         generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
         return torch.randperm(len(self.dataset), generator=generator)  # type: ignore[arg-type]
 
-    def batches(self, start: int = 0) -> Iterator[Tensor]:
-        """Yield the row numbers of this rank's batches from the `start`-th on."""
-        order = self.permutation()
+    def batch(self, permutation: Tensor, index: int) -> Tensor:
+        """The row numbers of this rank's batch `index`, out of the epoch's permutation."""
         total = self.rows_per_rank * self.num_replicas
         step = self.batch_size * self.num_replicas
-        for first in range(start * step, total, step):
-            share = (min(first + step, total) - first) // self.num_replicas
-            mine = first + self.rank * share
-            yield order[mine : mine + share]
+        first = index * step
+        share = (min(first + step, total) - first) // self.num_replicas
+        mine = first + self.rank * share
+        return permutation[mine : mine + share]
+
+    def batches(self) -> Iterator[Tensor]:
+        """Yield the row numbers of this rank's batches."""
+        permutation = self.permutation()
+        for index in range(self.n_batches):
+            yield self.batch(permutation, index)
 
     def __iter__(self) -> Iterator[int]:
         for batch in self.batches():
@@ -136,11 +141,17 @@ class TableLoader(DataLoader[Batch]):
 
     Lightning saves `state_dict` with its loops and loads it before the first batch of a resumed epoch. `len` stays
     the number of batches of a whole epoch, as Lightning counts the batches done itself.
+
+    Attributes:
+        ahead: Called before each training batch is handed out. It may look at those that are `coming`, use some of
+            them, and `move_on`: they are not handed out then.
     """
 
+    ahead: Callable[[], None] | None = None
     _epoch = 0
     _done = 0
     _resuming = False
+    _permutation: Tensor | None = None  # of the epoch that is being handed out
 
     def _ordered(self) -> bool:
         """Whether the order is still ours: Lightning puts in its own to predict and to overfit."""
@@ -163,9 +174,33 @@ class TableLoader(DataLoader[Batch]):
         if not (self._resuming and order.epoch == self._epoch and self._done < order.n_batches):
             self._done = 0
         self._epoch, self._resuming = order.epoch, False
-        for indices in order.batches(self._done):
+        self._permutation = permutation = order.permutation()
+        while self._done < order.n_batches:
+            if self.ahead is not None:
+                self.ahead()
+                if self._done == order.n_batches:
+                    return
+            indices = order.batch(permutation, self._done)
             self._done += 1
             yield rows.__getitems__(indices)
+
+    def coming(self, n: int) -> Sequence[Tensor]:
+        """The row numbers of the next n training batches, fewer at an epoch's end; none where the order is not ours."""
+        order = self.sampler
+        if not isinstance(order, TrainOrder) or self._permutation is None:
+            return []
+        stop = min(self._done + n, order.n_batches)
+        return [order.batch(self._permutation, index) for index in range(self._done, stop)]
+
+    def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The training rows of these numbers, as a batch."""
+        assert isinstance(self.dataset, Rows)
+        x, y = self.dataset.__getitems__(indices)
+        return x, y
+
+    def move_on(self, n: int) -> None:
+        """Take the next n training batches for handed out."""
+        self._done += n
 
     def _evaluate(self) -> Iterator[Batch]:
         order, rows = self.sampler, self.dataset

@@ -11,6 +11,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from lightning_mods.auroc import ClassMeanAUROC
+from lightning_mods.layer_rules import CrossEntropy, LossRule
 from lightning_mods.mlp import Activation
 from lightning_mods.module import MLPModule
 
@@ -79,6 +80,10 @@ class MLPClassifier(MLPModule):
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Cross-entropy in nats, a weighted mean where classes are weighted."""
         return functional.cross_entropy(outputs, y, weight=self.weights)
+
+    def loss_rule(self) -> LossRule | None:
+        """Cross-entropy with its derivative, unless a subclass minimises something else."""
+        return CrossEntropy(self.weights) if type(self).loss is MLPClassifier.loss else None
 
     def loss_weight(self, y: Tensor) -> Tensor | int:
         """Rows of the batch, each counted with its class's weight."""

@@ -5,6 +5,7 @@ The operations are those that autograd calls for the same modules, in its order,
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 _aten = torch.ops.aten
 
 Forward = Callable[[Tensor], Tensor]
-Backward = Callable[[Tensor, Tensor, Tensor], Tensor]
+Backward = Callable[[Tensor, Tensor, Tensor], Any]  # a tensor; torch.ops has no types
 
 
 @dataclass(frozen=True)
@@ -30,26 +31,26 @@ class Activation:
     keeps_sums: bool
 
 
-def _relu(grad: Tensor, z: Tensor, h: Tensor) -> Tensor:
+def _relu(grad: Tensor, z: Tensor, h: Tensor) -> Any:
     return _aten.threshold_backward.default(grad, h, 0)
 
 
 def _leaky_relu(slope: float) -> Activation:
-    def backward(grad: Tensor, z: Tensor, h: Tensor) -> Tensor:
+    def backward(grad: Tensor, z: Tensor, h: Tensor) -> Any:
         return _aten.leaky_relu_backward.default(grad, z, slope, False)
 
     return Activation(lambda z: nn.functional.leaky_relu(z, slope), backward, True)
 
 
 def _elu(alpha: float) -> Activation:
-    def backward(grad: Tensor, z: Tensor, h: Tensor) -> Tensor:
+    def backward(grad: Tensor, z: Tensor, h: Tensor) -> Any:
         return _aten.elu_backward.default(grad, alpha, 1, 1, False, z)
 
     return Activation(lambda z: nn.functional.elu(z, alpha), backward, True)
 
 
 def _gelu(approximate: str) -> Activation:
-    def backward(grad: Tensor, z: Tensor, h: Tensor) -> Tensor:
+    def backward(grad: Tensor, z: Tensor, h: Tensor) -> Any:
         return _aten.gelu_backward.default(grad, z, approximate=approximate)
 
     return Activation(lambda z: nn.functional.gelu(z, approximate=approximate), backward, True)
@@ -64,15 +65,17 @@ _IDENTITY = Activation(lambda z: z, lambda grad, z, h: grad, False)
 
 def activation_of(layer: nn.Module) -> Activation | None:
     """The rule of an activation layer; None for a kind that is not known."""
-    kind = type(layer)
-    if kind is nn.LeakyReLU:
-        return _leaky_relu(layer.negative_slope)
-    if kind is nn.ELU:
-        return _elu(layer.alpha)
-    if kind is nn.GELU:
-        return _gelu(layer.approximate)
+    if type(layer) not in (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Identity):
+        return None
+    match layer:
+        case nn.LeakyReLU():
+            return _leaky_relu(layer.negative_slope)
+        case nn.ELU():
+            return _elu(layer.alpha)
+        case nn.GELU():
+            return _gelu(layer.approximate)
     plain = {nn.ReLU: _RELU, nn.SiLU: _SILU, nn.Tanh: _TANH, nn.Sigmoid: _SIGMOID, nn.Identity: _IDENTITY}
-    return plain.get(kind)
+    return plain[type(layer)]
 
 
 def dropout_noise(h: Tensor, p: float) -> Tensor:

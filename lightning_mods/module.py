@@ -1,5 +1,6 @@
 """`MLPModule`: what training an MLP with SGD has in common, whatever it predicts."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -10,10 +11,15 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_mods.chain_rule import ChainRule
+from lightning_mods.fast_limits import BATCH_HOOKS
+from lightning_mods.fast_steps import FastSteps, Loader
+from lightning_mods.layer_rules import LossRule
 from lightning_mods.mlp import MLP, Activation
 
 Batch = tuple[Tensor, Tensor]
 Stage = Literal["val", "test"]
+Sums = tuple[Tensor | float, Tensor | float]
 
 
 class MLPModule(LightningModule, ABC):
@@ -34,6 +40,11 @@ class MLPModule(LightningModule, ABC):
         momentum: Momentum of SGD, in [0, 1).
         weight_decay: L2 penalty of SGD, at least 0.
         nesterov: Nesterov's momentum; needs a momentum above 0.
+
+    Attributes:
+        steps_per_execution: Mini-batches from one that passes through Lightning's loop and all its hooks to the next;
+            the others are trained in between, with the same numbers. `auto`: as many as nobody has to see.
+        losses: Sums over the epoch so far of the losses and of what they weigh.
 
     Raises:
         ValueError: A number outside its range, with the range and what came.
@@ -66,8 +77,9 @@ class MLPModule(LightningModule, ABC):
         self.example_input_array = torch.zeros(1, in_features)
         self._seed: int | None = None
         self._epoch_lr: float | None = None
-        self._loss_sum: Tensor | float = 0.0
-        self._weight_sum: Tensor | float = 0.0
+        self.losses: Sums = (0.0, 0.0)
+        self.steps_per_execution: int | Literal["auto"] = "auto"
+        self._fast_steps: FastSteps | None = None
 
     @abstractmethod
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
@@ -107,12 +119,15 @@ class MLPModule(LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One mini-batch: its mean loss."""
         x, y = batch
-        self._seed_dropout(batch_idx)
-        loss = self.loss(self.network(x), y)
-        self._add(loss, y)
+        self.begin_batch(batch_idx)
+        loss = self.loss_of(x, y)
+        self.losses = self.add_loss(self.losses, loss.detach(), y)
+        if self._fast_steps is not None and batch_idx + 1 == self.trainer.num_training_batches:
+            # Lightning knows the last batch by counting those it was handed.
+            self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = True
         if self.trainer.is_last_batch:
             # Once an epoch: a `self.log` in each step would cost more than the step.
-            mean = self.logged_loss(torch.as_tensor(self._loss_sum / self._weight_sum))
+            mean = self.logged_loss(torch.as_tensor(self.losses[0] / self.losses[1]))
             self.log("train_loss", mean, on_step=False, on_epoch=True, logger=False, sync_dist=True)
         return loss
 
@@ -143,11 +158,56 @@ class MLPModule(LightningModule, ABC):
     def _metrics_of(self, stage: Stage) -> dict[str, Metric]:
         return dict(self.stage_metrics[f"{stage}_metrics"].items())  # type: ignore[operator]
 
+    # ------------------------------------------------------------------ steps that Lightning's loop does not see
+
+    def loss_rule(self) -> LossRule | None:
+        """The loss with its derivative written out; None where autograd has to find it."""
+        return None
+
+    def chain_rule(self) -> ChainRule | None:
+        """A training step written out, if it is the one of this class and has nothing that is not known."""
+        own = ("training_step", "optimizer_step", "backward", "loss_of", "begin_batch", "add_loss", "chain_rule")
+        transfers = ("on_before_batch_transfer", "on_after_batch_transfer", "transfer_batch_to_device")
+        kept = (*own, *BATCH_HOOKS, *transfers, "optimizer_zero_grad", "configure_gradient_clipping")
+        if any(getattr(type(self), name) is not getattr(MLPModule, name) for name in kept):
+            return None
+        rule = self.loss_rule()
+        plain = rule is not None and type(self.network) is MLP and not (self.dropout and self.device.type != "cpu")
+        return ChainRule.of(self.network.layers, rule) if rule is not None and plain else None
+
+    def loss_of(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss of a mini-batch, to minimise."""
+        return self.loss(self.network(x), y)
+
+    def begin_batch(self, batch_idx: int) -> None:
+        """Draw dropout from a seed that is the mini-batch's own."""
+        if self.dropout > 0 and self._seed is not None:
+            seed = _mix(_mix(self._seed, self.global_rank), self.current_epoch)
+            torch.manual_seed(_mix(seed, batch_idx))
+
+    def add_loss(self, sums: Sums, loss: Tensor, y: Tensor) -> Sums:
+        """The sums over the epoch with one mini-batch more."""
+        weight = self.loss_weight(y)
+        return sums[0] + loss * weight, sums[1] + weight
+
+    def _open_fast_steps(self) -> None:
+        loader = self.trainer.train_dataloader
+        most = self.steps_per_execution
+        if most == 1 or not isinstance(loader, Loader):
+            return
+        steps = FastSteps(
+            self.trainer, self, learner=self, loader=loader, most=math.inf if most == "auto" else most - 1
+        )
+        if steps.possible and not (steps.strangers and most == "auto"):
+            self._fast_steps = steps
+            steps.open()
+
     # ------------------------------------------------------------------ epochs
 
     def on_train_start(self) -> None:
         """Note the learning rate: a run resumed in the middle of an epoch sees no epoch start."""
         self._note_lr()
+        self._open_fast_steps()
 
     def on_train_epoch_start(self) -> None:
         """Note the learning rate the epoch begins with; at its end the scheduler has stepped already."""
@@ -202,18 +262,8 @@ class MLPModule(LightningModule, ABC):
 
     # ------------------------------------------------------------------ state
 
-    def _add(self, loss: Tensor, y: Tensor) -> None:
-        weight = self.loss_weight(y)
-        self._loss_sum = self._loss_sum + loss.detach() * weight
-        self._weight_sum = self._weight_sum + weight
-
     def _reset_sums(self) -> None:
-        self._loss_sum = self._weight_sum = 0.0
-
-    def _seed_dropout(self, batch_idx: int) -> None:
-        if self.dropout > 0 and self._seed is not None:
-            seed = _mix(_mix(self._seed, self.global_rank), self.current_epoch)
-            torch.manual_seed(_mix(seed, batch_idx))
+        self.losses = (0.0, 0.0)
 
     def on_fit_start(self) -> None:
         """Remember the run's seed before dropout reseeds the generator; a resumed run brings its own."""
@@ -224,15 +274,21 @@ class MLPModule(LightningModule, ABC):
         """Let the next fit of this module draw from the seed of its own time."""
         self._seed = None
 
+    def teardown(self, stage: str) -> None:
+        """Let go of the loader, however the fit ended."""
+        if self._fast_steps is not None:
+            self._fast_steps.close()
+            self._fast_steps = None
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the seed of the dropout, and the sums of an epoch that a checkpoint cuts in two."""
-        sums = [float(self._loss_sum), float(self._weight_sum)]
+        sums = [float(each) for each in self.losses]
         checkpoint["mlp_module"] = {"train_loss_sums": sums, "seed": self._seed}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the seed of the dropout, and the sums of an epoch that a checkpoint cut in two."""
         kept = checkpoint.get("mlp_module", {"train_loss_sums": (0.0, 0.0), "seed": None})
-        self._loss_sum, self._weight_sum = kept["train_loss_sums"]
+        self.losses = tuple(kept["train_loss_sums"])
         self._seed = kept["seed"]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, R2Score
 
+from lightning_mods.layer_rules import LossRule, SquaredError
 from lightning_mods.mlp import Activation
 from lightning_mods.module import MLPModule
 
@@ -68,6 +69,11 @@ class MLPRegressor(MLPModule):
         """Mean squared error on the standardised target (no units)."""
         standardised = ((y - self.target_mean) / self.target_std).to(outputs.dtype)
         return functional.mse_loss(outputs.squeeze(-1), standardised)
+
+    def loss_rule(self) -> LossRule | None:
+        """Squared error with its derivative, unless a subclass minimises something else."""
+        own = type(self).loss is MLPRegressor.loss
+        return SquaredError(self.target_mean, self.target_std) if own else None
 
     def logged_loss(self, loss: Tensor) -> Tensor:
         """Mean squared error in the target's units squared."""

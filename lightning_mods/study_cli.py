@@ -4,9 +4,10 @@ import copy
 import inspect
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning import Callback, Trainer, seed_everything
@@ -192,12 +193,28 @@ def takes_floats(cli: StudyCLI, name: str) -> bool:
     if chosen is None:
         return False
     parser = ArgumentParser(exit_on_error=False)
+    if int in _flattened(_annotation(chosen, argument)):  # typing gives `float | int` for `int | float` made later
+        return False
     # Without the others, since some of them are required.
     parser.add_class_arguments(chosen, skip={*own_arguments(chosen)} - {argument}, fail_untyped=False)
     try:
         return isinstance(parser.parse_object({argument: 1})[argument], float)
     except ArgumentError:  # it takes no number
         return False
+
+
+def _annotation(chosen: type, argument: str) -> Any:
+    for each in chosen.__mro__:
+        with suppress(NameError):  # a type that only a type checker imports
+            hints = get_type_hints(vars(each)["__init__"]) if "__init__" in vars(each) else {}
+            if argument in hints:
+                return hints[argument]
+    return None
+
+
+def _flattened(annotation: Any) -> list[Any]:
+    parts = get_args(annotation)
+    return [inner for part in parts for inner in _flattened(part)] if parts else [annotation]
 
 
 def refused(cli: StudyCLI, name: str, value: Any) -> str:

@@ -1,0 +1,222 @@
+"""`ChainRule`: training steps of an MLP by SGD with the chain rule written out, without autograd.
+
+Every operation is the one that autograd and `torch.optim.SGD` call, in their order: on one thread the numbers are the
+same to the last bit, and `ChainRule.agrees` checks that they are. Sources: Rumelhart, Hinton and Williams 1986,
+https://doi.org/10.1038/323533a0, and the notes of `torch.optim.SGD`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.optim.sgd import sgd
+
+from lightning_mods.layer_rules import Activation, LossRule, activation_of, dropout_noise
+
+_ALIGNED = 16  # floats, 64 bytes: where torch's own tensors begin, and products of matrices may depend on it
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """The numbers of a step of `torch.optim.SGD`."""
+
+    lr: float
+    momentum: float
+    weight_decay: float
+    nesterov: bool
+
+
+@dataclass(frozen=True)
+class _Hidden:
+    activation: Activation
+    dropout: float
+
+
+class ChainRule:
+    """An MLP's parameters, gradients and momenta in three flat tensors, and the steps that change them.
+
+    It works on copies: `load` takes them from the module, `store` gives them back.
+
+    Args:
+        linear: The linear layers, first to last.
+        hidden: What follows each of them but the last.
+        loss: What is minimised.
+    """
+
+    def __init__(self, linear: Sequence[nn.Linear], hidden: Sequence[_Hidden], loss: LossRule) -> None:
+        self.parameters = [p for layer in linear for p in layer.parameters()]
+        self._hidden = hidden
+        self._loss = loss
+        shapes = [p.shape for p in self.parameters]
+        device = self.parameters[0].device
+        room = [-(-shape.numel() // _ALIGNED) * _ALIGNED for shape in shapes]
+        starts = [0, *accumulate(room)]
+        self._flat = [torch.zeros(starts[-1], device=device) for _ in range(3)]
+        parts = [
+            [flat[at : at + shape.numel()].view(shape) for at, shape in zip(starts, shapes, strict=False)]
+            for flat in self._flat
+        ]
+        self._weights, self._momenta = parts[0], parts[2]
+        self._matrices, self._biases = parts[0][0::2], parts[0][1::2]
+        self._transposed = [matrix.t() for matrix in self._matrices]
+        self._matrix_grads, self._bias_grads = parts[1][0::2], parts[1][1::2]
+        self._one = torch.ones((), device=device)
+
+    @classmethod
+    def of(cls, layers: nn.Sequential, loss: LossRule) -> "ChainRule | None":
+        """For linear layers with an activation and perhaps dropout between them; None for anything else."""
+        parts = list(layers)
+        linear: list[nn.Linear] = []
+        hidden: list[_Hidden] = []
+        while parts:
+            layer = parts.pop(0)
+            if type(layer) is not nn.Linear or not _is_plain(layer):
+                return None
+            linear.append(layer)
+            if not parts:
+                return cls(linear, hidden, loss)
+            activation = activation_of(parts.pop(0))
+            if activation is None:
+                return None
+            dropout = parts[0] if parts else None
+            if isinstance(dropout, nn.Dropout):
+                parts.pop(0)
+            hidden.append(_Hidden(activation, dropout.p if isinstance(dropout, nn.Dropout) else 0.0))
+        return None
+
+    # ------------------------------------------------------------------ copies
+
+    def load(self, optimizer: torch.optim.Optimizer) -> Sgd | None:
+        """Copy parameters and momenta; the numbers of the coming steps, or None if they cannot be written out."""
+        rule = _sgd_of(optimizer, self.parameters)
+        if rule is None:
+            return None
+        if rule.momentum:
+            buffers = [optimizer.state[p].get("momentum_buffer") for p in self.parameters]
+            if any(buffer is None for buffer in buffers):
+                return None  # the first step makes them
+            _copy(self._momenta, buffers)
+        _copy(self._weights, self.parameters)
+        return rule
+
+    def store(self, optimizer: torch.optim.Optimizer, rule: Sgd) -> None:
+        """Give parameters and momenta back to the module and its optimizer."""
+        _copy(self.parameters, self._weights)
+        if rule.momentum:
+            _copy([optimizer.state[p]["momentum_buffer"] for p in self.parameters], self._momenta)
+
+    def is_finite(self) -> bool:
+        """Whether all parameters are finite numbers; waits for the device."""
+        return bool(torch.isfinite(self._flat[0].sum()))
+
+    # ------------------------------------------------------------------ steps
+
+    def step(self, x: Tensor, y: Tensor, rule: Sgd) -> Tensor:
+        """One mini-batch: forward, backward, update.
+
+        Args:
+            x: Rows, `[B, F]`.
+            y: Targets, `[B]`.
+            rule: From `load`.
+
+        Returns:
+            The mean loss before the update, a scalar.
+        """
+        loss = self._backward(x, y)
+        weights, grads, momenta = self._flat
+        if rule.weight_decay:
+            grads.add_(weights, alpha=rule.weight_decay)
+        if rule.momentum:
+            momenta.mul_(rule.momentum).add_(grads)
+            grads = grads.add(momenta, alpha=rule.momentum) if rule.nesterov else momenta
+        weights.add_(grads, alpha=-rule.lr)
+        return loss
+
+    def _backward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Fill the gradients; returns the loss."""
+        kept = []
+        h = x
+        for hidden, bias, matrix in zip(self._hidden, self._biases, self._transposed, strict=False):
+            below, z = h, torch.addmm(bias, h, matrix)
+            rule = hidden.activation
+            h = active = rule.forward(z)
+            noise = None
+            if hidden.dropout:
+                noise = dropout_noise(active, hidden.dropout)
+                h = active * noise
+            kept.append((below, z, active, noise))
+        outputs = torch.addmm(self._biases[-1], h, self._transposed[-1])
+        loss, grad = self._loss(outputs, y, self._one)
+        self._gradients(-1, grad, h)
+        for i in range(len(kept) - 1, -1, -1):
+            below, z, active, noise = kept[i]
+            grad = torch.mm(grad, self._matrices[i + 1])
+            if noise is not None:
+                grad = grad * noise
+            grad = self._hidden[i].activation.backward(grad, z, active)
+            self._gradients(i, grad, below)
+        return loss
+
+    def _gradients(self, i: int, grad: Tensor, below: Tensor) -> None:
+        # The transposed product: so autograd computes it, and the other way round rounds differently.
+        torch.mm(grad.t(), below, out=self._matrix_grads[i])
+        torch.sum(grad, 0, out=self._bias_grads[i])
+
+    # ------------------------------------------------------------------ the check
+
+    def agrees(self, x: Tensor, y: Tensor, rule: Sgd, loss: Callable[[], Tensor], seed: Callable[[], None]) -> bool:
+        """Whether a step from what was loaded is, bit for bit, what autograd and SGD make of it.
+
+        Neither the module nor what was loaded changes. Products of matrices may depend on the number of rows, so
+        each number of rows is to be checked once.
+
+        Args:
+            x: Rows.
+            y: Targets.
+            rule: From `load`.
+            loss: The module's loss on these rows, as it would be minimised.
+            seed: Called before each pass, for dropout.
+        """
+        parameters = [p.detach().clone() for p in self.parameters]
+        momenta: list[Tensor | None] = [m.clone() for m in self._momenta]
+        kept = [flat.clone() for flat in self._flat]
+        seed()
+        with torch.enable_grad():
+            wanted = loss()
+            grads = torch.autograd.grad(wanted, self.parameters)
+        sgd(parameters, list(grads), momenta, dampening=0, maximize=False, foreach=False, **asdict(rule))
+        seed()
+        found = self.step(x, y, rule)
+        pairs = [(found, wanted), *zip(self._weights, parameters, strict=True)]
+        pairs += zip(self._momenta, momenta, strict=True) if rule.momentum else []  # type: ignore[arg-type]
+        same = all(torch.equal(a, b) for a, b in pairs)
+        _copy(self._flat, kept)
+        return same
+
+
+def _copy(to: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        for target, value in zip(to, values, strict=True):
+            target.copy_(value)
+
+
+def _is_plain(layer: nn.Linear) -> bool:
+    parameters = [layer.weight, layer.bias]
+    if any(p is None or p.dtype is not torch.float32 or not p.requires_grad for p in parameters):
+        return False
+    return layer.weight.is_contiguous() and not parametrize.is_parametrized(layer)
+
+
+def _sgd_of(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> Sgd | None:
+    """The numbers of plain SGD over just these parameters; None for anything else."""
+    if type(optimizer) is not torch.optim.SGD or len(optimizer.param_groups) != 1:
+        return None
+    group = optimizer.param_groups[0]
+    odd = any(group[name] for name in ("dampening", "maximize", "differentiable", "fused"))
+    numbers = all(isinstance(group[name], float | int) for name in ("lr", "momentum", "weight_decay"))
+    if odd or not numbers or list(map(id, group["params"])) != list(map(id, parameters)):
+        return None
+    return Sgd(group["lr"], group["momentum"], group["weight_decay"], bool(group["nesterov"]))

@@ -1,0 +1,91 @@
+"""How many mini-batches the callbacks of a trainer can do without: those in between need not pass their hooks.
+
+A callback of any package can say so itself, by two methods of these names (`LooksNowAndThen`). Callbacks without hooks
+at mini-batches need none, and of Lightning's own it is known what they need. Any other callback sees every mini-batch.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, Timer
+from pytorch_lightning.utilities.model_helpers import is_overridden
+
+BATCH_HOOKS = (
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_before_zero_grad",
+)
+ALL = math.inf
+
+Limit = Callable[[], float]
+
+
+@runtime_checkable
+class LooksNowAndThen(Protocol):
+    """A callback that knows which training steps it has to see."""
+
+    def steps_free(self, trainer: Trainer) -> float:
+        """How many of the next steps may be taken without its hooks; infinity for all."""
+
+    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, losses: Sequence[float]) -> None:
+        """Steps were taken without its hooks, with these losses, all of them and all weights finite."""
+
+
+def limit_of(callback: Callback, trainer: Trainer) -> Limit | None:
+    """What tells how many steps a callback can do without from now on; None if it has to see each."""
+    if isinstance(callback, LooksNowAndThen):
+        return lambda: callback.steps_free(trainer)
+    if not any(is_overridden(hook, callback, Callback) for hook in BATCH_HOOKS):
+        return lambda: ALL
+    if isinstance(callback, ModelCheckpoint):
+        return _limit_of_checkpoint(callback, trainer)
+    if isinstance(callback, ProgressBar):
+        rate = int(getattr(callback, "refresh_rate", 1) or 1)
+        return lambda: _before_multiple(rate, _batches(trainer)) if rate > 1 else ALL
+    if type(callback) is LearningRateMonitor:
+        return (lambda: ALL) if callback.logging_interval == "epoch" else None
+    return (lambda: ALL) if type(callback) is Timer else None
+
+
+def _limit_of_checkpoint(callback: ModelCheckpoint, trainer: Trainer) -> Limit | None:
+    if is_overridden("on_train_batch_end", callback, ModelCheckpoint):
+        return None
+    every = _every_n_train_steps(callback)
+    return lambda: _before_multiple(every, trainer.global_step) if every else ALL
+
+
+def _every_n_train_steps(callback: ModelCheckpoint) -> int:
+    """It has no public name but this one."""
+    return int(callback.state_key.rpartition("'every_n_train_steps': ")[2].partition(",")[0])
+
+
+def loop_limit(trainer: Trainer) -> float:
+    """How many mini-batches may pass before the next that the training loop itself has to see.
+
+    It has to see the last of an epoch, the last before a validation, and the last that `max_steps` allows.
+    """
+    done = _batches(trainer)
+    free = trainer.num_training_batches - done - 1
+    if trainer.max_steps >= 0:
+        free = min(free, trainer.max_steps - trainer.global_step - 1)
+    every = trainer.val_check_batch
+    if trainer.enable_validation and every is not None and every != math.inf:
+        loop = trainer.fit_loop.epoch_loop
+        count = loop.batch_progress.total.ready if trainer.check_val_every_n_epoch is None else done
+        free = min(free, _before_multiple(int(every), count))
+    return free
+
+
+def _batches(trainer: Trainer) -> int:
+    """Mini-batches of this epoch that are done."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+
+def _before_multiple(n: int, done: int) -> int:
+    """Steps that may pass before the one that makes their number a multiple of n."""
+    return n - 1 - done % n

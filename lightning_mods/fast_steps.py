@@ -1,0 +1,202 @@
+"""`FastSteps`: takes most training steps of an MLP between two that pass through Lightning's loop.
+
+Lightning's loop costs as much as the arithmetic of many small steps. So, before the loop is handed a mini-batch, those
+that nobody asked to see are trained here, by the chain rule written out, and counted as the loop would count them.
+The mini-batch that is handed out goes through every hook, with autograd, `.grad` and all. As both ways give the same
+numbers, it makes no difference which steps go which way, nor where a run is interrupted.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.plugins.precision import Precision
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from torch import Tensor
+
+from lightning_mods.chain_rule import ChainRule, Sgd
+from lightning_mods.fast_hooks import is_listened_to
+from lightning_mods.fast_limits import Limit, LooksNowAndThen, limit_of, loop_limit
+
+SECONDS = 0.1  # that steps may go on without the loop: Ctrl-C and a time limit are heard in between
+
+Rows = tuple[Tensor, Tensor]
+Number = Tensor | float
+
+
+@runtime_checkable
+class Loader(Protocol):
+    """Hands out mini-batches, and lets somebody else have some before it hands one out."""
+
+    ahead: Callable[[], None] | None
+
+    def coming(self, n: int) -> Sequence[Tensor]:
+        """The row numbers of the next n mini-batches, fewer at an epoch's end; empty if it cannot tell."""
+
+    def gather(self, indices: Tensor) -> Rows:
+        """The rows of a mini-batch."""
+
+    def move_on(self, n: int) -> None:
+        """Take n mini-batches for handed out."""
+
+
+class Learner(Protocol):
+    """What is trained. `losses` are the sums, over the epoch, of losses and of what they weigh."""
+
+    losses: tuple[Number, Number]
+
+    def chain_rule(self) -> ChainRule | None:
+        """Its steps written out, if they can be."""
+
+    def loss_of(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss to minimise."""
+
+    def begin_batch(self, batch_idx: int) -> None:
+        """Called before a mini-batch's forward pass."""
+
+    def add_loss(self, sums: tuple[Number, Number], loss: Tensor, y: Tensor) -> tuple[Number, Number]:
+        """The sums with one mini-batch more."""
+
+
+class FastSteps:
+    """Trains mini-batches of a fit that nobody asked to see.
+
+    Args:
+        trainer: The fit, about to begin.
+        module: What it trains.
+        learner: The same, as the steps see it.
+        loader: Where its mini-batches come from.
+        most: Mini-batches that may be taken at a time, one less than from one pass through the loop to the next.
+    """
+
+    def __init__(
+        self, trainer: Trainer, module: LightningModule, *, learner: Learner, loader: Loader, most: float
+    ) -> None:
+        self._trainer, self._module, self._learner, self._loader = trainer, module, learner, loader
+        self._most = most
+        self._rule = learner.chain_rule()
+        found = [limit_of(callback, trainer) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+        self._limits: list[Limit] = [limit for limit in found if limit is not None]
+        self.strangers = [
+            type(callback).__name__
+            for callback, limit in zip(trainer.callbacks, found, strict=True)  # type: ignore[attr-defined]
+            if limit is None
+        ]
+        self._watchers = [c for c in trainer.callbacks if isinstance(c, LooksNowAndThen)]  # type: ignore[attr-defined]
+        self._checked: dict[int, bool] = {}  # number of rows to whether the numbers are autograd's
+        self._seconds = 0.0  # of a step
+        self._careful = 0  # mini-batches to leave to the loop
+
+    @property
+    def possible(self) -> bool:
+        """Whether this fit is one of those that can be written out."""
+        return self._rule is not None and _is_plain(self._trainer) and self._most >= 1
+
+    def open(self) -> None:
+        """Begin to take mini-batches."""
+        self._loader.ahead = self._advance
+
+    def close(self) -> None:
+        """Leave the loader alone."""
+        self._loader.ahead = None
+
+    # ------------------------------------------------------------------ before each mini-batch of the loop
+
+    def _advance(self) -> None:
+        free = self._free()
+        if free < 1:
+            return
+        optimizer = self._trainer.optimizers[0]
+        if is_listened_to(self._module, optimizer, "callbacks"):
+            return
+        profiler = self._trainer.profiler  # type: ignore[attr-defined]  # a connector's
+        with profiler.profile("fast_steps"), torch.inference_mode():
+            rule = self._rule.load(optimizer) if self._rule is not None else None
+            if rule is not None:
+                self._take(self._loader.coming(int(free)), rule, optimizer)
+
+    def _free(self) -> float:
+        if self._careful:
+            self._careful -= 1
+            return 0
+        free = min(self._most, loop_limit(self._trainer), *(limit() for limit in self._limits))
+        return min(free, max(1, SECONDS // self._seconds)) if self._seconds else min(free, 1)
+
+    def _take(self, batches: Sequence[Tensor], rule: Sgd, optimizer: torch.optim.Optimizer) -> None:
+        chain, learner, gather = self._rule, self._learner, self._loader.gather
+        assert chain is not None
+        first = self._trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        sums = learner.losses
+        losses: list[Tensor] = []
+        began = time.perf_counter()
+        for index, indices in enumerate(batches, start=first):
+            x, y = gather(indices)
+            if not self._checked.get(len(indices)) and not self._agrees(x, y, rule, index):
+                self._careful = 0 if losses else 100  # a size that has to go through the loop, or all of them
+                break
+            learner.begin_batch(index)
+            loss = chain.step(x, y, rule)
+            sums = learner.add_loss(sums, loss, y)
+            losses.append(loss)
+        if not losses:
+            return
+        values = torch.stack(losses).tolist()
+        if not (all(map(math.isfinite, values)) and chain.is_finite()):
+            # As if nothing had been: the loop, and whoever watches it, shall meet the mini-batch that did it.
+            self._careful = len(losses)
+            return
+        self._seconds = (time.perf_counter() - began) / len(losses)
+        chain.store(optimizer, rule)
+        learner.losses = sums
+        self._count(len(losses))
+        for watcher in self._watchers:
+            watcher.steps_taken(self._trainer, self._module, values)
+
+    def _agrees(self, x: Tensor, y: Tensor, rule: Sgd, batch_idx: int) -> bool:
+        """Check the first mini-batch of its size against autograd."""
+        known = self._checked.get(len(x))
+        if known is None:
+            assert self._rule is not None
+            with torch.inference_mode(False):
+                x, y = x.clone(), y.clone()  # autograd takes no inference tensors
+                known = self._rule.agrees(
+                    x, y, rule, lambda: self._learner.loss_of(x, y), lambda: self._learner.begin_batch(batch_idx)
+                )
+            self._checked[len(x)] = known
+        return known
+
+    def _count(self, n: int) -> None:
+        """Count the mini-batches as the loop does, so that whatever counts by it goes on as if it had seen them."""
+        self._loader.move_on(n)
+        loop = self._trainer.fit_loop.epoch_loop
+        optimizer = loop.automatic_optimization.optim_progress.optimizer
+        for progress in (loop.batch_progress, optimizer.step, optimizer.zero_grad):
+            _add(progress.total, n)
+            _add(progress.current, n)
+        # The loggers' axis: its count has no public name, but the loop gives and takes it as state.
+        name = "_batches_that_stepped"
+        loop.on_load_checkpoint({name: loop.on_save_checkpoint()[name] + n})
+
+
+def _add(tracker: object, n: int) -> None:
+    """Add to a tracker's counts; not every one has all of them."""
+    for name in ("ready", "started", "processed", "completed"):
+        if hasattr(tracker, name):
+            setattr(tracker, name, getattr(tracker, name) + n)
+
+
+def _is_plain(trainer: Trainer) -> bool:
+    """Whether a step is forward, backward, step, on one device in full precision, and nothing else."""
+    return (
+        type(trainer.strategy) is SingleDeviceStrategy
+        and type(trainer.precision_plugin) is Precision
+        and trainer.accumulate_grad_batches == 1
+        and not trainer.gradient_clip_val
+        and len(trainer.optimizers) == 1
+        and all(config.interval == "epoch" for config in trainer.lr_scheduler_configs)
+        and not torch.is_anomaly_enabled()
+        and not trainer.fast_dev_run  # type: ignore[attr-defined]  # set by a connector
+    )
