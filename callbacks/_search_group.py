@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from optuna import Study
 
 
 @dataclass(frozen=True)
@@ -71,5 +74,5 @@ class TrainsTogether(Protocol):
     def epochs(self) -> int:
         """Epochs of a trial, over all of its fits."""
 
-    def groups(self, members: Sequence[Member]) -> Sequence[Group]:
-        """Groups of those that can be trained in step; who is in none is trained alone."""
+    def groups(self, members: Sequence[Member], study: Study) -> Sequence[Group]:
+        """Groups of those trials of a study that can be trained in step; who is in none is trained alone."""

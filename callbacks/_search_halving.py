@@ -1,7 +1,7 @@
 """Successive halving of trials that are trained in step: who goes on at a rung. Standard library only.
 
-Source: Jamieson and Talwalkar 2016, arXiv:1502.07943; who ended at a rung before counts there too, as in the asynchronous
-form of Li et al. 2020, arXiv:1810.05934.
+Source: Jamieson and Talwalkar 2016, arXiv:1502.07943; who ended at a rung before counts there too, as in the
+asynchronous form of Li et al. 2020, arXiv:1810.05934.
 """
 
 from collections.abc import Mapping, Sequence

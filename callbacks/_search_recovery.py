@@ -149,7 +149,11 @@ class Desk:
     def heart(self, *numbers: int) -> Heart:
         """Signs of life for trials, given by their numbers, to be entered while they run."""
         ids = [self._trial_id(number) for number in numbers]
-        return Heart(lambda count: [self._beat(trial_id, count) for trial_id in ids])
+        return Heart(lambda count: self._beat_all(ids, count))
+
+    def _beat_all(self, ids: Sequence[int], count: int) -> None:
+        for trial_id in ids:
+            self._beat(trial_id, count)
 
     def take(self, number: int) -> Trial:
         """A trial that this process has claimed."""

@@ -73,7 +73,7 @@ class Together:
     def _train_all(self, numbers: Sequence[int]) -> None:
         known = self._study.get_trials(deepcopy=False)
         members = [Member(n, decode(self._space, known[n].params), dict(known[n].user_attrs)) for n in numbers]
-        groups = self._train.groups(members)
+        groups = self._train.groups(members, self._study)
         wave = Wave(
             self._study,
             groups,

@@ -35,7 +35,7 @@ from callbacks import _search_owners as owners
 from callbacks import _search_study as studies
 from callbacks._search_engines import PRUNERS, SAMPLERS, make_pruner, make_sampler
 from callbacks._search_error import SearchError
-from callbacks._search_group import TrainsTogether
+from callbacks._search_group import Ended, Group, Member, TrainsTogether
 from callbacks._search_ledger import REASON, Ledger
 from callbacks._search_plan import Plan
 from callbacks._search_recovery import Desk
@@ -51,10 +51,14 @@ if TYPE_CHECKING:
 __all__ = [
     "PRUNERS",
     "SAMPLERS",
+    "Ended",
+    "Group",
+    "Member",
     "Plan",
     "Progress",
     "SearchError",
     "Space",
+    "TrainsTogether",
     "TrialRow",
     "batch_sizes",
     "best",
@@ -158,7 +162,7 @@ class _Search:
 
     def _together(self) -> Together | None:
         """Who trains several trials at once, where this can be."""
-        train = self._train
+        train: object = self._train
         if not isinstance(train, TrainsTogether) or not Together.suits(train, self._plan):
             return None
         return Together(

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,6 +16,9 @@ from lightning_mods.fast_limits import BATCH_HOOKS
 from lightning_mods.fast_steps import FastSteps, Loader
 from lightning_mods.layer_rules import LossRule
 from lightning_mods.mlp import MLP, Activation
+from lightning_mods.trial_group import TrialGroup
+from lightning_mods.trial_group_losses import group_loss
+from lightning_mods.trial_group_network import RATES, Rates
 
 Batch = tuple[Tensor, Tensor]
 Stage = Literal["val", "test"]
@@ -174,6 +177,31 @@ class MLPModule(LightningModule, ABC):
         rule = self.loss_rule()
         plain = rule is not None and type(self.network) is MLP and not (self.dropout and self.device.type != "cpu")
         return ChainRule.of(self.network.layers, rule) if rule is not None and plain else None
+
+    def trial_group(self, rates: Sequence[Mapping[str, float]], **how: Any) -> "TrialGroup | None":
+        """Fits from the weights as they are that differ in lr, momentum, weight_decay or dropout, trained together.
+
+        Args:
+            rates: For each fit, what differs from the module's own, by name.
+            **how: As for `TrialGroup`; `seed` is that of the run, for the dropout.
+
+        Returns:
+            The group; None if the module trains in a way that is not known.
+        """
+        rule = self.loss_rule()
+        # On the CPU only: each trial there is, to the last bit, what it would be alone.
+        if rule is None or self.chain_rule() is None or self.device.type != "cpu":
+            return None
+        mine = {name: getattr(self, name) for name in RATES}
+        seed = _mix(how.pop("seed"), 0)  # of rank zero
+        return TrialGroup(
+            self,
+            self.network.layers,
+            group_loss(rule),
+            [Rates(**{**mine, **each}) for each in rates],
+            seed_of=lambda epoch, batch: _mix(_mix(seed, epoch), batch),
+            **how,
+        )
 
     def loss_of(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of a mini-batch, to minimise."""

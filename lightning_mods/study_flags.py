@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from callbacks.search import Plan
 from lightning_mods.arguments import UsageError
@@ -44,6 +45,9 @@ class StudyFlags:
         folds: Fits of each trial, each validating on another share of the rows that are not for testing; the objective
             is their mean. 0 validates on the validation rows alone.
         prune_hopeless: End a trial at once when it diverges, or learns nothing while others do.
+        fused: Train trials together that differ in lr, momentum, weight_decay or dropout alone, as one batched model:
+            `auto` wherever each of them comes out as it would alone (an MLP of ours with plain SGD and pruner halving
+            or none; no callbacks), `false` never.
         refit: Fit the best trial anew when the study is done, as `fit` does, with its checkpoints and verdict.
         seed: Of the sampler. One process repeats a study exactly.
     """
@@ -60,6 +64,7 @@ class StudyFlags:
     seeds: int = 1
     folds: int = 0
     prune_hopeless: bool = True
+    fused: bool | Literal["auto"] = "auto"
     refit: bool = False
     seed: int = 0
 

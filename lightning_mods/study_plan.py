@@ -10,6 +10,7 @@ from lightning_mods.arguments import UsageError
 from lightning_mods.running import with_classes
 from lightning_mods.study_cli import StudyCLI
 from lightning_mods.study_folds import check_folds
+from lightning_mods.study_groups import GroupedTrials
 from lightning_mods.study_space import asked_space, build_space
 from lightning_mods.study_trials import Trials
 from lightning_mods.terminal import quiet, writers_report_once
@@ -55,7 +56,7 @@ class Study:
         """Take part in the study until it is done."""
         trials = Trials(self.cli, self.space, self.folder)
         with writers_report_once():
-            search(trials.train, self.space, self.plan, storage=self.storage, report=report)
+            search(GroupedTrials(trials), self.space, self.plan, storage=self.storage, report=report)
 
     def look(self) -> tuple["OptunaStudy", Progress]:
         """The study as it stands and how far it is; nothing is trained."""

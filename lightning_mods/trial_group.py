@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -18,14 +17,21 @@ _FLUSH = 64  # steps whose losses are summed up at once
 
 
 class Learner(Protocol):
-    """What a group needs of a module."""
+    """What a group needs of a module, see `MLPModule`."""
 
     nesterov: bool
 
-    def loss_weight(self, y: Tensor) -> Tensor | int: ...
-    def logged_loss(self, loss: Tensor) -> Tensor: ...
-    def predictions(self, outputs: Tensor) -> Tensor: ...
-    def metrics(self) -> dict[str, Metric]: ...
+    def loss_weight(self, y: Tensor) -> Tensor | int:
+        """How much a batch's mean loss counts."""
+
+    def logged_loss(self, loss: Tensor) -> Tensor:
+        """The loss as it is logged."""
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """What the outputs mean."""
+
+    def metrics(self) -> dict[str, Metric]:
+        """Fresh metrics by name."""
 
 
 class TrialGroup:
@@ -46,6 +52,7 @@ class TrialGroup:
         curves: Further metrics that are wanted of every epoch.
 
     Attributes:
+        rates: As they were given.
         curves: For each trial, name to one number an epoch.
         epochs: Epochs done.
         there: The trials that are still trained, by their number from 0.
@@ -69,6 +76,7 @@ class TrialGroup:
         self._network = GroupNetwork(layers, rates, loss, nesterov=learner.nesterov)
         self._monitor, self._high = monitor, high
         self._wanted = [name for name in learner.metrics() if f"val_{name}" in {monitor, *curves}]
+        self.rates = list(rates)
         self.curves: list[dict[str, list[float]]] = [{} for _ in rates]
         self.there = list(range(len(rates)))
         self.epochs = 0
@@ -159,12 +167,9 @@ class TrialGroup:
         for trial in at.tolist():
             self.best_epochs[trial] = self.epochs
 
-    def best_metrics(self, trials: Sequence[int]) -> list[dict[str, float]]:
-        """All that would be logged of the best epochs of some trials, by name; empty for one without."""
-        with torch.no_grad():
-            return [self._best_of(trial) for trial in trials]
-
-    def _best_of(self, trial: int) -> dict[str, float]:
+    @torch.no_grad()
+    def best_metrics(self, trial: int) -> dict[str, float]:
+        """All that would be logged of a trial's best epoch, by name; empty if there is none."""
         epoch = self.best_epochs[trial]
         if epoch is None:
             return {}

@@ -1,13 +1,17 @@
 """The losses of many trials on the same rows: gradients at each step, and values as torch sums them up, at its end."""
 
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_mods.layer_rules import CrossEntropy, LossRule
+
 _aten = torch.ops.aten
+
+Numbers = np.ndarray[Any, np.dtype[np.float32]]
 
 _LEVELS, _STEP = 8, 16  # of the partial sums in torch's nll_loss
 
@@ -61,16 +65,17 @@ class GroupSquaredError:
     """Mean squared error on the standardised target.
 
     Args:
-        standardised: From targets `[B]` to what the outputs are compared with, of their type.
+        mean: Of the target, in its units.
+        std: Of the target, above 0.
     """
 
-    def __init__(self, standardised: Callable[[Tensor], Tensor]) -> None:
-        self.standardised = standardised
+    def __init__(self, mean: float, std: float) -> None:
+        self.mean, self.std = mean, std
 
     def terms(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """What makes up the loss of each row `[T, B]`, and what `gradient` needs; `y` is `[B]`."""
         found = outputs.squeeze(-1)
-        apart = found - self.standardised(y)
+        apart = found - ((y - self.mean) / self.std).to(found.dtype)
         return apart, apart
 
     def gradient(self, apart: Tensor, y: Tensor) -> Tensor:
@@ -85,7 +90,14 @@ class GroupSquaredError:
 GroupLoss = GroupCrossEntropy | GroupSquaredError
 
 
-def _cascade(values: np.ndarray) -> np.ndarray:
+def group_loss(rule: LossRule) -> GroupLoss:
+    """The loss of many trials, from that of one."""
+    if isinstance(rule, CrossEntropy):
+        return GroupCrossEntropy(rule.weights)
+    return GroupSquaredError(rule.mean, rule.std)
+
+
+def _cascade(values: Numbers) -> Numbers:
     """The sums over the first axis, in the order in which torch's nll_loss takes float32 numbers.
 
     It adds up 16 numbers, then 16 of these sums, and so on; the very first number is a sum by itself.
@@ -101,5 +113,5 @@ def _cascade(values: np.ndarray) -> np.ndarray:
     return total
 
 
-def _in_order(values: np.ndarray) -> np.ndarray:
+def _in_order(values: Numbers) -> Numbers:
     return np.add.accumulate(values, axis=0)[-1] if len(values) else np.zeros(values.shape[1:], dtype=np.float32)

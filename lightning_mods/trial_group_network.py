@@ -1,6 +1,7 @@
 """`GroupNetwork`: many copies of one MLP as stacked parameters, trained by SGD with the chain rule written out."""
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -11,9 +12,21 @@ from torch import Tensor, nn
 from lightning_mods.layer_rules import activation_of
 from lightning_mods.trial_group_activations import GroupActivation
 from lightning_mods.trial_group_losses import GroupLoss
-from lightning_mods.trial_group_products import aligned, as_aligned, forward, input_gradient, weight_gradient
+from lightning_mods.trial_group_products import (
+    aligned,
+    as_aligned,
+    forward,
+    input_gradient,
+    shaped,
+    weight_gradient,
+)
 
 _ALIGNED = 32  # floats, as in `aligned`
+MOST = 16  # trials at once: by then there is nothing left of the costs that they share
+CACHE = 4_000_000  # bytes that a step may go over: beyond a processor's own cache, trials get in each other's way
+
+
+RATES = ("lr", "momentum", "weight_decay", "dropout")
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,7 @@ class GroupNetwork:
     def parts(self, flat: Tensor) -> list[Tensor]:
         """Flat parameters `[T, P]` as weights `[T, O, I]` and biases `[T, O]`, layer by layer; views."""
         pairs = zip(self._starts, self.shapes, strict=False)
-        return [flat[:, at : at + shape.numel()].unflatten(1, shape) for at, shape in pairs]
+        return [shaped(flat[:, at : at + shape.numel()], shape) for at, shape in pairs]
 
     def keep(self, trials: Sequence[int]) -> None:
         """Go on with some of the trials; the others leave."""
@@ -115,15 +128,16 @@ class GroupNetwork:
             h = activation.forward(z)
             sums.append(z)
             values.append(h)
-            below.append(as_aligned(h if noises[i] is None else h * noises[i]))
+            noise = noises[i]
+            below.append(as_aligned(h if noise is None else h * noise))
         outputs = forward(self._biases[-1], below[-1], self._weights[-1], buffers[len(sums)])
         terms, kept = self._loss.terms(outputs, y)
         grad = as_aligned(self._loss.gradient(kept, y))
         self._gradients(-1, grad, below[-1])
         for i in range(len(sums) - 1, -1, -1):
             grad = input_gradient(grad, self._weights[i + 1], buffers[len(sums) + 1 + i])
-            if noises[i] is not None:
-                grad = grad.mul_(noises[i])
+            if (noise := noises[i]) is not None:
+                grad = grad.mul_(noise)
             grad = self._activations[i].backward(grad, sums[i], values[i])
             self._gradients(i, grad, below[i])
         self._update()
@@ -173,3 +187,15 @@ class GroupNetwork:
         if len(shares) == 1:
             return drawn[self.rates[0].dropout]
         return [torch.stack([drawn[r.dropout][i] for r in self.rates]) for i in range(len(widths))]
+
+
+def worth_together(shapes: Sequence[Sequence[int]], rows: int) -> int:
+    """How many trials of a network are worth training at once; 1 where each alone fills the processor.
+
+    Args:
+        shapes: Of its parameters.
+        rows: Rows of a mini-batch.
+    """
+    # What a step goes over: weights, gradients and momenta, and the hidden values with their gradients.
+    numbers = 3 * sum(math.prod(shape) for shape in shapes) + 3 * rows * sum(shape[0] for shape in shapes[0::2])
+    return max(1, min(MOST, CACHE // (4 * numbers)))

@@ -1,6 +1,6 @@
 """Products of matrices for many trials at once, where they are to the last bit those of one trial after the other."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -8,8 +8,6 @@ from torch import Tensor
 
 _ALIGNED = 32  # floats: torch's own tensors begin on 16, and elementwise loops go by 32 at most
 _TRIED = 3  # trials of the comparison
-
-Product = Callable[..., Tensor]
 
 
 def aligned(trials: int, *shape: int, device: torch.device | None = None) -> Tensor:
@@ -20,7 +18,12 @@ def aligned(trials: int, *shape: int, device: torch.device | None = None) -> Ten
     """
     size = torch.Size(shape).numel()
     room = -(-size // _ALIGNED) * _ALIGNED
-    return torch.zeros(trials, room, device=device)[:, :size].unflatten(1, shape)
+    return shaped(torch.zeros(trials, room, device=device)[:, :size], shape)
+
+
+def shaped(flat: Tensor, shape: Sequence[int]) -> Tensor:
+    """A view of `[T, N]` as `[T, *shape]`."""
+    return flat.view(len(flat), *shape)
 
 
 def as_aligned(values: Tensor) -> Tensor:
