@@ -1,7 +1,7 @@
 """`StudyGroup`: trials of a study that differ in their rates alone, trained as one batched model."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ import torch
 
 from callbacks.diagnosis import Diagnosis, Fit, diagnose
 from callbacks.search import Ended, Member
+from lightning_mods.study_cli import StudyCLI
 from lightning_mods.study_run import write_run
 from lightning_mods.study_trials import Trials, forget_attempts
 from lightning_mods.trial_group import TrialGroup
@@ -28,10 +29,14 @@ class StudyGroup:
         trials: How the study trains.
         members: The trials; all but their rates are alike.
         study: The study.
+        template: Makes the model and the data of one of the fits, by its number.
     """
 
-    def __init__(self, trials: Trials, members: Sequence[Member], study: "Study") -> None:
+    def __init__(
+        self, trials: Trials, members: Sequence[Member], study: "Study", template: Callable[[int], StudyCLI]
+    ) -> None:
         self.members = members
+        self._template = template
         self._trials, self._study = trials, study
         self._cli, self._flags = trials.cli, trials.study
         self._monitor, self._high = self._flags.metrics[0], self._flags.directions[0] == "maximize"
@@ -57,17 +62,12 @@ class StudyGroup:
             torch.set_num_threads(before)
 
     def _fit(self, index: int) -> TrialGroup:
-        seed, held_out = divmod(index, max(self._flags.folds, 1))
-        seed += self._cli.base_seed
-        held = held_out if self._flags.folds else None
-        one = self._cli.variant(self.members[0].values, seed, held_out=held)
-        one.datamodule.prepare_data()
-        one.datamodule.setup("fit")
+        one = self._template(index)
         self._baseline = one.model.baseline_loss
         names = {name: f"model.{name}" for name in RATES}
         fit: TrialGroup = one.model.trial_group(
             [{rate: each.values[name] for rate, name in names.items() if name in each.values} for each in self.members],
-            seed=seed,
+            seed=self._cli.base_seed + index // max(self._flags.folds, 1),
             train=one.datamodule.train_dataloader(),
             val=one.datamodule.val_dataloader(),
             monitor=self._monitor,

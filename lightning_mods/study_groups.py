@@ -34,6 +34,8 @@ class GroupedTrials:
     def __init__(self, trials: Trials) -> None:
         self._trials = trials
         self._cli, self._study = trials.cli, trials.study
+        self._templates: dict[tuple[str, int], StudyCLI] = {}
+        self._obstacle = obstacle(trials.cli, trials.space)
 
     def __call__(self, trial: "Trial", values: Mapping[str, Any]) -> list[float]:
         """Train one."""
@@ -41,7 +43,7 @@ class GroupedTrials:
 
     def together(self, n_trials: int) -> int:
         """How many trials to ask for at once."""
-        if self._study.fused is False or obstacle(self._cli, self._trials.space):
+        if self._study.fused is False or self._obstacle:
             return 1
         return max(1, min(MOST, n_trials // (_GENERATIONS * self._study.workers)))
 
@@ -53,20 +55,38 @@ class GroupedTrials:
         """Groups of those that differ in their rates alone."""
         alike: dict[str, list[Member]] = {}
         for member in members:
-            others = {name: value for name, value in member.values.items() if not _is_rate(name)}
-            alike.setdefault(json.dumps(others, sort_keys=True, default=str), []).append(member)
+            alike.setdefault(_others(member.values), []).append(member)
         return [group for some in alike.values() for group in self._groups_of(some, study)]
 
     def _groups_of(self, members: Sequence[Member], study: "Study") -> list[StudyGroup]:
+        others = _others(members[0].values)
         try:
-            one = self._cli.variant(members[0].values, self._cli.base_seed)
+            one = self._template(others, members[0].values, 0)
             rows = one.datamodule.resolved_batch_size
         except Exception:  # noqa: BLE001  # each of them will meet it alone, and say so
             return []
-        shapes = [parameter.shape for parameter in one.model.network.parameters()]
-        size = worth_together(shapes, rows)
+        size = worth_together([parameter.shape for parameter in one.model.network.parameters()], rows)
         parts = [members[at : at + size] for at in range(0, len(members), size)]
-        return [StudyGroup(self._trials, part, study) for part in parts]
+        return [
+            StudyGroup(self._trials, part, study, lambda index: self._template(others, members[0].values, index))
+            for part in parts
+        ]
+
+    def _template(self, others: str, values: Mapping[str, Any], index: int) -> StudyCLI:
+        """The model, not to be changed, and the data of one of the fits of all trials that differ in rates alone."""
+        if (others, index) not in self._templates:
+            seed, held_out = divmod(index, max(self._study.folds, 1))
+            held = held_out if self._study.folds else None
+            one = self._cli.variant(values, self._cli.base_seed + seed, held_out=held)
+            one.datamodule.prepare_data()
+            one.datamodule.setup("fit")
+            self._templates[others, index] = one
+        return self._templates[others, index]
+
+
+def _others(values: Mapping[str, Any]) -> str:
+    """All values but the rates, as a key."""
+    return json.dumps({name: value for name, value in values.items() if not _is_rate(name)}, sort_keys=True)
 
 
 def _is_rate(name: str) -> bool:

@@ -75,7 +75,8 @@ class TrialGroup:
         self._learner, self._loss, self._train, self._val, self._seed_of = learner, loss, train, val, seed_of
         self._network = GroupNetwork(layers, rates, loss, nesterov=learner.nesterov)
         self._monitor, self._high = monitor, high
-        self._wanted = [name for name in learner.metrics() if f"val_{name}" in {monitor, *curves}]
+        self._metrics = learner.metrics()
+        self._wanted = [name for name in self._metrics if f"val_{name}" in {monitor, *curves}]
         self.rates = list(rates)
         self.curves: list[dict[str, list[float]]] = [{} for _ in rates]
         self.there = list(range(len(rates)))
@@ -126,7 +127,6 @@ class TrialGroup:
     def _evaluate(self) -> dict[str, Tensor]:
         if not self._val:
             return {}
-        metrics = {name: [] for name in self._wanted}  # type: dict[str, list[list[Metric]]]
         sums = torch.zeros(2, len(self.there))
         predictions, targets = [], []
         for x, y in self._val:
@@ -135,11 +135,11 @@ class TrialGroup:
             weight = self._learner.loss_weight(y)
             sums[0] += self._loss.values(terms[None], y[None])[0] * weight
             sums[1] += weight
-            if metrics:
+            if self._wanted:
                 predictions.append(self._predictions(outputs))
                 targets.append(y)
         found = {"val_loss": self._learner.logged_loss(sums[0] / sums[1])}
-        for name in metrics:
+        for name in self._wanted:
             found[f"val_{name}"] = self._score(name, predictions, targets)
         return found
 
@@ -148,7 +148,7 @@ class TrialGroup:
         return rows.reshape(*outputs.shape[:2], *rows.shape[1:])
 
     def _score(self, name: str, predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        metric = self._learner.metrics()[name]
+        metric = self._metrics[name]
         if isinstance(metric, MulticlassAccuracy) and metric.average == "micro":
             right = torch.stack([(p.argmax(-1) == y).sum(-1) for p, y in zip(predictions, targets, strict=True)])
             return right.sum(0) / sum(len(y) for y in targets)
@@ -174,13 +174,12 @@ class TrialGroup:
         if epoch is None:
             return {}
         found = {name: values[epoch] for name, values in self.curves[trial].items()}
-        missing = [name for name in self._learner.metrics() if f"val_{name}" not in found] if self._val else []
+        missing = [name for name in self._metrics if f"val_{name}" not in found] if self._val else []
         if missing:
             network = self._network.alone(self._best_flat[trial])
             outputs = [(self._learner.predictions(network.outputs(x)[0]), y) for x, y in self._val]
             predictions, targets = [p for p, _ in outputs], [y for _, y in outputs]
-            metrics = self._learner.metrics()
-            found |= {f"val_{name}": float(_metric(metrics[name], predictions, targets)) for name in missing}
+            found |= {f"val_{name}": float(_metric(self._metrics[name], predictions, targets)) for name in missing}
         return found
 
 
