@@ -18,7 +18,7 @@ from lightning_mods.layer_rules import LossRule
 from lightning_mods.mlp import MLP, Activation
 from lightning_mods.trial_group import TrialGroup
 from lightning_mods.trial_group_losses import group_loss
-from lightning_mods.trial_group_network import RATES, Rates
+from lightning_mods.trial_group_network import RATES, Rates, worth_together
 
 Batch = tuple[Tensor, Tensor]
 Stage = Literal["val", "test"]
@@ -178,6 +178,10 @@ class MLPModule(LightningModule, ABC):
         plain = rule is not None and type(self.network) is MLP and not (self.dropout and self.device.type != "cpu")
         return ChainRule.of(self.network.layers, rule) if rule is not None and plain else None
 
+    def trials_at_once(self, rows: int) -> int:
+        """How many trials to put into a `trial_group`, with mini-batches of so many rows."""
+        return worth_together([parameter.shape for parameter in self.network.parameters()], rows)
+
     def trial_group(self, rates: Sequence[Mapping[str, float]], **how: Any) -> "TrialGroup | None":
         """Fits from the weights as they are that differ in lr, momentum, weight_decay or dropout, trained together.
 
@@ -189,8 +193,10 @@ class MLPModule(LightningModule, ABC):
             The group; None if the module trains in a way that is not known.
         """
         rule = self.loss_rule()
+        own = type(self).configure_optimizers is MLPModule.configure_optimizers
+        plain = own and "configure_optimizers" not in vars(self)  # where a command line puts an optimizer of its own
         # On the CPU only: each trial there is, to the last bit, what it would be alone.
-        if rule is None or self.chain_rule() is None or self.device.type != "cpu":
+        if rule is None or not plain or self.chain_rule() is None or self.device.type != "cpu":
             return None
         mine = {name: getattr(self, name) for name in RATES}
         seed = _mix(how.pop("seed"), 0)  # of rank zero

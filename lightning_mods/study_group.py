@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from callbacks.diagnosis import Diagnosis, Fit, diagnose
 from callbacks.search import Ended, Member
 from lightning_mods.study_cli import StudyCLI
@@ -49,17 +47,11 @@ class StudyGroup:
 
     def run(self, epochs: int) -> None:
         """Train those that are left until so many epochs are done, over all fits."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            done = sum(fit.epochs for fit in self._fits)
-            for epoch in range(done, epochs):
-                index, within = divmod(epoch, self._epochs)
-                if index == len(self._fits):
-                    self._fits.append(self._fit(index))
-                self._fits[index].run(within + 1)
-        finally:
-            torch.set_num_threads(before)
+        for epoch in range(sum(fit.epochs for fit in self._fits), epochs):
+            index, within = divmod(epoch, self._epochs)
+            if index == len(self._fits):
+                self._fits.append(self._fit(index))
+            self._fits[index].run(within + 1)
 
     def _fit(self, index: int) -> TrialGroup:
         one = self._template(index)

@@ -11,7 +11,7 @@ from lightning_mods.regressor import MLPRegressor
 from lightning_mods.study_cli import StudyCLI
 from lightning_mods.study_group import StudyGroup
 from lightning_mods.study_trials import Trials
-from lightning_mods.trial_group_network import MOST, RATES, worth_together
+from lightning_mods.trial_group_network import MOST, RATES
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -65,7 +65,7 @@ class GroupedTrials:
             rows = one.datamodule.resolved_batch_size
         except Exception:  # noqa: BLE001  # each of them will meet it alone, and say so
             return []
-        size = worth_together([parameter.shape for parameter in one.model.network.parameters()], rows)
+        size = one.model.trials_at_once(rows)
         parts = [members[at : at + size] for at in range(0, len(members), size)]
         return [
             StudyGroup(self._trials, part, study, lambda index: self._template(others, members[0].values, index))

@@ -1,6 +1,7 @@
 """`TrialGroup`: fits of one MLP that differ in their rates, trained as one batched model; each as it would be alone."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -51,6 +52,9 @@ class TrialGroup:
         high: Whether it is good when it is high.
         curves: Further metrics that are wanted of every epoch.
 
+    Raises:
+        ValueError: A monitor that is not logged.
+
     Attributes:
         rates: As they were given.
         curves: For each trial, name to one number an epoch.
@@ -76,6 +80,8 @@ class TrialGroup:
         self._network = GroupNetwork(layers, rates, loss, nesterov=learner.nesterov)
         self._monitor, self._high = monitor, high
         self._metrics = learner.metrics()
+        if monitor != "val_loss" and monitor.removeprefix("val_") not in self._metrics:
+            raise ValueError(f"monitor must be val_loss or one of {', '.join(self._metrics)} with val_, not {monitor}.")
         self._wanted = [name for name in self._metrics if f"val_{name}" in {monitor, *curves}]
         self.rates = list(rates)
         self.curves: list[dict[str, list[float]]] = [{} for _ in rates]
@@ -86,8 +92,8 @@ class TrialGroup:
         self.best_epochs: list[int | None] = [None] * len(rates)
 
     def run(self, epochs: int) -> None:
-        """Train until so many epochs are done."""
-        with torch.no_grad():
+        """Train until so many epochs are done; on one thread, where alone the numbers are those of each by itself."""
+        with torch.no_grad(), _one_thread():
             while self.epochs < epochs:
                 found = self._train_epoch(self.epochs)
                 found |= self._evaluate()
@@ -181,6 +187,16 @@ class TrialGroup:
             predictions, targets = [p for p, _ in outputs], [y for _, y in outputs]
             found |= {f"val_{name}": float(_metric(self._metrics[name], predictions, targets)) for name in missing}
         return found
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _LossSums:
