@@ -67,7 +67,7 @@ class GroupedTrials:
 
     def together(self, n_trials: int) -> int:
         """How many trials to ask for at once."""
-        return max(1, min(_MOST, n_trials // _GENERATIONS)) if self._plain else 1
+        return max(2, min(_MOST, n_trials // _GENERATIONS)) if self._plain else 1
 
     def epochs(self) -> int:
         """Epochs of a trial."""

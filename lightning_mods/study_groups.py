@@ -45,7 +45,7 @@ class GroupedTrials:
         """How many trials to ask for at once."""
         if self._study.fused is False or self._obstacle:
             return 1
-        return max(1, min(MOST, n_trials // (_GENERATIONS * self._study.workers)))
+        return max(2, min(MOST, n_trials // (_GENERATIONS * self._study.workers)))
 
     def epochs(self) -> int:
         """Epochs of a trial, over all its fits."""

@@ -54,11 +54,10 @@ class GroupCrossEntropy:
     def values(self, terms: Tensor, ys: Tensor) -> Tensor:
         """The mean losses `[S, T]` of steps with as many rows: their terms `[S, T, B]` and targets `[S, B]`."""
         steps, trials, rows = terms.shape
-        total = _cascade((-terms).permute(2, 0, 1).reshape(rows, -1).numpy()).reshape(steps, trials)
+        total = torch.from_numpy(_cascade((-terms).permute(2, 0, 1).reshape(rows, -1).numpy())).view(steps, trials)
         if self.weights is None:
-            return torch.from_numpy(total / np.float32(rows))
-        mass = _cascade(self.weights[ys].t().numpy())
-        return torch.from_numpy(total / mass[:, None])
+            return total / rows
+        return total / torch.from_numpy(_cascade(self.weights[ys].t().numpy())).unsqueeze(1)
 
 
 class GroupSquaredError:
@@ -97,6 +96,7 @@ def group_loss(rule: LossRule) -> GroupLoss:
     return GroupSquaredError(rule.mean, rule.std)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of a trial that diverges, as in torch
 def _cascade(values: Numbers) -> Numbers:
     """The sums over the first axis, in the order in which torch's nll_loss takes float32 numbers.
 
