@@ -1,15 +1,19 @@
 """Where a diagnosis goes: loggers, TensorBoard's Text and Images tabs, a file. Called on one rank alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from callbacks import _fit_report, _tensorboard
 from callbacks._fit_record import FitRecord
 from callbacks.diagnosis import Diagnosis
+from callbacks.spare_time import SpareTime
 
-FEW = 4  # pictures drawn on the way: each costs as much as many small epochs
+DRAWING = 0.02  # share of the time that goes into pictures on the way: each costs as much as many small epochs
+GUESS = 0.5  # seconds that the first picture takes
 
 
 class FitWriter:
@@ -21,7 +25,7 @@ class FitWriter:
 
     def __init__(self, *, plot: bool) -> None:
         self.plot = plot
-        self._drawn = 0
+        self._spare = SpareTime(DRAWING, GUESS)
 
     def scalars(self, trainer: Trainer, found: Diagnosis, epoch: int) -> None:
         """Log the probabilities over the epoch."""
@@ -41,13 +45,16 @@ class FitWriter:
             _fit_report.write(folder / "diagnosis.json", text)
 
     def picture(self, trainer: Trainer, found: Diagnosis, record: FitRecord, epoch: int, *, last: bool) -> None:
-        """Draw the curves to the Images tab; on the way only a few times."""
+        """Draw the curves to the Images tab; on the way only if there is time."""
         loggers = _tensorboard.tensorboard_loggers(trainer)
-        if not self.plot or not loggers or (self._drawn >= FEW and not last):
+        if not self.plot or not loggers or not (last or self._spare.is_due):
             return
+        with self._spare.work():
+            self._draw(loggers, found, record, epoch)
+
+    def _draw(self, loggers: Sequence[TensorBoardLogger], found: Diagnosis, record: FitRecord, epoch: int) -> None:
         from callbacks.fit_picture import draw_fit, rgb  # matplotlib takes half a second to load
 
-        self._drawn += 1
         train, val, metric = record.paired()
         figure = draw_fit(train, val, found, metric)
         if metric is not None:

@@ -1,5 +1,6 @@
 """One fit, looked at: brings the steps that are due, what is read of them, and the loggers together."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -18,8 +19,11 @@ from callbacks._step_watch import StepWatch
 from callbacks._terminal import Guard
 from callbacks.gradient_flow import GradientFlow
 from callbacks.schedules import NEVER, AnyOf, Every
+from callbacks.spare_time import SpareTime
 
 UNSORTED = 100  # norms of steps that wait to be put into the history: many at once are put in quicker
+DRAWING = 0.02  # share of the time that goes into pictures on the way
+GUESS = 0.5  # seconds that the first one takes
 PATIENCE = 10.0  # seconds after which what was read is written, block or no block
 
 
@@ -75,7 +79,8 @@ class GradientSession:
             pace = replace(pace, histograms_every=0)
         self._pace = pace
         self._updates, self._histograms = Every(pace.updates_every), Every(pace.histograms_every)
-        self._readings = AnyOf((Every(pace.every), self._updates, self._histograms))
+        self._looks = AnyOf((self._updates, self._histograms))
+        self._readings = AnyOf((Every(pace.every), self._looks))
         self._pictures = Every(pace.flow_every)
         self._clips = _may_clip(trainer, module)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
@@ -88,6 +93,7 @@ class GradientSession:
         self._counts = list(counts)
         self._since = 0.0  # when the oldest of what is pending was read
         self._draw = draw
+        self._spare = SpareTime(DRAWING, GUESS)
         self._not_in_flow: list[tuple[int, dict[str, float]]] = []
         self.flow = flow or GradientFlow(_trained(module))
         self._next_picture = self._pictures.upcoming(sum(counts[:1]) + 1)
@@ -105,17 +111,33 @@ class GradientSession:
         if watch is not None:
             watch.before_step()
 
+    # ------------------------------------------------------------------ steps taken without Lightning's loop
+
     @property
     def steps_free(self) -> float:
-        """Steps that may pass unseen; none where several optimizers take turns."""
-        return (
-            min((watch.steps_free for watch in self._watches.values()), default=0.0) if len(self._watches) == 1 else 0
-        )
+        """Steps that may pass with their gradients alone looked at; none where several optimizers take turns."""
+        if len(self._watches) != 1:
+            return 0
+        count = self.counts[0]
+        due = self._looks.upcoming(count)
+        return math.inf if due == NEVER else due - count
 
     def skip(self, n: int) -> None:
-        """Count steps of the one optimizer that passed unseen."""
+        """Count steps of the one optimizer that passed so."""
         for watch in self._watches.values():
-            watch.count += n
+            watch.skip(n)
+
+    def next_reading(self, ahead: int) -> float:
+        """Which of the coming steps, `ahead` or later, has gradients that are due; 0 the next one."""
+        count = sum(self.counts)
+        due = self._readings.upcoming(count + ahead)
+        return math.inf if due == NEVER else due - count
+
+    def read_ahead(self, ahead: int) -> Callable[[], None]:
+        """Read gradients of a coming step, and return what keeps them."""
+        watch = next(iter(self._watches.values()))
+        moment = self._read(watch, max(self._trainer.global_step, watch.count) + ahead)
+        return lambda: self._keep(moment) if moment is not None else None
 
     def flush(self) -> None:
         """Between two steps: hand what is pending to the loggers, and bring the history up to date."""
@@ -148,18 +170,13 @@ class GradientSession:
 
     def gradients(self, watch: StepWatch) -> None:
         """Read gradients, and weights if that is due, before the step."""
-        optimizer, pace = watch.optimizer, self._pace
+        optimizer = watch.optimizer
         self._open.pop(optimizer, None)
-        step = self._step()
-        if self._pending and self._pending[0].step // pace.write_every != step // pace.write_every:
-            self._write()
+        moment = self._read(watch, self._step())
+        if moment is None:
+            return
         with self._guard(self._trainer, "reading gradients"):
-            probe = self._readers[optimizer].probe(optimizer)
-            if probe is None:
-                return
-            unscale = self._unscale(optimizer)
-            total = TOTAL if len(self._watches) == 1 else f"{TOTAL}_{watch.index}"
-            moment = Moment(step, probe, total, probe.gradient_norms(unscale))
+            probe, unscale = moment.probe, self._unscale(optimizer)
             moment.follows = self._updates(watch.step)
             draws = self._histograms(watch.step)
             if moment.follows or draws:
@@ -167,6 +184,15 @@ class GradientSession:
             if draws:
                 moment.samples = probe.samples(shown(probe), PER_HISTOGRAM)
             self._open[optimizer] = moment
+
+    def _read(self, watch: StepWatch, step: int) -> Moment | None:
+        """Gradient norms of a step of the loggers' axis."""
+        with self._guard(self._trainer, "reading gradients"):
+            probe = self._readers[watch.optimizer].probe(watch.optimizer)
+            if probe is not None:
+                total = TOTAL if len(self._watches) == 1 else f"{TOTAL}_{watch.index}"
+                return Moment(step, probe, total, probe.gradient_norms(self._unscale(watch.optimizer)))
+        return None
 
     def clipped(self, watch: StepWatch) -> None:
         """Read the gradients again where something may have clipped them."""
@@ -183,15 +209,23 @@ class GradientSession:
         if moment.follows:
             with self._guard(self._trainer, "reading updates"):
                 moment.updates = moment.probe.after()
+        self._keep(moment)
+        if watch.index == 0 and NEVER != self._next_picture <= watch.count:
+            if self._spare.is_due:
+                self._next_picture = self._pictures.upcoming(watch.count + 1)
+                with self._spare.work():
+                    self._draw()
+
+    def _keep(self, moment: Moment) -> None:
+        """Let what was read wait for its block to be full, or for a while."""
+        if self._pending and self._pending[0].step // self._pace.write_every != moment.step // self._pace.write_every:
+            self._write()
         now = monotonic()
         if not self._pending:
             self._since = now
         self._pending.append(moment)
         if now - self._since > PATIENCE:
             self._write()
-        if watch.index == 0 and NEVER != self._next_picture <= watch.count:
-            self._next_picture = self._pictures.upcoming(watch.count + 1)
-            self._draw()
 
     def _step(self) -> int:
         # Raw optimizers' steps are not in global_step; those of a run whose checkpoint did not know us are only there.

@@ -1,12 +1,9 @@
 """Follows one optimizer through its steps: when its gradients are there, when they are clipped, when it has stepped."""
 
-import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from torch.optim import Optimizer
-
-from callbacks.schedules import NEVER
 
 BETWEEN, BEFORE, WITHIN = range(3)  # steps; a step whose gradients are there, before `step` is called; the call
 
@@ -62,10 +59,10 @@ class StepWatch:
         """Number of the step it is in, 0 the first."""
         return self.count - 1
 
-    @property
-    def steps_free(self) -> float:
-        """Steps from now on that are not due."""
-        return math.inf if self._next == NEVER else self._next - self.count
+    def skip(self, n: int) -> None:
+        """Count steps that were taken by somebody who told the witness of those that were due."""
+        self.count += n
+        self._next = self._upcoming(self.count)
 
     def detach(self) -> None:
         """Follow no longer."""

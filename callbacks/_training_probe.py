@@ -114,6 +114,17 @@ class TrainingProbe:
         self._data.training_batch(trainer, tensors)
         self._rest()
 
+    @property
+    def busy(self) -> bool:
+        """Whether it has to see every step."""
+        return self._steps < FIRST_STEPS or self.listening
+
+    def batches(self, trainer: Trainer, batches: Iterable[Any]) -> None:
+        """Take in training batches of steps that need not be seen."""
+        for batch in batches:
+            self._data.training_batch(trainer, tensors_in(batch))
+        self._rest()
+
     def _rest(self) -> None:
         self.listening = self._steps < FIRST_STEPS or bool(self._signals)
         self.awake = self._steps < FIRST_STEPS or self._data.open or self._data.suspicion is not None

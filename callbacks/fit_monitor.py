@@ -1,7 +1,6 @@
 """`FitMonitor`: says whether a run underfits, fits well or overfits, while it runs and when it ends."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -150,7 +149,7 @@ class FitMonitor(Callback):
         """All, but for a training loss that is logged by the step alone."""
         return 0 if self._reader.by_step else math.inf
 
-    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, losses: Sequence[float]) -> None:
+    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Any) -> None:
         """Nothing to do: what is logged once an epoch is read at its end."""
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,7 +1,7 @@
 """`GradientLogger`: shows what gradients and updates do to each layer. It writes, and judges nothing."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +149,21 @@ class GradientLogger(Callback):
             self._session.before_step(optimizer)
 
     def steps_free(self, trainer: Trainer) -> float:
-        """How many steps from now on are none of those that are read."""
+        """How many steps from now on are none of those whose weights are looked at."""
         return math.inf if self._session is None else self._session.steps_free
 
-    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, losses: Sequence[float]) -> None:
+    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Any) -> None:
         """Count steps that were taken without the hooks."""
         if self._session is not None:
-            self._session.skip(len(losses))
+            self._session.skip(len(taken.losses))
+
+    def next_reading(self, trainer: Trainer, ahead: int) -> float:
+        """Which of the coming steps, `ahead` or later, has gradient norms that are due."""
+        return math.inf if self._session is None else self._session.next_reading(ahead)
+
+    def read_gradients(self, trainer: Trainer, ahead: int) -> Callable[[], object]:
+        """Read the gradient norms of a coming step."""
+        return (lambda: None) if self._session is None else self._session.read_ahead(ahead)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and draw what is left, and let go of the optimizers."""

@@ -176,16 +176,21 @@ class GradientMonitor(Callback):
             self._speak(trainer)
 
     def steps_free(self, trainer: Trainer) -> float:
-        """How many steps from now on may pass without a look, if their losses and weights are finite."""
+        """How many steps from now on may pass without a look at more than loss and batch."""
         watch, probe = self._watch, self._probe
-        seen = watch.due or watch.busy or probe.awake or probe.listening or self._nonfinite.sums
-        return 0 if seen else max(0, math.ceil(watch.next) - watch.batches)
+        if watch.due or watch.busy or probe.busy or self._nonfinite.sums:
+            return 0
+        return max(0, math.ceil(watch.next) - watch.batches)
 
-    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, losses: Sequence[float]) -> None:
-        """Take in the losses of steps that were taken without the hooks."""
-        self._watch.losses += losses
-        self._watch.batches += len(losses)
-        self._nonfinite.steps += len(losses)
+    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Any) -> None:
+        """Take in steps that were taken without the hooks; all is finite."""
+        self._watch.losses += taken.losses
+        self._watch.batches += len(taken.losses)
+        self._nonfinite.steps += len(taken.losses)
+        if self._probe.awake:
+            with self._guard(trainer, "looking at the batch"):
+                self._probe.batches(trainer, taken.batches)
+            self._speak(trainer)
 
     def on_validation_batch_end(
         self,

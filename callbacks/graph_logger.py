@@ -1,7 +1,7 @@
 """`GraphLogger`: writes down, once, what a training step computes and what autograd does with it."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ class GraphLogger(Callback):
         """None until the graphs are drawn, then all."""
         return 0 if self._due else math.inf
 
-    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, losses: Sequence[float]) -> None:
+    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Any) -> None:
         """Nothing to do."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

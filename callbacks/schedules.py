@@ -52,7 +52,7 @@ class AnyOf:
         schedules: The several.
     """
 
-    schedules: tuple[Every, ...]
+    schedules: tuple["Every | AnyOf", ...]
 
     def __call__(self, step: int) -> bool:
         """Whether one of them is due."""

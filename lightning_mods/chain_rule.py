@@ -44,11 +44,14 @@ class ChainRule:
         linear: The linear layers, first to last.
         hidden: What follows each of them but the last.
         loss: What is minimised.
+
+    Attributes:
+        parameters: Those of the module, weight and bias of each layer in turn.
+        gradients: Of the latest `backward`, one for each, until `update` has used them.
     """
 
     def __init__(self, linear: Sequence[nn.Linear], hidden: Sequence[_Hidden], loss: LossRule) -> None:
         self.parameters = [p for layer in linear for p in layer.parameters()]
-        self._hidden = hidden
         self._loss = loss
         shapes = [p.shape for p in self.parameters]
         device = self.parameters[0].device
@@ -59,11 +62,19 @@ class ChainRule:
             [flat[at : at + shape.numel()].view(shape) for at, shape in zip(starts, shapes, strict=False)]
             for flat in self._flat
         ]
-        self._weights, self._momenta = parts[0], parts[2]
+        self._weights, self.gradients, self._momenta = parts
         self._matrices, self._biases = parts[0][0::2], parts[0][1::2]
         self._transposed = [matrix.t() for matrix in self._matrices]
         self._matrix_grads, self._bias_grads = parts[1][0::2], parts[1][1::2]
         self._one = torch.ones((), device=device)
+        # What each step goes through, up to the last layer and down again: looked up once.
+        rules = [each.activation for each in hidden]
+        self._up = [
+            (rule.forward, each.dropout, bias, matrix)
+            for rule, each, bias, matrix in zip(rules, hidden, self._biases, self._transposed, strict=False)
+        ]
+        above = zip(self._matrices[1:], self._matrix_grads[1:], self._bias_grads[1:], strict=True)
+        self._down = [(rule.backward, *layer) for rule, layer in zip(rules, above, strict=True)][::-1]
 
     @classmethod
     def of(cls, layers: nn.Sequential, loss: LossRule) -> "ChainRule | None":
@@ -92,7 +103,7 @@ class ChainRule:
     def load(self, optimizer: torch.optim.Optimizer) -> Sgd | None:
         """Copy parameters and momenta; the numbers of the coming steps, or None if they cannot be written out."""
         rule = _sgd_of(optimizer, self.parameters)
-        if rule is None:
+        if rule is None or not all(p.requires_grad for p in self.parameters):
             return None
         if rule.momentum:
             buffers = [optimizer.state[p].get("momentum_buffer") for p in self.parameters]
@@ -125,7 +136,40 @@ class ChainRule:
         Returns:
             The mean loss before the update, a scalar.
         """
-        loss = self._backward(x, y)
+        loss = self.backward(x, y)
+        self.update(rule)
+        return loss
+
+    def backward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Fill `gradients`; returns the mean loss, a scalar."""
+        addmm, mm = torch.addmm, torch.mm
+        passed = []
+        h = x
+        for forward, dropout, bias, matrix in self._up:
+            below, z = h, addmm(bias, h, matrix)
+            h = active = forward(z)
+            noise = None
+            if dropout:
+                noise = dropout_noise(active, dropout)
+                h = active * noise
+            passed.append((below, z, active, noise))
+        loss, grad = self._loss(addmm(self._biases[-1], h, self._transposed[-1]), y, self._one)
+        below = h
+        for derivative, matrix, matrix_grad, bias_grad in self._down:
+            # The transposed product: so autograd computes it, and the other way round rounds differently.
+            mm(grad.t(), below, out=matrix_grad)
+            torch.sum(grad, 0, out=bias_grad)
+            below, z, active, noise = passed.pop()
+            grad = mm(grad, matrix)
+            if noise is not None:
+                grad = grad * noise
+            grad = derivative(grad, z, active)
+        mm(grad.t(), below, out=self._matrix_grads[0])
+        torch.sum(grad, 0, out=self._bias_grads[0])
+        return loss
+
+    def update(self, rule: Sgd) -> None:
+        """Let SGD use the gradients."""
         weights, grads, momenta = self._flat
         if rule.weight_decay:
             grads.add_(weights, alpha=rule.weight_decay)
@@ -133,37 +177,6 @@ class ChainRule:
             momenta.mul_(rule.momentum).add_(grads)
             grads = grads.add(momenta, alpha=rule.momentum) if rule.nesterov else momenta
         weights.add_(grads, alpha=-rule.lr)
-        return loss
-
-    def _backward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Fill the gradients; returns the loss."""
-        kept = []
-        h = x
-        for hidden, bias, matrix in zip(self._hidden, self._biases, self._transposed, strict=False):
-            below, z = h, torch.addmm(bias, h, matrix)
-            rule = hidden.activation
-            h = active = rule.forward(z)
-            noise = None
-            if hidden.dropout:
-                noise = dropout_noise(active, hidden.dropout)
-                h = active * noise
-            kept.append((below, z, active, noise))
-        outputs = torch.addmm(self._biases[-1], h, self._transposed[-1])
-        loss, grad = self._loss(outputs, y, self._one)
-        self._gradients(-1, grad, h)
-        for i in range(len(kept) - 1, -1, -1):
-            below, z, active, noise = kept[i]
-            grad = torch.mm(grad, self._matrices[i + 1])
-            if noise is not None:
-                grad = grad * noise
-            grad = self._hidden[i].activation.backward(grad, z, active)
-            self._gradients(i, grad, below)
-        return loss
-
-    def _gradients(self, i: int, grad: Tensor, below: Tensor) -> None:
-        # The transposed product: so autograd computes it, and the other way round rounds differently.
-        torch.mm(grad.t(), below, out=self._matrix_grads[i])
-        torch.sum(grad, 0, out=self._bias_grads[i])
 
     # ------------------------------------------------------------------ the check
 

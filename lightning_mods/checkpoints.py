@@ -1,5 +1,7 @@
 """Checkpoints: written so that a kill or a full disk spoils none, read without running anything in them."""
 
+import copy
+import math
 import re
 import warnings
 from pathlib import Path
@@ -11,8 +13,11 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from callbacks.spare_time import SpareTime
 from lightning_mods.files import replacing
 from lightning_mods.runs import RunError
+
+WRITING = 0.01  # share of the time that goes into checkpoints, where epochs are short
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -21,12 +26,53 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     Lightning's own writes to the system's temporary folder first: a copy, not a move, where that is another disk.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._late: dict[Path, SpareTime] = {}
+        self._held: dict[Path, dict[str, Any]] = {}
+
+    def write_late(self, path: Path) -> None:
+        """Hold back what is saved to this path while it was written a short time ago; who asks for it says `flush`."""
+        self._late.setdefault(path, SpareTime(WRITING))
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write `checkpoint` to `path`; on an error the file that was there stays, and nothing else is left."""
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         target = Path(path)
+        spare = self._late.get(target)
+        if spare is None:
+            self._write(checkpoint, target)
+        elif spare.is_due:
+            self._held.pop(target, None)
+            with spare.work():
+                self._write(checkpoint, target)
+        else:
+            self._held[target] = copy.deepcopy(checkpoint)
+
+    def flush(self) -> None:
+        """Write what is held back."""
+        while self._held:
+            path, checkpoint = self._held.popitem()
+            self._write(checkpoint, path)
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read a checkpoint, the latest."""
+        self.flush()
+        return super().load_checkpoint(path, *args, **kwargs)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint, written or not."""
+        self._held.pop(Path(path), None)
+        super().remove_checkpoint(path)
+
+    def teardown(self) -> None:
+        """Write what is held back, however training ended."""
+        self.flush()
+        super().teardown()
+
+    def _write(self, checkpoint: dict[str, Any], target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with replacing(target) as partial, partial.open("wb") as file:
@@ -95,24 +141,50 @@ class BestCheckpoint(ModelCheckpoint):
         """What ModelCheckpoint keeps, and the metrics of the epoch."""
         return {**super().state_dict(), "metrics": self.metrics}
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the place of the file, which is written at leisure."""
+        super().setup(trainer, pl_module, stage)
+        file_io = trainer.strategy.checkpoint_io
+        if stage == "fit" and isinstance(file_io, AtomicCheckpointIO) and self.dirpath:
+            file_io.write_late(Path(self.dirpath) / f"best{self.FILE_EXTENSION}")
+
+    def steps_free(self, trainer: Trainer) -> float:
+        """All: it saves after epochs and validations alone."""
+        return math.inf
+
+    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Any) -> None:
+        """Nothing to do."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Nothing to do, at no cost."""
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if this is when Lightning would."""
-        self._look(trainer)
-        super().on_validation_end(trainer, pl_module)
+        if self._look(trainer):
+            super().on_validation_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if this is when Lightning would."""
-        self._look(trainer)
-        super().on_train_epoch_end(trainer, pl_module)
+        if self._look(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
 
-    def _look(self, trainer: Trainer) -> None:
-        found = trainer.callback_metrics.items()
-        self.metrics = {name: float(value) for name, value in found if value.numel() == 1}
-        self.monitor = "val_loss" if "val_loss" in trainer.callback_metrics else None
+    def _look(self, trainer: Trainer) -> bool:
+        """Whether Lightning's own look, which costs as much as a small epoch, may come to another end than `no`."""
+        found = trainer.callback_metrics
+        self.monitor = "val_loss" if "val_loss" in found else None
+        if self.monitor and self.best_model_score is not None and not found[self.monitor] < self.best_model_score:
+            return False
+        self.metrics = {name: float(value) for name, value in found.items() if value.numel() == 1}
+        return True
 
 
 class LastCheckpoint(Checkpoint):
     """Keeps `last.ckpt` in the run's folder, written when an epoch begins and when training ends.
+
+    Where epochs are short, it is written at the beginning of some of them, so that it takes no more than 1 % of the
+    time; what a kill loses is trained again, to the same numbers.
 
     ModelCheckpoint's own `save_last` skips epochs that were not the best, and saves before the learning-rate
     schedulers have stepped: a ReduceLROnPlateau then misses a step in the resumed run. At an epoch's beginning all of
@@ -125,6 +197,7 @@ class LastCheckpoint(Checkpoint):
         self._beginning = False
         self._resumed = False
         self._folder: Path | None = None
+        self._spare = SpareTime(WRITING)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the run's folder; all ranks agree on it."""
@@ -147,9 +220,11 @@ class LastCheckpoint(Checkpoint):
             if len(self._random["cuda"]) == torch.cuda.device_count():
                 torch.cuda.set_rng_state_all([state.cpu() for state in self._random["cuda"]])
             self._random = None
-        self._beginning = True
-        self._save(trainer)
-        self._beginning = False
+        if trainer.strategy.reduce_boolean_decision(self._spare.is_due, all=False):
+            self._beginning = True
+            with self._spare.work():
+                self._save(trainer)
+            self._beginning = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """At an epoch's beginning, set the counts within the epoch to zero.
@@ -174,6 +249,9 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         if not trainer.fast_dev_run and self._folder:  # type: ignore[attr-defined]  # set by a connector
+            file_io = trainer.strategy.checkpoint_io
+            if isinstance(file_io, AtomicCheckpointIO):
+                file_io.flush()  # it speaks of the best one
             trainer.save_checkpoint(self._folder / "last.ckpt")
 
 

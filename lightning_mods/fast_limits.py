@@ -6,7 +6,8 @@ at mini-batches need none, and of Lightning's own it is known what they need. An
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, Timer
@@ -25,6 +26,19 @@ ALL = math.inf
 Limit = Callable[[], float]
 
 
+@dataclass(frozen=True)
+class Taken:
+    """Training steps that were taken without the hooks. All losses and weights are finite.
+
+    Attributes:
+        losses: Of each step, as it is minimised.
+        batches: Each step's mini-batch.
+    """
+
+    losses: Sequence[float]
+    batches: Sequence[Any]
+
+
 @runtime_checkable
 class LooksNowAndThen(Protocol):
     """A callback that knows which training steps it has to see."""
@@ -32,8 +46,19 @@ class LooksNowAndThen(Protocol):
     def steps_free(self, trainer: Trainer) -> float:
         """How many of the next steps may be taken without its hooks; infinity for all."""
 
-    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, losses: Sequence[float]) -> None:
-        """Steps were taken without its hooks, with these losses, all of them and all weights finite."""
+    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Taken) -> None:
+        """Steps were taken without its hooks."""
+
+
+@runtime_checkable
+class ReadsGradients(Protocol):
+    """A callback that wants the gradients of some of the steps that are taken without its hooks."""
+
+    def next_reading(self, trainer: Trainer, ahead: int) -> float:
+        """Which of the coming steps, `ahead` or later, 0 the next one, it reads next; infinity for none."""
+
+    def read_gradients(self, trainer: Trainer, ahead: int) -> Callable[[], object]:
+        """Read `.grad` of the parameters, that of the coming step `ahead`; what this returns is called if it holds."""
 
 
 def limit_of(callback: Callback, trainer: Trainer) -> Limit | None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lightning_mods.chain_rule import ChainRule, Sgd
 from lightning_mods.fast_hooks import is_listened_to
-from lightning_mods.fast_limits import Limit, LooksNowAndThen, limit_of, loop_limit
+from lightning_mods.fast_limits import Limit, LooksNowAndThen, ReadsGradients, Taken, limit_of, loop_limit
 
 SECONDS = 0.1  # that steps may go on without the loop: Ctrl-C and a time limit are heard in between
 
@@ -48,9 +48,6 @@ class Learner(Protocol):
 
     losses: tuple[Number, Number]
 
-    def chain_rule(self) -> ChainRule | None:
-        """Its steps written out, if they can be."""
-
     def loss_of(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss to minimise."""
 
@@ -61,6 +58,43 @@ class Learner(Protocol):
         """The sums with one mini-batch more."""
 
 
+class Readings:
+    """Gradients that are read on the way, kept once it is sure that their steps hold.
+
+    Args:
+        readers: Who reads them.
+        trainer: The fit.
+        chain: Whose gradients.
+    """
+
+    def __init__(self, readers: Sequence[ReadsGradients], trainer: Trainer, chain: ChainRule) -> None:
+        self._readers, self._trainer, self._chain = readers, trainer, chain
+        self._kept: list[Callable[[], object]] = []
+        self._due = [reader.next_reading(trainer, 0) for reader in readers]
+        self.next = min(self._due, default=math.inf)
+
+    def read(self, ahead: int) -> None:
+        """Let those read for whom the coming step `ahead` is due."""
+        parameters = self._chain.parameters
+        before = [parameter.grad for parameter in parameters]
+        for parameter, gradient in zip(parameters, self._chain.gradients, strict=True):
+            parameter.grad = gradient
+        try:
+            for i, reader in enumerate(self._readers):
+                if self._due[i] <= ahead:
+                    self._kept.append(reader.read_gradients(self._trainer, ahead))
+                    self._due[i] = reader.next_reading(self._trainer, ahead + 1)
+        finally:
+            for parameter, gradient_before in zip(parameters, before, strict=True):
+                parameter.grad = gradient_before
+        self.next = min(self._due)
+
+    def keep(self) -> None:
+        """The steps hold."""
+        for keep in self._kept:
+            keep()
+
+
 class FastSteps:
     """Trains mini-batches of a fit that nobody asked to see.
 
@@ -68,16 +102,24 @@ class FastSteps:
         trainer: The fit, about to begin.
         module: What it trains.
         learner: The same, as the steps see it.
+        chain: Its steps, written out.
         loader: Where its mini-batches come from.
         most: Mini-batches that may be taken at a time, one less than from one pass through the loop to the next.
     """
 
     def __init__(
-        self, trainer: Trainer, module: LightningModule, *, learner: Learner, loader: Loader, most: float
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        *,
+        learner: Learner,
+        chain: ChainRule,
+        loader: Loader,
+        most: float = math.inf,
     ) -> None:
         self._trainer, self._module, self._learner, self._loader = trainer, module, learner, loader
         self._most = most
-        self._rule = learner.chain_rule()
+        self._chain = chain
         found = [limit_of(callback, trainer) for callback in trainer.callbacks]  # type: ignore[attr-defined]
         self._limits: list[Limit] = [limit for limit in found if limit is not None]
         self.strangers = [
@@ -86,6 +128,7 @@ class FastSteps:
             if limit is None
         ]
         self._watchers = [c for c in trainer.callbacks if isinstance(c, LooksNowAndThen)]  # type: ignore[attr-defined]
+        self._readers = [c for c in trainer.callbacks if isinstance(c, ReadsGradients)]  # type: ignore[attr-defined]
         self._checked: dict[int, bool] = {}  # number of rows to whether the numbers are autograd's
         self._seconds = 0.0  # of a step
         self._careful = 0  # mini-batches to leave to the loop
@@ -93,7 +136,7 @@ class FastSteps:
     @property
     def possible(self) -> bool:
         """Whether this fit is one of those that can be written out."""
-        return self._rule is not None and _is_plain(self._trainer) and self._most >= 1
+        return self._most >= 1 and _is_plain(self._trainer)
 
     def open(self) -> None:
         """Begin to take mini-batches."""
@@ -114,7 +157,7 @@ class FastSteps:
             return
         profiler = self._trainer.profiler  # type: ignore[attr-defined]  # a connector's
         with profiler.profile("fast_steps"), torch.inference_mode():
-            rule = self._rule.load(optimizer) if self._rule is not None else None
+            rule = self._chain.load(optimizer)
             if rule is not None:
                 self._take(self._loader.coming(int(free)), rule, optimizer)
 
@@ -126,43 +169,48 @@ class FastSteps:
         return min(free, max(1, SECONDS // self._seconds)) if self._seconds else min(free, 1)
 
     def _take(self, batches: Sequence[Tensor], rule: Sgd, optimizer: torch.optim.Optimizer) -> None:
-        chain, learner, gather = self._rule, self._learner, self._loader.gather
-        assert chain is not None
+        chain, learner, gather = self._chain, self._learner, self._loader.gather
         first = self._trainer.fit_loop.epoch_loop.batch_progress.current.ready
         sums = learner.losses
         losses: list[Tensor] = []
+        rows: list[Rows] = []
+        readings = Readings(self._readers, self._trainer, chain)
         began = time.perf_counter()
-        for index, indices in enumerate(batches, start=first):
+        for ahead, indices in enumerate(batches):
             x, y = gather(indices)
-            if not self._checked.get(len(indices)) and not self._agrees(x, y, rule, index):
+            if not self._checked.get(len(indices)) and not self._agrees(x, y, rule, first + ahead):
                 self._careful = 0 if losses else 100  # a size that has to go through the loop, or all of them
                 break
-            learner.begin_batch(index)
-            loss = chain.step(x, y, rule)
+            learner.begin_batch(first + ahead)
+            loss = chain.backward(x, y)
+            if readings.next <= ahead:
+                readings.read(ahead)
+            chain.update(rule)
             sums = learner.add_loss(sums, loss, y)
             losses.append(loss)
+            rows.append((x, y))
         if not losses:
             return
-        values = torch.stack(losses).tolist()
-        if not (all(map(math.isfinite, values)) and chain.is_finite()):
+        taken = Taken(torch.stack(losses).tolist(), rows)
+        if not (all(map(math.isfinite, taken.losses)) and chain.is_finite()):
             # As if nothing had been: the loop, and whoever watches it, shall meet the mini-batch that did it.
             self._careful = len(losses)
             return
         self._seconds = (time.perf_counter() - began) / len(losses)
         chain.store(optimizer, rule)
         learner.losses = sums
+        readings.keep()
         self._count(len(losses))
         for watcher in self._watchers:
-            watcher.steps_taken(self._trainer, self._module, values)
+            watcher.steps_taken(self._trainer, self._module, taken)
 
     def _agrees(self, x: Tensor, y: Tensor, rule: Sgd, batch_idx: int) -> bool:
         """Check the first mini-batch of its size against autograd."""
         known = self._checked.get(len(x))
         if known is None:
-            assert self._rule is not None
             with torch.inference_mode(False):
                 x, y = x.clone(), y.clone()  # autograd takes no inference tensors
-                known = self._rule.agrees(
+                known = self._chain.agrees(
                     x, y, rule, lambda: self._learner.loss_of(x, y), lambda: self._learner.begin_batch(batch_idx)
                 )
             self._checked[len(x)] = known

@@ -40,7 +40,7 @@ def _fit(cli: ModsCLI, checkpoint: Path | None) -> None:
         if cli.trainer.interrupted:
             # A search before the fit has said how it goes on.
             kept = find_checkpoint("last", cli.root) is not None
-            how = "; the same command with --ckpt_path=last goes on from the last whole epoch"
+            how = "; the same command with --ckpt_path=last goes on from its last checkpoint"
             say(f"stopped{how if kept else ' before there was a checkpoint'}.")
         raise
     if not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector

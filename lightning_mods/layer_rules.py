@@ -10,7 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_aten = torch.ops.aten
+_threshold_backward = torch.ops.aten.threshold_backward.default
+_leaky_relu_backward = torch.ops.aten.leaky_relu_backward.default
+_elu_backward = torch.ops.aten.elu_backward.default
+_gelu_backward = torch.ops.aten.gelu_backward.default
+_silu_backward = torch.ops.aten.silu_backward.default
+_tanh_backward = torch.ops.aten.tanh_backward.default
+_sigmoid_backward = torch.ops.aten.sigmoid_backward.default
+_log_softmax = torch.ops.aten._log_softmax.default
+_log_softmax_backward = torch.ops.aten._log_softmax_backward_data.default
+_nll_loss = torch.ops.aten.nll_loss_forward.default
+_nll_loss_backward = torch.ops.aten.nll_loss_backward.default
+_mse_loss_backward = torch.ops.aten.mse_loss_backward.default
 
 Forward = Callable[[Tensor], Tensor]
 Backward = Callable[[Tensor, Tensor, Tensor], Any]  # a tensor; torch.ops has no types
@@ -32,34 +43,34 @@ class Activation:
 
 
 def _relu(grad: Tensor, z: Tensor, h: Tensor) -> Any:
-    return _aten.threshold_backward.default(grad, h, 0)
+    return _threshold_backward(grad, h, 0)
 
 
 def _leaky_relu(slope: float) -> Activation:
     def backward(grad: Tensor, z: Tensor, h: Tensor) -> Any:
-        return _aten.leaky_relu_backward.default(grad, z, slope, False)
+        return _leaky_relu_backward(grad, z, slope, False)
 
     return Activation(lambda z: nn.functional.leaky_relu(z, slope), backward, True)
 
 
 def _elu(alpha: float) -> Activation:
     def backward(grad: Tensor, z: Tensor, h: Tensor) -> Any:
-        return _aten.elu_backward.default(grad, alpha, 1, 1, False, z)
+        return _elu_backward(grad, alpha, 1, 1, False, z)
 
     return Activation(lambda z: nn.functional.elu(z, alpha), backward, True)
 
 
 def _gelu(approximate: str) -> Activation:
     def backward(grad: Tensor, z: Tensor, h: Tensor) -> Any:
-        return _aten.gelu_backward.default(grad, z, approximate=approximate)
+        return _gelu_backward(grad, z, approximate=approximate)
 
     return Activation(lambda z: nn.functional.gelu(z, approximate=approximate), backward, True)
 
 
 _RELU = Activation(torch.relu_, _relu, False)
-_SILU = Activation(nn.functional.silu, lambda grad, z, h: _aten.silu_backward.default(grad, z), True)
-_TANH = Activation(torch.tanh_, lambda grad, z, h: _aten.tanh_backward.default(grad, h), False)
-_SIGMOID = Activation(torch.sigmoid_, lambda grad, z, h: _aten.sigmoid_backward.default(grad, h), False)
+_SILU = Activation(nn.functional.silu, lambda grad, z, h: _silu_backward(grad, z), True)
+_TANH = Activation(torch.tanh_, lambda grad, z, h: _tanh_backward(grad, h), False)
+_SIGMOID = Activation(torch.sigmoid_, lambda grad, z, h: _sigmoid_backward(grad, h), False)
 _IDENTITY = Activation(lambda z: z, lambda grad, z, h: grad, False)
 
 
@@ -95,10 +106,10 @@ class CrossEntropy:
 
     def __call__(self, outputs: Tensor, y: Tensor, one: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, a scalar, and its gradient with respect to the outputs `[B, C]`; `one` is the number 1."""
-        logs = _aten._log_softmax.default(outputs, 1, False)
-        loss, mass = _aten.nll_loss_forward.default(logs, y, self.weights, 1, -100)
-        grad = _aten.nll_loss_backward.default(one, logs, y, self.weights, 1, -100, mass)
-        return loss, _aten._log_softmax_backward_data.default(grad, logs, 1, outputs.dtype)
+        logs = _log_softmax(outputs, 1, False)
+        loss, mass = _nll_loss(logs, y, self.weights, 1, -100)
+        grad = _nll_loss_backward(one, logs, y, self.weights, 1, -100, mass)
+        return loss, _log_softmax_backward(grad, logs, 1, outputs.dtype)
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,7 @@ class SquaredError:
         wanted = ((y - self.mean) / self.std).to(outputs.dtype)
         found = outputs.squeeze(-1)
         loss = nn.functional.mse_loss(found, wanted)
-        return loss, _aten.mse_loss_backward.default(one, found, wanted, 1).unsqueeze(-1)
+        return loss, _mse_loss_backward(one, found, wanted, 1).unsqueeze(-1)
 
 
 LossRule = CrossEntropy | SquaredError

@@ -225,13 +225,11 @@ class MLPModule(LightningModule, ABC):
         return sums[0] + loss * weight, sums[1] + weight
 
     def _open_fast_steps(self) -> None:
-        loader = self.trainer.train_dataloader
-        most = self.steps_per_execution
-        if most == 1 or not isinstance(loader, Loader):
+        loader, most = self.trainer.train_dataloader, self.steps_per_execution
+        if most == 1 or not isinstance(loader, Loader) or (chain := self.chain_rule()) is None:
             return
-        steps = FastSteps(
-            self.trainer, self, learner=self, loader=loader, most=math.inf if most == "auto" else most - 1
-        )
+        limit = math.inf if most == "auto" else most - 1
+        steps = FastSteps(self.trainer, self, learner=self, chain=chain, loader=loader, most=limit)
         if steps.possible and not (steps.strangers and most == "auto"):
             self._fast_steps = steps
             steps.open()

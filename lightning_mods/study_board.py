@@ -97,4 +97,6 @@ def settings(cli: StudyCLI, names: Mapping[str, Any]) -> dict[str, Any]:
         found |= {f"{section}.{key}": value for key, value in kept.items()}
     study = cli.study
     found |= {"study.metric": study.metrics, "study.seeds": study.seeds, "study.folds": study.folds}
+    if cli.trainer.world_size > 1:  # they share the rows of a step: another number of them is another fit
+        found["trainer.devices"] = cli.trainer.world_size
     return {name: repr(value) for name, value in found.items() if name not in names}

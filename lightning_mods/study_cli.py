@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from callbacks import OptunaSearch
 from datamodules import TabularDataModule
-from lightning_mods.arguments import UsageError, said
+from lightning_mods.arguments import said
 from lightning_mods.classes import own_arguments
 from lightning_mods.cli import ModsCLI
 from lightning_mods.explain import explain
@@ -39,10 +39,6 @@ class StudyCLI(ModsCLI):
         self.trial_folder: Path | None = None
         super().__init__("study", args)
         self.base_seed = int(self.config.seed_everything)
-        if self.trainer.world_size > 1:
-            raise UsageError(
-                "a trial of a study trains on one device: --trainer.devices=1, and --study.workers=N for more at once."
-            )
 
     @property
     def study(self) -> StudyFlags:
@@ -75,14 +71,14 @@ class StudyCLI(ModsCLI):
         return _holder(self.config, name).get(name.partition(".")[2])
 
     def training_rows(self) -> int | None:
-        """Rows to train on, where the data module or its loader tells."""
+        """Rows that each process of a fit trains on, where the data module or its loader tells."""
         rows = getattr(self.datamodule, "n_train", None)
         if isinstance(rows, int):
-            return rows
+            return rows // self.trainer.world_size
         try:
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")
-            return len(self.datamodule.train_dataloader().dataset)
+            return len(self.datamodule.train_dataloader().dataset) // self.trainer.world_size
         except (AttributeError, TypeError):
             return None
 
@@ -223,7 +219,9 @@ def refused(cli: StudyCLI, name: str, value: Any) -> str:
         cli.parser.validate(cli.config_with({name: value}, cli.base_seed))
         twin = cli.variant({name: value}, cli.base_seed)
         if isinstance(twin.datamodule, TabularDataModule):
-            _ = twin.datamodule.resolved_batch_size
+            size, rows = twin.datamodule.resolved_batch_size, cli.training_rows() or 0
+            if cli.trainer.world_size > 1 and isinstance(value, int) and size > rows:
+                return f"each of the {cli.trainer.world_size} devices has {rows} training rows."
     except (ValueError, TypeError) as error:
         return explain(error)
     return ""

@@ -12,6 +12,7 @@ from lightning_mods.runs import newest_run
 from lightning_mods.study_board import write_best, write_pictures
 from lightning_mods.study_names import short_names
 from lightning_mods.study_plan import Study
+from lightning_mods.study_refit import fit_on_ranks
 from lightning_mods.study_report import Report
 from lightning_mods.terminal import say
 
@@ -113,7 +114,11 @@ def _refit(study: Study, opened: "OptunaStudy", row: TrialRow) -> None:
         return
     sys.stdout.write(f"\nfit of trial {row.number}:\n")
     sys.stdout.flush()
-    fit.main([f"--config={study.folder / 'best.yaml'}"])
+    command = [f"--config={study.folder / 'best.yaml'}"]
+    if study.cli.trainer.world_size > 1:
+        fit_on_ranks(study.cli.trainer.world_size, command)
+    else:
+        fit.main(command)
     found = newest_run(study.root)
     if found is not None:
         opened.set_user_attr(_REFIT, {"trial": row.number, "run": str(found)})

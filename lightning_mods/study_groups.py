@@ -1,7 +1,7 @@
 """`GroupedTrials`: the trials of a study, trained together where they are MLPs that differ in numbers alone."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from callbacks.search import Member
@@ -94,7 +94,7 @@ def _is_rate(name: str) -> bool:
     return section == "model" and rate in RATES
 
 
-def obstacle(cli: StudyCLI, space: Mapping[str, Any]) -> str:
+def obstacle(cli: StudyCLI, space: Iterable[str]) -> str:
     """Why the trials of a study cannot be trained together, in a few words; empty if they can."""
     ours = type(cli.model) in (MLPClassifier, MLPRegressor) and type(cli.datamodule) is TabularDataModule
     if not ours or cli.model.chain_rule() is None:

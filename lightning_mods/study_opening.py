@@ -66,9 +66,10 @@ def open_study(study: Study) -> Opened:
     elif differ := [name for name in sorted({*asked, *there}) if asked.get(name) != there.get(name)]:
         name = differ[0]
         more = f" (and {len(differ) - 1} more flags)" if differ[1:] else ""
+        began = f"with --{name}={there[name]}" if name in there else f"without --{name}"
         raise UsageError(
-            f"the study {study.flags.name!r} was begun with --{name}={there.get(name)}, and now it is "
-            f"{asked.get(name)}{more}: its trials would not compare. Give the same, or another --study.name."
+            f"the study {study.flags.name!r} was begun {began}, and now it is {asked.get(name, 'not given')}{more}: "
+            "its trials would not compare. Give the same, or another --study.name."
         )
     return Opened(study, before, there is None and not opened.get_trials(deepcopy=False), new_files)
 

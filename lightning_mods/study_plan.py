@@ -11,6 +11,7 @@ from lightning_mods.running import with_classes
 from lightning_mods.study_cli import StudyCLI
 from lightning_mods.study_folds import check_folds
 from lightning_mods.study_groups import GroupedTrials
+from lightning_mods.study_ranks import RankTrials, check_ranks
 from lightning_mods.study_space import asked_space, build_space
 from lightning_mods.study_trials import Trials
 from lightning_mods.terminal import quiet, writers_report_once
@@ -35,6 +36,7 @@ class Study:
         self.cli = StudyCLI(with_classes(words, None))
         self.flags = self.cli.study
         self.flags.check()
+        check_ranks(self.cli.trainer)
         if self.flags.folds:
             check_folds(self.cli.datamodule, self.flags.folds)
         self.space = build_space(self.cli, words, asked)
@@ -54,9 +56,12 @@ class Study:
 
     def train_here(self, report: Callable[[Progress], object]) -> None:
         """Take part in the study until it is done."""
-        trials = Trials(self.cli, self.space, self.folder)
+        if self.cli.trainer.world_size > 1:
+            train: Any = RankTrials(self.cli, self.space, self.folder).train
+        else:
+            train = GroupedTrials(Trials(self.cli, self.space, self.folder))
         with writers_report_once():
-            search(GroupedTrials(trials), self.space, self.plan, storage=self.storage, report=report)
+            search(train, self.space, self.plan, storage=self.storage, report=report)
 
     def look(self) -> tuple["OptunaStudy", Progress]:
         """The study as it stands and how far it is; nothing is trained."""

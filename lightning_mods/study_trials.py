@@ -2,7 +2,7 @@
 
 import shutil
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from callbacks.diagnosis import Fit
 from callbacks.search import SearchError
 from lightning_mods.study_cli import StudyCLI
 from lightning_mods.study_names import short_names
-from lightning_mods.study_watch import HopelessTrial, TrialMonitor, TrialWatch
+from lightning_mods.study_watch import HopelessTrial, TrialMonitor, TrialWatch, others_learn
 from lightning_mods.threads import limit_threads
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ class Trials:
         folder: The study's folder; a trial's TensorBoard run is `trial_NUMBER` in it.
     """
 
-    def __init__(self, cli: StudyCLI, space: Mapping[str, Any], folder: Path) -> None:
+    def __init__(self, cli: StudyCLI, space: Iterable[str], folder: Path) -> None:
         self.cli = cli
         self.study = cli.study
         self.folder = folder
-        self.space = space
-        self.shown = short_names(space)
+        self.space = list(space)
+        self.shown = short_names(self.space)
         self._threads = torch.get_num_threads()
 
     def train(self, trial: "Trial", values: Mapping[str, Any]) -> list[float]:
@@ -50,17 +50,31 @@ class Trials:
             optuna.TrialPruned: The trial is hopeless.
         """
         forget_attempts(trial.study, trial.number, trial.user_attrs, self.folder)
+        return self.fits(trial, values, number=trial.number, others_learn=lambda: others_learn(trial))
+
+    def fits(
+        self, trial: Any, values: Mapping[str, Any], *, number: int, others_learn: Callable[[], bool]
+    ) -> list[float]:
+        """The fits of a trial, as `train`.
+
+        Args:
+            trial: The trial, or what stands for it; None on all ranks of a fit but the first.
+            values: Flag to value.
+            number: The trial's.
+            others_learn: Asked whether other trials learned something.
+        """
         fits: list[_Fit] = []
         for index in range(self.study.fits):
-            fit = _Fit(self, trial, values, index, fits[-1].next_step if fits else 0)
+            fit = _Fit(self, trial, values, index=index, number=number, next_step=fits[-1].next_step if fits else 0)
             fits.append(fit)
             try:
-                fit.run()
+                trainer = fit.run(others_learn)
             finally:
                 torch.set_num_threads(self._threads)  # for a fit after the study
-                _store(trial, fits)
+                if trial is not None:
+                    _store(trial, fits)
             if self.study.pruner == "wilcoxon":
-                _compare_fits(trial, fit, index)
+                _compare_fits(trial, fit, trainer)
         return [statistics.fmean(fit.objective(name) for fit in fits) for name in self.study.metrics]
 
     def run_folder(self, number: int, index: int) -> Path:
@@ -76,7 +90,9 @@ class Trials:
 class _Fit:
     """One fit of a trial."""
 
-    def __init__(self, trials: Trials, trial: "Trial", values: Mapping[str, Any], index: int, next_step: int) -> None:
+    def __init__(
+        self, trials: Trials, trial: Any, values: Mapping[str, Any], *, index: int, number: int, next_step: int
+    ) -> None:
         study = trials.study
         self.trials, self.values, self.index = trials, values, index
         params = {trials.shown[name]: value for name, value in values.items()}
@@ -86,21 +102,20 @@ class _Fit:
         self.monitor = TrialMonitor()
         self._first_step = max(index * trials.steps_a_fit(), next_step)
         self._pruning = TrialPruning(trial, study.metrics[0], first_step=self._first_step)
-        self._hopeless = HopelessTrial(trial, self.monitor)
-        self._folder = trials.run_folder(trial.number, index)
+        self._folder = trials.run_folder(number, index)
 
     @property
     def next_step(self) -> int:
         """Where the next fit of the trial goes on reporting."""
         return self._pruning.next_step
 
-    def run(self) -> None:
+    def run(self, others_learn: Callable[[], bool]) -> Trainer:
         """Train."""
         study, cli = self.trials.study, self.trials.cli
         callbacks: list[Any] = [self.watch, self.monitor]
         # With wilcoxon whole fits are compared, not their epochs.
         callbacks += [self._pruning] if study.pruner != "wilcoxon" else []
-        callbacks += [self._hopeless] if study.prune_hopeless else []
+        callbacks += [HopelessTrial(self.monitor, others_learn)] if study.prune_hopeless else []
         torch.set_num_threads(self.trials._threads)  # as many as a fit of its own would begin with
         seed, held_out = divmod(self.index, max(study.folds, 1))
         one = cli.variant(
@@ -113,6 +128,7 @@ class _Fit:
         limit_threads(one.trainer, one.model, getattr(one.datamodule, "resolved_batch_size", None))
         one.trainer.fit(one.model, datamodule=one.datamodule)
         self._check_metrics(one.trainer)
+        return one.trainer
 
     def objective(self, name: str) -> float:
         """An objective in the best epoch; NaN if there was none."""
@@ -147,12 +163,15 @@ def _store(trial: "Trial", fits: list[_Fit]) -> None:
         trial.set_user_attr("metrics", means)
 
 
-def _compare_fits(trial: "Trial", fit: _Fit, index: int) -> None:
+def _compare_fits(trial: Any, fit: _Fit, trainer: Trainer) -> None:
     from optuna import TrialPruned
 
-    trial.report(fit.objective(fit.trials.study.metrics[0]), index)
-    if trial.should_prune():
-        raise TrialPruned(f"WilcoxonPruner: worse than the best trial over {index + 1} fits")
+    worse = False
+    if trial is not None:
+        trial.report(fit.objective(fit.trials.study.metrics[0]), fit.index)
+        worse = trial.should_prune()
+    if trainer.strategy.broadcast(worse, src=0):
+        raise TrialPruned(f"WilcoxonPruner: worse than the best trial over {fit.index + 1} fits")
 
 
 def forget_attempts(study: "Study", number: int, attrs: Mapping[str, Any], folder: Path) -> None:

@@ -1,6 +1,6 @@
 """What watches the fit of a trial: its best epoch, its diagnosis, its row in the HParams tab, and whether to go on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,11 @@ class TrialMonitor(FitMonitor):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Judge what there is of a fit that was pruned in the middle of an epoch."""
-        self._reader.epoch(trainer, trainer.current_epoch)
+        from optuna import TrialPruned
+
+        # The ranks share what they read; what is raised by one alone finds no other that would.
+        if trainer.world_size == 1 or isinstance(exception, TrialPruned):
+            self._reader.epoch(trainer, trainer.current_epoch)
         self._judge(trainer, pl_module, trainer.current_epoch, last=True)
 
     def _report(
@@ -117,23 +121,28 @@ class TrialWatch(Callback):
 class HopelessTrial(Callback):
     """Prunes a trial that diverged, or that learns nothing although other trials of the study did.
 
+    With several processes rank zero decides, and all ranks raise together.
+
     Args:
-        trial: The trial.
         monitor: Who judges; it comes before this in the trainer's list.
+        others_learn: Asked whether other trials did.
     """
 
-    def __init__(self, trial: "Trial", monitor: FitMonitor) -> None:
-        self.trial = trial
+    def __init__(self, monitor: FitMonitor, others_learn: Callable[[], bool]) -> None:
         self.monitor = monitor
+        self._ask_others = others_learn
         self._others_learn = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune on the latest verdict."""
         found = self.monitor.diagnosis
-        if found is not None and self._is_hopeless(found, trainer):
+        why = ""
+        if trainer.is_global_zero and found is not None and self._is_hopeless(found, trainer):
+            why = f"{found.fit}, {found.cause.replace('_', ' ')}: {found.reason}"
+        if why := trainer.strategy.broadcast(why, src=0):
             from optuna import TrialPruned
 
-            raise TrialPruned(f"{found.fit}, {found.cause.replace('_', ' ')}: {found.reason}")
+            raise TrialPruned(why)
 
     def _is_hopeless(self, found: Diagnosis, trainer: Trainer) -> bool:
         if found.fit is Fit.DIVERGED:
@@ -142,10 +151,14 @@ class HopelessTrial(Callback):
         early = 4 * (trainer.current_epoch + 1) < (trainer.max_epochs or 0)
         if found.cause != "not_learning" or early:
             return False
-        if not self._others_learn:
-            whole = [trial for trial in self.trial.study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-            self._others_learn = any(trial.user_attrs.get("cause", "not_learning") != "not_learning" for trial in whole)
+        self._others_learn = self._others_learn or self._ask_others()
         return self._others_learn
+
+
+def others_learn(trial: "Trial") -> bool:
+    """Whether a whole trial of the study learned something."""
+    whole = [each for each in trial.study.get_trials(deepcopy=False) if each.state.name == "COMPLETE"]
+    return any(each.user_attrs.get("cause", "not_learning") != "not_learning" for each in whole)
 
 
 def plain(value: Any) -> Any:

@@ -1,10 +1,8 @@
 """Processes that train the trials of one study together; the storage is all they share."""
 
-import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from callbacks.search import Progress
+from lightning_mods.study_team import Ended, context, leave_with_parent
 from lightning_mods.terminal import say
 
 _PATIENCE = 20.0  # seconds for a worker to leave its trial when it is asked to
@@ -36,8 +35,8 @@ def run_workers(count: int, work: Callable[..., None], args: Sequence[str], repo
     Returns:
         What a worker found wrong with the command; empty if nothing.
     """
-    context = _context()
-    workers = [_start(context, number, work, list(args)) for number in range(count)]
+    made = context()
+    workers = [_start(made, number, work, list(args)) for number in range(count)]
     error = ""
     try:
         alive = workers
@@ -51,15 +50,6 @@ def run_workers(count: int, work: Callable[..., None], args: Sequence[str], repo
     finally:
         _stop(workers)
     return error
-
-
-def _context() -> Any:
-    """Forked from one fresh process that has imported torch once; where there is no such thing, started anew."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lightning_mods.study_plan", "torch._dynamo", "optuna"])
-    return context
 
 
 def _start(context: Any, number: int, work: Callable[..., None], args: list[str]) -> _Worker:
@@ -88,8 +78,7 @@ def _has_ended(worker: _Worker, count: int) -> bool:
     if code is None:
         return False
     if code:
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        say(f"note: worker {worker.number + 1} of {count} {how}; its trial goes to the others.")
+        say(f"note: worker {worker.number + 1} of {count} {Ended(code)}; its trial goes to the others.")
     return True
 
 
@@ -117,7 +106,7 @@ def _become_worker(
     # Ctrl-C in a terminal reaches all of its processes: it is the parent's to say who stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    leave_with_parent(signal.SIGTERM)
     import torch
 
     torch.set_num_threads(1)
@@ -129,10 +118,3 @@ def _become_worker(
         sys.exit(0)
     except BrokenPipeError:
         sys.exit(1)
-
-
-def _leave_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)

@@ -16,6 +16,11 @@ def say(text: str) -> None:
     sys.stderr.write(text.rstrip("\n") + "\n")
 
 
+def speak_as(rank: int) -> None:
+    """Take a rank, as torch's launchers give it before anything is imported; all but rank zero are silent."""
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]  # a function's attribute
+
+
 @contextmanager
 def writers_report_once() -> Iterator[None]:
     """Keep TensorBoard's writer thread from printing the traceback of a full disk.

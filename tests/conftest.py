@@ -14,7 +14,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 # They take longest; the last file to be given out keeps one worker busy while the other has nothing left to do.
-LONG = ("test_readme.py", "test_kill_and_resume.py", "test_study_processes.py", "test_bad_input.py", "test_ddp.py")
+LONG = (
+    "test_readme.py",
+    "test_kill_and_resume.py",
+    "test_study_processes.py",
+    "test_study_ranks.py",
+    "test_bad_input.py",
+    "test_ddp.py",
+)
 
 
 def pytest_collection_modifyitems(items):

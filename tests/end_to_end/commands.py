@@ -40,14 +40,32 @@ _WARM.set_forkserver_preload(
 )
 
 
+def start_warm(verb, *args, cwd, out, err, **env):
+    """Start a command in a process of its own that need not import torch and Lightning first.
+
+    Returns:
+        The process, whose streams are written into the files `out` and `err`.
+    """
+    # The first call starts the process that all are forked from, with this environment.
+    with _STARTING, patch.dict(os.environ, OMP_NUM_THREADS="1"):
+        process = _WARM.Process(target=_become, args=(verb, args, str(cwd), environment(cwd, **env), out, err))
+        process.start()
+    return process
+
+
+def warm_up():
+    """Start the process that all are forked from, also those that a command run in this very process starts."""
+    with _STARTING, patch.dict(os.environ, OMP_NUM_THREADS="1"):
+        process = _WARM.Process(target=int)
+        process.start()
+    process.join(TIMEOUT)
+
+
 def call_warm(verb, *args, cwd, **env):
-    """As `call`, in a process of its own that need not import torch and Lightning first. For many small commands."""
+    """As `call`, in a process that is started warm. For many small commands."""
     with tempfile.TemporaryDirectory() as held:
         out, err = Path(held, "out"), Path(held, "err")
-        # The first call starts the process that all are forked from, with this environment.
-        with _STARTING, patch.dict(os.environ, OMP_NUM_THREADS="1"):
-            process = _WARM.Process(target=_become, args=(verb, args, str(cwd), environment(cwd, **env), out, err))
-            process.start()
+        process = start_warm(verb, *args, cwd=cwd, out=out, err=err, **env)
         process.join(TIMEOUT)
         if process.exitcode is None:
             process.kill()
@@ -65,7 +83,7 @@ def _become(verb, args, cwd, env, out, err):
         os.dup2(opened, stream)
         os.close(opened)
     sys.argv = ["", *args]
-    sys.path.insert(0, "")
+    sys.path.insert(0, cwd)  # as `python -m` does
     runpy.run_module(f"lightning_mods.{verb}", run_name="__main__", alter_sys=True)
 
 

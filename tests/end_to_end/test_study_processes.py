@@ -7,43 +7,20 @@ from collections import Counter
 from pathlib import Path
 from subprocess import PIPE, Popen
 
-import optuna
 import pytest
 from commands import argv, call_warm, environment, is_loaded_by_every_verb
+from study_trials import running, settled, trials, wait_until
 
 FLAGS = ("--data.path=iris", "--model.hidden_sizes=[8]", "--study.pruner=none", "--study.prune_hopeless=false")
 FLAGS = (*FLAGS, "--data.batch_size=32")
 
 
-def trials(folder, storage=None):
-    if storage is None:
-        backend = optuna.storages.journal.JournalFileBackend(str(folder / "studies/study/study.journal"))
-        storage = optuna.storages.JournalStorage(backend)
-    return optuna.load_study(study_name="study", storage=storage).trials
-
-
-def settled(found):
-    """Places of the trials that count: those that a kill or Ctrl-C lost have no reason to have failed."""
-    return [t.user_attrs["place"] for t in found if t.state.name != "FAIL" or "reason" in t.user_attrs]
-
-
-def running(folder):
-    """The process ids of the trials that run."""
-    if not (folder / "studies/study/study.journal").exists():
-        return []
-    try:
-        return [t.user_attrs["owner"]["pid"] for t in trials(folder) if t.state.name == "RUNNING"]
-    except KeyError:  # the study is about to be made
-        return []
-
-
-def wait_for(condition, process, timeout=120):
-    end = time.monotonic() + timeout
-    while not (found := condition()):
+def wait_for(condition, process):
+    def found():
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return found
+        return condition()
+
+    return wait_until(found)
 
 
 def start(folder, *flags):

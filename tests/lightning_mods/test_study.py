@@ -278,6 +278,7 @@ def test_a_trial_that_fails_is_one_trial(trouble, state, reason, capsys):
     assert "best val_loss" in capsys.readouterr().err
 
 
+RANKS = ("--trainer.devices=2", "--trainer.accelerator=cpu")
 BAD = [
     (["--space.model.dropuot=0..0.5"], ["--space.model.dropuot", "did you mean --space.model.dropout"]),
     (["--space.model.in_features=1..4"], ["--space.model.in_features", "not a flag"]),
@@ -304,7 +305,9 @@ BAD = [
     (["--study.metric=val_acuracy", "--study.n_trials=2"], ["val_acuracy", "val_accuracy", "val_loss"]),
     (["--study.metric=[val_loss,val_r2]", "--study.n_trials=2"], ["val_r2", "val_accuracy"]),
     (["--data.val_fraction=0", "--study.n_trials=2"], ["val_loss", "train_loss"]),
-    (["--trainer.devices=2", "--trainer.accelerator=cpu"], ["one device", "--study.workers"]),
+    (["--trainer.strategy=ddp_spawn", *RANKS], ["--trainer.strategy=ddp."]),
+    (["--trainer.num_nodes=2", *RANKS], ["--trainer.num_nodes=1", "not 2"]),
+    (["--space.data.batch_size=[64]", *RANKS], ["64", "53 training rows"]),
     (["--model.lr=0.1", "--data.batch_size=8"], ["nothing to search"]),
 ]
 if find_spec("cmaes") is None:
