@@ -137,7 +137,7 @@ class TrialGroup:
         predictions, targets = [], []
         for x, y in self._val:
             outputs = self._network.outputs(x)
-            terms, _ = self._loss.terms(outputs, y)
+            terms = self._loss.compared(outputs, y)
             weight = self._learner.loss_weight(y)
             sums[0] += self._loss.values(terms[None], y[None])[0] * weight
             sums[1] += weight
@@ -210,7 +210,7 @@ class _LossSums:
         self._weight: Tensor | float = 0.0
 
     def add(self, terms: Tensor, y: Tensor) -> None:
-        """A step: its terms `[T, B]` and targets `[B]`."""
+        """A step: what its loss is made of, and its targets `[B]`."""
         if self._terms and (len(self._terms) >= _FLUSH or len(self._ys[-1]) != len(y)):
             self._flush()
         self._terms.append(terms)

@@ -3,11 +3,13 @@
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_mods.layer_rules import Activation
+from lightning_mods.layer_rules import Activation, activation_of
 from lightning_mods.trial_group_products import aligned, as_aligned
 
+_aten = torch.ops.aten
+_RELU = activation_of(nn.ReLU())
 _TRIED = 3  # trials of the comparison
 
 
@@ -28,7 +30,10 @@ class GroupActivation:
         return torch.stack([self._rule.forward(each) for each in z])
 
     def backward(self, grad: Tensor, z: Tensor, h: Tensor) -> Tensor:
-        """From the gradient of the values to that of the sums, aligned."""
+        """From the gradient of the values, which may be overwritten, to that of the sums; aligned."""
+        if self._rule is _RELU:  # in place: a new tensor of this size is new memory each time, and costs the tenfold
+            in_place: Tensor = _aten.threshold_backward.grad_input(grad, h, 0, grad_input=grad)
+            return in_place
         if self._is_equal(z):
             return as_aligned(self._rule.backward(grad, z, h))
         parts = zip(grad, z, h, strict=True)

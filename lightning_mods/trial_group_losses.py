@@ -26,34 +26,33 @@ class GroupCrossEntropy:
     def __init__(self, weights: Tensor | None) -> None:
         self.weights = weights
         self._one = torch.ones(())
+        self._counts: dict[int, Tensor] = {}
 
-    def terms(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """What makes up the loss of each row `[T, B]`, and what `gradient` needs; `y` is `[B]`."""
-        logs = torch.log_softmax(outputs, -1)
-        return self._picked(logs, y), logs
-
-    def _picked(self, logs: Tensor, y: Tensor) -> Tensor:
-        picked = logs.gather(-1, y.view(1, -1, 1).expand(len(logs), -1, 1)).squeeze(-1)
-        return picked if self.weights is None else picked * self.weights[y]
+    def compared(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """What loss and gradient are made of, from outputs `[T, B, C]` and targets `[B]`: logarithms `[T, B, C]`."""
+        return torch.log_softmax(outputs, -1)
 
     def gradient(self, logs: Tensor, y: Tensor) -> Tensor:
         """The loss's gradient with respect to the outputs `[T, B, C]`."""
-        first = logs[0]
-        mass = self._mass(y)
-        # The same for all trials, as it depends on the classes alone.
-        rows = _aten.nll_loss_backward.default(self._one, first, y, self.weights, 1, -100, mass)
-        every = rows.expand(len(logs), *rows.shape)
-        grad: Tensor = _aten._log_softmax_backward_data.default(every, logs, 2, logs.dtype)
+        # The same rows for all trials, as they depend on the classes alone.
+        rows = _aten.nll_loss_backward.default(self._one, logs[0], y, self.weights, 1, -100, self._mass(y))
+        grad: Tensor = _aten._log_softmax_backward_data.default(rows.expand(logs.shape), logs, 2, logs.dtype)
         return grad
 
     def _mass(self, y: Tensor) -> Tensor:
-        if self.weights is None:
-            return torch.tensor(float(len(y)))
-        return torch.from_numpy(np.asarray(_cascade(self.weights[y].numpy()[:, None])))[0]
+        """What the rows weigh together, a scalar."""
+        if self.weights is not None:
+            return torch.from_numpy(_cascade(self.weights[y].numpy()[:, None]))[0]
+        if len(y) not in self._counts:
+            self._counts[len(y)] = torch.tensor(float(len(y)))
+        return self._counts[len(y)]
 
-    def values(self, terms: Tensor, ys: Tensor) -> Tensor:
-        """The mean losses `[S, T]` of steps with as many rows: their terms `[S, T, B]` and targets `[S, B]`."""
-        steps, trials, rows = terms.shape
+    def values(self, logs: Tensor, ys: Tensor) -> Tensor:
+        """The mean losses `[S, T]` of steps with as many rows: `[S, T, B, C]` and targets `[S, B]`."""
+        steps, trials, rows, _ = logs.shape
+        terms = logs.gather(-1, ys.view(steps, 1, rows, 1).expand(-1, trials, -1, 1)).squeeze(-1)
+        if self.weights is not None:
+            terms = terms * self.weights[ys].unsqueeze(1)
         total = torch.from_numpy(_cascade((-terms).permute(2, 0, 1).reshape(rows, -1).numpy())).view(steps, trials)
         if self.weights is None:
             return total / rows
@@ -71,19 +70,18 @@ class GroupSquaredError:
     def __init__(self, mean: float, std: float) -> None:
         self.mean, self.std = mean, std
 
-    def terms(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """What makes up the loss of each row `[T, B]`, and what `gradient` needs; `y` is `[B]`."""
+    def compared(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """What loss and gradient are made of, from outputs `[T, B, 1]` and targets `[B]`: differences `[T, B]`."""
         found = outputs.squeeze(-1)
-        apart = found - ((y - self.mean) / self.std).to(found.dtype)
-        return apart, apart
+        return found - ((y - self.mean) / self.std).to(found.dtype)
 
     def gradient(self, apart: Tensor, y: Tensor) -> Tensor:
         """The loss's gradient with respect to the outputs `[T, B, 1]`."""
         return (apart * (2.0 / apart.shape[1])).unsqueeze(-1)
 
-    def values(self, terms: Tensor, ys: Tensor) -> Tensor:
-        """The mean losses `[S, T]` of steps with as many rows: their terms `[S, T, B]`."""
-        return functional.mse_loss(terms, torch.zeros(()).expand_as(terms), reduction="none").mean(-1)
+    def values(self, apart: Tensor, ys: Tensor) -> Tensor:
+        """The mean losses `[S, T]` of steps with as many rows: `[S, T, B]`."""
+        return functional.mse_loss(apart, torch.zeros(()).expand_as(apart), reduction="none").mean(-1)
 
 
 GroupLoss = GroupCrossEntropy | GroupSquaredError

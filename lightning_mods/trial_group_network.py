@@ -12,14 +12,7 @@ from torch import Tensor, nn
 from lightning_mods.layer_rules import activation_of
 from lightning_mods.trial_group_activations import GroupActivation
 from lightning_mods.trial_group_losses import GroupLoss
-from lightning_mods.trial_group_products import (
-    aligned,
-    as_aligned,
-    forward,
-    input_gradient,
-    shaped,
-    weight_gradient,
-)
+from lightning_mods.trial_group_products import Linear, as_aligned, shaped
 
 _ALIGNED = 32  # floats, as in `aligned`
 MOST = 16  # trials at once: by then there is nothing left of the costs that they share
@@ -71,16 +64,12 @@ class GroupNetwork:
     def _take(self, rates: Sequence[Rates], weights: Tensor, grads: Tensor, momenta: Tensor) -> None:
         self.rates = list(rates)
         self.flat, self._grads, self._momenta = weights, grads, momenta
-        parts = self.parts(grads)
-        self._weight_grads, self._bias_grads = parts[0::2], parts[1::2]
-        self._buffers: dict[int, list[Tensor]] = {}
+        self._layers: dict[int, list[Linear]] = {}  # by rows
         self._minus_lr, self._momentum, self._decay = (
             torch.tensor(column).unsqueeze(1)
             for column in zip(*((-r.lr, r.momentum, r.weight_decay) for r in rates), strict=True)
         )
         self._decays, self._moves = any(r.weight_decay for r in rates), any(r.momentum for r in rates)
-        parts = self.parts(weights)
-        self._weights, self._biases = parts[0::2], parts[1::2]
 
     def parts(self, flat: Tensor) -> list[Tensor]:
         """Flat parameters `[T, P]` as weights `[T, O, I]` and biases `[T, O]`, layer by layer; views."""
@@ -104,10 +93,10 @@ class GroupNetwork:
     def outputs(self, x: Tensor) -> Tensor:
         """Outputs `[T, B, out_features]` for rows `[B, in_features]`, without dropout."""
         h = x
-        buffers = self._buffers_for(len(x))
-        for i, activation in enumerate(self._activations):
-            h = as_aligned(activation.forward(forward(self._biases[i], h, self._weights[i], buffers[i])))
-        return forward(self._biases[-1], h, self._weights[-1], buffers[len(self._activations)])
+        layers = self._layers_for(len(x))
+        for activation, layer in zip(self._activations, layers, strict=False):
+            h = as_aligned(activation.forward(layer.forward(h)))
+        return layers[-1].forward(h)
 
     def step(self, x: Tensor, y: Tensor, seed: int | None) -> Tensor:
         """One mini-batch for all: forward, backward, update.
@@ -118,34 +107,28 @@ class GroupNetwork:
             seed: Of the dropout.
 
         Returns:
-            What makes up the loss of each row before the update, `[T, B]`; see `GroupLoss.values`.
+            What makes up the loss before the update; see `GroupLoss.values`.
         """
-        buffers = self._buffers_for(len(x))
+        layers = self._layers_for(len(x))
         noises = self._noises(len(x), seed)
         below, sums, values = [x], [], []
-        for i, activation in enumerate(self._activations):
-            z = forward(self._biases[i], below[-1], self._weights[i], buffers[i])
+        for activation, layer, noise in zip(self._activations, layers, noises, strict=False):
+            z = layer.forward(below[-1])
             h = activation.forward(z)
             sums.append(z)
             values.append(h)
-            noise = noises[i]
             below.append(as_aligned(h if noise is None else h * noise))
-        outputs = forward(self._biases[-1], below[-1], self._weights[-1], buffers[len(sums)])
-        terms, kept = self._loss.terms(outputs, y)
-        grad = as_aligned(self._loss.gradient(kept, y))
-        self._gradients(-1, grad, below[-1])
+        compared = self._loss.compared(layers[-1].forward(below[-1]), y)
+        grad = as_aligned(self._loss.gradient(compared, y))
+        layers[-1].gradients(grad, below[-1])
         for i in range(len(sums) - 1, -1, -1):
-            grad = input_gradient(grad, self._weights[i + 1], buffers[len(sums) + 1 + i])
+            grad = layers[i + 1].input_gradient(grad)
             if (noise := noises[i]) is not None:
                 grad = grad.mul_(noise)
             grad = self._activations[i].backward(grad, sums[i], values[i])
-            self._gradients(i, grad, below[i])
+            layers[i].gradients(grad, below[i])
         self._update()
-        return terms
-
-    def _gradients(self, i: int, grad: Tensor, below: Tensor) -> None:
-        weight_gradient(grad, below, self._weight_grads[i])
-        torch.sum(grad, 1, out=self._bias_grads[i])
+        return compared
 
     def _update(self) -> None:
         # `addcmul` rounds once, as SGD's `add` with `alpha` does; a product of its own would round twice.
@@ -161,12 +144,15 @@ class GroupNetwork:
         self._begun = True
         self.flat.addcmul_(grads, self._minus_lr)
 
-    def _buffers_for(self, rows: int) -> list[Tensor]:
-        """Room for what each layer makes of so many rows, and for the gradients of the hidden ones."""
-        if rows not in self._buffers:
-            widths = [shape[0] for shape in self.shapes[0::2]]
-            self._buffers[rows] = [aligned(len(self.rates), rows, width) for width in (*widths, *widths[:-1])]
-        return self._buffers[rows]
+    def _layers_for(self, rows: int) -> list[Linear]:
+        if rows not in self._layers:
+            weights, grads = self.parts(self.flat), self.parts(self._grads)
+            pairs = zip(weights[0::2], weights[1::2], grads[0::2], grads[1::2], strict=True)
+            self._layers[rows] = [
+                Linear(w, b, weight_grads=dw, bias_grads=db, rows=rows, first=i == 0)
+                for i, (w, b, dw, db) in enumerate(pairs)
+            ]
+        return self._layers[rows]
 
     def _noises(self, rows: int, seed: int | None) -> Sequence[Tensor | None]:
         """What each hidden layer's values are multiplied by, drawn as torch draws it for a trial alone."""

@@ -10,7 +10,7 @@ from datamodules import TabularDataModule
 from lightning_mods import MLPClassifier, MLPRegressor
 from lightning_mods.trial_group_losses import GroupCrossEntropy
 from lightning_mods.trial_group_network import CACHE, MOST, worth_together
-from lightning_mods.trial_group_products import aligned, forward, input_gradient, weight_gradient
+from lightning_mods.trial_group_products import Linear, aligned
 
 EPOCHS = 3
 SEED = 7
@@ -209,16 +209,19 @@ def test_batched_products_equal_single_ones_wherever_they_are_used():
             aligned(4, *shape).copy_(torch.randn(4, *shape, generator=draw))
             for shape in ((outer, inner), (outer,), (rows, inner), (rows, outer))
         )
-        found = (
-            forward(biases, x, weights, aligned(4, rows, outer)),
-            forward(biases, x[0], weights, aligned(4, rows, outer)),
-            weight_gradient(grads, x, aligned(4, outer, inner)),
-            input_gradient(grads, weights, aligned(4, rows, inner)),
-        )
-        for t in range(4):
-            w, b, mine, g = (each[t].clone() for each in (weights, biases, x, grads))
-            wanted = (torch.addmm(b, mine, w.t()), torch.addmm(b, x[0].clone(), w.t()), g.t() @ mine, g @ w)
-            assert all(torch.equal(each[t], one) for each, one in zip(found, wanted, strict=True)), (rows, inner, outer)
+        for first in (True, False):
+            made = aligned(4, outer, inner), aligned(4, outer)
+            layer = Linear(weights, biases, weight_grads=made[0], bias_grads=made[1], rows=rows, first=first)
+            given = x[0] if first else x
+            found = [layer.forward(given), *made]
+            layer.gradients(grads, given)
+            found += [] if first else [layer.input_gradient(grads)]
+            for t in range(4):
+                w, b, g = (each[t].clone() for each in (weights, biases, grads))
+                own = (x[0] if first else x[t]).clone()
+                wanted = (torch.addmm(b, own, w.t()), g.t() @ own, g.sum(0), g @ w)
+                pairs = zip(found, wanted, strict=False)
+                assert all(torch.equal(each[t], one) for each, one in pairs), (rows, inner, outer, first)
 
 
 @pytest.mark.parametrize("rows", [1, 16, 17, 100, 257, 300])
@@ -227,7 +230,7 @@ def test_losses_are_summed_up_in_torchs_order(rows):
     weights = torch.rand(5, generator=draw)
     outputs, ys = torch.randn(3, 2, rows, 5, generator=draw), torch.randint(0, 5, (3, rows), generator=draw)
     for loss in (GroupCrossEntropy(None), GroupCrossEntropy(weights)):
-        terms = torch.stack([loss.terms(each, y)[0] for each, y in zip(outputs, ys, strict=True)])
+        terms = torch.stack([loss.compared(each, y) for each, y in zip(outputs, ys, strict=True)])
         wanted = [
             [torch.nn.functional.cross_entropy(own, y, loss.weights) for own in each]
             for each, y in zip(outputs, ys, strict=True)
