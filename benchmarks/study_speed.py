@@ -1,14 +1,15 @@
 """What a study of 64 trials costs, and the best loss it finds: `python benchmarks/study_speed.py`.
 
-On digits: learning rate 1e-4..1 (log) and batch size 32, 64, 128 or 256, 20 epochs, MLP of two hidden layers of 128, SGD
-with momentum 0.9, one thread. Contenders, each in a process of its own, in turns:
+On digits: learning rate 1e-4..1 (log) and batch size 32, 64, 128 or 256, 20 epochs, MLP of two hidden layers of 128,
+SGD with momentum 0.9, one thread. Contenders, each in a process of its own, in turns:
 
-- `fused`: `python -m lightning_mods.study` on a journal, without pruning: from the command line to the report, pictures,
-  TensorBoard runs and verdicts; everything but the imports.
+- `fused`: `python -m lightning_mods.study` on a journal, without pruning: from the command line to the report,
+  pictures, TensorBoard runs and verdicts; everything but the imports.
 - `halving`: the same with its default pruner.
 - `single`: the same without pruning, with a Trainer of ours for each trial (`--study.fused=false`).
-- `stock`: Optuna's TPE in memory, and for each trial a module as in Lightning's tutorials (`self.log` in the step, a
-  DataLoader of a TensorDataset, torchmetrics, a TensorBoard run, the last checkpoint) without bar and summary.
+- `stock`: Optuna's TPE in memory, and for each trial a Trainer as it comes with a module as in Lightning's tutorials:
+  `self.log` in the step, a DataLoader of a TensorDataset, torchmetrics, a TensorBoard run, the last checkpoint, the
+  bar (into a pipe) and the summary.
 - `raw`: Optuna's TPE in memory, and for each trial a loop written by hand, with validation and nothing else.
 
 Time is the CPU's. All begin from the same kind of weights, on the same split. Rows are appended to a JSONL file; what
@@ -146,6 +147,8 @@ def stock(seed: int, root: str) -> Fit:
             self.log("val_accuracy", self.accuracy)
 
         def on_validation_end(self) -> None:
+            if self.trainer.sanity_checking:
+                return
             self.best = min(self.best, float(self.trainer.callback_metrics["val_loss"]))
 
         def configure_optimizers(self) -> Any:
@@ -157,9 +160,6 @@ def stock(seed: int, root: str) -> Fit:
             max_epochs=epochs,
             accelerator="cpu",
             default_root_dir=root,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
         )
         loaders = (
             DataLoader(TensorDataset(train.x, train.y), batch_size=batch_size, shuffle=True),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from callbacks._search_group import Group
-from callbacks._search_halving import rungs, survivors
+from callbacks._search_halving import best_so_far, rungs, survivors
 from callbacks._search_tell import Told
 
 if TYPE_CHECKING:
@@ -62,11 +62,20 @@ class Wave:
 
     def _beaten(self, epoch: int, without: set[int]) -> dict[int, str]:
         """Those who do not go on behind a rung, and why."""
-        values = {n: group.reports(n)[-1] for n, group in self._left.items() if n not in without}
-        ended = [trial for trial in self._study.get_trials(deepcopy=False) if trial.state.is_finished()]
-        others = [t.intermediate_values[epoch - 1] for t in ended if epoch - 1 in t.intermediate_values]
+        values = {
+            number: best_so_far(group.reports(number), high=self._high)
+            for number, group in self._left.items()
+            if number not in without
+        }
+        ended = [
+            trial.intermediate_values for trial in self._study.get_trials(deepcopy=False) if trial.state.is_finished()
+        ]
+        reached = [[value for step, value in told.items() if step < epoch] for told in ended if epoch - 1 in told]
+        others = [best_so_far(values, high=self._high) for values in reached]
         kept = set(survivors(values, others, high=self._high))
-        return {n: f"halving: {value:.6g} at step {epoch - 1}" for n, value in values.items() if n not in kept}
+        return {
+            n: f"halving: at best {value:.6g} up to step {epoch - 1}" for n, value in values.items() if n not in kept
+        }
 
     def _end(self, reasons: Mapping[int, str]) -> None:
         if not reasons:

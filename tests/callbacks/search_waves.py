@@ -84,7 +84,7 @@ def worker(storage, log, n_trials, death, at):
 
 def main():
     storage, log, n_trials = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    deaths = deque([("epoch", 1), ("write", 4), ("epoch", 4), ("write", 9)] * 2 + [("none", 0)] * 2)
+    deaths = deque([("epoch", 1), ("write", 3), ("epoch", 3), ("write", 6)] * 2 + [("none", 0)] * 2)
     alive, killed, ended = set(), 0, []
     while deaths or alive:
         while deaths and len(alive) < 2:

@@ -12,7 +12,7 @@ import pytest
 from search_waves import EPOCHS, SPACE, Together
 
 from callbacks._search_engines import make_pruner
-from callbacks._search_halving import rungs, survivors
+from callbacks._search_halving import best_so_far, rungs, survivors
 from callbacks._search_storage import open_storage
 from callbacks.search import Plan, SearchError, decode, search
 
@@ -33,18 +33,18 @@ def states(study):
 
 
 def test_the_rungs_lie_where_optunas_pruner_has_them():
-    assert rungs(20) == [3, 7, 19]
-    assert rungs(19) == [3, 7]
+    assert rungs(29) == [3, 7, 19]
+    assert rungs(28) == [3, 7]  # the last third has none
     assert rungs(3) == []
     study = optuna.create_study(pruner=make_pruner("halving"))
     trial = study.ask()
     passed = []
-    for epoch in range(1, 20):
+    for epoch in range(1, 28):
         before = dict(study.trials[0].system_attrs)
         trial.report(0.0, epoch - 1)
         assert not trial.should_prune()
         passed += [epoch] if study.trials[0].system_attrs != before else []
-    assert passed == rungs(20)
+    assert passed == rungs(29)
 
 
 def test_the_best_third_goes_on_whoever_came_before():
@@ -55,6 +55,19 @@ def test_the_best_third_goes_on_whoever_came_before():
     assert survivors(values, [0.01, 0.02], high=False) == []
     assert survivors({1: math.nan}, [], high=False) == []
     assert survivors({1: 0.5}, [math.nan], high=False) == [1]
+
+
+def test_a_trial_is_compared_by_its_best_epoch():
+    assert best_so_far([0.5, 0.2, 0.9, math.nan], high=False) == 0.2
+    assert best_so_far([0.5, 0.2, 0.9, math.nan], high=True) == 0.9
+    assert math.isnan(best_so_far([math.nan], high=False))
+    # Each third trial falls lowest first and stands high at the rung.
+    courses = {True: [0.1, 0.1, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9], False: [0.5] * EPOCHS}
+    train = Together(at_once=12, course=lambda values, epoch: courses[values["x"] < 0.3][epoch - 1] + values["x"] / 100)
+    study = run(train, pruner="halving", n_trials=12)
+    low = [trial.number for trial in study.trials if trial.params["x"] < 0.3]
+    assert 0 < len(low) <= 4
+    assert {trial.number for trial in study.trials if trial.state.name == "COMPLETE"} >= set(low)
 
 
 # ------------------------------------------------------------------------ waves
@@ -75,7 +88,7 @@ def test_every_trial_is_trained_once_and_told_with_its_course(tmp_path, storage)
         told = {step: train.course(values, step + 1) for step in range(EPOCHS)}
         assert told.items() >= trial.intermediate_values.items()
         # A database waits for the disk with each: it gets those that are compared, and the last.
-        assert list(trial.intermediate_values) == ([2, 6, 7] if storage == "sqlite" else list(range(EPOCHS)))
+        assert list(trial.intermediate_values) == ([2, 7] if storage == "sqlite" else list(range(EPOCHS)))
 
 
 def test_waves_draw_what_single_trials_draw():
@@ -94,7 +107,7 @@ def test_a_pruned_trial_is_trained_no_further():
     for trial in study.trials:
         assert trial.value == list(trial.intermediate_values.values())[-1]
         if trial.state.name == "PRUNED":
-            assert trial.user_attrs["epochs"] in (3, 7)
+            assert trial.user_attrs["epochs"] == 3
             assert trial.user_attrs["reason"].startswith("halving: ")
 
 
@@ -159,7 +172,7 @@ def test_killed_groups_lose_no_trial_that_was_told(tmp_path, storage):
     log = tmp_path / "trained.txt"
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "callbacks")])
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("search_waves.py")), where, str(log), "14"],
+        [sys.executable, str(Path(__file__).with_name("search_waves.py")), where, str(log), "24"],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -170,7 +183,7 @@ def test_killed_groups_lose_no_trial_that_was_told(tmp_path, storage):
     assert done.stdout == "killed 8 ended [0, 0]\n", done.stdout + done.stderr
     study = optuna.load_study(study_name="study", storage=open_storage(where))
     told = [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
-    assert sorted(trial.user_attrs["place"] for trial in told) == list(range(14))
+    assert sorted(trial.user_attrs["place"] for trial in told) == list(range(24))
     assert {trial.number for trial in told} <= set(map(int, log.read_text().split()))
     lost = [trial for trial in study.trials if trial not in told]
     assert all(trial.state.name == "FAIL" and "reason" not in trial.user_attrs for trial in lost)
