@@ -94,6 +94,7 @@ class GradientSession:
         self._since = 0.0  # when the oldest of what is pending was read
         self._draw = draw
         self._spare = SpareTime(DRAWING, GUESS)
+        self._arranged = 0  # layers that are in order
         self._not_in_flow: list[tuple[int, dict[str, float]]] = []
         self.flow = flow or GradientFlow(_trained(module))
         self._next_picture = self._pictures.upcoming(sum(counts[:1]) + 1)
@@ -145,7 +146,10 @@ class GradientSession:
             watch.settle_skipped()
         self._write()
         self._add_to_flow()
-        self.flow.arrange(_trained(self._module))
+        layers = len(self.flow.layers)
+        if layers != self._arranged:  # looking for the order takes as long as a training step
+            self.flow.arrange(_trained(self._module))
+            self._arranged = layers
 
     def close(self) -> None:
         """Leave the optimizers alone, and hand over what is left."""
@@ -210,11 +214,10 @@ class GradientSession:
             with self._guard(self._trainer, "reading updates"):
                 moment.updates = moment.probe.after()
         self._keep(moment)
-        if watch.index == 0 and NEVER != self._next_picture <= watch.count:
-            if self._spare.is_due:
-                self._next_picture = self._pictures.upcoming(watch.count + 1)
-                with self._spare.work():
-                    self._draw()
+        if watch.index == 0 and NEVER != self._next_picture <= watch.count and self._spare.is_due:
+            self._next_picture = self._pictures.upcoming(watch.count + 1)
+            with self._spare.work():
+                self._draw()
 
     def _keep(self, moment: Moment) -> None:
         """Let what was read wait for its block to be full, or for a while."""

@@ -43,7 +43,7 @@ class FitMonitor(Callback):
         train_slice: Training rows, evenly spaced, whose loss is evaluated in eval mode after every epoch and judged
             instead of the logged training loss, which lags; 0 for none. Needs the module's `evaluation_loss(batch)`.
         check_every: Validated epochs between two verdicts; 0 for every one at first, and later whenever the run has
-            grown by 2 %.
+            grown by 2 % if it may stop for it, by 10 % if not.
         plot: Draw the curves for TensorBoard's Images tab.
         closing: Print the paragraph at the end; without, `last_word` holds it.
 
@@ -190,8 +190,9 @@ class FitMonitor(Callback):
     # ------------------------------------------------------------------ judging
 
     def _is_due(self, epoch: int) -> bool:
+        growth = 50 if self.stop else 10
         validated = self._reader.record.at("val_loss", epoch) is not None
-        return validated and epoch - self._judged >= (self.check_every or max(1, self._judged // 50))
+        return validated and epoch - self._judged >= (self.check_every or max(1, self._judged // growth))
 
     def _evaluate_slice(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         reason = obstacle(trainer, pl_module)

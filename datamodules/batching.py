@@ -194,9 +194,10 @@ class TableLoader(DataLoader[Batch]):
 
     def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The training rows of these numbers, as a batch."""
-        assert isinstance(self.dataset, Rows)
-        x, y = self.dataset.__getitems__(indices)
-        return x, y
+        rows = self.dataset
+        assert isinstance(rows, Rows)
+        assert rows.y is not None
+        return rows.x.index_select(0, indices), rows.y.index_select(0, indices)
 
     def move_on(self, n: int) -> None:
         """Take the next n training batches for handed out."""

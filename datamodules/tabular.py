@@ -240,8 +240,7 @@ class TabularDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """All that was learned, as plain numbers, strings, lists and dicts; empty if nothing was."""
-        known = self._work.known
-        return {} if known is None else known.to_plain()
+        return self._work.plain
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Encode and split as the checkpoint's training did; nothing is learned anew.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from datamodules.batching import Rows
@@ -47,6 +48,7 @@ class Workbench:
         self._sets: dict[str, Rows] = {}
         self._mapping: dict[str, bool] = {}
         self._adopted = False
+        self._plain: tuple[Learned, dict[str, Any]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out open tables, which do not pickle (for processes that are spawned); they open again when needed."""
@@ -101,6 +103,15 @@ class Workbench:
             table = open_table(self.options.path) if self._table is None else self._table
             self._learned = self._learned_from_cache(table) if self._is_mapped(table) else self._learn()
         return self._learned
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """What was learned so far as plain data, the same object each time; empty if nothing was."""
+        if self._learned is None:
+            return {}
+        if self._plain is None or self._plain[0] is not self._learned:
+            self._plain = self._learned, self._learned.to_plain()
+        return self._plain[1]
 
     def _learn(self) -> Learned:
         name, target = self.target
@@ -190,6 +201,7 @@ class Workbench:
             self._sets |= self._shares(shares)
         if all(s in self._sets or not self.size(s) for s in STAGES):
             self._table = None  # its text is not needed any more
+            pa.default_memory_pool().release_unused()  # else arrow keeps as much again, for a table to come
 
     def _shares(self, stages: list[Stage]) -> dict[str, Rows]:
         table = self._table or open_table(self.options.path)

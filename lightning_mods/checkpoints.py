@@ -14,9 +14,12 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from callbacks.spare_time import SpareTime
+from lightning_mods.event_logger import EventLogger
 from lightning_mods.files import replacing
 from lightning_mods.runs import RunError
 
+# What a fit does not change, and what is large.
+UNCHANGING = ("hyper_parameters", "datamodule_hyper_parameters", "TabularDataModule")
 WRITING = 0.01  # share of the time that goes into checkpoints, where epochs are short
 
 
@@ -49,7 +52,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with spare.work():
                 self._write(checkpoint, target)
         else:
-            self._held[target] = copy.deepcopy(checkpoint)
+            self._held[target] = {k: v if k in UNCHANGING else _copied(v) for k, v in checkpoint.items()}
 
     def flush(self) -> None:
         """Write what is held back."""
@@ -80,6 +83,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except RuntimeError as error:
             _raise_disk_error(error)
             raise
+
+
+def _copied(value: Any) -> Any:
+    """A copy of a checkpoint, for training goes on to change it; `copy.deepcopy` takes ten times as long."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _copied(each) for key, each in value.items()}
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        return type(value)(map(_copied, value))
+    return value if isinstance(value, str | int | float | bytes | None) else copy.deepcopy(value)
 
 
 def _raise_disk_error(error: BaseException) -> None:
@@ -252,6 +266,9 @@ class LastCheckpoint(Checkpoint):
             file_io = trainer.strategy.checkpoint_io
             if isinstance(file_io, AtomicCheckpointIO):
                 file_io.flush()  # it speaks of the best one
+            for logger in trainer.loggers:
+                if isinstance(logger, EventLogger):
+                    logger.flush()  # a run that is resumed writes only what comes after
             trainer.save_checkpoint(self._folder / "last.ckpt")
 
 

@@ -14,8 +14,6 @@ from lightning_mods.regressor import MLPRegressor
 
 # Our own classes, by the short name that the command line and our checkpoints use.
 OURS: dict[str, type] = {c.__name__: c for c in (MLPClassifier, MLPRegressor, TabularDataModule)}
-# What a model may take from the data, by the name of its argument; a class without such an argument is left alone.
-LINKED = ("in_features", "num_classes", "class_counts", "target_mean", "target_std")
 
 
 def find_class(name: str, base: type) -> type:

@@ -16,7 +16,7 @@ from pytorch_lightning.cli import (
     SaveConfigCallback,
     instantiate_class,
 )
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -32,14 +32,16 @@ from callbacks import (
 from datamodules import TabularDataModule
 from lightning_mods.arguments import UsageError, flags, merged_config, refuse_unknown, said
 from lightning_mods.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, epochs_done, read_checkpoint
-from lightning_mods.classes import LINKED, OURS, find_class, own_arguments
+from lightning_mods.classes import OURS, find_class, own_arguments
+from lightning_mods.event_logger import EventLogger
 from lightning_mods.explain import explain
 from lightning_mods.files import replacing
+from lightning_mods.module import MLPModule
 from lightning_mods.progress import Announcement, ProgressLines, progress_callbacks
 from lightning_mods.runs import RUN_MARK, run_of
 from lightning_mods.summary import EpochTimer
 from lightning_mods.terminal import say
-from lightning_mods.verbs import MAX_EPOCHS, add_verb_arguments
+from lightning_mods.verbs import LINKED, MAX_EPOCHS, add_verb_arguments
 
 # Flags that take a class by its short name, and what the class must be.
 _CHOICES: dict[str, type] = {
@@ -169,6 +171,14 @@ class ModsCLI(LightningCLI):
         except (ValueError, ImportError) as error:
             raise UsageError(explain(error)) from error
         self._hand_over_state(self.datamodule)  # a foreign model asked for nothing
+        steps = self.config.steps_per_execution
+        if steps != "auto" and steps < 1:
+            raise UsageError(f"--steps_per_execution must be `auto` or a whole number of at least 1, not {steps}.")
+        if isinstance(self.model, MLPModule):
+            self.model.steps_per_execution = steps
+        elif said(self.given, "steps_per_execution") not in (None, "auto", "1"):
+            name = type(self.model).__name__
+            say(f"note: --steps_per_execution is not used, {name} is none of our MLPs: one mini-batch at a time.")
         self._bind_optimizer()
 
     def _bind_optimizer(self) -> None:
@@ -241,7 +251,7 @@ class ModsCLI(LightningCLI):
     def _choose_run_folder(self, config: Namespace) -> None:
         run = run_of(self.resumed) if self.resumed else None
         named = run is not None and run.parent == self.root / "lightning_logs" and run.name.startswith("version_")
-        logger = TensorBoardLogger(
+        logger = EventLogger(
             self.root,
             version=run.name if run and named else None,
             default_hp_metric=False,

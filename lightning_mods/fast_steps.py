@@ -54,8 +54,10 @@ class Learner(Protocol):
     def begin_batch(self, batch_idx: int) -> None:
         """Called before a mini-batch's forward pass."""
 
-    def add_loss(self, sums: tuple[Number, Number], loss: Tensor, y: Tensor) -> tuple[Number, Number]:
-        """The sums with one mini-batch more."""
+    def add_losses(
+        self, sums: tuple[Number, Number], losses: Tensor, targets: Sequence[Tensor]
+    ) -> tuple[Number, Number]:
+        """The sums with some mini-batches more, as if they had been added one by one; losses `[n]`."""
 
 
 class Readings:
@@ -171,7 +173,6 @@ class FastSteps:
     def _take(self, batches: Sequence[Tensor], rule: Sgd, optimizer: torch.optim.Optimizer) -> None:
         chain, learner, gather = self._chain, self._learner, self._loader.gather
         first = self._trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        sums = learner.losses
         losses: list[Tensor] = []
         rows: list[Rows] = []
         readings = Readings(self._readers, self._trainer, chain)
@@ -186,19 +187,19 @@ class FastSteps:
             if readings.next <= ahead:
                 readings.read(ahead)
             chain.update(rule)
-            sums = learner.add_loss(sums, loss, y)
             losses.append(loss)
             rows.append((x, y))
         if not losses:
             return
-        taken = Taken(torch.stack(losses).tolist(), rows)
+        stacked = torch.stack(losses)
+        taken = Taken(stacked.tolist(), rows)
         if not (all(map(math.isfinite, taken.losses)) and chain.is_finite()):
             # As if nothing had been: the loop, and whoever watches it, shall meet the mini-batch that did it.
             self._careful = len(losses)
             return
         self._seconds = (time.perf_counter() - began) / len(losses)
         chain.store(optimizer, rule)
-        learner.losses = sums
+        learner.losses = learner.add_losses(learner.losses, stacked, [y for _, y in rows])
         readings.keep()
         self._count(len(losses))
         for watcher in self._watchers:

@@ -1,4 +1,4 @@
-"""`--help`: our own flags first, then those of Lightning's Trainer."""
+"""`--help` where the model or the data module is somebody else's."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,31 +7,17 @@ from jsonargparse import ArgumentParser
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 
 from lightning_mods.arguments import merged_config
-from lightning_mods.classes import LINKED, find_class
-from lightning_mods.verbs import MAX_EPOCHS, add_verb_arguments
-
-_ABOUT = {
-    "fit": "Train an MLP on a table; with no flags at all, on the digits that scikit-learn brings.",
-    "validate": "Evaluate a checkpoint on the validation set.",
-    "test": "Evaluate a checkpoint on the test set.",
-    "predict": "Predict the rows of a file with a checkpoint and write a CSV.",
-    "study": "Search learning rate, batch size and any other flag of `fit` with Optuna; the same command goes on.",
-}
-_EXAMPLES = {
-    "fit": "--data.path=table.csv --data.target=price --trainer.max_epochs=50 --model.lr=0.01",
-    "validate": "--ckpt_path=best",
-    "test": "--ckpt_path=best --data.test_path=more.csv",
-    "predict": "--ckpt_path=best --data.predict_path=new.csv --output=predictions.csv",
-    "study": "--data.path=table.csv --data.target=price --study.n_trials=50 --space.model.dropout=0..0.5",
-}
+from lightning_mods.classes import find_class
+from lightning_mods.quick import ABOUT, EXAMPLES
+from lightning_mods.verbs import LINKED, MAX_EPOCHS, add_verb_arguments
 
 
 def print_help(verb: str, args: Sequence[str]) -> None:
     """Print the help of a verb, for the model and data module that the command line names."""
     parser = ArgumentParser(
         prog=f"python -m lightning_mods.{verb}",
-        usage=f"python -m lightning_mods.{verb} {_EXAMPLES[verb]}",
-        description=_ABOUT[verb],
+        usage=f"python -m lightning_mods.{verb} {EXAMPLES[verb]}",
+        description=ABOUT[verb],
         add_help=False,
     )
     if verb == "study":  # a class's flags make a group of their own

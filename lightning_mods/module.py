@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.trainer.states import TrainerFn
@@ -94,7 +95,15 @@ class MLPModule(LightningModule, ABC):
 
     @abstractmethod
     def metrics(self) -> dict[str, Metric]:
-        """A fresh set of torchmetrics by name, updated with `(predictions, y)`."""
+        """A fresh set of torchmetrics by name, updated with `(predictions, y)`.
+
+        One that computes a dict gives several metrics, by the names in it.
+        """
+
+    @property
+    @abstractmethod
+    def metric_names(self) -> Sequence[str]:
+        """The names of all metrics, as they are logged behind the stage."""
 
     @property
     @abstractmethod
@@ -129,10 +138,16 @@ class MLPModule(LightningModule, ABC):
             # Lightning knows the last batch by counting those it was handed.
             self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = True
         if self.trainer.is_last_batch:
-            # Once an epoch: a `self.log` in each step would cost more than the step.
-            mean = self.logged_loss(torch.as_tensor(self.losses[0] / self.losses[1]))
-            self.log("train_loss", mean, on_step=False, on_epoch=True, logger=False, sync_dist=True)
+            self._log_mean_loss()
         return loss
+
+    def _log_mean_loss(self) -> None:
+        """Once an epoch: a `self.log` in each step would cost more than the step."""
+        mean = self.logged_loss(torch.as_tensor(self.losses[0] / self.losses[1]))
+        if self.trainer.world_size > 1:
+            self.log("train_loss", mean, on_step=False, on_epoch=True, logger=False, sync_dist=True)
+        else:
+            self.trainer.callback_metrics["train_loss"] = mean.detach()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch of the validation set."""
@@ -177,6 +192,30 @@ class MLPModule(LightningModule, ABC):
         rule = self.loss_rule()
         plain = rule is not None and type(self.network) is MLP and not (self.dropout and self.device.type != "cpu")
         return ChainRule.of(self.network.layers, rule) if rule is not None and plain else None
+
+    def scores(
+        self, predictions: Sequence[Tensor], targets: Sequence[Tensor], names: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Some of the metrics for many trials, as they are logged for one.
+
+        Args:
+            predictions: Of each batch, `[T, B, ...]`.
+            targets: Of each batch, `[B]`.
+            names: Which ones, of `metric_names`.
+
+        Returns:
+            Name to `[T]`.
+        """
+        rows = []
+        for trial in range(len(predictions[0])):
+            row: dict[str, Tensor] = {}
+            for name, metric in self.metrics().items():
+                for prediction, y in zip(predictions, targets, strict=True):
+                    metric.update(prediction[trial], y)
+                found = metric.compute()
+                row |= found if isinstance(found, dict) else {name: found}
+            rows.append(row)
+        return {name: torch.stack([row[name] for row in rows]) for name in names}
 
     def trials_at_once(self, rows: int) -> int:
         """How many trials to put into a `trial_group`, with mini-batches of so many rows."""
@@ -224,9 +263,25 @@ class MLPModule(LightningModule, ABC):
         weight = self.loss_weight(y)
         return sums[0] + loss * weight, sums[1] + weight
 
+    def add_losses(self, sums: Sums, losses: Tensor, targets: Sequence[Tensor]) -> Sums:
+        """The sums over the epoch with some mini-batches more, to the bit as if `add_loss` had added one by one."""
+        weights = [self.loss_weight(y) for y in targets]
+        if losses.device.type != "cpu" or not all(isinstance(weight, int) for weight in weights):
+            for loss, y in zip(losses, targets, strict=True):
+                sums = self.add_loss(sums, loss, y)
+            return sums
+        terms = (losses * torch.tensor(weights)).numpy()
+        start = np.asarray(sums[0], dtype=terms.dtype).reshape(1)
+        # One after the other in float32; `sum` and `cumsum` add in another order or in double.
+        total = np.add.accumulate(np.concatenate([start, terms]))[-1]
+        return torch.tensor(total), sums[1] + sum(weights)
+
     def _open_fast_steps(self) -> None:
         loader, most = self.trainer.train_dataloader, self.steps_per_execution
-        if most == 1 or not isinstance(loader, Loader) or (chain := self.chain_rule()) is None:
+        if not isinstance(loader, Loader):
+            return
+        loader.ahead = None  # of a fit that failed
+        if most == 1 or (chain := self.chain_rule()) is None:
             return
         limit = math.inf if most == "auto" else most - 1
         steps = FastSteps(self.trainer, self, learner=self, chain=chain, loader=loader, most=limit)
@@ -279,12 +334,17 @@ class MLPModule(LightningModule, ABC):
         assert isinstance(total, Tensor)
         row = {f"{stage}_loss": self.logged_loss(total[0] / total[1])}
         for name, metric in self._metrics_of(stage).items():
-            row[f"{stage}_{name}"] = metric.compute()
+            found = metric.compute()
+            for key, value in found.items() if isinstance(found, dict) else [(name, found)]:
+                row[f"{stage}_{key}"] = value
             metric.reset()
-        # Ranks agree already (reduced above, torchmetrics syncs in compute): sync_dist would only repeat it.
-        fitting = self.trainer.state.fn == TrainerFn.FITTING
-        self.log_dict(row, logger=False if fitting else None, sync_dist=False)
-        if fitting and not self.trainer.sanity_checking:
+        # Ranks agree already (reduced above, torchmetrics syncs in compute).
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            self.log_dict(row, sync_dist=False)
+            return
+        # `self.log` would put them there too, and take as long as some training steps for it.
+        self.trainer.callback_metrics.update(row)
+        if not self.trainer.sanity_checking:
             self._write({name: float(value) for name, value in row.items()})
 
     def _write(self, row: dict[str, float]) -> None:

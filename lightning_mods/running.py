@@ -15,12 +15,14 @@ from callbacks.gradient_monitor import NonFiniteError
 from datamodules import DataError, TabularDataModule
 from lightning_mods.arguments import UsageError, flags, merged_config, said, without_sections
 from lightning_mods.checkpoints import read_checkpoint
-from lightning_mods.classes import LINKED, OURS, find_class, own_arguments
+from lightning_mods.classes import OURS, find_class, own_arguments
 from lightning_mods.cli import ModsCLI
 from lightning_mods.explain import explain
 from lightning_mods.help import print_help
+from lightning_mods.quick import asks_for_help
 from lightning_mods.runs import RunError, find_checkpoint
 from lightning_mods.terminal import quiet, say, writers_report_once
+from lightning_mods.verbs import LINKED
 
 
 def with_classes(args: Sequence[str], checkpoint: dict[str, Any] | None) -> list[str]:
@@ -64,15 +66,15 @@ def _model_for(args: Sequence[str], data: str | None) -> str:
     return {"classification": "MLPClassifier", "regression": "MLPRegressor"}[task]
 
 
-def run(verb: str, args: Sequence[str] | None, act: Callable[[ModsCLI, Path | None], None]) -> None:
+def run(verb: str, args: Sequence[str], act: Callable[[ModsCLI, Path | None], None]) -> None:
     """Run a verb: parse, instantiate, `act`. A person's mistake ends in one line and exit code 2.
 
     Args:
         verb: `fit`, `validate`, `test` or `predict`.
-        args: The command line; None for the one of the process.
+        args: The command line.
         act: What to do with the CLI and the checkpoint that `--ckpt_path` means.
     """
-    given = list(sys.argv[1:] if args is None else args)
+    given = list(args)
     with mistakes_in_one_line(verb):
         quiet()
         if asks_for_help(given):
@@ -91,11 +93,6 @@ def run(verb: str, args: Sequence[str] | None, act: Callable[[ModsCLI, Path | No
         del checkpoint
         with writers_report_once():
             act(cli, path)
-
-
-def asks_for_help(args: Sequence[str]) -> bool:
-    """Whether `--help` stands on a command line."""
-    return any(name in ("h", "help") for name, _ in flags(args))
 
 
 @contextmanager

@@ -1,19 +1,8 @@
 """`python -m lightning_mods.study`: search learning rate, batch size and any other flag of `fit`."""
 
-import sys
 from collections.abc import Sequence
 
-from callbacks.search import SearchError
-from lightning_mods.arguments import UsageError
-from lightning_mods.help import print_help
-from lightning_mods.running import asks_for_help, mistakes_in_one_line
-from lightning_mods.study_end import finish
-from lightning_mods.study_opening import open_study
-from lightning_mods.study_plan import Study, work
-from lightning_mods.study_progress import StudyProgress
-from lightning_mods.study_space import check_space
-from lightning_mods.study_workers import run_workers
-from lightning_mods.terminal import quiet, say
+from lightning_mods.start import start
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -22,45 +11,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: The flags; None for those of the process.
     """
-    given = list(sys.argv[1:] if args is None else args)
-    with mistakes_in_one_line("study"):
-        quiet()
-        if asks_for_help(given):
-            print_help("study", given)
-            return
-        try:
-            _run(Study(given))
-        except SearchError as error:
-            raise UsageError(str(error)) from error
-
-
-def _run(study: Study) -> None:
-    check_space(study.cli, study.space)
-    opened = open_study(study)
-    progress = StudyProgress(study.flags.metrics, study.space)
-    if opened.before.done >= opened.before.total:
-        say(f"study {study.flags.name} is finished; --study.n_trials above {opened.before.done} goes on with it.")
-    try:
-        _train(study, progress)
-    except SearchError:
-        opened.undo_if_new()
-        raise
-    except (KeyboardInterrupt, SystemExit):
-        progress.close()
-        say("stopped; the same command goes on.")
-        finish(study, interrupted=True)
-        raise SystemExit(1) from None
-    progress.close()
-    finish(study)
-
-
-def _train(study: Study, progress: StudyProgress) -> None:
-    if study.flags.workers == 1:
-        study.train_here(progress)
-        return
-    error = run_workers(study.flags.workers, work, study.args, progress)
-    if error:
-        raise SearchError(error)
+    start("study", args)
 
 
 if __name__ == "__main__":

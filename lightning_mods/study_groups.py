@@ -109,7 +109,7 @@ def obstacle(cli: StudyCLI, space: Iterable[str]) -> str:
     odd = [name for name in given if name not in _HARMLESS and given[name] != usual[name] and given[name] != []]
     if odd or given["logger"] not in (None, True, False) or not (given["max_epochs"] or 0) > 0:
         return f"trainer.{(odd or ['logger or max_epochs'])[0]}"
-    known = {"val_loss", *(f"val_{name}" for name in cli.model.metrics())}
+    known = {"val_loss", *(f"val_{name}" for name in cli.model.metric_names)}
     if not {*cli.study.metrics} <= known or (not cli.datamodule.val_fraction and not cli.datamodule.val_path):
         return "the metric"
     return ""

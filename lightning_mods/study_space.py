@@ -7,9 +7,10 @@ from typing import Any
 from callbacks.search import SearchError, batch_sizes, parse_space
 from callbacks.search import Space as Dimensions
 from lightning_mods.arguments import UsageError, flags, read_config, refuse_unknown, without
-from lightning_mods.classes import LINKED, own_arguments
+from lightning_mods.classes import own_arguments
 from lightning_mods.study_cli import StudyCLI, default_of, refused, takes_floats
 from lightning_mods.terminal import say
+from lightning_mods.verbs import LINKED
 
 LR = "log 1e-4..1"
 

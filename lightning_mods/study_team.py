@@ -17,7 +17,9 @@ def context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["lightning_mods.study_plan", "torch._dynamo", "optuna"])
+    found.set_forkserver_preload(
+        ["lightning_mods.lean_torchmetrics", "lightning_mods.study_plan", "torch._dynamo", "optuna"]
+    )
     return found
 
 

@@ -1,11 +1,8 @@
 """`python -m lightning_mods.test`: evaluate a checkpoint on the test set."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from lightning_mods.cli import ModsCLI
-from lightning_mods.evaluate import print_results
-from lightning_mods.running import run
+from lightning_mods.start import start
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -14,11 +11,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: The flags; None for those of the process.
     """
-    run("test", args, _test)
-
-
-def _test(cli: ModsCLI, checkpoint: Path | None) -> None:
-    print_results(cli, checkpoint, "test")
+    start("test", args)
 
 
 if __name__ == "__main__":

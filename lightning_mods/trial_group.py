@@ -7,8 +7,6 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_mods.trial_group_losses import GroupLoss
 from lightning_mods.trial_group_network import GroupNetwork, Rates
@@ -22,6 +20,10 @@ class Learner(Protocol):
 
     nesterov: bool
 
+    @property
+    def metric_names(self) -> Sequence[str]:
+        """Names of all metrics but the loss."""
+
     def loss_weight(self, y: Tensor) -> Tensor | int:
         """How much a batch's mean loss counts."""
 
@@ -31,8 +33,10 @@ class Learner(Protocol):
     def predictions(self, outputs: Tensor) -> Tensor:
         """What the outputs mean."""
 
-    def metrics(self) -> dict[str, Metric]:
-        """Fresh metrics by name."""
+    def scores(
+        self, predictions: Sequence[Tensor], targets: Sequence[Tensor], names: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Metrics `[T]` of some names, from the batches' predictions `[T, B, ...]` and targets `[B]`."""
 
 
 class TrialGroup:
@@ -79,10 +83,10 @@ class TrialGroup:
         self._learner, self._loss, self._train, self._val, self._seed_of = learner, loss, train, val, seed_of
         self._network = GroupNetwork(layers, rates, loss, nesterov=learner.nesterov)
         self._monitor, self._high = monitor, high
-        self._metrics = learner.metrics()
-        if monitor != "val_loss" and monitor.removeprefix("val_") not in self._metrics:
-            raise ValueError(f"monitor must be val_loss or one of {', '.join(self._metrics)} with val_, not {monitor}.")
-        self._wanted = [name for name in self._metrics if f"val_{name}" in {monitor, *curves}]
+        names = learner.metric_names
+        if monitor != "val_loss" and monitor.removeprefix("val_") not in names:
+            raise ValueError(f"monitor must be val_loss or one of {', '.join(names)} with val_, not {monitor}.")
+        self._wanted = [name for name in names if f"val_{name}" in {monitor, *curves}]
         self.rates = list(rates)
         self.curves: list[dict[str, list[float]]] = [{} for _ in rates]
         self.there = list(range(len(rates)))
@@ -122,13 +126,9 @@ class TrialGroup:
     def _train_epoch(self, epoch: int) -> dict[str, Tensor]:
         self._train.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         sums = _LossSums(self._learner, self._loss)
-        rows = 0
         for index, (x, y) in enumerate(self._train):
-            rows = len(y)
             sums.add(self._network.step(x, y, self._seed_of(epoch, index)), y)
-        mean = self._learner.logged_loss(sums.mean())
-        # As Lightning takes the mean of the one value that is logged: weighted with the rows of the last batch.
-        return {"train_loss": mean * rows / rows}
+        return {"train_loss": self._learner.logged_loss(sums.mean())}
 
     def _evaluate(self) -> dict[str, Tensor]:
         if not self._val:
@@ -145,20 +145,14 @@ class TrialGroup:
                 predictions.append(self._predictions(outputs))
                 targets.append(y)
         found = {"val_loss": self._learner.logged_loss(sums[0] / sums[1])}
-        for name in self._wanted:
-            found[f"val_{name}"] = self._score(name, predictions, targets)
+        if self._wanted:
+            scores = self._learner.scores(predictions, targets, self._wanted)
+            found |= {f"val_{name}": value for name, value in scores.items()}
         return found
 
     def _predictions(self, outputs: Tensor) -> Tensor:
         rows = self._learner.predictions(outputs.reshape(-1, outputs.shape[-1]))
         return rows.reshape(*outputs.shape[:2], *rows.shape[1:])
-
-    def _score(self, name: str, predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        metric = self._metrics[name]
-        if isinstance(metric, MulticlassAccuracy) and metric.average == "micro":
-            right = torch.stack([(p.argmax(-1) == y).sum(-1) for p, y in zip(predictions, targets, strict=True)])
-            return right.sum(0) / sum(len(y) for y in targets)
-        return torch.stack([_metric(metric, [p[t] for p in predictions], targets) for t in range(len(self.there))])
 
     # ------------------------------------------------------------------ the best
 
@@ -180,12 +174,12 @@ class TrialGroup:
         if epoch is None:
             return {}
         found = {name: values[epoch] for name, values in self.curves[trial].items()}
-        missing = [name for name in self._metrics if f"val_{name}" not in found] if self._val else []
+        missing = [name for name in self._learner.metric_names if f"val_{name}" not in found] if self._val else []
         if missing:
             network = self._network.alone(self._best_flat[trial])
-            outputs = [(self._learner.predictions(network.outputs(x)[0]), y) for x, y in self._val]
-            predictions, targets = [p for p, _ in outputs], [y for _, y in outputs]
-            found |= {f"val_{name}": float(_metric(self._metrics[name], predictions, targets)) for name in missing}
+            outputs = [(self._predictions(network.outputs(x)), y) for x, y in self._val]
+            scores = self._learner.scores([p for p, _ in outputs], [y for _, y in outputs], missing)
+            found |= {f"val_{name}": float(value) for name, value in scores.items()}
         return found
 
 
@@ -229,11 +223,3 @@ class _LossSums:
         self._flush()
         assert self._total is not None
         return self._total / self._weight
-
-
-def _metric(metric: Metric, predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    metric.reset()
-    for prediction, y in zip(predictions, targets, strict=True):
-        metric.update(prediction, y)
-    value: Tensor = metric.compute()
-    return value

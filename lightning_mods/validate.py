@@ -1,11 +1,8 @@
 """`python -m lightning_mods.validate`: evaluate a checkpoint on the validation set."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from lightning_mods.cli import ModsCLI
-from lightning_mods.evaluate import print_results
-from lightning_mods.running import run
+from lightning_mods.start import start
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -14,11 +11,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: The flags; None for those of the process.
     """
-    run("validate", args, _validate)
-
-
-def _validate(cli: ModsCLI, checkpoint: Path | None) -> None:
-    print_results(cli, checkpoint, "val")
+    start("validate", args)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,16 @@ from typing import Any, Literal
 from lightning_mods.study_flags import SPACE_HELP, StudyFlags
 
 MAX_EPOCHS = 30
+# What a model may take from the data, by the name of its argument; a class without such an argument is left alone.
+LINKED = ("in_features", "num_classes", "class_counts", "target_mean", "target_std")
 Watcher = Literal["fit", "health", "gradients", "graph"]
 WATCHERS: list[Watcher] = ["fit", "health", "gradients", "graph"]
 
 
 def add_verb_arguments(parser: Any, verb: str) -> None:
     """Add the flags that are the verb's own."""
+    _add_fit_arguments(parser, verb)
     if verb == "study":
-        _add_watch(parser, verb)
         _add_study_arguments(parser)
         return
     default = None if verb == "fit" else "best"
@@ -24,19 +26,28 @@ def add_verb_arguments(parser: Any, verb: str) -> None:
         help="A checkpoint file, or `best` or `last` of the newest run under --trainer.default_root_dir."
         + (" Training goes on from it; with `last` and no checkpoint yet it starts anew." if verb == "fit" else ""),
     )
-    _add_watch(parser, verb)
     if verb == "predict":
         parser.add_argument("--output", type=str, default="predictions.csv", help="CSV file for the predictions.")
 
 
-def _add_watch(parser: Any, verb: str) -> None:
+def _add_fit_arguments(parser: Any, verb: str) -> None:
     said = (
         "Who looks on, e.g. [fit,health]: `fit` gives the verdict, `health` warns of what is broken, `gradients` and "
         "`graph` draw them for TensorBoard. [] for nobody."
     )
-    # The configuration file that a fit leaves has it, and serves every verb.
-    shown = said if verb == "fit" else SUPPRESS
-    parser.add_argument("--watch", type=Watcher | list[Watcher], default=WATCHERS, help=shown)
+    steps = (
+        "Mini-batches from one that passes through Lightning's loop and every callback to the next; the others are "
+        "trained in between, faster and with the same numbers. `auto`: as many as no callback has to see; 1: none."
+    )
+    # The configuration file that a fit leaves has them, and serves every verb.
+    hidden = verb != "fit"
+    parser.add_argument("--watch", type=Watcher | list[Watcher], default=WATCHERS, help=SUPPRESS if hidden else said)
+    parser.add_argument(
+        "--steps_per_execution",
+        type=int | Literal["auto"],
+        default="auto",
+        help=SUPPRESS if hidden and verb != "study" else steps,
+    )
 
 
 def _add_study_arguments(parser: Any) -> None:

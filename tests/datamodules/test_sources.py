@@ -2,6 +2,8 @@
 
 import gzip
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,9 @@ import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
+from sklearn.datasets import load_digits
 
+from datamodules import bundled
 from datamodules.errors import DataError
 from datamodules.sources import BUNDLED, open_table
 from datamodules.table import CHUNK_ROWS, Table
@@ -57,6 +61,24 @@ def test_bundled_tables_have_their_target_under_that_name(name, rows, columns):
     assert len(table.names) == columns
     assert table.default_target == table.names[-1] == "target"
     assert sum(c.num_rows for c in table.chunks(["target"])) == rows
+
+
+def test_the_digits_are_those_of_scikit_learn_without_loading_it():
+    there = load_digits()
+    table = open_table("digits")
+    read = [np.concatenate([c.column(name).to_numpy() for c in table.chunks([name])]) for name in table.names[:-1]]
+    assert np.array_equal(np.stack(read, axis=1), there.data)
+    assert list(table.names[:-1]) == there.feature_names
+    assert cells(table, ["target"])["target"] == [str(name) for name in there.target_names[there.target]]
+    code = "import sys; from datamodules.sources import open_table; open_table('digits')\n"
+    code += "sys.exit(bool({'sklearn', 'scipy'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_digits_that_scikit_learn_keeps_elsewhere_are_still_found(monkeypatch):
+    here = cells(open_table("digits"))
+    monkeypatch.setattr(bundled, "_digits_file", lambda: None)
+    assert cells(open_table("digits")) == here
 
 
 def test_bundled_classes_have_the_names_of_the_set():

@@ -60,7 +60,7 @@ def group_of(data, module, rates):
         seed=SEED,
         train=data.train_dataloader(),
         val=data.val_dataloader(),
-        curves=[f"val_{name}" for name in module.metrics()],
+        curves=[f"val_{name}" for name in module.metric_names],
     )
 
 

@@ -1,0 +1,276 @@
+"""Steps that Lightning's loop does not see: nothing that anybody relies on tells them from those that it does."""
+
+import math
+import warnings
+from contextlib import suppress
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from callbacks import FitMonitor, GradientLogger, GradientMonitor, GraphLogger
+from datamodules import TabularDataModule
+from lightning_mods import MLPClassifier, MLPRegressor
+from lightning_mods.checkpoints import BestCheckpoint, LastCheckpoint
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def fit(folder, steps, *, model=None, data=None, callbacks=(), ckpt_path=None, **given):
+    """Train on iris, 105 rows in batches of 16 unless said otherwise; returns trainer, module and batches seen."""
+    pl.seed_everything(3, verbose=False)
+    data = TabularDataModule(path="iris", batch_size=16, **(data or {}))
+    made = (model or {}).pop("kind", MLPClassifier) if model else MLPClassifier
+    facts = {"class_counts": data.class_counts, "num_classes": data.num_classes}
+    if made is MLPRegressor:
+        facts = {"target_mean": data.target_mean, "target_std": data.target_std}
+    module = made(data.in_features, **facts, **{"hidden_sizes": (16, 8), "lr": 0.1, **(model or {})})
+    module.steps_per_execution = steps
+    seen = []
+    step = module.training_step
+    module.training_step = lambda batch, batch_idx: (seen.append(batch_idx), step(batch, batch_idx))[1]
+    trainer = pl.Trainer(
+        **{"max_epochs": 3, "logger": False, "enable_checkpointing": False, **given},
+        default_root_dir=folder,
+        accelerator="cpu",
+        devices=1,
+        callbacks=[*callbacks],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
+    return trainer, module, seen
+
+
+def counts(trainer):
+    loop = trainer.fit_loop.epoch_loop
+    state = {**loop.state_dict(), "epoch": trainer.current_epoch, "step": trainer.global_step}
+    return state
+
+
+def same(one, other):
+    """Whether two fits came to the same weights, momenta, metrics and counts."""
+    (trainer, module, _), (trainer2, module2, _) = one, other
+    assert counts(trainer) == counts(trainer2)
+    assert trainer.callback_metrics.keys() == trainer2.callback_metrics.keys()
+    for name, value in trainer.callback_metrics.items():
+        assert torch.equal(value, trainer2.callback_metrics[name]), name
+    weights, weights2 = module.state_dict(), module2.state_dict()
+    assert all(torch.equal(weights[name], weights2[name]) for name in weights)
+    buffers, buffers2 = (
+        [s.get("momentum_buffer") for o in t.optimizers for s in o.state.values()] for t in (trainer, trainer2)
+    )
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(buffers, buffers2, strict=True))
+    return True
+
+
+SETTINGS = {
+    "as it is": {},
+    "dropout": {"model": {"dropout": 0.3}},
+    "nesterov": {"model": {"nesterov": True, "weight_decay": 0.01}},
+    "weighted classes": {"model": {"class_weight": "balanced"}},
+    "a number": {
+        "model": {"kind": MLPRegressor, "lr": 0.02},
+        "data": {"target": "petal width (cm)", "task": "regression"},
+    },
+    "validation on the way": {"val_check_interval": 0.4},
+    "validation by batches over epochs": {"val_check_interval": 5, "check_val_every_n_epoch": None},
+    "steps limited": {"max_steps": 17, "max_epochs": -1},
+    "batches limited": {"limit_train_batches": 5},
+    "a share of the batches": {"limit_train_batches": 0.7},
+    "no validation": {"limit_val_batches": 0},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_fit_comes_to_the_same_end(tmp_path, name):
+    def again():
+        return {key: dict(value) if isinstance(value, dict) else value for key, value in SETTINGS[name].items()}
+
+    slow, fast, some = fit(tmp_path, 1, **again()), fit(tmp_path, "auto", **again()), fit(tmp_path, 3, **again())
+    assert same(slow, fast)
+    assert same(slow, some)
+    assert len(slow[2]) == slow[0].global_step
+    assert len(fast[2]) <= len(some[2]) < len(slow[2])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"gradient_clip_val": 0.1},
+        {"accumulate_grad_batches": 2},
+        {"precision": "bf16-mixed"},
+        {"detect_anomaly": True},
+        {"overfit_batches": 2},
+        {"fast_dev_run": 3},
+    ],
+)
+def test_where_a_step_is_more_than_sgd_every_mini_batch_passes_through_the_loop(tmp_path, given):
+    trainer, _, seen = fit(tmp_path, "auto", **given)
+    batches = trainer.num_training_batches * trainer.current_epoch
+    assert len(seen) == batches > 0
+
+
+class Watches(pl.Callback):
+    def __init__(self):
+        self.gradients = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.gradients.append(float(pl_module.network.layers[0].weight.grad.norm()))
+
+
+def test_a_callback_that_is_not_known_sees_every_mini_batch_unless_told_otherwise(tmp_path):
+    all_of_them, some = Watches(), Watches()
+    slow, _, _ = fit(tmp_path, "auto", callbacks=[all_of_them])
+    fast, _, _ = fit(tmp_path, 7, callbacks=[some])
+    assert len(all_of_them.gradients) == slow.global_step == fast.global_step
+    assert 0 < len(some.gradients) < len(all_of_them.gradients)
+    assert set(some.gradients) <= set(all_of_them.gradients)  # `.grad` is that of the step it sees
+
+
+def test_a_hook_on_a_layer_is_called_for_every_mini_batch(tmp_path):
+    called = []
+
+    class Hooked(MLPClassifier):
+        def on_train_start(self):
+            super().on_train_start()
+            self.network.layers[0].register_forward_hook(lambda *_: called.append(self.training))
+
+    trainer, _, seen = fit(tmp_path, "auto", model={"kind": Hooked})
+    assert len(seen) == trainer.global_step == sum(called)
+
+
+def test_a_subclass_with_another_loss_or_step_is_left_to_autograd(tmp_path):
+    class Softer(MLPClassifier):
+        def loss(self, outputs, y):
+            return super().loss(outputs / 2, y)
+
+    class Stepping(MLPClassifier):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx)
+
+    for kind in (Softer, Stepping):
+        trainer, _, seen = fit(tmp_path, "auto", model={"kind": kind})
+        assert len(seen) == trainer.global_step
+
+
+def ours():
+    return [
+        FitMonitor(),
+        GradientLogger(every=4, updates_every=9, histograms_every=12),
+        GradientMonitor(),
+        GraphLogger(),
+    ]
+
+
+def scalars(folder):
+    found = EventAccumulator(str(folder), size_guidance={"scalars": 0, "histograms": 0}).Reload()
+    values = {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    histograms = {
+        tag: [(e.step, e.histogram_value.num) for e in found.Histograms(tag)] for tag in found.Tags()["histograms"]
+    }
+    return values, histograms
+
+
+def test_our_callbacks_log_and_find_the_same(tmp_path):
+    fits = {}
+    for steps in (1, "auto"):
+        watching = ours()
+        logger = pl.loggers.TensorBoardLogger(tmp_path, name=str(steps), version=0)
+        given = {"logger": logger, "max_epochs": 12, "callbacks": watching}
+        fits[steps] = (*fit(tmp_path / str(steps), steps, **given), watching)
+    slow, fast = fits[1], fits["auto"]
+    assert same(slow[:3], fast[:3])
+    assert len(fast[2]) < len(slow[2]) / 2
+    assert slow[3][0].diagnosis == fast[3][0].diagnosis
+    assert slow[3][2].last_word == fast[3][2].last_word
+    values, histograms = scalars(tmp_path / "1" / "version_0")
+    values2, histograms2 = scalars(tmp_path / "auto" / "version_0")
+    assert histograms == histograms2
+    assert values.keys() == values2.keys()
+    assert values == {tag: [(step, pytest.approx(value, rel=1e-6)) for step, value in values2[tag]] for tag in values2}
+    assert len(values["grad_norm/total"]) > 0
+
+
+@pytest.mark.parametrize("interrupted", ["in an epoch", "at its end"])
+def test_a_run_resumed_is_the_uninterrupted_one(tmp_path, interrupted):
+    every = {"every_n_train_steps": 10} if interrupted == "in an epoch" else {"every_n_epochs": 1}
+    saves = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, **every)
+    whole = fit(tmp_path, "auto", callbacks=[saves], enable_checkpointing=True)
+    steps = sorted(int(path.stem.partition("=")[2]) for path in tmp_path.glob("step=*.ckpt"))
+    assert steps == ([10, 20] if interrupted == "in an epoch" else [7, 14, 21])
+    for step in steps[:2]:
+        resumed = fit(tmp_path, "auto", callbacks=[], ckpt_path=tmp_path / f"step={step}.ckpt")
+        assert same(whole, resumed)
+
+
+def test_a_number_that_is_not_finite_is_met_by_the_loop(tmp_path):
+    ends = []
+    for steps in (1, "auto"):
+        monitor = GradientMonitor(closing=False)
+        trainer, module, _ = fit(tmp_path, steps, model={"lr": 1e18, "momentum": 0.0}, callbacks=[monitor])
+        ends.append((trainer.global_step, monitor.findings, {k: v.clone() for k, v in module.state_dict().items()}))
+    (step, findings, weights), (step2, findings2, weights2) = ends
+    assert step == step2
+    assert [found.fault for found in findings] == [found.fault for found in findings2]
+    assert any(found.fault.value == "non_finite" for found in findings)
+    assert all(torch.equal(weights[name], weights2[name]) for name in weights)
+    assert all(torch.isfinite(value).all() for value in weights2.values())
+
+
+def test_a_loader_used_again_serves_the_new_fit_alone(tmp_path):
+    class Stops(pl.Callback):
+        def on_validation_end(self, trainer, pl_module):
+            raise KeyError("enough")
+
+    data = TabularDataModule(path="iris", batch_size=16)
+    data.prepare_data()
+    data.setup("fit")
+    loaders = data.train_dataloader(), data.val_dataloader()
+    seen = []
+    for steps, callbacks in (("auto", [Stops()]), (1, []), ("auto", [])):
+        module = MLPClassifier(data.in_features, data.num_classes, lr=0.1)
+        module.steps_per_execution = steps
+        step = module.training_step
+        module.training_step = lambda batch, batch_idx, step=step: (seen.append(batch_idx), step(batch, batch_idx))[1]
+        trainer = pl.Trainer(
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            accelerator="cpu",
+            devices=1,
+            callbacks=callbacks,
+            default_root_dir=tmp_path,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        seen.clear()
+        with suppress(KeyError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer.fit(module, *loaders)
+        assert len(seen) == 7 if steps == 1 else 0 < len(seen) < 7
+        assert trainer.global_step == 7
+
+
+def test_checkpoints_written_by_time_are_those_of_the_end(tmp_path):
+    logger = pl.loggers.TensorBoardLogger(tmp_path, name="run", version=0)
+    given = {"logger": logger, "max_epochs": 30, "enable_checkpointing": True}
+    trainer, module, _ = fit(tmp_path, "auto", callbacks=[BestCheckpoint(), LastCheckpoint()], **given)
+    folder = tmp_path / "run" / "version_0" / "checkpoints"
+    last = torch.load(folder / "last.ckpt", weights_only=True)
+    best = torch.load(folder / "best.ckpt", weights_only=True)
+    assert last["global_step"] == trainer.global_step
+    assert all(torch.equal(value, last["state_dict"][name]) for name, value in module.state_dict().items())
+    kept = next(value for key, value in best["callbacks"].items() if key.startswith("BestCheckpoint"))
+    assert math.isclose(kept["metrics"]["val_loss"], float(trainer.checkpoint_callback.best_model_score))
