@@ -38,7 +38,7 @@ class GroupsFits(Protocol):
     """A module that can train many fits of itself at once, each to the numbers it would come to alone."""
 
     def trials_at_once(self, rows: int) -> int:
-        """How many, with mini-batches of so many rows."""
+        """How many, with mini-batches of so many rows; 0 if each is better trained alone."""
 
     def trial_group(self, rates: Sequence[Mapping[str, float]], **how: Any) -> Fits | None:
         """The fits from the weights as they are; None if the module cannot.
@@ -92,6 +92,8 @@ class GroupedTrials:
             if not _is_ordered(train) or not val or (rows is not None and train.batch_size != rows):
                 return []
             size = module.trials_at_once(train.batch_size)
+            if not size:
+                return []
             made = []
             for at in range(0, len(members), size):
                 some = members[at : at + size]

@@ -80,7 +80,7 @@ def draw_fit(
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file's content. `savefig` would lay it out twice."""
     buffer = io.BytesIO()
-    imsave(buffer, rgb(figure), format="png")
+    imsave(buffer, rgb(figure), format="png", pil_kwargs={"compress_level": 1})  # twice as fast as 6
     return buffer.getvalue()
 
 

@@ -218,7 +218,7 @@ class MLPModule(LightningModule, ABC):
         return {name: torch.stack([row[name] for row in rows]) for name in names}
 
     def trials_at_once(self, rows: int) -> int:
-        """How many trials to put into a `trial_group`, with mini-batches of so many rows."""
+        """How many trials to put into a `trial_group`, with mini-batches of so many rows; 0 for none."""
         return worth_together([parameter.shape for parameter in self.network.parameters()], rows)
 
     def trial_group(self, rates: Sequence[Mapping[str, float]], **how: Any) -> "TrialGroup | None":

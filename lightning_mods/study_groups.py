@@ -66,6 +66,8 @@ class GroupedTrials:
         except Exception:  # noqa: BLE001  # each of them will meet it alone, and say so
             return []
         size = one.model.trials_at_once(rows)
+        if not size:
+            return []
         parts = [members[at : at + size] for at in range(0, len(members), size)]
         return [
             StudyGroup(self._trials, part, study, lambda index: self._template(others, members[0].values, index))

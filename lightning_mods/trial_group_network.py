@@ -16,6 +16,7 @@ from lightning_mods.trial_group_products import Linear, as_aligned, shaped
 
 _ALIGNED = 32  # floats, as in `aligned`
 MOST = 16  # trials at once: by then there is nothing left of the costs that they share
+LARGE = 1e9  # floating-point operations of a step from which several threads are worth their while, as in `threads`
 CACHE = 4_000_000  # bytes that a step may go over: beyond a processor's own cache, trials get in each other's way
 
 
@@ -176,12 +177,15 @@ class GroupNetwork:
 
 
 def worth_together(shapes: Sequence[Sequence[int]], rows: int) -> int:
-    """How many trials of a network are worth training at once; 1 where each alone fills the processor.
+    """How many trials of a network are worth training at once; 1 where each alone fills a core, 0 where several.
 
     Args:
         shapes: Of its parameters.
         rows: Rows of a mini-batch.
     """
+    # Forward, and backward to the inputs and to the weights: three products of 2 · parameters · rows each.
+    if 6 * rows * sum(math.prod(shape) for shape in shapes) >= LARGE and torch.get_num_threads() > 1:
+        return 0
     # What a step goes over: weights, gradients and momenta, and the hidden values with their gradients.
     numbers = 3 * sum(math.prod(shape) for shape in shapes) + 3 * rows * sum(shape[0] for shape in shapes[0::2])
     return max(1, min(MOST, CACHE // (4 * numbers)))

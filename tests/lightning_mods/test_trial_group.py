@@ -246,3 +246,6 @@ def test_small_networks_are_trained_together_and_large_ones_alone():
     assert 1 < worth_together(shapes(128), 32) < MOST
     assert worth_together(shapes(512), 32) == 1
     assert worth_together(shapes(16), CACHE) == 1
+    torch.set_num_threads(2)  # with which a large step is quicker
+    assert worth_together(shapes(512), 32) == 1
+    assert worth_together(shapes(512), 1024) == 0
