@@ -18,6 +18,9 @@ Batch = Tensor | tuple[Tensor, Tensor]
 EVAL_ROWS = 4096
 """Rows of a batch that only goes forward: large enough that the loop around it costs nothing."""
 
+ON_DEVICE = 0.25
+"""Share of an accelerator's free memory that a table may take, to be gathered from there."""
+
 
 class Rows(Dataset[Batch]):
     """Rows of a table: features `x` (float32, shape (rows, features)) and, but for prediction, targets `y`."""
@@ -151,6 +154,7 @@ class TableLoader(DataLoader[Batch]):
     _epoch = 0
     _done = 0
     _resuming = False
+    _there: tuple[torch.device, Rows | None] | None = None
     _permutation: Tensor | None = None  # of the epoch that is being handed out
 
     def _ordered(self) -> bool:
@@ -192,12 +196,23 @@ class TableLoader(DataLoader[Batch]):
         stop = min(self._done + n, order.n_batches)
         return [order.batch(self._permutation, index) for index in range(self._done, stop)]
 
-    def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The training rows of these numbers, as a batch."""
+    def gather(self, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The training rows of these numbers, as a batch on the device."""
         rows = self.dataset
         assert isinstance(rows, Rows)
+        if device.type != "cpu" and (there := self._rows_on(device, rows)) is not None:
+            rows, indices = there, indices.to(device)
         assert rows.y is not None
-        return rows.x.index_select(0, indices), rows.y.index_select(0, indices)
+        return rows.x.index_select(0, indices).to(device), rows.y.index_select(0, indices).to(device)
+
+    def _rows_on(self, device: torch.device, rows: Rows) -> Rows | None:
+        """The whole table on an accelerator, copied there once; None where it would take much of its memory."""
+        if self._there is None or self._there[0] != device:
+            assert rows.y is not None
+            size = rows.x.nbytes + rows.y.nbytes
+            fits = device.type == "cuda" and size < ON_DEVICE * torch.cuda.mem_get_info(device)[0]
+            self._there = device, Rows(rows.x.to(device), rows.y.to(device)) if fits else None
+        return self._there[1]
 
     def move_on(self, n: int) -> None:
         """Take the next n training batches for handed out."""

@@ -1,12 +1,12 @@
 """The work behind the data module, each part done once and when first asked for; copies of the module share it."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from datamodules.batching import Rows
@@ -201,7 +201,8 @@ class Workbench:
             self._sets |= self._shares(shares)
         if all(s in self._sets or not self.size(s) for s in STAGES):
             self._table = None  # its text is not needed any more
-            pa.default_memory_pool().release_unused()  # else arrow keeps as much again, for a table to come
+            if "pyarrow" in sys.modules:  # else it read nothing here
+                sys.modules["pyarrow"].default_memory_pool().release_unused()  # it keeps as much again for later
 
     def _shares(self, stages: list[Stage]) -> dict[str, Rows]:
         table = self._table or open_table(self.options.path)

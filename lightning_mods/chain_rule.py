@@ -119,6 +119,14 @@ class ChainRule:
         if rule.momentum:
             _copy([optimizer.state[p]["momentum_buffer"] for p in self.parameters], self._momenta)
 
+    def snapshot(self) -> list[Tensor]:
+        """Copies of parameters, gradients and momenta, for `restore`."""
+        return [flat.clone() for flat in self._flat]
+
+    def restore(self, snapshot: Sequence[Tensor]) -> None:
+        """Put parameters, gradients and momenta back."""
+        _copy(self._flat, snapshot)
+
     def is_finite(self) -> bool:
         """Whether all parameters are finite numbers; waits for the device."""
         return bool(torch.isfinite(self._flat[0].sum()))
@@ -195,7 +203,7 @@ class ChainRule:
         """
         parameters = [p.detach().clone() for p in self.parameters]
         momenta: list[Tensor | None] = [m.clone() for m in self._momenta]
-        kept = [flat.clone() for flat in self._flat]
+        kept = self.snapshot()
         seed()
         with torch.enable_grad():
             wanted = loss()
@@ -206,7 +214,7 @@ class ChainRule:
         pairs = [(found, wanted), *zip(self._weights, parameters, strict=True)]
         pairs += zip(self._momenta, momenta, strict=True) if rule.momentum else []  # type: ignore[arg-type]
         same = all(torch.equal(a, b) for a, b in pairs)
-        _copy(self._flat, kept)
+        self.restore(kept)
         return same
 
 

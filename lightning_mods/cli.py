@@ -172,7 +172,7 @@ class ModsCLI(LightningCLI):
             raise UsageError(explain(error)) from error
         self._hand_over_state(self.datamodule)  # a foreign model asked for nothing
         steps = self.config.steps_per_execution
-        if steps != "auto" and steps < 1:
+        if steps != "auto" and (isinstance(steps, str) or steps < 1):
             raise UsageError(f"--steps_per_execution must be `auto` or a whole number of at least 1, not {steps}.")
         if isinstance(self.model, MLPModule):
             self.model.steps_per_execution = steps

@@ -45,7 +45,12 @@ class EventLogger(TensorBoardLogger):
         """Write what waits."""
         waiting, self._waiting = self._waiting, []
         for event in waiting:
-            self.experiment.file_writer.add_event(event, event.step, event.wall_time)
+            writer = self.experiment.file_writer
+            if writer is not None:
+                writer.add_event(event, event.step, event.wall_time)
+                continue
+            for value in event.summary.value:  # an earlier fit closed the file: this opens the next
+                self.experiment.add_scalar(value.tag, value.simple_value, event.step, event.wall_time)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -15,11 +15,13 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.plugins.precision import Precision
 from pytorch_lightning.strategies import SingleDeviceStrategy
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_mods.chain_rule import ChainRule, Sgd
 from lightning_mods.fast_hooks import is_listened_to
 from lightning_mods.fast_limits import Limit, LooksNowAndThen, ReadsGradients, Taken, limit_of, loop_limit
+from lightning_mods.graphed_steps import GraphedSteps
 
 SECONDS = 0.1  # that steps may go on without the loop: Ctrl-C and a time limit are heard in between
 
@@ -36,8 +38,8 @@ class Loader(Protocol):
     def coming(self, n: int) -> Sequence[Tensor]:
         """The row numbers of the next n mini-batches, fewer at an epoch's end; empty if it cannot tell."""
 
-    def gather(self, indices: Tensor) -> Rows:
-        """The rows of a mini-batch."""
+    def gather(self, indices: Tensor, device: torch.device) -> Rows:
+        """The rows of a mini-batch, on the device."""
 
     def move_on(self, n: int) -> None:
         """Take n mini-batches for handed out."""
@@ -133,6 +135,8 @@ class FastSteps:
         self._readers = [c for c in trainer.callbacks if isinstance(c, ReadsGradients)]  # type: ignore[attr-defined]
         self._checked: dict[int, bool] = {}  # number of rows to whether the numbers are autograd's
         self._seconds = 0.0  # of a step
+        self._graphed: GraphedSteps | None = None  # on a GPU
+        self._may_graph = True
         self._careful = 0  # mini-batches to leave to the loop
 
     @property
@@ -172,21 +176,24 @@ class FastSteps:
 
     def _take(self, batches: Sequence[Tensor], rule: Sgd, optimizer: torch.optim.Optimizer) -> None:
         chain, learner, gather = self._chain, self._learner, self._loader.gather
+        device = self._module.device
         first = self._trainer.fit_loop.epoch_loop.batch_progress.current.ready
         losses: list[Tensor] = []
         rows: list[Rows] = []
         readings = Readings(self._readers, self._trainer, chain)
         began = time.perf_counter()
         for ahead, indices in enumerate(batches):
-            x, y = gather(indices)
+            x, y = gather(indices, device)
             if not self._checked.get(len(indices)) and not self._agrees(x, y, rule, first + ahead):
                 self._careful = 0 if losses else 100  # a size that has to go through the loop, or all of them
                 break
             learner.begin_batch(first + ahead)
-            loss = chain.backward(x, y)
             if readings.next <= ahead:
+                loss = chain.backward(x, y)
                 readings.read(ahead)
-            chain.update(rule)
+                chain.update(rule)
+            else:
+                loss = self._step(x, y, rule)
             losses.append(loss)
             rows.append((x, y))
         if not losses:
@@ -204,6 +211,22 @@ class FastSteps:
         self._count(len(losses))
         for watcher in self._watchers:
             watcher.steps_taken(self._trainer, self._module, taken)
+
+    def _step(self, x: Tensor, y: Tensor, rule: Sgd) -> Tensor:
+        if x.device.type == "cuda" and self._may_graph:
+            if self._graphed is None or self._graphed.rule != rule:
+                self._capture(x, y, rule)
+            if self._graphed is not None and self._graphed.rows == len(x):
+                return self._graphed.step(x, y)
+        return self._chain.step(x, y, rule)
+
+    def _capture(self, x: Tensor, y: Tensor, rule: Sgd) -> None:
+        try:
+            self._graphed = GraphedSteps(self._chain, x, y, rule)
+        except RuntimeError as error:
+            rank_zero_warn(f"steps are launched kernel by kernel, they cannot be captured as a CUDA graph: {error}")
+            self._graphed = None
+        self._may_graph = self._graphed is not None and self._graphed.agrees
 
     def _agrees(self, x: Tensor, y: Tensor, rule: Sgd, batch_idx: int) -> bool:
         """Check the first mini-batch of its size against autograd."""

@@ -44,7 +44,7 @@ def _add_fit_arguments(parser: Any, verb: str) -> None:
     parser.add_argument("--watch", type=Watcher | list[Watcher], default=WATCHERS, help=SUPPRESS if hidden else said)
     parser.add_argument(
         "--steps_per_execution",
-        type=int | Literal["auto"],
+        type=int | str,
         default="auto",
         help=SUPPRESS if hidden and verb != "study" else steps,
     )

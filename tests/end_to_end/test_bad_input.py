@@ -60,6 +60,8 @@ CASES = [
     Case("too_few_rows_to_split", _table("tiny.csv"), ("too few", "val")),
     Case("an_infinite_feature", _table("infinite.csv"), ("'size'", "infinite", "row 31")),
     Case("an_infinite_target", _table("infinite.csv", target="size"), ("'size'", "infinite", "row 31")),
+    Case("no_steps_per_execution", _fit("--steps_per_execution=0"), ("steps_per_execution", "at least 1", "0")),
+    Case("words_of_steps_per_execution", _fit("--steps_per_execution=many"), ("steps_per_execution", "auto", "many")),
     Case("a_batch_size_of_0", _fit("--data.batch_size=0"), ("batch_size", "at least 1", "0")),
     Case("a_batch_larger_than_the_data", _fit("--data.batch_size=5000"), ("batch_size=5000", "140", '"full"')),
     Case("a_negative_learning_rate", _fit("--model.lr=-1"), ("lr", "above 0", "-1")),

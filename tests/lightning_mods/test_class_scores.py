@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from lightning_mods.class_scores import ClassScores
 
@@ -30,3 +31,31 @@ def test_a_class_without_rows_does_not_count_against_the_others():
 
 def test_rows_of_one_class_alone_give_nan():
     assert math.isnan(score(torch.rand(5, 3), torch.zeros(5).long()))
+
+
+@pytest.mark.parametrize("n_classes", [2, 5])
+def test_accuracy_and_f1_are_torchmetrics(n_classes):
+    torch.manual_seed(1)
+    probabilities, classes = torch.randn(60, n_classes).softmax(1), torch.randint(0, n_classes, (60,))
+    metric = ClassScores(n_classes)
+    others = {
+        "accuracy": MulticlassAccuracy(n_classes, average="micro"),
+        "f1": MulticlassF1Score(n_classes, average="macro"),
+    }
+    for at in range(0, 60, 25):
+        for each in (metric, *others.values()):
+            each.update(probabilities[at : at + 25], classes[at : at + 25])
+    found = metric.compute()
+    assert {name: float(found[name]) for name in others} == {
+        name: pytest.approx(float(other.compute()), abs=1e-7) for name, other in others.items()
+    }
+
+
+def test_ties_count_half():
+    probabilities = torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.2, 0.8], [0.5, 0.5]])
+    assert score(probabilities, torch.tensor([0, 1, 1, 0])) == (1 + 1 + 0.5 + 0.5) / 4
+
+
+def test_a_probability_that_is_no_number_ranks_nothing():
+    probabilities = torch.full((4, 2), float("nan"))
+    assert math.isnan(score(probabilities, torch.tensor([0, 1, 1, 0])))

@@ -38,9 +38,8 @@ def fit(folder, steps, *, model=None, data=None, callbacks=(), ckpt_path=None, *
     step = module.training_step
     module.training_step = lambda batch, batch_idx: (seen.append(batch_idx), step(batch, batch_idx))[1]
     trainer = pl.Trainer(
-        **{"max_epochs": 3, "logger": False, "enable_checkpointing": False, **given},
+        **{"max_epochs": 3, "logger": False, "enable_checkpointing": False, "accelerator": "cpu", **given},
         default_root_dir=folder,
-        accelerator="cpu",
         devices=1,
         callbacks=[*callbacks],
         enable_progress_bar=False,
@@ -274,3 +273,10 @@ def test_checkpoints_written_by_time_are_those_of_the_end(tmp_path):
     assert all(torch.equal(value, last["state_dict"][name]) for name, value in module.state_dict().items())
     kept = next(value for key, value in best["callbacks"].items() if key.startswith("BestCheckpoint"))
     assert math.isclose(kept["metrics"]["val_loss"], float(trainer.checkpoint_callback.best_model_score))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_fit_on_a_gpu_comes_to_the_same_end(tmp_path):
+    slow, fast = (fit(tmp_path, steps, accelerator="cuda") for steps in (1, "auto"))
+    assert same(slow, fast)
+    assert len(fast[2]) < len(slow[2])
