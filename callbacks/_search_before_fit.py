@@ -11,6 +11,8 @@ from pytorch_lightning import LightningModule, Trainer
 
 from callbacks import _search_show as show
 from callbacks._search_error import SearchError
+from callbacks._search_fit_groups import GroupedTrials
+from callbacks._search_group import Member
 from callbacks._search_ranks import Alone
 from callbacks._search_results import Progress, TrialRow, best, importances, row_of
 from callbacks._search_space import Space
@@ -74,7 +76,7 @@ class StudyBeforeFit:
         epochs = f"up to {self.recipe.max_epochs} epochs" if self.recipe.max_epochs > 0 else "the fit's length"
         say(self.trainer, f"search: {self.plan.n_trials} trials of {epochs}; the study is {self.where}.")
         try:
-            study = search(trials, self.space, self.plan, storage=self.storage, report=report)
+            study = search(GroupedTrials(trials), self.space, self.plan, storage=self.storage, report=report)
         except BaseException as error:
             line.end()
             if not isinstance(error, SearchError):
@@ -103,9 +105,13 @@ class StudyBeforeFit:
         kept: set[bool] = set()
 
         def tell(
-            trial: Trial, values: Mapping[str, Any], watch: TrialWatch, result: float | None, driven: bool | None
+            trial: Trial | Member,
+            values: Mapping[str, Any],
+            watch: TrialWatch,
+            result: float | None,
+            driven: bool | None,
         ) -> None:
-            if driven is not None and not kept:
+            if driven is not None and not kept and not isinstance(trial, Member):
                 trial.study.set_user_attr(DRIVEN, driven)
                 kept.add(driven)
             if self.runs is None or not tensorboard_loggers(self.trainer):

@@ -88,12 +88,17 @@ class Ledger:
 
     def next(self) -> Claim | None:
         """What to run now; None if all that remains is run by others, or nothing does."""
+        return next(iter(self.claims()), None)
+
+    def claims(self) -> list[Claim]:
+        """All that is to be run, in order: what waits or was lost, then the new places."""
+        found = []
         for place, chain in enumerate(self._places[: self._total]):
             if chain[-1].state.name == "WAITING":
-                return Claim(place, len(chain) - 1, waiting=chain[-1])
-            if self._is_lost(chain):
-                return Claim(place, len(chain), lost=chain[-1])
-        return Claim(len(self._places)) if len(self._places) < self._total else None
+                found.append(Claim(place, len(chain) - 1, waiting=chain[-1]))
+            elif self._is_lost(chain):
+                found.append(Claim(place, len(chain), lost=chain[-1]))
+        return found + [Claim(place) for place in range(len(self._places), self._total)]
 
     def origin(self, place: int) -> int:
         """The number of the original at a place."""

@@ -5,23 +5,27 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import takewhile
 from random import random
-from threading import Event, Thread
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from callbacks import _search_owners as owners
-from callbacks._search_database import BEAT, SILENCE
+from callbacks._search_database import SILENCE
+from callbacks._search_heart import Heart
 from callbacks._search_ledger import ATTEMPT, ORIGIN, REASON, Claim, Ledger
 from callbacks._search_lock import alone
 from callbacks._search_space import Space
+from callbacks._search_tell import Told, tell
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
+
+# From a place, parameters and distributions that are given to all parameters and distributions.
+Draw = Callable[[int, dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
 
 OWNER = "owner"  # user attribute: the process that runs the trial
 PLACE = "place"  # user attribute: index of the place that the trial holds
@@ -87,6 +91,24 @@ class Desk:
                 return Trial(self.study, started)
             time.sleep(random() * 0.1)  # those who met once shall not meet again
 
+    def claim_many(self, count: int, draw: Draw) -> list[int]:
+        """Take up the next trials, with all their parameters.
+
+        Args:
+            count: How many at most.
+            draw: From a place and the parameters and distributions that are given for it to all of them.
+
+        Returns:
+            The numbers of the trials, running and owned by this process. None if there is nothing left to start, or if
+            the next trial waits in a queue and is for `claim`.
+        """
+        with alone(self._where, self._storage):
+            books = self.recover()
+            claims = list(takewhile(lambda claim: claim.waiting is None, books.claims()[:count]))
+            started = [(self._start(claim, books, draw), claim) for claim in claims]
+        kept = [trial_id for trial_id, claim in started if trial_id is not None and self._keeps(trial_id, claim)]
+        return [self._storage.get_trial_number_from_id(trial_id) for trial_id in kept]
+
     def _keeps(self, trial_id: int, claim: Claim) -> bool:
         """Whether a trial holds the place it was started for, or another that nothing is given for.
 
@@ -117,26 +139,47 @@ class Desk:
         trials = self.study.get_trials(deepcopy=False)
         gone = [trial for trial in trials if trial.state == TrialState.RUNNING and self._is_gone(trial)]
         for trial in gone:
-            trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
+            trial_id = self._trial_id(trial.number)
             if trial.user_attrs.get(ATTEMPT, 0) >= self._retries:
                 with suppress(UpdateFinishedTrialError):
                     self._storage.set_trial_user_attr(trial_id, REASON, f"killed {self._retries + 1} times")
             self._fail(trial_id)
         return self.ledger() if gone else Ledger(trials, self._n_trials, self._retries)
 
-    def heart(self, trial: Trial) -> Heart:
-        """Signs of life for a trial, to be entered while it runs."""
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
-        return Heart(lambda count: self._beat(trial_id, count))
+    def heart(self, *numbers: int) -> Heart:
+        """Signs of life for trials, given by their numbers, to be entered while they run."""
+        ids = [self._trial_id(number) for number in numbers]
+        return Heart(lambda count: self._beat_all(ids, count))
+
+    def _beat_all(self, ids: Sequence[int], count: int) -> None:
+        for trial_id in ids:
+            self._beat(trial_id, count)
+
+    def take(self, number: int) -> Trial:
+        """A trial that this process has claimed."""
+        from optuna import Trial
+
+        return Trial(self.study, self._trial_id(number))
+
+    def lose(self, number: int) -> None:
+        """Give up a trial of this process unless it has ended; it will be tried again."""
+        self._fail(self._trial_id(number))
+
+    def tell(self, ended: Sequence[Told]) -> None:
+        """End trials that were trained together."""
+        tell(self._storage, [(self._trial_id(each.number), each) for each in ended])
+
+    def _trial_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
 
     # ------------------------------------------------------------------ writing
 
-    def _start(self, claim: Claim, books: Ledger) -> int | None:
+    def _start(self, claim: Claim, books: Ledger, draw: Draw | None = None) -> int | None:
         """The id of a trial that is running from its first moment on, with the name of its owner on it."""
         from optuna.trial import TrialState, create_trial
 
         if claim.waiting is not None:
-            trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, claim.waiting.number)
+            trial_id = self._trial_id(claim.waiting.number)
             if not self._storage.set_trial_state_values(trial_id, state=TrialState.RUNNING):
                 return None
             self._storage.set_trial_user_attr(trial_id, OWNER, self._me)
@@ -146,6 +189,8 @@ class Desk:
             if claim.lost is not None:
                 attrs |= {ORIGIN: books.origin(claim.place), ATTEMPT: claim.attempt}
             params, distributions = self._values(claim)
+            if draw is not None and len(params) < len(self._space):
+                params, distributions = draw(claim.place, params, distributions)
             template = create_trial(
                 state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=attrs
             )
@@ -201,36 +246,6 @@ class Desk:
         if isinstance(self._storage, RDBStorage):
             # Heartbeats are the database's to judge; but it knows no trial that was killed before its first one. That
             # one is given here, once, and from then on it is missed.
-            self._beat(self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number), 0)
+            self._beat(self._trial_id(trial.number), 0)
             self._heard[trial.number] = (sign, math.inf)
         return isinstance(self._storage, JournalStorage)
-
-
-class Heart:
-    """Beats in a thread of its own while a trial runs.
-
-    Args:
-        beat: Called with 1, 2, 3, …; what it raises is the storage's trouble, and the trial will find out itself.
-    """
-
-    def __init__(self, beat: Callable[[int], None]) -> None:
-        self._beat = beat
-        self._end = Event()
-        self._thread = Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Heart:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        count = 0
-        while not self._end.wait(BEAT):
-            count += 1
-            with suppress(Exception):
-                self._beat(count)

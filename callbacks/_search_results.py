@@ -160,6 +160,8 @@ def importances(study: Study, space: Space, objective: int = 0, least: int = 8) 
             ranked.add_trial(
                 optuna.trial.create_trial(params=trial.params, distributions=trial.distributions, value=rank)
             )
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        evaluator = optuna.importance.FanovaImportanceEvaluator(
+            n_trees=32, seed=0
+        )  # half of the usual, in half the time
         shares = optuna.importance.get_param_importances(ranked, evaluator=evaluator)
     return {names[key]: float(share) for key, share in shares.items() if key in names}

@@ -21,6 +21,7 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.utilities.compile import to_uncompiled
 
 from callbacks._search_error import SearchError
+from callbacks._search_group import Member
 from callbacks._search_random import same_random_numbers
 from callbacks._search_rate import drives, moved_to, parts, set_rate
 from callbacks._search_settings import batch_size_of, put
@@ -28,10 +29,10 @@ from callbacks._search_watch import TrialWatch
 from callbacks.trial_pruning import TrialPruning
 
 if TYPE_CHECKING:
-    from optuna import Trial
+    from optuna import Study, Trial
 
 # They shape the training itself, so that a trial without them would be another fit.
-_TRAINING = (BaseFinetuning, EarlyStopping, GradientAccumulationScheduler, StochasticWeightAveraging)
+TRAINING = (BaseFinetuning, EarlyStopping, GradientAccumulationScheduler, StochasticWeightAveraging)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Trials:
     module: LightningModule
     recipe: Recipe
     pulse: Callable[[], None]
-    tell: Callable[["Trial", Mapping[str, Any], TrialWatch, float | None, bool | None], None]
+    tell: Callable[["Trial | Member", Mapping[str, Any], TrialWatch, float | None, bool | None], None]
     driven: bool | None = None  # whether the module's rate reaches the optimizer; known after the first trial
     _sizes: dict[int, int] = field(default_factory=dict)
     _learned: bool = False
@@ -90,8 +91,8 @@ class Trials:
         watch = TrialWatch(
             self.recipe.monitor,
             self.recipe.mode,
-            baseline=_baseline(self.module),
-            is_beaten=lambda value: self._is_beaten(trial, value),
+            baseline=baseline_of(self.module),
+            is_beaten=lambda value: is_beaten(trial.study, self.recipe.mode, value),
             pulse=self.pulse,
         )
         result = None
@@ -107,7 +108,7 @@ class Trials:
         return result
 
     def _fit(self, trial: "Trial", values: Mapping[str, Any], watch: TrialWatch) -> None:
-        module, data = self._copies()
+        module, data = self.copies()
         rate, rows = values.get(self.recipe.lr_name), values.get(self.recipe.batch_size_name)
         if rate is not None:
             put(self.recipe.lr_name, rate, (module, data))
@@ -115,7 +116,7 @@ class Trials:
         if rows is not None:
             # So many rows make a step of the fit, over all its processes.
             put(self.recipe.batch_size_name, rows * self.trainer.world_size, (module, data))
-        shaping = [copy.deepcopy(c) for c in callbacks_of(self.trainer) if isinstance(c, _TRAINING)]
+        shaping = [copy.deepcopy(c) for c in callbacks_of(self.trainer) if isinstance(c, TRAINING)]
         trainer = self._trainer([watch, TrialPruning(trial, self.recipe.monitor), *shaping])
         try:
             trainer.fit(module, datamodule=data)
@@ -126,7 +127,7 @@ class Trials:
             raise
         self._check(module, rows, trainer)
 
-    def _copies(self) -> tuple[LightningModule, LightningDataModule | None]:
+    def copies(self) -> tuple[LightningModule, LightningDataModule | None]:
         try:
             module = copy.deepcopy(self.module)
         except Exception as error:  # whatever a stranger's attribute raises
@@ -205,12 +206,14 @@ class Trials:
                     f"the loaders in `train_dataloader`, with `{self.recipe.batch_size_name}` as it is then."
                 )
 
-    def _is_beaten(self, trial: "Trial", value: float) -> bool:
-        from optuna.trial import TrialState
 
-        sign = 1.0 if self.recipe.mode == "min" else -1.0
-        whole = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return any(sign * (other.value or 0.0) < sign * value for other in whole)
+def is_beaten(study: "Study", mode: str, value: float) -> bool:
+    """Whether a study holds a better value than this one."""
+    from optuna.trial import TrialState
+
+    sign = 1.0 if mode == "min" else -1.0
+    whole = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return any(sign * (other.value or 0.0) < sign * value for other in whole)
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:
@@ -219,7 +222,8 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
     return found
 
 
-def _baseline(module: LightningModule) -> float | None:
+def baseline_of(module: LightningModule) -> float | None:
+    """The module's loss of the trivial prediction, if it knows it."""
     value = getattr(module, "baseline_loss", None)
     return float(value) if isinstance(value, int | float) else None
 

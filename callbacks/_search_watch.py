@@ -1,12 +1,12 @@
 """Watches one trial of a search: what it came to, its verdict, and whether it is hopeless."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from callbacks._fit_reader import AUTO, FitReader
+from callbacks._fit_reader import AUTO, USUAL, FitReader
 from callbacks._metrics import Fresh
 from callbacks.diagnosis import Diagnosis, Fit, diagnose
 
@@ -70,6 +70,16 @@ class TrialWatch(Callback):
 
     # ------------------------------------------------------------------ reading
 
+    def take(self, curves: Mapping[str, Sequence[float]]) -> None:
+        """Read the curves of a fit that no trainer runs: one number an epoch by name."""
+        self.values = list(curves[self.monitor])
+        self.epochs = len(self.values)
+        metric = next((name for name in USUAL if name in curves), "")
+        names = {"train_loss": "train_loss", "val_loss": self.reader.val_loss, "metric": metric}
+        for curve, name in names.items():
+            if name in curves:
+                self.reader.record.put(curve, self.epochs - 1, curves[name][-1])
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take what was logged late."""
         self.reader.late(trainer, trainer.current_epoch - 1)
@@ -103,7 +113,7 @@ class TrialWatch(Callback):
         self.reader.epoch(trainer, trainer.current_epoch)
         if not trainer.enable_validation:
             self._read(trainer)
-        if reason := self._hopeless():
+        if reason := self.hopeless():
             from optuna import TrialPruned
 
             raise TrialPruned(reason)
@@ -113,7 +123,7 @@ class TrialWatch(Callback):
         if value is not None:
             self.values.append(value)
 
-    def _hopeless(self) -> str:
+    def hopeless(self) -> str:
         """Why the trial is, in a few words; empty if it is not."""
         val = self.reader.record.at("val_loss", self.epochs - 1)
         base = self.baseline

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
@@ -77,9 +78,9 @@ def draw_fit(
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file's content."""
+    """The figure as a PNG file's content. `savefig` would lay it out twice."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    imsave(buffer, rgb(figure), format="png", pil_kwargs={"compress_level": 1})  # twice as fast as 6
     return buffer.getvalue()
 
 

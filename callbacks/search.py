@@ -35,12 +35,14 @@ from callbacks import _search_owners as owners
 from callbacks import _search_study as studies
 from callbacks._search_engines import PRUNERS, SAMPLERS, make_pruner, make_sampler
 from callbacks._search_error import SearchError
+from callbacks._search_group import Ended, Group, Member, TrainsTogether
 from callbacks._search_ledger import REASON, Ledger
 from callbacks._search_plan import Plan
 from callbacks._search_recovery import Desk
 from callbacks._search_results import Progress, TrialRow, best, best_trials, importances
 from callbacks._search_space import Space, batch_sizes, decode, grid, parse_space
 from callbacks._search_storage import close_storage, lost_storage_in_one_line, open_storage, quiet
+from callbacks._search_together import Together
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -49,10 +51,14 @@ if TYPE_CHECKING:
 __all__ = [
     "PRUNERS",
     "SAMPLERS",
+    "Ended",
+    "Group",
+    "Member",
     "Plan",
     "Progress",
     "SearchError",
     "Space",
+    "TrainsTogether",
     "TrialRow",
     "batch_sizes",
     "best",
@@ -136,7 +142,13 @@ class _Search:
             run=name,
         )
         self._tell(self._desk.ledger())
+        together = self._together()
         while not self._is_late():
+            if together is not None and together.next():
+                books = self._desk.ledger()
+                if len(books.settled) >= self._total:
+                    break
+                continue
             trial = self._desk.claim(lambda place: make_sampler(self._plan.sampler, self._plan.seed, place))
             if trial is not None:
                 self._one(trial)
@@ -148,13 +160,28 @@ class _Search:
             if trial is None:
                 time.sleep(_POLL)
 
+    def _together(self) -> Together | None:
+        """Who trains several trials at once, where this can be."""
+        train: object = self._train
+        if not isinstance(train, TrainsTogether) or not Together.suits(train, self._plan):
+            return None
+        return Together(
+            train,
+            self._space,
+            self._plan,
+            study=self._study,
+            desk=self._desk,
+            alone=self._one,
+            progress=lambda: self._tell(self._desk.ledger()),
+        )
+
     def _one(self, trial: Trial) -> None:
         """Run a trial and tell the study what came of it."""
         from optuna import TrialPruned
         from optuna.trial import TrialState
 
         try:
-            with self._desk.heart(trial):
+            with self._desk.heart(trial.number):
                 values = {name: dimension.suggest(trial, name) for name, dimension in self._space.items()}
                 told = studies.numbers(self._train(trial, values), len(self._plan.directions))
         except TrialPruned as pruned:

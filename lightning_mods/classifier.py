@@ -97,6 +97,20 @@ class MLPClassifier(MLPModule):
         return {"scores": ClassScores(self.num_classes)}
 
     @property
+    def metric_names(self) -> Sequence[str]:
+        """The names of all metrics."""
+        return "accuracy", "f1", "auroc"
+
+    def scores(
+        self, predictions: Sequence[Tensor], targets: Sequence[Tensor], names: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Some of the metrics for many trials; the accuracy alone is wanted after every epoch, and is quick."""
+        if list(names) != ["accuracy"]:
+            return super().scores(predictions, targets, names)
+        right = [p.argmax(-1) == y for p, y in zip(predictions, targets, strict=True)]
+        return {"accuracy": torch.cat(right, dim=1).float().mean(-1)}
+
+    @property
     def baseline_loss(self) -> float | None:
         """Cross-entropy in nats of predicting the (weighted) class shares of the training rows for every row."""
         if self.class_counts is None:

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,9 @@ from lightning_mods.fast_limits import BATCH_HOOKS
 from lightning_mods.fast_steps import FastSteps, Loader
 from lightning_mods.layer_rules import LossRule
 from lightning_mods.mlp import MLP, Activation
+from lightning_mods.trial_group import TrialGroup
+from lightning_mods.trial_group_losses import group_loss
+from lightning_mods.trial_group_network import RATES, Rates, worth_together
 
 Batch = tuple[Tensor, Tensor]
 Stage = Literal["val", "test"]
@@ -96,6 +99,11 @@ class MLPModule(LightningModule, ABC):
 
         One that computes a dict gives several metrics, by the names in it.
         """
+
+    @property
+    @abstractmethod
+    def metric_names(self) -> Sequence[str]:
+        """The names of all metrics, as they are logged behind the stage."""
 
     @property
     @abstractmethod
@@ -184,6 +192,61 @@ class MLPModule(LightningModule, ABC):
         rule = self.loss_rule()
         plain = rule is not None and type(self.network) is MLP and not (self.dropout and self.device.type != "cpu")
         return ChainRule.of(self.network.layers, rule) if rule is not None and plain else None
+
+    def scores(
+        self, predictions: Sequence[Tensor], targets: Sequence[Tensor], names: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Some of the metrics for many trials, as they are logged for one.
+
+        Args:
+            predictions: Of each batch, `[T, B, ...]`.
+            targets: Of each batch, `[B]`.
+            names: Which ones, of `metric_names`.
+
+        Returns:
+            Name to `[T]`.
+        """
+        rows = []
+        for trial in range(len(predictions[0])):
+            row: dict[str, Tensor] = {}
+            for name, metric in self.metrics().items():
+                for prediction, y in zip(predictions, targets, strict=True):
+                    metric.update(prediction[trial], y)
+                found = metric.compute()
+                row |= found if isinstance(found, dict) else {name: found}
+            rows.append(row)
+        return {name: torch.stack([row[name] for row in rows]) for name in names}
+
+    def trials_at_once(self, rows: int) -> int:
+        """How many trials to put into a `trial_group`, with mini-batches of so many rows; 0 for none."""
+        return worth_together([parameter.shape for parameter in self.network.parameters()], rows)
+
+    def trial_group(self, rates: Sequence[Mapping[str, float]], **how: Any) -> "TrialGroup | None":
+        """Fits from the weights as they are that differ in lr, momentum, weight_decay or dropout, trained together.
+
+        Args:
+            rates: For each fit, what differs from the module's own, by name.
+            **how: As for `TrialGroup`; `seed` is that of the run, for the dropout.
+
+        Returns:
+            The group; None if the module trains in a way that is not known.
+        """
+        rule = self.loss_rule()
+        own = type(self).configure_optimizers is MLPModule.configure_optimizers
+        plain = own and "configure_optimizers" not in vars(self)  # where a command line puts an optimizer of its own
+        # On the CPU only: each trial there is, to the last bit, what it would be alone.
+        if rule is None or not plain or self.chain_rule() is None or self.device.type != "cpu":
+            return None
+        mine = {name: getattr(self, name) for name in RATES}
+        seed = _mix(how.pop("seed"), 0)  # of rank zero
+        return TrialGroup(
+            self,
+            self.network.layers,
+            group_loss(rule),
+            [Rates(**{**mine, **each}) for each in rates],
+            seed_of=lambda epoch, batch: _mix(_mix(seed, epoch), batch),
+            **how,
+        )
 
     def loss_of(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of a mini-batch, to minimise."""

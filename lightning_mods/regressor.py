@@ -88,6 +88,11 @@ class MLPRegressor(MLPModule):
         return {"rmse": MeanSquaredError(squared=False), "mae": MeanAbsoluteError(), "r2": R2Score()}
 
     @property
+    def metric_names(self) -> Sequence[str]:
+        """The names of all metrics."""
+        return "rmse", "mae", "r2"
+
+    @property
     def baseline_loss(self) -> float | None:
         """Mean squared error of predicting the training mean for every training row."""
         return self.target_std**2

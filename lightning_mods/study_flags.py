@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from callbacks.search import Plan
 from lightning_mods.arguments import UsageError
@@ -34,8 +35,8 @@ class StudyFlags:
         workers: Processes to start here, each with one thread; 1 trains in this process.
         sampler: Who chooses the next trial: tpe, gp, random, cmaes, qmc or grid.
         pruner: Who ends hopeless trials early: halving (the best third goes on behind the third epoch, and of these
-            behind the seventh, the 19th, …), hyperband, median, percentile (goes on with the best quarter), wilcoxon
-            (for seeds and folds) or none.
+            behind the seventh, the 19th, …; of trials that are trained together by their best epochs so far),
+            hyperband, median, percentile (goes on with the best quarter), wilcoxon (for seeds and folds) or none.
         metric: Name of the logged metric, of which a trial counts its best epoch; a list for several objectives: then
             the best epoch is by the first, and the study ends with a Pareto front.
         direction: `minimize` or `maximize`, one for each metric; by default told by its name.
@@ -44,6 +45,9 @@ class StudyFlags:
         folds: Fits of each trial, each validating on another share of the rows that are not for testing; the objective
             is their mean. 0 validates on the validation rows alone.
         prune_hopeless: End a trial at once when it diverges, or learns nothing while others do.
+        fused: Train trials together that differ in lr, momentum, weight_decay or dropout alone, as one batched model:
+            `auto` wherever each of them comes out as it would alone (an MLP of ours with plain SGD, no callbacks, and
+            pruner halving or none), `false` never.
         refit: Fit the best trial anew when the study is done, as `fit` does, with its checkpoints and verdict.
         seed: Of the sampler. One process repeats a study exactly.
     """
@@ -60,6 +64,7 @@ class StudyFlags:
     seeds: int = 1
     folds: int = 0
     prune_hopeless: bool = True
+    fused: bool | Literal["auto"] = "auto"
     refit: bool = False
     seed: int = 0
 

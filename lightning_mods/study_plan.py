@@ -10,6 +10,7 @@ from lightning_mods.arguments import UsageError
 from lightning_mods.running import with_classes
 from lightning_mods.study_cli import StudyCLI
 from lightning_mods.study_folds import check_folds
+from lightning_mods.study_groups import GroupedTrials
 from lightning_mods.study_ranks import RankTrials, check_ranks
 from lightning_mods.study_space import asked_space, build_space
 from lightning_mods.study_trials import Trials
@@ -55,10 +56,12 @@ class Study:
 
     def train_here(self, report: Callable[[Progress], object]) -> None:
         """Take part in the study until it is done."""
-        kind = RankTrials if self.cli.trainer.world_size > 1 else Trials
-        trials = kind(self.cli, self.space, self.folder)
+        if self.cli.trainer.world_size > 1:
+            train: Any = RankTrials(self.cli, self.space, self.folder).train
+        else:
+            train = GroupedTrials(Trials(self.cli, self.space, self.folder))
         with writers_report_once():
-            search(trials.train, self.space, self.plan, storage=self.storage, report=report)
+            search(train, self.space, self.plan, storage=self.storage, report=report)
 
     def look(self) -> tuple["OptunaStudy", Progress]:
         """The study as it stands and how far it is; nothing is trained."""

@@ -84,7 +84,7 @@ class RankTrials:
             optuna.TrialPruned: The trial is hopeless.
             RuntimeError: What a rank raised, under its name; a rank that ended or was killed.
         """
-        forget_attempts(trial, self.folder)
+        forget_attempts(trial.study, trial.number, trial.user_attrs, self.folder)
         task = self._task(trial, values)
         self._warns = False
         for attempt in range(1, _PORTS + 1):

@@ -19,7 +19,7 @@ from lightning_mods.study_watch import HopelessTrial, TrialMonitor, TrialWatch, 
 from lightning_mods.threads import limit_threads
 
 if TYPE_CHECKING:
-    from optuna import Trial
+    from optuna import Study, Trial
 
 
 class Trials:
@@ -38,7 +38,8 @@ class Trials:
         self.cli = cli
         self.study = cli.study
         self.folder = folder
-        self._shown = short_names(space)
+        self.space = list(space)
+        self.shown = short_names(self.space)
         self._threads = torch.get_num_threads()
 
     def train(self, trial: "Trial", values: Mapping[str, Any]) -> list[float]:
@@ -48,7 +49,7 @@ class Trials:
             SearchError: A metric that is never logged.
             optuna.TrialPruned: The trial is hopeless.
         """
-        forget_attempts(trial, self.folder)
+        forget_attempts(trial.study, trial.number, trial.user_attrs, self.folder)
         return self.fits(trial, values, number=trial.number, others_learn=lambda: others_learn(trial))
 
     def fits(
@@ -76,6 +77,11 @@ class Trials:
                 _compare_fits(trial, fit, trainer)
         return [statistics.fmean(fit.objective(name) for fit in fits) for name in self.study.metrics]
 
+    def run_folder(self, number: int, index: int) -> Path:
+        """The TensorBoard run of one of a trial's fits."""
+        run = f"trial_{number:03d}"
+        return self.folder / (run if self.study.fits == 1 else f"{run}_fit_{index}")
+
     def steps_a_fit(self) -> int:
         """Steps that a fit reports, at least; the reports of all trials' second fits then stand side by side."""
         return max(self.cli.trainer.max_epochs or 0, 0)
@@ -89,15 +95,14 @@ class _Fit:
     ) -> None:
         study = trials.study
         self.trials, self.values, self.index = trials, values, index
-        params = {trials._shown[name]: value for name, value in values.items()}
+        params = {trials.shown[name]: value for name, value in values.items()}
         self.watch = TrialWatch(
             study.metrics[0], high=study.directions[0] == "maximize", params=params, metrics=study.metrics
         )
         self.monitor = TrialMonitor()
         self._first_step = max(index * trials.steps_a_fit(), next_step)
         self._pruning = TrialPruning(trial, study.metrics[0], first_step=self._first_step)
-        run = f"trial_{number:03d}"
-        self._folder = trials.folder / (run if study.fits == 1 else f"{run}_fit_{index}")
+        self._folder = trials.run_folder(number, index)
 
     @property
     def next_step(self) -> int:
@@ -169,13 +174,13 @@ def _compare_fits(trial: Any, fit: _Fit, trainer: Trainer) -> None:
         raise TrialPruned(f"WilcoxonPruner: worse than the best trial over {fit.index + 1} fits")
 
 
-def forget_attempts(trial: "Trial", folder: Path) -> None:
-    """Remove the TensorBoard runs of attempts at this trial that were killed: one run a trial."""
-    if "origin" not in trial.user_attrs:
+def forget_attempts(study: "Study", number: int, attrs: Mapping[str, Any], folder: Path) -> None:
+    """Remove the TensorBoard runs of attempts at a trial that were killed: one run a trial."""
+    if "origin" not in attrs:
         return
-    place = trial.user_attrs.get("place")
-    for other in trial.study.get_trials(deepcopy=False):
-        if other.number != trial.number and other.user_attrs.get("place") == place:
+    place = attrs.get("place")
+    for other in study.get_trials(deepcopy=False):
+        if other.number != number and other.user_attrs.get("place") == place:
             run = f"trial_{other.number:03d}"
             for path in (folder / run, *folder.glob(f"{run}_fit_*")):
                 with suppress(OSError):
