@@ -1,13 +1,19 @@
 """`ProgressLines`: progress for a terminal that is none, such as a log file."""
 
+import math
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
+from pytorch_lightning.trainer.states import TrainerFn
 
 from lightning_mods.terminal import say
+
+DRAWING = 0.1  # seconds from one drawing of the bar to the next
 
 
 class Announcement(Callback):
@@ -46,11 +52,86 @@ class ProgressLines(Callback):
         sys.stderr.write(f"epoch {trainer.current_epoch + 1}{of}: {metrics}\n")
 
 
+class TimedBar(TQDMProgressBar):
+    """Lightning's bar, drawn ten times a second: once a batch would cost more than a small network's epoch."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=1)
+        self._drawn = self._began = 0.0
+        self._epoch = self._shown = -1  # the one that runs, and the one on the bar
+        self._behind = False
+        self._last = 0  # batch of the epoch
+        self._total: float = 0
+
+    def steps_free(self, trainer: Trainer) -> float:
+        """All: it shows how far training is whenever it is asked."""
+        return math.inf
+
+    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Any) -> None:
+        """Nothing to do."""
+
+    def on_train_start(self, *args: Any) -> None:
+        """Make the bar."""
+        super().on_train_start(*args)
+        self._shown = -1
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Note the time; the bar begins with the epoch when it is drawn."""
+        self._epoch, self._began = trainer.current_epoch, time.time()
+        self._total = self.total_train_batches
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw, if it is time."""
+        self._last, self._behind = batch_idx, True
+        if self._is_due():
+            self._draw(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, if it is time."""
+        if self._is_due():
+            self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the bar as training ended."""
+        if self._behind:
+            self._draw(trainer, pl_module)
+        super().on_train_end(trainer, pl_module)
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """A bar for a validation that begins now; one that draws nothing right after another drawing."""
+        if self.trainer.state.fn == TrainerFn.FITTING and not self._is_due():
+            return Tqdm(disable=True)
+        return super().init_validation_tqdm()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take away the bar of the validation."""
+        if self.val_progress_bar.disable:
+            self.val_progress_bar.close()
+            self.reset_dataloader_idx_tracker()
+        else:
+            super().on_validation_end(trainer, pl_module)
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._drawn >= DRAWING
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        bar = self.train_progress_bar
+        if self._epoch != self._shown:
+            bar.reset()
+            bar.total, bar.initial = self._total, 0
+            bar.start_t = bar.last_print_t = self._began
+            bar.set_description(f"Epoch {self._epoch}", refresh=False)
+            self._shown = self._epoch
+        super().on_train_batch_end(trainer, pl_module, None, None, self._last)
+        self._drawn, self._behind = time.monotonic(), False
+
+
 def progress_callbacks(given: Sequence[Callback]) -> list[Callback]:
     """The progress a terminal can show: a bar, or lines where there is none. Nothing if the user brought a bar."""
     if any(isinstance(callback, ProgressBar) for callback in given):
         return []
     if sys.stderr.isatty():
-        # Redrawing at every batch would cost more than a small network's step.
-        return [TQDMProgressBar(refresh_rate=50)]
+        return [TimedBar()]
     return [ProgressLines()]
