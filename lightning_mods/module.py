@@ -234,8 +234,10 @@ class MLPModule(LightningModule, ABC):
         rule = self.loss_rule()
         own = type(self).configure_optimizers is MLPModule.configure_optimizers
         plain = own and "configure_optimizers" not in vars(self)  # where a command line puts an optimizer of its own
+        # A subclass of somebody's may have hooks, which a group would not call.
+        ours = all(each.__module__.startswith(f"{__package__}.") for each in type(self).__mro__[:2])
         # On the CPU only: each trial there is, to the last bit, what it would be alone.
-        if rule is None or not plain or self.chain_rule() is None or self.device.type != "cpu":
+        if rule is None or not ours or not plain or self.chain_rule() is None or self.device.type != "cpu":
             return None
         mine = {name: getattr(self, name) for name in RATES}
         seed = _mix(how.pop("seed"), 0)  # of rank zero
