@@ -200,7 +200,8 @@ class Workbench:
         if shares:
             self._sets |= self._shares(shares)
         if all(s in self._sets or not self.size(s) for s in STAGES):
-            self._table = None  # its text is not needed any more
+            # Neither its text nor what led to the sets is needed any more; who asks nevertheless has it read again.
+            self._table = self._target = self._splits = None
             if "pyarrow" in sys.modules:  # else it read nothing here
                 sys.modules["pyarrow"].default_memory_pool().release_unused()  # it keeps as much again for later
 
