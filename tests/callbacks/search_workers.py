@@ -77,7 +77,7 @@ def worker(storage, log, n_trials, death, at):
 def main():
     storage, log, n_trials, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     deaths = deque([("trial", 0), ("write", 2 + seed)] * 5 + [("none", 0)] * 3)
-    deaths = deque((death, at + 3 * (i // 2)) for i, (death, at) in enumerate(deaths))
+    deaths = deque((death, at + i // 2) for i, (death, at) in enumerate(deaths))
     alive, killed, ended = set(), 0, []
     while deaths or alive:
         while deaths and len(alive) < 3:
