@@ -235,7 +235,7 @@ class MLPModule(LightningModule, ABC):
         own = type(self).configure_optimizers is MLPModule.configure_optimizers
         plain = own and "configure_optimizers" not in vars(self)  # where a command line puts an optimizer of its own
         # A subclass of somebody's may have hooks, which a group would not call.
-        ours = all(each.__module__.startswith(f"{__package__}.") for each in type(self).__mro__[:2])
+        ours = type(self).__module__.startswith(f"{__package__}.")
         # On the CPU only: each trial there is, to the last bit, what it would be alone.
         if rule is None or not ours or not plain or self.chain_rule() is None or self.device.type != "cpu":
             return None
@@ -280,9 +280,10 @@ class MLPModule(LightningModule, ABC):
 
     def _open_fast_steps(self) -> None:
         loader, most = self.trainer.train_dataloader, self.steps_per_execution
+        self._fast_steps = None  # a fit that raised tears down neither its module nor its loader
         if not isinstance(loader, Loader):
             return
-        loader.ahead = None  # of a fit that failed
+        loader.ahead = None
         if most == 1 or (chain := self.chain_rule()) is None:
             return
         limit = math.inf if most == "auto" else most - 1
@@ -369,7 +370,7 @@ class MLPModule(LightningModule, ABC):
         self._seed = None
 
     def teardown(self, stage: str) -> None:
-        """Let go of the loader, however the fit ended."""
+        """Let go of the loader."""
         if self._fast_steps is not None:
             self._fast_steps.close()
             self._fast_steps = None
