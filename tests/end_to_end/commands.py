@@ -9,15 +9,18 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import contextmanager
 from pathlib import Path
-from unittest.mock import patch
 
 TIMEOUT = 180  # a start costs 5 s on a quiet machine; a busy one may need far more
 
 
 def environment(cwd, **more):
     """The environment of a command: one thread, a cache beside its folder, none of pytest's leftovers."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("PL_GLOBAL_SEED", "PYTHONWARNINGS", "LOCAL_RANK")}
+    # One name after the other: pytest's own thread writes and removes one while others start commands.
+    here = {name: os.environ.get(name) for name in list(os.environ)}
+    left_out = ("PL_GLOBAL_SEED", "PYTHONWARNINGS", "LOCAL_RANK", "PYTEST_CURRENT_TEST")
+    kept = {name: value for name, value in here.items() if value is not None and name not in left_out}
     return {**kept, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(Path(cwd).resolve().parent / "cache"), **more}
 
 
@@ -40,6 +43,20 @@ _WARM.set_forkserver_preload(
 )
 
 
+@contextmanager
+def _one_thread():
+    """Say one thread in this process's environment; the other names stay as they are, also for a moment."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
 def start_warm(verb, *args, cwd, out, err, **env):
     """Start a command in a process of its own that need not import torch and Lightning first.
 
@@ -47,7 +64,7 @@ def start_warm(verb, *args, cwd, out, err, **env):
         The process, whose streams are written into the files `out` and `err`.
     """
     # The first call starts the process that all are forked from, with this environment.
-    with _STARTING, patch.dict(os.environ, OMP_NUM_THREADS="1"):
+    with _STARTING, _one_thread():
         process = _WARM.Process(target=_become, args=(verb, args, str(cwd), environment(cwd, **env), out, err))
         process.start()
     return process
@@ -55,7 +72,7 @@ def start_warm(verb, *args, cwd, out, err, **env):
 
 def warm_up():
     """Start the process that all are forked from, also those that a command run in this very process starts."""
-    with _STARTING, patch.dict(os.environ, OMP_NUM_THREADS="1"):
+    with _STARTING, _one_thread():
         process = _WARM.Process(target=int)
         process.start()
     process.join(TIMEOUT)
