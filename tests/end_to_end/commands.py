@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from pathlib import Path
 
 TIMEOUT = 180  # a start costs 5 s on a quiet machine; a busy one may need far more
@@ -70,12 +71,22 @@ def start_warm(verb, *args, cwd, out, err, **env):
     return process
 
 
+def _ended(process):
+    """Wait for a process; whether it ended.
+
+    Whoever starts a process asks all others for their exit codes, which can be read once: never two threads at a time.
+    """
+    wait([process.sentinel], TIMEOUT)
+    with _STARTING:
+        return process.exitcode is not None
+
+
 def warm_up():
     """Start the process that all are forked from, also those that a command run in this very process starts."""
     with _STARTING, _one_thread():
         process = _WARM.Process(target=int)
         process.start()
-    process.join(TIMEOUT)
+    _ended(process)
 
 
 def call_warm(verb, *args, cwd, **env):
@@ -83,8 +94,7 @@ def call_warm(verb, *args, cwd, **env):
     with tempfile.TemporaryDirectory() as held:
         out, err = Path(held, "out"), Path(held, "err")
         process = start_warm(verb, *args, cwd=cwd, out=out, err=err, **env)
-        process.join(TIMEOUT)
-        if process.exitcode is None:
+        if not _ended(process):
             process.kill()
             raise TimeoutError(f"{verb} {args} ran for more than {TIMEOUT} s")
         return subprocess.CompletedProcess(argv(verb, *args), process.exitcode, out.read_text(), err.read_text())
