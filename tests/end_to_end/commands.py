@@ -1,17 +1,15 @@
 """The real commands, as a person types them: processes of their own in a folder of their own."""
 
 import csv
-import multiprocessing
 import os
 import random
 import runpy
 import subprocess
 import sys
 import tempfile
-import threading
-from contextlib import contextmanager
-from multiprocessing.connection import wait
 from pathlib import Path
+
+import warm
 
 TIMEOUT = 180  # a start costs 5 s on a quiet machine; a busy one may need far more
 
@@ -36,57 +34,18 @@ def call(verb, *args, cwd, **env):
     )
 
 
-# Processes forked from one that has imported what every verb needs: a start costs 0.1 s instead of 5.
-_WARM = multiprocessing.get_context("forkserver")
-_STARTING = threading.Lock()
-_WARM.set_forkserver_preload(
-    ["lightning_mods.cli", "lightning_mods.evaluate", "lightning_mods.tables", "torch._dynamo"]
-)
-
-
-@contextmanager
-def _one_thread():
-    """Say one thread in this process's environment; the other names stay as they are, also for a moment."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
-
-
 def start_warm(verb, *args, cwd, out, err, **env):
     """Start a command in a process of its own that need not import torch and Lightning first.
 
     Returns:
         The process, whose streams are written into the files `out` and `err`.
     """
-    # The first call starts the process that all are forked from, with this environment.
-    with _STARTING, _one_thread():
-        process = _WARM.Process(target=_become, args=(verb, args, str(cwd), environment(cwd, **env), out, err))
-        process.start()
-    return process
-
-
-def _ended(process):
-    """Wait for a process; whether it ended.
-
-    Whoever starts a process asks all others for their exit codes, which can be read once: never two threads at a time.
-    """
-    wait([process.sentinel], TIMEOUT)
-    with _STARTING:
-        return process.exitcode is not None
+    return warm.start(_become, verb, args, str(cwd), environment(cwd, **env), out, err)
 
 
 def warm_up():
     """Start the process that all are forked from, also those that a command run in this very process starts."""
-    with _STARTING, _one_thread():
-        process = _WARM.Process(target=int)
-        process.start()
-    _ended(process)
+    warm.ended(warm.start(int), TIMEOUT)
 
 
 def call_warm(verb, *args, cwd, **env):
@@ -94,31 +53,23 @@ def call_warm(verb, *args, cwd, **env):
     with tempfile.TemporaryDirectory() as held:
         out, err = Path(held, "out"), Path(held, "err")
         process = start_warm(verb, *args, cwd=cwd, out=out, err=err, **env)
-        if not _ended(process):
+        if not warm.ended(process, TIMEOUT):
             process.kill()
             raise TimeoutError(f"{verb} {args} ran for more than {TIMEOUT} s")
         return subprocess.CompletedProcess(argv(verb, *args), process.exitcode, out.read_text(), err.read_text())
 
 
 def _become(verb, args, cwd, env, out, err):
-    """Turn this process into the command: its folder, its environment, its streams."""
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(env)
-    for stream, target in ((1, out), (2, err)):
-        opened = os.open(target, os.O_WRONLY | os.O_CREAT)
-        os.dup2(opened, stream)
-        os.close(opened)
+    """Turn this process into the command."""
+    warm.become(cwd, env, out, err)
     sys.argv = ["", *args]
-    sys.path.insert(0, cwd)  # as `python -m` does
     runpy.run_module(f"lightning_mods.{verb}", run_name="__main__", alter_sys=True)
 
 
 def is_loaded_by_every_verb(module):
     """Whether a command imports a module before it knows what it is asked for."""
-    process = _WARM.Process(target=_tell_if_loaded, args=(module,))
-    process.start()
-    process.join(TIMEOUT)
+    process = warm.start(_tell_if_loaded, module)
+    assert warm.ended(process, TIMEOUT)
     return bool(process.exitcode)
 
 
