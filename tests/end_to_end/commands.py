@@ -27,13 +27,6 @@ def argv(verb, *args):
     return [sys.executable, "-m", f"lightning_mods.{verb}", *args]
 
 
-def call(verb, *args, cwd, **env):
-    """Run `python -m lightning_mods.VERB ARGS` to its end and return what came of it."""
-    return subprocess.run(
-        argv(verb, *args), cwd=cwd, env=environment(cwd, **env), capture_output=True, text=True, timeout=TIMEOUT
-    )
-
-
 def start_warm(verb, *args, cwd, out, err, **env):
     """Start a command in a process of its own that need not import torch and Lightning first.
 
@@ -49,7 +42,7 @@ def warm_up():
 
 
 def call_warm(verb, *args, cwd, **env):
-    """As `call`, in a process that is started warm. For many small commands."""
+    """Run `python -m lightning_mods.VERB ARGS` to its end in a process that is started warm, and return what came of it."""
     with tempfile.TemporaryDirectory() as held:
         out, err = Path(held, "out"), Path(held, "err")
         process = start_warm(verb, *args, cwd=cwd, out=out, err=err, **env)
@@ -78,8 +71,8 @@ def _tell_if_loaded(module):
 
 
 def succeed(verb, *args, cwd, **env):
-    """Run a command that must succeed without a traceback."""
-    done = call(verb, *args, cwd=cwd, **env)
+    """Run a command that must succeed without a traceback, in a process that is started warm."""
+    done = call_warm(verb, *args, cwd=cwd, **env)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return done
