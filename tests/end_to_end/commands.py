@@ -42,7 +42,7 @@ def warm_up():
 
 
 def call_warm(verb, *args, cwd, **env):
-    """Run `python -m lightning_mods.VERB ARGS` to its end in a process that is started warm, and return what came of it."""
+    """Run `python -m lightning_mods.VERB ARGS` to its end, started warm, and return what came of it."""
     with tempfile.TemporaryDirectory() as held:
         out, err = Path(held, "out"), Path(held, "err")
         process = start_warm(verb, *args, cwd=cwd, out=out, err=err, **env)
