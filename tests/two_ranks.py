@@ -36,7 +36,7 @@ def _run_all(folder, text, args, environments):
     script.write_text(text)
     command, started = [str(script), *map(str, args)], []
     for i, more in enumerate(environments):
-        env = {**os.environ, "OMP_NUM_THREADS": "1", **more}
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache"), **more}
         streams = [folder / f"process{i}.{name}" for name in ("out", "err")]
         started.append((warm.start(_run, command, sys.path, str(folder), env, *streams), streams))
     late = [process for process, _ in started if not warm.ended(process, SECONDS)]
