@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.functional.classification import multiclass_f1_score
 from torchmetrics.utilities import dim_zero_cat
+
+_SMALL = 4096  # probabilities, below which it is the number of calls that costs
 
 
 class ClassScores(Metric):
@@ -36,12 +37,30 @@ class ClassScores(Metric):
         """The three, each a scalar."""
         probabilities, classes = dim_zero_cat(self.predictions), dim_zero_cat(self.classes)
         found = probabilities.argmax(dim=1)
-        f1 = multiclass_f1_score(found, classes, self.num_classes, average="macro", validate_args=False)
         return {
             "accuracy": (found == classes).float().mean(),
-            "f1": f1,
+            "f1": class_mean_f1(found, classes, self.num_classes),
             "auroc": class_mean_auroc(probabilities, classes),
         }
+
+
+def class_mean_f1(found: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+    """F1 of each class, averaged over the classes that occur or were found, to the bit as torchmetrics has it.
+
+    Its `multiclass_f1_score` takes three times as long, a small network's training step.
+
+    Args:
+        found: Numbers of the predicted classes, shape `[N]`.
+        classes: Numbers of the true classes, shape `[N]`.
+        num_classes: Number of classes, C.
+
+    Returns:
+        A scalar in [0, 1].
+    """
+    table = torch.bincount(classes * num_classes + found, minlength=num_classes**2).view(num_classes, num_classes)
+    mass = table.sum(0) + table.sum(1)
+    there = mass > 0
+    return torch.where(there, 2 * table.diagonal() / mass, 0.0).div(there.sum()).sum()
 
 
 def class_mean_auroc(probabilities: Tensor, classes: Tensor) -> Tensor:
@@ -61,13 +80,33 @@ def class_mean_auroc(probabilities: Tensor, classes: Tensor) -> Tensor:
         return probabilities.new_tensor(float("nan"))
     rows = len(classes)
     counts = torch.bincount(classes, minlength=probabilities.shape[1]).tolist()
-    by_class = torch.split(classes.argsort(), counts)
-    areas = []
-    for own, values in zip(by_class, probabilities.t(), strict=True):
-        n = len(own)
-        if 0 < n < rows:
-            column, mine = values.sort().values, values[own]  # one class at a time: all at once take its memory tenfold
-            # Of each row of the class among all, from 1; those that are equal share the mean of their ranks.
-            ranks = torch.searchsorted(column, mine) + torch.searchsorted(column, mine, right=True) + 1
-            areas.append((int(ranks.sum()) / 2 - n * (n + 1) / 2) / (n * (rows - n)))
+    rank_sums = (_rank_sums_of_few if probabilities.numel() <= _SMALL else _rank_sums)(probabilities, classes, counts)
+    areas = [
+        (ranks / 2 - n * (n + 1) / 2) / (n * (rows - n))
+        for ranks, n in zip(rank_sums, counts, strict=True)
+        if 0 < n < rows
+    ]
     return torch.tensor(sum(areas) / len(areas) if areas else float("nan"), device=probabilities.device)
+
+
+def _rank_sums(probabilities: Tensor, classes: Tensor, counts: list[int]) -> list[int]:
+    """For each class, twice the sum of its rows' ranks among all by its probability, from 1.
+
+    Rows that are equal share the mean of their ranks.
+    """
+    sums = []
+    # One class at a time: all at once take its memory tenfold.
+    for own, values in zip(torch.split(classes.argsort(), counts), probabilities.t(), strict=True):
+        column, mine = values.sort().values, values[own]
+        ranks = torch.searchsorted(column, mine) + torch.searchsorted(column, mine, right=True) + 1
+        sums.append(int(ranks.sum()))
+    return sums
+
+
+def _rank_sums_of_few(probabilities: Tensor, classes: Tensor, counts: list[int]) -> list[int]:
+    """The same in fewer calls, which work more."""
+    columns = probabilities.t().contiguous()
+    ordered = columns.sort().values
+    ranks = torch.searchsorted(ordered, columns) + torch.searchsorted(ordered, columns, right=True) + 1
+    own = ranks.t().gather(1, classes[:, None])[:, 0]
+    return own.new_zeros(len(counts)).index_add_(0, classes, own).tolist()

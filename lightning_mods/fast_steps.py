@@ -8,7 +8,7 @@ numbers, it makes no difference which steps go which way, nor where a run is int
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -19,7 +19,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_mods.chain_rule import ChainRule, Sgd
-from lightning_mods.fast_hooks import is_listened_to
+from lightning_mods.fast_hooks import Hooks
 from lightning_mods.fast_limits import Limit, LooksNowAndThen, ReadsGradients, Taken, limit_of, loop_limit
 from lightning_mods.graphed_steps import GraphedSteps
 
@@ -38,8 +38,8 @@ class Loader(Protocol):
     def coming(self, n: int) -> Sequence[Tensor]:
         """The row numbers of the next n mini-batches, fewer at an epoch's end; empty if it cannot tell."""
 
-    def gather(self, indices: Tensor, device: torch.device) -> Rows:
-        """The rows of a mini-batch, on the device."""
+    def gather_each(self, batches: Sequence[Tensor], device: torch.device) -> Iterator[Rows]:
+        """The rows of each of some mini-batches, on the device."""
 
     def move_on(self, n: int) -> None:
         """Take n mini-batches for handed out."""
@@ -124,6 +124,7 @@ class FastSteps:
         self._trainer, self._module, self._learner, self._loader = trainer, module, learner, loader
         self._most = most
         self._chain = chain
+        self._hooks = Hooks(module, known="callbacks")
         found = [limit_of(callback, trainer) for callback in trainer.callbacks]  # type: ignore[attr-defined]
         self._limits: list[Limit] = [limit for limit in found if limit is not None]
         self.strangers = [
@@ -159,7 +160,7 @@ class FastSteps:
         if free < 1 or not _is_plain(self._trainer):  # a callback may have changed what a step is
             return
         optimizer = self._trainer.optimizers[0]
-        if is_listened_to(self._module, optimizer, "callbacks"):
+        if self._hooks.listened_to(optimizer):
             return
         profiler = self._trainer.profiler  # type: ignore[attr-defined]  # a connector's
         with profiler.profile("fast_steps"), torch.inference_mode():
@@ -175,16 +176,15 @@ class FastSteps:
         return min(free, max(1, SECONDS // self._seconds)) if self._seconds else min(free, 1)
 
     def _take(self, batches: Sequence[Tensor], rule: Sgd, optimizer: torch.optim.Optimizer) -> None:
-        chain, learner, gather = self._chain, self._learner, self._loader.gather
+        chain, learner = self._chain, self._learner
         device = self._module.device
         first = self._trainer.fit_loop.epoch_loop.batch_progress.current.ready
         losses: list[Tensor] = []
         rows: list[Rows] = []
         readings = Readings(self._readers, self._trainer, chain)
         began = time.perf_counter()
-        for ahead, indices in enumerate(batches):
-            x, y = gather(indices, device)
-            if not self._checked.get(len(indices)) and not self._agrees(x, y, rule, first + ahead):
+        for ahead, (x, y) in enumerate(self._loader.gather_each(batches, device)):
+            if not self._checked.get(len(x)) and not self._agrees(x, y, rule, first + ahead):
                 self._careful = 0 if losses else 100  # a size that has to go through the loop, or all of them
                 break
             learner.begin_batch(first + ahead)
