@@ -9,6 +9,7 @@ numbers, it makes no difference which steps go which way, nor where a run is int
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -20,7 +21,15 @@ from torch import Tensor
 
 from lightning_mods.chain_rule import ChainRule, Sgd
 from lightning_mods.fast_hooks import Hooks
-from lightning_mods.fast_limits import Limit, LooksNowAndThen, ReadsGradients, Taken, limit_of, loop_limit
+from lightning_mods.fast_limits import (
+    Limit,
+    LooksNowAndThen,
+    Reading,
+    ReadsGradients,
+    Taken,
+    limit_of,
+    loop_limit,
+)
 from lightning_mods.graphed_steps import GraphedSteps
 
 SECONDS = 0.1  # that steps may go on without the loop: Ctrl-C and a time limit are heard in between
@@ -63,40 +72,56 @@ class Learner(Protocol):
 
 
 class Readings:
-    """Gradients that are read on the way, kept once it is sure that their steps hold.
+    """What is read of steps on the way, kept once it is sure that they hold.
 
     Args:
-        readers: Who reads them.
+        readers: Who reads.
         trainer: The fit.
-        chain: Whose gradients.
+        chain: Whose gradients and weights.
     """
 
     def __init__(self, readers: Sequence[ReadsGradients], trainer: Trainer, chain: ChainRule) -> None:
         self._readers, self._trainer, self._chain = readers, trainer, chain
-        self._kept: list[Callable[[], object]] = []
+        self._all: list[Reading] = []
+        self._open: list[Reading] = []
         self._due = [reader.next_reading(trainer, 0) for reader in readers]
         self.next = min(self._due, default=math.inf)
 
-    def read(self, ahead: int) -> None:
-        """Let those read for whom the coming step `ahead` is due."""
-        parameters = self._chain.parameters
-        before = [parameter.grad for parameter in parameters]
-        for parameter, gradient in zip(parameters, self._chain.gradients, strict=True):
-            parameter.grad = gradient
+    @contextmanager
+    def shown(self, steps: int) -> Iterator[None]:
+        """Within it, the module's parameters and `.grad` are those of the steps, if one of so many is to be read."""
+        if self.next >= steps:
+            yield
+            return
+        chain, parameters = self._chain, self._chain.parameters
+        before = [(parameter.data, parameter.grad) for parameter in parameters]
         try:
-            for i, reader in enumerate(self._readers):
-                if self._due[i] <= ahead:
-                    self._kept.append(reader.read_gradients(self._trainer, ahead))
-                    self._due[i] = reader.next_reading(self._trainer, ahead + 1)
+            for parameter, weight, gradient in zip(parameters, chain.weights, chain.gradients, strict=True):
+                parameter.data, parameter.grad = weight, gradient
+            yield
         finally:
-            for parameter, gradient_before in zip(parameters, before, strict=True):
-                parameter.grad = gradient_before
+            for parameter, (weight, gradient_before) in zip(parameters, before, strict=True):
+                parameter.data, parameter.grad = weight, gradient_before
+
+    def before_step(self, ahead: int) -> None:
+        """Let those read for whom the coming step `ahead` is due."""
+        for i, reader in enumerate(self._readers):
+            if self._due[i] <= ahead:
+                self._open.append(reader.read_gradients(self._trainer, ahead))
+                self._due[i] = reader.next_reading(self._trainer, ahead + 1)
         self.next = min(self._due)
+
+    def after_step(self) -> None:
+        """Let them look at what the step did."""
+        for reading in self._open:
+            reading.stepped()
+        self._all += self._open
+        self._open = []
 
     def keep(self) -> None:
         """The steps hold."""
-        for keep in self._kept:
-            keep()
+        for reading in self._all:
+            reading.keep()
 
 
 class FastSteps:
@@ -183,19 +208,17 @@ class FastSteps:
         rows: list[Rows] = []
         readings = Readings(self._readers, self._trainer, chain)
         began = time.perf_counter()
-        for ahead, (x, y) in enumerate(self._loader.gather_each(batches, device)):
-            if not self._checked.get(len(x)) and not self._agrees(x, y, rule, first + ahead):
-                self._careful = 0 if losses else 100  # a size that has to go through the loop, or all of them
-                break
-            learner.begin_batch(first + ahead)
-            if readings.next <= ahead:
-                loss = chain.backward(x, y)
-                readings.read(ahead)
-                chain.update(rule)
-            else:
-                loss = self._step(x, y, rule)
-            losses.append(loss)
-            rows.append((x, y))
+        with readings.shown(len(batches)):
+            for ahead, (x, y) in enumerate(self._loader.gather_each(batches, device)):
+                if not self._checked.get(len(x)) and not self._agrees(x, y, rule, first + ahead):
+                    self._careful = 0 if losses else 100  # a size that has to go through the loop, or all of them
+                    break
+                learner.begin_batch(first + ahead)
+                if readings.next <= ahead:
+                    losses.append(self._read((x, y), rule, readings, ahead))
+                else:
+                    losses.append(self._step(x, y, rule))
+                rows.append((x, y))
         if not losses:
             return
         stacked = torch.stack(losses)
@@ -211,6 +234,13 @@ class FastSteps:
         self._count(len(losses))
         for watcher in self._watchers:
             watcher.steps_taken(self._trainer, self._module, taken)
+
+    def _read(self, batch: Rows, rule: Sgd, readings: Readings, ahead: int) -> Tensor:
+        loss = self._chain.backward(*batch)
+        readings.before_step(ahead)
+        self._chain.update(rule)
+        readings.after_step()
+        return loss
 
     def _step(self, x: Tensor, y: Tensor, rule: Sgd) -> Tensor:
         if x.device.type == "cuda" and self._may_graph:
