@@ -56,10 +56,12 @@ def class_mean_f1(found: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     Returns:
         A scalar in [0, 1].
     """
-    table = torch.bincount(classes * num_classes + found, minlength=num_classes**2).view(num_classes, num_classes)
-    mass = table.sum(0) + table.sum(1)
-    there = mass > 0
-    return torch.where(there, 2 * table.diagonal() / mass, 0.0).div(there.sum()).sum()
+    pairs = (classes * num_classes + found).cpu().numpy()
+    table = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+    mass = (table.sum(0) + table.sum(1)).astype(np.float32)
+    twice = 2 * table.diagonal().astype(np.float32)
+    shares = np.divide(twice, mass, out=np.zeros_like(twice), where=mass > 0) / np.float32(np.count_nonzero(mass))
+    return torch.from_numpy(shares).sum().to(found.device)  # another sum would round differently
 
 
 def class_mean_auroc(probabilities: Tensor, classes: Tensor) -> Tensor:
