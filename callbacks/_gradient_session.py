@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import monotonic
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks import _tensorboard
+from callbacks._gradient_pace import Pace
 from callbacks._gradient_reader import PER_HISTOGRAM, GradientReader, Moment, shown
 from callbacks._gradient_writer import GradientWriter
 from callbacks._layers import TOTAL, places
@@ -25,27 +26,6 @@ UNSORTED = 100  # norms of steps that wait to be put into the history: many at o
 DRAWING = 0.02  # share of the time that goes into pictures on the way
 GUESS = 0.5  # seconds that the first one takes
 PATIENCE = 10.0  # seconds after which what was read is written, block or no block
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How often and how much is looked at.
-
-    Args:
-        every: Steps from one reading of gradient norms to the next; 0 for never.
-        updates_every: Steps from one look at weights and updates to the next; 0 for never.
-        histograms_every: Steps from one set of histograms to the next; 0 for never.
-        write_every: Steps whose readings are written as one.
-        flow_every: Steps of the first optimizer from one picture of gradient flow to the next; 0 for never.
-        sample: Elements of a parameter that are looked at, at most.
-    """
-
-    every: int
-    updates_every: int
-    histograms_every: int
-    write_every: int
-    flow_every: int
-    sample: int
 
 
 class StepAhead:

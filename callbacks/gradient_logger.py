@@ -8,7 +8,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch.optim import Optimizer
 
-from callbacks._gradient_session import GradientSession, Pace, StepAhead
+from callbacks._gradient_pace import Pace
+from callbacks._gradient_session import GradientSession, StepAhead
 from callbacks._gradient_writer import show_flow
 from callbacks._terminal import Guard
 from callbacks.gradient_flow import GradientFlow
