@@ -1,7 +1,6 @@
 """`GradientLogger`: shows what gradients and updates do to each layer. It writes, and judges nothing."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch.optim import Optimizer
 
-from callbacks._gradient_session import GradientSession, Pace
+from callbacks._gradient_pace import Pace
+from callbacks._gradient_session import GradientSession, StepAhead
 from callbacks._gradient_writer import show_flow
 from callbacks._terminal import Guard
 from callbacks.gradient_flow import GradientFlow
@@ -149,7 +149,7 @@ class GradientLogger(Callback):
             self._session.before_step(optimizer)
 
     def steps_free(self, trainer: Trainer) -> float:
-        """How many steps from now on are none of those whose weights are looked at."""
+        """How many steps from now on may pass without the hooks: they are read on the way."""
         return math.inf if self._session is None else self._session.steps_free
 
     def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Any) -> None:
@@ -158,12 +158,13 @@ class GradientLogger(Callback):
             self._session.skip(len(taken.losses))
 
     def next_reading(self, trainer: Trainer, ahead: int) -> float:
-        """Which of the coming steps, `ahead` or later, has gradient norms that are due."""
+        """Which of the coming steps, `ahead` or later, is due."""
         return math.inf if self._session is None else self._session.next_reading(ahead)
 
-    def read_gradients(self, trainer: Trainer, ahead: int) -> Callable[[], object]:
-        """Read the gradient norms of a coming step."""
-        return (lambda: None) if self._session is None else self._session.read_ahead(ahead)
+    def read_gradients(self, trainer: Trainer, ahead: int) -> StepAhead:
+        """Read a coming step."""
+        assert self._session is not None  # else none was announced
+        return self._session.read_ahead(ahead)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and draw what is left, and let go of the optimizers."""

@@ -36,6 +36,7 @@ from lightning_mods.classes import OURS, find_class, own_arguments
 from lightning_mods.event_logger import EventLogger
 from lightning_mods.explain import explain
 from lightning_mods.files import replacing
+from lightning_mods.light_dispatch import NoProfiler, pass_by_idle_hooks
 from lightning_mods.module import MLPModule
 from lightning_mods.progress import Announcement, ProgressLines, progress_callbacks
 from lightning_mods.runs import RUN_MARK, run_of
@@ -212,7 +213,11 @@ class ModsCLI(LightningCLI):
             config.logger = config.logger if config.logger not in (None, True) else False
         elif config.logger in (None, True, False):
             self._choose_run_folder(config)
-        return super().instantiate_trainer(**kwargs)
+        if config.profiler is None:
+            config.profiler = NoProfiler()
+        trainer = super().instantiate_trainer(**kwargs)
+        pass_by_idle_hooks(trainer.callbacks)  # type: ignore[attr-defined]  # a connector's
+        return trainer
 
     @property
     def root(self) -> Path:

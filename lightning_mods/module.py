@@ -16,6 +16,7 @@ from lightning_mods.chain_rule import ChainRule
 from lightning_mods.fast_limits import BATCH_HOOKS
 from lightning_mods.fast_steps import FastSteps, Loader
 from lightning_mods.layer_rules import LossRule
+from lightning_mods.light_dispatch import known
 from lightning_mods.mlp import MLP, Activation
 from lightning_mods.trial_group import TrialGroup
 from lightning_mods.trial_group_losses import group_loss
@@ -126,8 +127,16 @@ class MLPModule(LightningModule, ABC):
         """Predict rows `[B, in_features]`: class probabilities `[B, C]`, or numbers `[B]` in the target's units."""
         return self.predictions(self.network(x))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Put a word where one is at once: torch looks among parameters first, at every hook, as Lightning notes it."""
+        if (value is None or isinstance(value, str)) and name in self.__dict__:
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     # ------------------------------------------------------------------ steps
 
+    @known
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One mini-batch: its mean loss."""
         x, y = batch
@@ -141,6 +150,20 @@ class MLPModule(LightningModule, ABC):
             self._log_mean_loss()
         return loss
 
+    @known
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Nothing to do."""
+
+    @known
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Nothing to do."""
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """Nothing where no gradient is left, as after each validation."""
+        own = "zero_grad" in vars(optimizer) or type(optimizer).zero_grad is not torch.optim.Optimizer.zero_grad
+        if own or any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
     def _log_mean_loss(self) -> None:
         """Once an epoch: a `self.log` in each step would cost more than the step."""
         mean = self.logged_loss(torch.as_tensor(self.losses[0] / self.losses[1]))
@@ -149,6 +172,7 @@ class MLPModule(LightningModule, ABC):
         else:
             self.trainer.callback_metrics["train_loss"] = mean.detach()
 
+    @known
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch of the validation set."""
         self._evaluate(batch, "val")
@@ -272,7 +296,8 @@ class MLPModule(LightningModule, ABC):
             for loss, y in zip(losses, targets, strict=True):
                 sums = self.add_loss(sums, loss, y)
             return sums
-        terms = (losses * torch.tensor(weights)).numpy()
+        found = losses.numpy()
+        terms = found * np.array(weights, dtype=found.dtype)
         start = np.asarray(sums[0], dtype=terms.dtype).reshape(1)
         # One after the other in float32; `sum` and `cumsum` add in another order or in double.
         total = np.add.accumulate(np.concatenate([start, terms]))[-1]

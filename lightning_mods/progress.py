@@ -62,6 +62,7 @@ class TimedBar(TQDMProgressBar):
         self._behind = False
         self._last = 0  # batch of the epoch
         self._total: float = 0
+        self._unseen: Tqdm | None = None  # a bar that draws nothing; to make one costs as much as a hidden layer
 
     def steps_free(self, trainer: Trainer) -> float:
         """All: it shows how far training is whenever it is asked."""
@@ -102,7 +103,8 @@ class TimedBar(TQDMProgressBar):
     def init_validation_tqdm(self) -> Tqdm:
         """A bar for a validation that begins now; one that draws nothing right after another drawing."""
         if self.trainer.state.fn == TrainerFn.FITTING and not self._is_due():
-            return Tqdm(disable=True)
+            self._unseen = self._unseen or Tqdm(disable=True)
+            return self._unseen
         return super().init_validation_tqdm()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
