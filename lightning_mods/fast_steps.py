@@ -9,7 +9,7 @@ numbers, it makes no difference which steps go which way, nor where a run is int
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -57,6 +57,9 @@ class Learner(Protocol):
     """What is trained. `losses` are the sums, over the epoch, of losses and of what they weigh."""
 
     losses: tuple[Number, Number]
+
+    def chain_rule(self) -> ChainRule | None:
+        """Its training step written out; None if that is not known."""
 
     def loss_of(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss to minimise."""
@@ -227,6 +230,31 @@ class FastSteps:
         # The loggers' axis: its count has no public name, but the loop gives and takes it as state.
         name = "_batches_that_stepped"
         loop.on_load_checkpoint({name: loop.on_save_checkpoint()[name] + n})
+
+
+def opened(
+    trainer: Trainer, module: LightningModule, *, learner: Learner, most: int | Literal["auto"]
+) -> FastSteps | None:
+    """The steps of a fit that begins, at work; None where every mini-batch has to go through Lightning's loop.
+
+    Args:
+        trainer: The fit's.
+        module: Trained by it.
+        learner: The same, as the steps see it.
+        most: Mini-batches from one that passes through the loop to the next; `auto` for as many as nobody has to see.
+    """
+    loader = trainer.train_dataloader
+    if not isinstance(loader, Loader):
+        return None
+    loader.ahead = None
+    if most == 1 or (chain := learner.chain_rule()) is None:
+        return None
+    limit = math.inf if most == "auto" else most - 1
+    steps = FastSteps(trainer, module, learner=learner, chain=chain, loader=loader, most=limit)
+    if not steps.possible or (steps.strangers and most == "auto"):
+        return None
+    steps.open()
+    return steps
 
 
 def _add(tracker: object, n: int) -> None:
