@@ -1,0 +1,73 @@
+"""A graph network of PyTorch Geometric: handwritten digits, each linked to the seven that look most like it.
+
+python examples/graph_network.py
+"""
+
+import sys
+
+import pytorch_lightning as pl
+import torch
+from sklearn.datasets import load_digits
+from sklearn.neighbors import kneighbors_graph
+from torch import Tensor
+from torch.nn import functional
+
+from callbacks import FitMonitor, GradientLogger, GradientMonitor, GraphLogger, OptunaSearch
+
+try:
+    from torch_geometric.data import Data
+    from torch_geometric.loader import DataLoader
+    from torch_geometric.nn import GCN
+    from torch_geometric.utils import from_scipy_sparse_matrix
+except ImportError:
+    sys.stderr.write("graph_network.py needs PyTorch Geometric: pip install torch_geometric\n")
+    sys.exit(2)
+
+
+class GraphModule(pl.LightningModule):
+    """Names the class of a node; its batch is a graph, and the labels of some of its nodes are known."""
+
+    def __init__(self, lr: float = 0.1) -> None:
+        super().__init__()
+        self.lr = lr
+        self.network = GCN(in_channels=64, hidden_channels=32, num_layers=2, out_channels=10, dropout=0.3)
+
+    def loss(self, graph: Data, of: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy and accuracy over the nodes `of`."""
+        logits = self.network(graph.x, graph.edge_index)[of]
+        return functional.cross_entropy(logits, graph.y[of]), (logits.argmax(1) == graph.y[of]).float().mean()
+
+    def training_step(self, graph: Data, batch_idx: int) -> Tensor:
+        loss, _ = self.loss(graph, graph.known)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=1)
+        return loss
+
+    def validation_step(self, graph: Data, batch_idx: int) -> None:
+        loss, accuracy = self.loss(graph, ~graph.known)
+        self.log_dict({"val_loss": loss, "val_accuracy": accuracy}, batch_size=1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9)
+
+
+def digits_graph() -> Data:
+    """The digits as one graph; one label in ten is known."""
+    images, labels = load_digits(return_X_y=True)
+    edges, _ = from_scipy_sparse_matrix(kneighbors_graph(images, 7))
+    known = torch.arange(len(labels)) % 10 == 0
+    x = torch.as_tensor(images, dtype=torch.float32) / 16
+    return Data(x=x, y=torch.as_tensor(labels), edge_index=edges, known=known)
+
+
+def main() -> None:
+    pl.seed_everything(0)
+    loader = DataLoader([digits_graph()], batch_size=1)
+    search = OptunaSearch(n_trials=4, max_epochs=15, lr="log 1e-2..1", batch_size=None)  # one graph is one batch
+    watchers = [search, FitMonitor(), GradientMonitor(), GradientLogger(every=1), GraphLogger()]
+    trainer = pl.Trainer(max_epochs=40, callbacks=watchers, log_every_n_steps=1, enable_progress_bar=False)
+    trainer.fit(GraphModule(), loader, loader)
+    print("found", search.found, "and reached", {k: round(float(v), 4) for k, v in trainer.callback_metrics.items()})
+
+
+if __name__ == "__main__":
+    main()
