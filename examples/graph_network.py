@@ -4,6 +4,11 @@ python examples/graph_network.py
 """
 
 import sys
+from importlib.util import find_spec
+
+if find_spec("torch_geometric") is None:
+    sys.stderr.write("graph_network.py needs PyTorch Geometric: pip install torch_geometric\n")
+    sys.exit(2)
 
 import pytorch_lightning as pl
 import torch
@@ -11,17 +16,12 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import kneighbors_graph
 from torch import Tensor
 from torch.nn import functional
+from torch_geometric.data import Data
+from torch_geometric.loader import DataLoader
+from torch_geometric.nn import GCN
+from torch_geometric.utils import from_scipy_sparse_matrix
 
 from callbacks import FitMonitor, GradientLogger, GradientMonitor, GraphLogger, OptunaSearch
-
-try:
-    from torch_geometric.data import Data
-    from torch_geometric.loader import DataLoader
-    from torch_geometric.nn import GCN
-    from torch_geometric.utils import from_scipy_sparse_matrix
-except ImportError:
-    sys.stderr.write("graph_network.py needs PyTorch Geometric: pip install torch_geometric\n")
-    sys.exit(2)
 
 
 class GraphModule(pl.LightningModule):
@@ -51,22 +51,31 @@ class GraphModule(pl.LightningModule):
 
 
 def digits_graph() -> Data:
-    """The digits as one graph; one label in ten is known."""
+    """One label in ten is known."""
     images, labels = load_digits(return_X_y=True)
     edges, _ = from_scipy_sparse_matrix(kneighbors_graph(images, 7))
     known = torch.arange(len(labels)) % 10 == 0
-    x = torch.as_tensor(images, dtype=torch.float32) / 16
-    return Data(x=x, y=torch.as_tensor(labels), edge_index=edges, known=known)
+    return Data(
+        x=torch.as_tensor(images, dtype=torch.float32) / 16, y=torch.as_tensor(labels), edge_index=edges, known=known
+    )
+
+
+class GraphData(pl.LightningDataModule):
+    """The one graph, to train and to validate on; trials of a search ask for loaders of their own."""
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader([digits_graph()], batch_size=1)
+
+    val_dataloader = train_dataloader
 
 
 def main() -> None:
     pl.seed_everything(0)
-    loader = DataLoader([digits_graph()], batch_size=1)
     search = OptunaSearch(n_trials=4, max_epochs=15, lr="log 1e-2..1", batch_size=None)  # one graph is one batch
     watchers = [search, FitMonitor(), GradientMonitor(), GradientLogger(every=1), GraphLogger()]
     trainer = pl.Trainer(max_epochs=40, callbacks=watchers, log_every_n_steps=1, enable_progress_bar=False)
-    trainer.fit(GraphModule(), loader, loader)
-    print("found", search.found, "and reached", {k: round(float(v), 4) for k, v in trainer.callback_metrics.items()})
+    trainer.fit(GraphModule(), GraphData())
+    print("reached", {k: round(float(v), 4) for k, v in trainer.callback_metrics.items()}, "with", search.found)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,15 @@ python examples/kornia_augmentation.py
 """
 
 import sys
+from importlib.util import find_spec
+
+if find_spec("kornia") is None:
+    sys.stderr.write("kornia_augmentation.py needs kornia: pip install kornia\n")
+    sys.exit(2)
 
 import pytorch_lightning as pl
 import torch
+from kornia.augmentation import AugmentationSequential, RandomAffine, RandomErasing
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
@@ -14,12 +20,6 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import FitMonitor, GradientLogger, GradientMonitor, GraphLogger
-
-try:
-    from kornia.augmentation import AugmentationSequential, RandomAffine, RandomErasing
-except ImportError:
-    sys.stderr.write("kornia_augmentation.py needs kornia: pip install kornia\n")
-    sys.exit(2)
 
 
 class AugmentedModule(pl.LightningModule):

@@ -4,7 +4,13 @@ python examples/quantum_layer.py
 """
 
 import sys
+from importlib.util import find_spec
 
+if find_spec("pennylane") is None:
+    sys.stderr.write("quantum_layer.py needs PennyLane: pip install pennylane\n")
+    sys.exit(2)
+
+import pennylane as qml
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -12,12 +18,6 @@ from torch.nn import functional
 
 from callbacks import FitMonitor, GradientLogger, GradientMonitor, GraphLogger
 from datamodules import TabularDataModule
-
-try:
-    import pennylane as qml
-except ImportError:
-    sys.stderr.write("quantum_layer.py needs PennyLane: pip install pennylane\n")
-    sys.exit(2)
 
 QUBITS = 4
 

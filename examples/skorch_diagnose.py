@@ -4,20 +4,20 @@ python examples/skorch_diagnose.py
 """
 
 import sys
+from importlib.util import find_spec
+
+if find_spec("skorch") is None:
+    sys.stderr.write("skorch_diagnose.py needs skorch: pip install skorch\n")
+    sys.exit(2)
 
 import torch
 from sklearn.datasets import load_breast_cancer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from skorch import NeuralNetClassifier
 from torch import nn
 
 from callbacks.diagnosis import diagnose
-
-try:
-    from skorch import NeuralNetClassifier
-except ImportError:
-    sys.stderr.write("skorch_diagnose.py needs skorch: pip install skorch\n")
-    sys.exit(2)
 
 
 def main() -> None:
@@ -36,9 +36,7 @@ def main() -> None:
     )
     single = FunctionTransformer(lambda rows: rows.astype("float32"))
     make_pipeline(StandardScaler(), single, net).fit(x, y)
-    found = diagnose(
-        net.history[:, "train_loss"], net.history[:, "valid_loss"], val_metric=net.history[:, "valid_acc"]
-    )
+    found = diagnose(net.history[:, "train_loss"], net.history[:, "valid_loss"], val_metric=net.history[:, "valid_acc"])
     print(f"{found.fit} ({found.cause}): {found.reason}")
     for number, advice in enumerate(found.advice, 1):
         print(f"  {number}. {advice}")
