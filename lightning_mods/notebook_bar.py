@@ -2,6 +2,7 @@
 
 import sys
 import time
+from importlib import import_module
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
@@ -71,23 +72,41 @@ class NotebookBar(ProgressBar):
         self._draw(f"{epochs} epoch{'s' * (epochs != 1)} in")
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Draw, if it is time."""
         if not trainer.sanity_checking:
-            self._batch("validation", batch_idx, self.total_val_batches_current_dataloader)
+            self._batch("validation", batch_idx, trainer.num_val_batches[dataloader_idx])
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Draw, if it is time."""
-        self._batch("test", batch_idx, self.total_test_batches_current_dataloader)
+        self._batch("test", batch_idx, trainer.num_test_batches[dataloader_idx])
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Draw, if it is time."""
-        self._batch("prediction", batch_idx, self.total_predict_batches_current_dataloader)
+        self._batch("prediction", batch_idx, trainer.num_predict_batches[dataloader_idx])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin a line for an evaluation; training begins its own."""
@@ -117,11 +136,10 @@ class NotebookBar(ProgressBar):
     def _draw(self, what: str) -> None:
         if not self._enabled:
             return
-        from IPython.display import display  # there where a notebook is
-
         seconds = time.monotonic() - self._began
         content = {"text/plain": " · ".join([f"{what} {seconds:.1f} s", *_metrics(self.trainer)])}
         if self._handle is None:
+            display = import_module("IPython.display").display  # there where a notebook is
             self._handle = display(content, raw=True, display_id=True)
         else:
             self._handle.update(content, raw=True)

@@ -198,6 +198,26 @@ FAULTY = {
 }
 
 
+class InItsOwnUnits(Classifier):
+    """Minimises a scaled loss and logs it a thousand times larger, validated on the rows it learns by heart."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("train_loss", 1000 * loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", 1000 * super().training_step(batch, batch_idx))
+
+    def val_dataloader(self):
+        return DataLoader(rows().dataset, batch_size=64)
+
+
+def test_a_loss_logged_in_units_of_its_own_is_not_held_for_a_gap():
+    found = watch(lambda: InItsOwnUnits(mlp(width=64), lr=1e-2), epochs=20).findings
+    assert Fault.UNDER_REGULARISED not in [f.fault for f in found]
+
+
 class Attention(nn.Module):
     """As Hugging Face's BERT begins: small weights, so that queries and keys have next to no gradient at first."""
 
