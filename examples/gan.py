@@ -52,7 +52,7 @@ def main() -> None:
     images = torch.as_tensor(load_digits().data, dtype=torch.float32) / 8 - 1
     # No FitMonitor: what one loss gains the other loses, so that neither tells how good the drawings are.
     watchers = [GradientMonitor(), GradientLogger(), GraphLogger()]
-    trainer = pl.Trainer(max_epochs=15, callbacks=watchers, enable_progress_bar=False)
+    trainer = pl.Trainer(max_epochs=10, callbacks=watchers, enable_progress_bar=False)
     trainer.fit(GAN(), DataLoader(TensorDataset(images), batch_size=64, shuffle=True))
     print("reached", {k: round(float(v), 4) for k, v in trainer.callback_metrics.items()})
 

@@ -1,4 +1,4 @@
-"""A graph network of PyTorch Geometric: handwritten digits, each linked to the seven that look most like it.
+"""A graph network of PyTorch Geometric: handwritten digits, each linked to the seven most like it.
 
 python examples/graph_network.py
 """
@@ -29,8 +29,7 @@ class GraphModule(pl.LightningModule):
 
     def __init__(self, lr: float = 0.1) -> None:
         super().__init__()
-        self.lr = lr
-        self.network = GCN(in_channels=64, hidden_channels=32, num_layers=2, out_channels=10, dropout=0.3)
+        self.lr, self.network = lr, GCN(64, hidden_channels=32, num_layers=2, out_channels=10, dropout=0.3)
 
     def loss(self, graph: Data, of: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy and accuracy over the nodes `of`."""
@@ -53,15 +52,13 @@ class GraphModule(pl.LightningModule):
 def digits_graph() -> Data:
     """One label in ten is known."""
     images, labels = load_digits(return_X_y=True)
-    edges, _ = from_scipy_sparse_matrix(kneighbors_graph(images, 7))
-    known = torch.arange(len(labels)) % 10 == 0
-    return Data(
-        x=torch.as_tensor(images, dtype=torch.float32) / 16, y=torch.as_tensor(labels), edge_index=edges, known=known
-    )
+    edges = from_scipy_sparse_matrix(kneighbors_graph(images, 7))[0]
+    x, y = torch.tensor(images / 16).float(), torch.tensor(labels)
+    return Data(x=x, y=y, edge_index=edges, known=torch.arange(len(y)) % 10 == 0)
 
 
 class GraphData(pl.LightningDataModule):
-    """The one graph, to train and to validate on; trials of a search ask for loaders of their own."""
+    """The one graph, to train and to validate on: trials of a search ask for loaders of their own."""
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader([digits_graph()], batch_size=1)
@@ -71,9 +68,9 @@ class GraphData(pl.LightningDataModule):
 
 def main() -> None:
     pl.seed_everything(0)
-    search = OptunaSearch(n_trials=4, max_epochs=15, lr="log 1e-2..1", batch_size=None)  # one graph is one batch
+    search = OptunaSearch(n_trials=3, max_epochs=10, lr="log 1e-2..1", batch_size=None)  # one graph is one batch
     watchers = [search, FitMonitor(), GradientMonitor(), GradientLogger(every=1), GraphLogger()]
-    trainer = pl.Trainer(max_epochs=40, callbacks=watchers, log_every_n_steps=1, enable_progress_bar=False)
+    trainer = pl.Trainer(max_epochs=30, callbacks=watchers, log_every_n_steps=1, enable_progress_bar=False)
     trainer.fit(GraphModule(), GraphData())
     print("reached", {k: round(float(v), 4) for k, v in trainer.callback_metrics.items()}, "with", search.found)
 

@@ -60,7 +60,7 @@ def main() -> None:
     train, val = train_test_split(rows, test_size=0.3, random_state=0, stratify=digits.target)
     loaders = DataLoader(train, batch_size=64, shuffle=True), DataLoader(val, batch_size=256)
     watchers = [FitMonitor(), GradientMonitor(), GradientLogger(), GraphLogger()]
-    trainer = pl.Trainer(max_epochs=6, callbacks=watchers, log_every_n_steps=1, enable_progress_bar=False)
+    trainer = pl.Trainer(max_epochs=5, callbacks=watchers, log_every_n_steps=1, enable_progress_bar=False)
     trainer.fit(TransformerModule(), *loaders)
     print("reached", {k: round(float(v), 4) for k, v in trainer.callback_metrics.items()})
 
