@@ -58,7 +58,7 @@ class HybridModule(pl.LightningModule):
 def main() -> None:
     pl.seed_everything(0)
     watchers = [FitMonitor(), GradientMonitor(), GradientLogger(every=1), GraphLogger()]
-    trainer = pl.Trainer(max_epochs=8, callbacks=watchers, log_every_n_steps=1, enable_progress_bar=False)
+    trainer = pl.Trainer(max_epochs=6, callbacks=watchers, log_every_n_steps=1, enable_progress_bar=False)
     trainer.fit(HybridModule(), TabularDataModule("iris", batch_size=16, seed=0))
     print("reached", {k: round(float(v), 4) for k, v in trainer.callback_metrics.items()})
 
