@@ -53,13 +53,9 @@ class FitWriter:
             self._draw(loggers, found, record, epoch)
 
     def _draw(self, loggers: Sequence[TensorBoardLogger], found: Diagnosis, record: FitRecord, epoch: int) -> None:
-        from callbacks.fit_picture import draw_fit, rgb  # matplotlib takes half a second to load
+        from callbacks.fit_picture import draw_record, rgb  # matplotlib takes half a second to load
 
-        train, val, metric = record.paired()
-        figure = draw_fit(train, val, found, metric)
-        if metric is not None:
-            figure.axes[-1].set_ylabel(record.names.get("metric", "metric"))  # another rank may have logged it
-        pixels = rgb(figure)
+        pixels = rgb(draw_record(record, found))
         for logger in loggers:
             _tensorboard.write_image(logger, "fit/curves", pixels, epoch)
 

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy
@@ -11,8 +11,12 @@ from torch.optim import Optimizer
 from callbacks._gradient_pace import Pace
 from callbacks._gradient_session import GradientSession, StepAhead
 from callbacks._gradient_writer import show_flow
+from callbacks._notebook import png_of
 from callbacks._terminal import Guard
 from callbacks.gradient_flow import GradientFlow
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class GradientLogger(Callback):
@@ -87,6 +91,18 @@ class GradientLogger(Callback):
         self._guard = Guard("GradientLogger")
         self._session: GradientSession | None = None
         self._folder: Path | None = None
+
+    def figure(self) -> "Figure | None":
+        """The picture of gradient flow so far, to show or save; None before the first gradient was read."""
+        self.state_dict()  # brings the history up to date
+        if self._flow is None or not self._flow.columns:
+            return None
+        from callbacks.gradient_flow_picture import draw_gradient_flow  # matplotlib takes half a second to load
+
+        return draw_gradient_flow(self._flow)
+
+    def _repr_png_(self) -> bytes | None:
+        return png_of(self.figure())  # a notebook shows it where the logger is a cell's last word
 
     # ------------------------------------------------------------------ state
 

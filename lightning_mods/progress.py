@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.trainer.states import TrainerFn
 
+from lightning_mods.notebook_bar import NotebookBar, in_notebook
 from lightning_mods.terminal import say
 
 DRAWING = 0.1  # seconds from one drawing of the bar to the next
@@ -131,9 +132,11 @@ class TimedBar(TQDMProgressBar):
 
 
 def progress_callbacks(given: Sequence[Callback]) -> list[Callback]:
-    """The progress a terminal can show: a bar, or lines where there is none. Nothing if the user brought a bar."""
+    """The progress that can be shown: a bar, or lines where there is no terminal. Nothing if the user brought a bar."""
     if any(isinstance(callback, ProgressBar) for callback in given):
         return []
+    if in_notebook():
+        return [NotebookBar()]
     if sys.stderr.isatty():
         return [TimedBar()]
     return [ProgressLines()]
