@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.datasets import load_breast_cancer
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -53,8 +54,7 @@ class MLPEstimator(ClassifierMixin, BaseEstimator):
     def predict_proba(self, x: np.ndarray) -> np.ndarray:
         """Class probabilities `[B, C]`."""
         with torch.inference_mode():
-            logits = self.model_.eval()(torch.as_tensor(x, dtype=torch.float32))
-        return self.model_.predictions(logits).numpy()
+            return self.model_.eval()(torch.as_tensor(x, dtype=torch.float32)).numpy()
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """The likeliest class of each row."""
@@ -67,7 +67,9 @@ def main() -> None:
     pipeline = make_pipeline(StandardScaler(), MLPEstimator())
     search = GridSearchCV(pipeline, {"mlpestimator__lr": [1e-4, 1e-2]}, cv=3)
     search.fit(train_x, train_y)
-    print("best", search.best_params_, "accuracy on rows it has not seen", round(search.score(test_x, test_y), 4))
+    loss = log_loss(test_y, search.predict_proba(test_x))
+    print("best", search.best_params_)
+    print(f"on rows it has not seen: accuracy {search.score(test_x, test_y):.4f}, log loss {loss:.4f}")
     print(search.best_estimator_[-1].monitor_.last_word)
 
 
