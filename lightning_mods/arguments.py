@@ -6,8 +6,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 # Below these a flag belongs to a class the user chose; jsonargparse knows its names, we do not.
 _OPEN_GROUPS = (
     *("trainer.callbacks", "trainer.logger", "trainer.strategy", "trainer.plugins", "trainer.profiler"),
@@ -121,6 +119,8 @@ def read_config(text: str) -> dict[str, Any]:
     Raises:
         UsageError: It is not there, is no YAML, or has no sections.
     """
+    import yaml  # here, as a prediction with an exported model needs none of it
+
     try:
         path = Path(text)
         if text.lstrip().startswith("{"):
@@ -143,6 +143,8 @@ def _why(error: Exception) -> str:
 
 
 def _plain(value: str) -> Any:
+    import yaml
+
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError:

@@ -14,6 +14,7 @@ ABOUT = {
     "validate": "Evaluate a checkpoint on the validation set.",
     "test": "Evaluate a checkpoint on the test set.",
     "predict": "Predict the rows of a file with a checkpoint and write a CSV.",
+    "export": "Write the model of a checkpoint, with its preprocessing, as a file for other programs.",
     "study": "Search learning rate, batch size and any other flag of `fit` with Optuna; the same command goes on.",
 }
 EXAMPLES = {
@@ -21,6 +22,7 @@ EXAMPLES = {
     "validate": "--ckpt_path=best",
     "test": "--ckpt_path=best --data.test_path=more.csv",
     "predict": "--ckpt_path=best --data.predict_path=new.csv --output=predictions.csv",
+    "export": "--ckpt_path=best --format=onnx --output=model.onnx",
     "study": "--data.path=table.csv --data.target=price --study.n_trials=50 --space.model.dropout=0..0.5",
 }
 
@@ -29,7 +31,7 @@ def answered(verb: str, args: Sequence[str]) -> bool:
     """Print the help where it is asked for, refuse a misspelt flag; both for our own classes only.
 
     Args:
-        verb: `fit`, `validate`, `test`, `predict` or `study`.
+        verb: `fit`, `validate`, `test`, `predict`, `export` or `study`.
         args: The command line.
 
     Returns:

@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import Any
 
 from lightning_mods.arguments import UsageError
-from lightning_mods.quick import answered
+from lightning_mods.exported_flags import is_exported
+from lightning_mods.quick import answered, asks_for_help
 
 # Where a verb's work is; imported when there is some, as that takes seconds.
 _WORK = {
@@ -15,6 +16,8 @@ _WORK = {
     "validate": ("evaluating", "validate"),
     "test": ("evaluating", "test"),
     "predict": ("predicting", "predict"),
+    "export": ("exporting", "export"),
+    "predict --exported": ("exported_predicting", "predict_exported"),
     "study": ("studying", "study"),
 }
 
@@ -23,7 +26,7 @@ def start(verb: str, args: Sequence[str] | None) -> None:
     """Run a verb.
 
     Args:
-        verb: `fit`, `validate`, `test`, `predict` or `study`.
+        verb: `fit`, `validate`, `test`, `predict`, `export` or `study`.
         args: The flags; None for those of the process.
 
     Raises:
@@ -31,6 +34,10 @@ def start(verb: str, args: Sequence[str] | None) -> None:
     """
     given = list(sys.argv[1:] if args is None else args)
     try:
+        if verb == "predict" and is_exported(given) and not asks_for_help(given):
+            # Where this may run there need be neither torch nor Lightning, whose flags are looked at below.
+            _work("predict --exported")(given)
+            return
         if answered(verb, given):
             return
     except UsageError as error:
@@ -41,8 +48,12 @@ def start(verb: str, args: Sequence[str] | None) -> None:
 
 
 def _import(verb: str) -> Callable[[Sequence[str]], Any]:
-    module, name = _WORK[verb]
     import_module("lightning_mods.lean_torchmetrics")  # before Lightning imports torchmetrics
+    return _work(verb)
+
+
+def _work(verb: str) -> Callable[[Sequence[str]], Any]:
+    module, name = _WORK[verb]
     work: Callable[[Sequence[str]], Any] = getattr(import_module(f"lightning_mods.{module}"), name)
     return work
 
