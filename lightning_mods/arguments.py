@@ -24,6 +24,11 @@ def flags(args: Sequence[str]) -> Iterator[tuple[str, str | None]]:
             yield name, value
 
 
+def asks_for_help(args: Sequence[str]) -> bool:
+    """Whether `--help` stands on a command line."""
+    return any(name in ("h", "help") for name, _ in flags(args))
+
+
 def without(args: Sequence[str], group: str) -> list[str]:
     """The command line without the flag `--GROUP` and those below it, `--GROUP.…`."""
     return [

@@ -7,7 +7,7 @@ from pathlib import Path
 from pytorch_lightning import LightningModule
 
 from datamodules import TabularDataModule
-from lightning_mods.arguments import UsageError, flags
+from lightning_mods.arguments import UsageError, asks_for_help, flags
 from lightning_mods.checkpoints import read_checkpoint
 from lightning_mods.cli import ModsCLI
 from lightning_mods.export_module import export_module
@@ -15,7 +15,6 @@ from lightning_mods.export_schema import schema_path
 from lightning_mods.export_table import export_table
 from lightning_mods.exported_runtimes import require
 from lightning_mods.module import MLPModule
-from lightning_mods.quick import asks_for_help
 from lightning_mods.running import mistakes_in_one_line, run
 from lightning_mods.terminal import say
 from lightning_mods.verbs import FORMATS

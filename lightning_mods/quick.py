@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from lightning_mods.arguments import flags, refuse_unknown, without
+from lightning_mods.arguments import asks_for_help, refuse_unknown, without
 from lightning_mods.flag_book import FlagBook
 from lightning_mods.flag_source import Flag
 from lightning_mods.verbs import LINKED, MAX_EPOCHS
@@ -49,11 +49,6 @@ def answered(verb: str, args: Sequence[str]) -> bool:
         return True
     refuse_unknown(without(args, "space") if verb == "study" else args, book.known)
     return False
-
-
-def asks_for_help(args: Sequence[str]) -> bool:
-    """Whether `--help` stands on a command line."""
-    return any(name in ("h", "help") for name, _ in flags(args))
 
 
 def print_book(verb: str, book: FlagBook) -> None:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from lightning_mods.arguments import UsageError
+from lightning_mods.arguments import UsageError, asks_for_help
 from lightning_mods.exported_flags import is_exported
-from lightning_mods.quick import answered, asks_for_help
 
 # Where a verb's work is; imported when there is some, as that takes seconds.
 _WORK = {
@@ -18,6 +17,7 @@ _WORK = {
     "predict": ("predicting", "predict"),
     "export": ("exporting", "export"),
     "predict --exported": ("exported_predicting", "predict_exported"),
+    "quick": ("quick", "answered"),
     "study": ("studying", "study"),
 }
 
@@ -35,10 +35,10 @@ def start(verb: str, args: Sequence[str] | None) -> None:
     given = list(sys.argv[1:] if args is None else args)
     try:
         if verb == "predict" and is_exported(given) and not asks_for_help(given):
-            # Where this may run there need be neither torch nor Lightning, whose flags are looked at below.
             _work("predict --exported")(given)
             return
-        if answered(verb, given):
+        # Not before, as where an exported model runs there need be nothing that this imports or looks at.
+        if _work("quick")(verb, given):
             return
     except UsageError as error:
         sys.stderr.write(f"{verb}: {' '.join(str(error).split())}\n")
@@ -52,9 +52,9 @@ def _import(verb: str) -> Callable[[Sequence[str]], Any]:
     return _work(verb)
 
 
-def _work(verb: str) -> Callable[[Sequence[str]], Any]:
+def _work(verb: str) -> Callable[..., Any]:
     module, name = _WORK[verb]
-    work: Callable[[Sequence[str]], Any] = getattr(import_module(f"lightning_mods.{module}"), name)
+    work: Callable[..., Any] = getattr(import_module(f"lightning_mods.{module}"), name)
     return work
 
 
