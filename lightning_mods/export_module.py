@@ -46,7 +46,7 @@ def export_module(model: LightningModule, file_format: str, output: Path) -> Non
         refuse_if_apart(apart, file_format)
     if not free:
         say(f"note: the file takes batches of {_rows(subject)} rows alone, those of the example: its code asks for it.")
-    print_module_export(output, file_format, subject, apart)
+    print_module_export(output, file_format, subject, apart, free=free)
 
 
 def _rows(subject: Subject) -> int:

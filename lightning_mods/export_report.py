@@ -48,9 +48,14 @@ def print_table_export(output: Path, schema: Mapping[str, Any], apart: Differenc
     sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
-def print_module_export(output: Path, file_format: str, subject: Subject, apart: Difference) -> None:
-    """Print what an export of anybody's module wrote."""
-    inputs = _names([f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in tensors_in(subject.all_inputs)])
+def print_module_export(output: Path, file_format: str, subject: Subject, apart: Difference, *, free: bool) -> None:
+    """Print what an export of anybody's module wrote; `free` says whether a batch may have any number of rows."""
+    tensors = tensors_in(subject.all_inputs)
+    rows = next(len(tensor) for tensor in tensors if tensor.ndim)
+    shapes = [["batch" if free and at == 0 and n == rows else str(n) for at, n in enumerate(t.shape)] for t in tensors]
+    inputs = _names(
+        [f"{str(t.dtype).removeprefix('torch.')} [{', '.join(s)}]" for t, s in zip(tensors, shapes, strict=True)]
+    )
     lines = [
         f"{output}  {file_format}, {_size(output)}; {type(subject.module).__name__}.forward, without preprocessing",
         f"  in       as the example: {inputs}",

@@ -3,6 +3,7 @@
 import inspect
 import io
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +58,17 @@ def _exported(subject: Subject, most: int | None) -> tuple[ExportedProgram, Any]
     # By the names of the network's parameters, as torch.export binds them.
     bound = inspect.signature(subject.module.forward).bind(*subject.args, **subject.kwargs).arguments
     shapes = _shapes(bound, rows, batch)
-    try:
-        return _export(subject, shapes), shapes
-    except (RuntimeError, ValueError, TypeError, AssertionError):
-        return _export(subject, None), None
+    # `strict` reads the code itself, and so knows that `len(x)` is not a constant; it understands less code, though.
+    for strict in (False, True):
+        with suppress(RuntimeError, ValueError, TypeError, AssertionError):  # the last attempt says what is wrong
+            return _export(subject, shapes, strict=strict), shapes
+    return _export(subject, None), None
 
 
-def _export(subject: Subject, shapes: Any) -> ExportedProgram:
+def _export(subject: Subject, shapes: Any, *, strict: bool = False) -> ExportedProgram:
     with torch.no_grad():
         return torch.export.export(
-            subject.module, subject.args, dict(subject.kwargs), dynamic_shapes=shapes, strict=False
+            subject.module, subject.args, dict(subject.kwargs), dynamic_shapes=shapes, strict=strict
         )
 
 

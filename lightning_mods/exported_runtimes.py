@@ -1,9 +1,10 @@
 """Exported files, opened to be run: arrays in, arrays out. ONNX needs onnxruntime and NumPy, and no torch."""
 
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,14 @@ def require(file_format: str, *, writing: bool) -> None:
 
 @contextmanager
 def unspoken() -> Iterator[None]:
-    """Spare a person what exporters and runtimes say about themselves: packages they would like, names they use."""
+    """Spare a person what exporters and runtimes say about themselves: packages they would like, half a graph."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                yield
     finally:
         logging.disable(before)
 
