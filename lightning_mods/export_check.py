@@ -52,12 +52,19 @@ def difference(found: Sequence[NDArray[Any]], wanted: Sequence[NDArray[Any]], un
     largest = relative = 0.0
     for mine, theirs in zip(found, wanted, strict=True):
         a, b = np.asarray(mine, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
-        apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+        with np.errstate(invalid="ignore"):  # of two infinities
+            apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
         apart = np.where(np.isnan(apart), np.inf, apart)
-        size = unit if unit is not None else float(np.nanstd(b)) if np.isfinite(b).any() else 1.0
+        size = _spread(b) if unit is None else unit
         largest = max(largest, float(apart.max(initial=0.0)))
-        relative = max(relative, float((apart / (np.nan_to_num(np.abs(b)) + (size or 1.0))).max(initial=0.0)))
+        relative = max(relative, float((apart / (np.nan_to_num(np.abs(b)) + size)).max(initial=0.0)))
     return Difference(largest, relative, len(wanted[0]) if wanted and wanted[0].ndim else 0)
+
+
+def _spread(values: NDArray[np.float64]) -> float:
+    """What is large for these outputs: their standard deviation; 1 where they do not differ."""
+    finite = values[np.isfinite(values)]
+    return (float(finite.std()) if len(finite) else 0.0) or 1.0
 
 
 def in_batches(run: Run, inputs: Arrays, most: int | None) -> list[NDArray[Any]]:
