@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
@@ -96,17 +97,25 @@ def _onnx(program: ExportedProgram, shapes: Any, subject: Subject, path: Path) -
 
 
 def _torchscript(program: ExportedProgram, shapes: Any, subject: Subject, path: Path) -> None:
+    module = None
+    if isinstance(subject.module, LightningModule):
+        # Where its code can be compiled, nothing of it depends on the example.
+        with suppress(RuntimeError, TypeError, AttributeError, OSError):
+            module = subject.module.to_torchscript(method="script")
+    buffer = io.BytesIO()
+    torch.jit.save(_traced(program, subject) if module is None else module, buffer)
+    path.write_bytes(buffer.getvalue())
+
+
+def _traced(program: ExportedProgram, subject: Subject) -> Any:
     # The exported graph is traced, not the module: a LightningModule without a Trainer does not let itself be.
-    traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+    return torch.jit.trace(  # type: ignore[no-untyped-call]
         program.module(),
         subject.args or None,
         check_trace=False,
         strict=False,
         example_kwarg_inputs=dict(subject.kwargs) or None,
     )
-    buffer = io.BytesIO()
-    torch.jit.save(traced, buffer)
-    path.write_bytes(buffer.getvalue())
 
 
 def _pt2(program: ExportedProgram, shapes: Any, subject: Subject, path: Path) -> None:

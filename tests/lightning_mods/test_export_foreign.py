@@ -92,9 +92,10 @@ def test_inputs_by_name_and_several_outputs_are_exported(foreign, monkeypatch):
     monkeypatch.chdir(foreign)
     out, _ = succeed("export", "--model=foreign_to_export.Named", "--format=pt2", "--output=named.pt2")
     assert "float32 [batch, 4], float32 [batch, 1]" in out
-    found = torch.export.load("named.pt2").module()(x=torch.ones(2, 4), scale=torch.zeros(2, 1))
+    with torch.no_grad():
+        found = torch.export.load("named.pt2").module()(x=torch.ones(2, 4), scale=torch.zeros(2, 1))
     assert not found["logits"].any()
-    assert found["shares"].sum() == pytest.approx(2)
+    assert found["shares"].sum() == pytest.approx(2, rel=1e-5)
 
 
 def test_a_module_that_cannot_be_exported_is_told_why(foreign, monkeypatch):
