@@ -34,6 +34,7 @@ def write(file_format: str, subject: Subject, path: Path) -> bool:
     Raises:
         UsageError: The network does what the format has no words for.
     """
+    path.touch()  # where that cannot be, the system says why
     with unspoken():
         try:
             program, shapes = _exported(subject, MAX_BATCH.get(file_format))

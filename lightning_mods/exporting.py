@@ -73,8 +73,8 @@ def _export(cli: ModsCLI, checkpoint: Path | None) -> None:
 def check_output(output: Path, file_format: str, *, overwrite: bool) -> None:
     """Raise a UsageError if the output cannot be there, before anything is computed for it."""
     suffix = FORMATS[file_format]
-    if output.is_dir():
-        raise UsageError(f"--output needs a file; {output} is a folder.")
+    if output.exists() and not output.is_file():  # a device would be replaced
+        raise UsageError(f"--output needs a file; {output} is {'a folder' if output.is_dir() else 'none'}.")
     check_free(output, overwrite=overwrite)
     if not output.parent.is_dir():
         raise UsageError(f"--output needs a folder that is there; {output.parent} is not.")

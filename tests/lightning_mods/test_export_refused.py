@@ -35,6 +35,7 @@ def test_what_cannot_be_exported_is_said_in_one_line():
     assert "own.pt2.json is there already" in refused("--format=pt2", "--output=own.pt2")
     assert "folder that is there; no is not" in refused("--format=pt2", "--output=no/model.pt2")
     assert "is a folder" in refused("--format=pt2", "--output=.")
+    assert "/dev/null is none" in refused("--format=torchscript", "--output=/dev/null", "--overwrite")
     assert "ends in .pt2" in refused("--format=pt2", "--output=model.bin")
     assert "--formt is not a flag; did you mean --format?" in refused("--formt=onnx")
     assert Path("taken.pt2").read_text() == "mine"
