@@ -31,7 +31,11 @@ def export(args: Sequence[str]) -> None:
     Args:
         args: The flags.
     """
-    given = ["--overwrite=true" if word == "--overwrite" else word for word in args]
+    bare = "--overwrite"  # as a person types it; a parser of ours wants a value
+    alone = [
+        word == bare and not next_word[:1].isalnum() for word, next_word in zip(args, [*args[1:], ""], strict=True)
+    ]
+    given = [f"{bare}=true" if lonely else word for word, lonely in zip(args, alone, strict=True)]
     if not asks_for_help(given):
         with mistakes_in_one_line("export"):
             _look_ahead(given)
