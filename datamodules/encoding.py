@@ -47,8 +47,8 @@ class NumericColumn:
         """The features this column becomes."""
         return [self.name] * (not self.constant) + [f"{self.name} is missing"] * self.indicator
 
-    def encode(self, array: Any, start: int, tally: "Tally") -> NDArray[np.float32]:
-        """Encode cells, shape (rows,), as float32 of shape (rows, features)."""
+    def values(self, array: Any, start: int, tally: "Tally") -> NDArray[np.float64]:
+        """Read cells as numbers, shape (rows,); NaN where they are missing."""
         read = as_numbers(array)
         if read.n_junk and not self.junk:
             raise DataError(
@@ -56,9 +56,14 @@ class NumericColumn:
                 f"{read.example!r}. Mend or empty them."
             )
         tally.add(self.name, read.values, start)
-        missing = np.isnan(read.values)
+        return read.values
+
+    def encode(self, array: Any, start: int, tally: "Tally") -> NDArray[np.float32]:
+        """Encode cells, shape (rows,), as float32 of shape (rows, features)."""
+        values = self.values(array, start, tally)
+        missing = np.isnan(values)
         with np.errstate(over="ignore", invalid="ignore"):
-            scaled = (read.values - self.mean) / self.scale
+            scaled = (values - self.mean) / self.scale
         scaled[missing] = 0.0
         far = np.abs(scaled) > TAIL
         if far.any():
@@ -95,15 +100,31 @@ class CategoryColumn:
             + [f"{self.name} is missing"] * self.missing
         )
 
+    @property
+    def unknown_code(self) -> int:
+        """The code of a name that is none of `categories`: one more than the last of these."""
+        return len(self.categories)
+
+    @property
+    def missing_code(self) -> int:
+        """The code of a missing cell."""
+        return len(self.categories) + 1
+
+    def codes(self, array: Any) -> NDArray[np.int64]:
+        """Read cells as codes, shape (rows,): the place in `categories`, `unknown_code` or `missing_code`."""
+        read = as_labels(array)
+        place = {c: i for i, c in enumerate(self.categories)}
+        # the last entry is reached by code -1: the cell that is missing
+        known = [*(place.get(n, self.unknown_code) for n in read.names), self.missing_code]
+        return np.array(known, dtype=np.int64)[read.codes]
+
     def encode(self, array: Any, start: int, tally: "Tally") -> NDArray[np.float32]:
         """Encode cells, shape (rows,), as float32 of shape (rows, features)."""
-        read = as_labels(array)
+        # a code that is no feature's number leaves 0 in every feature
         k = len(self.categories)
         other = k if self.infrequent else -1
         gap = k + self.infrequent if self.missing else other
-        place = {c: i for i, c in enumerate(self.categories)}
-        # the last entry is reached by code -1: the cell that is missing
-        column = np.array([*(place.get(n, other) for n in read.names), gap], dtype=np.int64)[read.codes]
+        column = np.array([*range(k), other, gap], dtype=np.int64)[self.codes(array)]
         out = np.zeros((len(column), len(self.feature_names)), dtype=np.float32)
         hot = np.flatnonzero(column >= 0)
         out[hot, column[hot]] = 1.0
@@ -175,7 +196,7 @@ class Encoding:
         Raises:
             DataError: A number column holds text, or dates, and did not in training.
         """
-        parts = [c.encode(_flat(chunk, c), start, tally) for c in self.columns]
+        parts = [c.encode(flat(chunk, c), start, tally) for c in self.columns]
         return np.concatenate(parts, axis=1) if parts else np.zeros((chunk.num_rows, 0), dtype=np.float32)
 
     def check_columns(self, names: tuple[str, ...], label: str) -> None:
@@ -208,7 +229,12 @@ def _column(plain: Mapping[str, Any]) -> Column:
     return CategoryColumn(**{**fields, "categories": tuple(fields["categories"])})
 
 
-def _flat(chunk: Any, column: Column) -> Any:
+def flat(chunk: Any, column: Column) -> Any:
+    """A column of a chunk (an Arrow table) as one array of cells.
+
+    Raises:
+        DataError: It holds lists or the like, or dates where numbers are needed.
+    """
     array = single(chunk, column.name)
     kind = kind_of(array.type)
     if kind == "other" or (kind == "time" and column.kind == NumericColumn.kind):

@@ -6,8 +6,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 # Below these a flag belongs to a class the user chose; jsonargparse knows its names, we do not.
 _OPEN_GROUPS = (
     *("trainer.callbacks", "trainer.logger", "trainer.strategy", "trainer.plugins", "trainer.profiler"),
@@ -24,6 +22,11 @@ def flags(args: Sequence[str]) -> Iterator[tuple[str, str | None]]:
     for name, value, _ in _words(args):
         if name is not None:
             yield name, value
+
+
+def asks_for_help(args: Sequence[str]) -> bool:
+    """Whether `--help` stands on a command line."""
+    return any(name in ("h", "help") for name, _ in flags(args))
 
 
 def without(args: Sequence[str], group: str) -> list[str]:
@@ -121,6 +124,8 @@ def read_config(text: str) -> dict[str, Any]:
     Raises:
         UsageError: It is not there, is no YAML, or has no sections.
     """
+    import yaml  # here, as a prediction with an exported model needs none of it
+
     try:
         path = Path(text)
         if text.lstrip().startswith("{"):
@@ -143,6 +148,8 @@ def _why(error: Exception) -> str:
 
 
 def _plain(value: str) -> Any:
+    import yaml
+
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from lightning_mods.arguments import flags, refuse_unknown, without
+from lightning_mods.arguments import asks_for_help, refuse_unknown, without
 from lightning_mods.flag_book import FlagBook
 from lightning_mods.flag_source import Flag
 from lightning_mods.verbs import LINKED, MAX_EPOCHS
@@ -14,6 +14,7 @@ ABOUT = {
     "validate": "Evaluate a checkpoint on the validation set.",
     "test": "Evaluate a checkpoint on the test set.",
     "predict": "Predict the rows of a file with a checkpoint and write a CSV.",
+    "export": "Write the model of a checkpoint, with its preprocessing, as a file for other programs.",
     "study": "Search learning rate, batch size and any other flag of `fit` with Optuna; the same command goes on.",
 }
 EXAMPLES = {
@@ -21,6 +22,7 @@ EXAMPLES = {
     "validate": "--ckpt_path=best",
     "test": "--ckpt_path=best --data.test_path=more.csv",
     "predict": "--ckpt_path=best --data.predict_path=new.csv --output=predictions.csv",
+    "export": "--ckpt_path=best --format=onnx --output=model.onnx",
     "study": "--data.path=table.csv --data.target=price --study.n_trials=50 --space.model.dropout=0..0.5",
 }
 
@@ -29,7 +31,7 @@ def answered(verb: str, args: Sequence[str]) -> bool:
     """Print the help where it is asked for, refuse a misspelt flag; both for our own classes only.
 
     Args:
-        verb: `fit`, `validate`, `test`, `predict` or `study`.
+        verb: `fit`, `validate`, `test`, `predict`, `export` or `study`.
         args: The command line.
 
     Returns:
@@ -47,11 +49,6 @@ def answered(verb: str, args: Sequence[str]) -> bool:
         return True
     refuse_unknown(without(args, "space") if verb == "study" else args, book.known)
     return False
-
-
-def asks_for_help(args: Sequence[str]) -> bool:
-    """Whether `--help` stands on a command line."""
-    return any(name in ("h", "help") for name, _ in flags(args))
 
 
 def print_book(verb: str, book: FlagBook) -> None:

@@ -13,13 +13,12 @@ from pytorch_lightning import LightningDataModule
 
 from callbacks.gradient_monitor import NonFiniteError
 from datamodules import DataError, TabularDataModule
-from lightning_mods.arguments import UsageError, flags, merged_config, said, without_sections
+from lightning_mods.arguments import UsageError, asks_for_help, flags, merged_config, said, without_sections
 from lightning_mods.checkpoints import read_checkpoint
 from lightning_mods.classes import OURS, find_class, own_arguments
 from lightning_mods.cli import ModsCLI
 from lightning_mods.explain import explain
 from lightning_mods.help import print_help
-from lightning_mods.quick import asks_for_help
 from lightning_mods.runs import RunError, find_checkpoint
 from lightning_mods.terminal import quiet, say, writers_report_once
 from lightning_mods.verbs import LINKED

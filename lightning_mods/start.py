@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from lightning_mods.arguments import UsageError
-from lightning_mods.quick import answered
+from lightning_mods.arguments import UsageError, asks_for_help
+from lightning_mods.exported_flags import is_exported
 
 # Where a verb's work is; imported when there is some, as that takes seconds.
 _WORK = {
@@ -15,6 +15,9 @@ _WORK = {
     "validate": ("evaluating", "validate"),
     "test": ("evaluating", "test"),
     "predict": ("predicting", "predict"),
+    "export": ("exporting", "export"),
+    "predict --exported": ("exported_predicting", "predict_exported"),
+    "quick": ("quick", "answered"),
     "study": ("studying", "study"),
 }
 
@@ -23,7 +26,7 @@ def start(verb: str, args: Sequence[str] | None) -> None:
     """Run a verb.
 
     Args:
-        verb: `fit`, `validate`, `test`, `predict` or `study`.
+        verb: `fit`, `validate`, `test`, `predict`, `export` or `study`.
         args: The flags; None for those of the process.
 
     Raises:
@@ -31,7 +34,11 @@ def start(verb: str, args: Sequence[str] | None) -> None:
     """
     given = list(sys.argv[1:] if args is None else args)
     try:
-        if answered(verb, given):
+        if verb == "predict" and is_exported(given) and not asks_for_help(given):
+            _work("predict --exported")(given)
+            return
+        # Not before, as where an exported model runs there need be nothing that this imports or looks at.
+        if _work("quick")(verb, given):
             return
     except UsageError as error:
         sys.stderr.write(f"{verb}: {' '.join(str(error).split())}\n")
@@ -41,9 +48,13 @@ def start(verb: str, args: Sequence[str] | None) -> None:
 
 
 def _import(verb: str) -> Callable[[Sequence[str]], Any]:
-    module, name = _WORK[verb]
     import_module("lightning_mods.lean_torchmetrics")  # before Lightning imports torchmetrics
-    work: Callable[[Sequence[str]], Any] = getattr(import_module(f"lightning_mods.{module}"), name)
+    return _work(verb)
+
+
+def _work(verb: str) -> Callable[..., Any]:
+    module, name = _WORK[verb]
+    work: Callable[..., Any] = getattr(import_module(f"lightning_mods.{module}"), name)
     return work
 
 

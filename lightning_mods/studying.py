@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from callbacks.search import SearchError
-from lightning_mods.arguments import UsageError
+from lightning_mods.arguments import UsageError, asks_for_help
 from lightning_mods.help import print_help
-from lightning_mods.quick import asks_for_help
 from lightning_mods.running import mistakes_in_one_line
 from lightning_mods.study_end import finish
 from lightning_mods.study_opening import open_study

@@ -2,13 +2,23 @@
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TextIO
-
-from torch import Tensor
+from typing import Any, Protocol, TextIO, runtime_checkable
 
 from lightning_mods.files import replacing
 from lightning_mods.runs import RunError
+
+
+@runtime_checkable
+class Numbers(Protocol):
+    """A tensor or an array: what is written here may come from a runtime that has no torch."""
+
+    ndim: int
+    shape: Any
+
+    def tolist(self) -> Any:
+        """The numbers as Python's."""
 
 
 def prediction_rows(
@@ -17,16 +27,19 @@ def prediction_rows(
     """Header and rows of the predictions, in the order of the input.
 
     Args:
-        batches: What `predict_step` returned: numbers `[B]`, or probabilities `[B, C]`.
+        batches: What `predict_step` returned: numbers `[B]`, or probabilities `[B, C]`; taken one by one, as the
+            rows are.
         class_names: Names of the C classes; None for a regression or a foreign module.
 
     Raises:
         RunError: A foreign module predicts something that is no table.
     """
-    tensors = [batch for batch in batches if isinstance(batch, Tensor)]
-    width = tensors[0].shape[1] if tensors and tensors[0].ndim == 2 else None
-    if not tensors or tensors[0].ndim > 2:
+    tables = (batch for batch in batches if isinstance(batch, Numbers))
+    first = next(tables, None)
+    if first is None or first.ndim > 2:
         raise RunError("predict_step must return a tensor [rows] or [rows, columns] to be written as a table.")
+    tensors = chain([first], tables)
+    width = first.shape[1] if first.ndim == 2 else None
     if width is None:
         return ["prediction"], ([_text(value)] for batch in tensors for value in batch.tolist())
     if class_names is None or len(class_names) != width:

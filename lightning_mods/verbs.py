@@ -11,6 +11,12 @@ LINKED = ("in_features", "num_classes", "class_counts", "target_mean", "target_s
 Watcher = Literal["fit", "health", "gradients", "graph"]
 WATCHERS: list[Watcher] = ["fit", "health", "gradients", "graph"]
 
+# What `export` writes, and the suffix that the format's own readers ask for.
+FORMATS = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2", "aoti": ".pt2", "executorch": ".pte"}
+_EXPORTED_HELP = (
+    "A file that `lightning_mods.export` wrote: it predicts instead of a checkpoint, an ONNX file without torch."
+)
+
 
 def add_verb_arguments(parser: Any, verb: str) -> None:
     """Add the flags that are the verb's own."""
@@ -28,6 +34,9 @@ def add_verb_arguments(parser: Any, verb: str) -> None:
     )
     if verb == "predict":
         parser.add_argument("--output", type=str, default="predictions.csv", help="CSV file for the predictions.")
+        parser.add_argument("--exported", type=str | None, default=None, help=_EXPORTED_HELP)
+    if verb == "export":
+        _add_export_arguments(parser)
 
 
 def _add_fit_arguments(parser: Any, verb: str) -> None:
@@ -48,6 +57,14 @@ def _add_fit_arguments(parser: Any, verb: str) -> None:
         default="auto",
         help=SUPPRESS if hidden and verb != "study" else steps,
     )
+
+
+def _add_export_arguments(parser: Any) -> None:
+    parser.add_argument("--format", type=str, default="onnx", help=f"What to write: {', '.join(FORMATS)}.")
+    parser.add_argument(
+        "--output", type=str | None, default=None, help="The file; by default `model`, with the suffix of the format."
+    )
+    parser.add_argument("--overwrite", type=bool, default=False, help="Replace the file if it is there already.")
 
 
 def _add_study_arguments(parser: Any) -> None:

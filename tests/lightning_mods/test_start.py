@@ -24,7 +24,7 @@ HEAVY = [
     "matplotlib",
     "scipy",
 ]
-VERBS = ["fit", "study", "validate", "test", "predict"]
+VERBS = ["fit", "study", "validate", "test", "predict", "export"]
 
 
 def loaded(code):
