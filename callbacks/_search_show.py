@@ -61,7 +61,7 @@ def write_found(folder: Path, sections: Mapping[str, Mapping[str, Any]]) -> None
     (folder / "found.yaml").write_text(yaml.safe_dump(fragment, sort_keys=False), encoding="utf-8")
 
 
-def show_search(trainer: Trainer, rows: Sequence[TrialRow], names: Sequence[str], monitor: str, mode: str) -> None:
+def show_pictures(trainer: Trainer, rows: Sequence[TrialRow], names: Sequence[str], monitor: str, mode: str) -> None:
     """Draw the search, and list its trials, a line of JSON for each."""
     _boards.write_text(trainer, "search/trials", "\n".join(map(_line, rows)))
     from callbacks.fit_picture import rgb

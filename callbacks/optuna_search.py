@@ -15,7 +15,7 @@ from callbacks._search_places import runs_folder
 from callbacks._search_random import same_random_numbers
 from callbacks._search_ranks import Alone
 from callbacks._search_results import TrialRow
-from callbacks._search_show import show_search, write_found
+from callbacks._search_show import show_pictures, write_found
 from callbacks._search_space import parse_space
 from callbacks._search_turn import Turn
 from callbacks._search_words import setting
@@ -160,7 +160,7 @@ class OptunaSearch(Callback):
                 with self._guard(trainer, "writing found.yaml"):
                     write_found(self._folder, self._sections(trainer))
             with self._guard(trainer, "drawing the search"):
-                show_search(trainer, self._rows, list(self.found), self.monitor, self.mode)
+                show_pictures(trainer, self._rows, list(self.found), self.monitor, self.mode)
 
     def _sections(self, trainer: Trainer) -> dict[str, dict[str, Any]]:
         """What was found, by the section of a Lightning CLI's configuration that it belongs to."""
