@@ -26,6 +26,11 @@ def flags(args: Sequence[str]) -> Iterator[tuple[str, str | None]]:
             yield name, value
 
 
+def each_flag(args: Sequence[str]) -> Iterator[tuple[str | None, str | None, list[str]]]:
+    """Name, value and words of each flag of a command line in order; a word that belongs to none has no name."""
+    return _words(args)
+
+
 def without(args: Sequence[str], group: str) -> list[str]:
     """The command line without the flag `--GROUP` and those below it, `--GROUP.…`."""
     return [

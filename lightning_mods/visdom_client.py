@@ -53,9 +53,7 @@ def visdom_client(server: str, port: int, env: str, *, raises: bool = True) -> A
         _ours: requests.Session | None = None
 
     # With `send=True` it would call the server, and warn that no socket is open, in its constructor.
-    client = Quiet(
-        server=server, port=port, env=env, raise_exceptions=raises, send=False, use_incoming_socket=False
-    )
+    client = Quiet(server=server, port=port, env=env, raise_exceptions=raises, send=False, use_incoming_socket=False)
     client.send = True
     return client
 
@@ -105,7 +103,13 @@ class Client:
         more: dict[str, Any] = {} if piece.how == "create" else {"update": piece.how}
         opts = {"title": piece.window, "xlabel": "step", "showlegend": True}
         return self.visdom.line(
-            Y=ys, X=np.asarray(piece.xs, dtype=float), win=piece.window, env=self.env, name=piece.name, opts=opts, **more
+            Y=ys,
+            X=np.asarray(piece.xs, dtype=float),
+            win=piece.window,
+            env=self.env,
+            name=piece.name,
+            opts=opts,
+            **more,
         )
 
     def _pane(self, pane: Pane) -> Any:

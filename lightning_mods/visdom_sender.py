@@ -5,8 +5,6 @@ import threading
 import time
 from collections.abc import Callable
 
-import requests
-
 from lightning_mods.visdom_client import Client
 from lightning_mods.visdom_windows import Pane, Points, Windows
 
@@ -89,7 +87,7 @@ class Sender:
     def _send(self, piece: Points | Pane) -> None:
         try:
             self._client.send(piece)
-        except (ConnectionError, requests.RequestException):
+        except OSError:
             raise
         except Exception as error:  # noqa: BLE001  # one window that Visdom cannot draw must not hold up the others
             self._once(piece.window, f"`{piece.window}` cannot be shown ({_line(error)})")
