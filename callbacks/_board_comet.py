@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from pytorch_lightning.loggers import CometLogger
 
 from callbacks._board import Drawing, Histogram
@@ -36,14 +37,10 @@ class CometBoard:
         """Metrics and histograms."""
         if scalars:
             self.write_scalars(scalars, step)
-        if histograms:
-            from comet_ml.utils import Histogram as Bins
         for tag, one in histograms.items():
-            bins = Bins()
-            edges = one.edges
-            middles = [(low + high) / 2 for low, high in pairwise(edges)]
-            bins.add(middles, counts=[int(count) for count in one.counts])
-            self._experiment.log_histogram_3d(bins, name=tag, step=step)
+            middles = [(low + high) / 2 for low, high in pairwise(one.edges)]
+            values = np.repeat(middles, np.asarray(one.counts, dtype=int))  # Comet counts them into bins of its own
+            self._experiment.log_histogram_3d(values, name=tag, step=step)
 
     def write_text(self, tag: str, text: str, step: int) -> None:
         """To the Text tab."""

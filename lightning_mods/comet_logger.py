@@ -40,10 +40,10 @@ class OfflineCometLogger(CometLogger):
     ) -> None:
         Path(offline_directory).mkdir(parents=True, exist_ok=True)
         more: dict[str, Any] = {"offline_directory": str(offline_directory), "log_env_details": log_env_details}
+        if name:
+            more["name"] = name
         with _begins_offline():
-            super().__init__(
-                project=project, workspace=workspace, prefix=prefix, **more, **({"name": name} if name else {})
-            )
+            super().__init__(project=project, workspace=workspace, prefix=prefix, **more)
 
     @property
     def files(self) -> list[Path]:

@@ -51,7 +51,7 @@ def _placed(asked: Any, place: Place) -> Any:
     if fill is None:
         return asked
     given = asked.clone()
-    given.init_args = given.get("init_args") or Namespace()
+    given.init_args = given.get("init_args") or Namespace()  # type: ignore[no-untyped-call]
     return fill(given, place) or given
 
 
@@ -106,7 +106,10 @@ def _comet(given: Namespace, place: Place) -> Namespace | None:
     kept = ("project", "workspace", "prefix")
     known = ("offline_directory", "name", "log_env_details")
     values = {name: args.get(name) for name in kept} | {name: more[name] for name in known if name in more}
-    return Namespace(class_path="lightning_mods.comet_logger.OfflineCometLogger", init_args=Namespace(**values))
+    made = Namespace(**values)  # type: ignore[no-untyped-call]
+    return Namespace(  # type: ignore[no-untyped-call]
+        class_path="lightning_mods.comet_logger.OfflineCometLogger", init_args=made
+    )
 
 
 def _offline_comet(given: Namespace, place: Place) -> None:

@@ -23,7 +23,7 @@ def close_loggers(loggers: Sequence[Logger]) -> None:
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             if logger.version is not None:
-                logger.experiment.finish(quiet=True)
+                logger.experiment.finish()
         elif isinstance(logger, CometLogger):
             if logger.version is not None:
                 logger.experiment.end()
@@ -64,7 +64,7 @@ def _views(logger: Logger) -> Iterator[str]:
     elif isinstance(logger, MLFlowLogger):
         yield _mlflow(logger)
     elif isinstance(logger, VisdomLogger):
-        yield logger.url
+        yield logger.url if logger.flush() else f"{logger.url} (the server has not got all of it)"
     elif isinstance(logger, CSVLogger):
         yield _quoted(logger.log_dir)
 

@@ -15,7 +15,7 @@ TIMEOUTS = (2.0, 10.0)  # seconds to connect, and to wait for an answer
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
-class Session(requests.Session):
+class Session(requests.Session):  # type: ignore[misc]  # the package has no types
     """Waits for nothing for ever, and takes no proxy to this machine itself.
 
     Args:
@@ -44,13 +44,12 @@ def visdom_client(server: str, port: int, env: str, *, raises: bool = True) -> A
     import visdom
 
     class Quiet(visdom.Visdom):  # type: ignore[misc]  # its package has no types
-        @property
-        def session(self) -> requests.Session:
-            if self._ours is None:
-                self._ours = Session(self.server)
-            return self._ours
+        ours: Session | None = None
 
-        _ours: requests.Session | None = None
+        @property
+        def session(self) -> Session:
+            self.ours = self.ours or Session(self.server)
+            return self.ours
 
     # With `send=True` it would call the server, and warn that no socket is open, in its constructor.
     client = Quiet(server=server, port=port, env=env, raise_exceptions=raises, send=False, use_incoming_socket=False)

@@ -134,7 +134,9 @@ class VisdomLogger(Logger):
 
     def flush(self, seconds: float = WAIT) -> bool:
         """Send what is left, and wait for it no longer than this; whether the server has everything."""
-        return self._sender is None or bool(self._sender.flush(seconds))
+        whole = self._sender is None or bool(self._sender.flush(seconds))
+        self._speak()
+        return whole
 
     def __getstate__(self) -> dict[str, Any]:
         """Without threads and connections, for processes that are started with a copy."""
@@ -189,7 +191,12 @@ class VisdomLogger(Logger):
 
             client = Client(visdom_client(self._server, self._port, self._env), self._env)
             title = f"<b>{html.escape(self._name)} {html.escape(self._version)}</b><br>{html.escape(self._save_dir)}"
-            self._sender = Sender(self._windows, client, title=title, tell=self._tell)
+            self._sender = Sender(self._windows, client, title=title)
+        self._speak()
+
+    def _speak(self) -> None:
+        while self._sender is not None and self._sender.news:
+            self._tell(self._sender.news.popleft())
 
     def _tell(self, text: str) -> None:
         start = f"python -m visdom.server -bind_local -port {self._port}"

@@ -3,7 +3,7 @@
 import atexit
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
 
 from lightning_mods.visdom_client import Client
 from lightning_mods.visdom_windows import Pane, Points, Windows
@@ -25,14 +25,17 @@ class Sender:
         windows: What to send.
         client: The server.
         title: HTML for the first window.
-        tell: Told once of each failure.
+
+    Attributes:
+        news: Failures, each once, for whoever speaks to the person at the terminal: what another thread prints is lost
+            where training catches what is printed, as it does around `torch.export`.
     """
 
-    def __init__(self, windows: Windows, client: Client, *, title: str, tell: Callable[[str], None]) -> None:
+    def __init__(self, windows: Windows, client: Client, *, title: str) -> None:
         self._windows = windows
         self._client = client
         self._title = title
-        self._tell = tell
+        self.news: deque[str] = deque()
         self._mark = ""
         self._missed = 0  # times in a row that the server had lost what it was sent
         self._said: set[str] = set()
@@ -95,7 +98,7 @@ class Sender:
     def _once(self, what: str, text: str) -> None:
         if what not in self._said:
             self._said.add(what)
-            self._tell(text)
+            self.news.append(text)
 
 
 def _line(error: Exception) -> str:
