@@ -24,20 +24,24 @@ class Named:
         package: What it needs that is not always there, as it is imported; empty for nothing.
         extra: Ours that brings it.
         folder: Whether its class must be told a folder.
+        note: What else to know about installing it.
     """
 
     path: str
     package: str = ""
     extra: str = ""
     folder: bool = False
+    note: str = ""
 
 
+# Its setup.py imports pkg_resources, and pip builds with the newest setuptools unless told otherwise.
+BUILD = " (should it not build: pip install 'setuptools<81' wheel && pip install --no-build-isolation visdom)"
 _LIGHTNING = "pytorch_lightning.loggers"
 NAMED = {
     "tensorboard": Named("lightning_mods.event_logger.EventLogger", folder=True),
     "wandb": Named(f"{_LIGHTNING}.WandbLogger", "wandb", "wandb"),
     "comet": Named(f"{_LIGHTNING}.CometLogger", "comet_ml", "comet"),
-    "visdom": Named("lightning_mods.visdom_logger.VisdomLogger", "visdom", "visdom"),
+    "visdom": Named("lightning_mods.visdom_logger.VisdomLogger", "visdom", "visdom", note=BUILD),
     "mlflow": Named(f"{_LIGHTNING}.MLFlowLogger", "mlflow", "mlflow"),
     "csv": Named(f"{_LIGHTNING}.CSVLogger", folder=True),
 }
@@ -103,7 +107,7 @@ def _one(name: str) -> tuple[str, Named | None]:
     if named is not None:
         if named.package and find_spec(named.package) is None:
             raise UsageError(
-                f"--{FLAG}={name} needs the package {named.package}; pip install 'lightning-mods[{named.extra}]'"
+                f"--{FLAG}={name} needs the package {named.package}: pip install 'lightning-mods[{named.extra}]'{named.note}"
             )
         return (named.path if "." not in name else name), named
     if "." not in name and (not name[:1].isupper() or near(name)):

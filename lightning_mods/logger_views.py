@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import (
@@ -55,8 +56,7 @@ def _views(logger: Logger) -> Iterator[str]:
         yield f"tensorboard --logdir {_quoted(logger.root_dir)}"
     elif isinstance(logger, WandbLogger):
         if logger.version is not None:
-            run = logger.experiment
-            yield f"wandb sync {_quoted(str(Path(run.dir).parent))}" if run.offline else str(run.url)
+            yield _wandb(logger.experiment)
     elif isinstance(logger, OfflineCometLogger):
         yield from (f"comet upload {_quoted(str(file))}" for file in logger.files)
     elif isinstance(logger, CometLogger):
@@ -67,6 +67,14 @@ def _views(logger: Logger) -> Iterator[str]:
         yield logger.url if logger.flush() else f"{logger.url} (the server has not got all of it)"
     elif isinstance(logger, CSVLogger):
         yield _quoted(logger.log_dir)
+
+
+def _wandb(run: Any) -> str:
+    if not run.offline:
+        return str(run.url)
+    folder = Path(run.dir).parent
+    parts = sorted(folder.parent.glob(f"offline-run-*-{run.id}"))  # one for each time that the run went on
+    return f"wandb sync {' '.join(_quoted(str(part)) for part in parts or [folder])}"
 
 
 def _mlflow(logger: MLFlowLogger) -> str:

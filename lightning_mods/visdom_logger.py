@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from callbacks._board import Drawing, Histogram
+from lightning_mods.logger_names import BUILD
 from lightning_mods.terminal import say
 from lightning_mods.visdom_windows import Pane, Windows
 
@@ -59,7 +60,9 @@ class VisdomLogger(Logger):
     ) -> None:
         super().__init__()
         if find_spec("visdom") is None:
-            raise ModuleNotFoundError("VisdomLogger needs the package visdom; pip install 'lightning-mods[visdom]'")
+            raise ModuleNotFoundError(
+                f"VisdomLogger needs the package visdom: pip install 'lightning-mods[visdom]'{BUILD}"
+            )
         self._save_dir = str(save_dir)
         self._name = name
         self._version = version or time.strftime("%Y%m%d-%H%M%S")
