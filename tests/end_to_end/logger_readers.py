@@ -49,7 +49,8 @@ def wandb_run(folder):
             config |= {_key(item): json.loads(item.value_json) for item in record.config.update}
         elif kind == "run":
             config |= {_key(item): json.loads(item.value_json) for item in record.run.config.update}
-    media = {key: value["_type"] for row in history for key, value in row.items() if isinstance(value, dict)}
+    kinds = {key: value for row in history for key, value in row.items() if key.endswith("/_type")}
+    media = {key.removesuffix("/_type"): value for key, value in kinds.items()}
     return {"history": history, "summary": summary, "config": config, "media": media, "folder": file.parent / "files"}
 
 
@@ -65,14 +66,15 @@ def comet_run(folder):
         uploads = [m["payload"] for m in messages if m["type"] == "file_upload"]
         contents = {up["file_path"]: held.read(up["file_path"]) for up in uploads if up["file_path"] in held.namelist()}
     metrics = [m["payload"]["metric"] for m in messages if m["type"] == "metric_msg"]
-    parameters = [m["payload"]["param"] for m in messages if m["type"] == "parameter_msg"]
+    said = [m["payload"] for m in messages if m["type"] == "parameter_msg"]
+    parameters = [one.get("param") or one["params"] for one in said]  # the latter for lists
     return {
         "metrics": {(m["metricName"], m["step"]): m["metricValue"] for m in metrics},
         "parameters": {p["paramName"]: p["paramValue"] for p in parameters},
-        "pictures": [up["additional_params"]["figName"] for up in uploads if up["type"] == "visualization"],
-        "histograms": [up["additional_params"]["fileName"] for up in uploads if up["type"] == "histogram3d"],
+        "pictures": [up["additional_params"]["figName"] for up in uploads if up["upload_type"] == "visualization"],
+        "histograms": [up["additional_params"]["fileName"] for up in uploads if up["upload_type"] == "histogram3d"],
         "assets": [up["additional_params"].get("fileName") for up in uploads],
-        "texts": [contents[up["file_path"]].decode() for up in uploads if up["type"] == "text-sample"],
+        "texts": [contents[up["file_path"]].decode() for up in uploads if up["upload_type"] == "text-sample"],
     }
 
 
