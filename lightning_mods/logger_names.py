@@ -106,9 +106,8 @@ def _one(name: str) -> tuple[str, Named | None]:
     named = NAMED.get(name.lower()) or _CLASSES.get(short)
     if named is not None:
         if named.package and find_spec(named.package) is None:
-            raise UsageError(
-                f"--{FLAG}={name} needs the package {named.package}: pip install 'lightning-mods[{named.extra}]'{named.note}"
-            )
+            how = f"pip install 'lightning-mods[{named.extra}]'{named.note}"
+            raise UsageError(f"--{FLAG}={name} needs the package {named.package}: {how}")
         return (named.path if "." not in name else name), named
     if "." not in name and (not name[:1].isupper() or near(name)):
         hint = near(name)

@@ -84,8 +84,8 @@ def _mlflow(logger: MLFlowLogger) -> str:
     if store.startswith(("http:", "https:")):
         return f"{store.rstrip('/')}/#/experiments/{logger.experiment_id}/runs/{logger.run_id}"
     allow = "" if "://" in store and not store.startswith("file:") else "MLFLOW_ALLOW_FILE_STORE=true "
-    return f"{allow}mlflow ui --backend-store-uri {_quoted(store)}"
+    return f"{allow}mlflow ui --backend-store-uri {shlex.quote(store)}"
 
 
 def _quoted(path: str) -> str:
-    return shlex.quote(str(path))
+    return shlex.quote(str(Path(path)))

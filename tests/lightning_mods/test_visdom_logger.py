@@ -75,8 +75,8 @@ def fit(logger, *callbacks, epochs=8):
         enable_checkpointing=False,
         num_sanity_val_steps=0,
     )
-    loader = DataLoader(TensorDataset(torch.randn(8, 3)), batch_size=4)
     pl.seed_everything(0)
+    loader = DataLoader(TensorDataset(torch.randn(8, 3)), batch_size=4)
     model = Foreign()
     trainer.fit(model, loader, loader)
     return model
