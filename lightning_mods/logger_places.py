@@ -55,11 +55,19 @@ def _placed(asked: Any, place: Place) -> Any:
     return fill(given, place) or given
 
 
+def _folder_of_versions(args: Namespace, place: Place) -> bool:
+    """Make `SAVE_DIR/NAME/VERSION` the run's folder, unless another one was asked for."""
+    if args.get("save_dir") != HERE:
+        return False
+    args.save_dir, name = str(place.root), place.folder.parent.relative_to(place.root)
+    args.name = "" if name == Path() else str(name)  # a trial's folder has no `lightning_logs` in between
+    args.version = args.get("version") or place.folder.name
+    return True
+
+
 def _event(given: Namespace, place: Place) -> None:
     args = given.init_args
-    _set(args, version=place.folder.name)
-    if args.get("save_dir") == HERE:
-        args.save_dir = str(place.root)
+    _folder_of_versions(args, place)
     args.default_hp_metric = False  # the layout names the results
     if place.epochs is not None:
         args.purge_step = place.epochs  # what a killed run wrote after its last checkpoint is written again
@@ -67,10 +75,8 @@ def _event(given: Namespace, place: Place) -> None:
 
 def _csv(given: Namespace, place: Place) -> None:
     args = given.init_args
-    if args.get("save_dir") != HERE:
+    if not _folder_of_versions(args, place):
         return
-    args.save_dir = str(place.root)
-    _set(args, version=place.folder.name)
     table = place.folder / "metrics.csv"
     if place.epochs is not None and table.exists():  # Lightning's logger begins by deleting it
         count = len(list(place.folder.glob("metrics.*.csv")))

@@ -1,6 +1,7 @@
 """What we ask of a Visdom server, through its own client, with an end to all waiting."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from time import time
 from typing import Any
@@ -95,6 +96,20 @@ class Client:
         """Put a piece on the server."""
         answer = self._points(piece) if isinstance(piece, Points) else self._pane(piece)
         self._checked(answer, piece.window)
+
+    def lines(self) -> Iterator[tuple[str, str, list[tuple[float, float]]]]:
+        """Window, name and points of the lines that the server has.
+
+        Raises:
+            ValueError: It is no Visdom server.
+        """
+        found = json.loads(self.visdom.get_window_data(win=None, env=self.env))
+        for window, held in found.items():
+            content = held.get("content")
+            for line in content.get("data", []) if isinstance(content, dict) else []:
+                if str(line.get("type")).startswith("scatter"):
+                    points = zip(line["x"], line["y"], strict=True)
+                    yield window, str(line["name"]), [(float(x), np.nan if y is None else float(y)) for x, y in points]
 
     def _points(self, piece: Points) -> Any:
         ys = np.asarray(piece.ys, dtype=float)

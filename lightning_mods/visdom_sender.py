@@ -37,6 +37,7 @@ class Sender:
         self._title = title
         self.news: deque[str] = deque()
         self._mark = ""
+        self._recalled = False  # whether it was asked what an earlier process of this run has sent
         self._missed = 0  # times in a row that the server had lost what it was sent
         self._said: set[str] = set()
         self._turn = threading.Condition()
@@ -81,6 +82,10 @@ class Sender:
         else:
             self._missed += bool(self._mark)
             self._client.mark(MARK, self._title)  # asks whether there is a server, before all the rest
+            if not self._recalled:
+                self._recalled = True
+                for window, name, points in self._client.lines():
+                    self._windows.recall(window, name, points)
             self._windows.forget_server()
         for piece in self._windows.unsent():
             self._send(piece)

@@ -82,11 +82,24 @@ class Windows:
         self._panes: dict[str, Pane] = {}
         self._shown: dict[str, Pane] = {}  # what the server has of them
         self._created: set[str] = set()  # windows with lines that the server has
+        self._before: dict[tuple[str, str], list[tuple[float, float]]] = {}  # lines of the process that came before
 
     def point(self, window: str, name: str, x: float, y: float) -> None:
         """Add a point to a line."""
         with self._lock:
-            self._lines.setdefault(window, {}).setdefault(name, Line()).add(x, y)
+            lines = self._lines.setdefault(window, {})
+            if name not in lines:
+                lines[name] = Line()
+                self._put_before(window, name, x)
+            lines[name].add(x, y)
+
+    def recall(self, window: str, name: str, points: list[tuple[float, float]]) -> None:
+        """Points that a server had before this process: those before ours begin are the beginning of the line."""
+        with self._lock:
+            self._before[window, name] = points
+            line = self._lines.get(window, {}).get(name)
+            if line is not None:
+                self._put_before(window, name, line.xs[0])
 
     def show(self, pane: Pane) -> None:
         """Show a window in place of what it held."""
@@ -138,6 +151,11 @@ class Windows:
             how = "create" if window not in self._created else "append" if line.sent or not line.thinned else "replace"
             xs, ys = line.xs[line.sent :], line.ys[line.sent :]
             return Points(window, name, xs, ys, how, len(line.xs), line.thinned)
+
+    def _put_before(self, window: str, name: str, start: float) -> None:
+        earlier = [(x, y) for x, y in self._before.pop((window, name), []) if x < start]
+        line = self._lines[window][name]
+        line.xs, line.ys = [x for x, _ in earlier] + line.xs, [y for _, y in earlier] + line.ys
 
     def _all_lines(self) -> Iterator[Line]:
         return (line for lines in self._lines.values() for line in lines.values())

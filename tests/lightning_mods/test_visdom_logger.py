@@ -127,6 +127,20 @@ def test_without_a_server_nothing_waits_and_all_is_kept_for_one_that_comes(tmp_p
     assert values == [None if step == 3 else step for step in range(200)]
 
 
+def test_a_process_that_goes_on_with_a_run_keeps_the_lines_that_the_server_has(tmp_path, port):
+    with visdom_server(port, tmp_path):
+        for steps in (range(4), range(3, 6)):  # the second one goes on from a checkpoint after step 2
+            logger = VisdomLogger(tmp_path, version="one", port=port)
+            for step in steps:
+                logger.log_metrics({"train_loss": step + 10 * steps.start}, step)
+            assert logger.flush(30)
+            logger.log_metrics({"late": 1.0}, steps.stop)
+            assert logger.flush(30)
+        windows = ask_visdom(port, "win_data", win=None, eid=logger.env)
+    assert lines_of(windows["loss"])["train_loss"] == (list(range(6)), [0, 1, 2, 33, 34, 35])
+    assert lines_of(windows["late"])["late"][0] == [4, 6]
+
+
 def test_what_is_no_visdom_server_is_one_line(tmp_path, port, capsys):
     with socket.socket() as mute:  # takes connections and says nothing
         mute.bind(("127.0.0.1", port))
