@@ -71,6 +71,8 @@ class VisdomLogger(Logger):
         self._env = env or f"{self._name}_{self._version}"
         self._prefix = f"{prefix}{self.LOGGER_JOIN_CHAR}" if prefix else ""
         self._hyperparameters: dict[str, Any] = {}
+        self._refused: set[str] = set()
+        self._step = -1  # the latest
         self._windows = Windows()
         self._sender: Any = None
         self._client: Any = None
@@ -113,11 +115,20 @@ class VisdomLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Add a point to the line of each metric."""
+        """Add a point to the line of each metric; without a step at the one after the last."""
+        self._step = self._step + 1 if step is None else step
         for tag, value in metrics.items():
             name = f"{self._prefix}{tag}"
-            self._windows.point(_window(name), name, float(step or 0), float(value))
+            try:
+                self._windows.point(_window(name), name, float(self._step), float(value))
+            except (TypeError, ValueError):
+                self._refuse(name, value)
         self._send()
+
+    def _refuse(self, name: str, value: Any) -> None:
+        if name not in self._refused:
+            self._refused.add(name)
+            self._tell(f"`{name}` is left out, it needs a number and came as a {type(value).__name__}")
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:

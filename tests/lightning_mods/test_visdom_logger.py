@@ -197,10 +197,15 @@ def test_what_cannot_be_drawn_is_named_and_holds_up_nothing(tmp_path, port, caps
     logger = VisdomLogger(tmp_path, version="one", port=port)
     with visdom_server(port, tmp_path):
         logger.write_image("odd", np.zeros((2, 2, 2, 2)), 0)
+        for _ in range(2):
+            logger.log_metrics({"words": "many", "count": torch.tensor(2)})
         logger.write_graphs({"forward": Drawing(lambda: None, lambda: "<svg a='b'></svg>")}, 0)
         logger.write_moment(3, {"loss": 1.0}, {"weights/a": Histogram(0.0, 1.0, [1.0, 2.0], 3.0, 4.0)})
         assert logger.flush(30)
         windows = ask_visdom(port, "win_data", win=None, eid=logger.env)
     assert {"graphs/forward", "loss", "weights/a", "run"} <= set(windows)
     assert windows["weights/a"]["content"]["data"][0]["x"] == [0.25, 0.75]
-    assert "`odd` cannot be shown" in capsys.readouterr().err
+    assert lines_of(windows["count"])["count"] == ([0, 1], [2, 2])
+    said = capsys.readouterr().err
+    assert "`odd` cannot be shown" in said
+    assert said.count("`words` is left out, it needs a number and came as a str") == 1
