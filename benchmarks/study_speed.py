@@ -12,8 +12,8 @@ SGD with momentum 0.9, one thread. Contenders, each in a process of its own, in 
   bar (into a pipe) and the summary.
 - `raw`: Optuna's TPE in memory, and for each trial a loop written by hand, with validation and nothing else.
 
-Time is the CPU's. All begin from the same kind of weights, on the same split. Rows are appended to a JSONL file; what
-stands there is not done again.
+Time is the CPU's. A small study beforehand imports whatever a contender imports, early or late. All begin from the same
+kind of weights, on the same split. Rows are appended to a JSONL file; what stands there is not done again.
 """
 
 import argparse

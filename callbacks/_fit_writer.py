@@ -48,13 +48,9 @@ class FitWriter:
             self._draw(trainer, found, record, epoch)
 
     def _draw(self, trainer: Trainer, found: Diagnosis, record: FitRecord, epoch: int) -> None:
-        from callbacks.fit_picture import draw_fit, rgb  # matplotlib takes half a second to load
+        from callbacks.fit_picture import draw_record, rgb  # matplotlib takes half a second to load
 
-        train, val, metric = record.paired()
-        figure = draw_fit(train, val, found, metric)
-        if metric is not None:
-            figure.axes[-1].set_ylabel(record.names.get("metric", "metric"))  # another rank may have logged it
-        _boards.write_image(trainer, "fit/curves", rgb(figure), epoch)
+        _boards.write_image(trainer, "fit/curves", rgb(draw_record(record, found)), epoch)
 
 
 def folder_of(trainer: Trainer) -> Path | None:

@@ -134,7 +134,8 @@ class Probe:
         if self._kept is None:
             double = any(p.dtype in (torch.float64, torch.complex128) for p in self.parameters)
             dtype = torch.float64 if double else torch.float32
-            self._kept = torch.zeros(3, sum(self.slots), dtype=dtype, device=self.parameters[0].device)
+            with torch.inference_mode(False):  # one made in inference mode could not be written to out of it
+                self._kept = torch.zeros(3, sum(self.slots), dtype=dtype, device=self.parameters[0].device)
         return self._kept
 
     def _read_weights(self, row: int) -> None:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from time import monotonic
 
 import torch
@@ -11,6 +10,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 
+from callbacks._gradient_pace import Pace
 from callbacks._gradient_reader import PER_HISTOGRAM, GradientReader, Moment, shown
 from callbacks._gradient_writer import GradientWriter
 from callbacks._layers import TOTAL, places
@@ -26,25 +26,26 @@ GUESS = 0.5  # seconds that the first one takes
 PATIENCE = 10.0  # seconds after which what was read is written, block or no block
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How often and how much is looked at.
+class StepAhead:
+    """What is read of a coming step that does not pass through Lightning's loop.
 
     Args:
-        every: Steps from one reading of gradient norms to the next; 0 for never.
-        updates_every: Steps from one look at weights and updates to the next; 0 for never.
-        histograms_every: Steps from one set of histograms to the next; 0 for never.
-        write_every: Steps whose readings are written as one.
-        flow_every: Steps of the first optimizer from one picture of gradient flow to the next; 0 for never.
-        sample: Elements of a parameter that are looked at, at most.
+        session: Who reads.
+        moment: What was read before the step; None if it could not be.
     """
 
-    every: int
-    updates_every: int
-    histograms_every: int
-    write_every: int
-    flow_every: int
-    sample: int
+    def __init__(self, session: "GradientSession", moment: Moment | None) -> None:
+        self._session, self._moment = session, moment
+
+    def stepped(self) -> None:
+        """Read the weights after the step, if that is due."""
+        if self._moment is not None:
+            self._session.follow(self._moment)
+
+    def keep(self) -> None:
+        """The step holds."""
+        if self._moment is not None:
+            self._session.keep(self._moment)
 
 
 class GradientSession:
@@ -113,17 +114,14 @@ class GradientSession:
 
     @property
     def steps_free(self) -> float:
-        """Steps that may pass with their gradients alone looked at; none where several optimizers take turns."""
-        if len(self._watches) != 1:
-            return 0
-        count = self.counts[0]
-        due = self._looks.upcoming(count)
-        return math.inf if due == NEVER else due - count
+        """Steps that may pass so: all, since they are read on the way; none where several optimizers take turns."""
+        return math.inf if len(self._watches) == 1 else 0
 
     def skip(self, n: int) -> None:
         """Count steps of the one optimizer that passed so."""
         for watch in self._watches.values():
             watch.skip(n)
+            self._draw_if_due(watch)
 
     def next_reading(self, ahead: int) -> float:
         """Which of the coming steps, `ahead` or later, has gradients that are due; 0 the next one."""
@@ -131,11 +129,14 @@ class GradientSession:
         due = self._readings.upcoming(count + ahead)
         return math.inf if due == NEVER else due - count
 
-    def read_ahead(self, ahead: int) -> Callable[[], None]:
-        """Read gradients of a coming step, and return what keeps them."""
+    def read_ahead(self, ahead: int) -> StepAhead:
+        """Read gradients of a coming step, and weights if that is due."""
         watch = next(iter(self._watches.values()))
         moment = self._read(watch, max(self._trainer.global_step, watch.count) + ahead)
-        return lambda: self._keep(moment) if moment is not None else None
+        if moment is not None:
+            with self._guard(self._trainer, "reading gradients"):
+                self._look(moment, watch.count + ahead, None)
+        return StepAhead(self, moment)
 
     def flush(self) -> None:
         """Between two steps: hand what is pending to the loggers, and bring the history up to date."""
@@ -177,14 +178,18 @@ class GradientSession:
         if moment is None:
             return
         with self._guard(self._trainer, "reading gradients"):
-            probe, unscale = moment.probe, self._unscale(optimizer)
-            moment.follows = self._updates(watch.step)
-            draws = self._histograms(watch.step)
-            if moment.follows or draws:
-                probe.keep(unscale)
-            if draws:
-                moment.samples = probe.samples(shown(probe), PER_HISTOGRAM)
+            self._look(moment, watch.step, self._unscale(optimizer))
             self._open[optimizer] = moment
+
+    def _look(self, moment: Moment, step: int, unscale: Tensor | None) -> None:
+        """Read more than norms, if that is due at a step of the optimizer."""
+        probe = moment.probe
+        moment.follows = self._updates(step)
+        draws = self._histograms(step)
+        if moment.follows or draws:
+            probe.keep(unscale)
+        if draws:
+            moment.samples = probe.samples(shown(probe), PER_HISTOGRAM)
 
     def _read(self, watch: StepWatch, step: int) -> Moment | None:
         """Gradient norms of a step of the loggers' axis."""
@@ -207,16 +212,23 @@ class GradientSession:
         moment = self._open.pop(watch.optimizer, None)
         if moment is None:
             return
+        self.follow(moment)
+        self.keep(moment)
+        self._draw_if_due(watch)
+
+    def follow(self, moment: Moment) -> None:
+        """Read the weights after a step, if that is due."""
         if moment.follows:
             with self._guard(self._trainer, "reading updates"):
                 moment.updates = moment.probe.after()
-        self._keep(moment)
+
+    def _draw_if_due(self, watch: StepWatch) -> None:
         if watch.index == 0 and NEVER != self._next_picture <= watch.count and self._spare.is_due:
             self._next_picture = self._pictures.upcoming(watch.count + 1)
             with self._spare.work():
                 self._draw()
 
-    def _keep(self, moment: Moment) -> None:
+    def keep(self, moment: Moment) -> None:
         """Let what was read wait for its block to be full, or for a while."""
         if self._pending and self._pending[0].step // self._pace.write_every != moment.step // self._pace.write_every:
             self._write()

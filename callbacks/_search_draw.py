@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from callbacks._search_shares import Shares
 from callbacks._search_space import Space
 
 if TYPE_CHECKING:
@@ -17,18 +18,19 @@ IN_MEMORY = ("tpe", "gp", "random", "grid")
 
 
 class Draw:
-    """Draws for one place after the other; each draw sees those before it as trials that run.
+    """Draws the places of a wave one after the other; each draw sees those before it as trials that run.
 
     Args:
         study: The study; it is not changed.
         space: What is searched.
         sampled_by: Makes the sampler for a place.
+        shares: What the places of a wave have in common.
     """
 
-    def __init__(self, study: Study, space: Space, sampled_by: Callable[[int], BaseSampler]) -> None:
+    def __init__(self, study: Study, space: Space, sampled_by: Callable[[int], BaseSampler], *, shares: Shares) -> None:
         import optuna
 
-        self._space, self._sampled_by = space, sampled_by
+        self._space, self._sampled_by, self._shares = space, sampled_by, shares
         self._copy = optuna.create_study(directions=study.directions)
         self._copy.add_trials(_known(study.get_trials(deepcopy=False)))
 
@@ -43,11 +45,13 @@ class Draw:
             distributions: Theirs.
         """
         self._copy.sampler = self._sampled_by(place)
-        if params:
-            self._copy.enqueue_trial(params)
+        taken = self._shares.at(place)
+        known = params or {self._space[name].key(name): self._space[name].store(taken[name]) for name in taken}
+        if known:
+            self._copy.enqueue_trial(known)
         trial = self._copy.ask()
-        for name, dimension in self._space.items():
-            dimension.suggest(trial, name)
+        values = {name: dimension.suggest(trial, name) for name, dimension in self._space.items()}
+        self._shares.note(place, values)
         return dict(trial.params), dict(trial.distributions)
 
 

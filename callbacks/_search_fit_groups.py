@@ -69,6 +69,10 @@ class GroupedTrials:
         """How many trials to ask for at once."""
         return max(2, min(_MOST, n_trials // _GENERATIONS)) if self._plain else 1
 
+    def alike(self) -> list[str]:
+        """What the trials of a group have in common."""
+        return [self._recipe.batch_size_name]
+
     def epochs(self) -> int:
         """Epochs of a trial."""
         return self._recipe.max_epochs

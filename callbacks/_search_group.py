@@ -76,3 +76,11 @@ class TrainsTogether(Protocol):
 
     def groups(self, members: Sequence[Member], study: Study) -> Sequence[Group]:
         """Groups of those trials of a study that can be trained in step; who is in none is trained alone."""
+
+
+@runtime_checkable
+class SortsTrials(Protocol):
+    """Who trains together only trials that have some values in common."""
+
+    def alike(self) -> Sequence[str]:
+        """The names whose values the trials of a group have in common."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from callbacks._search_draw import IN_MEMORY, Draw
 from callbacks._search_engines import make_sampler
 from callbacks._search_error import SearchError
-from callbacks._search_group import Member, TrainsTogether
+from callbacks._search_group import Member, SortsTrials, TrainsTogether
 from callbacks._search_plan import Plan
-from callbacks._search_recovery import Desk
+from callbacks._search_recovery import PLACE, Desk
+from callbacks._search_shares import Shares
 from callbacks._search_space import Space, decode
 from callbacks._search_study import is_storage_trouble
 from callbacks._search_tell import Told
@@ -56,8 +58,10 @@ class Together:
 
     def next(self) -> bool:
         """Claim a wave and train it; False if there was nothing to claim."""
-        draw = Draw(self._study, self._space, lambda place: make_sampler(self._plan.sampler, self._plan.seed, place))
-        numbers = self._desk.claim_many(self._train.together(self._plan.n_trials), draw)
+        width = self._train.together(self._plan.n_trials)
+        sampled_by = partial(make_sampler, self._plan.sampler, self._plan.seed)
+        draw = Draw(self._study, self._space, sampled_by, shares=self._shares(width))
+        numbers = self._desk.claim_many(width, draw)
         if not numbers:
             return False
         with self._desk.heart(*numbers):
@@ -69,6 +73,14 @@ class Together:
                         self._desk.lose(number)
                 raise
         return True
+
+    def _shares(self, width: int) -> Shares:
+        alike = self._train.alike() if isinstance(self._train, SortsTrials) else ()
+        found = Shares(self._space, alike, width=width)
+        for trial in self._study.get_trials(deepcopy=False):
+            if PLACE in trial.user_attrs:
+                found.note(trial.user_attrs[PLACE], decode(self._space, trial.params))
+        return found
 
     def _train_all(self, numbers: Sequence[int]) -> None:
         known = self._study.get_trials(deepcopy=False)

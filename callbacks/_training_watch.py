@@ -1,5 +1,6 @@
 """`TrainingWatch`: gathers readings of units, gradients, updates and the loss, and has them judged."""
 
+from collections.abc import Mapping
 from math import nan
 from typing import Any
 
@@ -21,6 +22,8 @@ from callbacks._zeroing_watch import ZeroingWatch
 KEPT = 16  # readings: the first ones, and the latest
 MOST_LOSSES = 512  # that wait to be taken in: together they cost less
 GROWTH = 1.5  # of the distance between two samplings, until it is `every`
+OTHER_UNITS = 10.0  # times what is minimised: a logged training loss so far from it is in units of its own
+_TRAIN, _VAL = ("train", "loss"), ("val", "loss")
 
 
 class TrainingWatch:
@@ -122,10 +125,10 @@ class TrainingWatch:
         self._take_losses()
         total, count = self._epoch_losses
         self._epoch_losses = [0.0, 0.0]
-        values = {name.lower(): value for name, value in logged(trainer).items() if "val" in name.lower()}
-        val_loss = next((value for name, value in values.items() if "loss" in name), nan)
-        accuracy = next((value for name, value in values.items() if "acc" in name), nan)
-        self._epochs = [*self._epochs, (total / count if count else nan, val_loss)][-health.LASTING :]
+        mean = total / count if count else nan
+        values = {name.lower(): value for name, value in logged(trainer).items()}
+        train_loss, val_loss, accuracy = (_first(values, *words) for words in (_TRAIN, _VAL, ("val", "acc")))
+        self._epochs = [*self._epochs, (mean, _in_units(val_loss, mean, train_loss))][-health.LASTING :]
         if self._ended_epochs < self._next_epoch:
             return
         self._next_epoch = self._ended_epochs * 1.25  # what one more epoch shows grows less and less
@@ -195,3 +198,14 @@ class TrainingWatch:
         self.course.load(state["course"])
         self.batches, self.next, self._gap = state["batches"], state["next"], state["gap"]
         self._epochs = [(pair[0], pair[1]) for pair in state["epochs"]]
+
+
+def _first(values: Mapping[str, float], *words: str) -> float:
+    """The first metric whose name holds all the words; NaN if none does."""
+    return next((value for name, value in values.items() if all(word in name for word in words)), nan)
+
+
+def _in_units(val_loss: float, mean: float, train_loss: float) -> float:
+    """A validation loss in the units that are minimised: a scaled target is often logged in its own."""
+    scale = mean / train_loss if train_loss > 0 else nan
+    return val_loss * scale if scale > OTHER_UNITS or 0 < scale < 1 / OTHER_UNITS else val_loss

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
@@ -11,8 +11,12 @@ from torch import Tensor
 from callbacks import _fit_report, _fit_writer
 from callbacks._fair_loss import fair_loss, obstacle
 from callbacks._fit_reader import AUTO, FitReader
+from callbacks._notebook import png_of
 from callbacks._terminal import Guard, say
 from callbacks.diagnosis import Diagnosis, Fit, diagnose
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @runtime_checkable
@@ -85,11 +89,11 @@ class FitMonitor(Callback):
         self.check_every = check_every
         self.plot = plot
         self.closing = closing
-        self.diagnosis: Diagnosis | None = None
         self.last_word = ""
         self._begin()
 
     def _begin(self) -> None:
+        self.diagnosis: Diagnosis | None = None
         self._reader = FitReader(self.train_loss, self.val_loss, self.metric)
         self._verdict = Fit.UNKNOWN
         self._judged = -1  # the last epoch with a verdict
@@ -98,6 +102,17 @@ class FitMonitor(Callback):
         self._folder: Path | None = None
         self._guard = Guard("FitMonitor")
         self._writer = _fit_writer.FitWriter(plot=self.plot)
+
+    def figure(self) -> "Figure | None":
+        """The curves so far with the verdict, to show or save; None before the first verdict."""
+        if self.diagnosis is None:
+            return None
+        from callbacks.fit_picture import draw_record  # matplotlib takes half a second to load
+
+        return draw_record(self._reader.record, self.diagnosis)
+
+    def _repr_png_(self) -> bytes | None:
+        return png_of(self.figure())  # a notebook shows it where the monitor is a cell's last word
 
     # ------------------------------------------------------------------ state
 

@@ -16,6 +16,7 @@ from matplotlib.image import imsave
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from callbacks._fit_record import FitRecord
 from callbacks.diagnosis import Diagnosis, Fit
 
 Values = Sequence[float | None]
@@ -74,6 +75,15 @@ def draw_fit(
         _marks(rows[2], diagnosis, len(metric))
         _plain(rows[2])
     rows[-1].set_xlabel("epoch")
+    return figure
+
+
+def draw_record(record: FitRecord, diagnosis: Diagnosis) -> Figure:
+    """Draw what `FitMonitor` recorded of a run, the metric under its own name."""
+    train, val, metric = record.paired()
+    figure = draw_fit(train, val, diagnosis, metric)
+    if metric is not None:
+        figure.axes[-1].set_ylabel(record.names.get("metric", "metric"))  # another rank may have logged it
     return figure
 
 

@@ -31,6 +31,10 @@ CRAWL = 0.005  # of a weight's size, travelled in the whole run
 SHRUNK, SHRUNK_FAR = 0.5, 0.1  # of the initial weight
 VANISHED = 1e-4  # first layer's gradient over the last's, root mean squares; eight sigmoid layers give 1e-5
 EXPLODED = 1e4
+# Attention that looks everywhere alike, as at the start, gives its queries and keys next to no gradient. They are the
+# first matrices of a transformer, and the values beside them get a hundred times as much; through eight sigmoid layers
+# a gradient shrinks five times a layer. ARRIVED is over the last layer's, again.
+JUMP, ARRIVED, FEWEST = 20.0, 1e-3, 6
 DEAD = 0.8  # of a layer's units; healthy nets have some and live with them, deep ones without a norm half
 FLAT = 0.8  # of a layer's values
 # A net has memorised when its training loss is below a twentieth of the first one; overfitting costs it something when
@@ -170,12 +174,26 @@ def _depth(facts: Facts, course: LossCourse) -> Said:
     if any(len(layers) < 4 for layers in matrices):
         return
     first = matrices[0][0].name
-    ratio = median(layers[0].gradient / layers[-1].gradient for layers in matrices)
+    ratio = _ratio(matrices, first)
     numbers = f"its gradient is {ratio:.1e} times that of `{matrices[0][-1].name}` (medians of {EARLY} steps)"
-    if ratio < VANISHED and facts.alone and course.recent > 0.5 * course.start:
+    if ratio < VANISHED and not _idle(matrices) and facts.alone and course.recent > 0.5 * course.start:
         yield Fault.VANISHING_GRADIENT, first, numbers
     if ratio > EXPLODED:
         yield Fault.EXPLODING_GRADIENT, first, numbers
+
+
+def _idle(matrices: Sequence[Sequence[LayerReading]]) -> bool:
+    """Whether the first layers stand beside one that the gradient reaches, as queries and keys beside values."""
+    if len(matrices[0]) < FEWEST:
+        return False
+    first, second, third = (_ratio(matrices, layer.name) for layer in matrices[0][:3])
+    return any(after > max(ARRIVED, JUMP * before) for before, after in ((first, second), (second, third)))
+
+
+def _ratio(matrices: Sequence[Sequence[LayerReading]], name: str) -> float:
+    """Gradient of a layer over that of the last one: the median of the readings that have it."""
+    found = [r.gradient / layers[-1].gradient for layers in matrices for r in layers if r.name == name]
+    return median(found)
 
 
 def _over_matrices(reading: Reading, ratio: Callable[[LayerReading], float]) -> float:

@@ -1,17 +1,21 @@
 """`GradientLogger`: shows what gradients and updates do to each layer. It writes, and judges nothing."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch.optim import Optimizer
 
-from callbacks._gradient_session import GradientSession, Pace
+from callbacks._gradient_pace import Pace
+from callbacks._gradient_session import GradientSession, StepAhead
 from callbacks._gradient_writer import show_flow
+from callbacks._notebook import png_of
 from callbacks._terminal import Guard
 from callbacks.gradient_flow import GradientFlow
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class GradientLogger(Callback):
@@ -86,6 +90,18 @@ class GradientLogger(Callback):
         self._guard = Guard("GradientLogger")
         self._session: GradientSession | None = None
 
+    def figure(self) -> "Figure | None":
+        """The picture of gradient flow so far, to show or save; None before the first gradient was read."""
+        self.state_dict()  # brings the history up to date
+        if self._flow is None or not self._flow.columns:
+            return None
+        from callbacks.gradient_flow_picture import draw_gradient_flow  # matplotlib takes half a second to load
+
+        return draw_gradient_flow(self._flow)
+
+    def _repr_png_(self) -> bytes | None:
+        return png_of(self.figure())  # a notebook shows it where the logger is a cell's last word
+
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
@@ -142,7 +158,7 @@ class GradientLogger(Callback):
             self._session.before_step(optimizer)
 
     def steps_free(self, trainer: Trainer) -> float:
-        """How many steps from now on are none of those whose weights are looked at."""
+        """How many steps from now on may pass without the hooks: they are read on the way."""
         return math.inf if self._session is None else self._session.steps_free
 
     def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Any) -> None:
@@ -151,12 +167,13 @@ class GradientLogger(Callback):
             self._session.skip(len(taken.losses))
 
     def next_reading(self, trainer: Trainer, ahead: int) -> float:
-        """Which of the coming steps, `ahead` or later, has gradient norms that are due."""
+        """Which of the coming steps, `ahead` or later, is due."""
         return math.inf if self._session is None else self._session.next_reading(ahead)
 
-    def read_gradients(self, trainer: Trainer, ahead: int) -> Callable[[], object]:
-        """Read the gradient norms of a coming step."""
-        return (lambda: None) if self._session is None else self._session.read_ahead(ahead)
+    def read_gradients(self, trainer: Trainer, ahead: int) -> StepAhead:
+        """Read a coming step."""
+        assert self._session is not None  # else none was announced
+        return self._session.read_ahead(ahead)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and draw what is left, and let go of the optimizers."""

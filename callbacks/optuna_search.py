@@ -1,13 +1,14 @@
 """`OptunaSearch`: finds the learning rate and the batch size before a fit, and lets it go on with them."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
 from callbacks import _search_settings as settings
+from callbacks._notebook import png_of
 from callbacks._search_before_fit import StudyBeforeFit
 from callbacks._search_error import SearchError
 from callbacks._search_offer import AUTO, Wish, holders, name_of, recipe_of, space_of
@@ -21,6 +22,9 @@ from callbacks._search_turn import Turn
 from callbacks._search_words import setting
 from callbacks._terminal import Guard, say
 from callbacks.search import Plan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class OptunaSearch(Callback):
@@ -114,6 +118,18 @@ class OptunaSearch(Callback):
         self._turn: Turn | None = None
         self._folder: Path | None = None
         self._guard = Guard("OptunaSearch")
+
+    def figure(self) -> "Figure | None":
+        """The trials over the values that were searched, to show or save; None before there is one."""
+        if not self._rows:
+            return None
+        from callbacks.search_picture import draw_search  # matplotlib takes half a second to load
+
+        x, y = [*self.found, ""][:2]
+        return draw_search(self._rows, x=x, y=y, monitor=self.monitor, mode=self.mode)
+
+    def _repr_png_(self) -> bytes | None:
+        return png_of(self.figure())  # a notebook shows it where the search is a cell's last word
 
     # ------------------------------------------------------------------- hooks
 

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
@@ -22,6 +21,10 @@ from callbacks.fit_picture import COLOURS, HIGHEST, QUIET, WIDE
 
 _MARKS = {"COMPLETE": "o", "PRUNED": "v", "FAIL": "X"}
 _WORDS = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+_WIDTH, _HEIGHT = 8.0, 5.2  # inches, as all that follow
+_LEFT, _RIGHT, _TOP, _BOTTOM = 0.85, 0.15, 0.36, 0.92
+_BAR, _LABEL, _LETTER = 0.2, 0.35, 0.09  # the colour bar's width, what its name takes, and a letter of its numbers
+_DECADES = 100.0  # largest over smallest from which on the powers of ten alone are marked, quicker by a quarter
 _FEWEST = 5  # values from which on a surface says more than its points
 
 
@@ -40,8 +43,7 @@ def draw_search(
     Returns:
         A figure of its own, unknown to pyplot: nothing need be closed.
     """
-    figure = _figure()
-    axes = figure.subplots()
+    figure, axes = _figure()
     flat = not any(y in row.params for row in rows)
     if not any(x in row.params for row in rows):
         x, y, flat = y, monitor, True
@@ -50,8 +52,7 @@ def draw_search(
     _scale(axes, points, flat=flat)
     if not flat:
         _surface(figure, axes, shown, points, monitor=monitor, mode=mode)
-    for row, (across, up) in zip(shown, points.reshape(-1, 2), strict=True):
-        axes.plot([across], [up], _MARKS.get(row.state, "o"), **_style(row))
+    _mark(axes, shown, points)
     best = _best(shown, mode)
     if best is not None:
         place = points[shown.index(best)]
@@ -75,14 +76,12 @@ def draw_history(rows: Sequence[TrialRow], *, monitor: str = "val_loss", mode: s
     Returns:
         A figure of its own, unknown to pyplot.
     """
-    figure = _figure()
-    axes = figure.subplots()
+    figure, axes = _figure()
     rows = sorted(rows, key=lambda row: row.number)
     edge = _edge(rows, mode)
-    for row in rows:
-        value = _value(row)
-        inside = edge if value is None else (min if mode == "min" else max)(value, edge)
-        axes.plot([row.number], [inside], _MARKS.get(row.state, "o"), **_style(row))
+    within = min if mode == "min" else max
+    heights = [edge if (value := _value(row)) is None else within(value, edge) for row in rows]
+    _mark(axes, rows, np.array([[row.number, height] for row, height in zip(rows, heights, strict=True)], dtype=float))
     steps = _so_far(rows, mode)
     if steps:
         axes.step(*zip(*steps, strict=True), where="post", color="black", linewidth=1.4, label="best so far")
@@ -96,10 +95,16 @@ def draw_history(rows: Sequence[TrialRow], *, monitor: str = "val_loss", mode: s
     return figure
 
 
-def _figure() -> Figure:
-    figure = Figure(figsize=(8.0, 5.2), dpi=110, layout=ConstrainedLayoutEngine(h_pad=0.06))
+def _figure() -> tuple[Figure, Axes]:
+    """A figure with margins of a fixed width: a layout that measures all words takes twice as long as the drawing."""
+    figure = Figure(figsize=(_WIDTH, _HEIGHT), dpi=110)
     FigureCanvasAgg(figure)
-    return figure
+    return figure, figure.add_axes(_box(_LEFT, _WIDTH - _RIGHT))
+
+
+def _box(left: float, right: float) -> tuple[float, float, float, float]:
+    """From inches to what matplotlib takes."""
+    return left / _WIDTH, _BOTTOM / _HEIGHT, (right - left) / _WIDTH, (_HEIGHT - _BOTTOM - _TOP) / _HEIGHT
 
 
 def _at(row: TrialRow, name: str) -> float | None:
@@ -140,10 +145,19 @@ def _edge(rows: Sequence[TrialRow], mode: str) -> float:
     return sign * max([three_in_four, *whole])
 
 
-def _style(row: TrialRow) -> dict[str, Any]:
+def _mark(axes: Axes, rows: Sequence[TrialRow], points: Any) -> None:
+    """Put a mark on the place of each trial; those that look alike are one artist, as each of them takes its time."""
+    alike: dict[tuple[str, str], list[int]] = {}
+    for i, row in enumerate(rows):
+        alike.setdefault((_MARKS.get(row.state, "o"), _colour(row)), []).append(i)
+    look: dict[str, Any] = {"markeredgecolor": "white", "markersize": 9, "linestyle": "", "zorder": 4}
+    for (mark, colour), those in alike.items():
+        axes.plot(*points[those].T, mark, color=colour, **look)
+
+
+def _colour(row: TrialRow) -> str:
     verdict = row.attrs.get("verdict")
-    colour = COLOURS.get(Fit(verdict), QUIET) if verdict in set(Fit) else QUIET
-    return {"color": colour, "markeredgecolor": "white", "markersize": 9, "linestyle": "", "zorder": 4}
+    return COLOURS.get(Fit(verdict), QUIET) if verdict in set(Fit) else QUIET
 
 
 def _scale(axes: Axes, points: Any, *, flat: bool) -> None:
@@ -151,6 +165,9 @@ def _scale(axes: Axes, points: Any, *, flat: bool) -> None:
         return
     if points[:, 0].min() > 0:
         axes.set_xscale("log")
+        if points[:, 0].max() / points[:, 0].min() >= _DECADES:
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_locator(NullLocator())
     if flat:
         if points[:, 1].min() > 0 and points[:, 1].max() / points[:, 1].min() > WIDE:
             axes.set_yscale("log")
@@ -184,9 +201,12 @@ def _surface(figure: Figure, axes: Axes, rows: Sequence[TrialRow], points: Any, 
     # Paler than the marks upon it; by alpha it would show the seams of its cells.
     pale = ListedColormap(0.45 + 0.55 * colormaps[colours](np.linspace(0, 1, 256))[:, :3])
     mesh = axes.pcolormesh(np.exp(x), np.exp(y), shade, cmap=pale, vmin=0, vmax=1, shading="gouraud", zorder=0)
-    bar = figure.colorbar(mesh, ax=axes, pad=0.01)
     ticks = np.linspace(0, 1, 5)
-    bar.set_ticks(list(ticks), labels=[f"{value:.3g}" for value in np.quantile(values, ticks)])
+    labels = [f"{value:.3g}" for value in np.quantile(values, ticks)]
+    edge = _WIDTH - _RIGHT - _LABEL - _LETTER * max(map(len, labels))
+    axes.set_position(_box(_LEFT, edge - 2 * _BAR))
+    bar = figure.colorbar(mesh, cax=figure.add_axes(_box(edge - _BAR, edge)))
+    bar.set_ticks(list(ticks), labels=labels)
     bar.set_label(monitor)
     axes.set_xlim(np.exp(low[0]), np.exp(high[0]))
     axes.set_ylim(np.exp(low[1]), np.exp(high[1]))
@@ -202,4 +222,4 @@ def _legend(figure: Figure, axes: Axes, rows: Sequence[TrialRow]) -> None:
         if any(row.state == state for row in rows):
             handles.append(Line2D([], [], marker=mark, linestyle="", color="black", label=_WORDS[state]))
     if handles:
-        figure.legend(handles=handles, fontsize=8.5, frameon=False, ncols=len(handles), loc="outside lower left")
+        figure.legend(handles=handles, fontsize=8.5, frameon=False, ncols=len(handles), loc="lower left")

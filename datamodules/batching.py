@@ -18,6 +18,11 @@ Batch = Tensor | tuple[Tensor, Tensor]
 EVAL_ROWS = 4096
 """Rows of a batch that only goes forward: large enough that the loop around it costs nothing."""
 
+BLOCK_BYTES = 2**20
+"""Of several batches that are gathered in one go: more would not stay in the processor's cache until it is used."""
+
+_ALIGNED = 64  # bytes: where torch's own tensors begin; what a product of matrices rounds to may depend on it
+
 ON_DEVICE = 0.25
 """Share of an accelerator's free memory that a table may take, to be gathered from there."""
 
@@ -127,6 +132,9 @@ class EvalOrder(DistributedSampler[int]):
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """Yield (first row, row after the last) of each batch."""
+        if self.n_batches == 1:  # as what follows would have it, which takes as long as a small network's forward pass
+            yield self.start, self.stop
+            return
         edges = np.linspace(self.start, self.stop, self.n_batches + 1).round().astype(int).tolist()
         yield from pairwise(edges)
 
@@ -204,6 +212,23 @@ class TableLoader(DataLoader[Batch]):
             rows, indices = there, indices.to(device)
         assert rows.y is not None
         return rows.x.index_select(0, indices).to(device), rows.y.index_select(0, indices).to(device)
+
+    def gather_each(self, batches: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training rows of each of some batches; small ones are gathered together, as the calls cost more."""
+        rows = self.dataset
+        assert isinstance(rows, Rows)
+        assert rows.y is not None
+        widths = [part[:1].nbytes for part in (rows.x, rows.y)]
+        at = 0
+        while at < len(batches):
+            size = len(batches[at])
+            fits = max(1, BLOCK_BYTES // max(1, size * sum(widths)))
+            if any(size * width % _ALIGNED for width in widths):
+                fits = 1
+            block = [each for each in batches[at : at + fits] if len(each) == size]  # the last of an epoch is shorter
+            x, y = self.gather(torch.cat(block) if len(block) > 1 else block[0], device)
+            yield from zip(torch.split(x, size), torch.split(y, size), strict=True)
+            at += len(block)
 
     def _rows_on(self, device: torch.device, rows: Rows) -> Rows | None:
         """The whole table on an accelerator, copied there once; None where it would take much of its memory."""

@@ -47,6 +47,7 @@ class ChainRule:
 
     Attributes:
         parameters: Those of the module, weight and bias of each layer in turn.
+        weights: The copies of them.
         gradients: Of the latest `backward`, one for each, until `update` has used them.
     """
 
@@ -62,7 +63,7 @@ class ChainRule:
             [flat[at : at + shape.numel()].view(shape) for at, shape in zip(starts, shapes, strict=False)]
             for flat in self._flat
         ]
-        self._weights, self.gradients, self._momenta = parts
+        self.weights, self.gradients, self._momenta = parts
         self._matrices, self._biases = parts[0][0::2], parts[0][1::2]
         self._transposed = [matrix.t() for matrix in self._matrices]
         self._matrix_grads, self._bias_grads = parts[1][0::2], parts[1][1::2]
@@ -110,12 +111,12 @@ class ChainRule:
             if any(buffer is None for buffer in buffers):
                 return None  # the first step makes them
             _copy(self._momenta, buffers)
-        _copy(self._weights, self.parameters)
+        _copy(self.weights, self.parameters)
         return rule
 
     def store(self, optimizer: torch.optim.Optimizer, rule: Sgd) -> None:
         """Give parameters and momenta back to the module and its optimizer."""
-        _copy(self.parameters, self._weights)
+        _copy(self.parameters, self.weights)
         if rule.momentum:
             _copy([optimizer.state[p]["momentum_buffer"] for p in self.parameters], self._momenta)
 
@@ -211,7 +212,7 @@ class ChainRule:
         sgd(parameters, list(grads), momenta, dampening=0, maximize=False, foreach=False, **asdict(rule))
         seed()
         found = self.step(x, y, rule)
-        pairs = [(found, wanted), *zip(self._weights, parameters, strict=True)]
+        pairs = [(found, wanted), *zip(self.weights, parameters, strict=True)]
         pairs += zip(self._momenta, momenta, strict=True) if rule.momentum else []  # type: ignore[arg-type]
         same = all(torch.equal(a, b) for a, b in pairs)
         self.restore(kept)

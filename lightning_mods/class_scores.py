@@ -1,9 +1,9 @@
 """`ClassScores`: accuracy, F1 and AUROC of predicted classes, from one set of probabilities."""
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.functional.classification import multiclass_f1_score
 from torchmetrics.utilities import dim_zero_cat
 
 
@@ -36,12 +36,32 @@ class ClassScores(Metric):
         """The three, each a scalar."""
         probabilities, classes = dim_zero_cat(self.predictions), dim_zero_cat(self.classes)
         found = probabilities.argmax(dim=1)
-        f1 = multiclass_f1_score(found, classes, self.num_classes, average="macro", validate_args=False)
         return {
             "accuracy": (found == classes).float().mean(),
-            "f1": f1,
+            "f1": class_mean_f1(found, classes, self.num_classes),
             "auroc": class_mean_auroc(probabilities, classes),
         }
+
+
+def class_mean_f1(found: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+    """F1 of each class, averaged over the classes that occur or were found, to the bit as torchmetrics has it.
+
+    Its `multiclass_f1_score` takes three times as long, a small network's training step.
+
+    Args:
+        found: Numbers of the predicted classes, shape `[N]`.
+        classes: Numbers of the true classes, shape `[N]`.
+        num_classes: Number of classes, C.
+
+    Returns:
+        A scalar in [0, 1].
+    """
+    pairs = (classes * num_classes + found).cpu().numpy()
+    table = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+    mass = (table.sum(0) + table.sum(1)).astype(np.float32)
+    twice = 2 * table.diagonal().astype(np.float32)
+    shares = np.divide(twice, mass, out=np.zeros_like(twice), where=mass > 0) / np.float32(np.count_nonzero(mass))
+    return torch.from_numpy(shares).sum().to(found.device)  # another sum would round differently
 
 
 def class_mean_auroc(probabilities: Tensor, classes: Tensor) -> Tensor:
@@ -61,13 +81,35 @@ def class_mean_auroc(probabilities: Tensor, classes: Tensor) -> Tensor:
         return probabilities.new_tensor(float("nan"))
     rows = len(classes)
     counts = torch.bincount(classes, minlength=probabilities.shape[1]).tolist()
-    by_class = torch.split(classes.argsort(), counts)
-    areas = []
-    for own, values in zip(by_class, probabilities.t(), strict=True):
-        n = len(own)
-        if 0 < n < rows:
-            column, mine = values.sort().values, values[own]  # one class at a time: all at once take its memory tenfold
-            # Of each row of the class among all, from 1; those that are equal share the mean of their ranks.
-            ranks = torch.searchsorted(column, mine) + torch.searchsorted(column, mine, right=True) + 1
-            areas.append((int(ranks.sum()) / 2 - n * (n + 1) / 2) / (n * (rows - n)))
+    rank_sums = _rank_sums(probabilities, classes, counts)
+    areas = [
+        (ranks / 2 - n * (n + 1) / 2) / (n * (rows - n))
+        for ranks, n in zip(rank_sums, counts, strict=True)
+        if 0 < n < rows
+    ]
     return torch.tensor(sum(areas) / len(areas) if areas else float("nan"), device=probabilities.device)
+
+
+def _rank_sums(probabilities: Tensor, classes: Tensor, counts: list[int]) -> list[int]:
+    """For each class, twice the sum of its rows' ranks among all by its probability, from 1.
+
+    Rows that are equal share the mean of their ranks. One class at a time: all at once take its memory tenfold.
+    """
+    if probabilities.device.type != "cpu" or probabilities.dtype not in (torch.float32, torch.float64):
+        return _rank_sums_on_device(probabilities, classes, counts)
+    # NumPy's calls cost a fraction of torch's, and some hundred rows no more than the calls.
+    columns, order = probabilities.numpy().T, np.argsort(classes.numpy(), kind="stable")
+    sums = []
+    for own, column in zip(np.split(order, np.cumsum(counts[:-1])), columns, strict=True):
+        ordered, mine = np.sort(column), column[own]
+        sums.append(int((ordered.searchsorted(mine) + ordered.searchsorted(mine, "right") + 1).sum()))
+    return sums
+
+
+def _rank_sums_on_device(probabilities: Tensor, classes: Tensor, counts: list[int]) -> list[int]:
+    sums = []
+    for own, values in zip(torch.split(classes.argsort(), counts), probabilities.t(), strict=True):
+        column, mine = values.sort().values, values[own]
+        ranks = torch.searchsorted(column, mine) + torch.searchsorted(column, mine, right=True) + 1
+        sums.append(int(ranks.sum()))
+    return sums

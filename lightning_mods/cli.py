@@ -43,6 +43,7 @@ from lightning_mods.classes import OURS, find_class, own_arguments
 from lightning_mods.event_logger import EventLogger
 from lightning_mods.explain import explain
 from lightning_mods.files import replacing
+from lightning_mods.light_dispatch import NoProfiler, pass_by_idle_hooks
 from lightning_mods.logger_names import FLAG, asked_for, named_loggers
 from lightning_mods.logger_places import Place, with_places
 from lightning_mods.module import MLPModule
@@ -228,7 +229,11 @@ class ModsCLI(LightningCLI):
             self._choose_run_folder(config)
         else:
             self._give_run_folder(config)
-        return super().instantiate_trainer(**kwargs)
+        if config.profiler is None:
+            config.profiler = NoProfiler()
+        trainer = super().instantiate_trainer(**kwargs)
+        pass_by_idle_hooks(trainer.callbacks)  # type: ignore[attr-defined]  # a connector's
+        return trainer
 
     @property
     def root(self) -> Path:

@@ -50,15 +50,25 @@ class LooksNowAndThen(Protocol):
         """Steps were taken without its hooks."""
 
 
+class Reading(Protocol):
+    """What a callback reads of a step that is taken without its hooks."""
+
+    def stepped(self) -> None:
+        """The step was taken: the parameters have their new values."""
+
+    def keep(self) -> None:
+        """The step holds. If this is not called, it is taken again, through the hooks."""
+
+
 @runtime_checkable
 class ReadsGradients(Protocol):
-    """A callback that wants the gradients of some of the steps that are taken without its hooks."""
+    """A callback that wants the gradients and weights of some of the steps that are taken without its hooks."""
 
     def next_reading(self, trainer: Trainer, ahead: int) -> float:
         """Which of the coming steps, `ahead` or later, 0 the next one, it reads next; infinity for none."""
 
-    def read_gradients(self, trainer: Trainer, ahead: int) -> Callable[[], object]:
-        """Read `.grad` of the parameters, that of the coming step `ahead`; what this returns is called if it holds."""
+    def read_gradients(self, trainer: Trainer, ahead: int) -> Reading:
+        """Read `.grad` of the parameters, that of the coming step `ahead`, and their values before it."""
 
 
 def limit_of(callback: Callback, trainer: Trainer) -> Limit | None:

@@ -8,8 +8,8 @@ numbers, it makes no difference which steps go which way, nor where a run is int
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -19,9 +19,17 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_mods.chain_rule import ChainRule, Sgd
-from lightning_mods.fast_hooks import is_listened_to
-from lightning_mods.fast_limits import Limit, LooksNowAndThen, ReadsGradients, Taken, limit_of, loop_limit
+from lightning_mods.fast_hooks import Hooks
+from lightning_mods.fast_limits import (
+    Limit,
+    LooksNowAndThen,
+    ReadsGradients,
+    Taken,
+    limit_of,
+    loop_limit,
+)
 from lightning_mods.graphed_steps import GraphedSteps
+from lightning_mods.step_readings import Readings
 
 SECONDS = 0.1  # that steps may go on without the loop: Ctrl-C and a time limit are heard in between
 
@@ -38,8 +46,8 @@ class Loader(Protocol):
     def coming(self, n: int) -> Sequence[Tensor]:
         """The row numbers of the next n mini-batches, fewer at an epoch's end; empty if it cannot tell."""
 
-    def gather(self, indices: Tensor, device: torch.device) -> Rows:
-        """The rows of a mini-batch, on the device."""
+    def gather_each(self, batches: Sequence[Tensor], device: torch.device) -> Iterator[Rows]:
+        """The rows of each of some mini-batches, on the device."""
 
     def move_on(self, n: int) -> None:
         """Take n mini-batches for handed out."""
@@ -49,6 +57,9 @@ class Learner(Protocol):
     """What is trained. `losses` are the sums, over the epoch, of losses and of what they weigh."""
 
     losses: tuple[Number, Number]
+
+    def chain_rule(self) -> ChainRule | None:
+        """Its training step written out; None if that is not known."""
 
     def loss_of(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss to minimise."""
@@ -60,43 +71,6 @@ class Learner(Protocol):
         self, sums: tuple[Number, Number], losses: Tensor, targets: Sequence[Tensor]
     ) -> tuple[Number, Number]:
         """The sums with some mini-batches more, as if they had been added one by one; losses `[n]`."""
-
-
-class Readings:
-    """Gradients that are read on the way, kept once it is sure that their steps hold.
-
-    Args:
-        readers: Who reads them.
-        trainer: The fit.
-        chain: Whose gradients.
-    """
-
-    def __init__(self, readers: Sequence[ReadsGradients], trainer: Trainer, chain: ChainRule) -> None:
-        self._readers, self._trainer, self._chain = readers, trainer, chain
-        self._kept: list[Callable[[], object]] = []
-        self._due = [reader.next_reading(trainer, 0) for reader in readers]
-        self.next = min(self._due, default=math.inf)
-
-    def read(self, ahead: int) -> None:
-        """Let those read for whom the coming step `ahead` is due."""
-        parameters = self._chain.parameters
-        before = [parameter.grad for parameter in parameters]
-        for parameter, gradient in zip(parameters, self._chain.gradients, strict=True):
-            parameter.grad = gradient
-        try:
-            for i, reader in enumerate(self._readers):
-                if self._due[i] <= ahead:
-                    self._kept.append(reader.read_gradients(self._trainer, ahead))
-                    self._due[i] = reader.next_reading(self._trainer, ahead + 1)
-        finally:
-            for parameter, gradient_before in zip(parameters, before, strict=True):
-                parameter.grad = gradient_before
-        self.next = min(self._due)
-
-    def keep(self) -> None:
-        """The steps hold."""
-        for keep in self._kept:
-            keep()
 
 
 class FastSteps:
@@ -124,6 +98,7 @@ class FastSteps:
         self._trainer, self._module, self._learner, self._loader = trainer, module, learner, loader
         self._most = most
         self._chain = chain
+        self._hooks = Hooks(module, known="callbacks")
         found = [limit_of(callback, trainer) for callback in trainer.callbacks]  # type: ignore[attr-defined]
         self._limits: list[Limit] = [limit for limit in found if limit is not None]
         self.strangers = [
@@ -159,7 +134,7 @@ class FastSteps:
         if free < 1 or not _is_plain(self._trainer):  # a callback may have changed what a step is
             return
         optimizer = self._trainer.optimizers[0]
-        if is_listened_to(self._module, optimizer, "callbacks"):
+        if self._hooks.listened_to(optimizer):
             return
         profiler = self._trainer.profiler  # type: ignore[attr-defined]  # a connector's
         with profiler.profile("fast_steps"), torch.inference_mode():
@@ -175,27 +150,24 @@ class FastSteps:
         return min(free, max(1, SECONDS // self._seconds)) if self._seconds else min(free, 1)
 
     def _take(self, batches: Sequence[Tensor], rule: Sgd, optimizer: torch.optim.Optimizer) -> None:
-        chain, learner, gather = self._chain, self._learner, self._loader.gather
+        chain, learner = self._chain, self._learner
         device = self._module.device
         first = self._trainer.fit_loop.epoch_loop.batch_progress.current.ready
         losses: list[Tensor] = []
         rows: list[Rows] = []
         readings = Readings(self._readers, self._trainer, chain)
         began = time.perf_counter()
-        for ahead, indices in enumerate(batches):
-            x, y = gather(indices, device)
-            if not self._checked.get(len(indices)) and not self._agrees(x, y, rule, first + ahead):
-                self._careful = 0 if losses else 100  # a size that has to go through the loop, or all of them
-                break
-            learner.begin_batch(first + ahead)
-            if readings.next <= ahead:
-                loss = chain.backward(x, y)
-                readings.read(ahead)
-                chain.update(rule)
-            else:
-                loss = self._step(x, y, rule)
-            losses.append(loss)
-            rows.append((x, y))
+        with readings.shown(len(batches)):
+            for ahead, (x, y) in enumerate(self._loader.gather_each(batches, device)):
+                if not self._checked.get(len(x)) and not self._agrees(x, y, rule, first + ahead):
+                    self._careful = 0 if losses else 100  # a size that has to go through the loop, or all of them
+                    break
+                learner.begin_batch(first + ahead)
+                if readings.next <= ahead:
+                    losses.append(self._read((x, y), rule, readings, ahead))
+                else:
+                    losses.append(self._step(x, y, rule))
+                rows.append((x, y))
         if not losses:
             return
         stacked = torch.stack(losses)
@@ -211,6 +183,13 @@ class FastSteps:
         self._count(len(losses))
         for watcher in self._watchers:
             watcher.steps_taken(self._trainer, self._module, taken)
+
+    def _read(self, batch: Rows, rule: Sgd, readings: Readings, ahead: int) -> Tensor:
+        loss = self._chain.backward(*batch)
+        readings.before_step(ahead)
+        self._chain.update(rule)
+        readings.after_step()
+        return loss
 
     def _step(self, x: Tensor, y: Tensor, rule: Sgd) -> Tensor:
         if x.device.type == "cuda" and self._may_graph:
@@ -251,6 +230,31 @@ class FastSteps:
         # The loggers' axis: its count has no public name, but the loop gives and takes it as state.
         name = "_batches_that_stepped"
         loop.on_load_checkpoint({name: loop.on_save_checkpoint()[name] + n})
+
+
+def opened(
+    trainer: Trainer, module: LightningModule, *, learner: Learner, most: int | Literal["auto"]
+) -> FastSteps | None:
+    """The steps of a fit that begins, at work; None where every mini-batch has to go through Lightning's loop.
+
+    Args:
+        trainer: The fit's.
+        module: Trained by it.
+        learner: The same, as the steps see it.
+        most: Mini-batches from one that passes through the loop to the next; `auto` for as many as nobody has to see.
+    """
+    loader = trainer.train_dataloader
+    if not isinstance(loader, Loader):
+        return None
+    loader.ahead = None
+    if most == 1 or (chain := learner.chain_rule()) is None:
+        return None
+    limit = math.inf if most == "auto" else most - 1
+    steps = FastSteps(trainer, module, learner=learner, chain=chain, loader=loader, most=limit)
+    if not steps.possible or (steps.strangers and most == "auto"):
+        return None
+    steps.open()
+    return steps
 
 
 def _add(tracker: object, n: int) -> None:

@@ -11,7 +11,9 @@ from datamodules import TabularDataModule
 from lightning_mods.checkpoints import epochs_done, metrics_in, read_checkpoint
 from lightning_mods.cli import ModsCLI
 from lightning_mods.evaluate import baseline, evaluate, of_stage
+from lightning_mods.light_dispatch import pass_by_idle_hooks
 from lightning_mods.logger_views import close_loggers, how_to_look
+from lightning_mods.long_lived import LongLived
 from lightning_mods.running import run
 from lightning_mods.runs import find_checkpoint
 from lightning_mods.summary import EpochTimer, RunSummary
@@ -29,7 +31,9 @@ def fit(args: Sequence[str]) -> None:
 
 
 def _fit(cli: ModsCLI, checkpoint: Path | None) -> None:
-    cli.trainer.callbacks.append(ThreadLimit())  # type: ignore[attr-defined]  # a connector's
+    ours = [ThreadLimit(), LongLived()]
+    pass_by_idle_hooks(ours)
+    cli.trainer.callbacks.extend(ours)  # type: ignore[attr-defined]  # a connector's
     limit_threads(cli.trainer, cli.model, getattr(cli.datamodule, "resolved_batch_size", None))
     if checkpoint is not None and isinstance(cli.datamodule, TabularDataModule):
         # Read and encode now what will be read anyway: a table that does not fit must not touch the run's folder.

@@ -1,11 +1,9 @@
 """`MLPModule`: what training an MLP with SGD has in common, whatever it predicts."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.trainer.states import TrainerFn
@@ -13,17 +11,21 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_mods.chain_rule import ChainRule
+from lightning_mods.epoch_sums import Sums, sums_with
 from lightning_mods.fast_limits import BATCH_HOOKS
-from lightning_mods.fast_steps import FastSteps, Loader
+from lightning_mods.fast_steps import FastSteps, opened
 from lightning_mods.layer_rules import LossRule
+from lightning_mods.light_dispatch import known
 from lightning_mods.mlp import MLP, Activation
+from lightning_mods.seeds import mixed
+from lightning_mods.sgd import check_sgd
 from lightning_mods.trial_group import TrialGroup
 from lightning_mods.trial_group_losses import group_loss
 from lightning_mods.trial_group_network import RATES, Rates, worth_together
+from lightning_mods.trial_scores import scores_one_by_one
 
 Batch = tuple[Tensor, Tensor]
 Stage = Literal["val", "test"]
-Sums = tuple[Tensor | float, Tensor | float]
 
 
 class MLPModule(LightningModule, ABC):
@@ -68,7 +70,7 @@ class MLPModule(LightningModule, ABC):
         nesterov: bool,
     ) -> None:
         super().__init__()
-        _check_sgd(lr, momentum, weight_decay, nesterov)
+        check_sgd(lr, momentum, weight_decay, nesterov)
         self.lr = lr
         self.momentum = momentum
         self.weight_decay = weight_decay
@@ -126,8 +128,16 @@ class MLPModule(LightningModule, ABC):
         """Predict rows `[B, in_features]`: class probabilities `[B, C]`, or numbers `[B]` in the target's units."""
         return self.predictions(self.network(x))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Put a word where one is at once: torch looks among parameters first, at every hook, as Lightning notes it."""
+        if (value is None or isinstance(value, str)) and name in self.__dict__:
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     # ------------------------------------------------------------------ steps
 
+    @known
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One mini-batch: its mean loss."""
         x, y = batch
@@ -141,6 +151,20 @@ class MLPModule(LightningModule, ABC):
             self._log_mean_loss()
         return loss
 
+    @known
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Nothing to do."""
+
+    @known
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Nothing to do."""
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """Nothing where no gradient is left, as after each validation."""
+        own = "zero_grad" in vars(optimizer) or type(optimizer).zero_grad is not torch.optim.Optimizer.zero_grad
+        if own or any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
     def _log_mean_loss(self) -> None:
         """Once an epoch: a `self.log` in each step would cost more than the step."""
         mean = self.logged_loss(torch.as_tensor(self.losses[0] / self.losses[1]))
@@ -149,6 +173,7 @@ class MLPModule(LightningModule, ABC):
         else:
             self.trainer.callback_metrics["train_loss"] = mean.detach()
 
+    @known
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch of the validation set."""
         self._evaluate(batch, "val")
@@ -206,16 +231,7 @@ class MLPModule(LightningModule, ABC):
         Returns:
             Name to `[T]`.
         """
-        rows = []
-        for trial in range(len(predictions[0])):
-            row: dict[str, Tensor] = {}
-            for name, metric in self.metrics().items():
-                for prediction, y in zip(predictions, targets, strict=True):
-                    metric.update(prediction[trial], y)
-                found = metric.compute()
-                row |= found if isinstance(found, dict) else {name: found}
-            rows.append(row)
-        return {name: torch.stack([row[name] for row in rows]) for name in names}
+        return scores_one_by_one(self.metrics(), predictions, targets, names)
 
     def trials_at_once(self, rows: int) -> int:
         """How many trials to put into a `trial_group`, with mini-batches of so many rows; 0 for none."""
@@ -240,13 +256,13 @@ class MLPModule(LightningModule, ABC):
         if rule is None or not ours or not plain or self.chain_rule() is None or self.device.type != "cpu":
             return None
         mine = {name: getattr(self, name) for name in RATES}
-        seed = _mix(how.pop("seed"), 0)  # of rank zero
+        seed = mixed(how.pop("seed"), 0)  # of rank zero
         return TrialGroup(
             self,
             self.network.layers,
             group_loss(rule),
             [Rates(**{**mine, **each}) for each in rates],
-            seed_of=lambda epoch, batch: _mix(_mix(seed, epoch), batch),
+            seed_of=lambda epoch, batch: mixed(mixed(seed, epoch), batch),
             **how,
         )
 
@@ -257,8 +273,8 @@ class MLPModule(LightningModule, ABC):
     def begin_batch(self, batch_idx: int) -> None:
         """Draw dropout from a seed that is the mini-batch's own."""
         if self.dropout > 0 and self._seed is not None:
-            seed = _mix(_mix(self._seed, self.global_rank), self.current_epoch)
-            torch.manual_seed(_mix(seed, batch_idx))
+            seed = mixed(mixed(self._seed, self.global_rank), self.current_epoch)
+            torch.manual_seed(mixed(seed, batch_idx))
 
     def add_loss(self, sums: Sums, loss: Tensor, y: Tensor) -> Sums:
         """The sums over the epoch with one mini-batch more."""
@@ -268,36 +284,19 @@ class MLPModule(LightningModule, ABC):
     def add_losses(self, sums: Sums, losses: Tensor, targets: Sequence[Tensor]) -> Sums:
         """The sums over the epoch with some mini-batches more, to the bit as if `add_loss` had added one by one."""
         weights = [self.loss_weight(y) for y in targets]
-        if losses.device.type != "cpu" or not all(isinstance(weight, int) for weight in weights):
-            for loss, y in zip(losses, targets, strict=True):
-                sums = self.add_loss(sums, loss, y)
-            return sums
-        terms = (losses * torch.tensor(weights)).numpy()
-        start = np.asarray(sums[0], dtype=terms.dtype).reshape(1)
-        # One after the other in float32; `sum` and `cumsum` add in another order or in double.
-        total = np.add.accumulate(np.concatenate([start, terms]))[-1]
-        return torch.tensor(total), sums[1] + sum(weights)
-
-    def _open_fast_steps(self) -> None:
-        loader, most = self.trainer.train_dataloader, self.steps_per_execution
-        self._fast_steps = None  # a fit that raised tears down neither its module nor its loader
-        if not isinstance(loader, Loader):
-            return
-        loader.ahead = None
-        if most == 1 or (chain := self.chain_rule()) is None:
-            return
-        limit = math.inf if most == "auto" else most - 1
-        steps = FastSteps(self.trainer, self, learner=self, chain=chain, loader=loader, most=limit)
-        if steps.possible and not (steps.strangers and most == "auto"):
-            self._fast_steps = steps
-            steps.open()
+        if (added := sums_with(sums, losses, weights)) is not None:
+            return added
+        for loss, y in zip(losses, targets, strict=True):
+            sums = self.add_loss(sums, loss, y)
+        return sums
 
     # ------------------------------------------------------------------ epochs
 
     def on_train_start(self) -> None:
         """Note the learning rate: a run resumed in the middle of an epoch sees no epoch start."""
         self._note_lr()
-        self._open_fast_steps()
+        self._fast_steps = None  # a fit that raised tears down neither its module nor its loader
+        self._fast_steps = opened(self.trainer, self, learner=self, most=self.steps_per_execution)
 
     def on_train_epoch_start(self) -> None:
         """Note the learning rate the epoch begins with; at its end the scheduler has stepped already."""
@@ -391,22 +390,3 @@ class MLPModule(LightningModule, ABC):
         return torch.optim.SGD(
             self.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
         )
-
-
-def _mix(seed: int, value: int) -> int:
-    """A 63-bit seed from a seed and a number (splitmix64's finaliser: neighbours come out unrelated)."""
-    z = (seed * 0x9E3779B97F4A7C15 + value + 0x9E3779B97F4A7C15) % 2**64
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
-    return (z ^ (z >> 31)) % 2**63
-
-
-def _check_sgd(lr: float, momentum: float, weight_decay: float, nesterov: bool) -> None:
-    if not 0 < lr < float("inf"):
-        raise ValueError(f"lr must be above 0, not {lr}; 0.1 is a usual start for SGD.")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum must lie in [0, 1), not {momentum}.")
-    if not 0 <= weight_decay < float("inf"):
-        raise ValueError(f"weight_decay must be at least 0, not {weight_decay}.")
-    if nesterov and momentum == 0:
-        raise ValueError("nesterov needs a momentum above 0; momentum is 0.")

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.trainer.states import TrainerFn
 
+from lightning_mods.notebook_bar import NotebookBar, in_notebook
 from lightning_mods.terminal import say
 
 DRAWING = 0.1  # seconds from one drawing of the bar to the next
@@ -62,6 +63,7 @@ class TimedBar(TQDMProgressBar):
         self._behind = False
         self._last = 0  # batch of the epoch
         self._total: float = 0
+        self._unseen: Tqdm | None = None  # a bar that draws nothing; to make one costs as much as a hidden layer
 
     def steps_free(self, trainer: Trainer) -> float:
         """All: it shows how far training is whenever it is asked."""
@@ -102,7 +104,8 @@ class TimedBar(TQDMProgressBar):
     def init_validation_tqdm(self) -> Tqdm:
         """A bar for a validation that begins now; one that draws nothing right after another drawing."""
         if self.trainer.state.fn == TrainerFn.FITTING and not self._is_due():
-            return Tqdm(disable=True)
+            self._unseen = self._unseen or Tqdm(disable=True)
+            return self._unseen
         return super().init_validation_tqdm()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -129,9 +132,11 @@ class TimedBar(TQDMProgressBar):
 
 
 def progress_callbacks(given: Sequence[Callback]) -> list[Callback]:
-    """The progress a terminal can show: a bar, or lines where there is none. Nothing if the user brought a bar."""
+    """The progress that can be shown: a bar, or lines where there is no terminal. Nothing if the user brought a bar."""
     if any(isinstance(callback, ProgressBar) for callback in given):
         return []
+    if in_notebook():
+        return [NotebookBar()]
     if sys.stderr.isatty():
         return [TimedBar()]
     return [ProgressLines()]

@@ -223,14 +223,15 @@ def _flattened(annotation: Any) -> list[Any]:
     return [inner for part in parts for inner in _flattened(part)] if parts else [annotation]
 
 
-def refused(cli: StudyCLI, name: str, value: Any) -> str:
-    """Why a flag cannot have a value; empty if it can. Makes a model or a data module to see."""
+def refused(cli: StudyCLI, values: Mapping[str, Any]) -> str:
+    """Why flags cannot have some values; empty if they can. Makes a model and a data module to see."""
     try:
-        cli.parser.validate(cli.config_with({name: value}, cli.base_seed))
-        twin = cli.variant({name: value}, cli.base_seed)
+        cli.parser.validate(cli.config_with(values, cli.base_seed))
+        twin = cli.variant(values, cli.base_seed)
         if isinstance(twin.datamodule, TabularDataModule):
             size, rows = twin.datamodule.resolved_batch_size, cli.training_rows() or 0
-            if cli.trainer.world_size > 1 and isinstance(value, int) and size > rows:
+            chosen = values.get("data.batch_size")
+            if cli.trainer.world_size > 1 and isinstance(chosen, int) and size > rows:
                 return f"each of the {cli.trainer.world_size} devices has {rows} training rows."
     except (ValueError, TypeError) as error:
         return explain(error)

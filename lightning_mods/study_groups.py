@@ -47,6 +47,10 @@ class GroupedTrials:
             return 1
         return max(2, min(MOST, n_trials // (_GENERATIONS * self._study.workers)))
 
+    def alike(self) -> list[str]:
+        """What the trials of a group have in common: all but the rates."""
+        return [name for name in self._trials.space if not _is_rate(name)]
+
     def epochs(self) -> int:
         """Epochs of a trial, over all its fits."""
         return self._study.fits * int(self._cli.trainer.max_epochs or 0)

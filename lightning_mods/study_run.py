@@ -1,10 +1,16 @@
 """The TensorBoard run of a trial that was trained together with others: one event an epoch, at its end."""
 
+import os
+import platform
+import time
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from lightning_mods.study_watch import plain
+
+_FILES = count()  # files of one second must not have one name
 
 
 def write_run(
@@ -27,24 +33,32 @@ def write_run(
         metrics: Names of the objectives.
     """
     from tensorboard.compat.proto.summary_pb2 import Summary
-    from torch.utils.tensorboard import SummaryWriter
     from torch.utils.tensorboard.summary import hparams
 
     epoch_of_best, found = best
     results = dict.fromkeys([*metrics, *(name for name in sorted(found) if name.startswith("val_"))])
     row = {f"hp/{name}": found[name] for name in results if name in found}
-    writer = SummaryWriter(str(folder))
-    file: Any = writer.file_writer
-    try:
-        if row:
-            shown = {name: plain(value) for name, value in params.items()}
-            for summary in hparams(shown, row):  # type: ignore[no-untyped-call]
-                file.add_summary(summary, 0)
-        for epoch, _ in enumerate(curves["train_loss"]):
-            values = {"lr": lr, **{name: curve[epoch] for name, curve in curves.items()}, "epoch": float(epoch)}
-            if epoch == epoch_of_best:
-                values |= {**found, **row}
-            event = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
-            file.add_summary(event, epoch)
-    finally:
-        writer.close()
+    shown = {name: plain(value) for name, value in params.items()}
+    summaries = [(each, 0) for each in hparams(shown, row)] if row else []  # type: ignore[no-untyped-call]
+    for epoch, _ in enumerate(curves["train_loss"]):
+        values = {"lr": lr, **{name: curve[epoch] for name, curve in curves.items()}, "epoch": float(epoch)}
+        if epoch == epoch_of_best:
+            values |= {**found, **row}
+        tags = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        summaries.append((Summary(value=tags), epoch))
+    _write(folder, summaries)
+
+
+def _write(folder: Path, summaries: Sequence[tuple[Any, int]]) -> None:
+    """Write an event file in one go: TensorBoard's writer starts a thread for it, which takes longer."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    now = time.time()
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"events.out.tfevents.{int(now):010d}.{platform.node()}.{os.getpid()}.{next(_FILES)}"
+    with (folder / name).open("wb") as file:
+        records = RecordWriter(file)
+        records.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+        for summary, step in summaries:
+            records.write(Event(wall_time=now, step=step, summary=summary).SerializeToString())

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from callbacks.search import SearchError, batch_sizes, parse_space
@@ -86,9 +87,14 @@ def check_space(cli: StudyCLI, space: Dimensions) -> None:
     Raises:
         UsageError: One of them does not.
     """
-    for name, dimension in space.items():
-        for value in dimension.levels(2)[:_MANY]:
-            if reason := refused(cli, name, value):
+    tried = {name: dimension.levels(2)[:_MANY] for name, dimension in space.items()}
+    # All first values together, then all second ones, and so on: each look makes a model.
+    rounds = zip_longest(*([(name, value) for value in values] for name, values in tried.items()))
+    if not any(refused(cli, dict(filter(None, each))) for each in rounds):
+        return
+    for name, values in tried.items():
+        for value in values:
+            if reason := refused(cli, {name: value}):
                 raise UsageError(f"--space.{name} includes {value!r}: {reason}")
 
 

@@ -17,7 +17,7 @@ from lightning_mods.trial_group_products import Linear, as_aligned, shaped
 _ALIGNED = 32  # floats, as in `aligned`
 MOST = 16  # trials at once: by then there is nothing left of the costs that they share
 LARGE = 1e9  # floating-point operations of a step from which several threads are worth their while, as in `threads`
-CACHE = 4_000_000  # bytes that a step may go over: beyond a processor's own cache, trials get in each other's way
+CACHE = 7_000_000  # bytes that a step may go over: beyond a processor's own cache, trials get in each other's way
 
 
 RATES = ("lr", "momentum", "weight_decay", "dropout")

@@ -4,10 +4,10 @@ python search_waves.py STORAGE LOG N_TRIALS: two workers run at any time. Four d
 they write; then two come that live. The log gets a line for every trial that was trained to an end.
 """
 
-import os
 import sys
-from collections import deque
 from pathlib import Path
+
+from dying_workers import run_workers
 
 from callbacks.search import Ended, Plan, parse_space, search
 
@@ -84,26 +84,8 @@ def worker(storage, log, n_trials, death, at):
 
 def main():
     storage, log, n_trials = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    deaths = deque([("epoch", 1), ("write", 3), ("epoch", 3), ("write", 6)] * 2 + [("none", 0)] * 2)
-    alive, killed, ended = set(), 0, []
-    while deaths or alive:
-        while deaths and len(alive) < 2:
-            death, at = deaths.popleft()
-            pid = os.fork()
-            if pid == 0:
-                try:
-                    worker(storage, log, n_trials, death, at)
-                except BaseException as error:  # noqa: BLE001  # a forked process must not go on as its parent would
-                    sys.stderr.write(f"{type(error).__name__}: {error}\n")
-                    os._exit(1)
-                os._exit(0)
-            alive.add(pid)
-        pid, status = os.wait()
-        alive.discard(pid)
-        killed += os.WIFSIGNALED(status)
-        if os.WIFEXITED(status):
-            ended.append(os.WEXITSTATUS(status))
-    sys.stdout.write(f"killed {killed} ended {ended}\n")
+    deaths = [("epoch", 1), ("write", 3), ("epoch", 3), ("write", 6)] * 2 + [("none", 0)] * 2
+    run_workers(lambda death, at: worker(storage, log, n_trials, death, at), deaths, at_once=2)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ import os
 import signal
 import sys
 import time
-from collections import deque
 from pathlib import Path
 
 import sqlalchemy.event
+from dying_workers import run_workers
 from optuna.storages import RDBStorage  # noqa: F401  # imported once for all workers
 from sqlalchemy.engine import Engine
 
@@ -76,27 +76,9 @@ def worker(storage, log, n_trials, death, at):
 
 def main():
     storage, log, n_trials, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    deaths = deque([("trial", 0), ("write", 2 + seed)] * 5 + [("none", 0)] * 3)
-    deaths = deque((death, at + i // 2) for i, (death, at) in enumerate(deaths))
-    alive, killed, ended = set(), 0, []
-    while deaths or alive:
-        while deaths and len(alive) < 3:
-            death, at = deaths.popleft()
-            pid = os.fork()
-            if pid == 0:
-                try:
-                    worker(storage, log, n_trials, death, at)
-                except BaseException as error:  # noqa: BLE001  # a forked process must not go on as its parent would
-                    sys.stderr.write(f"{type(error).__name__}: {error}\n")
-                    os._exit(1)
-                os._exit(0)
-            alive.add(pid)
-        pid, status = os.wait()
-        alive.discard(pid)
-        killed += os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        if os.WIFEXITED(status):
-            ended.append(os.WEXITSTATUS(status))
-    sys.stdout.write(f"killed {killed} ended {ended}\n")
+    deaths = [("trial", 0), ("write", 2 + seed)] * 5 + [("none", 0)] * 3
+    deaths = [(death, at + i // 2) for i, (death, at) in enumerate(deaths)]
+    run_workers(lambda death, at: worker(storage, log, n_trials, death, at), deaths, at_once=3)
 
 
 if __name__ == "__main__":

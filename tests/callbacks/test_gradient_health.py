@@ -115,6 +115,16 @@ def test_each_fault_of_the_course_is_named_once(given, losses, fault):
     assert named(judge_course(given, course(losses), seen_epoch=True)) == [fault]
 
 
+def test_a_gradient_that_reaches_the_values_beside_idle_queries_and_keys_did_not_vanish():
+    def block(values):
+        names = ("query", "key", "value", "output", "up", "down", "head")
+        sizes = (1e-8, 1e-8, values, 1e-2, 1e-2, 1e-2, 1e-2)
+        return facts(*[matrix(name, gradient=size) for name, size in zip(names, sizes, strict=True)])
+
+    assert named(judge_course(block(1e-3), course(LEVEL), seen_epoch=True)) == []
+    assert named(judge_course(block(1e-6), course(LEVEL), seen_epoch=True)) == [Fault.VANISHING_GRADIENT]
+
+
 def test_little_progress_is_no_fault_before_every_row_was_seen():
     assert named(judge_course(facts(matrix(travelled=1e-5)), course(LEVEL), seen_epoch=False)) == []
 

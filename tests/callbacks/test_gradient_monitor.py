@@ -198,6 +198,51 @@ FAULTY = {
 }
 
 
+class InItsOwnUnits(Classifier):
+    """Minimises a scaled loss and logs it a thousand times larger, validated on the rows it learns by heart."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("train_loss", 1000 * loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", 1000 * super().training_step(batch, batch_idx))
+
+    def val_dataloader(self):
+        return DataLoader(rows().dataset, batch_size=64)
+
+
+def test_a_loss_logged_in_units_of_its_own_is_not_held_for_a_gap():
+    found = watch(lambda: InItsOwnUnits(mlp(width=64), lr=1e-2), epochs=20).findings
+    assert Fault.UNDER_REGULARISED not in [f.fault for f in found]
+
+
+class Attention(nn.Module):
+    """As Hugging Face's BERT begins: small weights, so that queries and keys have next to no gradient at first."""
+
+    def __init__(self, width=16):
+        super().__init__()
+        self.shades = nn.Embedding(8, width)
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.project, self.up, self.down = nn.Linear(width, width), nn.Linear(width, 32), nn.Linear(32, width)
+        self.out = nn.Linear(width, CLASSES)
+        for weights in self.parameters():
+            nn.init.normal_(weights, std=0.02)
+
+    def forward(self, x):
+        seen = self.shades((2 * x + 4).clamp(0, 7).long())
+        seen = F.layer_norm(seen, seen.shape[-1:])
+        seen = seen + self.project(F.scaled_dot_product_attention(self.query(seen), self.key(seen), self.value(seen)))
+        seen = F.layer_norm(seen + self.down(F.gelu(self.up(seen))), seen.shape[-1:])
+        return self.out(seen.mean(1))
+
+
+def test_a_transformer_whose_attention_has_not_begun_to_look_anywhere_has_no_vanishing_gradient():
+    found = watch(lambda: Classifier(Attention(), lr=1e-3)).findings
+    assert Fault.VANISHING_GRADIENT not in [f.fault for f in found]
+
+
 @pytest.mark.parametrize("name", FAULTY)
 def test_a_fault_is_named_with_its_place(capsys, name):
     module, fault, where = FAULTY[name]

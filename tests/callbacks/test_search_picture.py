@@ -37,7 +37,7 @@ def words(axes):
 
 def test_every_trial_stands_where_its_values_are_in_the_colour_of_its_verdict():
     axes = draw_search(ROWS).axes[0]
-    marks = {tuple(line.get_xydata()[0]): line for line in axes.lines if line.get_marker() in "oXv"}
+    marks = {tuple(place): line for line in axes.lines if line.get_marker() in "oXv" for place in line.get_xydata()}
     assert set(marks) == {(row.params["lr"], row.params["batch_size"]) for row in ROWS}
     assert to_rgb(marks[1e-4, 8].get_color()) == to_rgb(COLOURS[Fit.UNDERFIT])
     assert [marks[1.0, 128].get_marker(), marks[0.9, 128].get_marker()] == ["v", "X"]
@@ -76,16 +76,27 @@ def test_the_history_shows_the_best_so_far_which_never_rises():
 
 def test_a_trial_that_exploded_stands_at_the_edge_of_the_history_and_presses_nothing_flat():
     axes = draw_history(ROWS).axes[0]
-    heights = {line.get_xdata()[0]: line.get_ydata()[0] for line in axes.lines if line.get_marker() in "oXv"}
+    heights = dict(tuple(place) for line in axes.lines if line.get_marker() in "oXv" for place in line.get_xydata())
     assert heights == pytest.approx({0: 2.0, 1: 1.5, 2: 0.5, 3: 0.3, 4: 0.4, 5: 2.0, 6: 2.0})
     high = draw_history(ROWS, mode="max").axes[0]
-    assert min(line.get_ydata()[0] for line in high.lines if line.get_marker() in "oXv") == pytest.approx(0.3)
+    assert min(line.get_ydata().min() for line in high.lines if line.get_marker() in "oXv") == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("rows", [[], [trial(0, 0.1, 8, math.nan)], [trial(0, 0.1, 8, math.inf), ROWS[6]], ROWS[:1]])
 def test_little_or_nothing_can_be_drawn_too(rows):
     for figure in (draw_search(rows), draw_history(rows)):
         assert rgb(figure).std() > 0
+
+
+def test_no_word_is_cut_off_whatever_the_numbers_are():
+    rows = [trial(i, 10.0**-i, 2**i, -1.23e10 / (i + 1)) for i in range(21)]
+    for figure in (draw_search(rows), draw_history(rows)):
+        canvas, page = figure.canvas, figure.bbox
+        canvas.draw()
+        for each in [*figure.axes, *figure.legends]:
+            around = each.get_tightbbox(canvas.get_renderer())
+            assert page.x0 <= around.x0 < around.x1 <= page.x1 + 1
+            assert page.y0 <= around.y0 < around.y1 <= page.y1 + 1
 
 
 def test_the_verdicts_are_told_by_the_corner_they_fall_in():

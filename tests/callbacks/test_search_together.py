@@ -97,6 +97,52 @@ def test_waves_draw_what_single_trials_draw():
     assert [trial.params for trial in waves.trials] == [trial.params for trial in single.trials]
 
 
+class Sorted(Together):
+    """Trains together what has the same `n`."""
+
+    def alike(self):
+        return ["n"]
+
+
+def test_a_wave_takes_over_from_its_first_trial_what_a_group_has_in_common():
+    study = run(Sorted(at_once=8), n_trials=40)
+    waves = [{trial.params["log2_n"] for trial in study.trials[at : at + 8]} for at in range(0, 40, 8)]
+    assert len(waves[0]) > 1  # nothing was known of any value
+    assert [len(values) for values in waves[1:]] == [1] * 4
+    assert len(set.union(*waves[1:])) > 1
+    assert len({trial.params["x"] for trial in study.trials}) == 40
+
+
+def test_where_the_first_wave_cannot_try_each_value_every_trial_is_drawn():
+    study = run(Sorted(at_once=4), n_trials=12)
+    assert [trial.params for trial in study.trials] == [trial.params for trial in run(Together(), n_trials=12).trials]
+
+
+def test_a_study_that_was_killed_while_it_drew_a_wave_goes_on_with_its_first_trials_values(tmp_path):
+    whole = run(Sorted(at_once=8), n_trials=24)
+    where = f"{tmp_path}/s.journal"
+    written = 0
+
+    class Killed(BaseException):
+        pass
+
+    def die(*args, **kwargs):
+        nonlocal written
+        written += 1
+        if written == 12:
+            raise Killed
+        return create(*args, **kwargs)
+
+    create = optuna.storages.JournalStorage.create_new_trial
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optuna.storages.JournalStorage, "create_new_trial", die)
+        with pytest.raises(Killed):
+            run(Sorted(at_once=8), n_trials=24, storage=where)
+    study = run(Sorted(at_once=8), n_trials=24, storage=where)
+    tried = [trial.params for trial in study.trials if trial.state.name == "COMPLETE"]
+    assert sorted(map(str, tried)) == sorted(str(trial.params) for trial in whole.trials)
+
+
 def test_a_pruned_trial_is_trained_no_further():
     train = Together()
     study = run(train, pruner="halving", n_trials=12)

@@ -180,3 +180,19 @@ def test_a_position_saved_before_the_first_batch_of_a_resumed_fit_is_kept():
 def test_targets_need_not_be_whole_numbers():
     held = Rows(torch.zeros(3, 1), torch.from_numpy(np.array([0.5, 1.5, 2.5])))
     assert next(iter(eval_loader(held, 1)))[1].dtype == torch.float64
+
+
+@pytest.mark.parametrize("batch_size", [3, 16])  # of the two the second alone begins where torch's own tensors do
+def test_batches_that_are_gathered_together_are_those_gathered_one_by_one(batch_size, monkeypatch):
+    monkeypatch.setattr("datamodules.batching.BLOCK_BYTES", 3 * 16 * 16)
+    table = Rows(torch.randn(105, 2), torch.arange(105))
+    loader = train_loader(table, batch_size, seed=1)
+    next(iter(loader))
+    coming = loader.coming(100)
+    found = list(loader.gather_each(coming, torch.device("cpu")))
+    assert len(found) == len(coming) == -(-105 // batch_size) - 1
+    for (x, y), indices in zip(found, coming, strict=True):
+        assert torch.equal(y, indices)
+        assert torch.equal(x, table.x[indices])
+        assert x.is_contiguous()
+        assert batch_size == 3 or x.data_ptr() % 64 == 0

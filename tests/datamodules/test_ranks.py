@@ -1,10 +1,8 @@
 """Two real processes: equal steps of different rows, every held-out row once, all predictions on each."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+
+from two_ranks import run_alone, run_ranks
 
 SCRIPT = """
 import json, sys, warnings
@@ -42,16 +40,11 @@ if __name__ == "__main__":
 
 
 def test_two_processes_train_as_one_would_with_the_double_batch(tmp_path):
-    script, predict = tmp_path / "script.py", tmp_path / "p.csv"
-    script.write_text(SCRIPT)
+    predict = tmp_path / "p.csv"
     names = [f"{part} {side} (cm)" for part in ("sepal", "petal") for side in ("length", "width")]
     predict.write_text(",".join(names) + "\n" + "5,3,1,0.2\n" * 7)
-    root = Path(__file__).parents[2]
-    # a training process that hangs ignores SIGTERM, so the time limit must kill
-    for ranks in (2, 1):
-        command = ["timeout", "-k", "5", "120", sys.executable, script, tmp_path / "out", predict, str(ranks)]
-        env = {**os.environ, "PYTHONPATH": str(root)}
-        subprocess.run(command, check=True, env=env, cwd=tmp_path, capture_output=True)
+    run_ranks(tmp_path, SCRIPT, tmp_path / "out", predict, 2)
+    run_alone(tmp_path, SCRIPT, tmp_path / "out", predict, 1)
     first, second, alone = (json.loads((tmp_path / f"out.{r}").read_text()) for r in ("2.0", "2.1", "1.0"))
     assert [len(rows) for _, rows in first["seen"]] == [len(rows) for _, rows in second["seen"]]
     both = [(e, a + b) for (e, a), (_, b) in zip(first["seen"], second["seen"], strict=True)]

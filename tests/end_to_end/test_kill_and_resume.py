@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import TIMEOUT, argv, environment, succeed
+import warm
+from commands import TIMEOUT, argv, environment, start_warm, succeed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 # A kill and a resume is a process start each; on a busy machine that takes a while.
@@ -46,29 +47,30 @@ def _killed(folder, flags, moment):
         flags: All of its flags.
         moment: Called with the process; returns when it is to be killed.
     """
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(argv("fit", *flags), cwd=folder, env=environment(folder), stdout=log, stderr=log)
-        try:
-            moment(process)
-        finally:
-            process.send_signal(signal.SIGKILL)
-            code = process.wait(TIMEOUT)
-    assert code in (0, -signal.SIGKILL), (folder / "log").read_text()
-    return code != 0
+    log = folder / f"log{len(list(folder.glob('log*')))}"
+    process = start_warm("fit", *flags, cwd=folder, out=log, err=log)
+    try:
+        moment(process)
+    finally:
+        process.kill()
+        over = warm.ended(process, TIMEOUT)
+    assert over
+    assert process.exitcode in (0, -signal.SIGKILL), log.read_text()
+    return process.exitcode != 0
 
 
 def _after_start(seconds):
-    """Kill so many seconds after the start: while Python still imports, or the table is read."""
+    """Kill so many seconds after the start: while the table is read, or the first epochs run."""
     return lambda process: time.sleep(seconds)
 
 
-def _after_checkpoint(folder, seconds):
-    """Kill so many seconds after the first checkpoint that this process writes."""
+def _after_checkpoint(folder, seconds, over=lambda process: warm.ended(process, 0)):
+    """Kill so many seconds after the first checkpoint that this process writes, or when it is `over`."""
     before = _newest(folder, "last*.ckpt")
 
     def wait(process):
         end = time.monotonic() + TIMEOUT
-        while _newest(folder, "last*.ckpt") == before and process.poll() is None:
+        while _newest(folder, "last*.ckpt") == before and not over(process):
             assert time.monotonic() < end, "no checkpoint was written"
             time.sleep(0.005)
         time.sleep(seconds)
@@ -120,9 +122,9 @@ def test_a_fit_killed_again_and_again_ends_with_the_weights_of_one_left_alone(fl
 
     kills = 0
     # In the start, in the first epoch, then in whatever epoch the resumed run is.
-    kills += _killed(killed, (*FIT, *flags, *root), _after_start(draw.uniform(0.5, 5)))
+    kills += _killed(killed, (*FIT, *flags, *root), _after_start(draw.uniform(0.1, 1.5)))
     kills += _killed(killed, again, _after_checkpoint(killed, draw.uniform(0, 0.3)))
-    kills += _killed(killed, again, _after_start(draw.uniform(0.5, 6)))
+    kills += _killed(killed, again, _after_start(draw.uniform(0.1, 1.5)))
     kills += _killed(killed, again, _after_checkpoint(killed, draw.uniform(0.2, 1.0)))
     kills += _killed(killed, again, _after_checkpoint(killed, draw.uniform(0.2, 1.0)))
     assert kills >= 4
@@ -161,7 +163,7 @@ def test_a_fit_stopped_by_ctrl_c_says_how_to_go_on_and_does(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    _after_checkpoint(stopped, 0.3)(process)
+    _after_checkpoint(stopped, 0.3, lambda process: process.poll() is not None)(process)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=TIMEOUT)
     assert process.returncode not in (0, 2)

@@ -4,8 +4,9 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics.functional.classification import multiclass_f1_score
 
-from lightning_mods.class_scores import ClassScores
+from lightning_mods.class_scores import ClassScores, _rank_sums_on_device, class_mean_auroc, class_mean_f1
 
 
 def score(probabilities, classes):
@@ -59,3 +60,24 @@ def test_ties_count_half():
 def test_a_probability_that_is_no_number_ranks_nothing():
     probabilities = torch.full((4, 2), float("nan"))
     assert math.isnan(score(probabilities, torch.tensor([0, 1, 1, 0])))
+
+
+@pytest.mark.parametrize("n_classes", [2, 10])
+def test_the_area_is_the_same_to_the_bit_whoever_sorts(n_classes, monkeypatch):
+    for seed in range(5):
+        torch.manual_seed(seed)
+        probabilities = torch.randn(150, n_classes).mul(4).round().softmax(1)  # with ties
+        classes = torch.randint(0, n_classes, (150,)) % (n_classes - seed % 2)  # with a class that has no rows
+        found = class_mean_auroc(probabilities, classes)
+        with monkeypatch.context() as patch:
+            patch.setattr("lightning_mods.class_scores._rank_sums", _rank_sums_on_device)
+            torch.testing.assert_close(found, class_mean_auroc(probabilities, classes), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 10, 40])
+def test_f1_is_torchmetrics_to_the_bit(n_classes):
+    for seed in range(20):
+        torch.manual_seed(seed)
+        found, classes = torch.randint(0, n_classes, (2, 31))
+        expected = multiclass_f1_score(found, classes, n_classes, average="macro")
+        assert torch.equal(class_mean_f1(found, classes, n_classes), expected)

@@ -1,43 +1,30 @@
 """The real commands, as a person types them: processes of their own in a folder of their own."""
 
 import csv
-import multiprocessing
 import os
 import random
 import runpy
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
-from unittest.mock import patch
+
+import warm
 
 TIMEOUT = 180  # a start costs 5 s on a quiet machine; a busy one may need far more
 
 
 def environment(cwd, **more):
     """The environment of a command: one thread, a cache beside its folder, none of pytest's leftovers."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("PL_GLOBAL_SEED", "PYTHONWARNINGS", "LOCAL_RANK")}
+    # One name after the other: pytest's own thread writes and removes one while others start commands.
+    here = {name: os.environ.get(name) for name in list(os.environ)}
+    left_out = ("PL_GLOBAL_SEED", "PYTHONWARNINGS", "LOCAL_RANK", "PYTEST_CURRENT_TEST")
+    kept = {name: value for name, value in here.items() if value is not None and name not in left_out}
     return {**kept, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(Path(cwd).resolve().parent / "cache"), **more}
 
 
 def argv(verb, *args):
     return [sys.executable, "-m", f"lightning_mods.{verb}", *args]
-
-
-def call(verb, *args, cwd, **env):
-    """Run `python -m lightning_mods.VERB ARGS` to its end and return what came of it."""
-    return subprocess.run(
-        argv(verb, *args), cwd=cwd, env=environment(cwd, **env), capture_output=True, text=True, timeout=TIMEOUT
-    )
-
-
-# Processes forked from one that has imported what every verb needs: a start costs 0.1 s instead of 5.
-_WARM = multiprocessing.get_context("forkserver")
-_STARTING = threading.Lock()
-_WARM.set_forkserver_preload(
-    ["lightning_mods.cli", "lightning_mods.evaluate", "lightning_mods.tables", "torch._dynamo"]
-)
 
 
 def start_warm(verb, *args, cwd, out, err, **env):
@@ -46,52 +33,36 @@ def start_warm(verb, *args, cwd, out, err, **env):
     Returns:
         The process, whose streams are written into the files `out` and `err`.
     """
-    # The first call starts the process that all are forked from, with this environment.
-    with _STARTING, patch.dict(os.environ, OMP_NUM_THREADS="1"):
-        process = _WARM.Process(target=_become, args=(verb, args, str(cwd), environment(cwd, **env), out, err))
-        process.start()
-    return process
+    return warm.start(_become, verb, args, str(cwd), environment(cwd, **env), out, err)
 
 
 def warm_up():
     """Start the process that all are forked from, also those that a command run in this very process starts."""
-    with _STARTING, patch.dict(os.environ, OMP_NUM_THREADS="1"):
-        process = _WARM.Process(target=int)
-        process.start()
-    process.join(TIMEOUT)
+    warm.ended(warm.start(int), TIMEOUT)
 
 
 def call_warm(verb, *args, cwd, **env):
-    """As `call`, in a process that is started warm. For many small commands."""
+    """Run `python -m lightning_mods.VERB ARGS` to its end, started warm, and return what came of it."""
     with tempfile.TemporaryDirectory() as held:
         out, err = Path(held, "out"), Path(held, "err")
         process = start_warm(verb, *args, cwd=cwd, out=out, err=err, **env)
-        process.join(TIMEOUT)
-        if process.exitcode is None:
+        if not warm.ended(process, TIMEOUT):
             process.kill()
             raise TimeoutError(f"{verb} {args} ran for more than {TIMEOUT} s")
         return subprocess.CompletedProcess(argv(verb, *args), process.exitcode, out.read_text(), err.read_text())
 
 
 def _become(verb, args, cwd, env, out, err):
-    """Turn this process into the command: its folder, its environment, its streams."""
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(env)
-    for stream, target in ((1, out), (2, err)):
-        opened = os.open(target, os.O_WRONLY | os.O_CREAT)
-        os.dup2(opened, stream)
-        os.close(opened)
+    """Turn this process into the command."""
+    warm.become(cwd, env, out, err)
     sys.argv = ["", *args]
-    sys.path.insert(0, cwd)  # as `python -m` does
     runpy.run_module(f"lightning_mods.{verb}", run_name="__main__", alter_sys=True)
 
 
 def is_loaded_by_every_verb(module):
     """Whether a command imports a module before it knows what it is asked for."""
-    process = _WARM.Process(target=_tell_if_loaded, args=(module,))
-    process.start()
-    process.join(TIMEOUT)
+    process = warm.start(_tell_if_loaded, module)
+    assert warm.ended(process, TIMEOUT)
     return bool(process.exitcode)
 
 
@@ -100,8 +71,8 @@ def _tell_if_loaded(module):
 
 
 def succeed(verb, *args, cwd, **env):
-    """Run a command that must succeed without a traceback."""
-    done = call(verb, *args, cwd=cwd, **env)
+    """Run a command that must succeed without a traceback, in a process that is started warm."""
+    done = call_warm(verb, *args, cwd=cwd, **env)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return done

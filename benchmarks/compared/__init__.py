@@ -1,0 +1,1 @@
+"""The same training in skorch, Ignite, Keras and ours: `python -m benchmarks.compared`."""

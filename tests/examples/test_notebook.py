@@ -1,0 +1,120 @@
+"""The notebook runs from top to bottom, shows its pictures, and installs the package where it is missing."""
+
+import base64
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PATH = ROOT / "examples" / "first_steps.ipynb"
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def cells(kind="code"):
+    return [cell for cell in json.loads(PATH.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == kind]
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """A copy of the notebook, run by a kernel of this interpreter in an empty folder."""
+    nbformat = pytest.importorskip("nbformat", reason="not installed: pip install nbformat")
+    nbclient = pytest.importorskip("nbclient", reason="not installed: pip install nbclient")
+    pytest.importorskip("ipykernel", reason="not installed: pip install ipykernel")
+    folder = tmp_path_factory.mktemp("notebook")
+    before = PATH.read_bytes()
+    notebook = nbformat.read(PATH, as_version=4)
+    environment = {**os.environ, "JUPYTER_DATA_DIR": str(folder / "jupyter"), "OMP_NUM_THREADS": "1"}
+    client = nbclient.NotebookClient(
+        notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
+    client.execute(env=environment)
+    assert PATH.read_bytes() == before
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def text_of(cell, name):
+    return "".join(output.text for output in cell.outputs if output.output_type == "stream" and output.name == name)
+
+
+def sizes_of_pictures(cell):
+    pictures = [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
+    return [struct.unpack(">II", base64.b64decode(picture)[16:24]) for picture in pictures]
+
+
+def test_every_picture_stands_in_the_notebook(executed):
+    shown = {cell.source: sizes_of_pictures(cell) for cell in executed}
+    for name in ("monitor", "gradients", "search", "second"):
+        (size,) = shown[name]
+        assert min(size) > 300  # pixels
+
+
+def test_the_verdict_is_the_one_its_text_speaks_of(executed):
+    (words,) = [text_of(cell, "stdout") for cell in executed if "monitor.last_word" in cell.source]
+    assert words.startswith("verdict      overfit (memorising)")
+    (scores,) = [text_of(cell, "stdout") for cell in executed if "def scores" in cell.source]
+    r2 = dict(re.findall(r"^(.+?) +\{.*'(?:test_)?r2': (-?[\d.]+)", scores, flags=re.MULTILINE))
+    assert float(r2["too large, last epoch"]) < float(r2["too large, best epoch"])
+    assert float(r2["always the mean"]) < float(r2["searched, best epoch"])
+
+
+def test_progress_is_one_line_a_fit(executed):
+    fits = [cell for cell in executed if "train(network(" in cell.source]
+    assert len(fits) == 2
+    for cell in fits:
+        shown = [output.data["text/plain"] for output in cell.outputs if output.output_type == "display_data"]
+        assert len(shown) == 1
+        assert re.fullmatch(r"\d+ epochs in [\d.]+ s · train_loss \S+ · val_loss \S+", shown[0])
+        assert len(text_of(cell, "stderr").splitlines()) < 12
+
+
+def test_no_warning_stands_in_the_notebook(executed):
+    said = "".join(text_of(cell, "stderr") for cell in executed)
+    assert "Warning" not in said
+    assert " failed (" not in said
+
+
+def test_it_is_stored_without_outputs():
+    """A stored output is a claim that nobody measures again, and a diff that nobody can read."""
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells())
+    assert "http" not in PATH.read_text(encoding="utf-8")
+
+
+def test_its_first_cell_installs_the_package_from_the_clone_it_lies_in(tmp_path):
+    clone = tmp_path / "clone"
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in tracked.split("\0"):
+        if name.startswith(("callbacks/", "datamodules/", "lightning_mods/", "pyproject", "README", "LICENSE")):
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            (clone / name).write_bytes((ROOT / name).read_bytes())
+    (clone / "examples").mkdir()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True)
+    # All that is installed here but for the package itself, which an editable installation adds by a .pth file.
+    environment = {
+        **os.environ,
+        "PYTHONPATH": sysconfig.get_path("purelib"),
+        "PIP_NO_BUILD_ISOLATION": "0",  # pip's way to say yes: setuptools is there, and no network is needed
+        "PIP_NO_INDEX": "1",
+        "PIP_NO_DEPS": "1",
+    }
+    cell = "".join(cells()[0]["source"]) + "\nimport lightning_mods\nprint(lightning_mods.__file__)"
+    done = subprocess.run(
+        [str(tmp_path / "env" / "bin" / "python"), "-c", cell],
+        cwd=clone / "examples", env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path / "env")
+
+
+def test_its_first_cell_says_what_it_lacks_outside_of_a_clone(tmp_path):
+    cell = "".join(cells()[0]["source"]).replace('find_spec("lightning_mods") is None', "True")
+    done = subprocess.run([sys.executable, "-c", cell], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "lightning-mods is missing: open this notebook in a clone of it, or set REPOSITORY above.\n"
