@@ -13,7 +13,6 @@ from pytorch_lightning.cli import (
     LightningArgumentParser,
     LightningCLI,
     LRSchedulerTypeTuple,
-    SaveConfigCallback,
     instantiate_class,
 )
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -36,18 +35,17 @@ from lightning_mods.checkpoints import (
     BestCheckpoint,
     LastCheckpoint,
     epochs_done,
-    folder_of_run,
     read_checkpoint,
 )
 from lightning_mods.classes import OURS, find_class, own_arguments
 from lightning_mods.event_logger import EventLogger
 from lightning_mods.explain import explain
-from lightning_mods.files import replacing
 from lightning_mods.light_dispatch import NoProfiler, pass_by_idle_hooks
 from lightning_mods.logger_names import FLAG, asked_for, named_loggers
 from lightning_mods.logger_places import Place, with_places
 from lightning_mods.module import MLPModule
 from lightning_mods.progress import Announcement, ProgressLines, progress_callbacks
+from lightning_mods.run_record import RunRecord
 from lightning_mods.runs import RUN_MARK, run_of
 from lightning_mods.summary import EpochTimer
 from lightning_mods.terminal import say
@@ -63,24 +61,6 @@ _CHOICES: dict[str, type] = {
 
 
 _BY_TASK = {"classification": ("MLPClassifier", "regression"), "regression": ("MLPRegressor", "classification")}
-
-
-class RunRecord(SaveConfigCallback):
-    """Writes a run's config.yaml, and names its classes in its checkpoints."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write config.yaml when the fit begins; a kill in between must not lose the one of a resumed run."""
-        folder = folder_of_run(trainer)  # asks all ranks
-        if stage == "fit" and trainer.is_global_zero and folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            with replacing(folder / self.config_filename) as partial:
-                partial.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note which class the hyperparameters belong to."""
-        data = getattr(trainer, "datamodule", None)
-        names = {"model": type(pl_module).__name__, "data": type(data).__name__}
-        checkpoint["lightning_mods"] = {key: name for key, name in names.items() if name in OURS}
 
 
 class ModsCLI(LightningCLI):
