@@ -1,13 +1,11 @@
-"""Where a diagnosis goes: loggers, TensorBoard's Text and Images tabs, a file. Called on one rank alone."""
+"""Where a diagnosis goes: all places where the run is looked at, and a file. Called on one rank alone."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import TensorBoardLogger
 
-from callbacks import _fit_report, _tensorboard
+from callbacks import _boards, _fit_report
 from callbacks._fit_record import FitRecord
 from callbacks.diagnosis import Diagnosis
 from callbacks.spare_time import SpareTime
@@ -30,13 +28,11 @@ class FitWriter:
     def scalars(self, trainer: Trainer, found: Diagnosis, epoch: int) -> None:
         """Log the probabilities over the epoch."""
         values = {f"fit/probability_{fit}": probability for fit, probability in found.probabilities.items()}
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=epoch)
+        _boards.log_metrics(trainer, values, epoch)
 
     def words(self, trainer: Trainer, text: str, epoch: int) -> None:
-        """Write the verdict to the Text tab."""
-        for logger in _tensorboard.tensorboard_loggers(trainer):
-            _tensorboard.write_text(logger, "fit/verdict", text, epoch)
+        """Write the verdict as a text."""
+        _boards.write_text(trainer, "fit/verdict", text, epoch)
 
     def document(self, folder: Path | None, found: Diagnosis, record: FitRecord, baseline: float | None) -> None:
         """Write `diagnosis.json`."""
@@ -45,19 +41,16 @@ class FitWriter:
             _fit_report.write(folder / "diagnosis.json", text)
 
     def picture(self, trainer: Trainer, found: Diagnosis, record: FitRecord, epoch: int, *, last: bool) -> None:
-        """Draw the curves to the Images tab; on the way only if there is time."""
-        loggers = _tensorboard.tensorboard_loggers(trainer)
-        if not self.plot or not loggers or not (last or self._spare.is_due):
+        """Draw the curves; on the way only if there is time."""
+        if not self.plot or not (last or self._spare.is_due) or not _boards.are_shown(trainer):
             return
         with self._spare.work():
-            self._draw(loggers, found, record, epoch)
+            self._draw(trainer, found, record, epoch)
 
-    def _draw(self, loggers: Sequence[TensorBoardLogger], found: Diagnosis, record: FitRecord, epoch: int) -> None:
+    def _draw(self, trainer: Trainer, found: Diagnosis, record: FitRecord, epoch: int) -> None:
         from callbacks.fit_picture import draw_record, rgb  # matplotlib takes half a second to load
 
-        pixels = rgb(draw_record(record, found))
-        for logger in loggers:
-            _tensorboard.write_image(logger, "fit/curves", pixels, epoch)
+        _boards.write_image(trainer, "fit/curves", rgb(draw_record(record, found)), epoch)
 
 
 def folder_of(trainer: Trainer) -> Path | None:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from time import monotonic
 
 import torch
@@ -11,7 +10,6 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks import _tensorboard
 from callbacks._gradient_pace import Pace
 from callbacks._gradient_reader import PER_HISTOGRAM, GradientReader, Moment, shown
 from callbacks._gradient_writer import GradientWriter
@@ -77,8 +75,6 @@ class GradientSession:
         self._trainer = trainer
         self._module = module
         self._guard = guard
-        if not _tensorboard.tensorboard_loggers(trainer):
-            pace = replace(pace, histograms_every=0)
         self._pace = pace
         self._updates, self._histograms = Every(pace.updates_every), Every(pace.histograms_every)
         self._looks = AnyOf((self._updates, self._histograms))

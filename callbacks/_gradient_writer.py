@@ -1,18 +1,16 @@
 """Turns what was read on the device into numbers by name, and hands them to the loggers."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from pytorch_lightning import Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
 
-from callbacks import _tensorboard
+from callbacks import _boards
+from callbacks._board import Histogram
 from callbacks._gradient_norms import NONZERO, UPDATE, WEIGHT, Array, Probe
 from callbacks._gradient_reader import PER_HISTOGRAM, Moment, shown
 from callbacks._histograms import histograms
-from callbacks._tensorboard import Histogram
 from callbacks.gradient_flow import GradientFlow
 
 QUANTITIES = ("grad_norm", "grad_norm_clipped", "weight_norm", "update_ratio", "grad_zeros")
@@ -56,8 +54,8 @@ class GradientWriter:
             scalars[f"grad_norm_max/{last.total}"] = float(norms[:, -1].max())
         for moment in moments[:-1]:
             if moment.samples is not None:
-                _hand_out(trainer, moment.step, {}, _histograms(moment))
-        _hand_out(trainer, last.step, scalars, _histograms(last))
+                _boards.write_moment(trainer, moment.step, {}, _histograms(moment))
+        _boards.write_moment(trainer, last.step, scalars, _histograms(last))
         found: list[list[float]] = norms.tolist()
         return found
 
@@ -107,28 +105,12 @@ def _around(probe: Probe, numbers: Array) -> dict[str, Array]:
     }
 
 
-def show_flow(trainer: Trainer, flow: GradientFlow, folder: Path | None) -> None:
-    """Draw the history to the Images tab; without TensorBoard into `gradient_flow.png` in a folder, if there is one."""
-    from callbacks.fit_picture import png, rgb  # matplotlib takes half a second to load
+def show_flow(trainer: Trainer, flow: GradientFlow) -> None:
+    """Draw the history to where the run is looked at."""
+    from callbacks.fit_picture import rgb  # matplotlib takes half a second to load
     from callbacks.gradient_flow_picture import draw_gradient_flow
 
-    loggers = _tensorboard.tensorboard_loggers(trainer)
-    figure = draw_gradient_flow(flow)
-    if loggers:
-        pixels = rgb(figure)
-        for logger in loggers:
-            _tensorboard.write_image(logger, "gradients/flow", pixels, flow.columns[-1].last)
-    elif folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "gradient_flow.png").write_bytes(png(figure))
-
-
-def _hand_out(trainer: Trainer, step: int, scalars: dict[str, float], histograms: dict[str, Histogram]) -> None:
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            _tensorboard.write_moment(logger, step, scalars, histograms)
-        elif scalars:
-            logger.log_metrics(scalars, step=step)
+    _boards.write_image(trainer, "gradients/flow", rgb(draw_gradient_flow(flow)), flow.columns[-1].last)
 
 
 def _histograms(moment: Moment) -> dict[str, Histogram]:

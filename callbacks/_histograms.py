@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from callbacks._tensorboard import Histogram
+from callbacks._board import Histogram
 
 BINS = 30  # TensorBoard's Histograms tab lays what it gets over 30 bins of its own
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,7 @@ class StudyBeforeFit:
     plan: Plan
     storage: str | None
     runs: Path | None
+    _curves: dict[int, Mapping[str, Any]] = field(default_factory=dict, init=False)
 
     @property
     def where(self) -> str:
@@ -86,7 +87,7 @@ class StudyBeforeFit:
         return self._conclude(study, guard)
 
     def _conclude(self, study: Study, guard: Guard) -> dict[str, Any]:
-        rows = rows_of(study, self.space)
+        rows = [self._with_curves(row) for row in rows_of(study, self.space)]
         top = best(study, self.space)
         if top is None:
             why = next((f"; the last one: {row.reason}" for row in reversed(rows) if row.reason), "")
@@ -99,6 +100,10 @@ class StudyBeforeFit:
         say(self.trainer, "\n".join(lines))
         by_hand = bool(self.recipe.lr_name) and study.user_attrs.get(DRIVEN) is False
         return {"found": dict(top.params), "by_hand": by_hand, "rows": rows}
+
+    def _with_curves(self, row: TrialRow) -> TrialRow:
+        known = self._curves.get(row.number)
+        return row if known is None else replace(row, attrs={**row.attrs, show.CURVES: known})
 
     def _teller(self, guard: Guard) -> Any:
         """Keeps what was learned from a trial, and writes a TensorBoard run of it where the fit writes one."""
@@ -114,6 +119,7 @@ class StudyBeforeFit:
             if driven is not None and not kept and not isinstance(trial, Member):
                 trial.study.set_user_attr(DRIVEN, driven)
                 kept.add(driven)
+            self._curves[trial.number] = watch.curves()
             if self.runs is None or not tensorboard_loggers(self.trainer):
                 return
             with guard(self.trainer, "writing a trial's TensorBoard run"):

@@ -1,5 +1,6 @@
-"""Shows a search: a TensorBoard run for each trial, pictures in the Images tab or beside the run."""
+"""Shows a search where the fit is looked at: pictures, a list of the trials; a TensorBoard run for each of them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from callbacks import _tensorboard
+from callbacks import _boards, _tensorboard
 from callbacks._search_results import TrialRow
+
+CURVES = "curves"  # by tag, one value an epoch: what this process knows of a trial beside what the study keeps
 
 
 def write_trial(
@@ -58,11 +61,10 @@ def write_found(folder: Path, sections: Mapping[str, Mapping[str, Any]]) -> None
     (folder / "found.yaml").write_text(yaml.safe_dump(fragment, sort_keys=False), encoding="utf-8")
 
 
-def show_pictures(
-    trainer: Trainer, folder: Path | None, rows: Sequence[TrialRow], names: Sequence[str], monitor: str, mode: str
-) -> None:
-    """Draw the search, for TensorBoard where it is there, else as PNG files into the run's folder."""
-    from callbacks.fit_picture import png, rgb
+def show_pictures(trainer: Trainer, rows: Sequence[TrialRow], names: Sequence[str], monitor: str, mode: str) -> None:
+    """Draw the search, and list its trials, a line of JSON for each."""
+    _boards.write_text(trainer, "search/trials", "\n".join(map(_line, rows)))
+    from callbacks.fit_picture import rgb
     from callbacks.search_picture import draw_history, draw_search  # matplotlib takes half a second to load
 
     x, y = [*names, ""][:2]
@@ -70,10 +72,12 @@ def show_pictures(
         "loss": draw_search(rows, x=x, y=y, monitor=monitor, mode=mode),
         "history": draw_history(rows, monitor=monitor, mode=mode),
     }
-    loggers = _tensorboard.tensorboard_loggers(trainer)
     for what, figure in figures.items():
-        for logger in loggers:
-            _tensorboard.write_image(logger, f"search/{what}", rgb(figure), 0)
-        if not loggers and folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"search_{what}.png").write_bytes(png(figure))
+        _boards.write_image(trainer, f"search/{what}", rgb(figure), 0)
+
+
+def _line(row: TrialRow) -> str:
+    """A trial as a line of JSON, with its curves where this process trained it."""
+    facts = {"number": row.number, "state": row.state, "params": dict(row.params), "values": row.values}
+    more = {"seconds": row.seconds, "reason": row.reason or None, "curves": row.attrs.get(CURVES)}
+    return json.dumps({**facts, **{name: fact for name, fact in more.items() if fact is not None}}, default=str)

@@ -1,7 +1,6 @@
 """The one place that knows what stands behind a TensorBoard logger: its writer, and the protos of its plugins."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Number
 from typing import Any
 
@@ -14,6 +13,8 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
+
+from callbacks._board import Histogram as Histogram
 
 
 def tensorboard_loggers(trainer: Trainer) -> list[TensorBoardLogger]:
@@ -79,25 +80,6 @@ def write_graphs(logger: TensorBoardLogger, forward: Any, others: Mapping[str, A
         metadata = SummaryMetadata(plugin_data=plugin, data_class=DATA_CLASS_BLOB_SEQUENCE)
         writer.add_summary(Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=blob)]), step)
     logger.experiment.flush()
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Counts of numbers in bins of equal width.
-
-    Args:
-        low: Lower edge of the first bin.
-        high: Upper edge of the last bin.
-        counts: How many numbers lie in each.
-        total: Their sum.
-        squares: The sum of their squares.
-    """
-
-    low: float
-    high: float
-    counts: list[float]
-    total: float
-    squares: float
 
 
 def write_moment(

@@ -31,9 +31,10 @@ class FitMonitor(Callback):
 
     Pairs the training and the validation loss of the same epoch (of several validations in an epoch the last one; an
     epoch without one is a gap) and asks `callbacks.diagnosis.diagnose`. Loggers get the probabilities as
-    `fit/probability_…`, TensorBoard also the verdict in words and a picture of the curves. `diagnosis.json` stands
-    beside the checkpoints, or in the log folder. Standard error gets a line when the verdict changes and a paragraph
-    at the end. Weights are never touched. A NaN that was logged is shown to `diagnose`, which says what it means.
+    `fit/probability_…`, the verdict in words and a picture of the curves; for a CSV logger, or none, words and picture
+    are files. `diagnosis.json` stands beside the checkpoints, or in the log folder. Standard error gets a line when the
+    verdict changes and a paragraph at the end. Weights are never touched. A NaN that was logged is shown to
+    `diagnose`, which says what it means.
 
     Args:
         train_loss: Name under which the training loss is logged. Logged by the step alone, its epoch's mean is taken.
@@ -48,7 +49,7 @@ class FitMonitor(Callback):
             instead of the logged training loss, which lags; 0 for none. Needs the module's `evaluation_loss(batch)`.
         check_every: Validated epochs between two verdicts; 0 for every one at first, and later whenever the run has
             grown by 2 % if it may stop for it, by 10 % if not.
-        plot: Draw the curves for TensorBoard's Images tab.
+        plot: Draw the curves, e.g. for TensorBoard's Images tab.
         closing: Print the paragraph at the end; without, `last_word` holds it.
 
     Raises:

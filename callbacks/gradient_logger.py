@@ -1,7 +1,6 @@
 """`GradientLogger`: shows what gradients and updates do to each layer. It writes, and judges nothing."""
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -34,10 +33,10 @@ class GradientLogger(Callback):
       is usual (https://cs231n.github.io/neural-networks-3/#ratio). Left out while the weights are all zero.
     - `grad_zeros/…`: fraction of the gradient that is exactly zero, in [0, 1].
 
-    TensorBoard also gets histograms of up to 30 bins (`gradients/…` before clipping, `weights/…`) of up to 2048
-    elements of each parameter but the biases beside a matrix, and in its Images tab `gradients/flow`: the gradient norm
-    of the layers over the run. Without TensorBoard that picture is `gradient_flow.png` in the log folder. Other loggers
-    get the numbers. With no logger nothing is measured.
+    Beside these go histograms of up to 30 bins (`gradients/…` before clipping, `weights/…`) of up to 2048 elements of
+    each parameter but the biases beside a matrix, and the picture `gradients/flow`: the gradient norm of the layers
+    over the run. TensorBoard, W&B, Comet, MLflow and Visdom show them; a CSV logger has `histograms.jsonl` and
+    `gradient_flow.png` beside its table, and without a logger they lie in the root folder, with `scalars.jsonl`.
 
     Gradient norms are of all elements. The rest is of `sample` evenly spaced elements of a larger parameter, with
     many parameters fewer (4 million in all). Tied parameters count once, under their first owner. Parameters that had
@@ -90,7 +89,6 @@ class GradientLogger(Callback):
         self._flow: GradientFlow | None = None
         self._guard = Guard("GradientLogger")
         self._session: GradientSession | None = None
-        self._folder: Path | None = None
 
     def figure(self) -> "Figure | None":
         """The picture of gradient flow so far, to show or save; None before the first gradient was read."""
@@ -125,11 +123,6 @@ class GradientLogger(Callback):
         if stage == "fit" and trainer.current_epoch == 0:
             self._close()
             self._begin()
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the folder for a picture; every rank asks, as the log folder is broadcast."""
-        log_dir = trainer.log_dir
-        self._folder = None if log_dir is None or "://" in str(log_dir) else Path(log_dir)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to follow the optimizers, on the rank that writes."""
@@ -210,12 +203,10 @@ class GradientLogger(Callback):
         if trainer.fast_dev_run or not session.flow.columns:  # type: ignore[attr-defined]  # a connector's
             return
         with self._guard(trainer, "drawing gradient flow"):
-            show_flow(trainer, session.flow, self._folder)
+            show_flow(trainer, session.flow)
 
 
 def _obstacle(trainer: Trainer) -> str | None:
-    if not trainer.loggers:
-        return "the trainer has no logger."
     if isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy):
         return f"{type(trainer.strategy).__name__} shards parameters, so that no rank has a whole gradient."
     return None

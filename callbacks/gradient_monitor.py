@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks import _health_report
+from callbacks._boards import write_text
 from callbacks._nonfinite import NonFiniteError as NonFiniteError  # for who catches it
 from callbacks._nonfinite_guard import CHOICES, NonFiniteGuard
-from callbacks._tensorboard import tensorboard_loggers, write_text
 from callbacks._terminal import Guard, say
 from callbacks._training_probe import TrainingProbe
 from callbacks._training_watch import TrainingWatch
@@ -237,8 +237,7 @@ class GradientMonitor(Callback):
         if self.closing:
             say(trainer, f"GradientMonitor: {self.last_word}")
         with self._guard(trainer, "writing the findings"):
-            for logger in tensorboard_loggers(trainer):
-                write_text(logger, "gradients/health", self.last_word, trainer.global_step)
+            write_text(trainer, "gradients/health", self.last_word, trainer.global_step)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take every hook away."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks._backward_graph import BackwardDrawing
+from callbacks._board import Drawing
+from callbacks._board_files import FilesBoard
+from callbacks._boards import boards, write_graphs
 from callbacks._forward_graph import EXPORT, ForwardDrawing
 from callbacks._module_calls import CallRecorder
-from callbacks._tensorboard import tensorboard_loggers, write_graphs
 from callbacks._terminal import Guard, say
 from callbacks.graphs import Graph, collapse, forward_graph, to_graph_def, to_svg
 
@@ -19,7 +22,7 @@ LARGEST = 20_000  # nodes; a browser does not draw more in reasonable time
 
 
 class GraphLogger(Callback):
-    """Shows the compute graph of any LightningModule in TensorBoard's Graphs tab: forward, and backward.
+    """Shows the compute graph of any LightningModule, forward and backward, e.g. in TensorBoard's Graphs tab.
 
     Watches the first training batch that has a loss, and writes two tags of one run: `Default`, the forward graph (each
     operation in the scope of its module, with shapes on the edges, parameters, inputs, outputs and the way to the
@@ -30,13 +33,14 @@ class GraphLogger(Callback):
     line says so. Where no call can be seen, as in a compiled step, `forward` is traced with `example_input_array` or
     the first batch. Weights, buffers and random states are left alone.
 
-    Without a TensorBoard logger `forward.svg` and `backward.svg` go into `graphs` in the log folder. Only the first
-    rank writes, and once in a run's folder, also when the run is resumed. `fast_dev_run` writes nothing.
+    W&B, Comet, MLflow and Visdom get SVG drawings of both. With a CSV logger, or none, `forward.svg` and `backward.svg`
+    go into `graphs` in the log folder. Only the first rank writes, and once in a run's folder, also when the run is
+    resumed. `fast_dev_run` writes nothing.
 
     Args:
         forward: Write the forward graph.
         backward: Write the backward graph.
-        svg: Write the SVG files also where there is a TensorBoard logger.
+        svg: Write the SVG files also where a logger shows the graphs.
         depth: Levels of modules that the SVG files keep apart; none for all.
         patience: Seconds after which `torch.export` is given up, above 0.
 
@@ -173,17 +177,17 @@ class GraphLogger(Callback):
         return {f"backward/{index}": graph for index, graph in enumerate(graphs)}
 
     def _write(self, trainer: Trainer, forward: Graph | None, backward: dict[str, Graph]) -> None:
-        loggers = tensorboard_loggers(trainer)
-        for logger in loggers:
-            others = {tag: to_graph_def(graph) for tag, graph in backward.items()}
-            write_graphs(logger, to_graph_def(forward) if forward else None, others)
-        if (self.svg or not loggers) and "://" not in self._folder:
-            folder = Path(self._folder) / "graphs"
-            folder.mkdir(parents=True, exist_ok=True)
-            drawn = ({"forward": forward} if forward else {}) | backward
-            for tag, graph in drawn.items():
-                (folder / f"{tag.replace('/', '_')}.svg").write_text(to_svg(graph, depth=self.depth), encoding="utf-8")
-            say(trainer, f"GraphLogger: the graphs are in {folder}.")
+        drawn = {
+            tag: Drawing(partial(to_graph_def, graph), partial(to_svg, graph, depth=self.depth))
+            for tag, graph in (({"forward": forward} if forward else {}) | backward).items()
+        }
+        files = [place for place in boards(trainer) if isinstance(place, FilesBoard)]
+        if self.svg and not files and "://" not in self._folder:
+            files = [FilesBoard(Path(self._folder), None, fresh=False)]
+            files[0].write_graphs(drawn, 0)
+        write_graphs(trainer, drawn)
+        for place in files:
+            say(trainer, f"GraphLogger: the graphs are in {place.folder / 'graphs'}.")
 
 
 def _bounded(graph: Graph) -> Graph:

@@ -176,7 +176,7 @@ class OptunaSearch(Callback):
                 with self._guard(trainer, "writing found.yaml"):
                     write_found(self._folder, self._sections(trainer))
             with self._guard(trainer, "drawing the search"):
-                show_pictures(trainer, self._folder, self._rows, list(self.found), self.monitor, self.mode)
+                show_pictures(trainer, self._rows, list(self.found), self.monitor, self.mode)
 
     def _sections(self, trainer: Trainer) -> dict[str, dict[str, Any]]:
         """What was found, by the section of a Lightning CLI's configuration that it belongs to."""

@@ -1,4 +1,4 @@
-"""`TensorBoardLayout`: makes TensorBoard show a run the way a person wants to look at it."""
+"""`TensorBoardLayout`: makes TensorBoard, and what else a run is looked at with, show it as a person wants."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
-from callbacks import _tensorboard
+from callbacks import _boards
 from callbacks._metrics import logged
+from callbacks._terminal import Guard
 
 _LONG = 8  # more layers than a person compares by eye
 
@@ -17,7 +18,8 @@ class TensorBoardLayout(Callback):
 
     The Custom Scalars tab gets a chart with training and validation loss, and one with each validation metric. The
     HParams tab gets the module's and the data module's hyperparameters with `hp/val_…` (the epoch in which
-    `monitor` was best) and `hp/test_…`. Without a TensorBoard logger it does nothing.
+    `monitor` was best) and `hp/test_…`. Other loggers get the results, the hyperparameters and the configuration in
+    their own manner; without a logger they are files in the root folder.
 
     Args:
         monitor: Name of the logged metric that tells which epoch is best. A NaN is never best.
@@ -36,6 +38,7 @@ class TensorBoardLayout(Callback):
         self.config = config
         self._best: float | None = None
         self._described = False
+        self._guard = Guard("TensorBoardLayout")
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far."""
@@ -48,9 +51,9 @@ class TensorBoardLayout(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lay out the loss chart and write the configuration."""
         self._described = False
-        for logger in _tensorboard.tensorboard_loggers(trainer):
-            if self.config:
-                _tensorboard.write_text(logger, "config", self.config)
+        if self.config:
+            with self._guard(trainer, "writing the configuration"):
+                _boards.write_text(trainer, "config", self.config)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results of the epoch if it is the best so far."""
@@ -79,14 +82,15 @@ class TensorBoardLayout(Callback):
         losses = {"loss": ["train_loss", "val_loss"]}
         others = {name.removeprefix("val_"): [name] for name in names if name != "val_loss"}
         results = [f"hp/{name}" for name in names] + [f"hp/test_{name.removeprefix('val_')}" for name in names]
-        for logger in _tensorboard.tensorboard_loggers(trainer):
-            _tensorboard.write_charts(logger, {"Fit": losses, "Metrics": others})
-            _tensorboard.write_hyperparameters(logger, _hyperparameters(trainer, pl_module), results)
+        with self._guard(trainer, "describing the run"):
+            _boards.write_charts(trainer, {"Fit": losses, "Metrics": others})
+            _boards.write_hyperparameters(trainer, _hyperparameters(trainer, pl_module), results)
 
     def _write_results(self, trainer: Trainer, results: dict[str, float]) -> None:
         tagged = {f"hp/{name}": value for name, value in results.items()}
-        for logger in _tensorboard.tensorboard_loggers(trainer):
-            _tensorboard.write_scalars(logger, tagged, trainer.current_epoch)
+        if tagged:
+            with self._guard(trainer, "writing the results"):
+                _boards.write_scalars(trainer, tagged, trainer.current_epoch)
 
 
 def _hyperparameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

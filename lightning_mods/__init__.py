@@ -5,13 +5,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_mods.classifier import MLPClassifier
+    from lightning_mods.comet_logger import OfflineCometLogger
     from lightning_mods.mlp import MLP
     from lightning_mods.module import MLPModule
     from lightning_mods.regressor import MLPRegressor
+    from lightning_mods.visdom_logger import VisdomLogger
 
-__all__ = ["MLP", "MLPClassifier", "MLPModule", "MLPRegressor"]
+__all__ = ["MLP", "MLPClassifier", "MLPModule", "MLPRegressor", "OfflineCometLogger", "VisdomLogger"]
 
-_HOMES = {"MLP": "mlp", "MLPClassifier": "classifier", "MLPModule": "module", "MLPRegressor": "regressor"}
+_HOMES = {
+    "MLP": "mlp",
+    "MLPClassifier": "classifier",
+    "MLPModule": "module",
+    "MLPRegressor": "regressor",
+    "OfflineCometLogger": "comet_logger",
+    "VisdomLogger": "visdom_logger",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -29,6 +29,11 @@ def asks_for_help(args: Sequence[str]) -> bool:
     return any(name in ("h", "help") for name, _ in flags(args))
 
 
+def each_flag(args: Sequence[str]) -> Iterator[tuple[str | None, str | None, list[str]]]:
+    """Name, value and words of each flag of a command line in order; a word that belongs to none has no name."""
+    return _words(args)
+
+
 def without(args: Sequence[str], group: str) -> list[str]:
     """The command line without the flag `--GROUP` and those below it, `--GROUP.…`."""
     return [

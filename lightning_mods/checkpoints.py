@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from callbacks.spare_time import SpareTime
@@ -105,6 +106,17 @@ def _raise_disk_error(error: BaseException) -> None:
         cause = cause.__cause__ or cause.__context__
 
 
+def folder_of_run(trainer: Trainer) -> Path | None:
+    """The folder of a run of our `fit`: TensorBoard's or the table's, else the trainer's root. All ranks must ask.
+
+    Lightning's `log_dir` is wherever the first logger keeps all of its runs.
+    """
+    first = trainer.loggers[0] if trainer.loggers else None
+    own = isinstance(first, TensorBoardLogger | CSVLogger)
+    folder = trainer.log_dir if own else trainer.strategy.broadcast(str(trainer.default_root_dir))
+    return None if folder is None else Path(folder)
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Load a Lightning checkpoint, tensors and plain values only.
 
@@ -157,6 +169,9 @@ class BestCheckpoint(ModelCheckpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the place of the file, which is written at leisure."""
+        folder = folder_of_run(trainer)
+        if self.dirpath is None and folder is not None:
+            self.dirpath = str(folder / "checkpoints")
         super().setup(trainer, pl_module, stage)
         file_io = trainer.strategy.checkpoint_io
         if stage == "fit" and isinstance(file_io, AtomicCheckpointIO) and self.dirpath:
@@ -215,7 +230,8 @@ class LastCheckpoint(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the run's folder; all ranks agree on it."""
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+        folder = folder_of_run(trainer)
+        self._folder = folder / "checkpoints" if folder else None
 
     def state_dict(self) -> dict[str, Any]:
         """The state of torch's generators."""

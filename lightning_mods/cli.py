@@ -8,15 +8,14 @@ from typing import Any
 
 from jsonargparse import Namespace
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.cli import (
     LightningArgumentParser,
     LightningCLI,
     LRSchedulerTypeTuple,
-    SaveConfigCallback,
     instantiate_class,
 )
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -31,14 +30,22 @@ from callbacks import (
 )
 from datamodules import TabularDataModule
 from lightning_mods.arguments import UsageError, flags, merged_config, refuse_unknown, said
-from lightning_mods.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, epochs_done, read_checkpoint
+from lightning_mods.checkpoints import (
+    AtomicCheckpointIO,
+    BestCheckpoint,
+    LastCheckpoint,
+    epochs_done,
+    read_checkpoint,
+)
 from lightning_mods.classes import OURS, find_class, own_arguments
 from lightning_mods.event_logger import EventLogger
 from lightning_mods.explain import explain
-from lightning_mods.files import replacing
 from lightning_mods.light_dispatch import NoProfiler, pass_by_idle_hooks
+from lightning_mods.logger_names import FLAG, asked_for, named_loggers
+from lightning_mods.logger_places import Place, with_places
 from lightning_mods.module import MLPModule
 from lightning_mods.progress import Announcement, ProgressLines, progress_callbacks
+from lightning_mods.run_record import RunRecord
 from lightning_mods.runs import RUN_MARK, run_of
 from lightning_mods.summary import EpochTimer
 from lightning_mods.terminal import say
@@ -56,24 +63,6 @@ _CHOICES: dict[str, type] = {
 _BY_TASK = {"classification": ("MLPClassifier", "regression"), "regression": ("MLPRegressor", "classification")}
 
 
-class RunRecord(SaveConfigCallback):
-    """Writes a run's config.yaml, and names its classes in its checkpoints."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write config.yaml when the fit begins; a kill in between must not lose the one of a resumed run."""
-        log_dir = trainer.log_dir  # asks all ranks
-        if stage == "fit" and trainer.is_global_zero and log_dir is not None:
-            Path(log_dir).mkdir(parents=True, exist_ok=True)
-            with replacing(Path(log_dir) / self.config_filename) as partial:
-                partial.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note which class the hyperparameters belong to."""
-        data = getattr(trainer, "datamodule", None)
-        names = {"model": type(pl_module).__name__, "data": type(data).__name__}
-        checkpoint["lightning_mods"] = {key: name for key, name in names.items() if name in OURS}
-
-
 class ModsCLI(LightningCLI):
     """Lightning's CLI without subcommands, around any LightningModule and data module.
 
@@ -88,9 +77,10 @@ class ModsCLI(LightningCLI):
         self, verb: str, args: Sequence[str], *, data_state: dict[str, Any] | None = None, resumed: Path | None = None
     ) -> None:
         self.verb = verb
-        self.given = list(args)
+        self.given = named_loggers(args)
         self.data_state = data_state
         self.resumed = resumed
+        self.place: Place
         super().__init__(
             None,
             None,
@@ -167,10 +157,14 @@ class ModsCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Make data module, model and trainer; what their constructors refuse is a wrong use."""
+        asked = self.config.trainer.logger
+        self.config.trainer.logger = self._placed(asked)
         try:
             super().instantiate_classes()
         except (ValueError, ImportError) as error:
             raise UsageError(explain(error)) from error
+        finally:
+            self.config.trainer.logger = asked  # config.yaml is for other runs too
         self._hand_over_state(self.datamodule)  # a foreign model asked for nothing
         steps = self.config.steps_per_execution
         if steps != "auto" and (isinstance(steps, str) or steps < 1):
@@ -213,6 +207,8 @@ class ModsCLI(LightningCLI):
             config.logger = config.logger if config.logger not in (None, True) else False
         elif config.logger in (None, True, False):
             self._choose_run_folder(config)
+        else:
+            self._give_run_folder(config)
         if config.profiler is None:
             config.profiler = NoProfiler()
         trainer = super().instantiate_trainer(**kwargs)
@@ -253,21 +249,44 @@ class ModsCLI(LightningCLI):
         chosen = [made for word, made in makers.items() if word in asked]
         return [kind(**said) for kind, said in chosen if not any(isinstance(callback, kind) for callback in given)]
 
-    def _choose_run_folder(self, config: Namespace) -> None:
+    # ------------------------------------------------------------------ loggers
+
+    def _place(self) -> Place:
+        """The run's folder: that of the run which goes on, or the next."""
         run = run_of(self.resumed) if self.resumed else None
         named = run is not None and run.parent == self.root / "lightning_logs" and run.name.startswith("version_")
-        logger = EventLogger(
-            self.root,
-            version=run.name if run and named else None,
-            default_hp_metric=False,
-            # What a killed run wrote after its last checkpoint is written again.
-            purge_step=epochs_done(read_checkpoint(self.resumed)) if self.resumed else None,
-        )
+        folder = Path(EventLogger(self.root, version=run.name if run and named else None).log_dir)
+        return Place(self.root, folder, epochs_done(read_checkpoint(self.resumed)) if self.resumed else None)
+
+    def _placed(self, asked: Any) -> Any:
+        """The loggers that were asked for, with their places; a verb that only looks has those of its own flags."""
+        if not any(True for _ in asked_for(asked)):
+            return asked
+        if self.verb == "fit":
+            self.place = self._place()
+            return with_places(asked, self.place)
+        typed = any(name == FLAG for name, _ in flags(self.given))
+        return with_places(asked, Place(self.root, self.root)) if typed else False
+
+    def _choose_run_folder(self, config: Namespace) -> None:
+        place = self._place()
         if config.logger is False:
             # Without a logger Lightning writes into the root itself: the second run would spoil the first.
-            config.default_root_dir = logger.log_dir
+            config.default_root_dir = str(place.folder)
         else:
-            config.logger = logger
+            # What a killed run wrote after its last checkpoint is written again.
+            version = place.folder.name
+            config.logger = EventLogger(self.root, version=version, default_hp_metric=False, purge_step=place.epochs)
+
+    def _give_run_folder(self, config: Namespace) -> None:
+        """Loggers that know no folder of the run have it as the trainer's root, so that it holds the checkpoints."""
+        first = config.logger[0] if isinstance(config.logger, list | tuple) else config.logger
+        if isinstance(first, TensorBoardLogger | CSVLogger):
+            return
+        config.default_root_dir = str(self.place.folder)
+        for callback in config.callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(self.place.folder / "checkpoints")
 
 
 def _with_checkpoint_io(plugins: Any) -> list[Any]:

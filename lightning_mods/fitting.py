@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from callbacks import FitMonitor, GradientMonitor
 from datamodules import TabularDataModule
@@ -13,6 +12,7 @@ from lightning_mods.checkpoints import epochs_done, metrics_in, read_checkpoint
 from lightning_mods.cli import ModsCLI
 from lightning_mods.evaluate import baseline, evaluate, of_stage
 from lightning_mods.light_dispatch import pass_by_idle_hooks
+from lightning_mods.logger_views import close_loggers, how_to_look
 from lightning_mods.long_lived import LongLived
 from lightning_mods.running import run
 from lightning_mods.runs import find_checkpoint
@@ -70,7 +70,7 @@ def _summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
     # The metrics of the best epoch stand in its checkpoint, unless the user's own callback wrote it.
     known = of_stage(metrics_in(kept) if kept else {}, "val")
     results = {"val": known or evaluate(cli, best, "val"), "test": evaluate(cli, best, "test")}
-    logger = trainer.logger
+    close_loggers(trainer.loggers if trainer.is_global_zero else [])
     return RunSummary(
         results={stage: found for stage, found in results.items() if found},
         baselines={stage: baseline(cli, stage) for stage, found in results.items() if found},
@@ -78,5 +78,5 @@ def _summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
         epochs=epochs,
         seconds=timers[0].seconds,
         checkpoint=best,
-        logdir=Path(logger.root_dir) if isinstance(logger, TensorBoardLogger) else None,
+        views=how_to_look(trainer.loggers, Path(trainer.default_root_dir)) if trainer.is_global_zero else (),
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lightning_mods.arguments import asks_for_help, refuse_unknown, without
 from lightning_mods.flag_book import FlagBook
 from lightning_mods.flag_source import Flag
+from lightning_mods.logger_names import named_loggers
 from lightning_mods.verbs import LINKED, MAX_EPOCHS
 
 ABOUT = {
@@ -38,8 +39,9 @@ def answered(verb: str, args: Sequence[str]) -> bool:
         Whether there is nothing left to do.
 
     Raises:
-        UsageError: A flag is misspelt.
+        UsageError: A flag is misspelt, or a logger's name.
     """
+    args = named_loggers(args)
     try:
         book = FlagBook(verb, args)
     except (LookupError, OSError):

@@ -20,6 +20,9 @@ from lightning_mods.arguments import said
 from lightning_mods.classes import own_arguments
 from lightning_mods.cli import ModsCLI
 from lightning_mods.explain import explain
+from lightning_mods.logger_names import asked_for
+from lightning_mods.logger_places import Place, with_places
+from lightning_mods.logger_views import CloseLoggers
 from lightning_mods.study_flags import StudyFlags
 from lightning_mods.study_folds import fold
 from lightning_mods.terminal import say
@@ -139,6 +142,13 @@ class StudyCLI(ModsCLI):
         twin.save_hyperparameters({**data.hparams, "batch_size": twin.batch_size})
         return twin
 
+    def _placed(self, asked: Any) -> Any:
+        """Loggers for a trial that writes; none where a fit is made to be looked at alone."""
+        if not any(True for _ in asked_for(asked)):
+            return asked
+        folder = self.trial_folder
+        return False if folder is None else with_places(asked, Place(folder.parent, folder))
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that is quick and quiet: no bar, no checkpoints unless asked for, one TensorBoard run."""
         config = self.config_init.trainer
@@ -162,7 +172,7 @@ class StudyCLI(ModsCLI):
         config.enable_checkpointing = bool(config.enable_checkpointing) or any(
             isinstance(each, Checkpoint) for each in given
         )
-        return [*given, *self.trial_callbacks]
+        return [*given, *self.trial_callbacks, *([CloseLoggers()] if self.trial_folder is not None else [])]
 
 
 def _holder(config: Namespace, name: str) -> Any:

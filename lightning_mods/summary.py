@@ -38,7 +38,7 @@ class RunSummary:
         epochs: Epochs trained, in this process and before.
         seconds: Seconds each epoch of this process took.
         checkpoint: The best checkpoint.
-        logdir: Folder to give to TensorBoard.
+        views: Commands and addresses that show what the run has logged.
     """
 
     results: Mapping[str, Mapping[str, float]]
@@ -47,7 +47,7 @@ class RunSummary:
     epochs: int = 0
     seconds: Sequence[float] = ()
     checkpoint: Path | None = None
-    logdir: Path | None = None
+    views: Sequence[str] = ()
 
     def __str__(self) -> str:
         """The table and the lines below it."""
@@ -80,9 +80,8 @@ class RunSummary:
             lines.append(f"an epoch     {statistics.median(self.seconds):.3g} s")
         if self.checkpoint:
             lines.append(f"checkpoint   {self.checkpoint}")
-        if self.logdir:
-            lines.append(f"look at it   tensorboard --logdir {_quoted(self.logdir)}")
-        return lines
+        heads = ["look at it", *[""] * len(self.views)]
+        return lines + [f"{head:<13}{view}" for head, view in zip(heads, self.views, strict=False)]
 
 
 def _number(value: float | None) -> str:
@@ -93,8 +92,3 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
     cells = [row[0].ljust(widths[0])]
     cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
     return "  ".join(cells).rstrip()
-
-
-def _quoted(path: Path) -> str:
-    text = str(path)
-    return f"'{text}'" if " " in text else text

@@ -48,6 +48,7 @@ def quiet() -> None:
         ".*does not have many workers.*",  # a gather from memory is faster than handing batches between processes
         ".*smaller than the logging interval.*",  # our modules log by the epoch
         ".*Checkpoint directory .* exists and is not empty.*",  # so it is when a run is resumed
+        ".*Experiment logs directory .* exists and is not empty.*",  # our files lie beside the table
         ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning's own use of a deprecated torch name
         ".*You requested to overfit.*",  # so it is, as asked
         ".*Total length of `list` across ranks is zero.*",  # a set the user did without

@@ -1,3 +1,4 @@
+import json
 import warnings
 
 import pytest
@@ -280,11 +281,16 @@ def test_a_csv_file_is_whole_and_the_picture_lies_beside_it(tmp_path):
     assert (tmp_path / "lightning_logs/version_0/gradient_flow.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_a_logger_one_line_says_that_nothing_is_logged(tmp_path, capsys):
-    fit(tmp_path, Plain, GradientLogger(), epochs=2)
-    said = [line for line in capsys.readouterr().err.splitlines() if "GradientLogger" in line]
-    assert said == ["GradientLogger: nothing is logged: the trainer has no logger."]
-    assert not list(tmp_path.rglob("*.png"))
+def test_without_a_logger_all_of_it_lies_in_the_root_folder_and_a_second_fit_begins_anew(tmp_path, capsys):
+    for _ in range(2):
+        fit(tmp_path, Plain, GradientLogger(every=2, write_every=1, histograms_every=3), epochs=1)
+    assert "GradientLogger" not in capsys.readouterr().err
+    rows = [json.loads(line) for line in (tmp_path / "scalars.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "grad_norm/total" in row] == [0, 2, 3, 4]
+    drawn = [json.loads(line) for line in (tmp_path / "histograms.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in drawn] == [0, 3]
+    assert drawn[0]["weights/net.1.weight"]["sum"] == pytest.approx(8.0)  # ones at first
+    assert (tmp_path / "gradient_flow.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", ["every", "histograms_every", "updates_every", "flow_every", "write_every", "sample"])

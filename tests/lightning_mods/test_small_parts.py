@@ -76,7 +76,7 @@ def test_the_summary_shows_every_number_beside_the_trivial_one():
             epochs=10,
             seconds=[1.0, 2.0, 9.0],
             checkpoint=Path("a/best.ckpt"),
-            logdir=Path("my logs"),
+            views=["tensorboard --logdir 'my logs'", "mlflow ui"],
         )
     )
     lines = [line.split() for line in text.splitlines()]
@@ -84,7 +84,7 @@ def test_the_summary_shows_every_number_beside_the_trivial_one():
     assert lines[2] == ["accuracy", "0.9", "0.5", "nan", "–"]
     assert "epoch        3 (of 0 to 9)" in text
     assert "an epoch     2 s" in text
-    assert text.endswith("tensorboard --logdir 'my logs'")
+    assert text.endswith("look at it   tensorboard --logdir 'my logs'\n             mlflow ui")
 
 
 def test_a_summary_of_nothing_is_empty():
