@@ -5,6 +5,7 @@ time. Five die in the middle of a trial and five while they write (on a journal 
 line, and all leave its lock); then three come that live. The log gets a line for every trial that was finished.
 """
 
+import io
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import sqlalchemy.event
 from dying_workers import run_workers
 from optuna.storages import RDBStorage  # noqa: F401  # imported once for all workers
+from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import Engine
 
 from callbacks import _search_journal
@@ -28,13 +30,18 @@ def die():
 
 
 class Killer:
-    """Kills its own process at its nth write: before a database commits a trial, or after a journal's line is there."""
+    """Kills its own process at its nth write: before a database commits a trial, or after a journal's line is there.
+
+    On a journal it may leave the line half written. It is never whole before: whoever saw it so would miss the half.
+    """
 
     def __init__(self, at, tear):
         self.left, self.tear, self.fsync, self.wrote = at, tear, os.fsync, False
 
     def arm(self):
         os.fsync = self.on_fsync
+        if self.tear:  # where Optuna's journal opens its file
+            sys.modules[JournalFileBackend.__module__].open = self.open
         sqlalchemy.event.listen(Engine, "before_cursor_execute", self.on_statement)
         sqlalchemy.event.listen(Engine, "commit", self.on_commit)
 
@@ -47,14 +54,24 @@ class Killer:
             self.count()
 
     def on_fsync(self, handle):
-        self.count(handle)
+        self.count()
         self.fsync(handle)
 
-    def count(self, handle=None):
+    def open(self, path, mode):
+        file = open(path, mode)  # noqa: PTH123, SIM115
+        if "a" in mode and self.left == 1:
+            whole, file = file, io.BytesIO()
+            file.write = lambda line: self.leave_half(whole, line)
+        return file
+
+    def leave_half(self, file, line):
+        file.write(line[:-17])
+        file.flush()
+        die()
+
+    def count(self):
         self.left -= 1
         if self.left == 0:
-            if handle is not None and self.tear:
-                os.ftruncate(handle, os.fstat(handle).st_size - 17)
             die()
 
 
