@@ -88,11 +88,13 @@ class TrainOrder(DistributedSampler[int]):
         return -(-self.rows_per_rank // self.batch_size)
 
     def permutation(self) -> Tensor:
-        """All rows in this epoch's order, int64, shape (rows,)."""
+        """All rows in this epoch's order, shape (rows,); int32 where that holds their numbers."""
         # SeedSequence mixes the pair: seed 1, epoch 0 shares nothing with seed 0, epoch 1
         state = np.random.SeedSequence([self.seed & (2**64 - 1), self.epoch]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
-        return torch.randperm(len(self.dataset), generator=generator)  # type: ignore[arg-type]
+        rows = len(self.dataset)  # type: ignore[arg-type]
+        # The same numbers in either type.
+        return torch.randperm(rows, generator=generator, dtype=torch.int32 if rows < 2**31 else torch.int64)
 
     def batch(self, permutation: Tensor, index: int) -> Tensor:
         """The row numbers of this rank's batch `index`, out of the epoch's permutation."""
@@ -186,6 +188,7 @@ class TableLoader(DataLoader[Batch]):
         if not (self._resuming and order.epoch == self._epoch and self._done < order.n_batches):
             self._done = 0
         self._epoch, self._resuming = order.epoch, False
+        self._permutation = None  # before the next one takes as much again
         self._permutation = permutation = order.permutation()
         while self._done < order.n_batches:
             if self.ahead is not None:

@@ -31,14 +31,15 @@ def _parquet(file: Path) -> Table:
 
     def batches(columns: Sequence[str]) -> Iterator[Any]:
         try:
-            with pq.ParquetFile(file) as reader:
+            # `pre_buffer` would keep the bytes of the whole file until the last batch.
+            with pq.ParquetFile(file, pre_buffer=False) as reader:
                 # a Parquet column path is dotted, so ["a.b"] would also find b inside a: select by name afterwards
                 for batch in reader.iter_batches(batch_size=CHUNK_ROWS, columns=_roots(reader, columns)):
                     yield batch.select(list(columns))
         except (OSError, pa.ArrowException) as error:
             raise explained(file, error, "Parquet") from error
 
-    return Table(str(file), names, batches, file, bytes_estimate=3 * size)
+    return Table(str(file), names, batches, file, bytes_estimate=3 * size, is_columnar=True)
 
 
 def _roots(reader: Any, columns: Sequence[str]) -> list[str]:
@@ -65,7 +66,7 @@ def _feather(file: Path) -> Table:
         except (OSError, pa.ArrowException) as error:
             raise explained(file, error, "Feather") from error
 
-    return Table(str(file), names, batches, file, bytes_estimate=4 * file.stat().st_size)
+    return Table(str(file), names, batches, file, bytes_estimate=4 * file.stat().st_size, is_columnar=True)
 
 
 def _magic(file: Path) -> bytes:

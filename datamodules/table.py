@@ -25,6 +25,7 @@ class Table:
         file: The file behind it, None for a bundled table.
         bytes_estimate: Rough size in memory, in bytes.
         default_target: The target of a bundled table; None for a file.
+        is_columnar: Whether its columns stand in the file as numbers, so that to read them again costs little.
     """
 
     label: str
@@ -33,6 +34,7 @@ class Table:
     file: Path | None = None
     bytes_estimate: int = 0
     default_target: str | None = None
+    is_columnar: bool = False
 
     def chunks(self, columns: Sequence[str]) -> Iterator[Any]:
         """Yield Arrow tables of exactly `CHUNK_ROWS` rows (the last has the rest) with the named columns."""

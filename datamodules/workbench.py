@@ -56,10 +56,10 @@ class Workbench:
 
     @property
     def table(self) -> Table:
-        """The table at `path`, in memory if it fits."""
+        """The table at `path`, in memory if it fits and would take long to be read again."""
         if self._table is None:
             table = open_table(self.options.path)
-            self._table = table if self._is_mapped(table) else table.held()
+            self._table = table if table.is_columnar or self._is_mapped(table) else table.held()
         return self._table
 
     def _is_mapped(self, table: Table) -> bool:
