@@ -81,7 +81,7 @@ _ADVICE = {
 
 def advice_for(cause: str, facts: Facts) -> tuple[str, ...]:
     """What to do about a cause, the likeliest help first."""
-    best = 0 if facts.val is None else facts.val.best_epoch * facts.times
+    best = 0 if facts.val is None else facts.val.keep_epoch * facts.times
     words = {"best": best, "stop": best + 1, "rate": _rate(facts), "early": _early(facts)}
     lines = (line.format(**words) for line in _ADVICE[cause])
     return tuple(line for line in lines if line)
@@ -92,14 +92,14 @@ def reason_for(cause: str, facts: Facts) -> str:
     train, val = facts.train, facts.val
     if val is None:
         return "A loss ended as no number." if cause == "exploded" else "There is no validation loss to judge by."
-    best = val.best_epoch * facts.times
+    best = val.keep_epoch * facts.times
     last = val.epochs[-1] * facts.times
     now = f"validation loss went from {val.start:.4g} to {val.end:.4g} over {val.count} evaluations"
-    from_best = f"validation loss was lowest in epoch {best} ({val.lowest:.4g})"
+    from_best = f"validation loss was lowest in epoch {best} ({val.kept:.4g})"
     from_best += f" and stands at {val.end:.4g} in epoch {last}"
     falls = ""
     if train is not None:
-        falls = f", training loss went from {train.at_epoch(val.best_epoch):.4g} to {train.end:.4g} meanwhile"
+        falls = f", training loss went from {train.at_epoch(val.keep_epoch):.4g} to {train.end:.4g} meanwhile"
     trivial = f"the first, {val.start:.4g}" if facts.base is None else f"the trivial {facts.base:.4g}"
     sentence = {
         "still_improving": f"{now}, of which {_half(val):.3g} in the second half: it has not levelled off",
@@ -107,7 +107,7 @@ def reason_for(cause: str, facts: Facts) -> str:
         "cannot_fit": f"{now} and moves no more{falls}: it stays high without a gap",
         "memorising": from_best + falls,
         "overconfident": f"{from_best}, but the metric holds: only the probabilities got worse",
-        "healthy": f"{now}, was lowest in epoch {best} ({val.lowest:.4g}) and has levelled off",
+        "healthy": f"{now}, was lowest in epoch {best} ({val.kept:.4g}) and has levelled off",
         "exploded": f"the losses blew up or ended as no number; {now} before",
         "too_few_epochs": f"there are {val.count} evaluations of the validation loss; it takes 4",
         "loss_is_no_fit": f"the training loss rose, so it does not measure fit; {now}",
@@ -122,7 +122,8 @@ def onset_of(facts: Facts) -> int | None:
     val = facts.val
     if val is None:
         return None
-    line = val.lowest + max(2 * val.smooth_noise, 0.01 * room_of(val, facts.base))
+    lowest = val.lowest if val.keep == val.best else max(val.kept, val.smooth[val.keep])
+    line = lowest + max(2 * val.smooth_noise, 0.01 * room_of(val, facts.base))
     last_below = max((i for i, v in enumerate(val.smooth) if v <= line), default=0)
     return val.epochs[min(last_below + 1, len(val.epochs) - 1)] * facts.times
 
@@ -142,6 +143,6 @@ def _rate(facts: Facts) -> str:
 def _early(facts: Facts) -> str:
     """Passing the best epoch at once asks for smaller steps too."""
     val = facts.val
-    if val is not None and val.best <= 0.1 * (len(val.smooth) - 1):
+    if val is not None and val.keep <= 0.1 * (len(val.smooth) - 1):
         return "Lower --model.lr threefold, for the best epoch came almost at once."
     return ""

@@ -34,6 +34,9 @@ class Curve:
         smooth_noise: standard deviation of the noise of one smoothed value.
         best: index of the lowest point of `smooth`.
         best_epoch: the epoch that point stands for.
+        keep: index of the point whose weights are worth keeping: `best`, unless that is the first value, which nothing
+            was averaged with, and a later one is lower, with its neighbours.
+        keep_epoch: the epoch that point stands for.
         end: level at the end, by a line through the last points rather than by the last value.
         last: the last value itself.
         raw_lowest: the lowest value itself, lucky or not.
@@ -47,6 +50,8 @@ class Curve:
     smooth_noise: float
     best: int
     best_epoch: int
+    keep: int
+    keep_epoch: int
     end: float
     last: float
     raw_lowest: float
@@ -61,6 +66,11 @@ class Curve:
     def lowest(self) -> float:
         """The level at the best epoch: of the smoothed curve, and never above the end."""
         return min(self.smooth[self.best], self.end)
+
+    @property
+    def kept(self) -> float:
+        """The level at the epoch to keep."""
+        return self.lowest if self.keep == self.best else self.values[self.keep]
 
     def at(self, share: float) -> float:
         """The smoothed level at a share (0 to 1) of the way."""
@@ -195,10 +205,20 @@ def read_curve(values: Iterable[float | None]) -> Curve | None:
     best = _lowest(smooth)
     if end < smooth[best] - ROUNDING * (max(points) - min(points)):
         best = len(smooth) - 1
+    keep = _keep(points, best)
     return Curve(
         at, points, smooth, sigma, sigma / sqrt(2 * half + 1),
-        best, _best_epoch(epochs, numbers, at, best), end, numbers[-1], min(numbers), len(numbers),
+        best, _best_epoch(epochs, numbers, at, best), keep, _best_epoch(epochs, numbers, at, keep),
+        end, numbers[-1], min(numbers), len(numbers),
     )  # fmt: skip
+
+
+def _keep(points: Sequence[float], best: int) -> int:
+    """The point to keep: no first value that the middle of three later ones is below."""
+    least = ROUNDING * (max(points) - min(points))
+    if best or len(points) < 3 or min(points[1:]) >= points[0] - least:
+        return best
+    return 1 + _lowest(points[1:])
 
 
 def _lowest(values: Sequence[float]) -> int:

@@ -55,7 +55,8 @@ class Diagnosis:
             `overconfident` (good); `memorising` (overfit); `exploded` (diverged); `too_few_epochs`,
             `no_validation`, `loss_is_no_fit`, `unclear` (unknown).
         probabilities: of each verdict; they add up to one.
-        best_epoch: the epoch of the lowest smoothed validation loss, counted from 0; None without one.
+        best_epoch: the epoch of the lowest smoothed validation loss, counted from 0; no first value that a later one
+            is below with its neighbours; None without one.
         onset_epoch: the epoch from which validation loss stays above its best; None unless it clearly
         worsened.
         reason: one sentence with the numbers.
@@ -245,5 +246,5 @@ def _sure(fit: Fit, cause: str, facts: Facts) -> Diagnosis:
 
 def _verdict(fit: Fit, cause: str, probabilities: dict[Fit, float], facts: Facts) -> Diagnosis:
     onset = onset_of(facts) if cause in ("memorising", "overconfident") else None
-    best = None if facts.val is None else facts.val.best_epoch * facts.times
+    best = None if facts.val is None else facts.val.keep_epoch * facts.times
     return Diagnosis(fit, cause, probabilities, best, onset, reason_for(cause, facts), advice_for(cause, facts))

@@ -188,6 +188,16 @@ def test_a_best_epoch_of_zero_is_said_to_be_zero():
     assert (d.fit, d.best_epoch) == (Fit.OVERFIT, 0)
 
 
+def test_a_lucky_first_epoch_is_not_the_best_where_later_ones_are_lower():
+    # A real run on the diabetes table: the first epoch's loss is averaged with no other, and looked lowest.
+    val = [2994, 6169, 4023, 2934, 3612, 3239, 2808, 2937, 3152, 3337, 3182, 3507, *(3550 + 35 * i for i in range(28))]
+    d = diagnose([5193 * 0.93**i for i in range(40)], val, baseline_loss=5852)
+    assert (d.fit, d.best_epoch) == (Fit.OVERFIT, 6)
+    assert d.onset_epoch > 6
+    assert "lowest in epoch 6 (2937)" in d.reason
+    assert "--trainer.max_epochs=7" in d.advice[0]
+
+
 @pytest.mark.parametrize("shift", [-0.3, -0.65, -5.0, -1e4])
 def test_losses_near_zero_and_below_are_judged_alike(shift):
     train, val = [v + shift for v in TRAIN], [v + shift for v in OVER]
