@@ -218,7 +218,7 @@ def test_killed_groups_lose_no_trial_that_was_told(tmp_path, storage):
     log = tmp_path / "trained.txt"
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "callbacks")])
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("search_waves.py")), where, str(log), "24"],
+        [sys.executable, str(Path(__file__).with_name("search_waves.py")), where, str(log), "40"],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -229,7 +229,7 @@ def test_killed_groups_lose_no_trial_that_was_told(tmp_path, storage):
     assert done.stdout == "killed 8 ended [0, 0]\n", done.stdout + done.stderr
     study = optuna.load_study(study_name="study", storage=open_storage(where))
     told = [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
-    assert sorted(trial.user_attrs["place"] for trial in told) == list(range(24))
+    assert sorted(trial.user_attrs["place"] for trial in told) == list(range(40))
     assert {trial.number for trial in told} <= set(map(int, log.read_text().split()))
     lost = [trial for trial in study.trials if trial not in told]
     assert all(trial.state.name == "FAIL" and "reason" not in trial.user_attrs for trial in lost)
