@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from lightning_mods import fit
-from lightning_mods.export_schema import read_schema
-from lightning_mods.exported_runtimes import open_exported
-from lightning_mods.verbs import FORMATS
+from lightning_mods.cli.flags import FORMATS
+from lightning_mods.export.runtime import open_exported
+from lightning_mods.export.schema import read_schema
 
 PENGUINS = Path(__file__).parents[1] / "examples" / "penguins.csv"
 

@@ -8,8 +8,9 @@ import json
 import tempfile
 from pathlib import Path
 
-from callbacks.diagnosis import diagnose
-from callbacks.fit_picture import draw_fit, png
+from callbacks.diagnosis.verdict import diagnose
+from callbacks.figures import png
+from callbacks.fit.figure import draw_fit
 from lightning_mods import fit
 
 FLAGS = [

@@ -25,7 +25,7 @@ def measure(trials: int, pruner: str) -> dict[str, float]:
     """One study in this process."""
     from benchmarks.scaling_point import status
     from benchmarks.study_speed import EPOCHS, ours
-    from callbacks._search_draw import Draw
+    from callbacks.search.waves import Draw
 
     spent = [0.0]
     draw = Draw.__call__

@@ -88,7 +88,7 @@ def network(rows: int, features: int, seed: int) -> tuple[Any, float]:
     """Our network as it begins, and the weight decay that our model has on so many rows."""
     import torch
 
-    from lightning_mods.mlp import MLP
+    from lightning_mods.models.mlp import MLP
 
     torch.manual_seed(seed)
     return MLP(features, 10, hidden_sizes=HIDDEN), min(20 / rows, 0.02)

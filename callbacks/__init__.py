@@ -4,13 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from callbacks.fit_monitor import FitMonitor
-    from callbacks.gradient_logger import GradientLogger
-    from callbacks.gradient_monitor import GradientMonitor
-    from callbacks.graph_logger import GraphLogger
-    from callbacks.optuna_search import OptunaSearch
-    from callbacks.tensorboard_layout import TensorBoardLayout
-    from callbacks.trial_pruning import TrialPruning
+    from callbacks.fit.monitor import FitMonitor
+    from callbacks.gradients.logger import GradientLogger
+    from callbacks.graphs.logger import GraphLogger
+    from callbacks.health.monitor import GradientMonitor
+    from callbacks.loggers.layout import TensorBoardLayout
+    from callbacks.tuning.optuna_search import OptunaSearch
+    from callbacks.tuning.pruning import TrialPruning
 
 __all__ = [
     "FitMonitor",
@@ -23,13 +23,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "FitMonitor": "fit_monitor",
-    "GradientLogger": "gradient_logger",
-    "GradientMonitor": "gradient_monitor",
-    "GraphLogger": "graph_logger",
-    "OptunaSearch": "optuna_search",
-    "TensorBoardLayout": "tensorboard_layout",
-    "TrialPruning": "trial_pruning",
+    "FitMonitor": "fit.monitor",
+    "GradientLogger": "gradients.logger",
+    "GradientMonitor": "health.monitor",
+    "GraphLogger": "graphs.logger",
+    "OptunaSearch": "tuning.optuna_search",
+    "TensorBoardLayout": "loggers.layout",
+    "TrialPruning": "tuning.pruning",
 }
 
 

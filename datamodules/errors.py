@@ -1,6 +1,6 @@
-"""The one error a user sees when the table or what was asked of it is wrong."""
+"""Cheap checks of the arguments, made before anything is read."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 
 
@@ -29,3 +29,28 @@ def shortened(items: Iterable[object], limit: int = 6) -> str:
     words = [str(item) for item in items]
     rest = len(words) - limit
     return ", ".join(words[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Raise a DataError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise DataError(f"--data.{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
+
+
+def check_fractions(val: float, test: float) -> None:
+    """Raise a DataError unless both are shares and leave some rows to train on; NaN is no share."""
+    for name, value in (("val_fraction", val), ("test_fraction", test)):
+        if not 0 <= value < 1:
+            raise DataError(f"--data.{name} must be at least 0 and below 1, a share of the rows; got {value!r}.")
+    if val + test >= 1:
+        raise DataError(
+            f"--data.val_fraction={val:g} and --data.test_fraction={test:g} leave no training rows; their sum must "
+            "be below 1."
+        )
+
+
+def check_batch_size(value: object) -> None:
+    """Raise a DataError unless `value` is a whole number of at least 1 or one of the two words."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value not in ("auto", "full") and not (whole and value >= 1):  # type: ignore[operator]
+        raise DataError(f'--data.batch_size must be a whole number of at least 1, "auto" or "full"; got {value!r}.')

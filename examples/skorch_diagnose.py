@@ -17,7 +17,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skorch import NeuralNetClassifier
 from torch import nn
 
-from callbacks.diagnosis import diagnose
+from callbacks.diagnosis.verdict import diagnose
 
 
 def main() -> None:

@@ -4,22 +4,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_mods.classifier import MLPClassifier
-    from lightning_mods.comet_logger import OfflineCometLogger
-    from lightning_mods.mlp import MLP
-    from lightning_mods.module import MLPModule
-    from lightning_mods.regressor import MLPRegressor
-    from lightning_mods.visdom_logger import VisdomLogger
+    from lightning_mods.loggers.comet import OfflineCometLogger
+    from lightning_mods.loggers.visdom import VisdomLogger
+    from lightning_mods.models.classifier import MLPClassifier
+    from lightning_mods.models.mlp import MLP
+    from lightning_mods.models.module import MLPModule
+    from lightning_mods.models.regressor import MLPRegressor
 
 __all__ = ["MLP", "MLPClassifier", "MLPModule", "MLPRegressor", "OfflineCometLogger", "VisdomLogger"]
 
 _HOMES = {
-    "MLP": "mlp",
-    "MLPClassifier": "classifier",
-    "MLPModule": "module",
-    "MLPRegressor": "regressor",
-    "OfflineCometLogger": "comet_logger",
-    "VisdomLogger": "visdom_logger",
+    "MLP": "models.mlp",
+    "MLPClassifier": "models.classifier",
+    "MLPModule": "models.module",
+    "MLPRegressor": "models.regressor",
+    "OfflineCometLogger": "loggers.comet",
+    "VisdomLogger": "loggers.visdom",
 }
 
 

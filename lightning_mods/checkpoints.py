@@ -14,10 +14,9 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from callbacks.spare_time import SpareTime
-from lightning_mods.event_logger import EventLogger
-from lightning_mods.files import replacing
-from lightning_mods.runs import RunError
+from callbacks.pacing import SpareTime
+from lightning_mods.loggers.tensorboard import EventLogger
+from lightning_mods.runs import RunError, replacing
 
 # What a fit does not change, and what is large.
 UNCHANGING = ("hyper_parameters", "datamodule_hyper_parameters", "TabularDataModule")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lightning_mods.start import start
+from lightning_mods.cli.start import start
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -9,7 +9,12 @@ from multiprocessing.connection import wait
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["lightning_mods.cli", "lightning_mods.evaluate", "lightning_mods.tables", "torch._dynamo"]
+    [
+        "lightning_mods.cli.lightning_cli",
+        "lightning_mods.cli.evaluate",
+        "lightning_mods.cli.predictions",
+        "torch._dynamo",
+    ]
 )
 _STARTING = threading.Lock()
 

@@ -27,8 +27,8 @@ import rivals
 import tables
 from sklearn.metrics import f1_score
 
-from callbacks import _fit_weights as weights
-from callbacks.diagnosis import Diagnosis, Fit, diagnose
+from callbacks.diagnosis import trees as weights
+from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
 
 THREE = fit_weights.THREE
 CONDITIONS: dict[str, Callable[[labels.Run], labels.Run]] = {

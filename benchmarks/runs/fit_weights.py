@@ -26,8 +26,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
-from callbacks import _fit_features as fit_features  # noqa: E402
-from callbacks.curves import read_curve  # noqa: E402
+from callbacks.diagnosis import features as fit_features  # noqa: E402
+from callbacks.diagnosis.curves import read_curve  # noqa: E402
 
 TARGET = ROOT / "callbacks" / "_fit_weights.py"
 FOLDS = 5
@@ -141,7 +141,7 @@ def plain(ensemble: Any) -> tuple[float, list[Any]]:
 def write(over: Any, under: Any, note: str) -> None:
     """Write the module of numbers."""
     lines = [
-        '"""The trees behind `diagnose`: plain numbers, read by `callbacks.diagnosis`, written by a script.',
+        '"""The trees behind `diagnose`: plain numbers, read by `callbacks.diagnosis.verdict`, written by a script.',
         "",
         "A tree is (feature, threshold, low, high): up to the threshold go low; a leaf adds to the log-odds.",
         f"Source: {note}",

@@ -1,7 +1,7 @@
 import pytest
 
-from callbacks import spare_time
-from callbacks.spare_time import SpareTime
+from callbacks import pacing as spare_time
+from callbacks.pacing import SpareTime
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, mean_absolute_error, r2_score, root_mean_squared_error
 from torchmetrics.functional.classification import multiclass_f1_score
 
-from datamodules.baseline import majority_metrics, mean_metrics
+from datamodules.targets import majority_metrics, mean_metrics
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(0, 4))

@@ -4,11 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from datamodules.cells import kind_of
-from datamodules.choosing import MAX_CATEGORIES, choose_encoding, min_rows_for_category
-from datamodules.columns import ColumnSummary
+from datamodules.columns import ColumnSummary, kind_of
 from datamodules.encoding import CategoryColumn, NumericColumn
 from datamodules.errors import DataError
+from datamodules.learned import MAX_CATEGORIES, choose_encoding, min_rows_for_category
 from datamodules.tabular import TabularDataModule
 
 

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.cells import kind_of
-from datamodules.columns import MAX_TRACKED, ColumnSummary, Moments
+from datamodules.columns import MAX_TRACKED, ColumnSummary, Moments, kind_of
 
 moderate = st.floats(-1e9, 1e9)
 

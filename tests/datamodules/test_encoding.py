@@ -8,11 +8,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from datamodules.cells import kind_of
-from datamodules.choosing import choose_encoding
-from datamodules.columns import ColumnSummary
+from datamodules.columns import ColumnSummary, kind_of
 from datamodules.encoding import TAIL, CategoryColumn, Encoding, NumericColumn, Tally
 from datamodules.errors import DataError
+from datamodules.learned import choose_encoding
 
 
 def learned(**columns):

@@ -6,9 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules import DataError, TabularDataModule, encoded, memory_map, table
-from datamodules import workbench as workbench_module
-from datamodules.memory_map import all_or_nothing, cache_root
+from datamodules import (
+    DataError,
+    TabularDataModule,
+)
+from datamodules import (
+    cache as encoded,
+)
+from datamodules import (
+    cache as memory_map,
+)
+from datamodules import preparation as workbench_module
+from datamodules.cache import all_or_nothing, cache_root
+from datamodules.readers import table
 
 
 def sets(dm):

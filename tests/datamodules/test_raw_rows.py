@@ -5,8 +5,7 @@ import pyarrow as pa
 import pytest
 
 from datamodules import DataError
-from datamodules.encoding import CategoryColumn, Encoding, NumericColumn, Tally
-from datamodules.raw_rows import raw_rows
+from datamodules.encoding import CategoryColumn, Encoding, NumericColumn, Tally, raw_rows
 
 ENCODING = Encoding((CategoryColumn("colour", ("blue", "red")), NumericColumn("size", 0.0, 1.0)))
 

@@ -14,10 +14,9 @@ import pyarrow.parquet
 import pytest
 from sklearn.datasets import load_digits
 
-from datamodules import bundled
 from datamodules.errors import DataError
-from datamodules.sources import BUNDLED, open_table
-from datamodules.table import CHUNK_ROWS, Table
+from datamodules.readers import BUNDLED, bundled, open_table
+from datamodules.readers.table import CHUNK_ROWS, Table
 
 COLUMNS = {"a b": [1.5, 2.0, -3.0], "ü.x": ["p", "q,r", 'say "s"\nthen t'], "n": [1, 2, 3]}
 
@@ -70,7 +69,7 @@ def test_the_digits_are_those_of_scikit_learn_without_loading_it():
     assert np.array_equal(np.stack(read, axis=1), there.data)
     assert list(table.names[:-1]) == there.feature_names
     assert cells(table, ["target"])["target"] == [str(name) for name in there.target_names[there.target]]
-    code = "import sys; from datamodules.sources import open_table; open_table('digits')\n"
+    code = "import sys; from datamodules.readers import open_table; open_table('digits')\n"
     code += "sys.exit(bool({'sklearn', 'scipy'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -112,7 +111,7 @@ def test_chunks_have_the_same_edges_however_a_file_is_cut(lengths):
     [("a,b;c,d", ","), ("a;b;c,d", ";"), ("a\tb", "\t"), ("a|b", "|"), ("a", ","), ('"x;y;z",b', ",")],
 )
 def test_the_delimiter_is_read_off_the_header(write, header, delimiter):
-    from datamodules.delimited import sniffed
+    from datamodules.readers.delimited import sniffed
 
     assert sniffed(header) == delimiter
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from datamodules import DataError, TabularDataModule
-from datamodules import workbench as workbench_module
+from datamodules import preparation as workbench_module
 
 
 def tensors(dm, stage):

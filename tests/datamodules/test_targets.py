@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from datamodules.errors import DataError
-from datamodules.table import Table
+from datamodules.readers.table import Table
 from datamodules.targets import check_learnable, check_target, in_order, read_known_target, read_target
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_mods.diagnose import main
+from lightning_mods.diagnose.command import main
 
 ROOT = Path(__file__).parents[2]
 TRAIN = [2 * exp(-e / 8) + 0.05 for e in range(40)]
@@ -122,7 +122,7 @@ def test_a_picture_is_of_one_log(log, capsys):
     assert "one log; 2 were given" in refusal(capsys, log, log.parent / "b.csv", "--plot=x.png")
 
 
-@pytest.mark.skipif(not find_spec("callbacks.fit_picture"), reason="callbacks.fit_picture is not there yet")
+@pytest.mark.skipif(not find_spec("callbacks.fit.figure"), reason="callbacks.fit.figure is not there yet")
 def test_the_picture_is_written_whole_or_not_at_all(log, capsys):
     target = log.parent / "fit.png"
     main([str(log), f"--plot={target}"])

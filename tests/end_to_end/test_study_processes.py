@@ -86,5 +86,5 @@ def test_the_search_of_a_fit_is_known_by_its_short_name(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "the best of 2 trials" in done.stderr
     assert (tmp_path / "lightning_logs/version_0/found.yaml").is_file()
-    assert is_loaded_by_every_verb("callbacks.optuna_search")
+    assert is_loaded_by_every_verb("callbacks.tuning.optuna_search")
     assert not is_loaded_by_every_verb("optuna")

@@ -11,7 +11,8 @@ from commands import call_warm, start_warm, warm_up
 from study_trials import running, settled, trials, wait_until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_mods import study, study_team
+from lightning_mods import study
+from lightning_mods.study import processes as study_team
 
 # Lightning 2.6 itself calls names that jsonargparse 5 will drop; the loss of two ranks is the mean of theirs.
 pytestmark = pytest.mark.filterwarnings(

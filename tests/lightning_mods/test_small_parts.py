@@ -9,12 +9,10 @@ import pytest
 import torch
 
 from datamodules import DataError
-from lightning_mods.arguments import UsageError
-from lightning_mods.explain import explain
-from lightning_mods.files import replacing
-from lightning_mods.runs import RunError
-from lightning_mods.summary import RunSummary
-from lightning_mods.tables import prediction_rows, write_csv
+from lightning_mods.cli.arguments import UsageError, explain
+from lightning_mods.cli.predictions import prediction_rows, write_csv
+from lightning_mods.console.summary import RunSummary
+from lightning_mods.runs import RunError, replacing
 
 
 def test_an_error_while_writing_leaves_the_file_that_was_there(tmp_path):

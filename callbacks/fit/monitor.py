@@ -1,0 +1,329 @@
+"""`FitMonitor`: says whether a run underfits, fits well or overfits, while it runs and when it ends."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
+
+from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
+from callbacks.figures import png_of
+from callbacks.fit import record as _fit_report
+from callbacks.fit.reader import AUTO, FitReader, fair_loss, obstacle
+from callbacks.fit.record import FitRecord
+from callbacks.host import Guard, say
+from callbacks.loggers import dispatch as _boards
+from callbacks.pacing import SpareTime
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+DRAWING = 0.02  # share of the time that goes into pictures on the way: each costs as much as many small epochs
+GUESS = 0.5  # seconds that the first picture takes
+
+
+class FitWriter:
+    """Writes diagnoses of one run.
+
+    Args:
+        plot: Whether to draw at all.
+    """
+
+    def __init__(self, *, plot: bool) -> None:
+        self.plot = plot
+        self._spare = SpareTime(DRAWING, GUESS)
+
+    def scalars(self, trainer: Trainer, found: Diagnosis, epoch: int) -> None:
+        """Log the probabilities over the epoch."""
+        values = {f"fit/probability_{fit}": probability for fit, probability in found.probabilities.items()}
+        _boards.log_metrics(trainer, values, epoch)
+
+    def words(self, trainer: Trainer, text: str, epoch: int) -> None:
+        """Write the verdict as a text."""
+        _boards.write_text(trainer, "fit/verdict", text, epoch)
+
+    def document(self, folder: Path | None, found: Diagnosis, record: FitRecord, baseline: float | None) -> None:
+        """Write `diagnosis.json`."""
+        if folder is not None:
+            text = _fit_report.document(found, record, baseline)
+            _fit_report.write(folder / "diagnosis.json", text)
+
+    def picture(self, trainer: Trainer, found: Diagnosis, record: FitRecord, epoch: int, *, last: bool) -> None:
+        """Draw the curves; on the way only if there is time."""
+        if not self.plot or not (last or self._spare.is_due) or not _boards.are_shown(trainer):
+            return
+        with self._spare.work():
+            self._draw(trainer, found, record, epoch)
+
+    def _draw(self, trainer: Trainer, found: Diagnosis, record: FitRecord, epoch: int) -> None:
+        from callbacks.figures import rgb
+        from callbacks.fit.figure import draw_record  # matplotlib takes half a second to load
+
+        _boards.write_image(trainer, "fit/curves", rgb(draw_record(record, found)), epoch)
+
+
+def folder_of(trainer: Trainer) -> Path | None:
+    """Beside the checkpoints, else the log folder, else the root; None where that is no local folder.
+
+    Every rank must ask: the log folder is broadcast.
+    """
+    log_dir = trainer.log_dir
+    beside = getattr(trainer.checkpoint_callback, "dirpath", None)
+    folder = str(beside or log_dir or trainer.default_root_dir)
+    return None if "://" in folder else Path(folder)
+
+
+def kept(trainer: Trainer, val_loss: str, best_epoch: int | None) -> str:
+    """Which checkpoint to keep: that of the lowest validation loss, or how to have one."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor == val_loss and callback.best_model_path:
+            return callback.best_model_path
+    return f"the weights of epoch {best_epoch}; ModelCheckpoint(monitor={val_loss!r}) would have kept the best ones"
+
+
+@runtime_checkable
+class KnowsBaseline(Protocol):
+    """A module that knows the loss of the best constant prediction, or None."""
+
+    baseline_loss: float | None
+
+
+class FitMonitor(Callback):
+    """Says whether any LightningModule underfits, fits well or overfits, how sure that is, and what to do next.
+
+    Pairs the training and the validation loss of the same epoch (of several validations in an epoch the last one; an
+    epoch without one is a gap) and asks `callbacks.diagnosis.diagnose`. Loggers get the probabilities as
+    `fit/probability_…`, the verdict in words and a picture of the curves; for a CSV logger, or none, words and picture
+    are files. `diagnosis.json` stands beside the checkpoints, or in the log folder. Standard error gets a line when the
+    verdict changes and a paragraph at the end. Weights are never touched. A NaN that was logged is shown to
+    `diagnose`, which says what it means.
+
+    Args:
+        train_loss: Name under which the training loss is logged. Logged by the step alone, its epoch's mean is taken.
+        val_loss: Name under which the validation loss is logged; with several loaders e.g. `val_loss/dataloader_idx_0`.
+        metric: Name of what matters in the end; `auto` takes the first of val_accuracy, val_acc, val_f1, val_r2 that
+            is logged, none takes nothing. A validation loss that worsens while it holds is called overconfident.
+        metric_mode: Whether the metric is to be high (`max`) or low (`min`).
+        baseline_loss: Validation loss of the best constant prediction; none asks the module's `baseline_loss`.
+        stop: Vote to stop when overfitting is established, and name the checkpoint to keep.
+        stop_after: Verdicts in a row that must say overfit before the vote, at least 1.
+        train_slice: Training rows, evenly spaced, whose loss is evaluated in eval mode after every epoch and judged
+            instead of the logged training loss, which lags; 0 for none. Needs the module's `evaluation_loss(batch)`.
+        check_every: Validated epochs between two verdicts; 0 for every one at first, and later whenever the run has
+            grown by 2 % if it may stop for it, by 10 % if not.
+        plot: Draw the curves, e.g. for TensorBoard's Images tab.
+        closing: Print the paragraph at the end; without, `last_word` holds it.
+
+    Raises:
+        ValueError: A mode or a number that cannot be.
+    """
+
+    def __init__(
+        self,
+        train_loss: str = "train_loss",
+        val_loss: str = "val_loss",
+        *,
+        metric: str | None = AUTO,
+        metric_mode: str = "max",
+        baseline_loss: float | None = None,
+        stop: bool = False,
+        stop_after: int = 3,
+        train_slice: int = 0,
+        check_every: int = 0,
+        plot: bool = True,
+        closing: bool = True,
+    ) -> None:
+        if metric_mode not in ("max", "min"):
+            raise ValueError(f"metric_mode must be `max` or `min`, not {metric_mode!r}.")
+        for name, value, least in (("stop_after", stop_after, 1), ("train_slice", train_slice, 0)):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}.")
+        if check_every < 0:
+            raise ValueError(f"check_every must be at least 0, not {check_every}.")
+        self.train_loss = train_loss
+        self.val_loss = val_loss
+        self.metric = metric
+        self.metric_mode = metric_mode
+        self.baseline_loss = baseline_loss
+        self.stop = stop
+        self.stop_after = stop_after
+        self.train_slice = train_slice
+        self.check_every = check_every
+        self.plot = plot
+        self.closing = closing
+        self.last_word = ""
+        self._begin()
+
+    def _begin(self) -> None:
+        self.diagnosis: Diagnosis | None = None
+        self._reader = FitReader(self.train_loss, self.val_loss, self.metric)
+        self._verdict = Fit.UNKNOWN
+        self._judged = -1  # the last epoch with a verdict
+        self._overfits = 0  # verdicts in a row
+        self._stopped = False
+        self._folder: Path | None = None
+        self._guard = Guard("FitMonitor")
+        self._writer = FitWriter(plot=self.plot)
+
+    def figure(self) -> "Figure | None":
+        """The curves so far with the verdict, to show or save; None before the first verdict."""
+        if self.diagnosis is None:
+            return None
+        from callbacks.fit.figure import draw_record  # matplotlib takes half a second to load
+
+        return draw_record(self._reader.record, self.diagnosis)
+
+    def _repr_png_(self) -> bytes | None:
+        return png_of(self.figure())  # a notebook shows it where the monitor is a cell's last word
+
+    # ------------------------------------------------------------------ state
+
+    @property
+    def state_key(self) -> str:
+        """Tells the monitors of one trainer apart by what they read."""
+        return f"{type(self).__qualname__}[{self.train_loss}, {self.val_loss}]"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curves and what was made of them."""
+        return {
+            "reader": self._reader.state(),
+            "verdict": str(self._verdict),
+            "judged": self._judged,
+            "overfits": self._overfits,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the curves of a checkpoint."""
+        self._reader.load(state_dict["reader"])
+        self._verdict = Fit(state_dict["verdict"])
+        self._judged = state_dict["judged"]
+        self._overfits = state_dict["overfits"]
+
+    # ------------------------------------------------------------------ reading
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier run, unless this one goes on with it."""
+        if stage == "fit" and trainer.current_epoch == 0:
+            self._begin()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the folder for `diagnosis.json`; every rank asks."""
+        self._stopped = False
+        self.last_word = ""
+        self._folder = folder_of(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take a training loss that the module logged after our hook of the epoch before."""
+        self._reader.late(trainer, trainer.current_epoch - 1)
+        self._reader.complain(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add up a training loss that is logged by the step alone."""
+        self._reader.step(trainer, batch_idx)
+
+    def steps_free(self, trainer: Trainer) -> float:
+        """All, but for a training loss that is logged by the step alone."""
+        return 0 if self._reader.by_step else math.inf
+
+    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Any) -> None:
+        """Nothing to do: what is logged once an epoch is read at its end."""
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell old values from those that will be logged."""
+        self._reader.before_validation(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the validation loss and the metric; before training, the loss at the start."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._reader.validation(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Pair the losses of the epoch, judge if it is time, and vote."""
+        epoch = trainer.current_epoch
+        self._reader.epoch(trainer, epoch)
+        if self.train_slice:
+            self._evaluate_slice(trainer, pl_module, epoch)
+        if self._is_due(epoch):
+            self._judge(trainer, pl_module, epoch)
+        if self.stop:
+            vote = self._overfits >= self.stop_after
+            # Every rank asks, whatever it thinks itself: one that did not would leave the others waiting.
+            self._stopped = trainer.strategy.reduce_boolean_decision(vote, all=False)
+            trainer.should_stop = trainer.should_stop or self._stopped
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the last verdict, write it down and say it."""
+        epoch = max(trainer.current_epoch - 1, 0)
+        self._reader.late(trainer, epoch)
+        self._reader.complain(trainer, ended=True)
+        self._judge(trainer, pl_module, epoch, last=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the verdict so far behind when a person interrupts the run."""
+        if isinstance(exception, KeyboardInterrupt) and self._reader.record.has("val_loss"):
+            self._judge(trainer, pl_module, trainer.current_epoch, last=True)
+
+    # ------------------------------------------------------------------ judging
+
+    def _is_due(self, epoch: int) -> bool:
+        growth = 50 if self.stop else 10
+        validated = self._reader.record.at("val_loss", epoch) is not None
+        return validated and epoch - self._judged >= (self.check_every or max(1, self._judged // growth))
+
+    def _evaluate_slice(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+        reason = obstacle(trainer, pl_module)
+        if reason is None:
+            with self._guard(trainer, "evaluating the slice of training rows"):
+                self._reader.put(trainer, "fair_loss", epoch, fair_loss(trainer, pl_module, self.train_slice))
+        else:
+            self._guard.once(trainer, f"train_slice={self.train_slice} is not used: {reason}")
+
+    def _judge(self, trainer: Trainer, pl_module: LightningModule, epoch: int, *, last: bool = False) -> None:
+        with self._guard(trainer, "the diagnosis"):
+            train, val, metric = self._reader.record.paired()
+            base = self._baseline(pl_module)
+            found = diagnose(train, val, val_metric=metric, metric_mode=self.metric_mode, baseline_loss=base)
+            changed, self._verdict, self.diagnosis = found.fit is not self._verdict, found.fit, found
+            if not last:  # the end adds nothing to what a longer run would know
+                self._judged = epoch
+                self._overfits = self._overfits + 1 if found.fit is Fit.OVERFIT else 0
+            self._report(trainer, found, epoch, base, changed=changed, last=last)
+
+    def _baseline(self, pl_module: LightningModule) -> float | None:
+        if self.baseline_loss is None and isinstance(pl_module, KnowsBaseline):
+            return _number(pl_module.baseline_loss)
+        return self.baseline_loss
+
+    def _report(
+        self, trainer: Trainer, found: Diagnosis, epoch: int, base: float | None, *, changed: bool, last: bool
+    ) -> None:
+        if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]  # a connector's
+            return
+        if changed:
+            say(trainer, f"FitMonitor: {_fit_report.line(found, epoch)}")
+        keeps = found.fit is Fit.OVERFIT or found.cause == "overconfident" or self._stopped
+        keep = kept(trainer, self.val_loss, found.best_epoch) if keeps else None
+        if last:
+            self.last_word = _fit_report.paragraph(found, keep)
+            if self.closing:
+                say(trainer, self.last_word)
+        with self._guard(trainer, "writing the diagnosis"):
+            self._writer.scalars(trainer, found, epoch)
+            if changed or last:
+                self._writer.words(trainer, _fit_report.paragraph(found, keep), epoch)
+                self._writer.document(self._folder, found, self._reader.record, base)
+        if changed or last:
+            with self._guard(trainer, "drawing the curves"):
+                self._writer.picture(trainer, found, self._reader.record, epoch, last=last)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, Tensor):
+        return float(value) if value.numel() == 1 else None
+    return float(value) if isinstance(value, int | float) else None

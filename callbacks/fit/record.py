@@ -1,0 +1,129 @@
+"""What a person, and a program, is told of a diagnosis: a line, a paragraph, a JSON document."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from callbacks.diagnosis.verdict import Diagnosis, Fit
+
+Values = list[float | None]
+CURVES = ("train_loss", "val_loss", "metric", "fair_loss")
+
+
+@dataclass
+class FitRecord:
+    """Values by curve and epoch. An epoch that is recorded again is written over, so nothing counts twice.
+
+    Attributes:
+        curves: One list per curve, epoch 0 first; None where nothing came, NaN where a NaN was logged.
+        names: Under which name each of them is logged.
+        loss_at_start: Validation loss before training, from the sanity check; None without one.
+    """
+
+    curves: dict[str, Values] = field(default_factory=lambda: {name: [] for name in CURVES})
+    names: dict[str, str] = field(default_factory=dict)
+    loss_at_start: float | None = None
+
+    def put(self, curve: str, epoch: int, value: float) -> None:
+        """Record a value in its epoch."""
+        values = self.curves[curve]
+        values.extend([None] * (epoch + 1 - len(values)))
+        values[epoch] = value
+
+    def at(self, curve: str, epoch: int) -> float | None:
+        """The value of an epoch, None if none came."""
+        values = self.curves[curve]
+        return values[epoch] if 0 <= epoch < len(values) else None
+
+    def has(self, curve: str) -> bool:
+        """Whether a curve holds any value."""
+        return any(value is not None for value in self.curves[curve])
+
+    def paired(self) -> tuple[Values, Values, Values | None]:
+        """Training loss, validation loss and metric, equally long.
+
+        Training loss is the one evaluated on a fixed slice, where there is one; it is empty if none came. The metric
+        is None if none came.
+        """
+        train = self.curves["fair_loss" if self.has("fair_loss") else "train_loss"]
+        val, metric = self.curves["val_loss"], self.curves["metric"]
+        epochs = max(len(train), len(val))
+        return (
+            _filled(train, epochs) if train else [],
+            _filled(val, epochs),
+            _filled(metric, epochs) if self.has("metric") else None,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Everything, as plain lists and floats."""
+        curves = {name: list(values) for name, values in self.curves.items()}
+        return {"curves": curves, "names": dict(self.names), "loss_at_start": self.loss_at_start}
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> FitRecord:
+        """The record of a state; curves it does not know are empty."""
+        curves = {name: list(state["curves"].get(name, [])) for name in CURVES}
+        return cls(curves, dict(state["names"]), state["loss_at_start"])
+
+
+def _filled(values: Values, epochs: int) -> Values:
+    return [*values, *[None] * (epochs - len(values))]
+
+
+def line(diagnosis: Diagnosis, epoch: int) -> str:
+    """The verdict in one line: epoch, what, how sure, why."""
+    return f"epoch {epoch}: {headline(diagnosis)}. {diagnosis.reason}"
+
+
+def headline(diagnosis: Diagnosis) -> str:
+    """Verdict, cause and probability: `overfit (memorising), 93 % sure`."""
+    cause = diagnosis.cause.replace("_", " ")
+    sure = "" if diagnosis.fit is Fit.UNKNOWN else f", {100 * diagnosis.probabilities[diagnosis.fit]:.0f} % sure"
+    return f"{diagnosis.fit} ({cause}){sure}"
+
+
+def paragraph(diagnosis: Diagnosis, keep: str | None = None) -> str:
+    """The last word of a run: verdict, reason, numbered advice and, if given, which checkpoint to keep."""
+    advice = [f"  {number}. {text}" for number, text in enumerate(diagnosis.advice, 1)]
+    kept = [f"keep         {keep}"] if keep else []
+    return "\n".join([f"verdict      {headline(diagnosis)}", diagnosis.reason, *advice, *kept])
+
+
+def document(diagnosis: Diagnosis, record: FitRecord, baseline: float | None) -> str:
+    """The diagnosis and its curves as JSON. What is no finite number is null."""
+    said = {
+        "fit": str(diagnosis.fit),
+        "cause": diagnosis.cause,
+        "probabilities": {str(fit): probability for fit, probability in diagnosis.probabilities.items()},
+        "best_epoch": diagnosis.best_epoch,
+        "onset_epoch": diagnosis.onset_epoch,
+        "reason": diagnosis.reason,
+        "advice": list(diagnosis.advice),
+        "baseline_loss": _finite(baseline),
+        "loss_at_start": _finite(record.loss_at_start),
+        "logged_as": record.names,
+        "curves": {name: [_finite(value) for value in values] for name, values in record.curves.items()},
+    }
+    return json.dumps(said, indent=1, allow_nan=False) + "\n"
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file that is whole or not there: beside its place first, then moved."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):  # the first error is the one to report
+            partial.unlink()
+        raise
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and isfinite(value) else None

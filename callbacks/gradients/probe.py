@@ -1,0 +1,327 @@
+"""Finds what an optimizer is about to change, and keeps a probe ready for it."""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import gcd
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+TOTAL = "total"  # stands where a layer's name stands, for all of them
+WRAPPERS = ("_orig_mod", "_forward_module")  # what torch.compile and Lightning's wrappers add to a path
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a parameter stands.
+
+    Args:
+        index: Number of its layer, in the order in which the module registers them: the input's first.
+        layer: Path of the module that owns it, e.g. `encoder.0`.
+        name: Path of the parameter, e.g. `encoder.0.weight`.
+    """
+
+    index: int
+    layer: str
+    name: str
+
+
+def places(module: nn.Module) -> dict[Tensor, Place]:
+    """The place of every parameter of a module, a tied one under its first owner alone.
+
+    A layer is a module with parameters of its own. Those of the outermost module itself go by its class's name.
+    """
+    found: dict[Tensor, Place] = {}
+    index = 0
+    for path, part in module.named_modules():
+        own = [(name, p) for name, p in part.named_parameters(recurse=False) if p not in found]
+        if own:
+            clean = _clean(path)
+            layer = clean or type(module).__name__
+            layer = f"{layer} (layer)" if layer == TOTAL else layer
+            for name, parameter in own:
+                found[parameter] = Place(index, layer, f"{clean}.{name}" if clean else name)
+            index += 1
+    return found
+
+
+def outside(index: int) -> Place:
+    """The place of a parameter that an optimizer has and the module has not."""
+    return Place(index, "elsewhere", f"elsewhere.{index}")
+
+
+def sharded(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """Those of which this rank holds a part alone: what is said of the part is not true of the whole."""
+    loaded = sys.modules.get("torch.distributed.tensor")  # heavy to import, and without it there can be none
+    kind = getattr(loaded, "DTensor", None)
+    return [] if kind is None else [p for p in parameters if isinstance(p, kind)]
+
+
+def _clean(path: str) -> str:
+    return ".".join(part for part in path.split(".") if part not in WRAPPERS)
+
+
+ALL = 2**22  # elements looked at in all: 16 MiB a row
+GRADIENT, WEIGHT, UPDATE = range(3)  # rows of the buffer
+NONZERO = GRADIENT  # what is left in the gradient's row once it was looked at
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+
+def norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The 2-norm of each tensor, scalars on the first one's device; half precision is summed in single."""
+    if not tensors:
+        return []
+    kinds = {(t.dtype, t.device) for t in tensors}
+    if len(kinds) == 1:
+        half = tensors[0].dtype in (torch.float16, torch.bfloat16)
+        return list(torch._foreach_norm(list(tensors), 2.0, torch.float32 if half else None))
+    found = [norms([t])[0] for t in tensors]
+    return [norm.to(found[0]) for norm in found]
+
+
+class Probe:
+    """Reads gradients and weights around a step of one optimizer, without a host sync.
+
+    Gradient norms are of all elements. For the rest up to `sample` evenly spaced elements of every parameter are copied
+    into one buffer; a smaller one is there whole. Complex numbers count as pairs of reals.
+
+    Args:
+        parameters: Those that have a gradient, layer by layer.
+        placed: Where each of them stands.
+        sample: Elements of a parameter that are looked at, at most.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], placed: Sequence[Place], *, sample: int) -> None:
+        self.parameters = list(parameters)
+        self.places = list(placed)
+        self.layers = list(dict.fromkeys(place.layer for place in placed))
+        limit = min(sample, max(ALL // len(parameters), 1))
+        self._sizes = [_real(p.detach()).numel() for p in parameters]
+        self._strides = [_stride(size, limit) for size in self._sizes]
+        self.slots = [-(-size // stride) for size, stride in zip(self._sizes, self._strides, strict=True)]
+        self._sparse = [i for i, p in enumerate(parameters) if p.grad is not None and p.grad.is_sparse]
+        self._plain = not self._sparse and not any(p.is_complex() for p in parameters)
+        self._starts = [i for i, p in enumerate(placed) if not i or p.layer != placed[i - 1].layer]
+        self.numels = self.by_layer(np.array(self._sizes, float))
+        self._scales = np.tile(np.array(self._sizes) / np.array(self.slots), (3, 1))
+        self._scales[NONZERO, self._sparse] = 1.0  # counted whole
+        self._scattered = len({p.device for p in parameters}) > 1
+        self._addresses: list[int] = []
+        self._are_views = False  # of a parameter that is not contiguous a flat copy is read
+        self._weights: list[Tensor] = []
+        self._kept: Tensor | None = None
+
+    @torch.no_grad()
+    def gradient_norms(self, unscale: Tensor | None = None) -> Tensor:
+        """2-norm of each parameter's gradient, times `unscale`."""
+        if self._plain:
+            found = torch.stack(norms([_dense(p) for p in self.parameters]))
+        else:
+            found = torch.stack(norms([_stored(_gradient(p)) for p in self.parameters]))
+        return found if unscale is None else found * unscale
+
+    @torch.no_grad()
+    def keep(self, unscale: Tensor | None = None) -> None:
+        """Copy gradients, times `unscale`, and weights into the buffer, before the step."""
+        gradients = [_gradient(p) for p in self.parameters]
+        self._counts = [torch.count_nonzero(_stored(gradients[i])) for i in self._sparse]
+        for i in self._sparse:  # the slot stays empty: what is stored is counted outside
+            gradients[i] = self._buffer.new_zeros(()).expand(self._sizes[i])
+        self._gather(GRADIENT, [_part(g, stride) for g, stride in zip(gradients, self._strides, strict=True)])
+        if unscale is not None:
+            self._buffer[GRADIENT].mul_(unscale)
+        self._read_weights(WEIGHT)
+
+    @torch.no_grad()
+    def after(self) -> Tensor:
+        """What became of what was kept, after the step, as 2-norms `[rows, parameters]`.
+
+        NONZERO is the root of a count. Still on the device.
+        """
+        kept = self._buffer
+        self._read_weights(UPDATE)
+        kept[UPDATE].sub_(kept[WEIGHT])
+        torch.ne(kept[GRADIENT], 0, out=kept[NONZERO])
+        found = torch.stack(norms(kept.view(-1).split_with_sizes(3 * self.slots))).view(3, -1)
+        for i, count in zip(self._sparse, self._counts, strict=True):
+            found[NONZERO, i] = count.to(found).sqrt()
+        return found
+
+    def samples(self, which: Sequence[int], limit: int) -> Tensor:
+        """Elements of some parameters' gradients, then of their weights, as kept before the step."""
+        parts = []
+        for row in (GRADIENT, WEIGHT):
+            slots = self._buffer[row].split_with_sizes(self.slots)
+            parts += [slots[i][:: _stride(self.slots[i], limit)] for i in which]
+        return torch.cat(parts)
+
+    def sample_sizes(self, which: Sequence[int], limit: int) -> list[int]:
+        """How many elements of each of these parameters `samples` gives."""
+        return [-(-self.slots[i] // _stride(self.slots[i], limit)) for i in which]
+
+    def is_sparse(self, index: int) -> bool:
+        """Whether a parameter's gradient is sparse."""
+        return index in self._sparse
+
+    def by_layer(self, numbers: Array) -> Array:
+        """Numbers `[…, parameters]` summed to `[…, layers + 1]`, the last for all layers together."""
+        sums = np.empty((*numbers.shape[:-1], len(self.layers) + 1))
+        np.add.reduceat(numbers, self._starts, axis=-1, out=sums[..., :-1])
+        np.add.reduce(sums[..., :-1], axis=-1, out=sums[..., -1])
+        return sums
+
+    def squares(self, found: Array) -> Array:
+        """Sums of squares `[…, rows, layers + 1]` over all elements, out of what `after` gave; NONZERO is a count."""
+        squares = found**2
+        squares[..., NONZERO, :] = squares[..., NONZERO, :].round()  # a count went through a root and back
+        return self.by_layer(squares * self._scales)
+
+    @property
+    def _buffer(self) -> Tensor:
+        if self._kept is None:
+            double = any(p.dtype in (torch.float64, torch.complex128) for p in self.parameters)
+            dtype = torch.float64 if double else torch.float32
+            with torch.inference_mode(False):  # one made in inference mode could not be written to out of it
+                self._kept = torch.zeros(3, sum(self.slots), dtype=dtype, device=self.parameters[0].device)
+        return self._kept
+
+    def _read_weights(self, row: int) -> None:
+        # What is kept of the old ones keeps their addresses from being used again.
+        addresses = [p.data_ptr() for p in self.parameters]
+        if addresses != self._addresses or not self._are_views:
+            self._addresses = addresses
+            self._weights = [
+                _part(p.detach(), stride) for p, stride in zip(self.parameters, self._strides, strict=True)
+            ]
+            self._are_views = all(p.is_contiguous() for p in self.parameters)
+        self._gather(row, self._weights)
+
+    def _gather(self, row: int, parts: list[Tensor]) -> None:
+        if self._scattered:
+            parts = [part.to(self._buffer.device) for part in parts]
+        torch.cat(parts, out=self._buffer[row])
+
+
+def _dense(parameter: Tensor) -> Tensor:
+    gradient = parameter.grad
+    assert gradient is not None  # the probe was made for those that have one
+    return gradient
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    gradient = _dense(parameter)
+    return gradient.coalesce() if gradient.is_sparse else gradient
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    return _real(tensor.values() if tensor.is_sparse else tensor)
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def _part(tensor: Tensor, stride: int) -> Tensor:
+    """Every stride-th element; of a large one in the order of memory where that spares a copy of the whole."""
+    if tensor.is_complex():
+        tensor = _real(tensor)
+    if stride > 1 and tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        tensor = tensor.permute(0, 2, 3, 1)
+    flat = tensor.reshape(-1)
+    return flat if stride == 1 else flat[::stride]
+
+
+def _stride(size: int, limit: int) -> int:
+    """Steps that reach at most `limit` of `size` elements, and in a matrix every column as often as any other.
+
+    A stride that shares a factor with the width of the rows would see some columns alone.
+    """
+    stride = -(-size // limit)
+    while stride > 1 and gcd(stride, size) > 1:
+        stride += 1
+    return stride
+
+
+KEPT = 4  # probes of one optimizer: which parameters get a gradient may change from step to step
+MOST = 128  # parameters with a histogram: more nobody looks through, and each costs 1 kB a moment
+PER_HISTOGRAM = 2048  # elements; their 26 counts are within 12 % of what all elements would give
+
+
+@dataclass
+class Moment:
+    """A step that was read; what it holds is still on the device.
+
+    Args:
+        step: On the loggers' axis.
+        probe: Who read it.
+        total: What the sum over all layers is called.
+        gradients: Norms of the gradients, a parameter each.
+        clipped: The same after clipping, if that was asked for.
+        follows: Whether weights are read around the step.
+        updates: What `Probe.after` gave, if so.
+        samples: What `Probe.samples` gave, if it was time for histograms.
+    """
+
+    step: int
+    probe: Probe
+    total: str
+    gradients: Tensor
+    clipped: Tensor | None = None
+    follows: bool = False
+    updates: Tensor | None = None
+    samples: Tensor | None = None
+
+
+class GradientReader:
+    """Makes the probe for what one optimizer is about to change.
+
+    Args:
+        module: Gives the names.
+        sample: Elements of a parameter that are looked at, at most.
+        left_out: Told the names of the parameters that cannot be looked at.
+    """
+
+    def __init__(self, module: nn.Module, *, sample: int, left_out: Callable[[Sequence[str]], None]) -> None:
+        self._module = module
+        self._sample = sample
+        self._left_out = left_out
+        self._places = places(module)
+        self._probes: dict[tuple[tuple[int, int, bool], ...], Probe | None] = {}
+
+    def probe(self, optimizer: Optimizer) -> Probe | None:
+        """The probe for the parameters that have a gradient now; None if none has."""
+        found = [(p, p.grad) for group in optimizer.param_groups for p in group["params"]]
+        # An id holds while the probe does.
+        key = tuple([(id(p), p.numel(), grad.is_sparse) for p, grad in found if grad is not None])
+        if key not in self._probes:
+            if len(self._probes) >= KEPT:
+                self._probes.clear()
+            self._probes[key] = self._make([p for p, grad in found if grad is not None])
+        return self._probes[key]
+
+    def _make(self, live: list[Tensor]) -> Probe | None:
+        skipped = {id(p) for p in sharded(live)}
+        if any(p not in self._places for p in live):
+            self._places = places(self._module)  # a parameter was added
+        if skipped:
+            self._left_out([self._place(p).name for p in live if id(p) in skipped])
+        ordered = sorted((p for p in live if id(p) not in skipped), key=lambda p: self._place(p).index)
+        return Probe(ordered, [self._place(p) for p in ordered], sample=self._sample) if ordered else None
+
+    def _place(self, parameter: Tensor) -> Place:
+        return self._places.get(parameter) or outside(len(self._places))
+
+
+def shown(probe: Probe) -> list[int]:
+    """Which parameters of a probe get histograms: all, or an even choice over the depth.
+
+    A bias beside a matrix gets none: to write it costs as much as the matrix, and it tells less.
+    """
+    wide = {place.layer for p, place in zip(probe.parameters, probe.places, strict=True) if p.ndim > 1}
+    places = enumerate(zip(probe.parameters, probe.places, strict=True))
+    kept = [i for i, (p, place) in places if p.ndim > 1 or place.layer not in wide]
+    return kept if len(kept) <= MOST else [kept[i * len(kept) // MOST] for i in range(MOST)]

@@ -1,0 +1,71 @@
+"""The compute graph of any module: forward as `torch.export` sees it, backward as autograd will walk it."""
+
+from typing import Any
+
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor, nn
+
+from callbacks.graphs.backward import BackwardDrawing
+from callbacks.graphs.calls import CallRecorder, twin_of
+from callbacks.graphs.forward import ForwardDrawing
+from callbacks.graphs.model import Graph, Node, collapse
+from callbacks.graphs.render import to_dot, to_graph_def, to_svg
+
+__all__ = [
+    "CallRecorder",
+    "Graph",
+    "Node",
+    "backward_graph",
+    "collapse",
+    "forward_graph",
+    "to_dot",
+    "to_graph_def",
+    "to_svg",
+]
+
+PATIENCE = 60.0  # seconds for torch.export, unless told otherwise
+
+
+def forward_graph(module: nn.Module, *args: Any, **kwargs: Any) -> Graph:
+    """The forward graph of a module for given inputs.
+
+    The module runs once, on copies of its buffers and with the random state put back afterwards; then `torch.export`
+    traces it without numbers. Where that cannot follow, its parts are traced one by one, and a part that cannot be
+    traced is one node, as it was seen in the run.
+
+    Args:
+        module: Any module, compiled ones too.
+        *args: What it is called with: tensors, and lists, tuples and dicts of them.
+        **kwargs: What it is called with by name.
+
+    Returns:
+        A graph with a node for every operation, parameter, input and output, in the scopes of their modules.
+    """
+    twin = twin_of(module)
+    for part in twin.modules():
+        for name, buffer in list(part.named_buffers(recurse=False)):
+            setattr(part, name, buffer.clone())
+    with isolate_rng(), CallRecorder(twin) as recorder:
+        twin(*args, **kwargs)
+    return ForwardDrawing(twin, recorder.calls, seconds=PATIENCE).draw([])
+
+
+def backward_graph(loss: Tensor, module: nn.Module, watched: CallRecorder | None = None) -> Graph:
+    """What autograd will do for a loss: its nodes, from the loss to the parameters where gradients land.
+
+    ```python
+    with CallRecorder(module) as watched:
+        loss = module(x).square().mean()
+    graph = backward_graph(loss, module, watched)
+    ```
+
+    Args:
+        loss: A tensor that autograd made; before or after `backward`.
+        module: Whose parameters and modules give the names.
+        watched: The calls that led to the loss: an operation stands in the scope of the module it came from. Without,
+            it stands beside the parameter it uses, if any.
+
+    Returns:
+        A graph whose arrows are the way of the gradient; nodes of the kind AccumulateGrad have a parameter's name.
+    """
+    return BackwardDrawing(module, watched.calls if watched else ()).draw(loss)

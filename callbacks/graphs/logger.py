@@ -1,0 +1,220 @@
+"""`GraphLogger`: writes down, once, what a training step computes and what autograd does with it."""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.graphs import Graph, collapse, forward_graph, to_graph_def, to_svg
+from callbacks.graphs.backward import BackwardDrawing
+from callbacks.graphs.calls import CallRecorder
+from callbacks.graphs.forward import EXPORT, ForwardDrawing
+from callbacks.host import Guard, say
+from callbacks.loggers.base import Drawing
+from callbacks.loggers.dispatch import boards, write_graphs
+from callbacks.loggers.files import FilesBoard
+
+LARGEST = 20_000  # nodes; a browser does not draw more in reasonable time
+
+
+class GraphLogger(Callback):
+    """Shows the compute graph of any LightningModule, forward and backward, e.g. in TensorBoard's Graphs tab.
+
+    Watches the first training batch that has a loss, and writes two tags of one run: `Default`, the forward graph (each
+    operation in the scope of its module, with shapes on the edges, parameters, inputs, outputs and the way to the
+    loss), and `backward`, the nodes that autograd walks from the loss to the parameters where gradients land; with
+    several losses, as in a GAN, `backward/0`, `backward/1` and so on. The forward graph comes from `torch.export`,
+    without numbers, for the modules that `training_step` really called and the inputs they got. Where that cannot
+    follow (a branch that depends on data), it is asked for their parts, and what remains is drawn as it was seen; one
+    line says so. Where no call can be seen, as in a compiled step, `forward` is traced with `example_input_array` or
+    the first batch. Weights, buffers and random states are left alone.
+
+    W&B, Comet, MLflow and Visdom get SVG drawings of both. With a CSV logger, or none, `forward.svg` and `backward.svg`
+    go into `graphs` in the log folder. Only the first rank writes, and once in a run's folder, also when the run is
+    resumed. `fast_dev_run` writes nothing.
+
+    Args:
+        forward: Write the forward graph.
+        backward: Write the backward graph.
+        svg: Write the SVG files also where a logger shows the graphs.
+        depth: Levels of modules that the SVG files keep apart; none for all.
+        patience: Seconds after which `torch.export` is given up, above 0.
+
+    Raises:
+        ValueError: `patience` or `depth` is too small.
+    """
+
+    def __init__(
+        self,
+        forward: bool = True,
+        backward: bool = True,
+        *,
+        svg: bool = False,
+        depth: int | None = None,
+        patience: float = 30.0,
+    ) -> None:
+        if not patience > 0:
+            raise ValueError(f"patience must be above 0 seconds, not {patience}.")
+        if depth is not None and depth < 1:
+            raise ValueError(f"depth must be at least 1, or none for all levels, not {depth}.")
+        self.forward = forward
+        self.backward = backward
+        self.svg = svg
+        self.depth = depth
+        self.patience = patience
+        self._written_in = ""
+        self._folder = ""
+        self._due = False
+        self._losses: list[Tensor] = []
+        self._recorder: CallRecorder | None = None
+        self._guard = Guard("GraphLogger")
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """The folder that has its graphs."""
+        return {"written_in": self._written_in}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the run of a checkpoint."""
+        self._written_in = state_dict["written_in"]
+
+    # ------------------------------------------------------------------ watching
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the folder; every rank asks, as it is broadcast."""
+        self._folder = str(trainer.log_dir or trainer.default_root_dir)
+        fast: Any = trainer.fast_dev_run  # type: ignore[attr-defined]  # a connector's
+
+        self._due = trainer.is_global_zero and not fast
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Begin to watch which modules are called."""
+        self._stop()
+        if self._due and self._folder == self._written_in:  # known only after a checkpoint was loaded
+            self._due = False
+        if self._due:
+            with self._guard(trainer, "watching the first batch"):
+                self._recorder = CallRecorder(pl_module)
+                self._recorder.start()
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Keep the loss: its graph is what autograd walks next."""
+        if self._recorder is not None:
+            if pl_module.automatic_optimization and self._losses:
+                return  # an optimizer such as LBFGS goes through the step again
+            self._losses.append(loss)
+            self._recorder.paused = True  # a checkpointed module is called again inside of backward
+            if pl_module.automatic_optimization:
+                self._recorder.stop()
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A second loss may follow."""
+        if self._recorder is not None:
+            self._recorder.paused = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw what was seen and write it down."""
+        recorder = self._recorder
+        if recorder is None:
+            return
+        recorder.stop()
+        if self._losses or not pl_module.automatic_optimization:  # else the step was skipped: look at the next one
+            self._due, self._written_in = False, self._folder
+            with self._guard(trainer, "drawing the graphs"):
+                forward = self._forward(trainer, pl_module, recorder, batch) if self.forward else None
+                self._write(trainer, forward, self._backward(trainer, pl_module, recorder) if self.backward else {})
+        self._stop()
+
+    def steps_free(self, trainer: Trainer) -> float:
+        """None until the graphs are drawn, then all."""
+        return 0 if self._due else math.inf
+
+    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Any) -> None:
+        """Nothing to do."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave no hook behind."""
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no hook behind."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._recorder is not None:
+            self._recorder.stop()
+        self._recorder, self._losses = None, []
+
+    # ------------------------------------------------------------------ drawing
+
+    def _forward(
+        self, trainer: Trainer, pl_module: LightningModule, recorder: CallRecorder, batch: Any
+    ) -> Graph | None:
+        if recorder.error is not None:
+            self._guard.once(trainer, f"could not see all calls ({recorder.error}).")
+        graph = None
+        if not recorder.calls and trainer.world_size == 1:  # a forward pass of one rank alone might wait for the others
+            graph = _guessed(pl_module, batch)
+        if graph is None:
+            graph = ForwardDrawing(pl_module, recorder.calls, seconds=self.patience).draw(self._losses)
+        if graph.origin != EXPORT:
+            self._guard.once(trainer, f"the forward graph comes from {graph.origin}: {graph.note}.")
+        return _bounded(graph)
+
+    def _backward(self, trainer: Trainer, pl_module: LightningModule, recorder: CallRecorder) -> dict[str, Graph]:
+        if not self._losses:
+            self._guard.once(trainer, "no backward graph: the first batch had no loss that went to manual_backward.")
+        graphs = [_bounded(BackwardDrawing(pl_module, recorder.calls).draw(loss)) for loss in self._losses]
+        if len(graphs) == 1:
+            return {"backward": graphs[0]}
+        return {f"backward/{index}": graph for index, graph in enumerate(graphs)}
+
+    def _write(self, trainer: Trainer, forward: Graph | None, backward: dict[str, Graph]) -> None:
+        drawn = {
+            tag: Drawing(partial(to_graph_def, graph), partial(to_svg, graph, depth=self.depth))
+            for tag, graph in (({"forward": forward} if forward else {}) | backward).items()
+        }
+        files = [place for place in boards(trainer) if isinstance(place, FilesBoard)]
+        if self.svg and not files and "://" not in self._folder:
+            files = [FilesBoard(Path(self._folder), None, fresh=False)]
+            files[0].write_graphs(drawn, 0)
+        write_graphs(trainer, drawn)
+        for place in files:
+            say(trainer, f"GraphLogger: the graphs are in {place.folder / 'graphs'}.")
+
+
+def _bounded(graph: Graph) -> Graph:
+    return graph if len(graph.nodes) <= LARGEST else collapse(graph)
+
+
+def _guessed(pl_module: LightningModule, batch: Any) -> Graph | None:
+    """The graph of `forward`, called with `example_input_array` or what part of the batch it takes."""
+    for args, kwargs in _candidates(pl_module, batch):
+        try:
+            return forward_graph(pl_module, *args, **kwargs)
+        except Exception:  # noqa: BLE001  # it does not take this: the next guess
+            continue
+    return None
+
+
+def _candidates(pl_module: LightningModule, batch: Any) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    example: Any = pl_module.example_input_array
+    if isinstance(example, dict):
+        yield (), {name: _moved(value, pl_module) for name, value in example.items()}
+    elif example is not None:
+        yield tuple(_moved(value, pl_module) for value in (example if isinstance(example, tuple) else (example,))), {}
+    if isinstance(batch, list | tuple) and batch:
+        yield (batch[0],), {}
+        yield tuple(batch[:-1]), {}
+    yield (batch,), {}
+
+
+def _moved(value: Any, pl_module: LightningModule) -> Any:
+    return value.to(pl_module.device) if isinstance(value, Tensor) else value

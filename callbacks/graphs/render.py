@@ -1,0 +1,387 @@
+"""A graph as the protos that TensorBoard's Graphs tab reads."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+from typing import Any
+from zlib import crc32
+
+from tensorboard.compat.proto.attr_value_pb2 import AttrValue
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+from tensorboard.compat.proto.node_def_pb2 import NodeDef
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.versions_pb2 import VersionDef
+
+from callbacks.graphs.model import (
+    BUFFER,
+    CONSTANT,
+    INPUT,
+    LOSS,
+    OUTPUT,
+    PARAMETER,
+    Graph,
+    Node,
+    Shape,
+    collapse,
+)
+
+Edge = tuple[str, str]
+SWEEPS = 12
+GAP = 26.0  # pixels between boxes of a layer
+NARROW = 10.0  # width of a place where an arrow passes through a layer
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Places on a page.
+
+    Args:
+        centres: x of the middle of each box and the number of its layer.
+        paths: For each edge the x of its ends and of every layer it passes, from the upper to the lower box.
+        layers: How many there are.
+    """
+
+    centres: Mapping[str, tuple[float, int]]
+    paths: Mapping[Edge, list[tuple[float, int]]]
+    layers: int
+
+
+def lay_out(widths: Mapping[str, float], edges: Sequence[Edge]) -> Layout:
+    """Find places for boxes.
+
+    Args:
+        widths: Width of each box by its name, in pixels.
+        edges: From the upper to the lower box.
+    """
+    edges = list(dict.fromkeys((a, b) for a, b in edges if a != b))
+    backward = _closing(list(widths), edges)
+    downward = [(b, a) if (a, b) in backward else (a, b) for a, b in edges]
+    layer = _layers(list(widths), downward)
+    size = dict(widths)
+    chains: dict[Edge, list[str]] = {}
+    for a, b in downward:
+        through = [f"{a}\n{b}\n{level}" for level in range(layer[a] + 1, layer[b])]
+        for level, name in enumerate(through, start=layer[a] + 1):
+            layer[name], size[name] = level, NARROW
+        chains[a, b] = [a, *through, b]
+    steps = [step for chain in chains.values() for step in pairwise(chain)]
+    rows = _ordered(layer, steps)
+    x = _spread(rows, size, steps)
+    paths = {}
+    for edge in edges:
+        chain = chains[edge] if edge in chains else chains[edge[1], edge[0]]
+        paths[edge] = [(x[name], layer[name]) for name in (chain if edge in chains else reversed(chain))]
+    return Layout({name: (x[name], layer[name]) for name in widths}, paths, len(rows))
+
+
+def _closing(names: Sequence[str], edges: Sequence[Edge]) -> set[Edge]:
+    """The edges that close a circle, found by a walk into the depth."""
+    after: dict[str, list[str]] = {name: [] for name in names}
+    for a, b in edges:
+        after[a].append(b)
+    found: set[Edge] = set()
+    state: dict[str, int] = {}  # 1 on the way, 2 done
+    for start in names:
+        way = [(start, iter(after[start]))] if start not in state else []
+        state.setdefault(start, 1)
+        while way:
+            name, rest = way[-1]
+            follower = next(rest, None)
+            if follower is None:
+                state[name] = 2
+                way.pop()
+            elif follower not in state:
+                state[follower] = 1
+                way.append((follower, iter(after[follower])))
+            elif state[follower] == 1:
+                found.add((name, follower))
+    return found
+
+
+def _layers(names: Sequence[str], edges: Sequence[Edge]) -> dict[str, int]:
+    """Each box one layer below the lowest that leads to it; what nothing leads to stands just above its reader."""
+    before: dict[str, list[str]] = {name: [] for name in names}
+    after: dict[str, list[str]] = {name: [] for name in names}
+    for a, b in edges:
+        before[b].append(a)
+        after[a].append(b)
+    lacking = {name: len(before[name]) for name in names}
+    ready = [name for name in names if not lacking[name]]
+    layer = dict.fromkeys(names, 0)
+    for name in ready:  # grows while it is read
+        for follower in after[name]:
+            layer[follower] = max(layer[follower], layer[name] + 1)
+            lacking[follower] -= 1
+            if not lacking[follower]:
+                ready.append(follower)
+    for name in names:
+        if not before[name] and after[name]:
+            layer[name] = min(layer[follower] for follower in after[name]) - 1
+    return layer
+
+
+def _ordered(layer: Mapping[str, int], steps: Sequence[Edge]) -> list[list[str]]:
+    rows: list[list[str]] = [[] for _ in range(max(layer.values(), default=-1) + 1)]
+    for name, level in layer.items():
+        rows[level].append(name)
+    above, below = _neighbours(layer, steps)
+    for sweep in range(SWEEPS):
+        near = above if sweep % 2 == 0 else below
+        place = {name: index for row in rows for index, name in enumerate(row)}
+        for row in rows if sweep % 2 == 0 else reversed(rows):
+            middle = {n: sum(place[m] for m in near[n]) / len(near[n]) if near[n] else place[n] for n in row}
+            row.sort(key=middle.__getitem__)
+            place.update((name, index) for index, name in enumerate(row))
+    return rows
+
+
+def _neighbours(names: Mapping[str, int], steps: Sequence[Edge]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    above: dict[str, list[str]] = {name: [] for name in names}
+    below: dict[str, list[str]] = {name: [] for name in names}
+    for a, b in steps:
+        above[b].append(a)
+        below[a].append(b)
+    return above, below
+
+
+def _spread(rows: Sequence[list[str]], size: Mapping[str, float], steps: Sequence[Edge]) -> dict[str, float]:
+    """Each box near the middle of its neighbours, in the order found, without touching the next one."""
+    x: dict[str, float] = {}
+    for row in rows:
+        _place(row, dict.fromkeys(row, 0.0), size, x)
+    above, below = _neighbours(dict.fromkeys(size, 0), steps)
+    for sweep in range(SWEEPS):
+        for row in rows if sweep % 2 == 0 else reversed(rows):
+            near = {name: above[name] + below[name] if sweep > 3 else (above, below)[sweep % 2][name] for name in row}
+            wish = {n: sum(x[m] for m in near[n]) / len(near[n]) if near[n] else x[n] for n in row}
+            _place(row, wish, size, x)
+    left = min((x[name] - size[name] / 2 for name in size), default=0.0)
+    return {name: value - left for name, value in x.items()}
+
+
+def _place(row: Sequence[str], wish: Mapping[str, float], size: Mapping[str, float], x: dict[str, float]) -> None:
+    """Groups of touching boxes lie so that their wishes are met on average (pool adjacent violators)."""
+    groups: list[tuple[list[str], float, float]] = []  # names, wished left edge, width
+    for name in row:
+        width = size[name] + GAP
+        groups.append(([name], wish[name] - width / 2, width))
+        while len(groups) > 1 and groups[-2][1] + groups[-2][2] > groups[-1][1]:
+            (names, left, wide), (more, right, broad) = groups[-2:]
+            share = (left * len(names) + (right - wide) * len(more)) / (len(names) + len(more))
+            groups[-2:] = [([*names, *more], share, wide + broad)]
+    for names, left, _ in groups:
+        for name in names:
+            x[name] = left + (size[name] + GAP) / 2
+            left += size[name] + GAP
+
+
+LETTER, LINE, BETWEEN = 6.6, 15.0, 34.0  # pixels: width of a letter, height of a line, from layer to layer
+MARGIN = 16.0
+HIDDEN = (BUFFER, CONSTANT)
+COLOURS = ("#dbe7f6", "#e2f0dc", "#fbe8d3", "#f6dede", "#e9e1f4", "#d9f0ee", "#f5efcf", "#e8e4de")
+PLAIN = {INPUT: "#ffffff", LOSS: "#ffffff", OUTPUT: "#ffffff", PARAMETER: "#f4f4f4"}
+
+
+def to_dot(graph: Graph, depth: int | None = None) -> str:
+    """The graph in Graphviz' language, modules as clusters.
+
+    Args:
+        graph: Forward or backward.
+        depth: Levels of modules to keep apart; none for all. Each innermost one is a box.
+    """
+    seen = _visible(collapse(graph, depth))
+    lines = ["digraph {", '  node [shape=box, style="rounded,filled", fontname="Helvetica", fontsize=10];']
+    lines += _clusters(seen.nodes, "", 1)
+    for node in seen.nodes:
+        lines += [f"  {_quoted(source)} -> {_quoted(node.name)};" for source in dict.fromkeys(node.sources)]
+    return "\n".join([*lines, "}", ""])
+
+
+def _clusters(nodes: Iterable[Node], scope: str, level: int) -> list[str]:
+    indent, lines = "  " * level, []
+    inside: dict[str, list[Node]] = {}
+    for node in nodes:
+        rest = node.name.removeprefix(f"{scope}/") if scope else node.name
+        head, below, _ = rest.partition("/")
+        if below:
+            inside.setdefault(f"{scope}/{head}" if scope else head, []).append(node)
+        else:
+            label = "\\n".join(_escaped(text) for text in _label(node, head))
+            lines.append(f'{indent}{_quoted(node.name)} [label="{label}", fillcolor="{_colour(node)}"];')
+    for name, members in inside.items():
+        lines.append(f"{indent}subgraph {_quoted(f'cluster {name}')} {{")
+        lines.append(f"{indent}  label={_quoted(name.rpartition('/')[2])};")
+        lines += [*_clusters(members, name, level + 1), f"{indent}}}"]
+    return lines
+
+
+def to_svg(graph: Graph, depth: int | None = None) -> str:
+    """The graph as a picture: a box for each module, data from top to bottom.
+
+    Args:
+        graph: Forward or backward.
+        depth: Levels of modules to keep apart; none for all. Each innermost one is a box.
+
+    Returns:
+        The content of an SVG file, which needs no other file.
+    """
+    seen = _visible(collapse(graph, depth))
+    common = _common([node.name for node in seen.nodes if "/" in node.name])
+    labels = {node.name: _label(node, _short(node.name.removeprefix(common))) for node in seen.nodes}
+    widths = {name: max(len(text) for text in label) * LETTER + 18 for name, label in labels.items()}
+    layout = lay_out(widths, seen.edges())
+    height = {name: len(label) * LINE + 8 for name, label in labels.items()}
+    y, bottom = _levels(layout, height)
+    parts = []
+    for (source, reader), path in layout.paths.items():
+        points = [(x + MARGIN, y[layer]) for x, layer in path]
+        down = path[-1][1] >= path[0][1]
+        points[0] = (points[0][0], points[0][1] + (height[source] / 2 if down else -height[source] / 2))
+        points[-1] = (points[-1][0], points[-1][1] - (height[reader] / 2 + 5 if down else -height[reader] / 2 - 5))
+        parts.append(f'<path d="{_curve(points)}"/>')
+    boxes = []
+    for node in seen.nodes:
+        x, layer = layout.centres[node.name]
+        boxes += _box(node, labels[node.name], x + MARGIN, y[layer], widths[node.name])
+    wide = max((layout.centres[name][0] + width / 2 for name, width in widths.items()), default=0.0)
+    through = max((x for path in layout.paths.values() for x, _ in path), default=0.0)
+    return _page(max(wide, through) + 2 * MARGIN, bottom, [*parts, *boxes])
+
+
+def _levels(layout: Layout, height: dict[str, float]) -> tuple[list[float], float]:
+    """y of the middle of each layer, and the height of the page."""
+    tall = [0.0] * layout.layers
+    for name, (_, layer) in layout.centres.items():
+        tall[layer] = max(tall[layer], height[name])
+    middles = [MARGIN + sum(tall[:at]) + BETWEEN * at + tall[at] / 2 for at in range(layout.layers)]
+    return middles, sum(tall) + BETWEEN * max(layout.layers - 1, 0) + 2 * MARGIN
+
+
+def _page(width: float, height: float, parts: Iterable[str]) -> str:
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}"'
+    style = (
+        "path{fill:none;stroke:#8a8a8a;stroke-width:1.2;marker-end:url(#a)}"
+        "rect{stroke:#666;stroke-width:.8}text{font:11px Helvetica,Arial,sans-serif;text-anchor:middle;fill:#222}"
+        ".more{fill:#666}"
+    )
+    arrow = '<marker id="a" viewBox="0 0 6 6" refX="1" refY="3" markerWidth="6" markerHeight="6" orient="auto">'
+    arrow += '<polygon points="0,0 6,3 0,6" fill="#8a8a8a"/></marker>'
+    ground = '<rect width="100%" height="100%" fill="#fff" style="stroke:none"/>'
+    body = "\n".join(parts)
+    return f'{head} height="{height:.0f}">\n<style>{style}</style><defs>{arrow}</defs>\n{ground}\n{body}\n</svg>\n'
+
+
+def _box(node: Node, label: list[str], x: float, y: float, width: float) -> list[str]:
+    height = len(label) * LINE + 8
+    round_ = 12 if node.op in PLAIN else 4
+    place = f'x="{x - width / 2:.1f}" y="{y - height / 2:.1f}" width="{width:.1f}" height="{height:.1f}"'
+    lines = [f'<rect {place} rx="{round_}" fill="{_colour(node)}"/>']
+    for index, text in enumerate(label):
+        down = y - height / 2 + 4 + LINE * (index + 0.75)
+        more = ' class="more"' if index else ""
+        lines.append(f'<text x="{x:.1f}" y="{down:.1f}"{more}>{escape(text)}</text>')
+    return lines
+
+
+def _curve(points: list[tuple[float, float]]) -> str:
+    """A line through points that leaves and enters each of them vertically."""
+    drawn = f"M{points[0][0]:.1f},{points[0][1]:.1f}"
+    for (x, y), (to_x, to_y) in pairwise(points):
+        middle = (y + to_y) / 2
+        drawn += f" C{x:.1f},{middle:.1f} {to_x:.1f},{middle:.1f} {to_x:.1f},{to_y:.1f}"
+    return drawn
+
+
+def _visible(graph: Graph) -> Graph:
+    hidden = {node.name for node in graph.nodes if node.op in HIDDEN}
+    kept = [node for node in graph.nodes if node.name not in hidden]
+    nodes = tuple(
+        Node(n.name, n.op, tuple(s for s in n.sources if s not in hidden), n.shapes, n.dtype, n.attributes)
+        for n in kept
+    )
+    return Graph(nodes, graph.modules, graph.origin, graph.note)
+
+
+def _label(node: Node, title: str) -> list[str]:
+    """Its name; what it is, if that says more; the shape of its result and the number of its parameters."""
+    lines = [f"{title} {node.op}" if title.rpartition("/")[2].isdigit() else title]  # a module in a row of them
+    if node.op.lower() not in lines[0].lower():
+        lines.append(node.op)
+    facts = [_shape(shape) for shape in node.shapes[:1] if shape is not None]
+    facts += [f"{int(value):,} parameters" for key, value in node.attributes if key == "parameters"]
+    return [*lines, *([" · ".join(facts)] if facts else [])]
+
+
+def _shape(shape: Shape) -> str:
+    return " × ".join("?" if extent < 0 else str(extent) for extent in shape) if shape else "scalar"
+
+
+def _short(name: str, longest: int = 30) -> str:
+    return name if len(name) <= longest else "…" + name[1 - longest :]
+
+
+def _common(names: list[str]) -> str:
+    """The scope that all have in common, with its slash."""
+    paths = [name.split("/")[:-1] for name in names if not name.startswith("training_step/")]
+    common: list[str] = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return "/".join([*common, ""]) if common else ""
+
+
+def _colour(node: Node) -> str:
+    """The same for what does the same."""
+    return PLAIN.get(node.op) or COLOURS[crc32(node.op.encode()) % len(COLOURS)]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _quoted(text: str) -> str:
+    return f'"{_escaped(text)}"'
+
+
+def to_graph_def(graph: Graph) -> Any:
+    """The graph as a `GraphDef`: scopes as it names them, a number with its module's class (`net/Linear[0]`).
+
+    Shapes stand in the attribute `_output_shapes`, from where TensorBoard takes what it writes on the edges.
+    """
+    titles = {scope: _title(scope, graph) for scope in graph.modules}
+    titled = {node.name: _rename(node.name, titles) for node in graph.nodes}
+    nodes = [_node(node, titled) for node in graph.nodes]
+    return GraphDef(node=nodes, versions=VersionDef(producer=22))  # 22: what torch's own writer says
+
+
+def _title(scope: str, graph: Graph) -> str:
+    label = scope.rpartition("/")[2]
+    return f"{graph.modules[scope]}[{label}]" if label.replace("_", "").isdigit() else label
+
+
+def _rename(name: str, titles: dict[str, str]) -> str:
+    parts = name.split("/")
+    scopes = ["/".join(parts[: end + 1]) for end in range(len(parts) - 1)]
+    return "/".join([*(titles.get(s, p) for s, p in zip(scopes, parts, strict=False)), parts[-1]])
+
+
+def _node(node: Node, titled: dict[str, str]) -> Any:
+    attributes = {key: AttrValue(s=value.encode()) for key, value in node.attributes}
+    if any(shape is not None for shape in node.shapes):
+        shapes = [_tensor_shape(shape) for shape in node.shapes]
+        attributes["_output_shapes"] = AttrValue(list=AttrValue.ListValue(shape=shapes))
+    if node.dtype:
+        attributes["dtype"] = AttrValue(s=node.dtype.encode())
+    sources = [source.partition(":") for source in node.inputs]
+    inputs = [titled[name] + colon + number for name, colon, number in sources]
+    # TensorBoard draws a Const as a small mark beside its reader.
+    op = "Const" if node.op == CONSTANT else node.op
+    return NodeDef(name=titled[node.name], op=op, input=inputs, attr=attributes)
+
+
+def _tensor_shape(shape: Shape | None) -> Any:
+    if shape is None:
+        return TensorShapeProto(unknown_rank=True)
+    return TensorShapeProto(dim=[TensorShapeProto.Dim(size=extent) for extent in shape])

@@ -1,0 +1,288 @@
+"""`GradientMonitor`: names what is broken in a run, where, and what to do; silent when nothing is."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
+from torch.optim import Optimizer
+
+from callbacks.health import faults as _health_report
+from callbacks.health.nonfinite import (
+    CHOICES,
+    NonFiniteError,
+    NonFiniteGuard,
+)
+from callbacks.health.probe import TrainingProbe
+from callbacks.health.rules.training import (
+    PATIENCE,
+    PATIENT,
+    Fault,
+    Finding,
+    explained,
+)
+from callbacks.health.training_watch import TrainingWatch
+from callbacks.host import Guard, say
+from callbacks.loggers.dispatch import write_text
+
+
+class GradientMonitor(Callback):
+    """Says in one line what is wrong with a training run, where, with the numbers, and what to change.
+
+    With each batch it reads the loss and the sums of the biases' gradients; all else now and then, often at first. What
+    it looks at before the first step and in the first epoch costs some milliseconds, once.
+
+    Args:
+        on_nonfinite: What to do when a loss or a gradient is not finite, before the optimizer uses it: `stop` leaves
+            the weights as they were before that batch and ends training, `skip` leaves the batch out and goes on,
+            `raise` raises `NonFiniteError`.
+        every: Steps between two looks at units, weights and updates, at least 1; at the start it looks more often.
+        ignore: Faults not to speak of, by name, e.g. `unshuffled`.
+        closing: Say at the end what was found; without, `last_word` holds it.
+
+    Attributes:
+        findings: What was established so far, oldest first.
+
+    Raises:
+        ValueError: A choice or a number that cannot be, or a fault that is not known.
+    """
+
+    def __init__(
+        self, on_nonfinite: str = "stop", every: int = 200, *, ignore: Sequence[str] = (), closing: bool = True
+    ) -> None:
+        if on_nonfinite not in CHOICES:
+            raise ValueError(f"on_nonfinite must be one of {', '.join(CHOICES)}, not {on_nonfinite!r}.")
+        if every < 1:
+            raise ValueError(f"every must be at least 1, not {every}.")
+        unknown = [name for name in ignore if name not in list(Fault)]
+        if unknown:
+            raise ValueError(f"ignore must name faults ({', '.join(Fault)}), not {unknown[0]!r}.")
+        self.on_nonfinite = on_nonfinite
+        self.every = every
+        self.ignore = ignore
+        self.closing = closing
+        self.last_word = ""
+        self.findings: list[Finding] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self.findings = []
+        self._guard = Guard("GradientMonitor")
+        self._nonfinite = NonFiniteGuard(self.on_nonfinite)
+        self._watch = TrainingWatch(self.every)
+        self._hooks: list[Any] = []
+        self._pending: list[Finding] = []
+        self._probe = TrainingProbe()
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was found, and how far it got."""
+        return {
+            "findings": [_health_report.to_plain(found) for found in self.findings],
+            "skipped": self._nonfinite.skipped,
+            "steps": self._nonfinite.steps,
+            "watch": self._watch.state_dict(),
+            "probe": self._probe.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the findings of a checkpoint."""
+        self.findings = [_health_report.from_plain(found) for found in state_dict["findings"]]
+        self._nonfinite.skipped, self._nonfinite.steps = state_dict["skipped"], state_dict["steps"]
+        self._watch.load_state_dict(state_dict["watch"])
+        self._probe.load_state_dict(state_dict["probe"])
+
+    # ------------------------------------------------------------------ hooks
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier run, unless this one goes on with it."""
+        if stage == "fit" and trainer.current_epoch == 0:
+            self._begin()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the weights and the optimizers before anything moved."""
+        with self._guard(trainer, "looking at the start"):
+            self._nonfinite.begin(trainer, pl_module)
+            self._watch.begin(trainer, pl_module)
+            if not pl_module.automatic_optimization:
+                self._hook_optimizers(trainer, pl_module)
+            self._probe.begin(trainer, pl_module)
+
+    # What runs with every batch is kept cheap: no context managers, no properties of the trainer.
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Keep what the forward pass could spoil."""
+        watch = self._watch
+        try:
+            if batch_idx == 0:
+                self._nonfinite.epoch_begins(trainer, pl_module)
+            self._nonfinite.before_batch(batch, batch_idx)
+            if watch.due or watch.batches >= watch.next:
+                watch.before_batch()
+                self._probe.before_batch(trainer, pl_module, batch, batch_idx)
+        except Exception as error:  # noqa: BLE001  # as in `Guard`
+            self._guard.failed(trainer, "looking at the batch", error)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Check the loss; now and then look at the operations behind it."""
+        nonfinite = self._nonfinite
+        try:
+            nonfinite.before_backward(trainer, pl_module, loss)
+            self._watch.losses.append(nonfinite.loss)
+            if self._watch.due:
+                self._watch.graph(loss)
+            if self._probe.listening:
+                self._probe.before_backward(trainer, pl_module, loss)
+        except Exception as error:  # noqa: BLE001  # as in `Guard`
+            self._guard.failed(trainer, "looking at the loss", error)
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell which of several batches was not finite, while their gradients are being summed."""
+        if self._nonfinite.sums:
+            with self._guard(trainer, "looking at the gradients"):
+                self._nonfinite.after_backward()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Check the gradients; take them away if they would spoil the weights."""
+        if pl_module.automatic_optimization:
+            self._before_step(trainer, pl_module, optimizer)
+
+    def _hook_optimizers(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Under manual optimization Lightning does not call the hook above for a raw optimizer; torch calls this one.
+        def before(optimizer: Optimizer, *_: Any) -> None:
+            self._before_step(trainer, pl_module, optimizer)
+
+        self._hooks = [optimizer.register_step_pre_hook(before) for optimizer in trainer.optimizers]
+
+    def _before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        nonfinite = self._nonfinite
+        try:
+            if nonfinite.before_step(trainer, pl_module) and self._watch.busy:
+                self._watch.before_step(optimizer)
+        except Exception as error:  # noqa: BLE001  # as in `Guard`
+            self._guard.failed(trainer, "looking at the gradients", error)
+        if nonfinite.news is not None:
+            found, nonfinite.news = nonfinite.news, None
+            self._say_or_raise(trainer, found)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at what the step did."""
+        watch, probe = self._watch, self._probe
+        try:
+            self._nonfinite.after_batch()
+            if watch.busy:
+                watch.after_batch(trainer)
+            watch.batches += 1
+            if probe.awake or batch_idx == 0:
+                probe.after_batch(trainer, pl_module, outputs, batch, batch_idx)
+        except Exception as error:  # noqa: BLE001  # as in `Guard`
+            self._guard.failed(trainer, "looking at the batch", error)
+        if watch.new or probe.new or self._pending:
+            self._speak(trainer)
+
+    def steps_free(self, trainer: Trainer) -> float:
+        """How many steps from now on may pass without a look at more than loss and batch."""
+        watch, probe = self._watch, self._probe
+        if watch.due or watch.busy or probe.busy or self._nonfinite.sums:
+            return 0
+        return max(0, math.ceil(watch.next) - watch.batches)
+
+    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Any) -> None:
+        """Take in steps that were taken without the hooks; all is finite."""
+        self._watch.losses += taken.losses
+        self._watch.batches += len(taken.losses)
+        self._nonfinite.steps += len(taken.losses)
+        if self._probe.awake:
+            with self._guard(trainer, "looking at the batch"):
+                self._probe.batches(trainer, taken.batches)
+            self._speak(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Let the probe compare validation with training."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            try:
+                self._probe.validation_batch(trainer, pl_module, outputs, batch, batch_idx)
+            except Exception as error:  # noqa: BLE001  # as in `Guard`
+                self._guard.failed(trainer, "looking at a validation batch", error)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Judge what an epoch shows."""
+        try:
+            self._probe.epoch_end(trainer, pl_module)
+            self._watch.epoch_end(trainer)
+        except Exception as error:  # noqa: BLE001  # as in `Guard`
+            self._guard.failed(trainer, "looking at the epoch", error)
+        self._speak(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what was found."""
+        self._close(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Say what stopped the run, if it is a fault that is known, and what was found before."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            with self._guard(trainer, "looking at the error"):
+                self._probe.failed(trainer, pl_module, exception)
+            self._close(trainer)
+
+    def _close(self, trainer: Trainer) -> None:
+        self._speak(trainer, ended=True)
+        steps, skipped = self._nonfinite.steps, self._nonfinite.skipped
+        self.last_word = _health_report.summary(self.findings, skipped, steps=steps, batches=self._watch.batches)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
+            return
+        if self.closing:
+            say(trainer, f"GradientMonitor: {self.last_word}")
+        with self._guard(trainer, "writing the findings"):
+            write_text(trainer, "gradients/health", self.last_word, trainer.global_step)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take every hook away."""
+        self._nonfinite.end()
+        self._watch.end()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        self._probe.end()
+
+    # ------------------------------------------------------------------ speaking
+
+    def _say_or_raise(self, trainer: Trainer, found: Finding) -> None:
+        if "itself holds" not in found.why:
+            self._watch.blown_up(trainer)  # the cause goes first
+        self._speak(trainer)
+        self._establish(trainer, [found])
+        if self.on_nonfinite == "stop":
+            # No vote is needed: the gradients are the sum over all ranks, so every rank saw the same.
+            trainer.should_stop = True
+        elif self.on_nonfinite == "raise":
+            raise NonFiniteError(_health_report.line(found))
+
+    def _speak(self, trainer: Trainer, *, ended: bool = False) -> None:
+        self._establish(trainer, self._probe.news())
+        news = self._watch.news()
+        self._pending += [found for found in news if found.fault in PATIENT]
+        self._establish(trainer, [found for found in news if found.fault not in PATIENT])
+        if self._pending and (ended or self._watch.batches >= PATIENCE):
+            self._establish(trainer, self._pending)
+            self._pending = []
+
+    def _establish(self, trainer: Trainer, news: Sequence[Finding]) -> None:
+        for found in news:
+            if found.fault in self.ignore or any(found.fault is old.fault for old in self.findings):
+                continue
+            if not explained(found.fault, (old.fault for old in self.findings)):
+                self.findings.append(found)
+                say(trainer, f"GradientMonitor: {_health_report.line(found)}")

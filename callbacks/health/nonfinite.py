@@ -1,0 +1,343 @@
+"""Keeps one batch that is not finite from spoiling the weights, and says where it came from."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite, nan
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import get_total_norm
+
+from callbacks.health.readers.autograd import AutogradNode, operations
+from callbacks.health.rules.training import Fault, Finding
+
+VECTOR = 65_536  # elements of a bias at most; a longer vector counts as a matrix
+FEW = 8  # tensors that are cheaper to add up one by one than to join first: 4 µs each amid a training step
+RARELY = 16  # steps between two full readings of gradients that a bias answers for
+BUFFER = 65_536  # elements: running statistics are smaller, tables of positions and queues larger
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or a gradient was not finite, and the monitor was told to raise."""
+
+
+class GradientSentinel:
+    """Says whether the gradients of a module are finite, at the price of some microseconds.
+
+    Every step it adds up the gradients of all vectors (biases, the weights of normalisation) and of every parameter
+    whose module has none. A number that is not finite in the gradient of a layer's output is in the gradient of its
+    bias too, and of all layers before it; so a weight beside a bias can only be alone with it when the product
+    overflows, and is read in full every 16th step. Whatever looks wrong is read in full before it is called so.
+
+    Args:
+        module: Whose trainable parameters to watch.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.vectors: dict[torch.device, list[nn.Parameter]] = {}
+        self.alone: list[nn.Parameter] = []
+        self.answered_for: list[nn.Parameter] = []
+        for part in module.modules():
+            own = [p for p in part.parameters(recurse=False) if p.requires_grad and not is_lazy(p)]
+            short = [p for p in own if p.ndim == 1 and p.numel() <= VECTOR and p.is_floating_point()]
+            for p in short:
+                self.vectors.setdefault(p.device, []).append(p)
+            rest = [p for p in own if not any(p is s for s in short)]
+            (self.answered_for if short else self.alone).extend(rest)
+        # Reading a tensor of an accelerator waits for it: there all of them are read at once.
+        one_by_one = len(self.vectors) == 1 and len(next(iter(self.vectors.values()))) <= FEW
+        near = one_by_one and next(iter(self.vectors)).type == "cpu"
+        self._few = next(iter(self.vectors.values())) if near else []
+        self._groups = [] if near else list(self.vectors.values())
+
+    def finite(self, step: int) -> bool:
+        """Whether the gradients now held are finite; `step` says whether the rare reading is due."""
+        for parameter in self._few:
+            gradient = parameter.grad
+            if gradient is not None and not isfinite(gradient.sum().item()):
+                return self._exactly()
+        for group in self._groups:
+            try:
+                total = torch.cat([p.grad for p in group]).sum().item()  # type: ignore[misc]  # see below
+            except TypeError:  # one has no gradient; asking each of them first would cost more than all the rest
+                there = [p.grad for p in group if p.grad is not None]
+                total = torch.cat(there).sum().item() if there else 0.0
+            if not isfinite(total):
+                return self._exactly()
+        if self.alone and not _may_be_finite(self.alone):
+            return self._exactly()
+        if not step % RARELY and self.answered_for and not _may_be_finite(self.answered_for):
+            return self._exactly()
+        return True
+
+    def _exactly(self) -> bool:
+        everything = (*(p for group in self.vectors.values() for p in group), *self.alone, *self.answered_for)
+        return all(_all_finite(p.grad) for p in everything if p.grad is not None)
+
+
+def _may_be_finite(parameters: Sequence[nn.Parameter]) -> bool:
+    """Whether the sums of gradients are finite: no sum is that has a term which is not."""
+    grads = [_plain(p.grad) for p in parameters if p.grad is not None]
+    if len(grads) <= FEW and all(grad.device.type == "cpu" for grad in grads):
+        return all(isfinite(grad.sum().item()) for grad in grads)
+    return isfinite(get_total_norm(grads).item())
+
+
+def drop_gradients(module: nn.Module) -> None:
+    """Take every gradient away: torch's optimizers then pass the parameters by, momentum and decay included."""
+    for parameter in module.parameters():
+        parameter.grad = None
+
+
+class BufferKeeper:
+    """Keeps what small buffers held before a batch: a forward pass over a NaN spoils running statistics for good.
+
+    Args:
+        module: Whose buffers to keep; those of more than 65 536 elements are no running statistics and left alone.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        owned = [b for b in module.buffers() if not is_lazy(b) and b.numel() <= BUFFER and b.layout is torch.strided]
+        kinds: dict[tuple[Any, ...], list[Tensor]] = {}
+        for buffer in owned:
+            kinds.setdefault((buffer.dtype, buffer.device), []).append(buffer)
+        self._kinds = list(kinds.values())
+        self.any = bool(self._kinds)
+        self._kept: list[Tensor] = []
+
+    def keep(self) -> None:
+        """Remember what the buffers hold now."""
+        with torch.no_grad():
+            self._kept = [torch.cat([b.reshape(-1) for b in kind]) for kind in self._kinds]
+
+    def restore(self) -> None:
+        """Put back what they held."""
+        with torch.no_grad():
+            for kind, kept in zip(self._kinds, self._kept, strict=False):
+                for buffer, old in zip(kind, torch.split(kept, [b.numel() for b in kind]), strict=True):
+                    buffer.copy_(old.view_as(buffer))
+
+
+# ---------------------------------------------------------------------- where it came from
+
+
+def locate(loss: Tensor, batch: Any, module: nn.Module, layer_of: Mapping[int, str]) -> tuple[str, str]:
+    """The first layer that a non-finite loss can be followed back to, and what is known about its cause.
+
+    Args:
+        loss: The loss, its graph still alive.
+        batch: What `training_step` was given.
+        module: The module in training.
+        layer_of: From a parameter's `id` to its module's name.
+
+    Returns:
+        The layer's name, empty if none can be named; and words, empty if there is nothing to say.
+    """
+    spoilt = [name for name, p in module.named_parameters() if not is_lazy(p) and not _all_finite(p)]
+    if spoilt:
+        return spoilt[0].rpartition(".")[0], f"the weights `{spoilt[0]}` are not finite themselves"
+    given = next(inputs_not_finite(batch), "")
+    culprit = _first_not_finite(operations(loss, layer_of))
+    if culprit is None:
+        return "", given
+    if not culprit.own and not given:
+        given = (
+            f"{culprit.kind.lower()} after `{culprit.layer}` made it" if culprit.layer else f"{culprit.kind} made it"
+        )
+    return culprit.layer, given
+
+
+def _first_not_finite(ops: Sequence[AutogradNode]) -> AutogradNode | None:
+    """The first operation that returned something not finite, as far as autograd kept what it returned or was given."""
+    for op in ops:
+        if any(not _all_finite(taken) for taken in op.taken()):
+            return op.before or op
+        result = op.result()
+        if result is not None and not _all_finite(result):
+            return op
+    return None
+
+
+def inputs_not_finite(batch: Any, path: str = "batch") -> Iterator[str]:
+    """Name each tensor of a nested batch that holds NaN or infinity: how many values, and the first one's place."""
+    if isinstance(batch, Tensor):
+        if batch.is_floating_point() and not _all_finite(batch):
+            places = (~batch.isfinite()).nonzero()
+            at = ", ".join(str(i) for i in places[0].tolist())
+            yield f"`{path}` itself holds {len(places)} values that are not finite, the first at [{at}]"
+    elif isinstance(batch, Mapping):
+        for key, value in batch.items():
+            yield from inputs_not_finite(value, f"{path}[{key!r}]")
+    elif isinstance(batch, list | tuple):
+        for index, value in enumerate(batch):
+            yield from inputs_not_finite(value, f"{path}[{index}]")
+
+
+def gradients_not_finite(parameters: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """The parameters whose gradient is not finite, in the order given."""
+    return [name for name, p in parameters if p.grad is not None and not _all_finite(p.grad)]
+
+
+def _plain(values: Tensor) -> Tensor:
+    if values.is_sparse:
+        values = values.coalesce().values()
+    return torch.view_as_real(values) if values.is_complex() else values
+
+
+def _all_finite(values: Tensor) -> bool:
+    return bool(_plain(values.detach()).isfinite().all())
+
+
+CHOICES = ("stop", "skip", "raise")
+CALIBRATING = 25  # steps in a row with infinite gradients: a loss scale halves each time, from 2^16 that is enough
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """The first sign, since an optimizer last stepped, of a number that is not finite.
+
+    Args:
+        batch_idx: The batch it came with.
+        what: What was not finite, in words.
+        where: The layer it was followed back to, empty if none can be named.
+        cause: What is known about its cause, empty if nothing is.
+    """
+
+    batch_idx: int
+    what: str
+    where: str
+    cause: str
+
+
+class NonFiniteGuard:
+    """Checks the loss and the gradients of each step, and takes the gradients away if one is not finite.
+
+    Args:
+        choice: `stop`, `skip` or `raise`; here it only colours the words.
+    """
+
+    def __init__(self, choice: str) -> None:
+        self.choice = choice
+        self.skipped = 0  # steps left out
+        self.steps = 0  # checked
+        self.loss = nan  # of the last batch, unscaled
+        self.news: Finding | None = None  # what was found; whoever reads it clears it
+        self.sums = False  # whether a step may use the gradients of several batches
+        self.suspect: Suspect | None = None
+        self._batch: Any = None
+        self._batch_idx = 0
+        self._stepped = True
+        self._bad_loss = False
+        self._left_out = False
+        self._in_a_row = 0
+        self._scaler: Any = None
+        self._alone = True
+        self._trained: list[int] = []
+        self._parameters: list[nn.Parameter] = []
+        self._layer_of: dict[int, str] = {}
+        self._module: nn.Module = nn.Module()
+        self._sentinel = GradientSentinel(self._module)
+        self._buffers: BufferKeeper | None = None
+
+    def begin(self, trainer: Trainer, module: LightningModule) -> None:
+        """Learn what there is to watch."""
+        self._module = module
+        buffers = BufferKeeper(module)
+        self._buffers = buffers if buffers.any else None
+        self._layer_of = {id(p): name.rpartition(".")[0] for name, p in module.named_parameters()}
+        self._scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self._alone = trainer.world_size == 1
+        self._trained = []
+        self.epoch_begins(trainer, module)
+
+    def epoch_begins(self, trainer: Trainer, module: LightningModule) -> None:
+        """See whether other parameters are trained than before: that may change from epoch to epoch."""
+        self.sums = not module.automatic_optimization or trainer.accumulate_grad_batches > 1
+        held = [len(group["params"]) for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        trained = [*held, -1, *(p.requires_grad for p in self._parameters)]
+        if trained != self._trained:
+            self._parameters = list(module.parameters())
+            self._trained = [*held, -1, *(p.requires_grad for p in self._parameters)]
+            self._sentinel = GradientSentinel(module)
+
+    def end(self) -> None:
+        """Let go of the last batch and of the module."""
+        self._batch = self._buffers = None
+        self._module = nn.Module()
+        self._parameters = []
+        self._sentinel = GradientSentinel(self._module)
+
+    def before_batch(self, batch: Any, batch_idx: int) -> None:
+        """Keep the batch in case it must be named, and the buffers as they were before a step's first batch."""
+        self._batch, self._batch_idx = batch, batch_idx
+        self.loss = nan
+        if self._stepped or not self.sums:
+            self._stepped = self._bad_loss = self._left_out = False
+            self.suspect = None
+            if self._buffers is not None:
+                self._buffers.keep()
+
+    def before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
+        """Check the loss; while its graph is alive, follow one that is not finite back to its layer."""
+        if loss.numel() != 1:
+            return
+        self.loss = loss.item()  # on an accelerator this waits for the forward pass: 20 to 50 µs of its time
+        if self._scaler is not None:
+            self.loss /= self._scaler.get_scale()
+        if not isfinite(self.loss):
+            self._bad_loss = True
+            if self.suspect is None:
+                place = locate(loss, self._batch, module, self._layer_of)
+                self.suspect = Suspect(self._batch_idx, f"the loss is {self.loss}", *place)
+
+    def after_backward(self) -> None:
+        """Where a step uses several batches' gradients, tell with which of them a number that is not finite came."""
+        if self.suspect is None and not self._sentinel.finite(1):
+            self.suspect = self._suspect_gradients()
+
+    def after_batch(self) -> None:
+        """Let go of the batch."""
+        self._batch = None
+
+    def before_step(self, trainer: Trainer, module: LightningModule) -> bool:
+        """Check the gradients, take them away if one is not finite, and say whether they were left."""
+        # Across ranks the summed gradient alone decides: it is the same everywhere, a loss is not.
+        spoilt = (self._bad_loss and self._alone) or not self._sentinel.finite(self.steps)
+        self.steps += 1
+        self._stepped = True
+        if not spoilt:
+            self._in_a_row = 0
+            return True
+        self._in_a_row += 1
+        if self._scaler is not None and not self._bad_loss and self._in_a_row < CALIBRATING:
+            return False  # the scaler leaves this step out itself, and tries a smaller scale
+        self.news = self._describe(trainer, self.suspect or self._suspect_gradients())
+        drop_gradients(module)
+        if self._buffers is not None:
+            self._buffers.restore()
+        self.skipped += not self._left_out
+        self._left_out = True
+        return False
+
+    def _suspect_gradients(self) -> Suspect:
+        # The last one in forward order is where it began: from there it spreads to the layers before.
+        names = gradients_not_finite(self._module.named_parameters())
+        cause = next(inputs_not_finite(self._batch), "")
+        where = (names[0] if cause else names[-1]).rpartition(".")[0] if names else ""
+        return Suspect(self._batch_idx, f"the gradients of {len(names)} parameters are not finite", where, cause)
+
+    def _describe(self, trainer: Trainer, suspect: Suspect) -> Finding:
+        because = f", because {suspect.cause}" if suspect.cause else ""
+        left = "the step that used it" if self.sums else "this batch"
+        kept = {"stop": "training stops", "skip": f"{left} is left out", "raise": "raised"}[self.choice]
+        where = f"in batch {suspect.batch_idx} of epoch {trainer.current_epoch}"
+        advice = (
+            "clean the data"
+            if "itself holds" in suspect.cause
+            else "lower the learning rate, clip gradients, or guard log, sqrt and division"
+        )
+        why = f"{suspect.what} {where}{because}; weights kept, {kept}"
+        return Finding(Fault.NON_FINITE, suspect.where, trainer.global_step, why, advice)

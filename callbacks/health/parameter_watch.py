@@ -1,0 +1,301 @@
+"""Notices gradients that nobody cleared: what a step uses is then what came in, plus what the last step used."""
+
+from collections.abc import Sequence
+from itertools import chain
+from math import gcd, nan, sqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+
+from callbacks.health.facts import LayerReading, Units, WeightStart
+from callbacks.health.readers.autograd import AutogradNode
+
+ENOUGH = 12  # samplings without a gradient; modules that are used now and then have had their turn
+STRANGER = 3  # samplings with one
+
+
+class ReachWatch:
+    """Counts, per trainable parameter, the samplings in which its gradient was not zero.
+
+    Args:
+        module: Whose parameters to watch.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._named = [(n, p) for n, p in module.named_parameters() if p.requires_grad and not is_lazy(p)]
+        self._times = [0] * len(self._named)
+        self._samplings = 0
+
+    def look(self) -> None:
+        """Look at the gradients before a step; parameters that were seen often enough are passed by."""
+        self._samplings += 1
+        for i, (_, p) in enumerate(self._named):
+            if self._times[i] < STRANGER and p.grad is not None and (p.grad.is_sparse or bool(p.grad.any())):
+                self._times[i] += 1
+
+    def read(self, optimizers: Sequence[Optimizer]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Parameters that get gradients in no optimizer, and parameters in one that never got any."""
+        known = {id(p) for p in chain.from_iterable(g["params"] for o in optimizers for g in o.param_groups)}
+        rows = [(n, id(p) in known, times) for (n, p), times in zip(self._named, self._times, strict=True)]
+        strangers = tuple(n for n, held, times in rows if not held and times >= STRANGER)
+        unreached = tuple(n for n, held, times in rows if held and not times) if self._samplings >= ENOUGH else ()
+        return strangers, unreached
+
+
+WINDOW = 12  # samplings a judgement rests on; then it starts anew, so that late deaths are seen
+_CHANNELS_SECOND = ("Convolution", "NativeBatchNorm", "CudnnBatchNorm", "NativeGroupNorm", "MkldnnConvolution")
+FLAT = {"Sigmoid": (0.01, 0.99), "Tanh": (-0.99, 0.99)}  # beyond these the slope is below 4 % and 2 % of its greatest
+
+
+class UnitWatch:
+    """Which units of hidden layers were ever alive, and what share of values is saturated, over a window."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._alive: dict[str, Tensor] = {}
+        self._saturated: dict[str, list[float]] = {}
+        self._kinds: dict[str, str] = {}
+        self._samplings = 0
+
+    def look(self, ops: Sequence[AutogradNode]) -> None:
+        """Take in one batch."""
+        self._samplings += 1
+        times: dict[str, int] = {}
+        for op in ops:
+            if not op.hidden or op.kind not in ("Relu", *FLAT):
+                continue
+            times[op.layer] = times.get(op.layer, 0) + 1
+            key = op.layer if times[op.layer] == 1 else f"{op.layer} ({times[op.layer]})"
+            result = op.result()
+            if result is not None and result.ndim > 1 and result.numel():
+                self._kinds[key] = op.kind
+                self._take(key, op, result)
+
+    def _take(self, key: str, op: AutogradNode, result: Tensor) -> None:
+        if op.kind == "Relu":
+            unit = _unit_dimension(op, result)
+            alive = (result > 0).any([i for i in range(result.ndim) if i != unit])
+            old = self._alive.get(key)
+            self._alive[key] = alive if old is None or old.shape != alive.shape else old | alive
+        else:
+            low, high = FLAT[op.kind]
+            share = ((result < low) | (result > high)).float().mean().item()
+            self._saturated.setdefault(key, []).append(share)
+
+    def full(self) -> bool:
+        """Whether a window's worth of batches was seen."""
+        return self._samplings >= WINDOW
+
+    def read(self) -> tuple[Units, ...]:
+        """What the window shows; begins the next."""
+        found = [
+            Units(layer, "relu", len(alive), 1 - alive.float().mean().item(), self._samplings)
+            for layer, alive in self._alive.items()
+        ]
+        found += [
+            Units(layer, self._kinds[layer].lower(), 0, sorted(shares)[len(shares) // 2], self._samplings)
+            for layer, shares in self._saturated.items()
+        ]
+        self._begin()
+        return tuple(found)
+
+
+def _unit_dimension(op: AutogradNode, result: Tensor) -> int:
+    """Channels come second after a convolution and in pictures, and last elsewhere."""
+    convolved = op.before is not None and op.before.kind in _CHANNELS_SECOND
+    return 1 if result.ndim > 3 or (convolved and result.ndim == 3) else result.ndim - 1
+
+
+SAMPLE = 64  # elements of a parameter; its root mean square is then right to about 9 %
+_MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class UpdateWatch:
+    """Weights, gradients and updates of the trainable parameters of a module.
+
+    Args:
+        module: Whose parameters to watch; lazy, complex and quantised ones are passed by.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._matrices = {id(part.weight) for part in module.modules() if isinstance(part, _MATRICES)}
+        embeddings = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+        named = [
+            (name, p)
+            for name, p in module.named_parameters()
+            if p.requires_grad and not is_lazy(p) and p.is_floating_point() and p.numel() and id(p) not in embeddings
+        ]
+        self.names = [name for name, _ in named]
+        self.parameters = [p for _, p in named]
+        self._sampler = Sampler(self.parameters)
+        self._start = self._sampler.read(self.parameters)
+        (self._start_rms,) = self._sampler.rms([self._start])
+        self._before: Tensor | None = None
+        self._gradients: list[Tensor] = []
+
+    @property
+    def armed(self) -> bool:
+        """Whether the weights before this step were read."""
+        return self._before is not None
+
+    def before_step(self) -> None:
+        """Read gradients, and weights as they stand before the optimizer; a second optimizer adds its gradients."""
+        self._gradients.append(self._sampler.read([p.grad for p in self.parameters]))
+        if self._before is None:
+            self._before = self._sampler.read(self.parameters)
+
+    def after_step(self) -> tuple[LayerReading, ...]:
+        """Read what the optimizer changed."""
+        now = self._sampler.read(self.parameters)
+        before = now if self._before is None else self._before
+        found = self._sampler.rms([now, now - before, now - self._start, *self._gradients])
+        weights, updates, travelled = found[:3]
+        gradients = [next((g for g in reversed(each) if g == g), nan) for each in zip(*found[3:], strict=True)]
+        self._before, self._gradients = None, []
+        rows = zip(
+            self.names, self.parameters, weights, self._start_rms, gradients, updates, travelled, strict=True
+        )  # fmt: skip
+        return tuple(
+            LayerReading(name, id(p) in self._matrices, weight, start, gradient, update, way)
+            for name, p, weight, start, gradient, update, way in rows
+        )
+
+
+class Sampler:
+    """Reads a few elements of each of some tensors into one vector, the same ones each time.
+
+    Args:
+        parameters: Of the shapes that will be read.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        strides = [_stride(p.numel()) for p in parameters]
+        self._places = [(min(SAMPLE, -(-p.numel() // s)), s) for p, s in zip(parameters, strides, strict=True)]
+        self._device = parameters[0].device if parameters else torch.device("cpu")
+        sizes = torch.tensor([size for size, _ in self._places], dtype=torch.long)
+        self._owner = torch.arange(len(sizes)).repeat_interleave(sizes).to(self._device)
+        self._sizes = sizes.to(self._device)
+
+    def read(self, values: Sequence[Tensor | None]) -> Tensor:
+        """A copy of the samples, as floats on one device; NaN for a tensor that is missing or sparse."""
+        with torch.no_grad():
+            parts = [self._part(v, *place) for v, place in zip(values, self._places, strict=True)]
+            return torch.cat(parts) if parts else torch.zeros(0, device=self._device)
+
+    def _part(self, value: Tensor | None, size: int, stride: int) -> Tensor:
+        if value is None or value.is_sparse:
+            return torch.full((size,), nan, device=self._device)
+        if type(value) in (Tensor, nn.Parameter) and value.is_contiguous():
+            part = value.as_strided((size,), (stride,))  # one operation where `reshape` and slices are four
+        else:
+            part = value.detach().reshape(-1)[::stride][:SAMPLE]
+        if part.dtype == torch.float32 and part.device == self._device:
+            return part
+        return part.to(self._device, torch.float32)
+
+    def rms(self, samples: Sequence[Tensor]) -> list[list[float]]:
+        """The root mean square of each tensor, for each of some samples; NaN where one was missing."""
+        if not self._places:
+            return [[] for _ in samples]
+        squares = torch.stack(list(samples)).square()
+        sums = squares.new_zeros(len(samples), len(self._places)).index_add_(1, self._owner, squares)
+        return [[sqrt(v) if v >= 0 else nan for v in row] for row in (sums / self._sizes).tolist()]
+
+
+def weights_at_start(module: nn.Module) -> tuple[WeightStart, ...]:
+    """What the weight matrices of linear and convolutional layers hold before the first step."""
+    found = []
+    for name, part in module.named_modules():
+        if not isinstance(part, _MATRICES) or is_lazy(part.weight) or not part.weight.is_floating_point():
+            continue
+        rows = part.weight.detach().flatten(1).float()
+        if not rows.numel():
+            continue
+        alike = len(rows) > 1 and getattr(part, "groups", 1) == 1 and bool((rows == rows[:1]).all())
+        rms, peak = torch.stack([rows.square().mean().sqrt(), rows.abs().max()]).tolist()
+        found.append(WeightStart(name, rows.shape[1], rows.numel(), rms, peak, alike, part.weight.requires_grad))
+    return tuple(found)
+
+
+def _stride(size: int) -> int:
+    """A step through all elements that does not follow a row or a column."""
+    stride = max(1, size // SAMPLE)
+    while gcd(stride, size) != 1:
+        stride -= 1
+    return stride
+
+
+AGREED = 3  # steps in a row that must show it
+NEAR, FAR = 1e-3, 1e-2  # of the largest value: rounding of a sum in another order; a difference that is none
+
+
+class ZeroingWatch:
+    """Compares, for one small parameter of an optimizer, what came in by backward passes with what a step uses.
+
+    It adds a hook that only looks to that parameter for a few steps at the start, and takes it away again. Gradients
+    that are summed over several backward passes on purpose come in in full, so accumulation does not mislead it.
+    """
+
+    def __init__(self) -> None:
+        self.kept: int = 0  # steps that used the last step's gradient again
+        self.done = False
+        self._parameter: nn.Parameter | None = None
+        self._optimizer: Optimizer | None = None
+        self._held: Tensor | None = None
+        self._came: Tensor | None = None
+        self._hook: Any = None
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Compare, when the optimizer that is watched is about to step."""
+        if self.done or self._hook is None or optimizer is not self._optimizer:
+            return
+        self._disarm()
+        gradient = self._parameter.grad if self._parameter is not None else None
+        if gradient is None or self._held is None or self._came is None:
+            return
+        largest = torch.stack([self._held.abs().max(), gradient.abs().max()]).max()
+        again = (gradient - self._held - self._came).abs().max()
+        afresh = (gradient - self._came).abs().max()
+        if bool(again <= NEAR * largest) and bool(afresh > FAR * largest):
+            self.kept += 1
+            self.done = self.kept >= AGREED
+        elif bool(afresh <= NEAR * largest):
+            self.done = True
+
+    def after_batch(self, optimizer: Optimizer | None) -> None:
+        """Begin to watch the next step of the optimizer that has just stepped."""
+        if self.done or optimizer is None or self._hook is not None:
+            return
+        own = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        if all(p.grad is None for p in own):
+            self.done = True  # cleared after the step
+            return
+        self._parameter = min(
+            (p for p in own if p.grad is not None and not p.grad.is_sparse), key=nn.Parameter.numel, default=None
+        )
+        if self._parameter is None or self._parameter.grad is None:
+            self.done = True
+            return
+        self._optimizer, self._held, self._came = optimizer, self._parameter.grad.detach().clone(), None
+        if not bool(self._held.any()):
+            return  # nothing to tell it by; perhaps cleared, perhaps a dead unit
+        self._hook = self._parameter.register_hook(self._add)
+
+    def _add(self, gradient: Tensor) -> None:
+        came = gradient.detach()
+        self._came = came.clone() if self._came is None else self._came + came
+
+    def _disarm(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    def end(self) -> None:
+        """Take the hook away."""
+        self._disarm()
+        self._parameter = self._optimizer = self._held = self._came = None

@@ -1,0 +1,448 @@
+"""`TrainingProbe`: looks at the data, the head and the structure of whatever a trainer trains, rarely and cheaply."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from callbacks.health.facts import Loss, Structure
+from callbacks.health.readers.autograd import read_loss, with_batch
+from callbacks.health.readers.data import (
+    Sample,
+    Suspicion,
+    read_contrast,
+    read_dependence,
+    read_inputs,
+    read_labels,
+    read_neighbours,
+    read_numbers,
+    tensors_in,
+)
+from callbacks.health.readers.network import NUMERIC, LayerInputs, read_batch_norms, read_structure
+from callbacks.health.rules.data import (
+    NO_SKILL,
+    class_findings,
+    contrast_findings,
+    dependence_findings,
+    input_findings,
+    label_findings,
+    may_be_unlearnable,
+    neighbour_findings,
+    number_findings,
+    out_of_range,
+)
+from callbacks.health.rules.network import (
+    fades,
+    head_findings,
+    signal_findings,
+    start_findings,
+    structure_findings,
+    training_findings,
+    validation_findings,
+)
+from callbacks.health.rules.training import Fault, Finding
+from callbacks.host import logged
+
+MOST_CLASSES = 1000
+
+
+class DataWatch:
+    """Knows which tensor of a batch is the input and which the target, once it was told, and keeps samples of both.
+
+    Batches of one epoch and one validation are kept, then nothing more is.
+    """
+
+    def __init__(self) -> None:
+        self.input: int | None = None  # position among a batch's tensors
+        self.target: int | None = None
+        self.classes = False  # the target is a class, not a number
+        self.weighted = False
+        self.known = False  # the loss certainly compares with the target
+        self.ignored = -100  # the class that stands for none
+        self.outputs = 0  # of the head, one a class; 0 if not known
+        self.train, self.val = Sample(), Sample()
+        self.open = True
+        self.baseline: float | None = None  # loss of the best constant
+        self.best_val_loss = math.inf  # over the baseline
+        self.compared = False  # training rows with validation rows
+        self.suspicion: Suspicion | None = None
+
+    def learn(self, tensors: Sequence[Tensor], given: Tensor | None, losses: Sequence[Loss]) -> None:
+        """Find the input, which the first layer was given, and the target, which the loss was given."""
+        if given is not None and self.input is None:
+            same = (i for i, tensor in enumerate(tensors) if _same(tensor, given) and tensor.is_floating_point())
+            self.input = next(same, None)
+        terms = [term for loss in losses for term in loss.terms]
+        if self.target is None and len(losses) == 1 and 0 < len(terms) <= 2:
+            self._learn_target(tensors, losses[0])
+
+    def _learn_target(self, tensors: Sequence[Tensor], loss: Loss) -> None:
+        term = max(loss.terms, key=lambda t: t.target is not None)
+        self.weighted = term.weighted
+        wanted = [i for i, tensor in enumerate(tensors) if i != self.input and _is_column(tensor)]
+        address = term.target.address if term.target is not None else 0
+        matching = [i for i in wanted if tensors[i].data_ptr() == address]
+        whole = [i for i in wanted if not tensors[i].is_floating_point()]
+        self.known = True
+        if matching:
+            self.target = matching[0]
+        elif term.kind in ("nll", "picked", "soft") and len(whole) == 1:  # cast on the way to the loss
+            self.target = whole[0]
+        elif term.target is None and len(tensors) == 2 and len(wanted) == 1 and self.input is not None:
+            self.target, self.known = (
+                wanted[0],
+                False,
+            )  # it looks like one: enough to tell order, not to tell what is wrong with it
+        if term.kind == "nll" and len(term.shape) == 2:
+            self.outputs, self.ignored = term.shape[1], term.ignored
+        if self.target is not None:
+            self.classes = self.target in whole or term.kind in ("bce", "bce_logits")
+
+    def out_of_range(self, tensors: Sequence[Tensor], step: int) -> list[Finding]:
+        """Whether a class of the batch has no output; only where asking does not hold up a device."""
+        target = _at(tensors, self.target)
+        if target is None or not self.classes or target.device.type != "cpu" or not len(target):
+            return []
+        low, high = (int(value) for value in target.aminmax())
+        if self.ignored in (low, high):
+            return []
+        return class_findings(low, high, self.outputs, step)
+
+    def training_batch(self, trainer: Trainer, tensors: Sequence[Tensor]) -> None:
+        """Keep a part of a training batch of the first epoch; later only look whether suspected rows come again."""
+        if self.suspicion is not None and not self.open:
+            self.suspicion.look(_at(tensors, self.input))
+        if self.open and (self.input is not None or self.target is not None):
+            self.train.spread_over(trainer.num_training_batches)
+            self.train.add(_at(tensors, self.input), self._labels(tensors))
+
+    def validation_batch(self, trainer: Trainer, tensors: Sequence[Tensor]) -> None:
+        """Keep a part of a validation batch, of the first loader and the first time."""
+        batches = trainer.num_val_batches[0] if trainer.num_val_batches else 0
+        if not self.compared and self.val.batches < batches:
+            self.val.spread_over(batches)
+            self.val.add(_at(tensors, self.input), self._labels(tensors))
+
+    def _labels(self, tensors: Sequence[Tensor]) -> Tensor | None:
+        target = _at(tensors, self.target)
+        if target is None or target.numel() != len(target):
+            return None
+        return target.round().long() if self.classes and target.is_floating_point() else target
+
+    @property
+    def asks(self) -> bool:
+        """Whether the end of an epoch may tell anything."""
+        rows = self.train.kept and (self.compared or self.val.kept)
+        return bool(self.open or rows or self.suspicion is not None)
+
+    def judge(self, trainer: Trainer) -> list[Finding]:
+        """What an epoch says; samples are let go as soon as all was asked."""
+        found = self.suspicion.verdict() if self.suspicion is not None else []
+        self.suspicion = None
+        if self.open:
+            self.open = False
+            found += self._judge_labels(trainer) if self.train.labels else []
+        if not self.compared and self.train.kept and self.val.kept:
+            self.compared = True
+            found += self._judge_rows(trainer.global_step)
+        return found + self._judge_skill(trainer)
+
+    def _judge_labels(self, trainer: Trainer) -> list[Finding]:
+        sequential, random = order_of(trainer.train_dataloader)
+        step, labels = trainer.global_step, self.train.labels
+        if not labels[0].is_floating_point():
+            classes = read_labels(labels, weighted=self.weighted, ignored=self.ignored)
+            if len(classes.counts) > MOST_CLASSES:
+                return []
+            rows = sum(classes.counts.values())
+            self.baseline = -sum(n / rows * math.log(n / rows) for n in classes.counts.values())
+            found = label_findings(classes, step, sequential=sequential, random=random)
+        else:
+            numbers = read_numbers(labels, self.val.labels)
+            self.baseline = float(torch.cat(labels).float().var(correction=0))
+            found = number_findings(numbers, step, random=random) if numbers else []
+        return [finding for finding in found if self.known or finding.fault is Fault.UNSHUFFLED]
+
+    def _judge_rows(self, step: int) -> list[Finding]:
+        train, val = self.train.rows(), self.val.rows()
+        labels, val_labels = self.train.row_labels(), self.val.row_labels()
+        if train is None or val is None or not (self.train.spread and self.val.spread):
+            return []
+        both = (labels, val_labels) if labels is not None and val_labels is not None else None
+        contrast = read_contrast(train, val, both)
+        if contrast is None:
+            return []
+        found = contrast_findings(contrast, step)
+        near = read_neighbours((train, both[0]), (val, both[1])) if both and self.known and not found else None
+        suspected = neighbour_findings(near, step) if near else []
+        self.suspicion = Suspicion(suspected, train) if suspected else None
+        if found or both is None or not self.known:
+            self.train.clear()
+        self.val.clear()
+        return found
+
+    def _judge_skill(self, trainer: Trainer) -> list[Finding]:
+        """In a run that learns nothing, ask whether there is anything to learn; else let the rows go."""
+        if not self.compared or not self.train.kept or not self.baseline:
+            return []
+        losses = [self.best_val_loss * self.baseline]
+        losses += [value for name, value in logged(trainer, "val").items() if "loss" in name and value == value]
+        best = self.best_val_loss = min(losses) / self.baseline
+        epochs, step, found = trainer.current_epoch + 1, trainer.global_step, list[Finding]()
+        asks = may_be_unlearnable(best, epochs, step)
+        rows, labels = (self.train.rows(), self.train.row_labels()) if asks else (None, None)
+        if rows is not None and labels is not None:
+            found = dependence_findings(read_dependence(rows, labels, best_val_loss=best, epochs=epochs), step)
+        if best <= NO_SKILL or asks:  # data that tell something go on telling it: nobody needs to ask again
+            self.train.clear()
+        return found
+
+
+def order_of(loader: Any) -> tuple[bool, bool]:
+    """Whether a loader is known to keep the order of its rows, and whether it is known to draw them at random."""
+    batches = getattr(loader, "batch_sampler", None)
+    if type(batches) is not BatchSampler:  # one's own: it may do anything
+        return False, False
+    sampler = batches.sampler
+    if isinstance(sampler, DistributedSampler):
+        return not sampler.shuffle, sampler.shuffle
+    random = isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler)
+    return isinstance(sampler, SequentialSampler), random
+
+
+def _is_column(tensor: Tensor) -> bool:
+    real = not tensor.is_complex() and tensor.dtype != torch.bool
+    return real and tensor.ndim > 0 and len(tensor) > 0 and tensor.numel() == len(tensor)
+
+
+def _at(tensors: Sequence[Tensor], position: int | None) -> Tensor | None:
+    return tensors[position] if position is not None and position < len(tensors) else None
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether a tensor holds the other's numbers, perhaps in another shape."""
+    return one.numel() > 0 and one.data_ptr() == other.data_ptr() and one.numel() == other.numel()
+
+
+FIRST_STEPS = 4  # whose losses, layers and inputs are read
+LOSSES_KEPT = 400  # of the first steps, to see whether they fall
+REFUSED = re.compile(r"Target -?\d+ is out of bounds|Class values must be (smaller than|non-negative)")
+FIRST_LOSSES, LAST_LOSSES = 5, 20
+
+
+class TrainingProbe:
+    """Gathers facts about the data, the head and the structure, and names the faults they establish.
+
+    Call its methods from a callback's hooks of the same names. It alters nothing: not the batch, not the module, not
+    the random numbers, and leaves no hook behind after `end`. Facts it cannot read make no finding.
+    """
+
+    def __init__(self) -> None:
+        self._findings: dict[tuple[Fault, str], Finding] = {}
+        self._steps = 0
+        self.new: list[Finding] = []  # since they were last taken
+        self._clear()
+
+    def _clear(self) -> None:
+        self.awake = True  # whether `after_batch` has anything to do but with an epoch's first batch
+        self.listening = True  # whether `before_backward` has
+        self._norms_seen = [0, 0]  # epochs and validations that began
+        self._read: list[Loss] = []  # losses of the step that is under way
+        self._layers = LayerInputs()
+        self._given: list[Tensor] = []  # to the first layer, in the first steps
+        self._fed = ""  # the first layer
+        self._data = DataWatch()
+        self._structure = Structure()
+        self._signals: list[tuple[str, float]] = []
+        self._losses: list[Tensor] = []
+        self._norms_trained = False
+        self._norms = False
+
+    # ------------------------------------------------------------------ hooks
+
+    def begin(self, trainer: Trainer, module: LightningModule) -> None:
+        """Look at the structure before the first step, and hang hooks on the layers for the first few."""
+        self.end()
+        self._clear()
+        self._steps = 0
+        norms = read_batch_norms(module, fresh=True)
+        self._norms = bool(norms)
+        self._add(start_findings(norms, trainer.global_step))
+        self._layers.open(module)
+
+    def before_batch(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Compare a batch's classes with the outputs before the loss does, which would stop the run."""
+        if self._data.open and self._data.outputs:
+            self._add(self._data.out_of_range(tensors_in(batch), trainer.global_step))
+
+    def failed(self, trainer: Trainer, module: LightningModule, error: BaseException) -> None:
+        """Say in plain words what stopped the run, if it is a label that the loss refused."""
+        if isinstance(error, IndexError | RuntimeError) and REFUSED.search(str(error)):
+            self._add([out_of_range(f"the loss refuses a label: {error}", trainer.global_step)])
+
+    def before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
+        """Read the graph of the first losses."""
+        if (self._signals or self._steps < FIRST_STEPS) and len(self._losses) < LOSSES_KEPT:
+            self._losses.append(loss.detach())
+        if self._steps >= FIRST_STEPS or loss.grad_fn is None:
+            return
+        optimizers = trainer.optimizers
+        alone = len(optimizers) == 1 and module.automatic_optimization
+        maximised = any(group.get("maximize") for optimizer in optimizers for group in optimizer.param_groups)
+        facts = read_loss(loss, alone=alone, maximised=maximised)
+        self._read.append(facts)
+        self._add(head_findings(facts, trainer.global_step))
+        if self._steps == 0 and len(self._read) == 1:
+            self._structure = read_structure(loss)
+            self._add(structure_findings(self._structure, trainer.global_step))
+
+    def after_batch(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Read the first batches, and with an epoch's first batch, more and more rarely, the mode of batch norms."""
+        self._steps += 1
+        if batch_idx == 0 and self._norms_trained and self._steps > FIRST_STEPS and self._now_and_then(0):
+            norms = read_batch_norms(module, fresh=False)
+            self._add(training_findings(norms, trainer.global_step, root_training=module.training, were_training=True))
+        if not self.awake:
+            return
+        tensors = tensors_in(batch)
+        if self._steps <= FIRST_STEPS:
+            self._first_steps(trainer, module, tensors)
+        self._data.training_batch(trainer, tensors)
+        self._rest()
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has to see every step."""
+        return self._steps < FIRST_STEPS or self.listening
+
+    def batches(self, trainer: Trainer, batches: Iterable[Any]) -> None:
+        """Take in training batches of steps that need not be seen."""
+        for batch in batches:
+            self._data.training_batch(trainer, tensors_in(batch))
+        self._rest()
+
+    def _rest(self) -> None:
+        self.listening = self._steps < FIRST_STEPS or bool(self._signals)
+        self.awake = self._steps < FIRST_STEPS or self._data.open or self._data.suspicion is not None
+
+    def _now_and_then(self, which: int) -> bool:
+        """The first time, the second, the fourth, the eighth, …"""
+        self._norms_seen[which] += 1
+        return not self._norms_seen[which] & (self._norms_seen[which] - 1)
+
+    def validation_batch(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Read validation batches of the first epoch, and the mode that batch norms are in."""
+        if self._norms and batch_idx == 0 and not trainer.sanity_checking and self._now_and_then(1):
+            self._add(validation_findings(read_batch_norms(module, fresh=False), trainer.global_step))
+        if not self._data.compared and self._steps:
+            self._data.validation_batch(trainer, tensors_in(batch))
+
+    def epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Judge what one epoch gathered."""
+        self._judge_inputs(trainer)
+        if self._data.asks:
+            self._add(self._data.judge(trainer))
+            self._rest()
+        self._judge_signal(trainer)
+
+    def end(self) -> None:
+        """Let go of everything but the findings."""
+        self._layers.close()
+        self._read.clear()
+        self._given.clear()
+        self._losses.clear()
+        self._data.train.clear()
+        self._data.val.clear()
+
+    # ------------------------------------------------------------------ findings
+
+    def news(self) -> list[Finding]:
+        """Faults established since this was last asked."""
+        found, self.new = self.new, []
+        return found
+
+    def findings(self) -> Sequence[Finding]:
+        """All faults established so far, oldest first, one for each fault and place."""
+        return tuple(self._findings.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The findings as plain data."""
+        return {
+            "findings": [
+                {"fault": str(f.fault), "where": f.where, "step": f.step, "why": f.why, "advice": f.advice}
+                for f in self._findings.values()
+            ]
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the findings of a checkpoint."""
+        found = [Finding(**{**entry, "fault": Fault(entry["fault"])}) for entry in state["findings"]]
+        self._findings = {(finding.fault, finding.where): finding for finding in found}
+
+    def _add(self, found: Iterable[Finding]) -> None:
+        for finding in found:
+            if (finding.fault, finding.where) not in self._findings:
+                self._findings[finding.fault, finding.where] = finding
+                self.new.append(finding)
+
+    # ------------------------------------------------------------------ the first steps
+
+    def _first_steps(self, trainer: Trainer, module: LightningModule, tensors: list[Tensor]) -> None:
+        step = trainer.global_step
+        facts = [with_batch(loss, tensors) for loss in self._read]
+        for loss in facts:
+            self._add(head_findings(loss, step))
+        first = self._layers.first
+        self._data.learn(tensors, first[2] if first else None, facts)
+        if first is not None:
+            name, layer, given = first
+            if isinstance(layer, NUMERIC) and given.is_floating_point():
+                self._fed = name
+                self._given.append(given)
+        self._read.clear()
+        self._layers.next_step()
+        if self._norms and self._steps in (1, FIRST_STEPS):
+            norms = read_batch_norms(module, fresh=True)
+            self._norms_trained = self._norms_trained or any(norm.training for norm in norms)
+            self._add(training_findings(norms, step, root_training=module.training, were_training=False))
+        if self._steps == FIRST_STEPS:
+            self._layers.close()
+            self._judge_inputs(trainer)
+            if self._layers.signals:
+                values = torch.stack([signal for _, signal in self._layers.signals]).tolist()
+                names = [name for name, _ in self._layers.signals]
+                self._signals = list(zip(names, values, strict=True))
+            if not fades(self._structure, self._signals):  # then nobody asks how the loss goes on
+                self._signals.clear()
+                self._losses.clear()
+
+    def _judge_inputs(self, trainer: Trainer) -> None:
+        if self._given:
+            facts = read_inputs(self._fed, self._given, from_batch=self._data.input is not None)
+            self._given = []
+            if facts is not None:
+                self._add(input_findings(facts, trainer.global_step))
+
+    def _judge_signal(self, trainer: Trainer) -> None:
+        if self._signals and len(self._losses) >= 100:
+            first, last = self._losses[:FIRST_LOSSES], self._losses[-LAST_LOSSES:]
+            means = float(torch.stack(first).mean()), float(torch.stack(last).mean())
+            if all(math.isfinite(mean) for mean in means):
+                self._add(signal_findings(self._structure, self._signals, means, trainer.global_step))
+            if len(self._losses) >= LOSSES_KEPT:
+                self._losses.clear()
+                self._signals.clear()

@@ -1,0 +1,1 @@
+"""Read facts from a module, its loss and its batches while it trains."""

@@ -1,0 +1,362 @@
+"""A suspicion about training rows that holds only if the next epoch brings the same rows, not augmented ones."""
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.health.facts import Contrast, Dependence, Inputs, Labels, Neighbours, Numbers
+from callbacks.health.rules.training import Finding
+
+DEEPEST, MOST = 4, 32
+_MOST_BATCH_VALUES = 1 << 18  # of one batch that are looked at: a millisecond
+
+
+def tensors_in(batch: Any) -> list[Tensor]:
+    """The tensors of a batch of nested mappings, sequences and dataclasses, in their order."""
+    return [tensor for _, tensor in zip(range(MOST), _walk(batch, DEEPEST), strict=False)]
+
+
+def _walk(batch: Any, levels: int) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif levels and isinstance(batch, Mapping):
+        for part in batch.values():
+            yield from _walk(part, levels - 1)
+    elif levels and isinstance(batch, list | tuple):
+        for part in batch[:MOST]:
+            yield from _walk(part, levels - 1)
+    elif levels and dataclasses.is_dataclass(batch):
+        for field in dataclasses.fields(batch):
+            yield from _walk(getattr(batch, field.name, None), levels - 1)
+
+
+def flat_rows(tensor: Tensor, most: int | None = None) -> Tensor:
+    """The first rows of a batch as float vectors, of a bounded size in all."""
+    width = max(tensor[0].numel(), 1)
+    rows = min(len(tensor), most or len(tensor), max(_MOST_BATCH_VALUES // width, 2))
+    return tensor.detach()[:rows].reshape(rows, -1).float()
+
+
+def read_inputs(layer: str, batches: Sequence[Tensor], *, from_batch: bool) -> Inputs | None:
+    """What a layer was given in some batches; None of less than two rows or of numbers that are not finite."""
+    if not batches or min(len(batch) for batch in batches) < 2 or len({batch[0].shape for batch in batches}) > 1:
+        return None
+    rows = torch.cat([flat_rows(batch) for batch in batches])
+    table = batches[0].ndim == 2
+    square = rows.square()
+    columns = square.mean(0) if table else square.mean()[None]
+    lengths = square.sum(1).sqrt()
+    spread = torch.stack([flat_rows(batch).std(0).max() for batch in batches]).max()
+    numbers = torch.stack([rows.abs().max(), square.mean().sqrt(), columns.max().sqrt(), spread])
+    values = torch.cat([numbers, torch.stack([lengths.min(), lengths.max()])])
+    if not bool(values.isfinite().all()):
+        return None
+    largest, rms, column_rms, spread_, shortest, longest = values.tolist()
+    unit = shortest > 0.99 and longest < 1.01
+    return Inputs(layer, len(rows), rows.shape[1], largest, rms, column_rms, spread_, unit, from_batch)
+
+
+def read_labels(batches: list[Tensor], *, weighted: bool, ignored: int = -100) -> Labels:
+    """Balance and order of the classes of an epoch, from its batches' labels."""
+    split = [batch.cpu().long() for batch in batches]
+    if set(torch.unique(torch.cat(split)).tolist()) != {-1, 1}:  # else below 0 is torch's and scikit-learn's "no label"
+        split = [batch[(batch >= 0) & (batch != ignored)] for batch in split]
+    split = [batch for batch in split if len(batch) > 1]
+    if not split:
+        return Labels({})
+    counts = Counter(torch.cat(split).tolist())
+    impure = [(_impurity(torch.bincount(batch - batch.min())), len(batch)) for batch in split]
+    whole = _impurity(torch.tensor(list(counts.values())))
+    rows = sum(size for _, size in impure)
+    within = sum(value * size for value, size in impure) / rows / whole if whole else 1.0
+    commonest = [int(batch.mode().values) for batch in split]
+    runs = 1 + sum(one != other for one, other in pairwise(commonest))
+    return Labels(dict(sorted(counts.items())), within, runs, len(split), weighted)
+
+
+def _impurity(counts: Tensor) -> float:
+    """Chance that two different rows differ in class."""
+    rows = int(counts.sum())
+    return 1 - float((counts * (counts - 1)).sum()) / (rows * (rows - 1)) if rows > 1 else 0.0
+
+
+def read_numbers(batches: list[Tensor], validation: list[Tensor]) -> Numbers | None:
+    """Spread and order of a regression's targets in an epoch; None if a target is not finite."""
+    split = [batch.cpu().double() for batch in batches if len(batch) > 1]
+    every = torch.cat(split)
+    if not bool(every.isfinite().all()):
+        return None
+    whole = float(every.var())
+    within = sum(float(batch.var()) * len(batch) for batch in split) / len(every) / whole if whole else 1.0
+    means = torch.stack([batch.mean() for batch in split])
+    apart, narrower = 0.0, 1.0
+    if sum(len(batch) for batch in validation) >= 50:
+        other = torch.cat(validation).cpu().double()
+        apart, narrower = _apart(every, other), _quartiles(every) / max(_quartiles(other), 1e-12)
+    return Numbers(len(every), within, _trend(means), len(split), apart, narrower)
+
+
+def _trend(values: Tensor) -> float:
+    if len(values) < 3:
+        return 0.0
+    ranks = values.argsort().argsort().double()
+    return float(torch.corrcoef(torch.stack([ranks, torch.arange(len(values), dtype=torch.double)]))[0, 1])
+
+
+def _quartiles(values: Tensor) -> float:
+    low, high = torch.quantile(values[:100_000], torch.tensor([0.25, 0.75], dtype=values.dtype)).tolist()
+    return float(high - low)
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """Kolmogorov's and Smirnov's distance of two samples."""
+    both = torch.cat([one, other])
+    below = [torch.searchsorted(part.sort().values, both, right=True) / len(part) for part in (one, other)]
+    return float((below[0] - below[1]).abs().max())
+
+
+def read_contrast(train: Tensor, val: Tensor, labels: tuple[Tensor, Tensor] | None) -> Contrast | None:
+    """How training rows (N, …) differ from validation rows (M, …); None if a number is not finite."""
+    if train.shape[1:] != val.shape[1:] or min(len(train), len(val)) < 8:
+        return None
+    if not bool(train.isfinite().all() and val.isfinite().all()):
+        return None
+    effects = {}
+    for name, of_train, of_val in zip(STATISTICS, _statistics(train), _statistics(val), strict=False):
+        pooled = float(((of_train.var() + of_val.var()) / 2).sqrt())
+        difference = float(of_train.mean() - of_val.mean())
+        effects[name] = difference / pooled if pooled > 1e-6 * abs(float(of_val.mean())) + 1e-12 else 0.0
+    likeness, reliable = _pictures(train, val) if train.ndim > 3 else (None, 0.0)
+    shift = _label_shift(*labels) if labels else 0.0
+    return Contrast(min(len(train), len(val)), effects, likeness, reliable, shift)
+
+
+STATISTICS = ("mean", "deviation", "skewness", "roughness")
+
+
+def _statistics(rows: Tensor) -> list[Tensor]:
+    """One number a row: mean, deviation, skewness, and of rows with an order the change from place to place."""
+    flat = rows.reshape(len(rows), -1)
+    if flat.shape[1] < 4:
+        return [flat.mean(1)]
+    mean, deviation = flat.mean(1), flat.std(1)
+    safe = deviation.clamp_min(1e-12)
+    skewness = (((flat - mean[:, None]) / safe[:, None]) ** 3).mean(1)
+    rough = rows.diff(dim=-1).abs().reshape(len(rows), -1).mean(1) / safe
+    return [mean, deviation, skewness, *([rough] if rows.ndim > 2 else [])]
+
+
+def _pictures(train: Tensor, val: Tensor) -> tuple[float, float]:
+    means = [part.mean(0).reshape(-1) for part in (train, val, train[::2], train[1::2], val[::2], val[1::2])]
+    like, of_train, of_val = (
+        float(torch.corrcoef(torch.stack(means[i : i + 2])).nan_to_num()[0, 1]) for i in (0, 2, 4)
+    )
+    return like, min(of_train, of_val)
+
+
+def _label_shift(train: Tensor, val: Tensor) -> float:
+    if train.is_floating_point() or val.is_floating_point():
+        return 0.0
+    most = int(max(train.max(), val.max())) + 1
+    shares = [torch.bincount(part.long().clamp_min(0), minlength=most) / len(part) for part in (train, val)]
+    return float((shares[0] - shares[1]).abs().sum() / 2)
+
+
+NEIGHBOURS = 5
+SHUFFLES = 30
+FEW, ENOUGH = 50, 256  # rows of a quick look
+MOST_ROWS = 512
+MOST_COLUMNS = 4096  # of long rows, evenly spaced
+
+
+def read_neighbours(train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor]) -> Neighbours | None:
+    """Compare the labels of near rows in equally many training and validation rows, in about a millisecond.
+
+    Args:
+        train: Rows (N, …) and their classes (integers) or targets (floats).
+        val: The same of validation.
+    """
+    size = min(len(val[0]), len(train[0]), ENOUGH)  # neighbours are nearer in a larger sample
+    if size < FEW or val[0].shape[1:] != train[0].shape[1:]:
+        return None
+    found = []
+    for rows, labels in (train, val):
+        near, distance = _nearest(_prepared(rows, size))
+        found.append((_agreement(_values(labels[:size]), near), distance))
+    (agreed, near_train), (agreed_val, near_val) = found
+    density = near_train / near_val if near_val else 1.0
+    return Neighbours(size, agreed, agreed_val, _chance(val[1][:size]), density)
+
+
+def read_dependence(rows: Tensor, labels: Tensor, *, best_val_loss: float, epochs: int) -> Dependence:
+    """Compare rows (N, …) and labels (N) by permutation tests; their random numbers are their own."""
+    flat = _prepared(rows, MOST_ROWS)
+    labels = labels[: len(flat)]
+    near, _ = _nearest(flat)
+    score = _beyond_chance(lambda of: _agreement(of, near), _values(labels))
+    return Dependence(len(flat), score, _best_column(flat, labels), best_val_loss, epochs)
+
+
+def _prepared(rows: Tensor, most: int) -> Tensor:
+    flat = rows[:most].reshape(min(len(rows), most), -1).float()
+    flat = flat[:, :: -(-flat.shape[1] // MOST_COLUMNS)]
+    return (flat - flat.mean(0)) / flat.std(0).clamp_min(1e-8)
+
+
+def _nearest(rows: Tensor) -> tuple[Tensor, float]:
+    """Positions of the nearest rows, and the mean distance to the very nearest."""
+    distance = torch.cdist(rows, rows)
+    distance.fill_diagonal_(float("inf"))
+    near = distance.topk(min(NEIGHBOURS, len(rows) - 1), largest=False)
+    return near.indices, float(near.values[:, 0].mean())
+
+
+def _values(labels: Tensor) -> Tensor:
+    return labels if not labels.is_floating_point() else labels.argsort().argsort().float() / len(labels)
+
+
+def _agreement(values: Tensor, near: Tensor) -> float:
+    found = values[near]
+    same = found == values[:, None] if not values.is_floating_point() else 1 - (found - values[:, None]).abs()
+    return float(same.float().mean())
+
+
+def _chance(labels: Tensor) -> float:
+    if labels.is_floating_point():
+        return 2 / 3  # two ranks lie a third apart on average
+    shares = torch.unique(labels, return_counts=True)[1] / len(labels)
+    return float(shares.square().sum())
+
+
+def _best_column(rows: Tensor, labels: Tensor) -> float:
+    """Standard deviations above chance of the column that tells most of the label (correlation ratio)."""
+    if labels.is_floating_point():
+        ranks = labels.argsort().argsort().float()
+        values = torch.stack([ranks - ranks.mean()], 1)
+    else:
+        values = torch.nn.functional.one_hot(torch.unique(labels, return_inverse=True)[1]).float()
+        values = values - values.mean(0)
+    values = values / values.norm(dim=0).clamp_min(1e-8)
+
+    def best(of: Tensor) -> float:
+        return float((rows.T @ of).square().sum(1).max())
+
+    return _beyond_chance(best, values)
+
+
+def _beyond_chance(measure: Callable[[Tensor], float], values: Tensor) -> float:
+    """Standard deviations by which a measure exceeds its mean over shuffled values."""
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.tensor([measure(values[torch.randperm(len(values), generator=generator)]) for _ in range(SHUFFLES)])
+    return (measure(values) - float(seen.mean())) / max(float(seen.std()), 1e-6)
+
+
+MOST_VALUES = 1 << 21  # 8 MB of inputs in each sample
+MOST_LABELS = 200_000
+MOST_BATCHES = 2000
+
+
+@dataclass
+class Sample:
+    """Rows and labels of batches as they came, on the device they came on.
+
+    Args:
+        a_batch: Rows kept of each batch.
+        spread: Whether that brings rows from all over the epoch.
+    """
+
+    a_batch: int = MOST_ROWS
+    inputs: list[Tensor] = field(default_factory=list)
+    input_labels: list[Tensor] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
+    kept: int = 0
+    seen: int = 0
+    batches: int = 0
+    spread: bool = False
+
+    def spread_over(self, batches: float) -> None:
+        """Take rows from all of an epoch's batches, if their number is known."""
+        self.spread = math.isfinite(batches)
+        self.a_batch = max(1, math.ceil(MOST_ROWS / batches)) if self.spread and batches else 16
+
+    def add(self, x: Tensor | None, y: Tensor | None) -> None:
+        """Take down a batch: what is kept is copied."""
+        self.batches += 1
+        if y is not None and self.seen < MOST_LABELS and len(self.labels) < MOST_BATCHES:
+            self.labels.append(y.reshape(-1).clone())
+            self.seen += len(y)
+        if x is None or not len(x):
+            return
+        room = min(MOST_ROWS, MOST_VALUES // max(x[0].numel(), 1)) - self.kept
+        rows = min(self.a_batch, room, len(x))
+        if rows > 0:
+            self.inputs.append(x[:rows].detach().clone())
+            if y is not None:
+                self.input_labels.append(y[:rows].reshape(-1).clone())
+            self.kept += rows
+
+    def rows(self) -> Tensor | None:
+        """The kept rows on the CPU as floats; None if there are none, or of different shapes."""
+        if not self.inputs or len({x.shape[1:] for x in self.inputs}) > 1:
+            return None
+        return torch.cat(self.inputs).cpu().float()
+
+    def row_labels(self) -> Tensor | None:
+        """The labels of the kept rows, or None."""
+        if not self.input_labels or len(self.input_labels) != len(self.inputs):
+            return None
+        return torch.cat(self.input_labels).cpu()
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self.inputs.clear()
+        self.input_labels.clear()
+        self.labels.clear()
+        self.kept = self.seen = self.batches = 0
+
+
+SAME = 1e-9  # relative; a row that anything was done to differs by more
+AGAIN = 0.9  # of the rows
+
+
+class Suspicion:
+    """Findings that wait for an epoch.
+
+    Args:
+        findings: What is to be said if rows come unchanged.
+        rows: Training rows (N, …) as they came before.
+    """
+
+    def __init__(self, findings: Sequence[Finding], rows: Tensor) -> None:
+        self.findings = list(findings)
+        self._before = _marks(rows)
+        self._since: list[Tensor] = []
+
+    def look(self, rows: Tensor | None) -> None:
+        """Take down a batch of the next epoch."""
+        if rows is not None and len(rows):
+            self._since.append(_marks(rows))
+
+    def verdict(self) -> list[Finding]:
+        """The findings, if nearly all rows came again as they were."""
+        if not self._since:
+            return []
+        since = torch.cat(self._since).cpu().sort().values
+        near = torch.searchsorted(since, self._before).clamp(1, max(len(since) - 1, 1))
+        around = torch.stack([since[(near - 1).clamp_max(len(since) - 1)], since[near.clamp_max(len(since) - 1)]])
+        apart = (around - self._before).abs().amin(0)
+        again = (apart <= SAME * (self._before.abs() + 1)).double().mean()
+        return self.findings if float(again) >= AGAIN else []
+
+
+def _marks(rows: Tensor) -> Tensor:
+    """One number a row that hardly any two rows share."""
+    flat = rows.detach().reshape(len(rows), -1).double()
+    return (flat * torch.linspace(0.5, 1.5, flat.shape[1], dtype=torch.double, device=flat.device)).sum(1)

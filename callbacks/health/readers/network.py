@@ -1,0 +1,296 @@
+"""Reads the network behind a loss from the autograd graph, and the state of its batch norms, into plain facts."""
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from inspect import signature
+from math import log, nan
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.dropout import Dropout
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from callbacks.health.facts import (
+    AFFINE,
+    MOVES,
+    BatchNorm,
+    Head,
+    Layer,
+    OptimizerFacts,
+    Structure,
+    WeightStart,
+)
+from callbacks.health.readers.autograd import AutogradNode, data_input, name_of
+
+NUMERIC = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase)  # what multiplies its inputs by weights
+
+
+class LayerInputs:
+    """Keeps the inputs of the first layer of each step, and how much signal reaches the layers in the first one.
+
+    Hooks stay until `close`. They only look: nothing is returned, kept alive past `next_step`, or done in evaluation.
+    A compiled module is not looked into.
+    """
+
+    def __init__(self) -> None:
+        self.first: tuple[str, nn.Module, Tensor] | None = None  # name, layer, and what it was given in this step
+        self.signals: list[tuple[str, Tensor]] = []  # of numeric layers: deviation between rows, mean over units
+        self._listening = True
+        self._handles: list[RemovableHandle] = []
+
+    def open(self, module: nn.Module) -> None:
+        """Hang a hook on each layer that owns parameters."""
+        self.close()
+        for name, layer in module.named_modules():
+            owns = next(layer.parameters(recurse=False), None) is not None
+            if owns and layer is not module and not isinstance(layer, torch.jit.ScriptModule):
+                self._handles.append(layer.register_forward_pre_hook(_hook(weakref.ref(self), module, name)))
+
+    def see(self, name: str, layer: nn.Module, given: tuple[Any, ...]) -> None:
+        """Take down what one layer is given."""
+        tensor = given[0] if given and isinstance(given[0], Tensor) else None
+        if tensor is None or tensor.ndim < 2 or (tensor.requires_grad and self.first is None):
+            return
+        if self.first is None:
+            self.first = name, layer, tensor.detach()
+        if self._listening and isinstance(layer, NUMERIC) and tensor.is_floating_point() and len(tensor) > 1:
+            with torch.no_grad():
+                self.signals.append((name, tensor.detach()[:32].float().std(0).mean()))
+
+    def next_step(self) -> None:
+        """Forget the step's inputs; signals are those of the first step."""
+        self.first, self._listening = None, self._listening and not self.signals
+
+    def close(self) -> None:
+        """Take the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.first = None
+
+
+def _hook(
+    seer: "weakref.ref[LayerInputs]", module: nn.Module, name: str
+) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    """A plain function, so that a copy of the module does not copy what watches it."""
+    root = weakref.ref(module)
+
+    def look(layer: nn.Module, given: tuple[Any, ...]) -> None:
+        if torch.compiler.is_compiling():
+            return
+        watcher, owner = seer(), root()
+        if watcher is not None and owner is not None and owner.training and torch.is_grad_enabled():
+            watcher.see(name, layer, given)
+
+    return look
+
+
+# Bounds of torch's uniform initialisations, times sqrt(fan_in): its default for layers, and He's.
+_BOUNDS = ((1.0, 3**-0.5), (6**0.5, 2**0.5))
+
+
+def frozen_at_random(module: nn.Module, weights: Sequence[WeightStart]) -> tuple[str, ...]:
+    """Frozen matrices that still hold what torch draws: trained ones do not end sharply at that bound.
+
+    One that equals a trainable matrix is a copy that follows it (a target network) and is left out.
+    """
+    return tuple(w.name for w in weights if not w.trainable and _is_drawn(w) and not _is_copy(module, w.name))
+
+
+def _is_drawn(w: WeightStart) -> bool:
+    root = w.fan_in**0.5
+    return w.size >= 128 and any(
+        0.97 * bound <= w.peak * root <= 1.0001 * bound and abs(w.rms * root / rms - 1) < 0.08 for bound, rms in _BOUNDS
+    )
+
+
+def _is_copy(module: nn.Module, name: str) -> bool:
+    own: Any = module.get_submodule(name).weight
+    return any(p.requires_grad and p.shape == own.shape and torch.equal(p, own) for p in module.parameters())
+
+
+def read_optimizers(optimizers: Sequence[Optimizer]) -> tuple[OptimizerFacts, ...]:
+    """Each optimizer's groups of parameters."""
+    return tuple(_group(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups)
+
+
+def _group(optimizer: Optimizer, group: dict[str, Any]) -> OptimizerFacts:
+    return OptimizerFacts(
+        type(optimizer).__name__,
+        _number(group.get("lr")),
+        _number(group.get("eps")),
+        _usual_eps(type(optimizer)),  # type: ignore[arg-type]  # a class is hashable, whatever its objects are
+        _number(group.get("weight_decay")),
+    )
+
+
+@cache
+def _usual_eps(kind: type[Optimizer]) -> float:
+    usual = signature(kind).parameters.get("eps")
+    return nan if usual is None else _number(usual.default)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, torch.Tensor):
+        return float(value) if value.numel() == 1 else nan
+    return float(value) if isinstance(value, int | float) else nan
+
+
+def read_dropouts(module: nn.Module) -> dict[str, float]:
+    """The share each dropout module takes away."""
+    return {name: part.p for name, part in module.named_modules() if isinstance(part, Dropout) and part.p > 0}
+
+
+def is_alone(module: LightningModule, optimizers: Sequence[Optimizer]) -> bool:
+    """Whether one optimizer minimises one loss."""
+    return len(optimizers) == 1 and not any(group.get("maximize") for group in optimizers[0].param_groups)
+
+
+def read_head(ops: Sequence[AutogradNode]) -> Head | None:
+    """What the last operation that compares outputs with targets was given; None if there is none that is known."""
+    return next((head for op in reversed(ops) for head in _head(op)), None)
+
+
+def _head(op: AutogradNode) -> Iterator[Head]:
+    outputs, targets = op.saved("self"), op.saved("target")
+    if outputs is None or targets is None or not outputs.numel():
+        return
+    if op.kind in ("NllLoss", "NllLoss2D") and outputs.ndim > 1 and outputs.shape[1] > 1:
+        loss = functional.nll_loss(outputs.float(), targets, ignore_index=op.number("ignore_index", -100))
+        yield Head(loss.item(), log(outputs.shape[1]), nan, nan)
+    elif op.kind == "BinaryCrossEntropyWithLogits":
+        loss = functional.binary_cross_entropy_with_logits(outputs.float(), targets.float())
+        yield Head(loss.item(), log(2), nan, nan)
+    elif op.kind in ("MseLoss", "SmoothL1Loss", "HuberLoss"):
+        sizes = torch.stack([outputs.float().square().mean(), targets.float().square().mean()]).sqrt()
+        yield Head(nan, nan, *sizes.tolist())
+
+
+MOST_NODES = 5000  # an unrolled sequence or a very deep net; then nothing is said of the structure
+LONGEST_PATH = 16  # operations between two layers
+NORMS = frozenset({"NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "NativeLayerNorm", "NativeGroupNorm"})
+BATCH_NORMS = frozenset({"NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm"})
+POOLS = frozenset({"MaxPool1DWithIndices", "MaxPool2DWithIndices", "MaxPool3DWithIndices", "AdaptiveMaxPool2D"})
+SCALES = frozenset({"Mean", "Sum", "AvgPool2D", "AvgPool3D", "AdaptiveAvgPool2D", "ConstantPadNd", "NativeDropout"})
+PASSES = MOVES | NORMS | POOLS | SCALES
+LINEAR = MOVES | AFFINE | BATCH_NORMS | SCALES | {"AccumulateGrad", "Expand", "Neg"}
+ONE_INPUT = frozenset({"Mul", "Div", "Add", "Sub"})  # with a constant, e.g. dropout's mask
+
+
+def read_structure(loss: Tensor) -> Structure:
+    """The affine layers behind a loss, last first, and what feeds each; nothing of graphs that are too large."""
+    nodes = _nodes(loss.grad_fn)
+    if nodes is None:
+        return Structure()
+    affine = [node for node in nodes if name_of(node) in AFFINE and _has_parameter(node)]
+    if not affine:
+        return Structure()
+    layers = [_layer(node) for node in affine]
+    inner = _below(affine)
+    linear = all(_is_linear(node) for node in inner)
+    normed = any(name_of(node) in NORMS for node in nodes)
+    skips = any(name_of(node) in ("Add", "Cat", "Stack") and _trained_inputs(node) > 1 for node in inner)
+    return Structure(tuple(layers), linear, normed, skips)
+
+
+def _nodes(root: Any) -> list[Any] | None:
+    """All nodes, nearest to the loss first; None if there are too many."""
+    found: dict[Any, None] = {root: None}
+    todo = [root]
+    while todo:
+        following = []
+        for node in todo:
+            for below, _ in node.next_functions:
+                if below is not None and below not in found:
+                    found[below] = None
+                    following.append(below)
+        if len(found) > MOST_NODES:
+            return None
+        todo = following
+    return list(found)
+
+
+def _below(affine: list[Any]) -> list[Any]:
+    """The nodes that feed affine layers: the network without its head and loss."""
+    found: dict[Any, None] = {}
+    for layer in affine:
+        node = data_input(layer)
+        todo = [node] if node is not None and node not in found else []
+        while todo:
+            node = todo.pop()
+            found[node] = None
+            todo += [below for below, _ in node.next_functions if below is not None and below not in found]
+    return list(found)
+
+
+def _has_parameter(node: Any) -> bool:
+    """Whether an operation's weights are a parameter, so that it is a layer; a product of activations is none."""
+    for below, _ in node.next_functions:
+        for _ in range(3):  # a transposed or cast weight
+            if below is None:
+                break
+            if name_of(below) == "AccumulateGrad":
+                return True
+            below = below.next_functions[0][0] if name_of(below) in MOVES and below.next_functions else None
+    return False
+
+
+def _trained_inputs(node: Any) -> int:
+    return sum(below is not None for below, _ in node.next_functions)
+
+
+def _is_linear(node: Any) -> bool:
+    name = name_of(node)
+    return name in LINEAR or (name in ONE_INPUT and _trained_inputs(node) == 1) or name == "Add"
+
+
+def _layer(node: Any) -> Layer:
+    sizes = getattr(node, "_saved_mat2_sym_sizes", None)
+    inputs, outputs = (int(sizes[0]), int(sizes[1])) if sizes is not None and len(sizes) == 2 else (0, 0)
+    convolution, normed, fed_by = "Convolution" in name_of(node), False, "?"
+    node = data_input(node)
+    for _ in range(LONGEST_PATH):
+        if node is None:
+            fed_by = "input"
+            break
+        name = name_of(node)
+        if name in AFFINE:
+            fed_by = "affine"
+            break
+        normed = normed or name in NORMS
+        if not (name in PASSES or (name in ONE_INPUT and _trained_inputs(node) == 1)):
+            fed_by = name if _trained_inputs(node) == 1 else "?"
+            break
+        node = node.next_functions[0][0] if name in NORMS else _only_input(node)
+    return Layer(convolution, fed_by, normed, inputs, outputs)
+
+
+def _only_input(node: Any) -> Any:
+    return next((below for below, _ in node.next_functions if below is not None), None)
+
+
+def read_batch_norms(module: nn.Module, *, fresh: bool) -> list[BatchNorm]:
+    """The batch norms of a module; `fresh` also reads whether their running statistics ever moved, which waits."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    return [
+        BatchNorm(
+            name,
+            layer.training,
+            layer.running_mean is not None,
+            layer.momentum,
+            fresh and _is_fresh(layer),
+            layer.weight is not None and layer.weight.requires_grad,
+        )
+        for name, layer in module.named_modules()
+        if isinstance(layer, kinds)
+    ]
+
+
+def _is_fresh(layer: Any) -> bool:
+    mean, variance = layer.running_mean, layer.running_var
+    return mean is not None and bool((mean == 0).all() & (variance == 1).all())

@@ -1,0 +1,1 @@
+"""Judge measured facts: one rule a fault, arithmetic only."""

@@ -1,0 +1,369 @@
+"""What can be wrong with a training run, as arithmetic over plain numbers: no tensor comes here."""
+
+from collections.abc import Callable, Iterable, Sequence
+from math import exp, isfinite, log, nan, sqrt
+from statistics import fmean, median
+from typing import Any
+
+from callbacks.health.facts import (
+    Facts,
+    LayerReading,
+    Reading,
+    Units,
+)
+from callbacks.health.faults import (
+    ADVICE,
+    PATIENCE,
+    PATIENT,
+    Fault,
+    Finding,
+    Said,
+    explained,
+    named,
+)
+
+FIRST = 8  # losses kept as they came
+BLOCKS = 64  # means kept at most; then neighbours are joined
+
+STILL = 0.05  # of the loss
+
+
+class LossCourse:
+    """Keeps the first losses, and the mean and the peak of blocks of equal length over the whole run.
+
+    A loss that is NaN or infinite is counted and kept out of the means.
+    """
+
+    def __init__(self) -> None:
+        self.first: list[float] = []
+        self.means: list[float] = []
+        self.count = 0
+        self.peak = float("-inf")
+        self.last = float("nan")
+        self._size = 1
+        self._open: list[float] = []
+
+    def add(self, loss: float) -> None:
+        """Take in the loss of one batch."""
+        self.extend([loss])
+
+    def extend(self, losses: Iterable[float]) -> list[float]:
+        """Take in the losses of some batches, in their order; return those that are finite."""
+        finite = [loss for loss in losses if isfinite(loss)]
+        if not finite:
+            return finite
+        self.count += len(finite)
+        self.last = finite[-1]
+        self.peak = max(self.peak, *finite)
+        self.first += finite[: FIRST - len(self.first)]
+        self._open += finite
+        while len(self._open) >= self._size:
+            self.means.append(sum(self._open[: self._size]) / self._size)
+            del self._open[: self._size]
+            if len(self.means) > BLOCKS:
+                self.means = [(a + b) / 2 for a, b in zip(self.means[::2], self.means[1::2], strict=False)]
+                self._size *= 2
+        return finite
+
+    @property
+    def start(self) -> float:
+        """The loss of the first batch; NaN before it."""
+        return self.first[0] if self.first else float("nan")
+
+    @property
+    def recent(self) -> float:
+        """The mean over the last eighth of the run, at least two blocks; NaN before the first."""
+        tail = self.means[-max(2, len(self.means) // 8) :]
+        return fmean(tail) if tail else float("nan")
+
+    @property
+    def floor(self) -> float:
+        """The lowest of the last eighth of the means, at least four: one batch of a single row lifts no floor."""
+        return min(self.means[-max(4, len(self.means) // 8) :], default=float("nan"))
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether the last quarter lies within 5 % of the first, or within twice what chance makes of such means."""
+        quarter = len(self.means) // 4
+        if quarter < 2:
+            return False
+        first, last = self.means[:quarter], self.means[-quarter:]
+        here, there = fmean(first), fmean(last)
+        squares = sum((v - here) ** 2 for v in first) + sum((v - there) ** 2 for v in last)
+        chance = 2 * sqrt(squares / (quarter * (quarter - 1)))
+        return abs(here - there) < max(STILL * abs(here), chance)
+
+    def state(self) -> dict[str, Any]:
+        """The course as plain data."""
+        return {
+            "first": list(self.first),
+            "means": list(self.means),
+            "count": self.count,
+            "peak": self.peak,
+            "last": self.last,
+            "size": self._size,
+            "open": list(self._open),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on with a course that was kept."""
+        self.first, self.means, self.count = list(state["first"]), list(state["means"]), state["count"]
+        self.peak, self.last = state["peak"], state["last"]
+        self._size, self._open = state["size"], list(state["open"])
+
+
+# Initial weights, as root mean square times sqrt(fan_in): torch's default has 0.58, He's 1.41, orthogonal ones at most
+# about 1.4, N(0, 0.02) over 16 to 1024 inputs 0.08 to 0.64.
+WIDE, NARROW, WIDE_ONE = 5.0, 0.03, 12.0
+EPSILON = 1e-3  # of the class's default: below it, Adam divides rounding by rounding (default 1e-8, float32 keeps 1e-7)
+DROPPED = 0.85  # of the units; Srivastava et al. 2014 find 0.5 to 0.8 of units kept best
+LOUD = 2.5  # times the loss of knowing nothing, at the first batch; default and He initialisation stay below 1.5
+LOUD_OUTPUT = 3.0  # a regression's first outputs, and the same times its targets; He initialisation gives about 1.4
+
+
+def judge_start(facts: Facts) -> Said:
+    """What weights, optimizers and the first loss show before training moved anything; NaN shows nothing."""
+    yield from _initialisation(facts)
+    for group in facts.optimizers:
+        if group.eps < EPSILON * group.usual_eps:
+            yield Fault.OPTIMIZER_EPSILON, group.kind, f"eps is {group.eps:g}, usual is {group.usual_eps:g}"
+    for name, share in facts.dropouts.items():
+        if share >= DROPPED:
+            yield Fault.OVER_REGULARISED, name, f"dropout takes {share:.0%} of the units away"
+    if facts.frozen:
+        yield (
+            Fault.NOT_UPDATING,
+            facts.frozen[0],
+            f"{named(facts.frozen)}: requires_grad=False on random initial weights",
+        )
+    head = facts.head
+    if head is not None and head.loss > LOUD * head.ignorant:
+        yield (
+            Fault.OUTPUTS_OVERSCALED,
+            "",
+            f"the first loss is {head.loss:.3g} where knowing nothing costs {head.ignorant:.3g}: outputs are huge",
+        )
+    if head is not None and head.outputs > LOUD_OUTPUT * max(1.0, head.targets):
+        size = f"{head.outputs:.3g} against targets of {head.targets:.3g}"
+        yield Fault.OUTPUTS_OVERSCALED, "", f"the first outputs have size {size} (root mean squares)"
+
+
+def _initialisation(facts: Facts) -> Said:
+    weights = [w for w in facts.weights if w.trainable and w.size > 1]
+    for w in weights:
+        if w.rows_alike and w.rms > 0:
+            yield Fault.CONSTANT_INITIALISATION, w.name, f"all its units start with the same weights (size {w.rms:.3g})"
+            return
+    if len(weights) > 1 and all(w.rms == 0 for w in weights):
+        yield Fault.CONSTANT_INITIALISATION, weights[0].name, f"all {len(weights)} weight matrices start at zero"
+        return
+    scaled = {w.name: w.rms * sqrt(w.fan_in) for w in weights if w.rms > 0 and w.fan_in > 3}
+    if not scaled:
+        return
+    usual = exp(sum(log(r) for r in scaled.values()) / len(scaled))
+    if usual < NARROW:
+        name, shown, how = "", usual, "shrinks"
+    else:
+        name, shown = next(((n, r) for n, r in scaled.items() if r > (WIDE if usual > WIDE else WIDE_ONE)), ("", nan))
+        how = "grows"
+    if isfinite(shown):
+        times = f"weights start at {shown:.2g} times 1/sqrt(fan_in), usual 0.5 to 1.5"
+        yield Fault.WRONG_INITIALISATION, name, f"{times}: the signal {how} layer by layer"
+
+
+__all__ = [
+    "PATIENCE",
+    "PATIENT",
+    "Fault",
+    "Finding",
+    "explained",
+    "findings_of",
+    "judge_blow_up",
+    "judge_course",
+    "judge_epochs",
+    "judge_start",
+    "judge_units",
+]
+
+EARLY = 6  # readings (the first ones are a step apart)
+LEAP = 0.5  # update over weight; 0.001 is usual, and a step of half a weight's size forgets what was learned
+DIVERGED = 3.0  # times the first loss
+CRAWL = 0.005  # of a weight's size, travelled in the whole run
+SHRUNK, SHRUNK_FAR = 0.5, 0.1  # of the initial weight
+VANISHED = 1e-4  # first layer's gradient over the last's, root mean squares; eight sigmoid layers give 1e-5
+EXPLODED = 1e4
+# Attention that looks everywhere alike, as at the start, gives its queries and keys next to no gradient. They are the
+# first matrices of a transformer, and the values beside them get a hundred times as much; through eight sigmoid layers
+# a gradient shrinks five times a layer. ARRIVED is over the last layer's, again.
+JUMP, ARRIVED, FEWEST = 20.0, 1e-3, 6
+DEAD = 0.8  # of a layer's units; healthy nets have some and live with them, deep ones without a norm half
+FLAT = 0.8  # of a layer's values
+# A net has memorised when its training loss is below a twentieth of the first one; overfitting costs it something when
+# it fails to gain, on validation rows, a third of what it gained on training rows, and its accuracy is not high.
+MEMORISED, GAP, HELD, LASTING = 0.05, 0.3, 0.9, 3
+
+
+def judge_units(facts: Facts) -> Said:
+    """What a window of activations shows."""
+    dead = [u for u in facts.units if u.kind == "relu" and u.share >= DEAD and u.units > 1]
+    if dead:
+        counts = f"{round(dead[0].share * dead[0].units)} of {dead[0].units} units"
+        why = f"{counts} were zero for every sample of {dead[0].batches} batches{_also(dead)}"
+        yield Fault.DEAD_UNITS, dead[0].layer, why
+    flat = [u for u in facts.units if u.kind != "relu" and u.share >= FLAT]
+    if flat:
+        where = f"{flat[0].share:.0%} of its {flat[0].kind} outputs lie where it is flat"
+        yield Fault.SATURATED_UNITS, flat[0].layer, f"{where}, over {flat[0].batches} batches{_also(flat)}"
+
+
+def _also(units: Sequence[Units]) -> str:
+    return f"; likewise in {named(tuple(u.layer for u in units[1:]))}" if len(units) > 1 else ""
+
+
+def judge_course(facts: Facts, course: LossCourse, *, seen_epoch: bool) -> Said:
+    """What the readings so far and the course of the loss show.
+
+    Args:
+        facts: The readings; NaN among them is passed by.
+        course: The losses so far.
+        seen_epoch: Whether every row was seen at least once: only then is little progress a sign.
+    """
+    if facts.kept_gradients:
+        why = f"{facts.kept_gradients} steps in a row used the gradients of the step before once more"
+        yield Fault.GRADIENTS_NOT_ZEROED, "", why
+    if facts.strangers:
+        yield (
+            Fault.NOT_UPDATING,
+            facts.strangers[0],
+            f"{named(facts.strangers)} get gradients and stand in no optimizer",
+        )
+    if facts.unreached:
+        yield Fault.NOT_UPDATING, facts.unreached[0], f"{named(facts.unreached)} never got a gradient other than zero"
+    if not facts.readings:
+        return
+    for rule in (_shrunk, _leaps, _depth):
+        yield from rule(facts, course)
+    if seen_epoch:
+        yield from _crawls(facts, course)
+
+
+def judge_epochs(facts: Facts, start: float, epochs: Sequence[tuple[float, float]], accuracy: float) -> Said:
+    """What the losses of whole epochs show.
+
+    Args:
+        facts: Whether anything regularises.
+        start: The first loss.
+        epochs: Mean training loss and validation loss of each epoch; NaN where there was none.
+        accuracy: Validation accuracy of the last epoch; NaN if it is not logged.
+    """
+    last = epochs[-LASTING:]
+    if facts.regularised or not facts.alone or len(last) < LASTING or accuracy >= HELD:
+        return
+    if all(t < MEMORISED * start and (v - t) > GAP * (start - t) for t, v in last):
+        train, val = last[-1]
+        why = (
+            f"no dropout and no weight decay; training loss fell from {start:.3g} to {train:.3g}, validation stands at"
+        )
+        yield Fault.UNDER_REGULARISED, "", f"{why} {val:.3g}"
+
+
+def judge_blow_up(course: LossCourse, reading: Reading | None) -> Said:
+    """Why a run whose data are finite reached a number that is not."""
+    ratio = nan if reading is None else _over_matrices(reading, lambda r: r.update / r.weight)
+    if course.count > 1 and course.peak > 10 * max(abs(course.start), 1e-3):
+        why = f"the loss rose from {course.start:.3g} to {course.peak:.3g} and then out of range"
+        yield Fault.LEARNING_RATE_TOO_HIGH, "", why
+    elif ratio > LEAP:
+        yield (
+            Fault.LEARNING_RATE_TOO_HIGH,
+            "",
+            f"steps changed the weights by {ratio:.0%} of their size, then out of range",
+        )
+
+
+def _leaps(facts: Facts, course: LossCourse) -> Said:
+    if not facts.alone or course.count < 20:
+        return
+    ratios = [_over_matrices(reading, lambda r: r.update / r.start) for reading in facts.readings[:EARLY]]
+    leap = median(r for r in ratios if isfinite(r)) if any(isfinite(r) for r in ratios) else nan
+    stuck = course.recent > course.start - 0.1 * abs(course.start)
+    leapt = course.start > 0 and course.peak > DIVERGED * course.start
+    if leap > LEAP and (stuck or leapt):
+        why = f"early steps changed weights by {leap:.0%} of their first size (usual: 0.1 %), and the loss went from"
+        peak = f", over {course.peak:.3g}" if leapt else ""
+        yield Fault.LEARNING_RATE_TOO_HIGH, "", f"{why} {course.start:.3g} to {course.recent:.3g}{peak}"
+    elif course.start > 0 and course.floor > DIVERGED * course.start:
+        yield Fault.LEARNING_RATE_TOO_HIGH, "", f"the loss rose from {course.start:.3g} to {course.recent:.3g}"
+
+
+def _crawls(facts: Facts, course: LossCourse) -> Said:
+    last = facts.readings[-1]
+    way = _over_matrices(last, lambda r: r.travelled / r.start)
+    stands = tuple(r.name for r in last.layers if r.matrix and r.travelled == 0 and r.gradient > 1e-7 * r.weight)
+    if stands and way > 0:
+        yield Fault.NOT_UPDATING, stands[0], f"{named(stands)} get gradients and have not changed in {last.step} steps"
+    if not (facts.alone and course.stands_still and way < CRAWL and course.count >= 40):
+        return
+    large = next((g for g in facts.optimizers if g.eps > 1e-4 and g.eps > 100 * g.usual_eps), None)
+    if large is not None:
+        yield (
+            Fault.OPTIMIZER_EPSILON,
+            large.kind,
+            f"eps is {large.eps:g}, usual is {large.usual_eps:g}, and nothing moves",
+        )
+        return
+    rate = max((g.lr for g in facts.optimizers), default=nan)
+    why = f"at lr {rate:.3g} weights moved by {way:.2%} of their size in {last.step} steps, the loss from"
+    yield Fault.LEARNING_RATE_TOO_LOW, "", f"{why} {course.start:.4g} to {course.recent:.4g}"
+
+
+def _shrunk(facts: Facts, course: LossCourse) -> Said:
+    left = _over_matrices(facts.readings[-1], lambda r: r.weight / r.start)
+    stuck = course.recent > 0.5 * course.start
+    if facts.alone and (left < SHRUNK_FAR or (left < SHRUNK and stuck)):
+        decay = max((g.decay for g in facts.optimizers), default=0.0)
+        with_decay = f" under a weight decay of {decay:g}" if decay else ""
+        why = f"weights shrank to {left:.0%} of where they started{with_decay}, the loss is at {course.recent:.3g}"
+        yield Fault.OVER_REGULARISED, "", why
+
+
+def _depth(facts: Facts, course: LossCourse) -> Said:
+    early = facts.readings[:EARLY]
+    if len(early) < EARLY:
+        return
+    matrices = [[r for r in reading.layers if r.matrix and r.gradient > 0] for reading in early]
+    if any(len(layers) < 4 for layers in matrices):
+        return
+    first = matrices[0][0].name
+    ratio = _ratio(matrices, first)
+    numbers = f"its gradient is {ratio:.1e} times that of `{matrices[0][-1].name}` (medians of {EARLY} steps)"
+    if ratio < VANISHED and not _idle(matrices) and facts.alone and course.recent > 0.5 * course.start:
+        yield Fault.VANISHING_GRADIENT, first, numbers
+    if ratio > EXPLODED:
+        yield Fault.EXPLODING_GRADIENT, first, numbers
+
+
+def _idle(matrices: Sequence[Sequence[LayerReading]]) -> bool:
+    """Whether the first layers stand beside one that the gradient reaches, as queries and keys beside values."""
+    if len(matrices[0]) < FEWEST:
+        return False
+    first, second, third = (_ratio(matrices, layer.name) for layer in matrices[0][:3])
+    return any(after > max(ARRIVED, JUMP * before) for before, after in ((first, second), (second, third)))
+
+
+def _ratio(matrices: Sequence[Sequence[LayerReading]], name: str) -> float:
+    """Gradient of a layer over that of the last one: the median of the readings that have it."""
+    found = [r.gradient / layers[-1].gradient for layers in matrices for r in layers if r.name == name]
+    return median(found)
+
+
+def _over_matrices(reading: Reading, ratio: Callable[[LayerReading], float]) -> float:
+    """The median over weight matrices of a ratio; NaN if none has one. Those that started at zero have none."""
+    values = [ratio(r) for r in reading.layers if r.matrix and r.start > 0 and r.weight > 0]
+    values = [v for v in values if v == v]
+    return median(values) if values else nan
+
+
+def findings_of(said: Said, step: int) -> list[Finding]:
+    """Findings with their advice, of what was said at a step."""
+    return [Finding(fault, where, step, why, ADVICE[fault]) for fault, where, why in said]

@@ -1,0 +1,214 @@
+"""`TrainingWatch`: gathers readings of units, gradients, updates and the loss, and has them judged."""
+
+from collections.abc import Mapping
+from math import nan
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from callbacks.health.facts import Facts, Reading
+from callbacks.health.parameter_watch import ReachWatch, UnitWatch, UpdateWatch, ZeroingWatch, weights_at_start
+from callbacks.health.readers.autograd import operations
+from callbacks.health.readers.network import (
+    frozen_at_random,
+    is_alone,
+    read_dropouts,
+    read_head,
+    read_optimizers,
+)
+from callbacks.health.rules import training as health
+from callbacks.health.rules.training import LossCourse
+from callbacks.host import logged
+
+KEPT = 16  # readings: the first ones, and the latest
+MOST_LOSSES = 512  # that wait to be taken in: together they cost less
+GROWTH = 1.5  # of the distance between two samplings, until it is `every`
+OTHER_UNITS = 10.0  # times what is minimised: a logged training loss so far from it is in units of its own
+_TRAIN, _VAL = ("train", "loss"), ("val", "loss")
+
+
+class TrainingWatch:
+    """Watches the dynamics of a run. `due` says whether a batch is to be looked at; the rest costs next to nothing.
+
+    A caller that is in a hurry need not call `before_batch` before the batch `next`, nor `before_step` and `ended`
+    unless it is `busy`; it then adds one to `batches` itself.
+
+    Args:
+        every: Batches between two samplings, once training has gone on for a while.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.course = LossCourse()
+        self.due = True
+        self.busy = True
+        self.batches = 0
+        self.next = 0.0
+        self.new: list[health.Finding] = []
+        self.losses: list[float] = []  # that were not yet taken in
+        self._gap = 1.0
+        self._facts = Facts()
+        self._epochs: list[tuple[float, float]] = []
+        self._epoch_losses = [0.0, 0.0]  # sum, count
+        self._ended_epochs = 0
+        self._next_epoch = 1.0
+        self._zeroing = ZeroingWatch()
+        self._stepped: Optimizer | None = None
+        self._factor = 1
+
+    # ------------------------------------------------------------------ hooks
+
+    def begin(self, trainer: Trainer, module: LightningModule) -> None:
+        """Look at what there is before the first step."""
+        self._layer_of = {id(p): name.rpartition(".")[0] for name, p in module.named_parameters()}
+        self._updates = UpdateWatch(module)
+        self._reach = ReachWatch(module)
+        self._units = UnitWatch()
+        self._zeroing = ZeroingWatch()
+        self._stepped = None
+        self.losses.clear()
+        self._factor = max(1, trainer.accumulate_grad_batches) if module.automatic_optimization else 1
+        facts = self._facts
+        facts.alone = is_alone(module, trainer.optimizers)
+        facts.optimizers = read_optimizers(trainer.optimizers)
+        facts.dropouts = read_dropouts(module)
+        facts.regularised = bool(facts.dropouts) or any(group.decay > 0 for group in facts.optimizers)
+        if trainer.global_step == 0:
+            facts.weights = weights_at_start(module)
+            facts.frozen = frozen_at_random(module, facts.weights)
+
+    def before_batch(self) -> None:
+        """Say whether this batch is to be looked at."""
+        if self.batches >= self.next:
+            self.due = self.busy = True
+
+    def _take_losses(self) -> None:
+        """Take in the losses of the batches since the last time; those that are not finite are left out."""
+        finite = self.course.extend([value * self._factor for value in self.losses])
+        self._epoch_losses[0] += sum(finite)
+        self._epoch_losses[1] += len(finite)
+        self.losses.clear()
+
+    def graph(self, loss: Tensor) -> None:
+        """Look at the operations behind a loss; on batches that are due."""
+        ops = operations(loss, self._layer_of)
+        self._units.look(ops)
+        if self.batches == 0 and self._facts.weights:
+            self._facts.head = read_head(ops)
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Read gradients and weights before an optimizer moves them; `due` alone makes it costly."""
+        self._stepped = optimizer
+        if not self._zeroing.done:
+            self._zeroing.before_step(optimizer)
+        if self.due:
+            self._updates.before_step()
+            self._reach.look()
+
+    def after_batch(self, trainer: Trainer) -> None:
+        """Read what the step changed, and judge."""
+        if not self._zeroing.done:
+            self._zeroing.after_batch(self._stepped)
+        self._stepped = None
+        if self.due and self._updates.armed:
+            self._sample(trainer)
+        self.busy = self.due or not self._zeroing.done
+
+    def epoch_end(self, trainer: Trainer) -> None:
+        """Pair the losses of the epoch and judge."""
+        self._ended_epochs += 1
+        wanted = self._next_epoch - health.LASTING  # after it come the last epochs when they are judged next
+        if self._ended_epochs <= wanted:
+            if self._ended_epochs + 1 > wanted or len(self.losses) >= MOST_LOSSES:
+                self._take_losses()
+                self._epoch_losses = [0.0, 0.0]
+            return
+        self._take_losses()
+        total, count = self._epoch_losses
+        self._epoch_losses = [0.0, 0.0]
+        mean = total / count if count else nan
+        values = {name.lower(): value for name, value in logged(trainer).items()}
+        train_loss, val_loss, accuracy = (_first(values, *words) for words in (_TRAIN, _VAL, ("val", "acc")))
+        self._epochs = [*self._epochs, (mean, _in_units(val_loss, mean, train_loss))][-health.LASTING :]
+        if self._ended_epochs < self._next_epoch:
+            return
+        self._next_epoch = self._ended_epochs * 1.25  # what one more epoch shows grows less and less
+        self._judge(trainer, seen_epoch=True)
+        said = health.judge_epochs(self._facts, self.course.start, self._epochs, accuracy)
+        self.new += health.findings_of(said, trainer.global_step)
+
+    def blown_up(self, trainer: Trainer) -> None:
+        """Ask why a run whose data are finite reached a number that is not."""
+        self._take_losses()
+        last = self._facts.readings[-1] if self._facts.readings else None
+        if self._facts.alone:
+            self.new += health.findings_of(health.judge_blow_up(self.course, last), trainer.global_step)
+
+    def end(self) -> None:
+        """Take hooks away."""
+        self._zeroing.end()
+
+    def news(self) -> list[health.Finding]:
+        """What was found since this was last asked."""
+        found, self.new = self.new, []
+        return found
+
+    # ------------------------------------------------------------------ judging
+
+    def _sample(self, trainer: Trainer) -> None:
+        self._take_losses()
+        readings = self._facts.readings
+        readings.append(Reading(trainer.global_step, self._updates.after_step()))
+        if len(readings) > KEPT:
+            del readings[health.EARLY]
+        self.due = False
+        if len(readings) > health.EARLY:
+            self._gap = min(float(self.every), self._gap * GROWTH)
+        self.next = self.batches + self._gap
+        if self.batches == 0 or len(readings) == 1:
+            self._facts.optimizers = read_optimizers(trainer.optimizers)
+            self.new += health.findings_of(health.judge_start(self._facts), trainer.global_step)
+        if self._units.full():
+            self._facts.units = self._units.read()
+            self.new += health.findings_of(health.judge_units(self._facts), trainer.global_step)
+        self._judge(trainer, seen_epoch=False)
+
+    def _judge(self, trainer: Trainer, *, seen_epoch: bool) -> None:
+        facts = self._facts
+        facts.kept_gradients = self._zeroing.kept if self._zeroing.kept >= 3 else 0
+        facts.strangers, facts.unreached = self._reach.read(trainer.optimizers)
+        facts.optimizers = read_optimizers(trainer.optimizers)
+        said = health.judge_course(facts, self.course, seen_epoch=seen_epoch)
+        self.new += health.findings_of(said, trainer.global_step)
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """The course of the loss and how far the sampling got, as plain data."""
+        self._take_losses()
+        return {
+            "course": self.course.state(),
+            "batches": self.batches,
+            "next": self.next,
+            "gap": self._gap,
+            "epochs": [list(pair) for pair in self._epochs],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with a run that was interrupted; updates are read anew from there."""
+        self.course.load(state["course"])
+        self.batches, self.next, self._gap = state["batches"], state["next"], state["gap"]
+        self._epochs = [(pair[0], pair[1]) for pair in state["epochs"]]
+
+
+def _first(values: Mapping[str, float], *words: str) -> float:
+    """The first metric whose name holds all the words; NaN if none does."""
+    return next((value for name, value in values.items() if all(word in name for word in words)), nan)
+
+
+def _in_units(val_loss: float, mean: float, train_loss: float) -> float:
+    """A validation loss in the units that are minimised: a scaled target is often logged in its own."""
+    scale = mean / train_loss if train_loss > 0 else nan
+    return val_loss * scale if scale > OTHER_UNITS or 0 < scale < 1 / OTHER_UNITS else val_loss

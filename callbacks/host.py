@@ -1,0 +1,85 @@
+"""What a callback says to the person at the terminal, and how it reports a failure of its own."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pytorch_lightning import Trainer
+from torch import Tensor
+
+
+def logged(trainer: Trainer, prefix: str = "") -> dict[str, float]:
+    """What the trainer's module has logged so far, as floats.
+
+    Args:
+        trainer: The trainer to ask.
+        prefix: Only metrics whose name starts with this, e.g. `val_`.
+
+    Returns:
+        Metric name to its latest value; NaN stays NaN. Values that are no single number are left out.
+    """
+    metrics = trainer.callback_metrics.items()
+    return {name: float(value) for name, value in metrics if name.startswith(prefix) and value.numel() == 1}
+
+
+class Fresh:
+    """Reads a metric only when it was logged anew: `callback_metrics` keeps old values for ever.
+
+    Lightning makes a new tensor whenever a value is logged, so the same tensor is an old value. It also makes one of
+    the same value when an epoch ends: ask once when the next begins.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Tensor] = {}
+
+    def tensor(self, trainer: Trainer, name: str) -> Tensor | None:
+        """The value on its device if it is new since this was last asked for, else None."""
+        value = trainer.callback_metrics.get(name)
+        if value is None or value is self._seen.get(name) or value.numel() != 1:
+            return None
+        self._seen[name] = value
+        return value.detach()
+
+    def read(self, trainer: Trainer, name: str) -> float | None:
+        """The value if it is new since this was last asked for, else None; NaN stays NaN."""
+        value = self.tensor(trainer, name)
+        return None if value is None else float(value)
+
+
+def say(trainer: Trainer, text: str) -> None:
+    """Print on standard error, on one rank alone; below a progress bar, not into it."""
+    if not trainer.is_global_zero:
+        return
+    bar = trainer.progress_bar_callback
+    below = "\n" if getattr(bar, "is_enabled", False) and sys.stderr.isatty() else ""
+    sys.stderr.write(f"{below}{text}\n")
+
+
+class Guard:
+    """Lets training go on when what only watches it fails, and says so once for each failure.
+
+    Args:
+        name: Who is speaking.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._said: set[str] = set()
+
+    @contextmanager
+    def __call__(self, trainer: Trainer, what: str) -> Iterator[None]:
+        """Run a block; an error in it is named in one line and goes no further."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  # whatever it is, hours of training are worth more
+            self.failed(trainer, what, error)
+
+    def failed(self, trainer: Trainer, what: str, error: Exception) -> None:
+        """Name an error that was caught by hand: a context manager costs 2 µs, too much for each batch."""
+        self.once(trainer, f"{what} failed ({type(error).__name__}: {error}); training goes on.")
+
+    def once(self, trainer: Trainer, text: str) -> None:
+        """Say a line, unless it was said before."""
+        if text not in self._said:
+            self._said.add(text)
+            say(trainer, f"{self.name}: {text}")

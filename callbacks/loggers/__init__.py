@@ -1,0 +1,1 @@
+"""Write numbers, texts and pictures to whatever logger a Trainer has."""

@@ -1,0 +1,106 @@
+"""`TensorBoardLayout`: makes TensorBoard, and what else a run is looked at with, show it as a person wants."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
+
+from callbacks.host import Guard, logged
+from callbacks.loggers import dispatch as _boards
+
+_LONG = 8  # more layers than a person compares by eye
+
+
+class TensorBoardLayout(Callback):
+    """Both losses on one chart, and the hyperparameters with the results of the best epoch.
+
+    The Custom Scalars tab gets a chart with training and validation loss, and one with each validation metric. The
+    HParams tab gets the module's and the data module's hyperparameters with `hp/val_…` (the epoch in which
+    `monitor` was best) and `hp/test_…`. Other loggers get the results, the hyperparameters and the configuration in
+    their own manner; without a logger they are files in the root folder.
+
+    Args:
+        monitor: Name of the logged metric that tells which epoch is best. A NaN is never best.
+        mode: `min` or `max`.
+        config: Text of the run's configuration for the Text tab, or none.
+
+    Raises:
+        ValueError: `mode` is neither `min` nor `max`.
+    """
+
+    def __init__(self, monitor: str = "val_loss", *, mode: str = "min", config: str | None = None) -> None:
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode must be `min` or `max`, not {mode!r}.")
+        self.monitor = monitor
+        self.mode = mode
+        self.config = config
+        self._best: float | None = None
+        self._described = False
+        self._guard = Guard("TensorBoardLayout")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far."""
+        return {"best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the best value of a checkpoint."""
+        self._best = state_dict["best"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lay out the loss chart and write the configuration."""
+        self._described = False
+        if self.config:
+            with self._guard(trainer, "writing the configuration"):
+                _boards.write_text(trainer, "config", self.config)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the results of the epoch if it is the best so far."""
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        results = logged(trainer, "val_")
+        if not self._described:
+            self._describe(trainer, pl_module, sorted(results))
+            self._described = True
+        if self.monitor in results and self._improves(results[self.monitor]):
+            self._best = results[self.monitor]
+            self._write_results(trainer, results)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the test results beside those of the best epoch."""
+        self._write_results(trainer, logged(trainer, "test_"))
+
+    def _improves(self, value: float) -> bool:
+        if value != value:
+            return False
+        if self._best is None:
+            return True
+        return value < self._best if self.mode == "min" else value > self._best
+
+    def _describe(self, trainer: Trainer, pl_module: LightningModule, names: list[str]) -> None:
+        losses = {"loss": ["train_loss", "val_loss"]}
+        others = {name.removeprefix("val_"): [name] for name in names if name != "val_loss"}
+        results = [f"hp/{name}" for name in names] + [f"hp/test_{name.removeprefix('val_')}" for name in names]
+        with self._guard(trainer, "describing the run"):
+            _boards.write_charts(trainer, {"Fit": losses, "Metrics": others})
+            _boards.write_hyperparameters(trainer, _hyperparameters(trainer, pl_module), results)
+
+    def _write_results(self, trainer: Trainer, results: dict[str, float]) -> None:
+        tagged = {f"hp/{name}": value for name, value in results.items()}
+        if tagged:
+            with self._guard(trainer, "writing the results"):
+                _boards.write_scalars(trainer, tagged, trainer.current_epoch)
+
+
+def _hyperparameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+    """Both sets of hyperparameters as they are now, not as they were before a search.
+
+    What was left open says nothing, and a long list is a fact about the data rather than a setting.
+    """
+    data = getattr(trainer, "datamodule", None)
+    found = {**(data.hparams if data is not None else {}), **pl_module.hparams}
+    return {name: value for name, value in found.items() if value is not None and not _is_long(value)}
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) > _LONG

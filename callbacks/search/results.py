@@ -1,0 +1,302 @@
+"""What a search says: a line while it runs, a few when it ends. Standard library only."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+import warnings
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TextIO
+
+from callbacks.search.claims import REASON, Ledger
+from callbacks.search.space import Space, decode
+from callbacks.search.storage import quiet
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial.
+
+    Args:
+        number: Its number in the study.
+        state: COMPLETE, PRUNED, FAIL, RUNNING or WAITING.
+        params: Its values by name, as `train` got them.
+        values: What it came to, one for each direction; empty if to nothing. Of a pruned trial the last report.
+        seconds: How long it took; None if it did not end.
+        reason: Why it failed or was pruned.
+        attrs: All its user attributes.
+    """
+
+    number: int
+    state: str
+    params: Mapping[str, Any]
+    values: tuple[float, ...] = ()
+    seconds: float | None = None
+    reason: str = ""
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a study is.
+
+    Args:
+        done: Trials that count and ended, over all processes.
+        total: Trials planned.
+        complete: Of those done, how many came to a value.
+        pruned: How many were pruned.
+        failed: How many failed by themselves.
+        running: Trials that run now, over all processes.
+        best: The best complete trial; None before the first, and with several directions.
+        elapsed: Seconds since this process began.
+        left: Seconds until all are done at the pace since then; None before this is known.
+    """
+
+    done: int
+    total: int
+    complete: int
+    pruned: int
+    failed: int
+    running: int
+    best: TrialRow | None
+    elapsed: float
+    left: float | None
+
+    @classmethod
+    def of(cls, study: Study, space: Space, books: Ledger, total: int, at_start: int, elapsed: float) -> Progress:
+        """Read it from the books; `at_start` is how many were done when this process began."""
+        states = [trial.state.name for trial in books.settled]
+        done = len(states)
+        since = done - at_start
+        return cls(
+            done=done,
+            total=total,
+            complete=states.count("COMPLETE"),
+            pruned=states.count("PRUNED"),
+            failed=states.count("FAIL"),
+            running=sum(trial.state.name == "RUNNING" for trial in books.places),
+            best=_best(study, space, list(books.settled)),
+            elapsed=elapsed,
+            left=elapsed / since * (total - done) if since else None,
+        )
+
+
+def best(study: Study, space: Space) -> TrialRow | None:
+    """The best complete trial; None if there is none yet, or there are several directions (see `best_trials`)."""
+    return _best(study, space, study.get_trials(deepcopy=False))
+
+
+def _best(study: Study, space: Space, trials: Sequence[Any]) -> TrialRow | None:
+    if len(study.directions) > 1:
+        return None
+    whole = _in_order(study, trials)
+    return row_of(whole[0], space) if whole else None
+
+
+def _in_order(study: Study, trials: Sequence[Any]) -> list[FrozenTrial]:
+    sign = -1.0 if study.direction.name == "MAXIMIZE" else 1.0
+    whole = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    return sorted(whole, key=lambda trial: (sign * trial.values[0], trial.number))
+
+
+def best_trials(study: Study, space: Space, count: int = 10) -> list[TrialRow]:
+    """The best complete trials, best first, equal ones by number; with several directions the Pareto front.
+
+    Args:
+        study: The study.
+        space: What it searched.
+        count: How many at most.
+    """
+    if len(study.directions) > 1:
+        return [row_of(trial, space) for trial in study.best_trials[:count]]
+    return [row_of(trial, space) for trial in _in_order(study, study.get_trials(deepcopy=False))[:count]]
+
+
+def row_of(trial: FrozenTrial, space: Space) -> TrialRow:
+    """A trial as plain data."""
+    return TrialRow(
+        number=trial.number,
+        state=trial.state.name,
+        params=decode(space, trial.params),
+        values=tuple(trial.values or ()),
+        seconds=trial.duration.total_seconds() if trial.duration else None,
+        reason=str(trial.user_attrs.get(REASON, "")),
+        attrs=dict(trial.user_attrs),
+    )
+
+
+def importances(study: Study, space: Space, objective: int = 0, least: int = 8) -> dict[str, float]:
+    """How much of the spread of an objective each name explains (fANOVA, Hutter et al. 2014), largest first, sum 1.
+
+    Pruned trials count with their last report, since those that were left to the end say little of what was bad; and
+    all by their rank, so that one which grew beyond all bounds does not hide the others.
+
+    Args:
+        study: The study.
+        space: What it searched.
+        objective: Index of the direction.
+        least: Trials with a finite value below which nothing can be said.
+
+    Returns:
+        Name to share; empty with too few trials, or if all came to the same value.
+    """
+    import optuna
+
+    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name in ("COMPLETE", "PRUNED")]
+    whole = [trial for trial in ended if trial.values and math.isfinite(trial.values[objective])]
+    order = sorted({trial.values[objective] for trial in whole})
+    if len(whole) < least or len(order) < 2:
+        return {}
+    names = {dimension.key(name): name for name, dimension in space.items()}
+    with warnings.catch_warnings(), quiet():
+        warnings.simplefilter("ignore")  # experimental
+        ranked = optuna.create_study()
+        for trial in whole:
+            rank = float(order.index(trial.values[objective]))
+            ranked.add_trial(
+                optuna.trial.create_trial(params=trial.params, distributions=trial.distributions, value=rank)
+            )
+        evaluator = optuna.importance.FanovaImportanceEvaluator(
+            n_trees=32, seed=0
+        )  # half of the usual, in half the time
+        shares = optuna.importance.get_param_importances(ranked, evaluator=evaluator)
+    return {names[key]: float(share) for key, share in shares.items() if key in names}
+
+
+EVERY = 10.0  # seconds between two lines where there is no terminal
+
+
+def setting(params: Mapping[str, Any]) -> str:
+    """`lr=0.0123, batch_size=64`."""
+    return ", ".join(f"{name}={_number(value)}" for name, value in params.items())
+
+
+def progress_line(at: Progress, monitor: str) -> str:
+    """How far the search is, what is best so far, and how long it will take."""
+    said = [f"{at.done}/{at.total} trials"]
+    if at.best is not None:
+        said.append(f"best {monitor} {at.best.values[0]:.4g} with {setting(at.best.params)}")
+    said += [f"{count} {what}" for count, what in ((at.pruned, "pruned"), (at.failed, "failed")) if count]
+    if at.left is not None and at.done < at.total:
+        said.append(f"{_time(at.left)} left")
+    return "search: " + ", ".join(said)
+
+
+class ProgressLine:
+    """Shows the progress: on a terminal in one line that is written over, elsewhere a line now and then.
+
+    Args:
+        monitor: Name of the metric.
+        stream: Where to; None for standard error.
+    """
+
+    def __init__(self, monitor: str, stream: TextIO | None = None) -> None:
+        self._monitor = monitor
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty()
+        self._last = time.monotonic()
+        self._open = False
+
+    def show(self, at: Progress) -> None:
+        """Show it, if it is time."""
+        if not self._live and time.monotonic() - self._last < EVERY:
+            return
+        self._last = time.monotonic()
+        line = progress_line(at, self._monitor)
+        self._stream.write(f"\r{line}\x1b[K" if self._live else f"{line}\n")
+        self._stream.flush()
+        self._open = self._live
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._open:
+            self._stream.write("\n")
+            self._open = False
+
+
+def closing(
+    best: TrialRow, rows: Sequence[TrialRow], *, monitor: str, shares: Mapping[str, float], where: str
+) -> list[str]:
+    """What the search came to.
+
+    Args:
+        best: The best trial.
+        rows: All trials that count.
+        monitor: Name of the metric.
+        shares: How much each name mattered, empty if that cannot be said.
+        where: Where the study lies.
+    """
+    states = [row.state for row in rows]
+    counts = [
+        f"{states.count(state)} {word}"
+        for state, word in (("COMPLETE", "complete"), ("PRUNED", "pruned"), ("FAIL", "failed"))
+        if states.count(state)
+    ]
+    lines = [
+        f"search: {setting(best.params)} reached {monitor} {best.values[0]:.6g}, the best of {len(rows)} trials "
+        f"({', '.join(counts)})."
+    ]
+    if len(shares) > 1:
+        lines.append("  mattered  " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items()))
+    if corner := corners(rows):
+        lines.append(f"  verdicts  {corner}")
+    return [*lines, f"  study     {where}"]
+
+
+def corners(rows: Sequence[TrialRow]) -> str:
+    """Where the verdicts fall: `9 underfit at low lr (0.0001 to 0.002); 3 diverged at high lr (0.4 to 0.9)`.
+
+    Low and high mean that the middle one of them lies in the lowest or highest third of all trials, and none in the
+    third at the other end.
+    """
+    judged = [row for row in rows if row.attrs.get("verdict")]
+    said = []
+    for verdict in ("underfit", "good", "overfit", "diverged", "unknown"):
+        group = [row for row in judged if row.attrs["verdict"] == verdict]
+        if group:
+            places = [_side(name, group, judged) for name in _numeric(judged)]
+            at = " and ".join(place for place in places if place)
+            word = "too short to tell" if verdict == "unknown" else verdict
+            said.append(f"{len(group)} {word}" + (f" at {at}" if at else ""))
+    return "; ".join(said)
+
+
+def _numeric(rows: Sequence[TrialRow]) -> list[str]:
+    names = {name: None for row in rows for name, value in row.params.items() if isinstance(value, int | float)}
+    return list(names)
+
+
+def _side(name: str, group: Sequence[TrialRow], rows: Sequence[TrialRow]) -> str:
+    mine = sorted(row.params[name] for row in group if name in row.params)
+    everyone = sorted(row.params[name] for row in rows if name in row.params)
+    if not mine or len(mine) == len(everyone) or len(set(everyone)) < 3:
+        return ""
+    first, middle, last = (_rank(value, everyone) for value in (mine[0], mine[len(mine) // 2], mine[-1]))
+    low, high = middle < 1 / 3 and last <= 2 / 3, middle > 2 / 3 and first >= 1 / 3
+    if not low and not high:
+        return ""
+    span = _number(mine[0]) if mine[0] == mine[-1] else f"{_number(mine[0])} to {_number(mine[-1])}"
+    return f"{'low' if low else 'high'} {name} ({span})"
+
+
+def _rank(value: Any, values: Sequence[Any]) -> float:
+    """The share of values that are lower, equal ones counted by half."""
+    return (bisect_left(values, value) + bisect_right(values, value)) / 2 / len(values)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _time(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,307 @@
+"""The grammar of `--space`: what a search may choose from, written as text."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from callbacks.search.plan import SearchError
+
+if TYPE_CHECKING:
+    from optuna import Trial
+    from optuna.distributions import BaseDistribution
+
+
+_PLAIN = (type(None), bool, int, float, str)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a list: `[relu, tanh]`, `[[64], [128, 128]]`; a single value is a list of one.
+
+    Lists and mappings are kept in the study as JSON text, so that a resumed study finds its own choices again.
+    """
+
+    options: tuple[Any, ...]
+
+    def key(self, name: str) -> str:
+        """The name of the parameter in the study."""
+        return name
+
+    def store(self, value: Any) -> Any:
+        """What the study holds for a value."""
+        plain = all(isinstance(option, _PLAIN) for option in self.options)
+        return value if plain else json.dumps(value, sort_keys=True)
+
+    def value(self, stored: Any) -> Any:
+        """The value behind what the study holds."""
+        return next(option for option in self.options if _same(self.store(option), stored))
+
+    def distribution(self) -> BaseDistribution:
+        """What Optuna draws from."""
+        from optuna.distributions import CategoricalDistribution
+
+        return CategoricalDistribution([self.store(option) for option in self.options])
+
+    def suggest(self, trial: Trial, name: str) -> Any:
+        """Draw a value."""
+        return self.value(trial.suggest_categorical(name, [self.store(option) for option in self.options]))
+
+    def levels(self, count: int) -> list[Any]:
+        """All values of it, for a grid."""
+        return list(self.options)
+
+    def __str__(self) -> str:
+        return json.dumps(list(self.options), sort_keys=True)
+
+
+@dataclass(frozen=True)
+class FloatRange:
+    """A float between two bounds, both included; `log` draws its logarithm uniformly: `0..0.5`, `log 1e-6..1e-2`."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def key(self, name: str) -> str:
+        """The name of the parameter in the study."""
+        return name
+
+    def store(self, value: float) -> float:
+        """What the study holds for a value."""
+        return float(value)
+
+    def value(self, stored: float) -> float:
+        """The value behind what the study holds."""
+        return stored
+
+    def distribution(self) -> BaseDistribution:
+        """What Optuna draws from."""
+        from optuna.distributions import FloatDistribution
+
+        return FloatDistribution(self.low, self.high, log=self.log)
+
+    def suggest(self, trial: Trial, name: str) -> float:
+        """Draw a value."""
+        return trial.suggest_float(name, self.low, self.high, log=self.log)
+
+    def levels(self, count: int) -> list[float]:
+        """Values from bound to bound, evenly spaced, by ratio where it is `log`; the middle if there is one alone."""
+        if self.low == self.high:
+            return [self.low]
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        steps = [(i / (count - 1) if count > 1 else 0.5) for i in range(count)]
+        values = [low + (high - low) * step for step in steps]
+        inside = [math.exp(value) for value in values] if self.log else values
+        return [min(max(value, self.low), self.high) for value in inside]
+
+    def __str__(self) -> str:
+        return f"{'log ' if self.log else ''}{self.low!r}..{self.high!r}"
+
+
+@dataclass(frozen=True)
+class IntRange:
+    """A whole number between two bounds, both included: `1..5`, `log 1..1024`."""
+
+    low: int
+    high: int
+    log: bool = False
+
+    def key(self, name: str) -> str:
+        """The name of the parameter in the study."""
+        return name
+
+    def store(self, value: int) -> int:
+        """What the study holds for a value."""
+        return value
+
+    def value(self, stored: int) -> int:
+        """The value behind what the study holds."""
+        return stored
+
+    def distribution(self) -> BaseDistribution:
+        """What Optuna draws from."""
+        from optuna.distributions import IntDistribution
+
+        return IntDistribution(self.low, self.high, log=self.log)
+
+    def suggest(self, trial: Trial, name: str) -> int:
+        """Draw a value."""
+        return trial.suggest_int(name, self.low, self.high, log=self.log)
+
+    def levels(self, count: int) -> list[int]:
+        """At most this many whole numbers from bound to bound."""
+        floats = FloatRange(self.low, self.high, self.log).levels(min(count, self.high - self.low + 1))
+        return sorted({round(value) for value in floats})
+
+    def __str__(self) -> str:
+        return f"{'log ' if self.log else ''}{self.low}..{self.high}"
+
+
+@dataclass(frozen=True)
+class PowersOfTwo:
+    """`2**low`, …, `2**high`: `pow2 16..512`. The study holds the exponent as `log2_NAME`, which stays comparable."""
+
+    low: int
+    high: int
+
+    def key(self, name: str) -> str:
+        """The name of the parameter in the study."""
+        return f"log2_{name}"
+
+    def store(self, value: int) -> int:
+        """What the study holds for a value."""
+        exponent = value.bit_length() - 1
+        if value < 1 or value != 1 << exponent:
+            raise SearchError(f"A power of two is needed, not {value!r}.")
+        return exponent
+
+    def value(self, stored: int) -> int:
+        """The value behind what the study holds."""
+        return 1 << stored
+
+    def distribution(self) -> BaseDistribution:
+        """What Optuna draws from."""
+        from optuna.distributions import IntDistribution
+
+        return IntDistribution(self.low, self.high)
+
+    def suggest(self, trial: Trial, name: str) -> int:
+        """Draw a value."""
+        return self.value(trial.suggest_int(self.key(name), self.low, self.high))
+
+    def levels(self, count: int) -> list[int]:
+        """At most this many powers, from bound to bound."""
+        return [1 << exponent for exponent in IntRange(self.low, self.high).levels(count)]
+
+    def __str__(self) -> str:
+        return f"pow2 {1 << self.low}..{1 << self.high}"
+
+
+Dimension = Choice | FloatRange | IntRange | PowersOfTwo
+
+
+def _same(one: Any, other: Any) -> bool:
+    return type(one) is type(other) and bool(one == other)
+
+
+_RANGE = re.compile(r"(?:(log|pow2)\s+)?(\S+?)\s*\.\.\s*(\S+)")
+_FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_HOW = "A space is a range such as `0..0.5`, `log 1e-6..1e-2`, `1..5`, `pow2 16..512`, or a list such as `[relu, tanh]`"
+
+Space = Mapping[str, Dimension]
+
+
+def parse_space(text: object, *, floats: bool = False) -> Dimension:
+    """Read one dimension of a space.
+
+    Args:
+        text: `0..0.5`, `log 1e-6..1e-2`, `1..5`, `log 1..1024`, `pow2 16..512`, a YAML or JSON list, or a single
+            value. Bounds are included; two whole numbers make a range of whole numbers. What is no text (a list, a
+            number) is taken as it is.
+        floats: Take two whole numbers for a range of floats too: `0..1` of what can be 0.5.
+
+    Raises:
+        SearchError: A bound the wrong way round, not finite, or zero under `log`; an empty list; the same choice twice.
+    """
+    if isinstance(text, Choice | FloatRange | IntRange | PowersOfTwo):
+        return text
+    if not isinstance(text, str):
+        return _choice(text, text)
+    if match := _RANGE.fullmatch(text.strip()):
+        return _range(text, match[1] or "", match[2], match[3], floats=floats)
+    try:
+        return _choice(_numbers(yaml.safe_load(text)), text)
+    except yaml.YAMLError:
+        raise SearchError(f"{_HOW}; {text!r} is none of these.") from None
+
+
+def batch_sizes(n_train: int, low: int = 8, high: int = 1024) -> PowersOfTwo:
+    """The powers of two from `low` to `high` that are no more than half of the training rows.
+
+    Half, so that even the largest takes two steps an epoch.
+
+    Args:
+        n_train: Training rows.
+        low: Smallest batch size, unless the data is smaller.
+        high: Largest batch size.
+    """
+    top = max(1, min(high, n_train // 2)).bit_length() - 1
+    return PowersOfTwo(min(low.bit_length() - 1, top), top)
+
+
+def decode(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The values behind the parameters a study holds; those it does not hold are left out."""
+    keys = {name: dimension.key(name) for name, dimension in space.items()}
+    return {name: space[name].value(params[key]) for name, key in keys.items() if key in params}
+
+
+def grid(space: Space, points: int, seed: int) -> list[dict[str, Any]]:
+    """Every combination of levels, shuffled: as many levels for the ranges as keep it within so many points.
+
+    A list takes part with all its options and every range with two levels at least, so that the grid can be larger
+    than asked for: then its first points are a fair sample of it.
+    """
+
+    def size(count: int) -> int:
+        return math.prod(len(dimension.levels(count)) for dimension in space.values())
+
+    count = 2
+    while size(count) < size(count + 1) <= points:
+        count += 1
+    names = list(space)
+    cells = [dict(zip(names, cell, strict=True)) for cell in _cells(space, count)]
+    Random(seed).shuffle(cells)
+    return cells
+
+
+def _cells(space: Space, count: int) -> Iterator[tuple[Any, ...]]:
+    return product(*(dimension.levels(count) for dimension in space.values()))
+
+
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 reads `1e-4` as text, since it has no dot."""
+    if isinstance(value, str) and _FLOAT.fullmatch(value):
+        return float(value)
+    return [_numbers(item) for item in value] if isinstance(value, list) else value
+
+
+def _choice(value: Any, text: object) -> Choice:
+    options: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
+    if not options:
+        raise SearchError(f"A list of choices needs one at least; {text!r} has none.")
+    try:
+        written = [json.dumps(option, sort_keys=True, allow_nan=False) for option in options]
+    except (TypeError, ValueError):
+        raise SearchError(f"Choices are numbers, strings, lists and mappings of these; {text!r} has others.") from None
+    if twice := {one for one in written if written.count(one) > 1}:
+        raise SearchError(f"Every choice is given once; {text!r} has {min(twice)} twice.")
+    return Choice(tuple(options))
+
+
+def _range(text: str, kind: str, first: str, last: str, *, floats: bool) -> Dimension:
+    try:
+        low, high = float(first), float(last)
+    except ValueError:
+        raise SearchError(f"{_HOW}; {text!r} has bounds that are no numbers.") from None
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise SearchError(f"Bounds must be finite; {text!r} are not.")
+    if low > high:
+        raise SearchError(f"The lower bound comes first: {kind + ' ' if kind else ''}{last}..{first}, not {text!r}.")
+    if kind and low <= 0:
+        raise SearchError(f"`{kind}` needs bounds above 0; {text!r} begins at {first}.")
+    if kind == "pow2":
+        bottom, top = math.ceil(math.log2(low)), math.floor(math.log2(high))
+        if bottom > top or bottom < 0:
+            raise SearchError(f"`pow2` needs bounds with a power of two (1, 2, 4, …) between them; {text!r} has none.")
+        return PowersOfTwo(bottom, top)
+    whole = not floats and all(re.fullmatch(r"[+-]?\d+", bound) for bound in (first, last))
+    return IntRange(int(first), int(last), kind == "log") if whole else FloatRange(low, high, kind == "log")

@@ -1,0 +1,251 @@
+"""`OptunaSearch`: finds the learning rate and the batch size before a fit, and lets it go on with them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+
+from callbacks.figures import png_of
+from callbacks.host import Guard, say
+from callbacks.search.plan import Plan, SearchError
+from callbacks.search.results import TrialRow, setting
+from callbacks.search.space import parse_space
+from callbacks.tuning import hyperparameters as settings
+from callbacks.tuning.hyperparameters import Turn
+from callbacks.tuning.ranks import Alone, same_random_numbers
+from callbacks.tuning.report import show_pictures, write_found
+from callbacks.tuning.study import (
+    AUTO,
+    StudyBeforeFit,
+    Wish,
+    holders,
+    name_of,
+    recipe_of,
+    runs_folder,
+    space_of,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class OptunaSearch(Callback):
+    """Searches for the learning rate and the batch size with Optuna before a fit, and fits with the best of them.
+
+    Each trial is a fit of its own, on a copy of the module and of the data module, from the same weights and random
+    numbers as the fit, with the trainer's precision, clipping, accumulation and limits and with those of its callbacks
+    that shape training (EarlyStopping, finetuning, weight averaging, accumulation schedules). Then the values found
+    are set on module, data module and hyperparameters, and the fit goes on: bit for bit the one that gets them by
+    hand. A trial counts with its best epoch if a ModelCheckpoint of the fit keeps the best one, else with its last.
+    Hopeless trials (diverged, or learning nothing while others do) are ended at once.
+
+    The run's folder gets `found.yaml`, a fragment of a Lightning CLI's configuration; TensorBoard a run for each trial
+    and two pictures.
+
+    A search that was killed goes on when the same command is started again; one that is complete is not repeated.
+    A fit that goes on from a checkpoint keeps the values it began with. Of several processes the first searches, with
+    the rows that a step has over all of them, while the others wait.
+
+    Args:
+        n_trials: Trials of the whole search, over all starts.
+        monitor: Name of the logged metric.
+        mode: Whether it is to be low (`min`) or high (`max`).
+        max_epochs: Epochs of a trial; by default as many as the fit's.
+        timeout: Seconds after which no further trial starts; none for no limit.
+        lr: Learning rates to choose from: a range such as `log 1e-4..1`, or a list; none leaves the rate alone.
+        batch_size: Batch sizes (of one process) to choose from: a range such as `pow2 16..512`, or a list; `auto` for
+            the powers of two from 8 to 1024 that are no more than half of the training rows; none leaves it alone.
+        lr_name: Name of the module's attribute or hyperparameter that holds the learning rate.
+        batch_size_name: Name of the data module's (or the module's) that holds the batch size.
+        sampler: tpe, gp, random, cmaes, qmc or grid.
+        pruner: halving (the best third goes on behind the third epoch, and of these behind the seventh, the 19th, …),
+            hyperband, median, percentile (goes on with the best quarter) or none.
+        storage: What to keep the study in: a path ending in `.journal`, or a URL such as `sqlite:///study.db`. By
+            default `search.journal` in the folder of the runs.
+        name: The study's name; by default one made of the module, its hyperparameters and this search's arguments.
+        seed: Of the sampler; the trials themselves go by the seed of the fit.
+
+    Raises:
+        ValueError: A range, mode or number that cannot be.
+    """
+
+    def __init__(
+        self,
+        n_trials: int = 30,
+        monitor: str = "val_loss",
+        *,
+        mode: str = "min",
+        max_epochs: int | None = None,
+        timeout: float | None = None,
+        lr: str | list[float] | None = "log 1e-4..1",
+        batch_size: str | list[int] | None = AUTO,
+        lr_name: str = "lr",
+        batch_size_name: str = "batch_size",
+        sampler: str = "tpe",
+        pruner: str = Plan.pruner,
+        storage: str | None = None,
+        name: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode must be `min` or `max`, not {mode!r}.")
+        if max_epochs is not None and max_epochs < 1:
+            raise ValueError(f"max_epochs must be at least 1, not {max_epochs}.")
+        if lr is None and batch_size is None:
+            raise ValueError("OptunaSearch needs something to search: lr, batch_size, or both.")
+        self.n_trials = n_trials
+        self.monitor = monitor
+        self.mode = mode
+        self.max_epochs = max_epochs
+        self.timeout = timeout
+        self.lr = lr
+        self.batch_size = batch_size
+        self.lr_name = lr_name
+        self.batch_size_name = batch_size_name
+        self.sampler = sampler
+        self.pruner = pruner
+        self.storage = storage
+        self.name = name
+        self.seed = seed
+        self._plan("checked").check()
+        for given in (lr, None if batch_size == AUTO else batch_size):
+            if given is not None:
+                parse_space(given)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.found: dict[str, Any] = {}  # the values, by name
+        self._by_hand = False  # whether the rate has to be put into the optimizer
+        self._rows: list[TrialRow] = []
+        self._turn: Turn | None = None
+        self._folder: Path | None = None
+        self._guard = Guard("OptunaSearch")
+
+    def figure(self) -> "Figure | None":
+        """The trials over the values that were searched, to show or save; None before there is one."""
+        if not self._rows:
+            return None
+        from callbacks.search.figure import draw_search  # matplotlib takes half a second to load
+
+        x, y = [*self.found, ""][:2]
+        return draw_search(self._rows, x=x, y=y, monitor=self.monitor, mode=self.mode)
+
+    def _repr_png_(self) -> bytes | None:
+        return png_of(self.figure())  # a notebook shows it where the search is a cell's last word
+
+    # ------------------------------------------------------------------- hooks
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was found."""
+        return {"found": self.found}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with what was found."""
+        self.found = dict(state_dict["found"])
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Wait for the moment when the module is asked for its optimizers.
+
+        Then a checkpoint has been loaded, if there is one (a trainer does not tell before), and nothing yet depends on
+        the learning rate or the batch size: neither optimizers nor loaders are there.
+
+        Raises:
+            MisconfigurationException: The fit's strategy cuts the module into parts, of which no copy can be trained.
+        """
+        if stage != "fit":
+            return
+        self._begin()
+        log_dir = trainer.log_dir  # asks all ranks
+        self._folder = None if "://" in str(log_dir) else Path(log_dir or trainer.default_root_dir)
+        runs = runs_folder(trainer, log_dir)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
+            say(trainer, "search: skipped, as fast_dev_run tries the fit alone.")
+        elif isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            self._turn = Turn(pl_module, lambda: self._before_optimizers(trainer, pl_module, runs))
+        else:
+            raise MisconfigurationException(
+                f"OptunaSearch trains copies of the module on one device; {type(trainer.strategy).__name__} has none."
+            )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell the loggers what Lightning will not, and show the search."""
+        kept = holders(trainer, pl_module)
+        unsaid = {name: value for name, value in self.found.items() if not settings.is_logged(name, kept)}
+        for logger in trainer.loggers if unsaid else []:
+            logger.log_hyperparams(unsaid)
+        if self._rows and trainer.is_global_zero:
+            if self._folder is not None:
+                with self._guard(trainer, "writing found.yaml"):
+                    write_found(self._folder, self._sections(trainer))
+            with self._guard(trainer, "drawing the search"):
+                show_pictures(trainer, self._rows, list(self.found), self.monitor, self.mode)
+
+    def _sections(self, trainer: Trainer) -> dict[str, dict[str, Any]]:
+        """What was found, by the section of a Lightning CLI's configuration that it belongs to."""
+        data = getattr(trainer, "datamodule", None)
+        homes = {
+            self.lr_name: "optimizer" if self._by_hand else "model",
+            self.batch_size_name: "data" if settings.holds(data, self.batch_size_name) else "model",
+        }
+        sections: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "optimizer": {}}
+        for name, value in self.found.items():
+            section = homes[name]
+            sections[section]["lr" if section == "optimizer" else name] = value
+        return sections
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the module as it was if its turn never came."""
+        if self._turn is not None:
+            self._turn.leave()
+
+    # --------------------------------------------------------------- searching
+
+    def _before_optimizers(self, trainer: Trainer, module: LightningModule, runs: Path | None) -> float | None:
+        """Search, or take what was found before; returns the rate if it has to be put into the optimizer."""
+        if trainer.ckpt_path is None:
+            try:
+                self._by_hand = self._search(trainer, module, runs)
+            except SearchError as error:
+                raise MisconfigurationException(f"OptunaSearch: {error}") from error
+        else:
+            what = f"goes on with {setting(self.found)} found before" if self.found else "goes on from a checkpoint"
+            say(trainer, f"search: skipped, the fit {what}.")
+        for name, value in self.found.items():
+            settings.put(name, value, holders(trainer, module))
+        # Of a fit that goes on the rate comes with the optimizer's state.
+        return self.found[self.lr_name] if self._by_hand else None
+
+    def _search(self, trainer: Trainer, module: LightningModule, runs: Path | None) -> bool:
+        wish = Wish(
+            monitor=self.monitor,
+            mode=self.mode,
+            max_epochs=self.max_epochs,
+            lr=self.lr,
+            batch_size=self.batch_size,
+            lr_name=self.lr_name,
+            batch_size_name=self.batch_size_name,
+        )
+        space = space_of(wish, trainer, module)
+        recipe = recipe_of(wish, trainer, space)
+        name = self.name or name_of(trainer, module, space, recipe, (self.sampler, self.pruner, self.seed))
+        storage = self.storage or (None if runs is None else str(runs / "search.journal"))
+        study = StudyBeforeFit(trainer, module, space, recipe, self._plan(name), storage, runs)
+        group = Alone(trainer)
+        # The fit's random numbers must go on as if there had been no search.
+        with same_random_numbers():
+            result = group.run(lambda: study.run(group, self._guard))
+        self.found, self._rows = result["found"], result["rows"]
+        return bool(result["by_hand"])
+
+    def _plan(self, name: str) -> Plan:
+        return Plan(
+            name=name,
+            n_trials=self.n_trials,
+            timeout=self.timeout,
+            sampler=self.sampler,
+            pruner=self.pruner,
+            directions=("minimize" if self.mode == "min" else "maximize",),
+            seed=self.seed,
+        )

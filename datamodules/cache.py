@@ -1,0 +1,227 @@
+"""A table's rows, encoded and ready to be batched: in memory, or in files that are mapped."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from datamodules.batching import Rows
+from datamodules.encoding import Encoding, Tally
+from datamodules.errors import DataError
+from datamodules.readers.table import Table
+
+_FORMAT = 1  # of the files; a change makes older ones unfindable
+
+
+def cache_root() -> Path:
+    """`$XDG_CACHE_HOME/lightning_mods`, by default `~/.cache/lightning_mods`."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "lightning_mods"
+
+
+def folder_for(*parts: Any) -> Path:
+    """The folder for what depends on `parts` (anything JSON takes) and on nothing else."""
+    text = json.dumps([_FORMAT, _version(), *parts], sort_keys=True)
+    return cache_root() / hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _version() -> str:
+    """Another release may encode otherwise: it shall not find what this one wrote."""
+    try:
+        return version("lightning-mods")
+    except PackageNotFoundError:  # run from a checkout
+        return "unknown"
+
+
+def identity(label: str, file: Path | None) -> list[Any]:
+    """What tells one state of a file from another: path, size, time of change."""
+    if file is None:
+        return [label]
+    stat = file.stat()
+    return [str(file.resolve()), stat.st_size, stat.st_mtime_ns]
+
+
+def available_memory() -> int:
+    """Bytes of memory that can be had now; all there is where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@contextmanager
+def all_or_nothing(folder: Path, n_bytes: int) -> Iterator[Path]:
+    """Yield a new folder to write into; it becomes `folder` at the end, or vanishes on any error.
+
+    Args:
+        folder: Where it shall stand. If another process was faster, its folder stays.
+        n_bytes: How much will be written, to say so if the disk is too small.
+
+    Raises:
+        DataError: The disk is full, or may not be written to.
+    """
+    root = folder.parent
+    draft: Path | None = None
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(root).free
+        if n_bytes > free:
+            raise OSError(f"{n_bytes / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=root))
+        yield draft
+        try:
+            draft.replace(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    except OSError as error:
+        raise DataError(
+            f"The encoded table cannot be written to {str(root)!r}: {error}. Free some space, or set XDG_CACHE_HOME "
+            "to a larger disk."
+        ) from error
+    finally:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+class ArrayFile:
+    """An `.npy` file of known shape, written front to back.
+
+    By ordinary writes: on a full disk these raise, while writing through a memory map kills the process.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: Any) -> None:
+        self._stream = path.open("wb")
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._stream, header)
+
+    def append(self, values: NDArray[Any]) -> None:
+        """Write more rows."""
+        self._stream.write(np.ascontiguousarray(values).data)
+
+    def close(self) -> None:
+        """Flush to disk."""
+        self._stream.close()
+
+
+def mapped(path: Path) -> NDArray[Any]:
+    """Map an `.npy` file; copy-on-write, since torch wants arrays it may write to."""
+    try:
+        loaded: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
+    except ValueError:  # a set without rows: nothing to map
+        loaded = np.load(path, allow_pickle=False)
+    return loaded
+
+
+Sets = Mapping[str, tuple[NDArray[np.int64], NDArray[Any]]]
+"""For each set the row numbers it takes from a table, sorted, and their targets."""
+
+
+class Sink(Protocol):
+    """Where encoded rows go: memory, or a file."""
+
+    def append(self, values: NDArray[Any]) -> None:
+        """Take more rows."""
+
+
+class ArrayMemory:
+    """Rows gathered in memory allocated once."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.array = np.empty(shape, dtype=np.float32)
+        self._filled = 0
+
+    def append(self, values: NDArray[Any]) -> None:
+        """Take more rows."""
+        self.array[self._filled : self._filled + len(values)] = values
+        self._filled += len(values)
+
+
+def encoded_sets(table: Table, encoding: Encoding, sets: Sets, folders: Mapping[str, Path] | None) -> dict[str, Rows]:
+    """Encode some sets of rows of a table in one pass over it.
+
+    Args:
+        table: Where the rows are.
+        encoding: Learned on training rows.
+        sets: Which rows, and their targets.
+        folders: Where to keep each set's `x.npy` and `y.npy`; those that exist are reused. None for memory.
+
+    Raises:
+        DataError: A cell in use is infinite, or text where numbers are needed; or the disk is full.
+    """
+    if folders is not None:
+        _write_missing(table, encoding, sets, folders)
+        return {s: open_rows(f) for s, f in folders.items()}
+    width = len(encoding.feature_names)
+    memory = {s: ArrayMemory((len(rows), width)) for s, (rows, _) in sets.items()}
+    encode_rows(table, encoding, {s: rows for s, (rows, _) in sets.items()}, memory)
+    return {s: _as_rows(memory[s].array, y) for s, (_, y) in sets.items()}
+
+
+def _write_missing(table: Table, encoding: Encoding, sets: Sets, folders: Mapping[str, Path]) -> None:
+    width = len(encoding.feature_names)
+    with ExitStack() as stack:
+        files: dict[str, ArrayFile] = {}
+        for stage, (rows, y) in sets.items():
+            if folders[stage].is_dir():
+                continue
+            draft = stack.enter_context(all_or_nothing(folders[stage], 4 * len(rows) * width + y.nbytes))
+            np.save(draft / "y.npy", y)
+            files[stage] = ArrayFile(draft / "x.npy", (len(rows), width), np.float32)
+            stack.callback(files[stage].close)
+        encode_rows(table, encoding, {s: sets[s][0] for s in files}, files)
+
+
+def encoded_table(table: Table, encoding: Encoding) -> Rows:
+    """Encode all rows of a table that needs no target, in file order."""
+    parts: list[NDArray[np.float32]] = []
+    tally, start = Tally(), 0
+    for chunk in table.chunks(encoding.inputs):
+        parts.append(encoding.encode(chunk, start, tally))
+        start += chunk.num_rows
+    tally.check(table.label)
+    if not parts:
+        raise DataError(f"{table.label!r} has a header but no rows.")
+    return _as_rows(np.concatenate(parts), None)
+
+
+def encode_rows(
+    table: Table, encoding: Encoding, rows: Mapping[str, NDArray[np.int64]], sinks: Mapping[str, Sink]
+) -> None:
+    """Encode a table chunk by chunk and hand each set its rows.
+
+    Raises:
+        DataError: A cell in use is infinite, or text where numbers are needed.
+    """
+    tally, start = Tally(), 0
+    for chunk in table.chunks(encoding.inputs) if rows else ():
+        stop = start + chunk.num_rows
+        x = encoding.encode(chunk, start, tally)
+        for stage, at in rows.items():
+            low, high = np.searchsorted(at, [start, stop])
+            if high > low:
+                sinks[stage].append(x[at[low:high] - start])
+        start = stop
+    tally.check(table.label)
+
+
+def _as_rows(x: NDArray[Any], y: NDArray[Any] | None) -> Rows:
+    return Rows(torch.from_numpy(x), None if y is None else torch.from_numpy(np.ascontiguousarray(y)))
+
+
+def open_rows(folder: Path) -> Rows:
+    """Map a set that was written before."""
+    return _as_rows(mapped(folder / "x.npy"), mapped(folder / "y.npy"))

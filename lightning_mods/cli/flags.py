@@ -1,0 +1,240 @@
+"""What the verbs have of their own: flags, and the defaults that are not Lightning's."""
+
+import sys
+from argparse import SUPPRESS
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from callbacks.search.plan import Plan
+from lightning_mods.cli.arguments import (
+    UsageError,
+    flags,
+    read_config,
+    refuse_unknown,
+)
+
+_USED = ("exported", "output", "data.predict_path", "config")
+# Flags of `predict` that an exported model has no use for, but that do no harm.
+_UNUSED = ("trainer", "model", "seed_everything", "watch", "steps_per_execution")
+
+
+def is_exported(args: Sequence[str]) -> bool:
+    """Whether a command line of `predict` asks for an exported model, itself or in a configuration file."""
+    return asked_of(args)["exported"] is not None
+
+
+def asked_of(args: Sequence[str]) -> dict[str, str | None]:
+    """The flags in use, those of configuration files under those that were typed later."""
+    asked: dict[str, str | None] = dict.fromkeys(_USED)
+    for name, value in flags(args):
+        if name in ("config", "c") and value is not None:
+            content = read_config(value)
+            data = content.get("data")
+            data = data if isinstance(data, dict) else {}
+            init = data.get("init_args") or data
+            found = {"exported": content.get("exported"), "output": content.get("output")}
+            found["data.predict_path"] = init.get("predict_path") if isinstance(init, dict) else None
+            asked |= {key: str(each) for key, each in found.items() if each is not None}
+        elif name in asked:
+            asked[name] = value
+    return asked
+
+
+def check_flags(args: Sequence[str]) -> None:
+    """Refuse what is misspelt, and what names another model; note what is of no use."""
+    typed = [name for name, _ in flags(args)]
+    if "ckpt_path" in typed:
+        raise UsageError("--exported and --ckpt_path name two models; leave one of them out.")
+    unused = [name for name in typed if name.partition(".")[0] in _UNUSED]
+    if unused:
+        sys.stderr.write(f"note: --{unused[0]} is not used with --exported.\n")
+    refuse_unknown(args, [*_USED, *unused])
+
+
+SPACE_HELP = (
+    "What to search, one flag a name: --space.model.dropout=0..0.5, --space.model.weight_decay='log 1e-6..1e-2', "
+    "--space.model.hidden_sizes='[[64],[128,128]]', --space.data.batch_size='pow2 16..512', --space.optimizer.lr=…; "
+    "any flag of model, data, trainer, optimizer and lr_scheduler. A range includes its bounds; two whole numbers "
+    "make a range of whole numbers unless the flag is a float. Without more, the learning rate (log 1e-4..1) and the "
+    "batch size (powers of two from 8 to 1024, at most half of the training rows) are searched. A flag that is given "
+    "by hand, --model.lr=0.1, is fixed and not searched."
+)
+
+# Names that end like these are to be high; all others are losses and errors.
+_HIGH = ("acc", "accuracy", "f1", "auroc", "auc", "r2", "precision", "recall", "score", "map", "iou", "dice")
+
+
+@dataclass(frozen=True)
+class StudyFlags:
+    """How to search.
+
+    Args:
+        name: The study's name; its folder is `studies/NAME` under --trainer.default_root_dir.
+        storage: What holds the trials: a file ending in `.journal`, sqlite:///FILE or postgresql://USER@HOST/DB; by
+            default study.journal in the study's folder. The same command started again, also on another machine that
+            reaches the storage, goes on with the same study.
+        n_trials: Trials of the whole study, over all starts and processes.
+        timeout: Seconds after which no further trial is started; none for no limit.
+        workers: Processes to start here, each with one thread; 1 trains in this process.
+        sampler: Who chooses the next trial: tpe, gp, random, cmaes, qmc or grid.
+        pruner: Who ends hopeless trials early: halving (the best third goes on behind the third epoch, and of these
+            behind the seventh, the 19th, …; of trials that are trained together by their best epochs so far),
+            hyperband, median, percentile (goes on with the best quarter), wilcoxon (for seeds and folds) or none.
+        metric: Name of the logged metric, of which a trial counts its best epoch; a list for several objectives: then
+            the best epoch is by the first, and the study ends with a Pareto front.
+        direction: `minimize` or `maximize`, one for each metric; by default told by its name.
+        seeds: Fits of each trial, with seeds counting up from --seed_everything on the same split of the data; the
+            objective is their mean.
+        folds: Fits of each trial, each validating on another share of the rows that are not for testing; the objective
+            is their mean. 0 validates on the validation rows alone.
+        prune_hopeless: End a trial at once when it diverges, or learns nothing while others do.
+        fused: Train trials together that differ in lr, momentum, weight_decay or dropout alone, as one batched model:
+            `auto` wherever each of them comes out as it would alone (an MLP of ours with plain SGD, no callbacks, and
+            pruner halving or none), `false` never.
+        refit: Fit the best trial anew when the study is done, as `fit` does, with its checkpoints and verdict.
+        seed: Of the sampler. One process repeats a study exactly.
+    """
+
+    name: str = "study"
+    storage: str | None = None
+    n_trials: int = 30
+    timeout: float | None = None
+    workers: int = 1
+    sampler: str = "tpe"
+    pruner: str = Plan.pruner
+    metric: str | list[str] = "val_loss"
+    direction: str | list[str] | None = None
+    seeds: int = 1
+    folds: int = 0
+    prune_hopeless: bool = True
+    fused: bool | Literal["auto"] = "auto"
+    refit: bool = False
+    seed: int = 0
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of the objectives."""
+        return [self.metric] if isinstance(self.metric, str) else list(self.metric)
+
+    @property
+    def directions(self) -> list[str]:
+        """`minimize` or `maximize` for each of the metrics."""
+        if self.direction is None:
+            return ["maximize" if is_high(name) else "minimize" for name in self.metrics]
+        return [self.direction] if isinstance(self.direction, str) else list(self.direction)
+
+    @property
+    def fits(self) -> int:
+        """Fits of each trial."""
+        return self.seeds * max(self.folds, 1)
+
+    def folder(self, root: Path) -> Path:
+        """Where the study's results stand."""
+        return root / "studies" / self.name
+
+    def place(self, root: Path) -> str:
+        """The storage."""
+        return self.storage or str(self.folder(root) / "study.journal")
+
+    def check(self) -> None:
+        """See that numbers and names can be.
+
+        Raises:
+            UsageError: One of them cannot.
+        """
+        if not self.name or self.name in (".", "..") or any(sign in self.name for sign in "/\\"):
+            raise UsageError(f"--study.name is the name of a folder, such as `wide_nets`, not {self.name!r}.")
+        for flag, number in (("n_trials", self.n_trials), ("workers", self.workers), ("seeds", self.seeds)):
+            if number < 1:
+                raise UsageError(f"--study.{flag} must be at least 1, not {number}.")
+        if not self.metrics or len(set(self.metrics)) < len(self.metrics):
+            raise UsageError(f"--study.metric needs one name, or several different ones; got {self.metric!r}.")
+        if len(self.directions) != len(self.metrics) or not {*self.directions} <= {"minimize", "maximize"}:
+            raise UsageError(
+                f"--study.direction needs `minimize` or `maximize` for each of {_listed(self.metrics)}; "
+                f"got {_listed(self.directions)}."
+            )
+        if self.folds < 0 or self.folds == 1:
+            raise UsageError(f"--study.folds must be 0 or at least 2, not {self.folds}.")
+        if self.pruner == "wilcoxon" and self.fits < 2:
+            raise UsageError("--study.pruner=wilcoxon compares the fits of a trial; give --study.seeds=6 or more.")
+
+
+def is_high(metric: str) -> bool:
+    """Whether a metric of this name is good when it is high."""
+    return metric.lower().rpartition("/")[0 if "dataloader" in metric else 2].rpartition("_")[2] in _HIGH
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+MAX_EPOCHS = 30
+# What a model may take from the data, by the name of its argument; a class without such an argument is left alone.
+LINKED = ("in_features", "num_classes", "class_counts", "target_mean", "target_std")
+Watcher = Literal["fit", "health", "gradients", "graph"]
+WATCHERS: list[Watcher] = ["fit", "health", "gradients", "graph"]
+
+# What `export` writes, and the suffix that the format's own readers ask for.
+FORMATS = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2", "aoti": ".pt2", "executorch": ".pte"}
+_EXPORTED_HELP = (
+    "A file that `lightning_mods.export` wrote: it predicts instead of a checkpoint, an ONNX file without torch."
+)
+
+
+def add_verb_arguments(parser: Any, verb: str) -> None:
+    """Add the flags that are the verb's own."""
+    _add_fit_arguments(parser, verb)
+    if verb == "study":
+        _add_study_arguments(parser)
+        return
+    default = None if verb == "fit" else "best"
+    parser.add_argument(
+        "--ckpt_path",
+        type=str | None,
+        default=default,
+        help="A checkpoint file, or `best` or `last` of the newest run under --trainer.default_root_dir."
+        + (" Training goes on from it; with `last` and no checkpoint yet it starts anew." if verb == "fit" else ""),
+    )
+    if verb == "predict":
+        parser.add_argument("--output", type=str, default="predictions.csv", help="CSV file for the predictions.")
+        parser.add_argument("--exported", type=str | None, default=None, help=_EXPORTED_HELP)
+    if verb == "export":
+        _add_export_arguments(parser)
+
+
+def _add_fit_arguments(parser: Any, verb: str) -> None:
+    said = (
+        "Who looks on, e.g. [fit,health]: `fit` gives the verdict, `health` warns of what is broken, `gradients` and "
+        "`graph` draw them for TensorBoard. [] for nobody."
+    )
+    steps = (
+        "Mini-batches from one that passes through Lightning's loop and every callback to the next; the others are "
+        "trained in between, faster and with the same numbers. `auto`: as many as no callback has to see; 1: none."
+    )
+    # The configuration file that a fit leaves has them, and serves every verb.
+    hidden = verb != "fit"
+    parser.add_argument("--watch", type=Watcher | list[Watcher], default=WATCHERS, help=SUPPRESS if hidden else said)
+    parser.add_argument(
+        "--steps_per_execution",
+        type=int | str,
+        default="auto",
+        help=SUPPRESS if hidden and verb != "study" else steps,
+    )
+
+
+def _add_export_arguments(parser: Any) -> None:
+    parser.add_argument("--format", type=str, default="onnx", help=f"What to write: {', '.join(FORMATS)}.")
+    parser.add_argument(
+        "--output", type=str | None, default=None, help="The file; by default `model`, with the suffix of the format."
+    )
+    parser.add_argument("--overwrite", type=bool, default=False, help="Replace the file if it is there already.")
+
+
+def _add_study_arguments(parser: Any) -> None:
+    parser.add_class_arguments(StudyFlags, "study")
+    parser.add_argument("--space", type=dict[str, Any], default={}, help=SPACE_HELP)
+    # A configuration file that a fit wrote has it; a study starts anew or goes on by itself.
+    parser.add_argument("--ckpt_path", type=str | None, default=None, help=SUPPRESS)

@@ -1,0 +1,374 @@
+"""The Lightning CLI of the verbs: the place where the three packages meet."""
+
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from functools import cache, partial
+from importlib import import_module
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.cli import (
+    LightningArgumentParser,
+    LightningCLI,
+    LRSchedulerTypeTuple,
+    SaveConfigCallback,
+    instantiate_class,
+)
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.plugins.io import CheckpointIO
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from callbacks import (
+    FitMonitor,
+    GradientLogger,
+    GradientMonitor,
+    GraphLogger,
+    OptunaSearch,  # noqa: F401  # --trainer.callbacks+=OptunaSearch: a class is known by its short name once imported
+    TensorBoardLayout,
+)
+from datamodules import TabularDataModule
+from lightning_mods.checkpoints import (
+    AtomicCheckpointIO,
+    BestCheckpoint,
+    LastCheckpoint,
+    epochs_done,
+    folder_of_run,
+    read_checkpoint,
+)
+from lightning_mods.cli.arguments import (
+    UsageError,
+    explain,
+    flags,
+    merged_config,
+    refuse_unknown,
+    said,
+)
+from lightning_mods.cli.flags import LINKED, MAX_EPOCHS, add_verb_arguments
+from lightning_mods.cli.logger_folders import Place, with_places
+from lightning_mods.cli.logger_names import FLAG, asked_for, named_loggers
+from lightning_mods.console.progress import Announcement, ProgressLines, progress_callbacks
+from lightning_mods.console.summary import EpochTimer
+from lightning_mods.console.terminal import say
+from lightning_mods.fused.overhead import NoProfiler, pass_by_idle_hooks
+from lightning_mods.loggers.tensorboard import EventLogger
+from lightning_mods.models.classifier import MLPClassifier
+from lightning_mods.models.module import MLPModule
+from lightning_mods.models.regressor import MLPRegressor
+from lightning_mods.runs import RUN_MARK, replacing, run_of
+
+# Our own classes, by the short name that the command line and our checkpoints use.
+OURS: dict[str, type] = {c.__name__: c for c in (MLPClassifier, MLPRegressor, TabularDataModule)}
+
+
+def find_class(name: str, base: type) -> type:
+    """The class that a short name or a dotted path means.
+
+    Args:
+        name: `MLPClassifier`, `package.module.Class`, or the short name of a subclass that is already imported.
+        base: What it must be a subclass of.
+
+    Raises:
+        UsageError: There is no such class.
+    """
+    if name in OURS and issubclass(OURS[name], base):
+        return OURS[name]
+    module, _, short = name.rpartition(".")
+    if module:
+        try:
+            found = getattr(import_module(module), short)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UsageError(f"{name} is needed as a {base.__name__}, but cannot be imported: {error}.") from error
+    else:
+        found = next((known for known in _subclasses(base) if known.__name__ == name), None)
+    if not isinstance(found, type) or not issubclass(found, base):
+        names = {known.__name__.lower(): known.__name__ for known in _subclasses(base)}
+        near = get_close_matches(short.lower(), names, 1)
+        hint = f"; did you mean {names[near[0]]}?" if near else "; give `package.module.Class`."
+        raise UsageError(f"{name} is no {base.__name__} known here{hint}")
+    return found
+
+
+def own_arguments(chosen: type) -> list[str]:
+    """Names of the arguments of a class's constructor, those of its parents behind `**kwargs` included."""
+    return list(_own_arguments(chosen))
+
+
+@cache  # 12 ms, and every trial of a study asks
+def _own_arguments(chosen: type) -> tuple[str, ...]:
+    added: list[str] = ArgumentParser().add_class_arguments(chosen, "own", fail_untyped=False)
+    return tuple(name.removeprefix("own.") for name in added)
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    known: type
+    for known in base.__subclasses__():
+        yield known
+        yield from _subclasses(known)
+
+
+class RunRecord(SaveConfigCallback):
+    """Writes a run's config.yaml, and names its classes in its checkpoints."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write config.yaml when the fit begins; a kill in between must not lose the one of a resumed run."""
+        folder = folder_of_run(trainer)  # asks all ranks
+        if stage == "fit" and trainer.is_global_zero and folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            with replacing(folder / self.config_filename) as partial:
+                partial.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note which class the hyperparameters belong to."""
+        data = getattr(trainer, "datamodule", None)
+        names = {"model": type(pl_module).__name__, "data": type(data).__name__}
+        checkpoint["lightning_mods"] = {key: name for key, name in names.items() if name in OURS}
+
+
+# Flags that take a class by its short name, and what the class must be.
+_CHOICES: dict[str, type] = {
+    "optimizer": Optimizer,
+    "lr_scheduler": LRScheduler,
+    "trainer.callbacks": Callback,
+    "trainer.logger": Logger,
+}
+
+
+_BY_TASK = {"classification": ("MLPClassifier", "regression"), "regression": ("MLPRegressor", "classification")}
+
+
+class ModsCLI(LightningCLI):
+    """Lightning's CLI without subcommands, around any LightningModule and data module.
+
+    Args:
+        verb: `fit`, `validate`, `test`, `predict` or `study`.
+        args: The command line, with the classes in it (see `with_classes`).
+        data_state: State of the data module from a checkpoint, given to it before it reads a table.
+        resumed: The checkpoint a fit goes on from; its run's folder is written on.
+    """
+
+    def __init__(
+        self, verb: str, args: Sequence[str], *, data_state: dict[str, Any] | None = None, resumed: Path | None = None
+    ) -> None:
+        self.verb = verb
+        self.given = named_loggers(args)
+        self.data_state = data_state
+        self.resumed = resumed
+        self.place: Place
+        super().__init__(
+            None,
+            None,
+            run=False,
+            args=self.given,
+            seed_everything_default=0,
+            trainer_defaults={"max_epochs": MAX_EPOCHS},
+            save_config_callback=RunRecord if verb == "fit" else None,
+            parser_kwargs={
+                "prog": f"python -m lightning_mods.{verb}",
+                "allow_abbrev": False,
+                "exit_on_error": False,
+                "dump_header": [RUN_MARK],
+            },
+            # Our own binding (below) makes the optimizer when it is asked for, so that copies of a model get theirs.
+            auto_configure_optimizers=False,
+            # Plain hyperparameters: `load_from_checkpoint` then needs no CLI, and runs no code named in a file.
+            load_from_checkpoint_support=False,
+        )
+
+    # ------------------------------------------------------------------ parsing
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the flags of the verbs, and hand the model what it takes from the data."""
+        add_verb_arguments(parser, self.verb)
+        parser.add_optimizer_args((Optimizer,))
+        parser.add_lr_scheduler_args(LRSchedulerTypeTuple)
+        for name in LINKED:
+            parser.link_arguments(
+                "data", f"model.init_args.{name}", compute_fn=partial(self._fact, name), apply_on="instantiate"
+            )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, after refusing misspelt flags by name."""
+        known = [*parser.get_defaults().keys(branches=True), "config", "print_config", "help"]
+        for section, base in (("model", LightningModule), ("data", LightningDataModule)):
+            name = merged_config(args, section).get("class_path")
+            chosen = find_class(name, base) if isinstance(name, str) else None
+            if chosen:
+                known += [f"{section}.{name}" for name in own_arguments(chosen)]
+                known += [f"{section}.{key}" for key in ("class_path", "init_args", "dict_kwargs")]
+        refuse_unknown(args, known)
+        for name, value in flags(args):
+            if name in _CHOICES and value and value.isidentifier() and value not in ("null", "true", "false"):
+                find_class(value, _CHOICES[name])
+        self.config = parser.parse_args(args)
+        for name, _ in flags(args):
+            if name.removeprefix("model.") in LINKED:
+                say(f"note: --{name} is ignored, it comes from the data.")
+
+    def before_instantiate_classes(self) -> None:
+        """Keep what was asked of this call alone out of the configuration that is written down."""
+        self.config.ckpt_path = None
+
+    def _fact(self, name: str, data: Any) -> Any:
+        self._hand_over_state(data)
+        value = getattr(data, name, None)
+        model = OURS.get(self.config.model.class_path.rpartition(".")[2])
+        if value is None and model and name in own_arguments(model) and isinstance(data, TabularDataModule):
+            fits, other = _BY_TASK[data.task]
+            raise UsageError(
+                f"the model needs `{name}`, but the target makes this a {data.task}; take --model={fits}, or say "
+                f"--data.task={other}."
+            )
+        return value
+
+    def _hand_over_state(self, data: Any) -> None:
+        """Give the data module what the checkpoint knows, before it learns it anew from a table."""
+        if self.data_state and isinstance(data, TabularDataModule):
+            data.load_state_dict(self.data_state)
+            self.data_state = None
+
+    # ------------------------------------------------------------------ instantiation
+
+    def instantiate_classes(self) -> None:
+        """Make data module, model and trainer; what their constructors refuse is a wrong use."""
+        asked = self.config.trainer.logger
+        self.config.trainer.logger = self._placed(asked)
+        try:
+            super().instantiate_classes()
+        except (ValueError, ImportError) as error:
+            raise UsageError(explain(error)) from error
+        finally:
+            self.config.trainer.logger = asked  # config.yaml is for other runs too
+        self._hand_over_state(self.datamodule)  # a foreign model asked for nothing
+        steps = self.config.steps_per_execution
+        if steps != "auto" and (isinstance(steps, str) or steps < 1):
+            raise UsageError(f"--steps_per_execution must be `auto` or a whole number of at least 1, not {steps}.")
+        if isinstance(self.model, MLPModule):
+            self.model.steps_per_execution = steps
+        elif said(self.given, "steps_per_execution") not in (None, "auto", "1"):
+            name = type(self.model).__name__
+            say(f"note: --steps_per_execution is not used, {name} is none of our MLPs: one mini-batch at a time.")
+        self._bind_optimizer()
+
+    def _bind_optimizer(self) -> None:
+        optimizer, scheduler = self.config_init.get("optimizer"), self.config_init.get("lr_scheduler")
+        if optimizer is None and scheduler is None:
+            return
+        if optimizer is not None and any(name == "model.lr" for name, _ in flags(self.given)):
+            say("note: --model.lr is not used, --optimizer brings its own lr.")
+        own = type(self.model).configure_optimizers
+
+        def configure_optimizers(module: LightningModule) -> Any:
+            made = instantiate_class(module.parameters(), optimizer) if optimizer else own(module)
+            if scheduler is None:
+                return made
+            if not isinstance(made, Optimizer):
+                raise UsageError("--lr_scheduler needs a model with one optimizer; this one has its own set.")
+            return LightningCLI.configure_optimizers(module, made, instantiate_class(made, scheduler))
+
+        self.model.configure_optimizers = MethodType(configure_optimizers, self.model)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the trainer with our logger, callbacks and checkpoints, unless the user chose others."""
+        config = self.config_init.trainer
+        config.plugins = _with_checkpoint_io(config.plugins)
+        config.enable_model_summary = bool(config.enable_model_summary)
+        config.default_root_dir = str(self.root)
+        config.callbacks = self._callbacks(config)
+        if said(self.given, "trainer.max_epochs") is None and (config.max_steps != -1 or config.max_time):
+            config.max_epochs = -1  # who limits the steps or the time does not want our limit of epochs too
+        if self.verb != "fit":
+            config.logger = config.logger if config.logger not in (None, True) else False
+        elif config.logger in (None, True, False):
+            self._choose_run_folder(config)
+        else:
+            self._give_run_folder(config)
+        if config.profiler is None:
+            config.profiler = NoProfiler()
+        trainer = super().instantiate_trainer(**kwargs)
+        pass_by_idle_hooks(trainer.callbacks)  # type: ignore[attr-defined]  # a connector's
+        return trainer
+
+    @property
+    def root(self) -> Path:
+        """The folder that holds the runs."""
+        return Path(self.config.trainer.default_root_dir or ".")
+
+    def _callbacks(self, config: Namespace) -> list[Any]:
+        given = config.callbacks or []
+        given = list(given) if isinstance(given, list) else [given]
+        ours: list[Any] = progress_callbacks(given) if config.enable_progress_bar is not False else []
+        if any(isinstance(callback, ProgressLines) for callback in ours):
+            config.enable_progress_bar = False
+        if self.verb == "fit":
+            ours += [Announcement(), EpochTimer(), TensorBoardLayout(config=self.parser.dump(self.config))]
+            ours += self._watchers(given)
+            if config.enable_checkpointing is not False:
+                ours += [] if any(isinstance(callback, Checkpoint) for callback in given) else [BestCheckpoint()]
+                ours.append(LastCheckpoint())
+        else:
+            config.enable_checkpointing = False
+        return [*given, *ours]
+
+    def _watchers(self, given: list[Any]) -> list[Callback]:
+        """Those of our callbacks that look on, as `--watch` says; one that the user configured takes its place."""
+        # `fit` has the last word, after its table.
+        makers: dict[str, tuple[type[Callback], dict[str, Any]]] = {
+            "fit": (FitMonitor, {"closing": False}),
+            "health": (GradientMonitor, {"closing": False}),
+            "gradients": (GradientLogger, {}),
+            "graph": (GraphLogger, {}),
+        }
+        asked = [self.config.watch] if isinstance(self.config.watch, str) else self.config.watch
+        chosen = [made for word, made in makers.items() if word in asked]
+        return [kind(**said) for kind, said in chosen if not any(isinstance(callback, kind) for callback in given)]
+
+    # ------------------------------------------------------------------ loggers
+
+    def _place(self) -> Place:
+        """The run's folder: that of the run which goes on, or the next."""
+        run = run_of(self.resumed) if self.resumed else None
+        named = run is not None and run.parent == self.root / "lightning_logs" and run.name.startswith("version_")
+        folder = Path(EventLogger(self.root, version=run.name if run and named else None).log_dir)
+        return Place(self.root, folder, epochs_done(read_checkpoint(self.resumed)) if self.resumed else None)
+
+    def _placed(self, asked: Any) -> Any:
+        """The loggers that were asked for, with their places; a verb that only looks has those of its own flags."""
+        if not any(True for _ in asked_for(asked)):
+            return asked
+        if self.verb == "fit":
+            self.place = self._place()
+            return with_places(asked, self.place)
+        typed = any(name == FLAG for name, _ in flags(self.given))
+        return with_places(asked, Place(self.root, self.root)) if typed else False
+
+    def _choose_run_folder(self, config: Namespace) -> None:
+        place = self._place()
+        if config.logger is False:
+            # Without a logger Lightning writes into the root itself: the second run would spoil the first.
+            config.default_root_dir = str(place.folder)
+        else:
+            # What a killed run wrote after its last checkpoint is written again.
+            version = place.folder.name
+            config.logger = EventLogger(self.root, version=version, default_hp_metric=False, purge_step=place.epochs)
+
+    def _give_run_folder(self, config: Namespace) -> None:
+        """Loggers that know no folder of the run have it as the trainer's root, so that it holds the checkpoints."""
+        first = config.logger[0] if isinstance(config.logger, list | tuple) else config.logger
+        if isinstance(first, TensorBoardLogger | CSVLogger):
+            return
+        config.default_root_dir = str(self.place.folder)
+        for callback in config.callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(self.place.folder / "checkpoints")
+
+
+def _with_checkpoint_io(plugins: Any) -> list[Any]:
+    given = [] if plugins is None else list(plugins) if isinstance(plugins, list) else [plugins]
+    if any(isinstance(plugin, CheckpointIO) for plugin in given):
+        return given
+    return [*given, AtomicCheckpointIO()]

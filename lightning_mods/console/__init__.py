@@ -1,0 +1,1 @@
+"""Show progress and the last word on the terminal."""

@@ -1,0 +1,292 @@
+"""`ProgressLines`: progress for a terminal that is none, such as a log file."""
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
+from pytorch_lightning.trainer.states import TrainerFn
+
+from lightning_mods.console.terminal import say
+
+SHOWN = 3  # metrics that fit into the line
+
+
+class NotebookBar(ProgressBar):
+    """Shows how far a run is in one line of a notebook's output, rewritten in its place.
+
+    Bars made for a terminal leave a line there for each epoch and each validation, and the stored notebook keeps them
+    all. Of this one it keeps how the run ended.
+
+    Args:
+        every: Seconds from one drawing to the next, at least 0.
+
+    Raises:
+        ValueError: `every` is below 0.
+    """
+
+    def __init__(self, every: float = 0.5) -> None:
+        super().__init__()
+        if every < 0:
+            raise ValueError(f"every must be at least 0 seconds, not {every}.")
+        self.every = every
+        self._enabled = True
+        self._handle: Any = None  # IPython's, of the output that is rewritten
+        self._began = self._drawn = 0.0
+
+    def disable(self) -> None:
+        """Show nothing; a trainer asks this of all ranks but one."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show something again."""
+        self._enabled = True
+
+    def steps_free(self, trainer: Trainer) -> float:
+        """None is needed to be told of: epochs are enough where steps are so short."""
+        return float("inf")
+
+    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Any) -> None:
+        """Nothing to do."""
+
+    # ------------------------------------------------------------------ hooks
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a line of its own."""
+        self._begin()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw, if it is time."""
+        self._batch("", batch_idx, self.total_train_batches)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, if it is time."""
+        if self._is_due():
+            self._draw(self._epoch())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say how it ended."""
+        epochs = trainer.current_epoch
+        self._draw(f"{epochs} epoch{'s' * (epochs != 1)} in")
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw, if it is time."""
+        if not trainer.sanity_checking:
+            self._batch("validation", batch_idx, trainer.num_val_batches[dataloader_idx])
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw, if it is time."""
+        self._batch("test", batch_idx, trainer.num_test_batches[dataloader_idx])
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw, if it is time."""
+        self._batch("prediction", batch_idx, trainer.num_predict_batches[dataloader_idx])
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin a line for an evaluation; training begins its own."""
+        super().setup(trainer, pl_module, stage)
+        self._begin()
+
+    # ------------------------------------------------------------------ drawing
+
+    def _begin(self) -> None:
+        self._handle = None
+        self._began = self._drawn = time.monotonic()
+
+    def _is_due(self) -> bool:
+        return self._enabled and time.monotonic() - self._drawn >= self.every
+
+    def _batch(self, what: str, index: int, total: float) -> None:
+        if self._is_due():
+            place = f"batch {index + 1}" + (f" of {total:.0f}" if total != float("inf") else "")
+            self._draw(" ".join(filter(None, [self._epoch(), what, place])))
+
+    def _epoch(self) -> str:
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return ""
+        last = self.trainer.max_epochs
+        return f"epoch {self.trainer.current_epoch + 1}" + (f" of {last}" if last and last > 0 else "")
+
+    def _draw(self, what: str) -> None:
+        if not self._enabled:
+            return
+        seconds = time.monotonic() - self._began
+        content = {"text/plain": " · ".join([f"{what} {seconds:.1f} s", *_metrics(self.trainer)])}
+        if self._handle is None:
+            display = import_module("IPython.display").display  # there where a notebook is
+            self._handle = display(content, raw=True, display_id=True)
+        else:
+            self._handle.update(content, raw=True)
+        self._drawn = time.monotonic()
+
+
+def _metrics(trainer: Trainer) -> list[str]:
+    """The losses, or else whatever is logged first."""
+    logged = trainer.callback_metrics
+    names = sorted(name for name in logged if "loss" in name) or sorted(logged)
+    return [f"{name} {float(logged[name]):.4g}" for name in names[:SHOWN]]
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook; loads nothing to find out."""
+    kernels = sys.modules.get("ipykernel.kernelapp")
+    return kernels is not None and bool(kernels.IPKernelApp.initialized())
+
+
+DRAWING = 0.1  # seconds from one drawing of the bar to the next
+
+
+class Announcement(Callback):
+    """Says what the data module makes of its table, once it is read and training is about to begin."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the data module's `description`, if it has one."""
+        description = getattr(getattr(trainer, "datamodule", None), "description", None)
+        if isinstance(description, str):
+            say(description)
+
+
+class ProgressLines(Callback):
+    """Prints a line about an epoch when enough time has passed since the last one.
+
+    Args:
+        every: Seconds between two lines, at least 0.
+    """
+
+    def __init__(self, every: float = 10.0) -> None:
+        self.every = every
+        self._last = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._last = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the epoch and what it logged, if a line is due."""
+        now = time.monotonic()
+        if not trainer.is_global_zero or now - self._last < self.every:
+            return
+        self._last = now
+        metrics = " ".join(f"{name} {float(value):.4g}" for name, value in sorted(trainer.callback_metrics.items()))
+        of = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+        sys.stderr.write(f"epoch {trainer.current_epoch + 1}{of}: {metrics}\n")
+
+
+class TimedBar(TQDMProgressBar):
+    """Lightning's bar, drawn ten times a second: once a batch would cost more than a small network's epoch."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=1)
+        self._drawn = self._began = 0.0
+        self._epoch = self._shown = -1  # the one that runs, and the one on the bar
+        self._behind = False
+        self._last = 0  # batch of the epoch
+        self._total: float = 0
+        self._unseen: Tqdm | None = None  # a bar that draws nothing; to make one costs as much as a hidden layer
+
+    def steps_free(self, trainer: Trainer) -> float:
+        """All: it shows how far training is whenever it is asked."""
+        return math.inf
+
+    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Any) -> None:
+        """Nothing to do."""
+
+    def on_train_start(self, *args: Any) -> None:
+        """Make the bar."""
+        super().on_train_start(*args)
+        self._shown = -1
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Note the time; the bar begins with the epoch when it is drawn."""
+        self._epoch, self._began = trainer.current_epoch, time.time()
+        self._total = self.total_train_batches
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw, if it is time."""
+        self._last, self._behind = batch_idx, True
+        if self._is_due():
+            self._draw(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, if it is time."""
+        if self._is_due():
+            self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the bar as training ended."""
+        if self._behind:
+            self._draw(trainer, pl_module)
+        super().on_train_end(trainer, pl_module)
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """A bar for a validation that begins now; one that draws nothing right after another drawing."""
+        if self.trainer.state.fn == TrainerFn.FITTING and not self._is_due():
+            self._unseen = self._unseen or Tqdm(disable=True)
+            return self._unseen
+        return super().init_validation_tqdm()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take away the bar of the validation."""
+        if self.val_progress_bar.disable:
+            self.val_progress_bar.close()
+            self.reset_dataloader_idx_tracker()
+        else:
+            super().on_validation_end(trainer, pl_module)
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._drawn >= DRAWING
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        bar = self.train_progress_bar
+        if self._epoch != self._shown:
+            bar.reset()
+            bar.total, bar.initial = self._total, 0
+            bar.start_t = bar.last_print_t = self._began
+            bar.set_description(f"Epoch {self._epoch}", refresh=False)
+            self._shown = self._epoch
+        super().on_train_batch_end(trainer, pl_module, None, None, self._last)
+        self._drawn, self._behind = time.monotonic(), False
+
+
+def progress_callbacks(given: Sequence[Callback]) -> list[Callback]:
+    """The progress that can be shown: a bar, or lines where there is no terminal. Nothing if the user brought a bar."""
+    if any(isinstance(callback, ProgressBar) for callback in given):
+        return []
+    if in_notebook():
+        return [NotebookBar()]
+    if sys.stderr.isatty():
+        return [TimedBar()]
+    return [ProgressLines()]

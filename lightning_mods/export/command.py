@@ -1,0 +1,110 @@
+"""What `export` does once the command line has been looked at: write the model of a checkpoint, and check it."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from pytorch_lightning import LightningModule
+
+from datamodules import TabularDataModule
+from lightning_mods.checkpoints import read_checkpoint
+from lightning_mods.cli.arguments import UsageError, asks_for_help, flags
+from lightning_mods.cli.flags import FORMATS
+from lightning_mods.cli.lightning_cli import ModsCLI
+from lightning_mods.cli.run import mistakes_in_one_line, run
+from lightning_mods.console.terminal import say
+from lightning_mods.export.runtime import require
+from lightning_mods.export.schema import schema_path
+from lightning_mods.export.table import export_module, export_table
+from lightning_mods.models.module import MLPModule
+
+_DEPRECATED = (
+    "note: TorchScript is deprecated in PyTorch, and Lightning drops it in 2.8; torch.export replaces it: "
+    "--format=pt2, or --format=aoti for C++."
+)
+
+
+def export(args: Sequence[str]) -> None:
+    """Write the model of a checkpoint to a file.
+
+    Args:
+        args: The flags.
+    """
+    bare = "--overwrite"  # as a person types it; a parser of ours wants a value
+    alone = [
+        word == bare and not next_word[:1].isalnum() for word, next_word in zip(args, [*args[1:], ""], strict=True)
+    ]
+    given = [f"{bare}=true" if lonely else word for word, lonely in zip(args, alone, strict=True)]
+    if not asks_for_help(given):
+        with mistakes_in_one_line("export"):
+            _look_ahead(given)
+    run("export", given, _export)
+
+
+def _look_ahead(args: Sequence[str]) -> None:
+    """What can be refused before a model is made."""
+    typed = dict(flags(args))
+    if typed.get("format") is not None:
+        check_format(str(typed["format"]))
+
+
+def check_format(name: str) -> None:
+    """Raise a UsageError unless `name` is a format that can be written here."""
+    if name not in FORMATS:
+        near = get_close_matches(name.lower(), FORMATS, 1, 0.3)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        raise UsageError(f"--format needs {', '.join(FORMATS)}, not {name}{hint}")
+    require(name, writing=True)
+
+
+def _export(cli: ModsCLI, checkpoint: Path | None) -> None:
+    file_format = str(cli.config.format)
+    check_format(file_format)
+    output = Path(cli.config.output or f"model{FORMATS[file_format]}")
+    check_output(output, file_format, overwrite=bool(cli.config.overwrite))
+    if file_format == "torchscript":
+        say(_DEPRECATED)
+    assert checkpoint is not None  # `run` found one, as `export` is no `fit`
+    model = restored(cli.model, checkpoint)
+    if isinstance(model, MLPModule) and isinstance(cli.datamodule, TabularDataModule):
+        check_free(schema_path(output), overwrite=bool(cli.config.overwrite))
+        export_table(model, cli.datamodule, file_format, output)
+    else:
+        export_module(model, file_format, output)
+
+
+def check_output(output: Path, file_format: str, *, overwrite: bool) -> None:
+    """Raise a UsageError if the output cannot be there, before anything is computed for it."""
+    suffix = FORMATS[file_format]
+    if output.exists() and not output.is_file():  # a device would be replaced
+        raise UsageError(f"--output needs a file; {output} is {'a folder' if output.is_dir() else 'none'}.")
+    check_free(output, overwrite=overwrite)
+    if not output.parent.is_dir():
+        raise UsageError(f"--output needs a folder that is there; {output.parent} is not.")
+    if suffix == ".pt2" and output.suffix != suffix:
+        raise UsageError(f"--format={file_format} needs a file whose name ends in .pt2, as torch asks for; {output}.")
+
+
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Raise a UsageError if there is a file already, and it is not to be replaced."""
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} is there already; give another --output, or --overwrite to replace it.")
+
+
+def restored(model: LightningModule, checkpoint: Path) -> LightningModule:
+    """The model with the weights of a checkpoint, as Lightning would restore it to predict.
+
+    Raises:
+        UsageError: They are another model's.
+    """
+    state = read_checkpoint(checkpoint)
+    model.configure_model()
+    model.on_load_checkpoint(state)
+    try:
+        model.load_state_dict(state["state_dict"], strict=model.strict_loading)
+    except RuntimeError as error:
+        why = str(error).splitlines()[1:2] or str(error).splitlines()
+        raise UsageError(
+            f"{checkpoint} holds the weights of another model than {type(model).__name__}: {why[0].strip()[:200]}"
+        ) from error
+    return model.cpu().eval()

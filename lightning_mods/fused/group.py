@@ -1,0 +1,406 @@
+"""`TrialGroup`: fits of one MLP that differ in their rates, trained as one batched model; each as it would be alone."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_mods.fused.chain_rule import activation_of
+from lightning_mods.fused.group_ops import GroupActivation, GroupLoss, Linear, as_aligned, shaped
+
+_ALIGNED = 32  # floats, as in `aligned`
+MOST = 16  # trials at once: by then there is nothing left of the costs that they share
+LARGE = 1e9  # floating-point operations of a step from which several threads are worth their while, as in `threads`
+CACHE = 7_000_000  # bytes that a step may go over: beyond a processor's own cache, trials get in each other's way
+
+
+RATES = ("lr", "momentum", "weight_decay", "dropout")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What may differ between the trials of a group: see `MLPModule` for the numbers."""
+
+    lr: float
+    momentum: float
+    weight_decay: float
+    dropout: float
+
+
+class GroupNetwork:
+    """T copies of an MLP. Each of them trains, to the last bit, as it would alone with autograd and `torch.optim.SGD`.
+
+    The operations are those of autograd and SGD in their order, each on all trials at once; where a batched product
+    of matrices would round differently there is a loop. That holds on one thread.
+
+    Args:
+        layers: Linear layers with an activation and perhaps dropout between them: the weights all trials begin with.
+        rates: One for each trial.
+        loss: What is minimised.
+        nesterov: Nesterov's momentum, for all.
+    """
+
+    def __init__(self, layers: nn.Sequential, rates: Sequence[Rates], loss: GroupLoss, *, nesterov: bool) -> None:
+        linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+        found = [activation_of(layer) for layer in layers if not isinstance(layer, nn.Linear | nn.Dropout)]
+        self._activations = [GroupActivation(each) for each in found if each is not None]
+        self._loss, self._nesterov = loss, nesterov
+        parameters = [p.detach() for layer in linear for p in (layer.weight, layer.bias)]
+        self.shapes = [p.shape for p in parameters]
+        room = [-(-shape.numel() // _ALIGNED) * _ALIGNED for shape in self.shapes]
+        self._starts = [0, *accumulate(room)]
+        self._begun = False  # SGD's first momentum is the gradient
+        self._draw = torch.Generator()
+        flat = [torch.zeros(len(rates), self._starts[-1]) for _ in range(3)]
+        self._take(rates, *flat)
+        for part, parameter in zip(self.parts(flat[0]), parameters, strict=True):
+            part.copy_(parameter.expand_as(part))
+
+    def _take(self, rates: Sequence[Rates], weights: Tensor, grads: Tensor, momenta: Tensor) -> None:
+        self.rates = list(rates)
+        self.flat, self._grads, self._momenta = weights, grads, momenta
+        self._layers: dict[int, list[Linear]] = {}  # by rows
+        self._minus_lr, self._momentum, self._decay = (
+            torch.tensor(column).unsqueeze(1)
+            for column in zip(*((-r.lr, r.momentum, r.weight_decay) for r in rates), strict=True)
+        )
+        self._decays, self._moves = any(r.weight_decay for r in rates), any(r.momentum for r in rates)
+
+    def parts(self, flat: Tensor) -> list[Tensor]:
+        """Flat parameters `[T, P]` as weights `[T, O, I]` and biases `[T, O]`, layer by layer; views."""
+        pairs = zip(self._starts, self.shapes, strict=False)
+        return [shaped(flat[:, at : at + shape.numel()], shape) for at, shape in pairs]
+
+    def keep(self, trials: Sequence[int]) -> None:
+        """Go on with some of the trials; the others leave."""
+        at = torch.tensor(trials)
+        self._take([self.rates[t] for t in trials], self.flat[at], self._grads[at], self._momenta[at])
+
+    def alone(self, flat: Tensor) -> "GroupNetwork":
+        """A network of one trial with these parameters `[P]`, to ask for outputs."""
+        twin = copy.copy(self)
+        nothing = torch.zeros(1, 0)
+        twin._take(self.rates[:1], flat.clone().unsqueeze(0), flat.clone().unsqueeze(0), nothing)
+        return twin
+
+    # ------------------------------------------------------------------ steps
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """Outputs `[T, B, out_features]` for rows `[B, in_features]`, without dropout."""
+        h = x
+        layers = self._layers_for(len(x))
+        for activation, layer in zip(self._activations, layers, strict=False):
+            h = as_aligned(activation.forward(layer.forward(h)))
+        return layers[-1].forward(h)
+
+    def step(self, x: Tensor, y: Tensor, seed: int | None) -> Tensor:
+        """One mini-batch for all: forward, backward, update.
+
+        Args:
+            x: Rows, `[B, F]`.
+            y: Targets, `[B]`.
+            seed: Of the dropout.
+
+        Returns:
+            What makes up the loss before the update; see `GroupLoss.values`.
+        """
+        layers = self._layers_for(len(x))
+        noises = self._noises(len(x), seed)
+        below, sums, values = [x], [], []
+        for activation, layer, noise in zip(self._activations, layers, noises, strict=False):
+            z = layer.forward(below[-1])
+            h = activation.forward(z)
+            sums.append(z)
+            values.append(h)
+            below.append(as_aligned(h if noise is None else h * noise))
+        compared = self._loss.compared(layers[-1].forward(below[-1]), y)
+        grad = as_aligned(self._loss.gradient(compared, y))
+        layers[-1].gradients(grad, below[-1])
+        for i in range(len(sums) - 1, -1, -1):
+            grad = layers[i + 1].input_gradient(grad)
+            if (noise := noises[i]) is not None:
+                grad = grad.mul_(noise)
+            grad = self._activations[i].backward(grad, sums[i], values[i])
+            layers[i].gradients(grad, below[i])
+        self._update()
+        return compared
+
+    def _update(self) -> None:
+        # `addcmul` rounds once, as SGD's `add` with `alpha` does; a product of its own would round twice.
+        grads = self._grads
+        if self._decays:
+            grads.addcmul_(self.flat, self._decay)
+        if self._moves:
+            if self._begun:
+                self._momenta.mul_(self._momentum).add_(grads)
+            else:
+                self._momenta.copy_(grads)
+            grads = grads.addcmul_(self._momenta, self._momentum) if self._nesterov else self._momenta
+        self._begun = True
+        self.flat.addcmul_(grads, self._minus_lr)
+
+    def _layers_for(self, rows: int) -> list[Linear]:
+        if rows not in self._layers:
+            weights, grads = self.parts(self.flat), self.parts(self._grads)
+            pairs = zip(weights[0::2], weights[1::2], grads[0::2], grads[1::2], strict=True)
+            self._layers[rows] = [
+                Linear(w, b, weight_grads=dw, bias_grads=db, rows=rows, first=i == 0)
+                for i, (w, b, dw, db) in enumerate(pairs)
+            ]
+        return self._layers[rows]
+
+    def _noises(self, rows: int, seed: int | None) -> Sequence[Tensor | None]:
+        """What each hidden layer's values are multiplied by, drawn as torch draws it for a trial alone."""
+        widths = [shape[0] for shape in self.shapes[0:-2:2]]
+        shares = {r.dropout for r in self.rates}
+        if not any(shares) or not widths:
+            return [None] * len(widths)
+        drawn: dict[float, list[Tensor]] = {}
+        for p in shares:
+            if seed is not None:
+                self._draw.manual_seed(seed)
+            drawn[p] = [
+                torch.empty(rows, width).bernoulli_(1 - p, generator=self._draw).div_(1 - p)
+                if p
+                else torch.ones(rows, width)
+                for width in widths
+            ]
+        if len(shares) == 1:
+            return drawn[self.rates[0].dropout]
+        return [torch.stack([drawn[r.dropout][i] for r in self.rates]) for i in range(len(widths))]
+
+
+def worth_together(shapes: Sequence[Sequence[int]], rows: int) -> int:
+    """How many trials of a network are worth training at once; 1 where each alone fills a core, 0 where several.
+
+    Args:
+        shapes: Of its parameters.
+        rows: Rows of a mini-batch.
+    """
+    # Forward, and backward to the inputs and to the weights: three products of 2 · parameters · rows each.
+    if 6 * rows * sum(math.prod(shape) for shape in shapes) >= LARGE and torch.get_num_threads() > 1:
+        return 0
+    # What a step goes over: weights, gradients and momenta, and the hidden values with their gradients.
+    numbers = 3 * sum(math.prod(shape) for shape in shapes) + 3 * rows * sum(shape[0] for shape in shapes[0::2])
+    return max(1, min(MOST, CACHE // (4 * numbers)))
+
+
+Batch = tuple[Tensor, Tensor]
+_FLUSH = 64  # steps whose losses are summed up at once
+
+
+class Learner(Protocol):
+    """What a group needs of a module, see `MLPModule`."""
+
+    nesterov: bool
+
+    @property
+    def metric_names(self) -> Sequence[str]:
+        """Names of all metrics but the loss."""
+
+    def loss_weight(self, y: Tensor) -> Tensor | int:
+        """How much a batch's mean loss counts."""
+
+    def logged_loss(self, loss: Tensor) -> Tensor:
+        """The loss as it is logged."""
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """What the outputs mean."""
+
+    def scores(
+        self, predictions: Sequence[Tensor], targets: Sequence[Tensor], names: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Metrics `[T]` of some names, from the batches' predictions `[T, B, ...]` and targets `[B]`."""
+
+
+class TrialGroup:
+    """Fits from the same weights on the same batches, a learning rate, momentum, weight decay and dropout each.
+
+    Curves and weights are, to the last bit, those of Lightning's fit of the module on one thread.
+
+    Args:
+        learner: The module.
+        layers: Its layers, with the weights to begin with.
+        loss: Its loss.
+        rates: One for each trial.
+        train: Loader of the training batches; its sampler has `set_epoch`.
+        val: Loader of the validation batches, or an empty list.
+        seed_of: Seed of the dropout, by epoch and batch.
+        monitor: Name of the metric by which an epoch is the best.
+        high: Whether it is good when it is high.
+        curves: Further metrics that are wanted of every epoch.
+
+    Raises:
+        ValueError: A monitor that is not logged.
+
+    Attributes:
+        rates: As they were given.
+        curves: For each trial, name to one number an epoch.
+        epochs: Epochs done.
+        there: The trials that are still trained, by their number from 0.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        layers: nn.Sequential,
+        loss: GroupLoss,
+        rates: Sequence[Rates],
+        *,
+        train: DataLoader[Batch],
+        val: "DataLoader[Batch] | list[Batch]",
+        seed_of: Callable[[int, int], int | None],
+        monitor: str = "val_loss",
+        high: bool = False,
+        curves: Sequence[str] = (),
+    ) -> None:
+        self._learner, self._loss, self._train, self._val, self._seed_of = learner, loss, train, val, seed_of
+        self._network = GroupNetwork(layers, rates, loss, nesterov=learner.nesterov)
+        self._monitor, self._high = monitor, high
+        names = learner.metric_names
+        if monitor != "val_loss" and monitor.removeprefix("val_") not in names:
+            raise ValueError(f"monitor must be val_loss or one of {', '.join(names)} with val_, not {monitor}.")
+        self._wanted = [name for name in names if f"val_{name}" in {monitor, *curves}]
+        self.rates = list(rates)
+        self.curves: list[dict[str, list[float]]] = [{} for _ in rates]
+        self.there = list(range(len(rates)))
+        self.epochs = 0
+        self._best = torch.full((len(rates),), float("nan"), dtype=torch.float64)
+        self._best_flat = self._network.flat.clone()
+        self.best_epochs: list[int | None] = [None] * len(rates)
+
+    def run(self, epochs: int) -> None:
+        """Train until so many epochs are done; on one thread, where alone the numbers are those of each by itself."""
+        with torch.no_grad(), _one_thread():
+            while self.epochs < epochs:
+                found = self._train_epoch(self.epochs)
+                found |= self._evaluate()
+                for place, trial in enumerate(self.there):
+                    for name, values in found.items():
+                        self.curves[trial].setdefault(name, []).append(float(values[place]))
+                self._note_best(found)
+                self.epochs += 1
+
+    def keep(self, trials: Sequence[int]) -> None:
+        """Go on with some of the trials, given by their number; the others leave the batch."""
+        if list(trials) == self.there:
+            return
+        places = [self.there.index(trial) for trial in trials]
+        self.there = list(trials)
+        if trials:
+            self._network.keep(places)
+
+    def weights(self, trial: int) -> list[Tensor]:
+        """Weight and bias of each layer of a trial that is there."""
+        place = self.there.index(trial)
+        return [part[place].clone() for part in self._network.parts(self._network.flat)]
+
+    # ------------------------------------------------------------------ an epoch
+
+    def _train_epoch(self, epoch: int) -> dict[str, Tensor]:
+        self._train.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        sums = _LossSums(self._learner, self._loss)
+        for index, (x, y) in enumerate(self._train):
+            sums.add(self._network.step(x, y, self._seed_of(epoch, index)), y)
+        return {"train_loss": self._learner.logged_loss(sums.mean())}
+
+    def _evaluate(self) -> dict[str, Tensor]:
+        if not self._val:
+            return {}
+        sums = torch.zeros(2, len(self.there))
+        predictions, targets = [], []
+        for x, y in self._val:
+            outputs = self._network.outputs(x)
+            terms = self._loss.compared(outputs, y)
+            weight = self._learner.loss_weight(y)
+            sums[0] += self._loss.values(terms[None], y[None])[0] * weight
+            sums[1] += weight
+            if self._wanted:
+                predictions.append(self._predictions(outputs))
+                targets.append(y)
+        found = {"val_loss": self._learner.logged_loss(sums[0] / sums[1])}
+        if self._wanted:
+            scores = self._learner.scores(predictions, targets, self._wanted)
+            found |= {f"val_{name}": value for name, value in scores.items()}
+        return found
+
+    def _predictions(self, outputs: Tensor) -> Tensor:
+        rows = self._learner.predictions(outputs.reshape(-1, outputs.shape[-1]))
+        return rows.reshape(*outputs.shape[:2], *rows.shape[1:])
+
+    # ------------------------------------------------------------------ the best
+
+    def _note_best(self, found: Mapping[str, Tensor]) -> None:
+        value = found[self._monitor].double()
+        best = self._best[self.there]
+        better = (value > best if self._high else value < best) | best.isnan()
+        better &= value.isfinite()
+        at = torch.tensor(self.there)[better]
+        self._best[at] = value[better]
+        self._best_flat[at] = self._network.flat[better]
+        for trial in at.tolist():
+            self.best_epochs[trial] = self.epochs
+
+    @torch.no_grad()
+    def best_metrics(self, trial: int) -> dict[str, float]:
+        """All that would be logged of a trial's best epoch, by name; empty if there is none."""
+        epoch = self.best_epochs[trial]
+        if epoch is None:
+            return {}
+        found = {name: values[epoch] for name, values in self.curves[trial].items()}
+        missing = [name for name in self._learner.metric_names if f"val_{name}" not in found] if self._val else []
+        if missing:
+            network = self._network.alone(self._best_flat[trial])
+            outputs = [(self._predictions(network.outputs(x)), y) for x, y in self._val]
+            scores = self._learner.scores([p for p, _ in outputs], [y for _, y in outputs], missing)
+            found |= {f"val_{name}": float(value) for name, value in scores.items()}
+        return found
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _LossSums:
+    """The mean of the training loss over an epoch, as the module sums it up."""
+
+    def __init__(self, learner: Learner, loss: GroupLoss) -> None:
+        self._learner, self._loss = learner, loss
+        self._terms: list[Tensor] = []
+        self._ys: list[Tensor] = []
+        self._total: Tensor | None = None
+        self._weight: Tensor | float = 0.0
+
+    def add(self, terms: Tensor, y: Tensor) -> None:
+        """A step: what its loss is made of, and its targets `[B]`."""
+        if self._terms and (len(self._terms) >= _FLUSH or len(self._ys[-1]) != len(y)):
+            self._flush()
+        self._terms.append(terms)
+        self._ys.append(y)
+
+    def _flush(self) -> None:
+        losses = self._loss.values(torch.stack(self._terms), torch.stack(self._ys))
+        weights = [self._learner.loss_weight(y) for y in self._ys]
+        for loss, weight in zip(losses, weights, strict=True):
+            self._total = loss * weight if self._total is None else self._total + loss * weight
+            self._weight = self._weight + weight
+        self._terms, self._ys = [], []
+
+    def mean(self) -> Tensor:
+        """The mean so far, `[T]`."""
+        self._flush()
+        assert self._total is not None
+        return self._total / self._weight

@@ -1,0 +1,212 @@
+"""`Readings`: what callbacks read of steps that are taken without their hooks, kept once it is sure that they hold."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, Timer
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import nn
+from torch.optim import Optimizer
+
+from lightning_mods.fused.chain_rule import ChainRule
+
+_ON_MODULES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_ON_PARAMETERS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+_ON_OPTIMIZERS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+
+
+class Hooks:
+    """Tells whether somebody has hung a hook on the passes through a module, or on the steps of its optimizer.
+
+    Args:
+        module: With its parts and their parameters as they are now: looking for them takes as long as a step.
+        known: Name of a package; hooks on the optimizer that are defined in it do not count.
+    """
+
+    def __init__(self, module: nn.Module, *, known: str) -> None:
+        self._parts = list(module.modules())
+        self._parameters = list(module.parameters())
+        self._known = f"{known}."
+
+    def listened_to(self, optimizer: Optimizer) -> bool:
+        """Whether there is one now."""
+        for name in _ON_MODULES:
+            for part in self._parts:
+                if getattr(part, name, None):
+                    return True
+        for name in _ON_PARAMETERS:
+            for parameter in self._parameters:
+                if getattr(parameter, name, None):
+                    return True
+        hooks = (hook for name in _ON_OPTIMIZERS for hook in getattr(optimizer, name, {}).values())
+        return any(not str(getattr(hook, "__module__", "")).startswith(self._known) for hook in hooks)
+
+
+BATCH_HOOKS = (
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_before_zero_grad",
+)
+ALL = math.inf
+
+Limit = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Training steps that were taken without the hooks. All losses and weights are finite.
+
+    Attributes:
+        losses: Of each step, as it is minimised.
+        batches: Each step's mini-batch.
+    """
+
+    losses: Sequence[float]
+    batches: Sequence[Any]
+
+
+@runtime_checkable
+class LooksNowAndThen(Protocol):
+    """A callback that knows which training steps it has to see."""
+
+    def steps_free(self, trainer: Trainer) -> float:
+        """How many of the next steps may be taken without its hooks; infinity for all."""
+
+    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Taken) -> None:
+        """Steps were taken without its hooks."""
+
+
+class Reading(Protocol):
+    """What a callback reads of a step that is taken without its hooks."""
+
+    def stepped(self) -> None:
+        """The step was taken: the parameters have their new values."""
+
+    def keep(self) -> None:
+        """The step holds. If this is not called, it is taken again, through the hooks."""
+
+
+@runtime_checkable
+class ReadsGradients(Protocol):
+    """A callback that wants the gradients and weights of some of the steps that are taken without its hooks."""
+
+    def next_reading(self, trainer: Trainer, ahead: int) -> float:
+        """Which of the coming steps, `ahead` or later, 0 the next one, it reads next; infinity for none."""
+
+    def read_gradients(self, trainer: Trainer, ahead: int) -> Reading:
+        """Read `.grad` of the parameters, that of the coming step `ahead`, and their values before it."""
+
+
+def limit_of(callback: Callback, trainer: Trainer) -> Limit | None:
+    """What tells how many steps a callback can do without from now on; None if it has to see each."""
+    if isinstance(callback, LooksNowAndThen):
+        return lambda: callback.steps_free(trainer)
+    if not any(is_overridden(hook, callback, Callback) for hook in BATCH_HOOKS):
+        return lambda: ALL
+    if isinstance(callback, ModelCheckpoint):
+        return _limit_of_checkpoint(callback, trainer)
+    if isinstance(callback, ProgressBar):
+        rate = int(getattr(callback, "refresh_rate", 1) or 1)
+        return lambda: _before_multiple(rate, _batches(trainer)) if rate > 1 else ALL
+    if type(callback) is LearningRateMonitor:
+        return (lambda: ALL) if callback.logging_interval == "epoch" else None
+    return (lambda: ALL) if type(callback) is Timer else None
+
+
+def _limit_of_checkpoint(callback: ModelCheckpoint, trainer: Trainer) -> Limit | None:
+    if is_overridden("on_train_batch_end", callback, ModelCheckpoint):
+        return None
+    every = _every_n_train_steps(callback)
+    return lambda: _before_multiple(every, trainer.global_step) if every else ALL
+
+
+def _every_n_train_steps(callback: ModelCheckpoint) -> int:
+    """It has no public name but this one."""
+    return int(callback.state_key.rpartition("'every_n_train_steps': ")[2].partition(",")[0])
+
+
+def loop_limit(trainer: Trainer) -> float:
+    """How many mini-batches may pass before the next that the training loop itself has to see.
+
+    It has to see the last of an epoch, the last before a validation, and the last that `max_steps` allows.
+    """
+    done = _batches(trainer)
+    free = trainer.num_training_batches - done - 1
+    if trainer.max_steps >= 0:
+        free = min(free, trainer.max_steps - trainer.global_step - 1)
+    every = trainer.val_check_batch
+    if trainer.enable_validation and every is not None and every != math.inf:
+        loop = trainer.fit_loop.epoch_loop
+        count = loop.batch_progress.total.ready if trainer.check_val_every_n_epoch is None else done
+        free = min(free, _before_multiple(int(every), count))
+    return free
+
+
+def _batches(trainer: Trainer) -> int:
+    """Mini-batches of this epoch that are done."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+
+def _before_multiple(n: int, done: int) -> int:
+    """Steps that may pass before the one that makes their number a multiple of n."""
+    return n - 1 - done % n
+
+
+class Readings:
+    """What is read of steps on the way, kept once it is sure that they hold.
+
+    Args:
+        readers: Who reads.
+        trainer: The fit.
+        chain: Whose gradients and weights.
+    """
+
+    def __init__(self, readers: Sequence[ReadsGradients], trainer: Trainer, chain: ChainRule) -> None:
+        self._readers, self._trainer, self._chain = readers, trainer, chain
+        self._all: list[Reading] = []
+        self._open: list[Reading] = []
+        self._due = [reader.next_reading(trainer, 0) for reader in readers]
+        self.next = min(self._due, default=math.inf)
+
+    @contextmanager
+    def shown(self, steps: int) -> Iterator[None]:
+        """Within it, the module's parameters and `.grad` are those of the steps, if one of so many is to be read."""
+        if self.next >= steps:
+            yield
+            return
+        chain, parameters = self._chain, self._chain.parameters
+        before = [(parameter.data, parameter.grad) for parameter in parameters]
+        try:
+            for parameter, weight, gradient in zip(parameters, chain.weights, chain.gradients, strict=True):
+                parameter.data, parameter.grad = weight, gradient
+            yield
+        finally:
+            for parameter, (weight, gradient_before) in zip(parameters, before, strict=True):
+                parameter.data, parameter.grad = weight, gradient_before
+
+    def before_step(self, ahead: int) -> None:
+        """Let those read for whom the coming step `ahead` is due."""
+        for i, reader in enumerate(self._readers):
+            if self._due[i] <= ahead:
+                self._open.append(reader.read_gradients(self._trainer, ahead))
+                self._due[i] = reader.next_reading(self._trainer, ahead + 1)
+        self.next = min(self._due)
+
+    def after_step(self) -> None:
+        """Let them look at what the step did."""
+        for reading in self._open:
+            reading.stepped()
+        self._all += self._open
+        self._open = []
+
+    def keep(self) -> None:
+        """The steps hold."""
+        for reading in self._all:
+            reading.keep()

@@ -1,0 +1,352 @@
+"""`FastSteps`: takes most training steps of an MLP between two that pass through Lightning's loop.
+
+Lightning's loop costs as much as the arithmetic of many small steps. So, before the loop is handed a mini-batch, those
+that nobody asked to see are trained here, by the chain rule written out, and counted as the loop would count them.
+The mini-batch that is handed out goes through every hook, with autograd, `.grad` and all. As both ways give the same
+numbers, it makes no difference which steps go which way, nor where a run is interrupted.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.plugins.precision import Precision
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
+
+from lightning_mods.fused.chain_rule import ChainRule, Sgd
+from lightning_mods.fused.limits import (
+    Hooks,
+    Limit,
+    LooksNowAndThen,
+    Readings,
+    ReadsGradients,
+    Taken,
+    limit_of,
+    loop_limit,
+)
+
+Sums = tuple[Tensor | float, Tensor | float]
+"""Of the losses, each times what it weighs; and of what they weigh."""
+
+
+def sums_with(sums: Sums, losses: Tensor, weights: Sequence[Tensor | int]) -> Sums | None:
+    """The sums over an epoch with some mini-batches more, to the bit as if one after the other had been added.
+
+    Args:
+        sums: Those so far.
+        losses: Of the mini-batches `[K]`.
+        weights: What each of them counts.
+
+    Returns:
+        The sums; None where they have to be added one by one: on another device than the CPU, or with weights that are
+        no whole numbers.
+    """
+    if losses.device.type != "cpu" or not all(isinstance(weight, int) for weight in weights):
+        return None
+    found = losses.numpy()
+    terms = found * np.array(weights, dtype=found.dtype)
+    start = np.asarray(sums[0], dtype=terms.dtype).reshape(1)
+    # One after the other in float32; `sum` and `cumsum` add in another order or in double.
+    total = np.add.accumulate(np.concatenate([start, terms]))[-1]
+    return torch.tensor(total), sums[1] + sum(weights)
+
+
+WARM_UP = 3  # steps before a capture, as https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs asks for
+
+
+class GraphedSteps:
+    """Steps of a `ChainRule` over mini-batches of one shape and with one set of SGD's numbers.
+
+    Args:
+        chain: Loaded; nothing of it changes.
+        x: Rows of that shape, on the GPU.
+        y: Their targets.
+        rule: SGD's numbers; they are part of the graph.
+    """
+
+    def __init__(self, chain: ChainRule, x: Tensor, y: Tensor, rule: Sgd) -> None:
+        self.rule = rule
+        self.rows = len(x)
+        self._x, self._y = x.clone(), y.clone()
+        before = chain.snapshot()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                chain.step(self._x, self._y, rule)
+        torch.cuda.current_stream().wait_stream(stream)
+        chain.restore(before)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._loss = chain.step(self._x, self._y, rule)
+        chain.restore(before)
+        self.agrees = self._check(chain, before)
+
+    def step(self, x: Tensor, y: Tensor) -> Tensor:
+        """One mini-batch; its mean loss before the update."""
+        self._x.copy_(x)
+        self._y.copy_(y)
+        self._graph.replay()
+        return self._loss.clone()
+
+    def _check(self, chain: ChainRule, before: list[Tensor]) -> bool:
+        """Whether a replay is, bit for bit, the step launched kernel by kernel."""
+        self._graph.replay()
+        found = [self._loss.clone(), *chain.snapshot()]
+        chain.restore(before)
+        wanted = [chain.step(self._x, self._y, self.rule), *chain.snapshot()]
+        chain.restore(before)
+        return all(map(torch.equal, found, wanted))
+
+
+SECONDS = 0.1  # that steps may go on without the loop: Ctrl-C and a time limit are heard in between
+
+Rows = tuple[Tensor, Tensor]
+Number = Tensor | float
+
+
+@runtime_checkable
+class Loader(Protocol):
+    """Hands out mini-batches, and lets somebody else have some before it hands one out."""
+
+    ahead: Callable[[], None] | None
+
+    def coming(self, n: int) -> Sequence[Tensor]:
+        """The row numbers of the next n mini-batches, fewer at an epoch's end; empty if it cannot tell."""
+
+    def gather_each(self, batches: Sequence[Tensor], device: torch.device) -> Iterator[Rows]:
+        """The rows of each of some mini-batches, on the device."""
+
+    def move_on(self, n: int) -> None:
+        """Take n mini-batches for handed out."""
+
+
+class Learner(Protocol):
+    """What is trained. `losses` are the sums, over the epoch, of losses and of what they weigh."""
+
+    losses: tuple[Number, Number]
+
+    def chain_rule(self) -> ChainRule | None:
+        """Its training step written out; None if that is not known."""
+
+    def loss_of(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss to minimise."""
+
+    def begin_batch(self, batch_idx: int) -> None:
+        """Called before a mini-batch's forward pass."""
+
+    def add_losses(
+        self, sums: tuple[Number, Number], losses: Tensor, targets: Sequence[Tensor]
+    ) -> tuple[Number, Number]:
+        """The sums with some mini-batches more, as if they had been added one by one; losses `[n]`."""
+
+
+class FastSteps:
+    """Trains mini-batches of a fit that nobody asked to see.
+
+    Args:
+        trainer: The fit, about to begin.
+        module: What it trains.
+        learner: The same, as the steps see it.
+        chain: Its steps, written out.
+        loader: Where its mini-batches come from.
+        most: Mini-batches that may be taken at a time, one less than from one pass through the loop to the next.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        *,
+        learner: Learner,
+        chain: ChainRule,
+        loader: Loader,
+        most: float = math.inf,
+    ) -> None:
+        self._trainer, self._module, self._learner, self._loader = trainer, module, learner, loader
+        self._most = most
+        self._chain = chain
+        self._hooks = Hooks(module, known="callbacks")
+        found = [limit_of(callback, trainer) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+        self._limits: list[Limit] = [limit for limit in found if limit is not None]
+        self.strangers = [
+            type(callback).__name__
+            for callback, limit in zip(trainer.callbacks, found, strict=True)  # type: ignore[attr-defined]
+            if limit is None
+        ]
+        self._watchers = [c for c in trainer.callbacks if isinstance(c, LooksNowAndThen)]  # type: ignore[attr-defined]
+        self._readers = [c for c in trainer.callbacks if isinstance(c, ReadsGradients)]  # type: ignore[attr-defined]
+        self._checked: dict[int, bool] = {}  # number of rows to whether the numbers are autograd's
+        self._seconds = 0.0  # of a step
+        self._graphed: GraphedSteps | None = None  # on a GPU
+        self._may_graph = True
+        self._careful = 0  # mini-batches to leave to the loop
+
+    @property
+    def possible(self) -> bool:
+        """Whether this fit is one of those that can be written out."""
+        return self._most >= 1 and _is_plain(self._trainer)
+
+    def open(self) -> None:
+        """Begin to take mini-batches."""
+        self._loader.ahead = self._advance
+
+    def close(self) -> None:
+        """Leave the loader alone."""
+        self._loader.ahead = None
+
+    # ------------------------------------------------------------------ before each mini-batch of the loop
+
+    def _advance(self) -> None:
+        free = self._free()
+        if free < 1 or not _is_plain(self._trainer):  # a callback may have changed what a step is
+            return
+        optimizer = self._trainer.optimizers[0]
+        if self._hooks.listened_to(optimizer):
+            return
+        profiler = self._trainer.profiler  # type: ignore[attr-defined]  # a connector's
+        with profiler.profile("fast_steps"), torch.inference_mode():
+            rule = self._chain.load(optimizer)
+            if rule is not None:
+                self._take(self._loader.coming(int(free)), rule, optimizer)
+
+    def _free(self) -> float:
+        if self._careful:
+            self._careful -= 1
+            return 0
+        free = min(self._most, loop_limit(self._trainer), *(limit() for limit in self._limits))
+        return min(free, max(1, SECONDS // self._seconds)) if self._seconds else min(free, 1)
+
+    def _take(self, batches: Sequence[Tensor], rule: Sgd, optimizer: torch.optim.Optimizer) -> None:
+        chain, learner = self._chain, self._learner
+        device = self._module.device
+        first = self._trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        losses: list[Tensor] = []
+        rows: list[Rows] = []
+        readings = Readings(self._readers, self._trainer, chain)
+        began = time.perf_counter()
+        with readings.shown(len(batches)):
+            for ahead, (x, y) in enumerate(self._loader.gather_each(batches, device)):
+                if not self._checked.get(len(x)) and not self._agrees(x, y, rule, first + ahead):
+                    self._careful = 0 if losses else 100  # a size that has to go through the loop, or all of them
+                    break
+                learner.begin_batch(first + ahead)
+                if readings.next <= ahead:
+                    losses.append(self._read((x, y), rule, readings, ahead))
+                else:
+                    losses.append(self._step(x, y, rule))
+                rows.append((x, y))
+        if not losses:
+            return
+        stacked = torch.stack(losses)
+        taken = Taken(stacked.tolist(), rows)
+        if not (all(map(math.isfinite, taken.losses)) and chain.is_finite()):
+            # As if nothing had been: the loop, and whoever watches it, shall meet the mini-batch that did it.
+            self._careful = len(losses)
+            return
+        self._seconds = (time.perf_counter() - began) / len(losses)
+        chain.store(optimizer, rule)
+        learner.losses = learner.add_losses(learner.losses, stacked, [y for _, y in rows])
+        readings.keep()
+        self._count(len(losses))
+        for watcher in self._watchers:
+            watcher.steps_taken(self._trainer, self._module, taken)
+
+    def _read(self, batch: Rows, rule: Sgd, readings: Readings, ahead: int) -> Tensor:
+        loss = self._chain.backward(*batch)
+        readings.before_step(ahead)
+        self._chain.update(rule)
+        readings.after_step()
+        return loss
+
+    def _step(self, x: Tensor, y: Tensor, rule: Sgd) -> Tensor:
+        if x.device.type == "cuda" and self._may_graph:
+            if self._graphed is None or self._graphed.rule != rule:
+                self._capture(x, y, rule)
+            if self._graphed is not None and self._graphed.rows == len(x):
+                return self._graphed.step(x, y)
+        return self._chain.step(x, y, rule)
+
+    def _capture(self, x: Tensor, y: Tensor, rule: Sgd) -> None:
+        try:
+            self._graphed = GraphedSteps(self._chain, x, y, rule)
+        except RuntimeError as error:
+            rank_zero_warn(f"steps are launched kernel by kernel, they cannot be captured as a CUDA graph: {error}")
+            self._graphed = None
+        self._may_graph = self._graphed is not None and self._graphed.agrees
+
+    def _agrees(self, x: Tensor, y: Tensor, rule: Sgd, batch_idx: int) -> bool:
+        """Check the first mini-batch of its size against autograd."""
+        known = self._checked.get(len(x))
+        if known is None:
+            with torch.inference_mode(False):
+                x, y = x.clone(), y.clone()  # autograd takes no inference tensors
+                known = self._chain.agrees(
+                    x, y, rule, lambda: self._learner.loss_of(x, y), lambda: self._learner.begin_batch(batch_idx)
+                )
+            self._checked[len(x)] = known
+        return known
+
+    def _count(self, n: int) -> None:
+        """Count the mini-batches as the loop does, so that whatever counts by it goes on as if it had seen them."""
+        self._loader.move_on(n)
+        loop = self._trainer.fit_loop.epoch_loop
+        optimizer = loop.automatic_optimization.optim_progress.optimizer
+        for progress in (loop.batch_progress, optimizer.step, optimizer.zero_grad):
+            _add(progress.total, n)
+            _add(progress.current, n)
+        # The loggers' axis: its count has no public name, but the loop gives and takes it as state.
+        name = "_batches_that_stepped"
+        loop.on_load_checkpoint({name: loop.on_save_checkpoint()[name] + n})
+
+
+def opened(
+    trainer: Trainer, module: LightningModule, *, learner: Learner, most: int | Literal["auto"]
+) -> FastSteps | None:
+    """The steps of a fit that begins, at work; None where every mini-batch has to go through Lightning's loop.
+
+    Args:
+        trainer: The fit's.
+        module: Trained by it.
+        learner: The same, as the steps see it.
+        most: Mini-batches from one that passes through the loop to the next; `auto` for as many as nobody has to see.
+    """
+    loader = trainer.train_dataloader
+    if not isinstance(loader, Loader):
+        return None
+    loader.ahead = None
+    if most == 1 or (chain := learner.chain_rule()) is None:
+        return None
+    limit = math.inf if most == "auto" else most - 1
+    steps = FastSteps(trainer, module, learner=learner, chain=chain, loader=loader, most=limit)
+    if not steps.possible or (steps.strangers and most == "auto"):
+        return None
+    steps.open()
+    return steps
+
+
+def _add(tracker: object, n: int) -> None:
+    """Add to a tracker's counts; not every one has all of them."""
+    for name in ("ready", "started", "processed", "completed"):
+        if hasattr(tracker, name):
+            setattr(tracker, name, getattr(tracker, name) + n)
+
+
+def _is_plain(trainer: Trainer) -> bool:
+    """Whether a step is forward, backward, step, on one device in full precision, and nothing else."""
+    return (
+        type(trainer.strategy) is SingleDeviceStrategy
+        and type(trainer.precision_plugin) is Precision
+        and trainer.accumulate_grad_batches == 1
+        and not trainer.gradient_clip_val
+        and len(trainer.optimizers) == 1
+        and all(config.interval == "epoch" for config in trainer.lr_scheduler_configs)
+        and not torch.is_anomaly_enabled()
+        and not trainer.fast_dev_run  # type: ignore[attr-defined]  # set by a connector
+    )

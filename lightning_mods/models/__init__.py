@@ -1,0 +1,1 @@
+"""MLPs as LightningModules."""

@@ -1,0 +1,146 @@
+"""`MLPClassifier`: an MLP that predicts classes."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics import Metric
+
+from lightning_mods.fused.chain_rule import CrossEntropy, LossRule
+from lightning_mods.models.metrics import ClassScores
+from lightning_mods.models.mlp import Activation
+from lightning_mods.models.module import MLPModule
+
+
+class MLPClassifier(MLPModule):
+    """An MLP that predicts the class of a row, trained on cross-entropy with SGD.
+
+    Logs `{stage}_loss` (nats), `{stage}_accuracy`, `{stage}_f1` (mean over classes) and `{stage}_auroc` (one
+    against the rest, mean over classes).
+
+    Args:
+        in_features: Width of the input rows; comes from the data.
+        num_classes: Number of classes; comes from the data.
+        class_counts: Training rows of each class; comes from the data.
+        hidden_sizes: Widths of the hidden layers, first to last; `[]` for a linear model.
+        activation: relu, leaky_relu, elu, gelu, silu, tanh, sigmoid or identity.
+        dropout: Probability that a hidden unit is zeroed in training, in [0, 1).
+        lr: Learning rate of SGD, above 0.
+        momentum: Momentum of SGD, in [0, 1).
+        weight_decay: L2 penalty of SGD, at least 0; by default 20 / training rows, at most 0.02, as small tables
+            overfit first.
+        nesterov: Nesterov's momentum; needs a momentum above 0.
+        class_weight: Weight of each class in the loss: `balanced` (every class counts the same in all), a list
+            of numbers, or none.
+
+    Raises:
+        ValueError: A number outside its range, or weights or counts that do not fit the classes.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        class_counts: Sequence[int] | None = None,
+        *,
+        hidden_sizes: Sequence[int] = (128, 128),
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float | None = None,
+        nesterov: bool = False,
+        class_weight: Literal["balanced"] | Sequence[float] | None = None,
+    ) -> None:
+        if num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2, not {num_classes}.")
+        self.num_classes = num_classes
+        super().__init__(
+            in_features,
+            num_classes,
+            hidden_sizes=hidden_sizes,
+            activation=activation,
+            dropout=dropout,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=_weight_decay(class_counts) if weight_decay is None else weight_decay,
+            nesterov=nesterov,
+        )
+        self.save_hyperparameters()
+        self.class_counts = class_counts
+        self.class_weight = class_weight
+        weights = _weights(num_classes, class_counts, class_weight)
+        self.weights: Tensor | None
+        self.register_buffer("weights", weights, persistent=False)
+
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Cross-entropy in nats, a weighted mean where classes are weighted."""
+        return functional.cross_entropy(outputs, y, weight=self.weights)
+
+    def loss_rule(self) -> LossRule | None:
+        """Cross-entropy with its derivative, unless a subclass minimises something else."""
+        return CrossEntropy(self.weights) if type(self).loss is MLPClassifier.loss else None
+
+    def loss_weight(self, y: Tensor) -> Tensor | int:
+        """Rows of the batch, each counted with its class's weight."""
+        return len(y) if self.weights is None else self.weights[y].sum()
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """Class probabilities `[B, C]`."""
+        return outputs.float().softmax(dim=-1)
+
+    def metrics(self) -> dict[str, Metric]:
+        """Accuracy, F1 (mean over classes) and AUROC (one against the rest, mean over classes)."""
+        return {"scores": ClassScores(self.num_classes)}
+
+    @property
+    def metric_names(self) -> Sequence[str]:
+        """The names of all metrics."""
+        return "accuracy", "f1", "auroc"
+
+    def scores(
+        self, predictions: Sequence[Tensor], targets: Sequence[Tensor], names: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Some of the metrics for many trials; the accuracy alone is wanted after every epoch, and is quick."""
+        if list(names) != ["accuracy"]:
+            return super().scores(predictions, targets, names)
+        right = [p.argmax(-1) == y for p, y in zip(predictions, targets, strict=True)]
+        return {"accuracy": torch.cat(right, dim=1).float().mean(-1)}
+
+    @property
+    def baseline_loss(self) -> float | None:
+        """Cross-entropy in nats of predicting the (weighted) class shares of the training rows for every row."""
+        if self.class_counts is None:
+            return None
+        weights: list[float] = [1.0] * self.num_classes if self.weights is None else self.weights.tolist()
+        mass = [count * weight for count, weight in zip(self.class_counts, weights, strict=True)]
+        return -sum(m / sum(mass) * math.log(m / sum(mass)) for m in mass if m > 0)
+
+
+def _weight_decay(class_counts: Sequence[int] | None) -> float:
+    """A penalty that weighs as much as 20 rows: a prior counts less, the more data there are."""
+    rows = sum(class_counts) if class_counts else 0
+    return min(20 / rows, 0.02) if rows else 1e-3
+
+
+def _weights(
+    num_classes: int, counts: Sequence[int] | None, class_weight: Literal["balanced"] | Sequence[float] | None
+) -> Tensor | None:
+    if counts is not None and len(counts) != num_classes:
+        raise ValueError(f"class_counts needs one number a class ({num_classes}), not {len(counts)}.")
+    if class_weight is None:
+        return None
+    if class_weight == "balanced":
+        if counts is None:
+            raise ValueError("class_weight=balanced needs class_counts: the training rows of each class.")
+        # A class with no training row cannot be weighted up; it keeps the weight 1 it never uses.
+        return torch.tensor([sum(counts) / (num_classes * c) if c else 1.0 for c in counts])
+    weights = [float(weight) for weight in class_weight]
+    if len(weights) != num_classes:
+        raise ValueError(f"class_weight needs one number a class ({num_classes}), not {len(weights)}.")
+    if not all(0 <= weight < math.inf for weight in weights) or sum(weights) == 0:
+        raise ValueError(f"class_weight needs numbers of at least 0, not all 0; got {weights}.")
+    return torch.tensor(weights)

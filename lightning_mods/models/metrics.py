@@ -1,0 +1,144 @@
+"""The metrics of many trials by torchmetrics, which know one at a time."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+
+class ClassScores(Metric):
+    """`accuracy`, `f1` (mean over classes) and `auroc` (one against the rest, mean over the classes that occur).
+
+    One metric for three: each of torchmetrics' costs as much as a training step of a small network to update, to
+    compute and to reset. Its AUROC also counts a class without rows as 0, and a small validation set often lacks one.
+
+    Args:
+        num_classes: Number of classes, C. Updated with probabilities `[B, C]` and class numbers `[B]`.
+    """
+
+    full_state_update = False
+    predictions: list[Tensor]
+    classes: list[Tensor]
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.add_state("predictions", default=[], dist_reduce_fx="cat")
+        self.add_state("classes", default=[], dist_reduce_fx="cat")
+
+    def update(self, predictions: Tensor, classes: Tensor) -> None:
+        """Keep the rows of a batch."""
+        self.predictions.append(predictions)
+        self.classes.append(classes)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The three, each a scalar."""
+        probabilities, classes = dim_zero_cat(self.predictions), dim_zero_cat(self.classes)
+        found = probabilities.argmax(dim=1)
+        return {
+            "accuracy": (found == classes).float().mean(),
+            "f1": class_mean_f1(found, classes, self.num_classes),
+            "auroc": class_mean_auroc(probabilities, classes),
+        }
+
+
+def class_mean_f1(found: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+    """F1 of each class, averaged over the classes that occur or were found, to the bit as torchmetrics has it.
+
+    Its `multiclass_f1_score` takes three times as long, a small network's training step.
+
+    Args:
+        found: Numbers of the predicted classes, shape `[N]`.
+        classes: Numbers of the true classes, shape `[N]`.
+        num_classes: Number of classes, C.
+
+    Returns:
+        A scalar in [0, 1].
+    """
+    pairs = (classes * num_classes + found).cpu().numpy()
+    table = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+    mass = (table.sum(0) + table.sum(1)).astype(np.float32)
+    twice = 2 * table.diagonal().astype(np.float32)
+    shares = np.divide(twice, mass, out=np.zeros_like(twice), where=mass > 0) / np.float32(np.count_nonzero(mass))
+    return torch.from_numpy(shares).sum().to(found.device)  # another sum would round differently
+
+
+def class_mean_auroc(probabilities: Tensor, classes: Tensor) -> Tensor:
+    """Area under the ROC curve of each class against the rest, averaged over the classes that occur.
+
+    Exact, not binned. The area is the share of pairs of a row of the class and another row that are in the right
+    order, ties counting half (Mann and Whitney 1947, https://doi.org/10.1214/aoms/1177730491), from ranks.
+
+    Args:
+        probabilities: Shape `[N, C]`.
+        classes: Numbers of the true classes, shape `[N]`.
+
+    Returns:
+        A scalar; NaN where all rows are of one class, as there is nothing to rank, or where a probability is NaN.
+    """
+    if probabilities.isnan().any():
+        return probabilities.new_tensor(float("nan"))
+    rows = len(classes)
+    counts = torch.bincount(classes, minlength=probabilities.shape[1]).tolist()
+    rank_sums = _rank_sums(probabilities, classes, counts)
+    areas = [
+        (ranks / 2 - n * (n + 1) / 2) / (n * (rows - n))
+        for ranks, n in zip(rank_sums, counts, strict=True)
+        if 0 < n < rows
+    ]
+    return torch.tensor(sum(areas) / len(areas) if areas else float("nan"), device=probabilities.device)
+
+
+def _rank_sums(probabilities: Tensor, classes: Tensor, counts: list[int]) -> list[int]:
+    """For each class, twice the sum of its rows' ranks among all by its probability, from 1.
+
+    Rows that are equal share the mean of their ranks. One class at a time: all at once take its memory tenfold.
+    """
+    if probabilities.device.type != "cpu" or probabilities.dtype not in (torch.float32, torch.float64):
+        return _rank_sums_on_device(probabilities, classes, counts)
+    # NumPy's calls cost a fraction of torch's, and some hundred rows no more than the calls.
+    columns, order = probabilities.numpy().T, np.argsort(classes.numpy(), kind="stable")
+    sums = []
+    for own, column in zip(np.split(order, np.cumsum(counts[:-1])), columns, strict=True):
+        ordered, mine = np.sort(column), column[own]
+        sums.append(int((ordered.searchsorted(mine) + ordered.searchsorted(mine, "right") + 1).sum()))
+    return sums
+
+
+def _rank_sums_on_device(probabilities: Tensor, classes: Tensor, counts: list[int]) -> list[int]:
+    sums = []
+    for own, values in zip(torch.split(classes.argsort(), counts), probabilities.t(), strict=True):
+        column, mine = values.sort().values, values[own]
+        ranks = torch.searchsorted(column, mine) + torch.searchsorted(column, mine, right=True) + 1
+        sums.append(int(ranks.sum()))
+    return sums
+
+
+def scores_one_by_one(
+    metrics: Mapping[str, Metric], predictions: Sequence[Tensor], targets: Sequence[Tensor], names: Sequence[str]
+) -> dict[str, Tensor]:
+    """Some of the metrics for many trials.
+
+    Args:
+        metrics: A set of their own by name; one that computes a dict gives several, by the names in it.
+        predictions: Of each batch, `[T, B, ...]`.
+        targets: Of each batch, `[B]`.
+        names: Which ones.
+
+    Returns:
+        Name to `[T]`.
+    """
+    rows = []
+    for trial in range(len(predictions[0])):
+        row: dict[str, Tensor] = {}
+        for name, metric in metrics.items():
+            metric.reset()
+            for prediction, y in zip(predictions, targets, strict=True):
+                metric.update(prediction[trial], y)
+            found = metric.compute()
+            row |= found if isinstance(found, dict) else {name: found}
+        rows.append(row)
+    return {name: torch.stack([row[name] for row in rows]) for name in names}

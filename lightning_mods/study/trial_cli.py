@@ -1,0 +1,290 @@
+"""`StudyCLI`: one parsed command line from which the fit of any trial is made, without parsing again."""
+
+import copy
+import inspect
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from callbacks import OptunaSearch
+from datamodules import TabularDataModule
+from datamodules.batching import Rows, eval_loader, train_loader
+from lightning_mods.cli.arguments import UsageError, explain, said
+from lightning_mods.cli.flags import StudyFlags
+from lightning_mods.cli.lightning_cli import ModsCLI, own_arguments
+from lightning_mods.cli.logger_folders import Place, with_places
+from lightning_mods.cli.logger_names import asked_for
+from lightning_mods.console.terminal import say
+from lightning_mods.loggers.views import CloseLoggers
+
+
+def check_folds(data: object, folds: int) -> None:
+    """See that the data module can be folded.
+
+    Raises:
+        UsageError: It is not ours, or has too few rows.
+    """
+    if not isinstance(data, TabularDataModule):
+        raise UsageError("--study.folds needs --data=TabularDataModule; --study.seeds works with any data.")
+    rows = len(_both(data))
+    if rows < 2 * folds:
+        raise UsageError(f"--study.folds={folds} needs {2 * folds} rows to train and validate on; there are {rows}.")
+
+
+def fold(data: TabularDataModule, index: int, folds: int) -> None:
+    """Let a data module train on all folds but one, and validate on that one.
+
+    Every fold has its share of each class, or of low and high targets. The columns stay encoded as they were learned
+    from the training rows of the fit.
+
+    Args:
+        data: A copy that nobody else uses.
+        index: Which fold to validate on, from 0.
+        folds: How many there are, at least 2.
+    """
+    rows = _both(data)
+    assert rows.y is not None
+    drawn = np.random.default_rng(data.learned.seed).permutation(len(rows))
+    order = drawn[np.argsort(rows.y.numpy()[drawn], kind="stable")]
+    held = np.zeros(len(rows), dtype=bool)
+    held[order[index::folds]] = True
+    train, val = (_some(rows, torch.from_numpy(np.flatnonzero(part))) for part in (~held, held))
+    size, seed = data.resolved_batch_size, data.learned.seed
+    data.train_dataloader = lambda: train_loader(train, min(size, len(train)), seed)  # type: ignore[method-assign]
+    data.val_dataloader = lambda: eval_loader(val, 1)  # type: ignore[method-assign]
+
+
+def _both(data: TabularDataModule) -> Rows:
+    """The training rows, and after them those to validate on."""
+    parts = [data.train_dataloader().dataset]
+    loader = data.val_dataloader()
+    parts += [] if isinstance(loader, list) else [loader.dataset]
+    tables = [part for part in parts if isinstance(part, Rows) and part.y is not None]
+    return Rows(
+        torch.cat([table.x for table in tables]), torch.cat([table.y for table in tables if table.y is not None])
+    )
+
+
+def _some(rows: Rows, at: torch.Tensor) -> Rows:
+    return Rows(rows.x.index_select(0, at), None if rows.y is None else rows.y.index_select(0, at))
+
+
+_SECTIONS = ("model", "data", "optimizer", "lr_scheduler")
+
+
+class StudyCLI(ModsCLI):
+    """The CLI of a study: its own model, data and trainer are only looked at; each trial gets fresh ones.
+
+    Args:
+        args: The command line, with the classes in it.
+    """
+
+    def __init__(self, args: Sequence[str]) -> None:
+        self.trial_callbacks: list[Callback] = []
+        self.trial_folder: Path | None = None
+        super().__init__("study", args)
+        self.base_seed = int(self.config.seed_everything)
+
+    @property
+    def study(self) -> StudyFlags:
+        """The flags `--study.*`."""
+        return StudyFlags(**self.config.study.as_dict())
+
+    def before_instantiate_classes(self) -> None:
+        """Leave out the search of a `fit`: the study does it, and a trial must not search in turn."""
+        super().before_instantiate_classes()
+        given = self.config.trainer.callbacks or []
+        given = given if isinstance(given, list) else [given]
+        kept = [each for each in given if each.class_path.rpartition(".")[2] != OptunaSearch.__name__]
+        if len(kept) < len(given):
+            say("note: OptunaSearch is left out, the study searches.")
+            self.config.trainer.callbacks = kept
+
+    # -------------------------------------------------------------------- looking
+
+    def class_of(self, section: str) -> type | None:
+        """The class chosen for `model`, `data`, `optimizer` or `lr_scheduler`; None for none."""
+        chosen = self.config.get(section)
+        if chosen is None:
+            return None
+        module, _, name = chosen.class_path.rpartition(".")
+        found: type = getattr(import_module(module), name)
+        return found
+
+    def value(self, name: str) -> Any:
+        """What a flag such as `model.lr` is set to."""
+        return _holder(self.config, name).get(name.partition(".")[2])
+
+    def training_rows(self) -> int | None:
+        """Rows that each process of a fit trains on, where the data module or its loader tells."""
+        rows = getattr(self.datamodule, "n_train", None)
+        if isinstance(rows, int):
+            return rows // self.trainer.world_size
+        try:
+            self.datamodule.prepare_data()
+            self.datamodule.setup("fit")
+            return len(self.datamodule.train_dataloader().dataset) // self.trainer.world_size
+        except (AttributeError, TypeError):
+            return None
+
+    # --------------------------------------------------------------------- making
+
+    def config_with(self, values: Mapping[str, Any], seed: int) -> Namespace:
+        """The configuration of a trial's fit.
+
+        Args:
+            values: Flag, such as `model.lr`, to its value.
+            seed: For `--seed_everything`.
+        """
+        config: Namespace = self.config.clone()
+        config.seed_everything = seed
+        for name, value in values.items():
+            _holder(config, name)[name.partition(".")[2]] = value
+        return config
+
+    def variant(
+        self,
+        values: Mapping[str, Any],
+        seed: int,
+        *,
+        folder: Path | None = None,
+        callbacks: Sequence[Callback] = (),
+        held_out: int | None = None,
+    ) -> "StudyCLI":
+        """A fit with other values: a fresh model, data module and trainer, as a command of its own would make them.
+
+        Args:
+            values: Flag, such as `model.lr`, to its value.
+            seed: For `--seed_everything`.
+            folder: Where its logger writes; None for no logger.
+            callbacks: For its trainer.
+            held_out: The fold to validate on; None for the validation rows.
+        """
+        twin = copy.copy(self)
+        twin.config = self.config_with(values, seed)
+        twin.trial_callbacks, twin.trial_folder = list(callbacks), folder
+        seed_everything(seed, workers=True, verbose=False)
+        shared = self._shared_data(values)
+        if shared is not None:
+            twin.config.data = shared
+        twin.instantiate_classes()
+        if held_out is not None:
+            fold(twin.datamodule, held_out, self.study.folds)
+        return twin
+
+    def _shared_data(self, values: Mapping[str, Any]) -> TabularDataModule | None:
+        """A copy that shares the table that was read, where a trial changes no more of it than the batch size."""
+        data = self.datamodule
+        changed = {name for name in values if name.startswith("data.")} - {"data.batch_size"}
+        if not isinstance(data, TabularDataModule) or changed:
+            return None
+        twin = copy.copy(data)
+        twin.trainer = None
+        twin.batch_size = values.get("data.batch_size", data.batch_size)
+        twin.save_hyperparameters({**data.hparams, "batch_size": twin.batch_size})
+        return twin
+
+    def _placed(self, asked: Any) -> Any:
+        """Loggers for a trial that writes; none where a fit is made to be looked at alone."""
+        if not any(True for _ in asked_for(asked)):
+            return asked
+        folder = self.trial_folder
+        return False if folder is None else with_places(asked, Place(folder.parent, folder))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A trainer that is quick and quiet: no bar, no checkpoints unless asked for, one TensorBoard run."""
+        config = self.config_init.trainer
+        if self.trial_folder is not None and config.logger in (None, True):
+            config.logger = TensorBoardLogger(
+                self.trial_folder.parent, name="", version=self.trial_folder.name, default_hp_metric=False
+            )
+        if said(self.given, "trainer.devices") is None:
+            config.devices = 1
+        return super().instantiate_trainer(**kwargs)
+
+    @property
+    def root(self) -> Path:
+        """The folder that holds the runs; a trial's own for what its callbacks write."""
+        return super().root if self.trial_folder is None else self.trial_folder
+
+    def _callbacks(self, config: Namespace) -> list[Any]:
+        given = config.callbacks or []
+        given = [each for each in (given if isinstance(given, list) else [given]) if not isinstance(each, ProgressBar)]
+        config.enable_progress_bar = False
+        config.enable_checkpointing = bool(config.enable_checkpointing) or any(
+            isinstance(each, Checkpoint) for each in given
+        )
+        return [*given, *self.trial_callbacks, *([CloseLoggers()] if self.trial_folder is not None else [])]
+
+
+def _holder(config: Namespace, name: str) -> Any:
+    """The part of a configuration that holds a flag."""
+    section = config[name.partition(".")[0]]
+    return section.init_args if name.partition(".")[0] in _SECTIONS else section
+
+
+def default_of(cli: StudyCLI, name: str) -> Any:
+    """What a flag of the model, data or optimizer is when nobody sets it."""
+    chosen = cli.class_of(name.partition(".")[0])
+    for each in chosen.__mro__ if chosen else ():
+        made = vars(each).get("__init__")
+        found = inspect.signature(made).parameters.get(name.partition(".")[2]) if made else None
+        if found is not None:
+            return None if found.default is inspect.Parameter.empty else found.default
+    return None
+
+
+def takes_floats(cli: StudyCLI, name: str) -> bool:
+    """Whether a whole number given to a flag of the model, data, optimizer or trainer becomes a float."""
+    section, _, argument = name.partition(".")
+    chosen = Trainer if section == "trainer" else cli.class_of(section)
+    if chosen is None:
+        return False
+    parser = ArgumentParser(exit_on_error=False)
+    if int in _flattened(_annotation(chosen, argument)):  # typing gives `float | int` for `int | float` made later
+        return False
+    # Without the others, since some of them are required.
+    parser.add_class_arguments(chosen, skip={*own_arguments(chosen)} - {argument}, fail_untyped=False)
+    try:
+        return isinstance(parser.parse_object({argument: 1})[argument], float)
+    except ArgumentError:  # it takes no number
+        return False
+
+
+def _annotation(chosen: type, argument: str) -> Any:
+    for each in chosen.__mro__:
+        with suppress(NameError):  # a type that only a type checker imports
+            hints = get_type_hints(vars(each)["__init__"]) if "__init__" in vars(each) else {}
+            if argument in hints:
+                return hints[argument]
+    return None
+
+
+def _flattened(annotation: Any) -> list[Any]:
+    parts = get_args(annotation)
+    return [inner for part in parts for inner in _flattened(part)] if parts else [annotation]
+
+
+def refused(cli: StudyCLI, values: Mapping[str, Any]) -> str:
+    """Why flags cannot have some values; empty if they can. Makes a model and a data module to see."""
+    try:
+        cli.parser.validate(cli.config_with(values, cli.base_seed))
+        twin = cli.variant(values, cli.base_seed)
+        if isinstance(twin.datamodule, TabularDataModule):
+            size, rows = twin.datamodule.resolved_batch_size, cli.training_rows() or 0
+            chosen = values.get("data.batch_size")
+            if cli.trainer.world_size > 1 and isinstance(chosen, int) and size > rows:
+                return f"each of the {cli.trainer.world_size} devices has {rows} training rows."
+    except (ValueError, TypeError) as error:
+        return explain(error)
+    return ""

@@ -1,0 +1,80 @@
+import pytest
+
+from lightning_mods.cli.arguments import (
+    UsageError,
+    flags,
+    merged_config,
+    refuse_unknown,
+    said,
+)
+
+
+def test_flags_come_with_their_values_in_order():
+    line = ["--a.b=1", "--c", "2", "--d", "-e", "--f=x=y", "--g+=h", "stray"]
+    assert list(flags(line)) == [("a.b", "1"), ("c", "2"), ("d", "-e"), ("f", "x=y"), ("g", "h")]
+
+
+def test_a_negative_number_is_a_value():
+    assert list(flags(["--model.lr", "-1"])) == [("model.lr", "-1")]
+
+
+def test_later_words_win_over_earlier_ones_and_over_config_files(tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "data:\n  class_path: Mine\n  init_args: {path: a.csv, target: y}\ntrainer: {default_root_dir: r}\n"
+    )
+    line = [f"--config={config}", "--data.path=b.csv", "--data.drop=[u, v]"]
+    assert merged_config(line, "data") == {
+        "class_path": "Mine",
+        "init_args": {"path": "b.csv", "target": "y", "drop": ["u", "v"]},
+    }
+    assert merged_config([*line, "--data=Other"], "data")["class_path"] == "Other"
+    assert said(line, "trainer.default_root_dir") == "r"
+    assert said([*line, "--trainer.default_root_dir=s"], "trainer.default_root_dir") == "s"
+    assert said(line, "ckpt_path") is None
+
+
+def test_a_section_without_class_path_is_read_as_arguments():
+    assert merged_config(['--config={"model": {"lr": 0.5}}'], "model") == {"init_args": {"lr": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [(None, "No such file"), ("a: [", "line"), ("- 1\n- 2\n", "sections"), ("\x00", "not")],
+)
+def test_a_config_that_is_none_is_named(tmp_path, text, says):
+    config = tmp_path / "c.yaml"
+    if text is not None:
+        config.write_text(text)
+    with pytest.raises(UsageError, match=says) as error:
+        said([f"--config={config}"], "model")
+    assert str(config) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+KNOWN = ["trainer.max_epochs", "trainer.max_steps", "model.hidden_sizes", "data.path", "data.target", "optimizer"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--trainer.max_epoch=3", "--trainer.max_epochs"),
+        ("--trainer.max_ep", "--trainer.max_epochs"),
+        ("--model.hiden_sizes=[1]", "--model.hidden_sizes"),
+        ("--path=x", "--data.path"),
+        ("--max_epochs=3", "--trainer.max_epochs"),
+        ("--data.traget", "--data.target"),
+    ],
+)
+def test_a_misspelt_or_abbreviated_flag_is_refused_with_the_nearest(typed, meant):
+    with pytest.raises(UsageError, match=f"did you mean {meant}\\?"):
+        refuse_unknown([typed], KNOWN)
+
+
+def test_flags_of_classes_the_user_chose_and_help_flags_pass():
+    refuse_unknown(["--trainer.callbacks.patience=3", "--optimizer.lr=1", "--optimizer.help", "-c", "x"], KNOWN)
+
+
+def test_a_flag_unlike_any_other_is_refused_without_a_guess():
+    with pytest.raises(UsageError, match="--zzzzzzzz is not a flag;"):
+        refuse_unknown(["--zzzzzzzz"], KNOWN)
