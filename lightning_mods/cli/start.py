@@ -38,7 +38,7 @@ def start(verb: str, args: Sequence[str] | None) -> None:
             _work("predict --exported")(given)
             return
         # Not before, as where an exported model runs there need be nothing that this imports or looks at.
-        if _work("cli.help")(verb, given):
+        if _work("quick")(verb, given):
             return
     except UsageError as error:
         sys.stderr.write(f"{verb}: {' '.join(str(error).split())}\n")
