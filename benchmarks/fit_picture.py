@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 
 from callbacks.diagnosis.verdict import diagnose
-from callbacks.figures import png
 from callbacks.fit.figure import draw_fit
+from callbacks.loggers.figures import png
 from lightning_mods import fit
 
 FLAGS = [

@@ -25,18 +25,18 @@ def measure(trials: int, pruner: str) -> dict[str, float]:
     """One study in this process."""
     from benchmarks.scaling_point import status
     from benchmarks.study_speed import EPOCHS, ours
-    from callbacks.search.waves import Draw
+    from callbacks.search.waves import WaveSampler
 
     spent = [0.0]
-    draw = Draw.__call__
+    draw = WaveSampler.__call__
 
-    def timed(self: Draw, *args: Any) -> Any:
+    def timed(self: WaveSampler, *args: Any) -> Any:
         start = time.process_time()
         drawn = draw(self, *args)
         spent[0] += time.process_time() - start
         return drawn
 
-    Draw.__call__ = timed  # type: ignore[method-assign]
+    WaveSampler.__call__ = timed  # type: ignore[method-assign]
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as root:
         ours(f"{root}/warm", 0, 2, 12, FLAGS[pruner])

@@ -38,7 +38,7 @@ Stage = Literal["train", "val", "test"]
 STAGES: tuple[Stage, ...] = ("train", "val", "test")
 
 
-class Workbench:
+class TablePreparation:
     """Opens, reads, splits, learns and encodes.
 
     Args:

@@ -12,7 +12,7 @@ from datamodules.batching import TableLoader, eval_loader, predict_loader, train
 from datamodules.encoding import CategoryColumn, NumericColumn
 from datamodules.errors import DataError, check_batch_size, check_choice, check_fractions, shortened
 from datamodules.learned import Learned, Options
-from datamodules.preparation import STAGES, Stage, Workbench
+from datamodules.preparation import STAGES, Stage, TablePreparation
 from datamodules.targets import Task, majority_metrics, mean_metrics
 
 _WIDTH = 110
@@ -133,7 +133,7 @@ class TabularDataModule(LightningDataModule):
         self.drop_missing_target = drop_missing_target
         self.memory_map: bool | Literal["auto"] = memory_map
         self.seed = seed
-        self._work = Workbench(
+        self._work = TablePreparation(
             Options(
                 path=str(path),
                 target=target,

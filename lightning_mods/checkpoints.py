@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from callbacks.pacing import SpareTime
+from callbacks.readers.pacing import SpareTime
 from lightning_mods.loggers.tensorboard import EventLogger
 from lightning_mods.runs import RunError, replacing
 

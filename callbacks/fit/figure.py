@@ -15,8 +15,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from callbacks.diagnosis.verdict import Diagnosis, Fit
-from callbacks.figures import COLOURS, HIGHEST, QUIET, TRAIN, VAL, WIDE
 from callbacks.fit.record import FitRecord
+from callbacks.loggers.figures import COLOURS, HIGHEST, QUIET, TRAIN, VAL, WIDE
 
 Values = Sequence[float | None]
 

@@ -10,13 +10,13 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
-from callbacks.figures import png_of
 from callbacks.fit import record as _fit_report
 from callbacks.fit.reader import AUTO, FitReader, fair_loss, obstacle
 from callbacks.fit.record import FitRecord
 from callbacks.host import Guard, say
 from callbacks.loggers import dispatch as _boards
-from callbacks.pacing import SpareTime
+from callbacks.loggers.figures import png_of
+from callbacks.readers.pacing import SpareTime
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,8 +60,8 @@ class FitWriter:
             self._draw(trainer, found, record, epoch)
 
     def _draw(self, trainer: Trainer, found: Diagnosis, record: FitRecord, epoch: int) -> None:
-        from callbacks.figures import rgb
         from callbacks.fit.figure import draw_record  # matplotlib takes half a second to load
+        from callbacks.loggers.figures import rgb
 
         _boards.write_image(trainer, "fit/curves", rgb(draw_record(record, found)), epoch)
 

@@ -7,11 +7,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch.optim import Optimizer
 
-from callbacks.figures import png_of
 from callbacks.gradients.flow import GradientFlow
 from callbacks.gradients.session import GradientSession, Pace, StepAhead
 from callbacks.gradients.writer import show_flow
 from callbacks.host import Guard
+from callbacks.loggers.figures import png_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

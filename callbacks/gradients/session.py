@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks.gradients.flow import GradientFlow
-from callbacks.gradients.optimizer_steps import StepWatch
 from callbacks.gradients.probe import (
     PER_HISTOGRAM,
     TOTAL,
@@ -23,7 +22,8 @@ from callbacks.gradients.probe import (
 )
 from callbacks.gradients.writer import GradientWriter
 from callbacks.host import Guard
-from callbacks.pacing import NEVER, AnyOf, Every, SpareTime
+from callbacks.readers.optimizer_steps import StepWatch
+from callbacks.readers.pacing import NEVER, AnyOf, Every, SpareTime
 
 
 @dataclass(frozen=True)

@@ -165,8 +165,8 @@ def _around(probe: Probe, numbers: Array) -> dict[str, Array]:
 
 def show_flow(trainer: Trainer, flow: GradientFlow) -> None:
     """Draw the history to where the run is looked at."""
-    from callbacks.figures import rgb  # matplotlib takes half a second to load
     from callbacks.gradients.figure import draw_gradient_flow
+    from callbacks.loggers.figures import rgb  # matplotlib takes half a second to load
 
     _boards.write_image(trainer, "gradients/flow", rgb(draw_gradient_flow(flow)), flow.columns[-1].last)
 

@@ -20,8 +20,8 @@ from torch.utils.data import (
 from callbacks.health.facts import Loss, Structure
 from callbacks.health.readers.autograd import read_loss, with_batch
 from callbacks.health.readers.data import (
+    PendingFinding,
     Sample,
-    Suspicion,
     read_contrast,
     read_dependence,
     read_inputs,
@@ -77,7 +77,7 @@ class DataWatch:
         self.baseline: float | None = None  # loss of the best constant
         self.best_val_loss = math.inf  # over the baseline
         self.compared = False  # training rows with validation rows
-        self.suspicion: Suspicion | None = None
+        self.suspicion: PendingFinding | None = None
 
     def learn(self, tensors: Sequence[Tensor], given: Tensor | None, losses: Sequence[Loss]) -> None:
         """Find the input, which the first layer was given, and the target, which the loss was given."""
@@ -187,7 +187,7 @@ class DataWatch:
         found = contrast_findings(contrast, step)
         near = read_neighbours((train, both[0]), (val, both[1])) if both and self.known and not found else None
         suspected = neighbour_findings(near, step) if near else []
-        self.suspicion = Suspicion(suspected, train) if suspected else None
+        self.suspicion = PendingFinding(suspected, train) if suspected else None
         if found or both is None or not self.known:
             self.train.clear()
         self.val.clear()

@@ -13,7 +13,7 @@ from random import random
 from typing import TYPE_CHECKING, Any, Protocol
 
 from callbacks.search import owners
-from callbacks.search.owners import Heart
+from callbacks.search.owners import HeartbeatThread
 from callbacks.search.plan import rungs
 from callbacks.search.space import Space
 from callbacks.search.storage import SILENCE, alone, at_once
@@ -63,7 +63,7 @@ class Claim:
     waiting: _TrialLike | None = None
 
 
-class Ledger:
+class TrialHistory:
     """What the trials of a study amount to.
 
     Args:
@@ -126,7 +126,7 @@ def _ended(trial: _TrialLike) -> bool:
 
 
 @dataclass(frozen=True)
-class Told:
+class FinishedTrial:
     """The end of a trial.
 
     Args:
@@ -144,7 +144,7 @@ class Told:
     reports: Sequence[float]
 
 
-def tell(storage: BaseStorage, ended: Sequence[tuple[int, Told]]) -> None:
+def tell(storage: BaseStorage, ended: Sequence[tuple[int, FinishedTrial]]) -> None:
     """Write the ends of some trials, given by their ids; in one go to a journal."""
     from optuna.exceptions import UpdateFinishedTrialError
 
@@ -155,7 +155,7 @@ def tell(storage: BaseStorage, ended: Sequence[tuple[int, Told]]) -> None:
                 _tell(storage, trial_id, told)
 
 
-def _tell(storage: BaseStorage, trial_id: int, told: Told) -> None:
+def _tell(storage: BaseStorage, trial_id: int, told: FinishedTrial) -> None:
     from optuna.trial import TrialState
 
     reports = {step: value for step, value in enumerate(told.reports) if math.isfinite(value)}
@@ -182,14 +182,14 @@ def _told_steps(storage: BaseStorage, steps: list[int]) -> list[int]:
 
 
 # From a place, parameters and distributions that are given to all parameters and distributions.
-Draw = Callable[[int, dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
+WaveSampler = Callable[[int, dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
 
 OWNER = "owner"  # user attribute: the process that runs the trial
 PLACE = "place"  # user attribute: index of the place that the trial holds
 _SIGN = "beat"  # user attribute: counts up while the trial runs, where the storage has no heartbeats of its own
 
 
-class Desk:
+class TrialClaims:
     """Hands out the trials of one study, each exactly once however many processes ask.
 
     Args:
@@ -221,9 +221,9 @@ class Desk:
         self._id = storage.get_study_id_from_name(study.study_name)
         self._heard: dict[int, tuple[object, float]] = {}  # trials of other machines: last sign of life, and when
 
-    def ledger(self) -> Ledger:
+    def ledger(self) -> TrialHistory:
         """The books as they stand."""
-        return Ledger(self.study.get_trials(deepcopy=False), self._n_trials, self._retries)
+        return TrialHistory(self.study.get_trials(deepcopy=False), self._n_trials, self._retries)
 
     def claim(self, sampled_by: Callable[[int], Any]) -> Trial | None:
         """Take up the next trial.
@@ -248,7 +248,7 @@ class Desk:
                 return Trial(self.study, started)
             time.sleep(random() * 0.1)  # those who met once shall not meet again
 
-    def claim_many(self, count: int, draw: Draw) -> list[int]:
+    def claim_many(self, count: int, draw: WaveSampler) -> list[int]:
         """Take up the next trials, with all their parameters.
 
         Args:
@@ -280,7 +280,7 @@ class Desk:
             self._storage.set_trial_user_attr(trial_id, PLACE, place)
         return True
 
-    def recover(self) -> Ledger:
+    def recover(self) -> TrialHistory:
         """Declare the trials failed whose process is gone; without a reason among their attributes: they are lost.
 
         Returns:
@@ -301,12 +301,12 @@ class Desk:
                 with suppress(UpdateFinishedTrialError):
                     self._storage.set_trial_user_attr(trial_id, REASON, f"killed {self._retries + 1} times")
             self._fail(trial_id)
-        return self.ledger() if gone else Ledger(trials, self._n_trials, self._retries)
+        return self.ledger() if gone else TrialHistory(trials, self._n_trials, self._retries)
 
-    def heart(self, *numbers: int) -> Heart:
+    def heart(self, *numbers: int) -> HeartbeatThread:
         """Signs of life for trials, given by their numbers, to be entered while they run."""
         ids = [self._trial_id(number) for number in numbers]
-        return Heart(lambda count: self._beat_all(ids, count))
+        return HeartbeatThread(lambda count: self._beat_all(ids, count))
 
     def _beat_all(self, ids: Sequence[int], count: int) -> None:
         for trial_id in ids:
@@ -322,7 +322,7 @@ class Desk:
         """Give up a trial of this process unless it has ended; it will be tried again."""
         self._fail(self._trial_id(number))
 
-    def tell(self, ended: Sequence[Told]) -> None:
+    def tell(self, ended: Sequence[FinishedTrial]) -> None:
         """End trials that were trained together."""
         tell(self._storage, [(self._trial_id(each.number), each) for each in ended])
 
@@ -331,7 +331,7 @@ class Desk:
 
     # ------------------------------------------------------------------ writing
 
-    def _start(self, claim: Claim, books: Ledger, draw: Draw | None = None) -> int | None:
+    def _start(self, claim: Claim, books: TrialHistory, draw: WaveSampler | None = None) -> int | None:
         """The id of a trial that is running from its first moment on, with the name of its owner on it."""
         from optuna.trial import TrialState, create_trial
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from callbacks.search import owners
 from callbacks.search import study as studies
-from callbacks.search.claims import REASON, Desk, Ledger
+from callbacks.search.claims import REASON, TrialClaims, TrialHistory
 from callbacks.search.plan import (
     Plan,
     SearchError,
@@ -103,7 +103,7 @@ class _Search:
 
     def run(self, storage: BaseStorage, where: str | None, name: str) -> None:
         """All trials there are to be run here."""
-        self._desk = Desk(
+        self._desk = TrialClaims(
             self._study,
             storage,
             where=where,
@@ -195,7 +195,7 @@ class _Search:
     def _is_late(self) -> bool:
         return self._plan.timeout is not None and time.monotonic() - self._began >= self._plan.timeout
 
-    def _tell(self, books: Ledger) -> None:
+    def _tell(self, books: TrialHistory) -> None:
         self._at_start = len(books.settled) if self._at_start is None else self._at_start
         elapsed = time.monotonic() - self._began
         self._report(Progress.of(self._study, self._space, books, self._total, self._at_start, elapsed))

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from callbacks.diagnosis.verdict import Fit
-from callbacks.figures import (
+from callbacks.loggers.figures import (
     COLOURS,
     HIGHEST,
     QUIET,

@@ -15,7 +15,7 @@ from uuid import uuid4
 from callbacks.search.storage import BEAT
 
 
-class Heart:
+class HeartbeatThread:
     """Beats in a thread of its own while a trial runs.
 
     Args:
@@ -27,7 +27,7 @@ class Heart:
         self._end = Event()
         self._thread = Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Heart:
+    def __enter__(self) -> HeartbeatThread:
         self._thread.start()
         return self
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
-from callbacks.search.claims import REASON, Ledger
+from callbacks.search.claims import REASON, TrialHistory
 from callbacks.search.space import Space, decode
 from callbacks.search.storage import quiet
 
@@ -70,7 +70,7 @@ class Progress:
     left: float | None
 
     @classmethod
-    def of(cls, study: Study, space: Space, books: Ledger, total: int, at_start: int, elapsed: float) -> Progress:
+    def of(cls, study: Study, space: Space, books: TrialHistory, total: int, at_start: int, elapsed: float) -> Progress:
         """Read it from the books; `at_start` is how many were done when this process began."""
         states = [trial.state.name for trial in books.settled]
         done = len(states)

@@ -9,7 +9,7 @@ from functools import partial
 from math import inf, prod
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from callbacks.search.claims import PLACE, Desk, Told
+from callbacks.search.claims import PLACE, FinishedTrial, TrialClaims
 from callbacks.search.plan import Plan, SearchError, best_so_far, make_sampler, rungs, survivors
 from callbacks.search.space import Choice, IntRange, PowersOfTwo, Space, decode
 from callbacks.search.study import is_storage_trouble
@@ -136,7 +136,7 @@ def _count(dimension: object) -> float:
 IN_MEMORY = ("tpe", "gp", "random", "grid")
 
 
-class Draw:
+class WaveSampler:
     """Draws the places of a wave one after the other; each draw sees those before it as trials that run.
 
     Args:
@@ -197,7 +197,7 @@ class Wave:
         *,
         epochs: int,
         halving: bool,
-        tell: Callable[[Sequence[Told]], None],
+        tell: Callable[[Sequence[FinishedTrial]], None],
     ) -> None:
         self._study, self._epochs, self._tell = study, epochs, tell
         self._rungs = rungs(epochs) if halving and len(study.directions) == 1 else []
@@ -250,7 +250,7 @@ class Wave:
         told = []
         for number, reason in reasons.items():
             found = groups[number].end(number, reason)
-            told.append(Told(number, reason, found.values, found.attrs, list(groups[number].reports(number))))
+            told.append(FinishedTrial(number, reason, found.values, found.attrs, list(groups[number].reports(number))))
         for group in {id(group): group for group in groups.values()}.values():
             group.keep([number for number, its in self._left.items() if its is group])
         self._tell(told)
@@ -276,7 +276,7 @@ class Together:
         plan: Plan,
         *,
         study: Study,
-        desk: Desk,
+        desk: TrialClaims,
         alone: Callable[[Trial], None],
         progress: Callable[[], None],
     ) -> None:
@@ -293,7 +293,7 @@ class Together:
         """Claim a wave and train it; False if there was nothing to claim."""
         width = self._train.together(self._plan.n_trials)
         sampled_by = partial(make_sampler, self._plan.sampler, self._plan.seed)
-        draw = Draw(self._study, self._space, sampled_by, shares=self._shares(width))
+        draw = WaveSampler(self._study, self._space, sampled_by, shares=self._shares(width))
         numbers = self._desk.claim_many(width, draw)
         if not numbers:
             return False
@@ -338,6 +338,6 @@ class Together:
             self._alone(self._desk.take(number))
             self._progress()
 
-    def _tell(self, ended: Sequence[Told]) -> None:
+    def _tell(self, ended: Sequence[FinishedTrial]) -> None:
         self._desk.tell(ended)
         self._progress()

@@ -214,7 +214,7 @@ def batch_size_of(loader: Any) -> int | None:
 _NAME = "configure_optimizers"
 
 
-class Turn:
+class ConfigureOptimizersHook:
     """Does something before a module is asked for its optimizers, once, and leaves no trace on the module.
 
     Args:

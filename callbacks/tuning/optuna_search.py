@@ -7,19 +7,19 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
-from callbacks.figures import png_of
 from callbacks.host import Guard, say
+from callbacks.loggers.figures import png_of
 from callbacks.search.plan import Plan, SearchError
 from callbacks.search.results import TrialRow, setting
 from callbacks.search.space import parse_space
 from callbacks.tuning import hyperparameters as settings
-from callbacks.tuning.hyperparameters import Turn
-from callbacks.tuning.ranks import Alone, same_random_numbers
+from callbacks.tuning.hyperparameters import ConfigureOptimizersHook
+from callbacks.tuning.ranks import RankZeroRunner, same_random_numbers
 from callbacks.tuning.report import show_pictures, write_found
 from callbacks.tuning.study import (
     AUTO,
+    SearchRequest,
     StudyBeforeFit,
-    Wish,
     holders,
     name_of,
     recipe_of,
@@ -119,7 +119,7 @@ class OptunaSearch(Callback):
         self.found: dict[str, Any] = {}  # the values, by name
         self._by_hand = False  # whether the rate has to be put into the optimizer
         self._rows: list[TrialRow] = []
-        self._turn: Turn | None = None
+        self._turn: ConfigureOptimizersHook | None = None
         self._folder: Path | None = None
         self._guard = Guard("OptunaSearch")
 
@@ -163,7 +163,7 @@ class OptunaSearch(Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
             say(trainer, "search: skipped, as fast_dev_run tries the fit alone.")
         elif isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-            self._turn = Turn(pl_module, lambda: self._before_optimizers(trainer, pl_module, runs))
+            self._turn = ConfigureOptimizersHook(pl_module, lambda: self._before_optimizers(trainer, pl_module, runs))
         else:
             raise MisconfigurationException(
                 f"OptunaSearch trains copies of the module on one device; {type(trainer.strategy).__name__} has none."
@@ -218,7 +218,7 @@ class OptunaSearch(Callback):
         return self.found[self.lr_name] if self._by_hand else None
 
     def _search(self, trainer: Trainer, module: LightningModule, runs: Path | None) -> bool:
-        wish = Wish(
+        wish = SearchRequest(
             monitor=self.monitor,
             mode=self.mode,
             max_epochs=self.max_epochs,
@@ -232,7 +232,7 @@ class OptunaSearch(Callback):
         name = self.name or name_of(trainer, module, space, recipe, (self.sampler, self.pruner, self.seed))
         storage = self.storage or (None if runs is None else str(runs / "search.journal"))
         study = StudyBeforeFit(trainer, module, space, recipe, self._plan(name), storage, runs)
-        group = Alone(trainer)
+        group = RankZeroRunner(trainer)
         # The fit's random numbers must go on as if there had been no search.
         with same_random_numbers():
             result = group.run(lambda: study.run(group, self._guard))

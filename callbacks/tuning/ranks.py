@@ -26,7 +26,7 @@ def same_random_numbers() -> Iterator[None]:
 PULSE = 60.0  # seconds between two signs of life; a wait on one collective ends the run after 30 minutes (10 on NCCL)
 
 
-class Alone:
+class RankZeroRunner:
     """Runs something on rank zero and hands its result to all.
 
     While it runs, rank zero is to `torch.distributed` a process of its own: what trains there (torchmetrics, samplers)

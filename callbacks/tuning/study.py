@@ -32,7 +32,7 @@ from callbacks.search.waves import Member
 from callbacks.tuning import hyperparameters as settings
 from callbacks.tuning import report as show
 from callbacks.tuning.observer import TrialWatch
-from callbacks.tuning.ranks import Alone, same_random_numbers
+from callbacks.tuning.ranks import RankZeroRunner, same_random_numbers
 from callbacks.tuning.trials import GroupedTrials, Recipe, Trials
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class StudyBeforeFit:
         """Name and place, for a person."""
         return f"{self.plan.name} in {self.storage or 'memory'}"
 
-    def run(self, group: Alone, guard: Guard) -> dict[str, Any]:
+    def run(self, group: RankZeroRunner, guard: Guard) -> dict[str, Any]:
         """Search.
 
         Returns:
@@ -194,7 +194,7 @@ UNLIMITED = 1000  # epochs of a fit that was given none: Lightning's own default
 
 
 @dataclass(frozen=True)
-class Wish:
+class SearchRequest:
     """What a user asks of a search before a fit; see `OptunaSearch`."""
 
     monitor: str
@@ -211,7 +211,7 @@ def holders(trainer: Trainer, module: LightningModule) -> tuple[Any, Any]:
     return module, getattr(trainer, "datamodule", None)
 
 
-def space_of(wish: Wish, trainer: Trainer, module: LightningModule) -> Space:
+def space_of(wish: SearchRequest, trainer: Trainer, module: LightningModule) -> Space:
     """What is searched: of the rate and the batch size, those that are wished for and there.
 
     Raises:
@@ -241,7 +241,7 @@ def space_of(wish: Wish, trainer: Trainer, module: LightningModule) -> Space:
     return space
 
 
-def _sizes(wish: Wish, trainer: Trainer, owner: Any) -> Any:
+def _sizes(wish: SearchRequest, trainer: Trainer, owner: Any) -> Any:
     if wish.batch_size != AUTO:
         return parse_space(wish.batch_size)
     with same_random_numbers():
@@ -249,7 +249,7 @@ def _sizes(wish: Wish, trainer: Trainer, owner: Any) -> Any:
     return batch_sizes(rows // trainer.world_size)
 
 
-def recipe_of(wish: Wish, trainer: Trainer, space: Space) -> Recipe:
+def recipe_of(wish: SearchRequest, trainer: Trainer, space: Space) -> Recipe:
     """How the trials train.
 
     Raises:

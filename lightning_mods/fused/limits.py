@@ -60,7 +60,7 @@ Limit = Callable[[], float]
 
 
 @dataclass(frozen=True)
-class Taken:
+class SkippedSteps:
     """Training steps that were taken without the hooks. All losses and weights are finite.
 
     Attributes:
@@ -79,7 +79,7 @@ class LooksNowAndThen(Protocol):
     def steps_free(self, trainer: Trainer) -> float:
         """How many of the next steps may be taken without its hooks; infinity for all."""
 
-    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Taken) -> None:
+    def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: SkippedSteps) -> None:
         """Steps were taken without its hooks."""
 
 

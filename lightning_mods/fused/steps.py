@@ -26,7 +26,7 @@ from lightning_mods.fused.limits import (
     LooksNowAndThen,
     Readings,
     ReadsGradients,
-    Taken,
+    SkippedSteps,
     limit_of,
     loop_limit,
 )
@@ -245,7 +245,7 @@ class FastSteps:
         if not losses:
             return
         stacked = torch.stack(losses)
-        taken = Taken(stacked.tolist(), rows)
+        taken = SkippedSteps(stacked.tolist(), rows)
         if not (all(map(math.isfinite, taken.losses)) and chain.is_finite()):
             # As if nothing had been: the loop, and whoever watches it, shall meet the mini-batch that did it.
             self._careful = len(losses)

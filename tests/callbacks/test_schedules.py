@@ -2,8 +2,8 @@ import doctest
 
 import pytest
 
-from callbacks import pacing as schedules
-from callbacks.pacing import NEVER, AnyOf, Every
+from callbacks.readers import pacing as schedules
+from callbacks.readers.pacing import NEVER, AnyOf, Every
 
 
 def due(schedule, until=50):

@@ -1,7 +1,7 @@
 import pytest
 
-from callbacks import pacing as spare_time
-from callbacks.pacing import SpareTime
+from callbacks.readers import pacing as spare_time
+from callbacks.readers.pacing import SpareTime
 
 
 @pytest.fixture

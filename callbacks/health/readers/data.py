@@ -326,7 +326,7 @@ SAME = 1e-9  # relative; a row that anything was done to differs by more
 AGAIN = 0.9  # of the rows
 
 
-class Suspicion:
+class PendingFinding:
     """Findings that wait for an epoch.
 
     Args:

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
-from callbacks.figures import png, rgb
 from callbacks.fit.figure import draw_fit
+from callbacks.loggers.figures import png, rgb
 
 TRAIN = [2.0 * 0.9**e for e in range(60)]
 VAL = [0.5 + 2.0 * 0.8**e + 0.02 * max(0, e - 12) for e in range(60)]

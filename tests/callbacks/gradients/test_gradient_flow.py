@@ -5,9 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from callbacks.figures import rgb
 from callbacks.gradients.figure import draw_gradient_flow
 from callbacks.gradients.flow import COLUMNS, ROWS, GradientFlow
+from callbacks.loggers.figures import rgb
 
 
 def test_memory_is_bounded_and_means_are_kept():

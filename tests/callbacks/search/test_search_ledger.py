@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from callbacks.search.claims import Claim, Ledger
+from callbacks.search.claims import Claim, TrialHistory
 
 
 @dataclass
@@ -28,7 +28,7 @@ def failed(number):
 
 
 def books(*trials, n_trials=3, retries=2):
-    return Ledger(trials, n_trials, retries)
+    return TrialHistory(trials, n_trials, retries)
 
 
 def test_an_empty_study_begins_with_its_first_place():

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from callbacks.diagnosis.verdict import Fit
-from callbacks.figures import COLOURS, rgb
+from callbacks.loggers.figures import COLOURS, rgb
 from callbacks.search.figure import draw_history, draw_search
 from callbacks.search.results import TrialRow, corners
 

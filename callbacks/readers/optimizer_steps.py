@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 BETWEEN, BEFORE, WITHIN = range(3)  # steps; a step whose gradients are there, before `step` is called; the call
 
 
-class Witness(Protocol):
+class StepObserver(Protocol):
     """Looks at the steps that are due."""
 
     def gradients(self, watch: "StepWatch") -> None:
@@ -39,7 +39,7 @@ class StepWatch:
     """
 
     def __init__(
-        self, optimizer: Optimizer, index: int, *, upcoming: Callable[[int], int], witness: Witness, count: int = 0
+        self, optimizer: Optimizer, index: int, *, upcoming: Callable[[int], int], witness: StepObserver, count: int = 0
     ) -> None:
         self.optimizer = optimizer
         self.index = index
