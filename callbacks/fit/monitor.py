@@ -14,7 +14,7 @@ from callbacks.fit import record as _fit_report
 from callbacks.fit.reader import AUTO, FitReader, fair_loss, obstacle
 from callbacks.fit.record import FitRecord
 from callbacks.host import Guard, say
-from callbacks.loggers import dispatch as _boards
+from callbacks.loggers import dispatch
 from callbacks.loggers.figures import png_of
 from callbacks.readers.pacing import SpareTime
 
@@ -40,11 +40,11 @@ class FitWriter:
     def scalars(self, trainer: Trainer, found: Diagnosis, epoch: int) -> None:
         """Log the probabilities over the epoch."""
         values = {f"fit/probability_{fit}": probability for fit, probability in found.probabilities.items()}
-        _boards.log_metrics(trainer, values, epoch)
+        dispatch.log_metrics(trainer, values, epoch)
 
     def words(self, trainer: Trainer, text: str, epoch: int) -> None:
         """Write the verdict as a text."""
-        _boards.write_text(trainer, "fit/verdict", text, epoch)
+        dispatch.write_text(trainer, "fit/verdict", text, epoch)
 
     def document(self, folder: Path | None, found: Diagnosis, record: FitRecord, baseline: float | None) -> None:
         """Write `diagnosis.json`."""
@@ -54,7 +54,7 @@ class FitWriter:
 
     def picture(self, trainer: Trainer, found: Diagnosis, record: FitRecord, epoch: int, *, last: bool) -> None:
         """Draw the curves; on the way only if there is time."""
-        if not self.plot or not (last or self._spare.is_due) or not _boards.are_shown(trainer):
+        if not self.plot or not (last or self._spare.is_due) or not dispatch.are_shown(trainer):
             return
         with self._spare.work():
             self._draw(trainer, found, record, epoch)
@@ -63,7 +63,7 @@ class FitWriter:
         from callbacks.fit.figure import draw_record  # matplotlib takes half a second to load
         from callbacks.loggers.figures import rgb
 
-        _boards.write_image(trainer, "fit/curves", rgb(draw_record(record, found)), epoch)
+        dispatch.write_image(trainer, "fit/curves", rgb(draw_record(record, found)), epoch)
 
 
 def folder_of(trainer: Trainer) -> Path | None:

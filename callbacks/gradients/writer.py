@@ -18,7 +18,7 @@ from callbacks.gradients.probe import (
     Probe,
     shown,
 )
-from callbacks.loggers import dispatch as _boards
+from callbacks.loggers import dispatch
 from callbacks.loggers.base import Histogram
 
 BINS = 30  # TensorBoard's Histograms tab lays what it gets over 30 bins of its own
@@ -112,8 +112,8 @@ class GradientWriter:
             scalars[f"grad_norm_max/{last.total}"] = float(norms[:, -1].max())
         for moment in moments[:-1]:
             if moment.samples is not None:
-                _boards.write_moment(trainer, moment.step, {}, _histograms(moment))
-        _boards.write_moment(trainer, last.step, scalars, _histograms(last))
+                dispatch.write_moment(trainer, moment.step, {}, _histograms(moment))
+        dispatch.write_moment(trainer, last.step, scalars, _histograms(last))
         found: list[list[float]] = norms.tolist()
         return found
 
@@ -168,7 +168,7 @@ def show_flow(trainer: Trainer, flow: GradientFlow) -> None:
     from callbacks.gradients.figure import draw_gradient_flow
     from callbacks.loggers.figures import rgb  # matplotlib takes half a second to load
 
-    _boards.write_image(trainer, "gradients/flow", rgb(draw_gradient_flow(flow)), flow.columns[-1].last)
+    dispatch.write_image(trainer, "gradients/flow", rgb(draw_gradient_flow(flow)), flow.columns[-1].last)
 
 
 def _histograms(moment: Moment) -> dict[str, Histogram]:

@@ -15,8 +15,8 @@ from callbacks.graphs.calls import CallRecorder
 from callbacks.graphs.forward import EXPORT, ForwardDrawing
 from callbacks.host import Guard, say
 from callbacks.loggers.base import Drawing
-from callbacks.loggers.dispatch import boards, write_graphs
-from callbacks.loggers.files import FilesBoard
+from callbacks.loggers.dispatch import adapters, write_graphs
+from callbacks.loggers.files import FilesAdapter
 
 LARGEST = 20_000  # nodes; a browser does not draw more in reasonable time
 
@@ -181,9 +181,9 @@ class GraphLogger(Callback):
             tag: Drawing(partial(to_graph_def, graph), partial(to_svg, graph, depth=self.depth))
             for tag, graph in (({"forward": forward} if forward else {}) | backward).items()
         }
-        files = [place for place in boards(trainer) if isinstance(place, FilesBoard)]
+        files = [place for place in adapters(trainer) if isinstance(place, FilesAdapter)]
         if self.svg and not files and "://" not in self._folder:
-            files = [FilesBoard(Path(self._folder), None, fresh=False)]
+            files = [FilesAdapter(Path(self._folder), None, fresh=False)]
             files[0].write_graphs(drawn, 0)
         write_graphs(trainer, drawn)
         for place in files:

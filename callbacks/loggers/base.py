@@ -1,8 +1,10 @@
-"""What a place to look at a run can show, and what is handed to it."""
+"""Defines what a logger adapter can show, and what is handed to it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
+
+from pytorch_lightning.loggers import Logger
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,11 @@ class Drawing:
 
 
 @runtime_checkable
-class Board(Protocol):
-    """A place to look at a run: one method for each kind of thing. A logger that has them is one itself."""
+class LoggerAdapter(Protocol):
+    """Shows a run's things, one method for each kind. A logger that has them all is its own adapter.
+
+    Those who inherit from it leave out what they cannot show.
+    """
 
     def write_scalars(self, values: Mapping[str, float], step: int) -> None:
         """Take in a few numbers by tag, also after a fit has ended."""
@@ -55,15 +60,43 @@ class Board(Protocol):
 
     def write_text(self, tag: str, text: str, step: int) -> None:
         """Show a text as it stands, in place of an earlier one."""
+        return
 
     def write_image(self, tag: str, pixels: Any, step: int) -> None:
         """Show a picture, an array `[height, width, 3]` of bytes."""
+        return
 
     def write_graphs(self, graphs: Mapping[str, Drawing], step: int) -> None:
         """Show compute graphs by name: `forward`, `backward`, `backward/0` and so on."""
+        return
 
     def write_charts(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
         """Draw tags on one chart, where that can be said: category -> chart -> tags."""
+        return
 
     def write_hyperparameters(self, values: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """Show the run's settings, and which tags are its results."""
+
+
+class NumbersAdapter(LoggerAdapter):
+    """Hands scalars and hyperparameters to a logger by Lightning's own methods, and shows nothing else.
+
+    Args:
+        logger: Where to.
+    """
+
+    def __init__(self, logger: Logger) -> None:
+        self._logger: Any = logger  # its class has more methods than Lightning's base
+
+    def write_scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Hand them to the logger."""
+        self._logger.log_metrics(dict(values), step=step)
+
+    def write_moment(self, step: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram]) -> None:
+        """Hand the scalars to the logger."""
+        if scalars:
+            self.write_scalars(scalars, step)
+
+    def write_hyperparameters(self, values: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """Hand the settings to the logger."""
+        self._logger.log_hyperparams(dict(values))

@@ -1,4 +1,4 @@
-"""A logger that takes numbers and settings alone: all it is handed, and nothing else."""
+"""Shows a run as files in its folder, for a logger of numbers alone or none: PNG, SVG, text, and JSON."""
 
 import io
 import json
@@ -9,12 +9,12 @@ from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
-from callbacks.loggers.base import Drawing, Histogram
+from callbacks.loggers.base import Drawing, Histogram, NumbersAdapter
 
 _NAMES = {"gradients/flow": "gradient_flow"}  # what they are called where the tag does not say it well
 
 
-class FilesBoard:
+class FilesAdapter(NumbersAdapter):
     """Writes `TAG.png`, `TAG.txt` (the latest of each), `graphs/NAME.svg`, and lines of JSON for numbers.
 
     Slashes in a tag become `_`. Numbers go to the logger, without one to `scalars.jsonl`: a line for each step with
@@ -30,20 +30,19 @@ class FilesBoard:
 
     def __init__(self, folder: Path, logger: Logger | None, *, fresh: bool) -> None:
         self.folder = folder
-        self._logger = logger
+        self._logger: Any = logger
         self._fresh = {"scalars", "histograms"} if fresh else set()
 
     def write_scalars(self, values: Mapping[str, float], step: int) -> None:
         """Hand them to the logger, without one append a line."""
         if self._logger is not None:
-            self._logger.log_metrics(dict(values), step=step)
+            super().write_scalars(values, step)
         else:
             self._append("scalars", {"step": step, **values})
 
     def write_moment(self, step: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram]) -> None:
         """Append what belongs to a step."""
-        if scalars:
-            self.write_scalars(scalars, step)
+        super().write_moment(step, scalars, histograms)
         if histograms:
             self._append("histograms", {"step": step, **{tag: _plain(one) for tag, one in histograms.items()}})
 
@@ -60,13 +59,10 @@ class FilesBoard:
         for tag, graph in graphs.items():
             self._write(f"graphs/{_name(tag)}.svg", graph.svg().encode())
 
-    def write_charts(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-        """Nothing: a file of numbers has no charts."""
-
     def write_hyperparameters(self, values: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """Hand them to the logger, without one write `hyperparameters.json`."""
         if self._logger is not None:
-            self._logger.log_hyperparams(dict(values))
+            super().write_hyperparameters(values, metrics)
         else:
             text = json.dumps(_for_json(dict(values)), indent=2, default=str, allow_nan=False)
             self._write("hyperparameters.json", f"{text}\n".encode())
@@ -91,7 +87,7 @@ class FilesBoard:
 
 
 def png(pixels: Any) -> bytes:
-    """A picture `[height, width, 3]` of bytes as a PNG file."""
+    """Return a picture `[height, width, 3]` of bytes as a PNG file."""
     from PIL import Image  # comes with matplotlib, which drew it
 
     held = io.BytesIO()
@@ -100,7 +96,7 @@ def png(pixels: Any) -> bytes:
 
 
 def histograms_text(histograms: Mapping[str, Histogram]) -> str:
-    """Histograms by tag as the text of a JSON file."""
+    """Return histograms by tag as the text of a JSON file."""
     return json.dumps(_for_json({tag: _plain(one) for tag, one in histograms.items()}), allow_nan=False)
 
 
@@ -120,39 +116,3 @@ def _for_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
     return value
-
-
-class NumbersBoard:
-    """Hands scalars and hyperparameters on.
-
-    Args:
-        logger: Where to.
-    """
-
-    def __init__(self, logger: Logger) -> None:
-        self._logger = logger
-
-    def write_scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Hand them on."""
-        self._logger.log_metrics(dict(values), step=step)
-
-    def write_moment(self, step: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram]) -> None:
-        """Hand the scalars on."""
-        if scalars:
-            self.write_scalars(scalars, step)
-
-    def write_text(self, tag: str, text: str, step: int) -> None:
-        """Nothing."""
-
-    def write_image(self, tag: str, pixels: Any, step: int) -> None:
-        """Nothing."""
-
-    def write_graphs(self, graphs: Mapping[str, Drawing], step: int) -> None:
-        """Nothing."""
-
-    def write_charts(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-        """Nothing."""
-
-    def write_hyperparameters(self, values: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """Hand them on."""
-        self._logger.log_hyperparams(dict(values))

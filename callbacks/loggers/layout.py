@@ -7,7 +7,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
 from callbacks.host import Guard, logged
-from callbacks.loggers import dispatch as _boards
+from callbacks.loggers import dispatch
 
 _LONG = 8  # more layers than a person compares by eye
 
@@ -52,7 +52,7 @@ class TensorBoardLayout(Callback):
         self._described = False
         if self.config:
             with self._guard(trainer, "writing the configuration"):
-                _boards.write_text(trainer, "config", self.config)
+                dispatch.write_text(trainer, "config", self.config)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results of the epoch if it is the best so far."""
@@ -82,14 +82,14 @@ class TensorBoardLayout(Callback):
         others = {name.removeprefix("val_"): [name] for name in names if name != "val_loss"}
         results = [f"hp/{name}" for name in names] + [f"hp/test_{name.removeprefix('val_')}" for name in names]
         with self._guard(trainer, "describing the run"):
-            _boards.write_charts(trainer, {"Fit": losses, "Metrics": others})
-            _boards.write_hyperparameters(trainer, _hyperparameters(trainer, pl_module), results)
+            dispatch.write_charts(trainer, {"Fit": losses, "Metrics": others})
+            dispatch.write_hyperparameters(trainer, _hyperparameters(trainer, pl_module), results)
 
     def _write_results(self, trainer: Trainer, results: dict[str, float]) -> None:
         tagged = {f"hp/{name}": value for name, value in results.items()}
         if tagged:
             with self._guard(trainer, "writing the results"):
-                _boards.write_scalars(trainer, tagged, trainer.current_epoch)
+                dispatch.write_scalars(trainer, tagged, trainer.current_epoch)
 
 
 def _hyperparameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A TensorBoard logger as a place to look at a run."""
+"""Shows a run in TensorBoard: the one place that knows its writer and the protos of its plugins."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Number
@@ -14,105 +14,18 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
-from callbacks.loggers.base import Drawing, Histogram
+from callbacks.loggers.base import Drawing, Histogram, LoggerAdapter
 
 
 def tensorboard_loggers(trainer: Trainer) -> list[TensorBoardLogger]:
-    """The TensorBoard loggers of a trainer; none on ranks that do not write."""
+    """Return the TensorBoard loggers of a trainer; none on ranks that do not write."""
     if not trainer.is_global_zero:
         return []
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
-def write_charts(logger: TensorBoardLogger, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-    """Lay out the Custom Scalars tab, once a run: category -> chart -> the tags drawn on it together."""
-    layout = {
-        category: {chart: ["Multiline", list(tags)] for chart, tags in in_category.items()}
-        for category, in_category in charts.items()
-    }
-    logger.experiment.add_custom_scalars(layout)
-
-
-def write_hyperparameters(logger: TensorBoardLogger, values: Mapping[str, Any], metrics: Sequence[str]) -> None:
-    """Tell the HParams tab the run's settings and which scalar tags are its results.
-
-    No value is written for the results: the tab shows the latest scalar of each tag, and an empty cell before.
-    """
-    plain = {name: value if isinstance(value, bool | Number | str) else str(value) for name, value in values.items()}
-    for summary in hparams_summaries(plain, dict.fromkeys(metrics, 0)):  # type: ignore[no-untyped-call]
-        logger.experiment.file_writer.add_summary(summary)
-
-
-def write_scalars(logger: TensorBoardLogger, values: Mapping[str, float], step: int) -> None:
-    """Write scalars by tag at a step."""
-    for tag, value in values.items():
-        logger.experiment.add_scalar(tag, value, step)
-
-
-def write_text(logger: TensorBoardLogger, tag: str, text: str, step: int = 0) -> None:
-    """Write a text, shown as it stands, to the Text tab."""
-    indented = "".join(f"    {line}\n" for line in text.splitlines())  # Markdown for: leave this as it is
-    logger.experiment.add_text(tag, indented, step)
-
-
-def write_image(logger: TensorBoardLogger, tag: str, pixels: Any, step: int) -> None:
-    """Write a picture, an array `[height, width, 3]` of bytes, to the Images tab."""
-    logger.experiment.add_image(tag, pixels, step, dataformats="HWC")
-
-
-def write_graphs(logger: TensorBoardLogger, forward: Any, others: Mapping[str, Any], step: int = 0) -> None:
-    """Write graphs to the Graphs tab: a run's own graph, tag `Default`, and others by tag.
-
-    A run has room for one `graph_def`. Each other graph goes in as Keras' do that were traced in a run: the metadata of
-    a run of functions, which the tab draws like any graph (plugin `graph_run_metadata_graph` of TensorBoard).
-    """
-    writer = logger.experiment.file_writer
-    if forward is not None:
-        writer.add_event(Event(graph_def=forward.SerializeToString()), step)
-    for tag, graph in others.items():
-        content = RunMetadata(function_graphs=[RunMetadata.FunctionGraphs(pre_optimization_graph=graph)])
-        blob = TensorProto(
-            dtype=DT_STRING,
-            string_val=[content.SerializeToString()],
-            tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]),
-        )
-        plugin = SummaryMetadata.PluginData(plugin_name="graph_run_metadata_graph", content=b"1")
-        metadata = SummaryMetadata(plugin_data=plugin, data_class=DATA_CLASS_BLOB_SEQUENCE)
-        writer.add_summary(Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=blob)]), step)
-    logger.experiment.flush()
-
-
-def write_moment(
-    logger: TensorBoardLogger, step: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram]
-) -> None:
-    """Write what belongs to one step as one event: the writer's cost is by the event and by the byte."""
-    summary = Summary()
-    for tag, value in scalars.items():
-        summary.value.add(tag=tag, simple_value=value)
-    for tag, histogram in histograms.items():
-        buckets = _buckets(histogram)
-        proto = HistogramProto(
-            min=histogram.low,
-            max=histogram.high,
-            num=sum(histogram.counts),
-            sum=histogram.total,
-            sum_squares=histogram.squares,
-            bucket_limit=[edge for edge, _ in buckets],
-            bucket=[count for _, count in buckets],
-        )
-        summary.value.add(tag=tag, histo=proto)
-    logger.experiment.file_writer.add_summary(summary, step)
-
-
-def _buckets(histogram: Histogram) -> list[tuple[float, float]]:
-    """Upper edge and count of each bin, empty neighbours as one: a checksum in Python goes over every byte."""
-    counts, low = histogram.counts, histogram.low
-    width, last = (histogram.high - low) / len(counts), len(counts) - 1
-    return [(low + width * (i + 1), n) for i, n in enumerate(counts) if n or i == last or counts[i + 1]]
-
-
-class TensorBoardBoard:
-    """Shows everything natively: see `_tensorboard`.
+class TensorBoardAdapter(LoggerAdapter):
+    """Shows everything in TensorBoard's own tabs.
 
     Args:
         logger: Where to.
@@ -122,30 +35,81 @@ class TensorBoardBoard:
         self._logger = logger
 
     def write_scalars(self, values: Mapping[str, float], step: int) -> None:
-        """An event each; the writer opens a file anew where the fit has closed it."""
-        write_scalars(self._logger, values, step)
+        """Write an event each; the writer opens a file anew where the fit has closed it."""
+        for tag, value in values.items():
+            self._logger.experiment.add_scalar(tag, value, step)
 
     def write_moment(self, step: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram]) -> None:
-        """One event."""
-        write_moment(self._logger, step, scalars, histograms)
+        """Write what belongs to one step as one event: the writer's cost is by the event and by the byte."""
+        summary = Summary()
+        for tag, value in scalars.items():
+            summary.value.add(tag=tag, simple_value=value)
+        for tag, histogram in histograms.items():
+            buckets = _buckets(histogram)
+            proto = HistogramProto(
+                min=histogram.low,
+                max=histogram.high,
+                num=sum(histogram.counts),
+                sum=histogram.total,
+                sum_squares=histogram.squares,
+                bucket_limit=[edge for edge, _ in buckets],
+                bucket=[count for _, count in buckets],
+            )
+            summary.value.add(tag=tag, histo=proto)
+        self._logger.experiment.file_writer.add_summary(summary, step)
 
     def write_text(self, tag: str, text: str, step: int) -> None:
-        """To the Text tab."""
-        write_text(self._logger, tag, text, step)
+        """Write a text, shown as it stands, to the Text tab."""
+        indented = "".join(f"    {line}\n" for line in text.splitlines())  # Markdown for: leave this as it is
+        self._logger.experiment.add_text(tag, indented, step)
 
     def write_image(self, tag: str, pixels: Any, step: int) -> None:
-        """To the Images tab."""
-        write_image(self._logger, tag, pixels, step)
+        """Write a picture, an array `[height, width, 3]` of bytes, to the Images tab."""
+        self._logger.experiment.add_image(tag, pixels, step, dataformats="HWC")
 
     def write_graphs(self, graphs: Mapping[str, Drawing], step: int) -> None:
-        """To the Graphs tab: the forward graph is the run's own."""
+        """Write graphs to the Graphs tab: `forward` as the run's own, tag `Default`, and others by tag.
+
+        A run has room for one `graph_def`. Each other graph goes in as Keras' do that were traced in a run: the
+        metadata of a run of functions, which the tab draws like any graph (plugin `graph_run_metadata_graph`).
+        """
         made = {tag: graph.graph_def() for tag, graph in graphs.items()}
-        write_graphs(self._logger, made.pop("forward", None), made, step)
+        writer = self._logger.experiment.file_writer
+        forward = made.pop("forward", None)
+        if forward is not None:
+            writer.add_event(Event(graph_def=forward.SerializeToString()), step)
+        for tag, graph in made.items():
+            content = RunMetadata(function_graphs=[RunMetadata.FunctionGraphs(pre_optimization_graph=graph)])
+            blob = TensorProto(
+                dtype=DT_STRING,
+                string_val=[content.SerializeToString()],
+                tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]),
+            )
+            plugin = SummaryMetadata.PluginData(plugin_name="graph_run_metadata_graph", content=b"1")
+            metadata = SummaryMetadata(plugin_data=plugin, data_class=DATA_CLASS_BLOB_SEQUENCE)
+            writer.add_summary(Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=blob)]), step)
+        self._logger.experiment.flush()
 
     def write_charts(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-        """To the Custom Scalars tab."""
-        write_charts(self._logger, charts)
+        """Lay out the Custom Scalars tab, once a run: category -> chart -> the tags drawn on it together."""
+        layout = {
+            category: {chart: ["Multiline", list(tags)] for chart, tags in in_category.items()}
+            for category, in_category in charts.items()
+        }
+        self._logger.experiment.add_custom_scalars(layout)
 
     def write_hyperparameters(self, values: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """To the HParams tab."""
-        write_hyperparameters(self._logger, values, metrics)
+        """Tell the HParams tab the run's settings and which scalar tags are its results.
+
+        No value is written for the results: the tab shows the latest scalar of each tag, and an empty cell before.
+        """
+        plain = {name: one if isinstance(one, bool | Number | str) else str(one) for name, one in values.items()}
+        for summary in hparams_summaries(plain, dict.fromkeys(metrics, 0)):  # type: ignore[no-untyped-call]
+            self._logger.experiment.file_writer.add_summary(summary)
+
+
+def _buckets(histogram: Histogram) -> list[tuple[float, float]]:
+    """Return upper edge and count of each bin, empty neighbours as one: a checksum in Python goes over every byte."""
+    counts, low = histogram.counts, histogram.low
+    width, last = (histogram.high - low) / len(counts), len(counts) - 1
+    return [(low + width * (i + 1), n) for i, n in enumerate(counts) if n or i == last or counts[i + 1]]

@@ -1,30 +1,21 @@
-"""A Weights & Biases logger as a place to look at a run; wandb is imported when something is shown."""
+"""Shows a run at Weights & Biases; wandb is imported when something is shown."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from pytorch_lightning.loggers import WandbLogger
-
-from callbacks.loggers.base import Drawing, Histogram
+from callbacks.loggers.base import Drawing, Histogram, NumbersAdapter
 
 
-class WandbBoard:
-    """Shows texts as HTML panels and as columns of the runs' table, graphs as SVG within HTML.
-
-    Args:
-        logger: Where to.
-    """
-
-    def __init__(self, logger: WandbLogger) -> None:
-        self._logger = logger
+class WandbAdapter(NumbersAdapter):
+    """Shows texts as HTML panels and as columns of the runs' table, graphs as SVG within HTML."""
 
     def write_scalars(self, values: Mapping[str, float], step: int) -> None:
-        """One row of the history, its x axis the step."""
+        """Log one row of the history, its x axis the step."""
         self._log(values, step)
 
     def write_moment(self, step: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram]) -> None:
-        """One row of the history, its x axis the step."""
+        """Log one row of the history, its x axis the step."""
         import wandb
 
         drawn = {
@@ -34,28 +25,21 @@ class WandbBoard:
         self._log({**scalars, **drawn}, step)
 
     def write_text(self, tag: str, text: str, step: int) -> None:
-        """An HTML panel, and the text itself in the run's summary."""
+        """Log an HTML panel, and the text itself in the run's summary."""
         import wandb
 
         self._log({tag: wandb.Html(f"<pre>{html.escape(text)}</pre>", inject=False)}, step)
         self._logger.experiment.summary[f"{tag}_text"] = text
 
     def write_image(self, tag: str, pixels: Any, step: int) -> None:
-        """An image panel."""
+        """Log an image panel."""
         self._logger.log_image(tag, [pixels], step=step)
 
     def write_graphs(self, graphs: Mapping[str, Drawing], step: int) -> None:
-        """An HTML panel for each."""
+        """Log an HTML panel for each graph."""
         import wandb
 
         self._log({f"graphs/{tag}": wandb.Html(graph.svg(), inject=False) for tag, graph in graphs.items()}, step)
-
-    def write_charts(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-        """Nothing: panels with several metrics are made in the workspace."""
-
-    def write_hyperparameters(self, values: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """To the run's config."""
-        self._logger.log_hyperparams(dict(values))
 
     def _log(self, values: Mapping[str, Any], step: int) -> None:
         if values:

@@ -9,8 +9,8 @@ import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from callbacks.loggers import dispatch as _boards
-from callbacks.loggers import tensorboard as _tensorboard
+from callbacks.loggers import dispatch
+from callbacks.loggers.tensorboard import TensorBoardAdapter
 from callbacks.search.results import TrialRow
 
 CURVES = "curves"  # by tag, one value an epoch: what this process knows of a trial beside what the study keeps
@@ -38,15 +38,16 @@ def write_trial(
         result: Name and value of the metric; no value leaves the cell empty.
     """
     logger = TensorBoardLogger(folder, name=name, version=f"trial_{number:03d}", default_hp_metric=False)
+    adapter = TensorBoardAdapter(logger)
     metric, value = result
     logger.log_hyperparams(dict(values))
-    _tensorboard.write_hyperparameters(logger, {**values, "verdict": verdict}, [f"hp/{metric}"])
+    adapter.write_hyperparameters({**values, "verdict": verdict}, [f"hp/{metric}"])
     for tag, curve in curves.items():
         for epoch, point in enumerate(curve):
             if point is not None:
-                _tensorboard.write_scalars(logger, {tag: point}, epoch)
+                adapter.write_scalars({tag: point}, epoch)
     if value is not None:
-        _tensorboard.write_scalars(logger, {f"hp/{metric}": value}, 0)
+        adapter.write_scalars({f"hp/{metric}": value}, 0)
     logger.finalize("success")
 
 
@@ -64,7 +65,7 @@ def write_found(folder: Path, sections: Mapping[str, Mapping[str, Any]]) -> None
 
 def show_pictures(trainer: Trainer, rows: Sequence[TrialRow], names: Sequence[str], monitor: str, mode: str) -> None:
     """Draw the search, and list its trials, a line of JSON for each."""
-    _boards.write_text(trainer, "search/trials", "\n".join(map(_line, rows)))
+    dispatch.write_text(trainer, "search/trials", "\n".join(map(_line, rows)))
     from callbacks.loggers.figures import rgb
     from callbacks.search.figure import draw_history, draw_search  # matplotlib takes half a second to load
 
@@ -74,7 +75,7 @@ def show_pictures(trainer: Trainer, rows: Sequence[TrialRow], names: Sequence[st
         "history": draw_history(rows, monitor=monitor, mode=mode),
     }
     for what, figure in figures.items():
-        _boards.write_image(trainer, f"search/{what}", rgb(figure), 0)
+        dispatch.write_image(trainer, f"search/{what}", rgb(figure), 0)
 
 
 def _line(row: TrialRow) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from lightning_mods.cli.arguments import UsageError, each_flag, read_config
+from lightning_mods.loggers import BUILD_VISDOM
 
 FLAG = "trainer.logger"
 HERE = "."  # where a logger writes to of which nothing else was said; the run's folder takes its place
@@ -34,14 +35,12 @@ class Named:
     note: str = ""
 
 
-# Its setup.py imports pkg_resources, and pip builds with the newest setuptools unless told otherwise.
-BUILD = " (should it not build: pip install 'setuptools<81' wheel && pip install --no-build-isolation visdom)"
 _LIGHTNING = "pytorch_lightning.loggers"
 NAMED = {
     "tensorboard": Named("lightning_mods.loggers.tensorboard.EventLogger", folder=True),
     "wandb": Named(f"{_LIGHTNING}.WandbLogger", "wandb", "wandb"),
     "comet": Named(f"{_LIGHTNING}.CometLogger", "comet_ml", "comet"),
-    "visdom": Named("lightning_mods.loggers.visdom.VisdomLogger", "visdom", "visdom", note=BUILD),
+    "visdom": Named("lightning_mods.loggers.visdom.VisdomLogger", "visdom", "visdom", note=BUILD_VISDOM),
     "mlflow": Named(f"{_LIGHTNING}.MLFlowLogger", "mlflow", "mlflow"),
     "csv": Named(f"{_LIGHTNING}.CSVLogger", folder=True),
 }

@@ -51,6 +51,7 @@ def quiet() -> None:
         ".*Experiment logs directory .* exists and is not empty.*",  # our files lie beside the table
         ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning's own use of a deprecated torch name
         ".*You requested to overfit.*",  # so it is, as asked
+        "IProgress not found.*",  # tqdm without ipywidgets in a notebook: it does without a bar, as we say ourselves
         ".*Total length of `list` across ranks is zero.*",  # a set the user did without
         ".*callbacks used to create the checkpoint need to be provided.*",  # only a fit goes on with them
     ):

@@ -1,6 +1,8 @@
 """The bar: few drawings, and the right end."""
 
 import re
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -8,7 +10,12 @@ import pytorch_lightning as pl
 from datamodules import TabularDataModule
 from lightning_mods import MLPClassifier
 from lightning_mods.console import progress
-from lightning_mods.console.progress import TimedBar
+from lightning_mods.console.progress import (
+    ProgressLines,
+    TimedBar,
+    in_notebook,
+    progress_callbacks,
+)
 
 
 def fit(tmp_path, capsys, **given):
@@ -54,3 +61,17 @@ def test_a_second_fit_begins_anew(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(progress, "DRAWING", 0.0)
     assert "Epoch 0" in fit(tmp_path, capsys, max_epochs=1)[-1]
     assert "Epoch 1" in fit(tmp_path, capsys, max_epochs=2)[-1]
+
+
+@pytest.mark.parametrize(("found", "shown", "lines"), [(object(), TimedBar, 0), (None, ProgressLines, 1)])
+def test_a_notebook_gets_the_bar_and_without_ipywidgets_lines_and_the_command(monkeypatch, capsys, found, shown, lines):
+    assert not in_notebook()
+    kernel = ModuleType("ipykernel.kernelapp")
+    kernel.IPKernelApp = SimpleNamespace(initialized=lambda: True)
+    monkeypatch.setitem(sys.modules, "ipykernel.kernelapp", kernel)
+    monkeypatch.setattr(progress, "find_spec", lambda name: found)
+    assert [type(callback) for callback in progress_callbacks([])] == [shown]
+    assert capsys.readouterr().err.count("pip install 'lightning-mods[notebook]'\n") == lines
+    kernel.IPKernelApp = SimpleNamespace(initialized=lambda: False)  # imported, but this process is none
+    assert [type(callback) for callback in progress_callbacks([])] == [ProgressLines]
+    assert capsys.readouterr().err == ""

@@ -7,11 +7,11 @@ import pytest
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from callbacks.loggers import dispatch as _boards
+from callbacks.loggers import dispatch
 from callbacks.loggers.base import Drawing, Histogram
-from callbacks.loggers.comet import CometBoard
-from callbacks.loggers.files import FilesBoard
-from callbacks.loggers.mlflow import MLflowBoard
+from callbacks.loggers.comet import CometAdapter
+from callbacks.loggers.files import FilesAdapter
+from callbacks.loggers.mlflow import MLflowAdapter
 
 PIXELS = np.zeros((4, 6, 3), np.uint8)
 HISTOGRAM = Histogram(0.0, 1.0, [1.0, 3.0], 2.0, 1.5)
@@ -34,7 +34,7 @@ class Numbers(Logger):
 
 
 class Shows(Numbers):
-    """One that has the methods of a board."""
+    """One that has the methods of an adapter."""
 
     def __init__(self):
         super().__init__()
@@ -64,13 +64,13 @@ def trainer_of(*loggers, folder, **kwargs):
 
 
 def write_everything(trainer):
-    _boards.write_scalars(trainer, {"a/b": 0.5}, 1)
-    _boards.write_moment(trainer, 2, {"a/c": math.nan, "a/d": -math.inf}, {"weights/x": HISTOGRAM})
-    _boards.write_text(trainer, "fit/verdict", "good", 3)
-    _boards.write_image(trainer, "fit/curves", PIXELS, 3)
-    _boards.write_graphs(trainer, GRAPHS)
-    _boards.write_charts(trainer, {"Fit": {"loss": ["train_loss"]}})
-    _boards.write_hyperparameters(trainer, {"lr": 0.1, "sizes": [1, 2]}, ["hp/val_loss"])
+    dispatch.write_scalars(trainer, {"a/b": 0.5}, 1)
+    dispatch.write_moment(trainer, 2, {"a/c": math.nan, "a/d": -math.inf}, {"weights/x": HISTOGRAM})
+    dispatch.write_text(trainer, "fit/verdict", "good", 3)
+    dispatch.write_image(trainer, "fit/curves", PIXELS, 3)
+    dispatch.write_graphs(trainer, GRAPHS)
+    dispatch.write_charts(trainer, {"Fit": {"loss": ["train_loss"]}})
+    dispatch.write_hyperparameters(trainer, {"lr": 0.1, "sizes": [1, 2]}, ["hp/val_loss"])
 
 
 def lines_of(file):
@@ -117,7 +117,7 @@ def test_where_one_fails_the_others_get_it_and_the_failure_is_told(tmp_path):
     shows = Shows()
     trainer = trainer_of(Broken(), shows, folder=tmp_path)
     with pytest.raises(OSError, match="gone"):
-        _boards.write_text(trainer, "a", "b")
+        dispatch.write_text(trainer, "a", "b")
     assert shows.shown == [("write_text", "a")]
 
 
@@ -125,14 +125,14 @@ def test_where_one_fails_the_others_get_it_and_the_failure_is_told(tmp_path):
 def test_a_trying_run_shows_nothing(tmp_path, loggers):
     trainer = trainer_of(*loggers, folder=tmp_path, fast_dev_run=True)
     write_everything(trainer)
-    assert not _boards.are_shown(trainer)
+    assert not dispatch.are_shown(trainer)
     assert not names_in(tmp_path)
 
 
 def test_a_table_and_tensorboard_side_by_side_each_have_it_all(tmp_path):
     loggers = [CSVLogger(tmp_path / "t", version="a"), TensorBoardLogger(tmp_path / "b", version="a")]
     trainer = trainer_of(*loggers, folder=tmp_path)
-    _boards.write_image(trainer, "gradients/flow", PIXELS, 0)
+    dispatch.write_image(trainer, "gradients/flow", PIXELS, 0)
     assert (tmp_path / "t/lightning_logs/a/gradient_flow.png").exists()
     loggers[1].finalize("success")
     assert list((tmp_path / "b/lightning_logs/a").glob("events.*"))
@@ -140,7 +140,7 @@ def test_a_table_and_tensorboard_side_by_side_each_have_it_all(tmp_path):
 
 def test_a_run_that_goes_on_keeps_its_lines(tmp_path):
     for fresh, expected in ((True, [0]), (False, [0, 0]), (True, [0])):
-        FilesBoard(tmp_path, None, fresh=fresh).write_scalars({"a": 1.0}, 0)
+        FilesAdapter(tmp_path, None, fresh=fresh).write_scalars({"a": 1.0}, 0)
         rows = [json.loads(line)["step"] for line in lines_of(tmp_path / "scalars.jsonl")]
         assert rows == expected
 
@@ -153,9 +153,9 @@ def test_a_folder_that_is_not_on_this_machine_gets_no_files(tmp_path, monkeypatc
 
 def test_lightnings_comet_logger_that_logs_nothing_is_named():
     stub = SimpleNamespace(experiment=SimpleNamespace(disabled=True))
-    board = CometBoard(stub)  # type: ignore[arg-type]
+    adapter = CometAdapter(stub)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"#21617.*OfflineCometLogger"):
-        board.write_text("a", "b", 0)
+        adapter.write_text("a", "b", 0)
 
 
 def test_mlflow_parameters_that_changed_become_tags_and_odd_names_are_put_right(tmp_path, monkeypatch):
@@ -165,9 +165,9 @@ def test_mlflow_parameters_that_changed_become_tags_and_odd_names_are_put_right(
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     logger = MLFlowLogger(tracking_uri=str(tmp_path))
     logger.log_hyperparams({"lr": 0.1})
-    board = MLflowBoard(logger)
-    board.write_hyperparameters({"lr": 0.3, "a:b": 1}, [])
-    board.write_moment(2, {"net[0]": math.inf}, {})
+    adapter = MLflowAdapter(logger)
+    adapter.write_hyperparameters({"lr": 0.3, "a:b": 1}, [])
+    adapter.write_moment(2, {"net[0]": math.inf}, {})
     run = logger.experiment.get_run(logger.run_id).data
     assert run.params == {"lr": "0.1", "a_b": "1"}
     assert run.tags["now.lr"] == "0.3"

@@ -16,14 +16,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "end_to_end"))
 from logger_readers import ask_visdom, lines_of, start_visdom, visdom_server
 
 from callbacks import FitMonitor, GradientLogger, GraphLogger
-from callbacks.loggers.base import Board, Drawing, Histogram
+from callbacks.loggers.base import Drawing, Histogram, LoggerAdapter
 from lightning_mods import VisdomLogger
-from lightning_mods.loggers.visdom import (
-    POINTS,
-    Pane,
-    Points,
-    Windows,
-)
+from lightning_mods.loggers.visdom import POINTS, Sender
 
 pytest.importorskip("visdom", reason="visdom is not installed: see docs/loggers.md")
 
@@ -157,9 +152,9 @@ def test_what_is_no_visdom_server_is_one_line(tmp_path, port, capsys):
         assert time.monotonic() - began < 3
 
 
-def test_it_is_a_board_and_a_copy_for_another_process_begins_anew(tmp_path, port):
+def test_it_is_a_logger_adapter_and_a_copy_for_another_process_begins_anew(tmp_path, port):
     logger = VisdomLogger(tmp_path, version="one", port=port)
-    assert isinstance(logger, Board)
+    assert isinstance(logger, LoggerAdapter)
     logger.log_metrics({"loss": 1.0}, 0)
     twin = pickle.loads(pickle.dumps(logger))  # noqa: S301  # as Lightning does for processes it spawns
     assert (twin.url, twin.save_dir) == (f"http://127.0.0.1:{port}/env/lightning_logs_one", str(tmp_path))
@@ -167,35 +162,60 @@ def test_it_is_a_board_and_a_copy_for_another_process_begins_anew(tmp_path, port
     assert not twin.flush(5)
 
 
+class Page:
+    """A Visdom client whose server takes everything, and during whose calls something may happen."""
+
+    server, port = "http://127.0.0.1", 8097
+
+    def __init__(self):
+        self.calls, self.held, self.meanwhile = [], "", lambda: None
+
+    def get_window_data(self, win):
+        return "{}" if win is None else self.held
+
+    def text(self, text, win, opts):
+        self.calls.append((win, text))
+        self.held = text if win == "run" else self.held
+        self.meanwhile()
+        return win
+
+    def line(self, X, Y, win, name, opts, update):  # as Visdom calls them
+        self.calls.append((win, name, list(X), update))
+        self.meanwhile()
+        return win
+
+
 def test_a_long_line_is_thinned_and_sent_again_as_a_whole():
-    windows = Windows()
-    for step in range(POINTS):
-        windows.point("loss", "train_loss", step, 0.5)
-    (first,) = windows.unsent()
-    assert (first.how, len(first.xs)) == ("create", POINTS)
-    windows.point("loss", "train_loss", POINTS, 0.5)  # while the first part is on its way
-    windows.took(first)
-    assert not windows.is_sent
-    (second,) = windows.unsent()
-    assert (second.how, second.xs[:3], second.xs[-1]) == ("replace", [0, 2, 4], POINTS)
-    windows.took(second)
-    windows.point("loss", "train_loss", POINTS + 1, 0.5)
-    (third,) = windows.unsent()
-    assert third == Points("loss", "train_loss", [POINTS + 1], [0.5], "append", len(second.xs) + 1, 1)
+    page = Page()
+    sender = Sender(page, "")
+    sender.points.extend(("loss", "train_loss", float(step), 0.5) for step in range(POINTS))
+    assert sender.flush(20)
+    assert page.calls.pop() == ("loss", "train_loss", list(range(POINTS)), None)
+    sender.points.append(("loss", "train_loss", float(POINTS), 0.5))
+    assert sender.flush(20)
+    assert page.calls.pop() == ("loss", "train_loss", list(range(0, POINTS + 1, 2)), None)
+    sender.points.append(("loss", "train_loss", POINTS + 1.0, 0.5))
+    assert sender.flush(20)
+    assert page.calls.pop() == ("loss", "train_loss", [POINTS + 1], "append")
 
 
 def test_a_pane_that_changed_while_it_was_sent_is_sent_again():
-    windows = Windows()
-    windows.show(Pane("a", "text", "first"))
-    (piece,) = windows.unsent()
-    windows.show(Pane("a", "text", "second"))
-    windows.took(piece)
-    (again,) = windows.unsent()
-    assert again.content == "second"
-    windows.took(again)
-    assert windows.is_sent
-    windows.forget_server()
-    assert [piece.content for piece in windows.unsent()] == ["second"]
+    page = Page()
+    sender = Sender(page, "")
+    assert sender.flush(20)
+    page.meanwhile = lambda: sender.panes.update(a=("text", {"text": "second", "opts": {}}))
+    sender.panes["a"] = ("text", {"text": "first", "opts": {}})
+    assert sender.flush(20)
+    assert page.calls[-1] == ("a", "first")
+    page.meanwhile = lambda: None
+    assert sender.flush(20)
+    assert page.calls[-1] == ("a", "second")
+    page.calls.clear()
+    assert sender.flush(20)
+    assert page.calls == []
+    page.held = "another server"
+    assert sender.flush(20)
+    assert page.calls[-1] == ("a", "second")
 
 
 def test_what_cannot_be_drawn_is_named_and_holds_up_nothing(tmp_path, port, capsys):
