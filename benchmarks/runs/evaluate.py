@@ -20,17 +20,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import fit_weights
+import fit_trees
 import labels
 import numpy as np
 import rivals
 import tables
 from sklearn.metrics import f1_score
 
-from callbacks.diagnosis import trees as weights
+from callbacks.diagnosis import verdict
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
 
-THREE = fit_weights.THREE
+THREE = fit_trees.THREE
 CONDITIONS: dict[str, Callable[[labels.Run], labels.Run]] = {
     "clean": lambda run: run,
     "noise 3 %": lambda run: labels.noisy(run, 0.03, 99),
@@ -49,30 +49,27 @@ def ask(run: labels.Run, metric: bool = False) -> Diagnosis:
 @contextmanager
 def shipped_as(over: object, under: object) -> Iterator[None]:
     """Let `diagnose` read these ensembles instead of the shipped ones."""
-    names = ("OVERFIT_START", "OVERFIT_TREES", "UNDERFIT_START", "UNDERFIT_TREES")
-    old = [getattr(weights, name) for name in names]
-    new = [*fit_weights.plain(over), *fit_weights.plain(under)]
+    trees = {"overfit": fit_trees.plain(over), "underfit": fit_trees.plain(under)}
+    shipped = verdict.shipped_trees
     try:
-        for name, value in zip(names, new, strict=True):
-            setattr(weights, name, value)
+        verdict.shipped_trees = lambda: trees
         yield
     finally:
-        for name, value in zip(names, old, strict=True):
-            setattr(weights, name, value)
+        verdict.shipped_trees = shipped
 
 
-def only(rows: fit_weights.Rows, keep: Callable[[str], bool]) -> fit_weights.Rows:
+def only(rows: fit_trees.Rows, keep: Callable[[str], bool]) -> fit_trees.Rows:
     """The rows of some groups."""
     picked = [i for i, group in enumerate(rows.group) if keep(group)]
-    return fit_weights.Rows(*([getattr(rows, f)[i] for i in picked] for f in ("x", "label", "group", "weight")))
+    return fit_trees.Rows(*([getattr(rows, f)[i] for i in picked] for f in ("x", "label", "group", "weight")))
 
 
 def by_folds(mine: list[labels.Run], foreign: list[labels.Run], curves: Path | None) -> Iterator[list[labels.Run]]:
     """Yield the runs of one fold after the other, while `diagnose` reads weights fitted without them."""
-    rows, others = fit_weights.ours(mine), fit_weights.others(curves) if curves else fit_weights.Rows()
-    own, theirs = fit_weights.folds(rows.group), fit_weights.folds([run.table for run in foreign])
-    for k in range(fit_weights.FOLDS):
-        ensembles = fit_weights.fit(
+    rows, others = fit_trees.ours(mine), fit_trees.others(curves) if curves else fit_trees.Rows()
+    own, theirs = fit_trees.folds(rows.group), fit_trees.folds([run.table for run in foreign])
+    for k in range(fit_trees.FOLDS):
+        ensembles = fit_trees.fit(
             only(rows, lambda g, k=k: own[g] != k), only(others, lambda g, k=k: theirs[g] != k)
         )  # fmt: skip
         with shipped_as(*ensembles):

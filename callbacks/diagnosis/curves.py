@@ -1,4 +1,4 @@
-"""Numbers read off one curve: level, noise, slope and best epoch, robustly and without any unit.
+"""Read level, noise, slope and best epoch off a curve, robustly and without any unit.
 
 A curve is one value an epoch, oldest first. `None` and NaN are missing and leave a hole, not a zero. Rows
 must be in the order of their epochs; rows written twice are found by `repeats`. Everything here scales with
@@ -73,41 +73,41 @@ class Curve:
         return self.lowest if self.keep == self.best else self.values[self.keep]
 
     def at(self, share: float) -> float:
-        """The smoothed level at a share (0 to 1) of the way."""
+        """Return the smoothed level at a share (0 to 1) of the way."""
         return self.smooth[round(share * (len(self.smooth) - 1))]
 
     def at_epoch(self, epoch: int) -> float:
-        """The smoothed level at an epoch, or at the nearest later one."""
+        """Return the smoothed level at an epoch, or at the nearest later one."""
         return self.smooth[min(bisect_left(self.epochs, epoch), len(self.smooth) - 1)]
 
     def rising(self, first: int) -> float:
-        """The share of the steps from point `first` on that go up."""
+        """Return the share of the steps from point `first` on that go up."""
         tail = self.values[first:]
         least = ROUNDING * (max(self.values) - min(self.values))
         return sum(b - a > least for a, b in pairwise(tail)) / max(1, len(tail) - 1)
 
     def change(self, share: float) -> float:
-        """By how much the curve rises over its last `share`, from the robust slope there."""
+        """Return the rise of the curve over its last `share`, from the robust slope there."""
         length = max(3, round(share * len(self.values)))
         tail = self.values[-length:]
         return slope(tail) * (len(tail) - 1)
 
 
 def finite(values: Iterable[float | None]) -> tuple[list[int], list[float]]:
-    """The epochs and values that are numbers; missing and infinite ones are left out."""
+    """Return the epochs and values that are numbers; missing and infinite ones are left out."""
     numbers = list(values)
     kept = [i for i, v in enumerate(numbers) if v is not None and -_LARGEST < v < _LARGEST]
     return kept, [float(numbers[i] or 0.0) for i in kept]  # `or`: no None is left, which mypy cannot see
 
 
 def ends_infinite(values: Sequence[float | None]) -> bool:
-    """Whether the last number written is infinite, or as good as."""
+    """Tell whether the last number of a curve is infinite, or as good as."""
     last = next((v for v in reversed(values) if v is not None and v == v), 0.0)
     return abs(last) >= _LARGEST
 
 
 def ends_in_nan(values: Sequence[float | None]) -> bool:
-    """Whether it ends in NaN at least twice, and longer than any hole before: that is no missing value."""
+    """Tell whether a curve ends in NaN at least twice, and longer than any hole before: that is no missing value."""
     if not values or values[-1] is None or values[-1] == values[-1]:
         return False
     runs = [(bad, sum(1 for _ in run)) for bad, run in groupby(v is not None and v != v for v in values)]
@@ -115,20 +115,20 @@ def ends_in_nan(values: Sequence[float | None]) -> bool:
 
 
 def repeats(rows: Iterable[object]) -> int:
-    """How often every row was written: 2 for a, a, b, b; 1 where one row stands alone, or nothing changes."""
+    """Count how often every row was written: 2 for a, a, b, b; 1 where one row stands alone, or nothing changes."""
     lengths = [sum(1 for _ in run) for _, run in groupby(rows)]
     return gcd(*lengths) if len(lengths) > 1 else 1
 
 
 def median(values: Iterable[float]) -> float:
-    """The middle value; a third of the time of `statistics.median`, which checks its input."""
+    """Return the middle value; a third of the time of `statistics.median`, which checks its input."""
     ordered = sorted(values)
     middle = len(ordered) // 2
     return ordered[middle] if len(ordered) % 2 else 0.5 * (ordered[middle - 1] + ordered[middle])
 
 
 def noise(values: Sequence[float]) -> float:
-    """Standard deviation of the noise of one value, from second differences, which no trend survives.
+    """Return the standard deviation of the noise of one value, from second differences, which no trend survives.
 
     Zero for fewer than three values, and for a curve more than half of which is straight.
     """
@@ -137,7 +137,7 @@ def noise(values: Sequence[float]) -> float:
 
 
 def slope(values: Sequence[float]) -> float:
-    """Robust slope per point: the median over pairs half the curve apart (after Theil 1950), in O(n)."""
+    """Return the robust slope per point: the median over pairs half the curve apart (after Theil 1950), in O(n)."""
     far = len(values) // 2
     if far == 0:
         return 0.0
@@ -145,7 +145,7 @@ def slope(values: Sequence[float]) -> float:
 
 
 def thin(epochs: Sequence[int], values: Sequence[float]) -> tuple[list[int], list[float]]:
-    """Block medians, at most `MOST_POINTS`; the last block is a full one, since the end decides."""
+    """Return block medians, at most `MOST_POINTS`; the last block is a full one, since the end decides."""
     size = -(-len(values) // MOST_POINTS)
     if size <= 1:
         return list(epochs), list(values)
@@ -155,7 +155,7 @@ def thin(epochs: Sequence[int], values: Sequence[float]) -> tuple[list[int], lis
 
 
 def despike(values: Sequence[float]) -> list[float]:
-    """The median of each three neighbours: a lone dip or spike leaves no trace, a monotone curve stays."""
+    """Return the median of each three neighbours: a lone dip or spike leaves no trace, a monotone curve stays."""
     middle = [sorted(three)[1] for three in zip(values, values[1:], values[2:], strict=False)]
     if not middle:
         return list(values)
@@ -166,7 +166,7 @@ def despike(values: Sequence[float]) -> list[float]:
 
 
 def smoothed(values: Sequence[float], half: int) -> list[float]:
-    """Running mean over `half` points on either side, fewer towards the ends, so that lines stay lines."""
+    """Return the running mean over `half` points on either side, fewer towards the ends, so that lines stay lines."""
     total, sums = 0.0, [0.0]
     for value in values:
         total += value
@@ -177,7 +177,7 @@ def smoothed(values: Sequence[float], half: int) -> list[float]:
 
 
 def line_end(values: Sequence[float]) -> float:
-    """The last point of the least-squares line through the values."""
+    """Return the last point of the least-squares line through the values."""
     n = len(values)
     mean, centre = fmean(values), (n - 1) / 2
     spread = n * (n * n - 1) / 12

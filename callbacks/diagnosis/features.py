@@ -1,4 +1,4 @@
-"""What the verdict looks at: two curves as a row of numbers without a unit.
+"""Turn two curves into a row of numbers without a unit, by which the verdict is found.
 
 Every number is a difference of losses over the *room* (from the trivial loss, or the first one, down to the
 best), or over the noise, or a share of the epochs: so none changes when both losses are scaled, or shifted
@@ -48,19 +48,19 @@ STUCK_BELOW = 0.10  # within a tenth of the trivial loss that loss is the measur
 
 
 def room_of(val: Curve, baseline_loss: float | None) -> float:
-    """How far the loss can be said to have come: from the trivial loss, or else the first, to the best."""
+    """Return how far the loss has come: from the trivial loss, or else the first, to the best."""
     return max(val.start if baseline_loss is None else baseline_loss, val.lowest) - val.lowest
 
 
 def fall_of_itself(val: Curve, baseline_loss: float | None) -> float:
-    """The best loss below the trivial one (or else the first), as a share of that loss's size."""
+    """Return by how much the best loss is below the trivial one (or else the first), as a share of that one's size."""
     above = val.start if baseline_loss is None else baseline_loss
     size = max(abs(above), abs(val.lowest))
     return (above - val.lowest) / size if size > 0 else 0.0
 
 
 def features(train: Curve | None, val: Curve, baseline_loss: float | None) -> list[float]:
-    """The numbers named in `NAMES`, rounded so that a change of unit cannot move one across a threshold."""
+    """Return the numbers named in `NAMES`, rounded so that a change of unit cannot move one across a threshold."""
     # Where nothing was gained the room is no measure; the noise and what the curve spans still are.
     span = max(val.values) - min(val.values)
     rounding = 1e-7 * max(abs(val.lowest), abs(val.end))
@@ -114,12 +114,12 @@ def _training(train: Curve | None, val: Curve, room: float) -> list[float]:
 
 
 def _over(part: float, whole: float) -> float:
-    """A quotient held within -20 and 20; nothing over nothing is nothing."""
+    # Held within -20 and 20; nothing over nothing is nothing.
     if whole <= 0:
         return 0.0 if part == 0 else copysign(20.0, part)
     return max(-20.0, min(20.0, part / whole)) if abs(part) < 1e6 * whole else copysign(20.0, part)
 
 
 def _squash(value: float) -> float:
-    """The logarithm of a signed number, so that 300 and 3 000 standard errors look alike."""
+    # So that 300 and 3 000 standard errors look alike.
     return copysign(log1p(abs(value)), value)

@@ -2,18 +2,20 @@
 
 Rules settle what is plain (a loss that is no number, no validation, too few evaluations). Between underfit,
 good and overfit two small ensembles of trees decide, fitted on labelled runs (`benchmarks/runs`, where the
-table of results is); their numbers stand in `callbacks._fit_weights`. Standard library only; a millisecond
-for 1 000 epochs.
+table of results is); their numbers stand in `trees.json`. Standard library only; a millisecond for 1 000 epochs.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from math import exp, isfinite
+from pathlib import Path
+from typing import Any
 
-from callbacks.diagnosis import trees as weights
 from callbacks.diagnosis.curves import (
     Curve,
     ends_in_nan,
@@ -23,7 +25,7 @@ from callbacks.diagnosis.curves import (
 )
 from callbacks.diagnosis.features import NAMES, fall_of_itself, features
 from callbacks.diagnosis.wording import (
-    Facts,
+    RunFacts,
     advice_for,
     onset_of,
     reason_for,
@@ -130,7 +132,7 @@ def diagnose(
 
 def _diagnose(train_loss: Values, val_loss: Values, metric: Values | None, base: float | None, times: int) -> Diagnosis:
     train, val = read_curve(train_loss), read_curve(val_loss)
-    facts = Facts(train, val, base, times)
+    facts = RunFacts(train, val, base, times)
     if _is_lost(train_loss, val_loss, train):
         return _sure(Fit.DIVERGED, "exploded", facts)
     if val is None:
@@ -162,7 +164,7 @@ def _diagnose(train_loss: Values, val_loss: Values, metric: Values | None, base:
 
 
 def _times_written(train_loss: Values, val_loss: Values) -> int:
-    """How often each row was logged. A plateau is not a repetition: then some rows stand alone."""
+    # A plateau is not a repetition: then some rows stand alone.
     if train_loss and len(train_loss) != len(val_loss):
         return 1
     rows = list(zip(train_loss or val_loss, val_loss, strict=True))
@@ -172,12 +174,12 @@ def _times_written(train_loss: Values, val_loss: Values) -> int:
 
 
 def _key(row: tuple[float | None, float | None]) -> tuple[float | None, ...]:
-    """A row that equals itself, which NaN does not."""
+    # NaN does not equal itself.
     return tuple(v if v == v else None for v in row)
 
 
 def _is_lost(train_loss: Values, val_loss: Values, train: Curve | None) -> bool:
-    """Whether a loss is no number any more. NaN must end both: one alone may be missing."""
+    # NaN must end both: one alone may be missing.
     if ends_infinite(train_loss) or ends_infinite(val_loss):
         return True
     both = ends_in_nan(val_loss) and ends_in_nan(train_loss)
@@ -185,7 +187,6 @@ def _is_lost(train_loss: Values, val_loss: Values, train: Curve | None) -> bool:
 
 
 def _has_blown_up(train: Curve, val: Curve, base: float | None) -> bool:
-    """Whether both losses ended far above the trivial one and no lower than they began."""
     trivial = train.start if base is None else base
     rise = min(train.end, val.end) - trivial
     return rise > BLOWN_UP * abs(trivial) and train.end > train.start + 3 * train.noise and val.end >= val.start
@@ -205,18 +206,29 @@ def _has_just_turned(train: Curve, val: Curve) -> bool:
     return steady and train.end < train.at_epoch(val.best_epoch)
 
 
-def _log_odds(start: float, trees: Sequence[weights.Tree], row: Sequence[float]) -> float:
-    for tree in trees:
-        node = tree
-        while isinstance(node, tuple):
-            node = node[2] if row[node[0]] <= node[1] else node[3]
-        start += node
-    return start
+@cache
+def shipped_trees() -> dict[str, Any]:
+    """Return the two ensembles, `overfit` and `underfit`: the log-odds to `start` from, and the `trees` that add to it.
+
+    A tree is `[feature, threshold, low, high]`, or a number where it ends.
+    """
+    found: dict[str, Any] = json.loads(Path(__file__).with_name("trees.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _probability(question: str, row: Sequence[float]) -> float:
+    ensemble = shipped_trees()[question]
+    log_odds: float = ensemble["start"]
+    for node in ensemble["trees"]:
+        while isinstance(node, list):
+            feature, threshold, low, high = node
+            node = low if row[feature] <= threshold else high
+        log_odds += node
+    return 1 / (1 + exp(-log_odds))
 
 
 def _probabilities(row: Sequence[float]) -> dict[Fit, float]:
-    over = 1 / (1 + exp(-_log_odds(weights.OVERFIT_START, weights.OVERFIT_TREES, row)))
-    under = 1 / (1 + exp(-_log_odds(weights.UNDERFIT_START, weights.UNDERFIT_TREES, row)))
+    over, under = _probability("overfit", row), _probability("underfit", row)
     return {
         Fit.UNDERFIT: (1 - over) * under,
         Fit.GOOD: (1 - over) * (1 - under),
@@ -227,7 +239,6 @@ def _probabilities(row: Sequence[float]) -> dict[Fit, float]:
 
 
 def _raised(probabilities: dict[Fit, float], fit: Fit, least: float) -> dict[Fit, float]:
-    """The probabilities with one of them at least so high, the others in their old proportion."""
     if probabilities[fit] >= least:
         return probabilities
     scale = (1 - least) / (1 - probabilities[fit])
@@ -251,11 +262,11 @@ def _why_underfit(stuck: bool, train: Curve | None, row: Sequence[float]) -> str
     return "cannot_fit" if still < FLAT else "still_improving"
 
 
-def _sure(fit: Fit, cause: str, facts: Facts) -> Diagnosis:
+def _sure(fit: Fit, cause: str, facts: RunFacts) -> Diagnosis:
     return _verdict(fit, cause, {each: float(each is fit) for each in Fit}, facts)
 
 
-def _verdict(fit: Fit, cause: str, probabilities: dict[Fit, float], facts: Facts) -> Diagnosis:
+def _verdict(fit: Fit, cause: str, probabilities: dict[Fit, float], facts: RunFacts) -> Diagnosis:
     onset = onset_of(facts) if cause in ("memorising", "overconfident") else None
     best = None if facts.val is None else facts.val.keep_epoch * facts.times
     return Diagnosis(fit, cause, probabilities, best, onset, reason_for(cause, facts), advice_for(cause, facts))

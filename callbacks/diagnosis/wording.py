@@ -1,5 +1,4 @@
-"""The sentences of a diagnosis: one reason with its numbers, when it began, and advice that names a flag and a
-direction."""
+"""Word a diagnosis: one reason with its numbers, the epoch it began in, and advice with a flag and a direction."""
 
 from __future__ import annotations
 
@@ -10,8 +9,8 @@ from callbacks.diagnosis.features import room_of
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What the sentences may speak of: the curves, the trivial loss, how often each row was written."""
+class RunFacts:
+    """The curves, the trivial loss, and how often each row was written: all that the sentences may speak of."""
 
     train: Curve | None
     val: Curve | None
@@ -79,16 +78,16 @@ _ADVICE = {
 }
 
 
-def advice_for(cause: str, facts: Facts) -> tuple[str, ...]:
-    """What to do about a cause, the likeliest help first."""
+def advice_for(cause: str, facts: RunFacts) -> tuple[str, ...]:
+    """Return what to do about a cause, the likeliest help first."""
     best = 0 if facts.val is None else facts.val.keep_epoch * facts.times
     words = {"best": best, "stop": best + 1, "rate": _rate(facts), "early": _early(facts)}
     lines = (line.format(**words) for line in _ADVICE[cause])
     return tuple(line for line in lines if line)
 
 
-def reason_for(cause: str, facts: Facts) -> str:
-    """The verdict's ground in one sentence, with its numbers."""
+def reason_for(cause: str, facts: RunFacts) -> str:
+    """Return the ground of a verdict in one sentence, with its numbers."""
     train, val = facts.train, facts.val
     if val is None:
         return "A loss ended as no number." if cause == "exploded" else "There is no validation loss to judge by."
@@ -117,8 +116,8 @@ def reason_for(cause: str, facts: Facts) -> str:
     return sentence[0].upper() + sentence[1:] + "."
 
 
-def onset_of(facts: Facts) -> int | None:
-    """The first epoch after the best from which the smoothed validation loss stays clearly above it."""
+def onset_of(facts: RunFacts) -> int | None:
+    """Return the first epoch after the best from which the smoothed validation loss stays clearly above it."""
     val = facts.val
     if val is None:
         return None
@@ -132,16 +131,16 @@ def _half(val: Curve) -> float:
     return val.at(0.5) - val.end
 
 
-def _rate(facts: Facts) -> str:
-    """A loss that stands still wants a higher rate; one that jumps about, or starts too high, a lower one."""
+def _rate(facts: RunFacts) -> str:
+    # A loss that stands still wants a higher rate; one that jumps about, or starts too high, a lower one.
     val = facts.val
     if val is not None and val.noise > 0.02 * abs(val.lowest):
         return "Lower --model.lr tenfold: the loss jumps without falling."
     return "Raise --model.lr tenfold: the loss does not move. If it then jumps, go down instead."
 
 
-def _early(facts: Facts) -> str:
-    """Passing the best epoch at once asks for smaller steps too."""
+def _early(facts: RunFacts) -> str:
+    # Passing the best epoch at once asks for smaller steps too.
     val = facts.val
     if val is not None and val.keep <= 0.1 * (len(val.smooth) - 1):
         return "Lower --model.lr threefold, for the best epoch came almost at once."

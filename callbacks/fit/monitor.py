@@ -10,8 +10,8 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
-from callbacks.fit import record as _fit_report
-from callbacks.fit.reader import AUTO, FitReader, fair_loss, obstacle
+from callbacks.fit import record as report
+from callbacks.fit.reader import AUTO, FitReader, obstacle, train_eval_loss
 from callbacks.fit.record import FitRecord
 from callbacks.host import Guard, say
 from callbacks.loggers import dispatch
@@ -49,8 +49,8 @@ class FitWriter:
     def document(self, folder: Path | None, found: Diagnosis, record: FitRecord, baseline: float | None) -> None:
         """Write `diagnosis.json`."""
         if folder is not None:
-            text = _fit_report.document(found, record, baseline)
-            _fit_report.write(folder / "diagnosis.json", text)
+            text = report.document(found, record, baseline)
+            report.write(folder / "diagnosis.json", text)
 
     def picture(self, trainer: Trainer, found: Diagnosis, record: FitRecord, epoch: int, *, last: bool) -> None:
         """Draw the curves; on the way only if there is time."""
@@ -66,7 +66,7 @@ class FitWriter:
         dispatch.write_image(trainer, "fit/curves", rgb(draw_record(record, found)), epoch)
 
 
-def folder_of(trainer: Trainer) -> Path | None:
+def _folder_of(trainer: Trainer) -> Path | None:
     """Beside the checkpoints, else the log folder, else the root; None where that is no local folder.
 
     Every rank must ask: the log folder is broadcast.
@@ -77,7 +77,7 @@ def folder_of(trainer: Trainer) -> Path | None:
     return None if "://" in folder else Path(folder)
 
 
-def kept(trainer: Trainer, val_loss: str, best_epoch: int | None) -> str:
+def _checkpoint_to_keep(trainer: Trainer, val_loss: str, best_epoch: int | None) -> str:
     """Which checkpoint to keep: that of the lowest validation loss, or how to have one."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.monitor == val_loss and callback.best_model_path:
@@ -214,7 +214,7 @@ class FitMonitor(Callback):
         """Find the folder for `diagnosis.json`; every rank asks."""
         self._stopped = False
         self.last_word = ""
-        self._folder = folder_of(trainer)
+        self._folder = _folder_of(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take a training loss that the module logged after our hook of the epoch before."""
@@ -280,7 +280,8 @@ class FitMonitor(Callback):
         reason = obstacle(trainer, pl_module)
         if reason is None:
             with self._guard(trainer, "evaluating the slice of training rows"):
-                self._reader.put(trainer, "fair_loss", epoch, fair_loss(trainer, pl_module, self.train_slice))
+                loss = train_eval_loss(trainer, pl_module, self.train_slice)
+                self._reader.put(trainer, "train_eval_loss", epoch, loss)
         else:
             self._guard.once(trainer, f"train_slice={self.train_slice} is not used: {reason}")
 
@@ -306,17 +307,17 @@ class FitMonitor(Callback):
         if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]  # a connector's
             return
         if changed:
-            say(trainer, f"FitMonitor: {_fit_report.line(found, epoch)}")
+            say(trainer, f"FitMonitor: {report.line(found, epoch)}")
         keeps = found.fit is Fit.OVERFIT or found.cause == "overconfident" or self._stopped
-        keep = kept(trainer, self.val_loss, found.best_epoch) if keeps else None
+        keep = _checkpoint_to_keep(trainer, self.val_loss, found.best_epoch) if keeps else None
         if last:
-            self.last_word = _fit_report.paragraph(found, keep)
+            self.last_word = report.paragraph(found, keep)
             if self.closing:
                 say(trainer, self.last_word)
         with self._guard(trainer, "writing the diagnosis"):
             self._writer.scalars(trainer, found, epoch)
             if changed or last:
-                self._writer.words(trainer, _fit_report.paragraph(found, keep), epoch)
+                self._writer.words(trainer, report.paragraph(found, keep), epoch)
                 self._writer.document(self._folder, found, self._reader.record, base)
         if changed or last:
             with self._guard(trainer, "drawing the curves"):

@@ -20,7 +20,7 @@ class EvaluatesLoss(Protocol):
 
 
 def obstacle(trainer: Trainer, pl_module: LightningModule) -> str | None:
-    """Why there can be no fair loss, or None if there can."""
+    """Return why the loss on training rows cannot be evaluated, or None if it can."""
     if not isinstance(pl_module, EvaluatesLoss):
         return f"{type(pl_module).__name__} has no method `evaluation_loss(batch)`"
     dataset = getattr(trainer.train_dataloader, "dataset", None)
@@ -29,8 +29,8 @@ def obstacle(trainer: Trainer, pl_module: LightningModule) -> str | None:
     return None
 
 
-def fair_loss(trainer: Trainer, pl_module: LightningModule, rows: int) -> float:
-    """Loss of `rows` training rows, evenly spaced and the same each time.
+def train_eval_loss(trainer: Trainer, pl_module: LightningModule, rows: int) -> float:
+    """Evaluate the loss of `rows` training rows, evenly spaced and the same each time, in eval mode.
 
     Modes and random numbers are put back: training goes on as if this had not been.
     """
@@ -80,7 +80,7 @@ class FitReader:
         self._complained: set[str] = set()
 
     def state(self) -> dict[str, Any]:
-        """The record and the sums of the epoch that is running."""
+        """Return the record and the sums of the epoch that is running."""
         sums = [float(self._sum), self._count]
         return {"record": self.record.state(), "sums": sums, "by_step": self.by_step}
 

@@ -1,4 +1,4 @@
-"""What a person, and a program, is told of a diagnosis: a line, a paragraph, a JSON document."""
+"""The curves of a run by epoch, and a diagnosis of them as a line, a paragraph and a JSON document."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from callbacks.diagnosis.verdict import Diagnosis, Fit
 
 Values = list[float | None]
-CURVES = ("train_loss", "val_loss", "metric", "fair_loss")
+CURVES = ("train_loss", "val_loss", "metric", "train_eval_loss")
 
 
 @dataclass
@@ -36,21 +36,21 @@ class FitRecord:
         values[epoch] = value
 
     def at(self, curve: str, epoch: int) -> float | None:
-        """The value of an epoch, None if none came."""
+        """Return the value of an epoch, None if none came."""
         values = self.curves[curve]
         return values[epoch] if 0 <= epoch < len(values) else None
 
     def has(self, curve: str) -> bool:
-        """Whether a curve holds any value."""
+        """Tell whether a curve holds any value."""
         return any(value is not None for value in self.curves[curve])
 
     def paired(self) -> tuple[Values, Values, Values | None]:
-        """Training loss, validation loss and metric, equally long.
+        """Return training loss, validation loss and metric, equally long.
 
         Training loss is the one evaluated on a fixed slice, where there is one; it is empty if none came. The metric
         is None if none came.
         """
-        train = self.curves["fair_loss" if self.has("fair_loss") else "train_loss"]
+        train = self.curves["train_eval_loss" if self.has("train_eval_loss") else "train_loss"]
         val, metric = self.curves["val_loss"], self.curves["metric"]
         epochs = max(len(train), len(val))
         return (
@@ -60,14 +60,17 @@ class FitRecord:
         )
 
     def state(self) -> dict[str, Any]:
-        """Everything, as plain lists and floats."""
+        """Return everything as plain lists and floats."""
         curves = {name: list(values) for name, values in self.curves.items()}
         return {"curves": curves, "names": dict(self.names), "loss_at_start": self.loss_at_start}
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> FitRecord:
-        """The record of a state; curves it does not know are empty."""
-        curves = {name: list(state["curves"].get(name, [])) for name in CURVES}
+        """Make the record of a state; curves that the state lacks are empty."""
+        known = state["curves"]
+        if "fair_loss" in known:  # its name in checkpoints before version 0.2
+            known = known | {"train_eval_loss": known["fair_loss"]}
+        curves = {name: list(known.get(name, [])) for name in CURVES}
         return cls(curves, dict(state["names"]), state["loss_at_start"])
 
 
@@ -76,26 +79,26 @@ def _filled(values: Values, epochs: int) -> Values:
 
 
 def line(diagnosis: Diagnosis, epoch: int) -> str:
-    """The verdict in one line: epoch, what, how sure, why."""
+    """Return the verdict in one line: epoch, verdict, how sure, why."""
     return f"epoch {epoch}: {headline(diagnosis)}. {diagnosis.reason}"
 
 
 def headline(diagnosis: Diagnosis) -> str:
-    """Verdict, cause and probability: `overfit (memorising), 93 % sure`."""
+    """Return verdict, cause and probability: `overfit (memorising), 93 % sure`."""
     cause = diagnosis.cause.replace("_", " ")
     sure = "" if diagnosis.fit is Fit.UNKNOWN else f", {100 * diagnosis.probabilities[diagnosis.fit]:.0f} % sure"
     return f"{diagnosis.fit} ({cause}){sure}"
 
 
 def paragraph(diagnosis: Diagnosis, keep: str | None = None) -> str:
-    """The last word of a run: verdict, reason, numbered advice and, if given, which checkpoint to keep."""
+    """Return the closing words of a run: verdict, reason, numbered advice and, if given, which checkpoint to keep."""
     advice = [f"  {number}. {text}" for number, text in enumerate(diagnosis.advice, 1)]
     kept = [f"keep         {keep}"] if keep else []
     return "\n".join([f"verdict      {headline(diagnosis)}", diagnosis.reason, *advice, *kept])
 
 
 def document(diagnosis: Diagnosis, record: FitRecord, baseline: float | None) -> str:
-    """The diagnosis and its curves as JSON. What is no finite number is null."""
+    """Return the diagnosis and its curves as JSON. What is no finite number is null."""
     said = {
         "fit": str(diagnosis.fit),
         "cause": diagnosis.cause,

@@ -1,7 +1,6 @@
-"""Fit the two tree ensembles behind `diagnose` and write them as plain numbers into
-`callbacks/_fit_weights.py`.
+"""Fit the two tree ensembles behind `diagnose` and write them as plain numbers into `callbacks/diagnosis/trees.json`.
 
-    python benchmarks/runs/fit_weights.py --curves ../shared/curves
+    python benchmarks/runs/fit_trees.py --curves ../shared/curves
 
 Two questions, each a small ensemble of boosted trees: *is it overfit?* and *if not, is it underfit?* The
 first is fitted on our own runs and on the curve sets; the second on our own runs alone, for nobody else
@@ -12,6 +11,7 @@ development run got from a model that saw neither its table nor, in the other se
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 from callbacks.diagnosis import features as fit_features  # noqa: E402
 from callbacks.diagnosis.curves import read_curve  # noqa: E402
 
-TARGET = ROOT / "callbacks" / "_fit_weights.py"
+TARGET = ROOT / "callbacks" / "_fit_trees.py"
 FOLDS = 5
 THREE = ("underfit", "good", "overfit")
 # More of what cannot lower the odds of overfitting: the loss got worse, in either unit, or is rising now.
@@ -120,9 +120,8 @@ def fit(mine: Rows, foreign: Rows) -> tuple[Any, Any]:
     return over, under
 
 
-def plain(ensemble: Any) -> tuple[float, list[Any]]:
-    """The first log-odds and the trees as nested tuples (feature, threshold, low, high), a leaf as its
-    number.
+def plain(ensemble: Any) -> dict[str, Any]:
+    """The first log-odds and the trees as nested lists [feature, threshold, low, high], a leaf as its number.
 
     `_predictors` is private to scikit-learn, but the only way to the trees; `check` compares the outcome.
     """
@@ -132,33 +131,30 @@ def plain(ensemble: Any) -> tuple[float, list[Any]]:
         if n["is_leaf"]:
             return float(f"{n['value']:.4g}")
         at = float(f"{n['num_threshold']:.6g}")
-        return (int(n["feature_idx"]), at, node(nodes, n["left"]), node(nodes, n["right"]))
+        return [int(n["feature_idx"]), at, node(nodes, n["left"]), node(nodes, n["right"])]
 
-    trees = [node(step[0].nodes, 0) for step in ensemble._predictors]
-    return float(ensemble._baseline_prediction.ravel()[0]), trees
+    start = float(f"{ensemble._baseline_prediction.ravel()[0]:.5g}")
+    return {"start": start, "trees": [node(step[0].nodes, 0) for step in ensemble._predictors]}
 
 
-def write(over: Any, under: Any, note: str) -> None:
-    """Write the module of numbers."""
+def write(over: Any, under: Any, source: str) -> None:
+    """Write the numbers, a tree a line."""
     lines = [
-        '"""The trees behind `diagnose`: plain numbers, read by `callbacks.diagnosis.verdict`, written by a script.',
-        "",
-        "A tree is (feature, threshold, low, high): up to the threshold go low; a leaf adds to the log-odds.",
-        f"Source: {note}",
-        "Again: python benchmarks/runs/fit_weights.py --curves ../shared/curves",
-        '"""',
-        "",
-        "from __future__ import annotations",
-        "",
-        "# A leaf, or (feature, threshold, low, high).",
-        'Tree = float | tuple[int, float, "Tree", "Tree"]',
-        "",
+        "{",
+        ' "about": "A tree is [feature, threshold, low, high]: up to the threshold go low; '
+        'a leaf adds to the log-odds.",',
+        f' "source": {json.dumps(source)},',
+        ' "made_by": "python benchmarks/runs/fit_trees.py --curves ../shared/curves",',
     ]
-    for name, ensemble in (("OVERFIT", over), ("UNDERFIT", under)):
-        first, trees = plain(ensemble)
-        lines += [f"{name}_START = {first:.5g}", f"{name}_TREES: tuple[Tree, ...] = ("]
-        lines += [f"    {tree!r},".replace(", ", ",") for tree in trees] + [")", ""]
-    TARGET.write_text("\n".join(lines[:-1]) + "\n")
+    for name, ensemble in (("overfit", over), ("underfit", under)):
+        found = plain(ensemble)
+        trees = ",\n".join("  " + json.dumps(tree, separators=(",", ":")) for tree in found["trees"])
+        lines += [
+            f' "{name}": {{"start": {found["start"]}, "trees": [',
+            trees,
+            " ]}" + ("," if name == "overfit" else ""),
+        ]
+    TARGET.write_text("\n".join([*lines, "}"]) + "\n", encoding="utf-8")
 
 
 def folds(groups: Iterable[str]) -> dict[str, int]:
