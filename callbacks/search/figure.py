@@ -1,4 +1,4 @@
-"""Pictures of a search: its trials over learning rate and batch size, and what they came to one after another."""
+"""Draw a search: its trials over learning rate and batch size, and what they came to one after another."""
 
 from __future__ import annotations
 
@@ -16,12 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from callbacks.diagnosis.verdict import Fit
-from callbacks.loggers.figures import (
-    COLOURS,
-    HIGHEST,
-    QUIET,
-    WIDE,
-)
+from callbacks.loggers.figures import COLOURS, HIGHEST, QUIET, WIDE
 from callbacks.search.results import TrialRow
 
 _MARKS = {"COMPLETE": "o", "PRUNED": "v", "FAIL": "X"}
