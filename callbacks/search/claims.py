@@ -17,7 +17,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from callbacks.search.optuna_internals import HEARTBEAT, PLACE, REASON, FinishedTrial, trial_writer
+from callbacks.search.optuna_internals import HEARTBEAT, PLACE, REASON, trial_writer
 from callbacks.search.space import Space
 from callbacks.search.storage import HEARTBEAT_SECONDS, LOST_SECONDS, study_lock
 
@@ -217,13 +217,8 @@ class TrialClaims:
         self.study, self._storage, self._where = study, storage, where
         self._space, self._n_trials, self._retries, self._given = space, n_trials, retries, given
         self._owner = {**this_process(), "run": run}
-        self._writer = trial_writer(study, storage)
+        self.writer = trial_writer(study, storage)
         self._last_signs: dict[int, tuple[object, float]] = {}  # of trials of other machines, and when each was seen
-
-    @property
-    def claims_many(self) -> bool:
-        """Whether `claim_many` can be used."""
-        return self._writer.writes_many
 
     def history(self) -> TrialHistory:
         """Return the trials of the study as they stand."""
@@ -250,11 +245,11 @@ class TrialClaims:
             if number is not None and place is not None:
                 if place != claim.place:
                     self.study.sampler = sampled_by(place)
-                return self._writer.trial(number)
+                return self.writer.trial(number)
             time.sleep(random() * 0.1)  # those who met once shall not meet again
 
     def claim_many(self, most: int, draw: DrawParameters) -> list[int]:
-        """Take up the next trials, with all their parameters.
+        """Take up the next trials, with all their parameters; only where the `writer` writes many.
 
         Args:
             most: How many at most.
@@ -285,7 +280,7 @@ class TrialClaims:
         gone = [trial for trial in trials if trial.state.name == "RUNNING" and self._is_gone(trial)]
         for trial in gone:
             is_last = trial.user_attrs.get(ATTEMPT, 0) >= self._retries
-            self._writer.fail(trial.number, f"killed {self._retries + 1} times" if is_last else "")
+            self.writer.fail(trial.number, f"killed {self._retries + 1} times" if is_last else "")
         return self.history() if gone else TrialHistory(trials, self._n_trials, self._retries)
 
     @contextmanager
@@ -299,7 +294,7 @@ class TrialClaims:
                     return
                 for number in numbers:
                     with suppress(Exception):  # the storage's trouble, and the trial will find out itself
-                        self._writer.heartbeat(number, beat)
+                        self.writer.heartbeat(number, beat)
 
         thread = Thread(target=record, daemon=True)
         thread.start()
@@ -309,33 +304,21 @@ class TrialClaims:
             ended.set()
             thread.join()
 
-    def trial(self, number: int) -> Trial:
-        """Return a trial that this process has claimed, to be trained."""
-        return self._writer.trial(number)
-
-    def lose(self, number: int) -> None:
-        """Give up a trial of this process unless it has ended; it will be tried again."""
-        self._writer.fail(number)
-
-    def finish(self, finished: Sequence[FinishedTrial]) -> None:
-        """End trials that were trained together."""
-        self._writer.finish(finished)
-
     def _start(self, claim: Claim, history: TrialHistory, draw: DrawParameters | None = None) -> int | None:
         """Start a trial with the name of its owner on it; None if another process was first."""
         attrs: dict[str, Any] = {OWNER: self._owner, PLACE: claim.place}
         number: int | None
         if claim.waiting is not None:
-            number = self._writer.start_waiting(claim.waiting.number, attrs)
+            number = self.writer.start_waiting(claim.waiting.number, attrs)
         else:
             if claim.lost is not None:
                 attrs |= {ORIGIN: history.origin(claim.place), ATTEMPT: claim.attempt}
             params, distributions = self._values(claim)
             if draw is not None and len(params) < len(self._space):
                 params, distributions = draw(claim.place, params, distributions)
-            number = self._writer.start(params, distributions, attrs)
+            number = self.writer.start(params, distributions, attrs)
         if number is not None:
-            self._writer.heartbeat(number, 0)
+            self.writer.heartbeat(number, 0)
         return number
 
     def _values(self, claim: Claim) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -357,9 +340,9 @@ class TrialClaims:
         if place == claim.place:
             return place
         if place is None or claim.lost is not None or self._given(place) or self._given(claim.place):
-            self._writer.fail(number)  # without a reason: what holds a place is tried again, surplus never counts
+            self.writer.fail(number)  # without a reason: what holds a place is tried again, surplus never counts
             return None
-        self._writer.set_place(number, place)
+        self.writer.set_place(number, place)
         return place
 
     def _is_gone(self, trial: FrozenTrial) -> bool:
@@ -374,9 +357,9 @@ class TrialClaims:
             self._last_signs[trial.number] = (sign, now)
         if last != sign or now - since <= LOST_SECONDS:
             return False
-        if self._writer.has_heartbeats:
+        if self.writer.has_heartbeats:
             # They are the database's to judge; but it knows no trial that was killed before its first one. That one is
             # given here, once, and from then on it is missed.
-            self._writer.heartbeat(trial.number, 0)
+            self.writer.heartbeat(trial.number, 0)
             self._last_signs[trial.number] = (sign, math.inf)
-        return not self._writer.has_heartbeats and self._where is not None
+        return not self.writer.has_heartbeats and self._where is not None

@@ -211,9 +211,9 @@ class _Search:
     def _waves(self) -> WaveTrainer | None:
         """Who trains several trials at once, where this can be."""
         train: object = self._train
-        if not isinstance(train, TrainsTogether) or not WaveTrainer.suits(train, self._plan):
+        if not (self._claims.writer.writes_many and isinstance(train, TrainsTogether)):
             return None
-        if not self._claims.claims_many:
+        if not WaveTrainer.suits(train, self._plan):
             return None
         return WaveTrainer(
             train,

@@ -9,6 +9,7 @@ does what can be done by `ask` and `tell`. `tests/callbacks/search/test_optuna_i
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -221,7 +222,9 @@ class PlainTrialWriter:
 
     def start_waiting(self, number: int, attrs: dict[str, Any]) -> int:
         """Start the first trial that waits in the queue; return its number."""
-        trial = self._study.ask()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a database with heartbeats gets none of them
+            trial = self._study.ask()
         for name, value in attrs.items():
             trial.set_user_attr(name, value)
         self._trials[trial.number] = trial

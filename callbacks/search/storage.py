@@ -130,16 +130,11 @@ def _journal(path: Path) -> BaseStorage:
 def _drop_half_line(path: Path) -> None:
     """Cut what stands behind the last line end. Only who holds the journal's lock may call this."""
     with suppress(FileNotFoundError), path.open("r+b") as file:
-        end = keep = file.seek(0, os.SEEK_END)
-        while keep:
-            start = max(0, keep - 4096)
-            file.seek(start)
-            found = file.read(keep - start).rfind(b"\n")
-            keep = start + found + 1 if found >= 0 else start
-            if found >= 0:
-                break
-        if keep < end:
-            file.truncate(keep)
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        if file.read() not in (b"", b"\n"):
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 # ----------------------------------------------------------------------- databases

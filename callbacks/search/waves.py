@@ -293,7 +293,7 @@ class WaveTrainer:
             except BaseException:
                 for number in numbers:
                     with suppress(Exception):
-                        self._claims.lose(number)
+                        self._claims.writer.fail(number)
                 raise
         return True
 
@@ -319,9 +319,9 @@ class WaveTrainer:
                 raise
         grouped = {member.number for group in groups for member in group.members}
         for number in [*wave.left, *(n for n in numbers if n not in grouped)]:
-            self._run_one(self._claims.trial(number))
+            self._run_one(self._claims.writer.trial(number))
             self._progress()
 
     def _finish(self, finished: Sequence[FinishedTrial]) -> None:
-        self._claims.finish(finished)
+        self._claims.writer.finish(finished)
         self._progress()
