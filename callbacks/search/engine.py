@@ -10,12 +10,12 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from callbacks.search.claims import TrialClaims, TrialHistory, named_search
-from callbacks.search.optuna_internals import REASON, engine_of, not_finite
+from callbacks.search.optuna_internals import REASON, FinishedTrial, engine_of, not_finite
 from callbacks.search.plan import Plan, SearchError, make_pruner, make_sampler, one_line
 from callbacks.search.results import Progress
-from callbacks.search.space import Space, grid
+from callbacks.search.space import Space, decode, grid
 from callbacks.search.storage import close_storage, is_storage_error, open_storage, quiet, study_lock, why
-from callbacks.search.waves import TrainsTogether, WaveTrainer
+from callbacks.search.waves import SampledTrial, SharedValues, TrainsTogether, Wave, WaveSampler, suits_waves
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -192,12 +192,11 @@ class _Search:
         )
         history = self._claims.history()
         self._tell(history)
-        waves = self._waves()
         while not self._is_late():
-            if waves is not None and waves.next():
+            if self._run_wave():
                 history = self._claims.history()
             else:
-                trial = self._claims.claim(lambda place: make_sampler(self._plan.sampler, self._plan.seed, place))
+                trial = self._claims.claim(self._sampler)
                 if trial is not None:
                     self._run_one(trial)
                     self._give_up_if_all_alike()
@@ -208,21 +207,53 @@ class _Search:
             if len(history.settled) >= self._total:
                 break
 
-    def _waves(self) -> WaveTrainer | None:
-        """Who trains several trials at once, where this can be."""
+    def _run_wave(self) -> bool:
+        """Claim several trials and train them together; return whether this could be and there were any."""
         train: object = self._train
         if not (self._claims.writer.writes_many and isinstance(train, TrainsTogether)):
-            return None
-        if not WaveTrainer.suits(train, self._plan):
-            return None
-        return WaveTrainer(
-            train,
-            self._space,
-            self._plan,
-            claims=self._claims,
-            run_one=self._run_one,
-            progress=lambda: self._tell(self._claims.history()),
-        )
+            return False
+        if not suits_waves(train, self._plan):
+            return False
+        width = train.together(self._plan.n_trials)
+        shared = SharedValues(self._study, self._space, getattr(train, "alike", list)(), width=width)
+        draw = WaveSampler(self._study, self._space, self._sampler, shared=shared)
+        numbers = self._claims.claim_many(width, draw)
+        if not numbers:
+            return False
+        with self._claims.heartbeats(*numbers):
+            try:
+                self._train_together(train, numbers)
+            except BaseException:
+                for number in numbers:
+                    with suppress(Exception):
+                        self._claims.writer.fail(number)
+                raise
+        return True
+
+    def _train_together(self, train: TrainsTogether, numbers: Sequence[int]) -> None:
+        known = self._study.get_trials(deepcopy=False)
+        trials = [SampledTrial(n, decode(self._space, known[n].params), dict(known[n].user_attrs)) for n in numbers]
+        groups = train.groups(trials, self._study)
+        halving = self._plan.pruner == "halving"
+        wave = Wave(self._study, groups, epochs=train.epochs(), halving=halving, finish=self._finish)
+        try:
+            wave.run()
+        except SearchError:
+            raise
+        except Exception as error:  # whatever it was, each trial may meet it alone
+            if is_storage_error(error):
+                raise
+        grouped = {member.number for group in groups for member in group.members}
+        for number in [*wave.left, *(n for n in numbers if n not in grouped)]:
+            self._run_one(self._claims.writer.trial(number))
+            self._tell(self._claims.history())
+
+    def _finish(self, finished: Sequence[FinishedTrial]) -> None:
+        self._claims.writer.finish(finished)
+        self._tell(self._claims.history())
+
+    def _sampler(self, place: int) -> Any:
+        return make_sampler(self._plan.sampler, self._plan.seed, place)
 
     def _run_one(self, trial: Trial) -> None:
         """Run a trial and tell the study what came of it."""

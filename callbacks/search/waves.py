@@ -1,22 +1,19 @@
-"""Train the trials of a search in waves: draw them together, train them in step, prune and tell them together."""
+"""Waves of trials: drawn one after the other, trained in step by who can, pruned and ended together."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf, prod
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from callbacks.search.claims import TrialClaims
 from callbacks.search.optuna_internals import PLACE, FinishedTrial
-from callbacks.search.plan import Plan, SearchError, best_so_far, make_sampler, rungs, survivors
+from callbacks.search.plan import Plan, best_so_far, rungs, survivors
 from callbacks.search.space import Choice, IntRange, Space, decode
-from callbacks.search.storage import is_storage_error
 
 if TYPE_CHECKING:
-    from optuna import Study, Trial
+    from optuna import Study
     from optuna.samplers import BaseSampler
 
 
@@ -74,7 +71,9 @@ class TrialGroup(Protocol):
         """
 
 
-Member, Ended, Group = SampledTrial, TrialOutcome, TrialGroup  # their names of before
+Member = SampledTrial  # this and the next two: the names of before
+Ended = TrialOutcome
+Group = TrialGroup
 
 
 @runtime_checkable
@@ -102,16 +101,20 @@ class SharedValues:
     goes on as it would have.
 
     Args:
+        study: The study.
         space: What is searched.
         names: Those of its names that the trials of a group have in common.
         width: Places of a wave.
     """
 
-    def __init__(self, space: Space, names: Sequence[str], *, width: int) -> None:
+    def __init__(self, study: Study, space: Space, names: Sequence[str], *, width: int) -> None:
         found = [name for name in names if name in space]
         self._names = found if 1 < prod(_count(space[name]) for name in found) <= width // 2 else []
         self._width = width
         self._first: dict[int, dict[str, Any]] = {}
+        for trial in study.get_trials(deepcopy=False):
+            if PLACE in trial.user_attrs:
+                self.note(trial.user_attrs[PLACE], decode(space, trial.params))
 
     def note(self, place: int, values: Mapping[str, Any]) -> None:
         """Note what a place tries."""
@@ -130,7 +133,13 @@ def _count(dimension: object) -> float:
 
 
 # The others keep what they know in the storage (cmaes, qmc), and have to see it there.
-IN_MEMORY = ("tpe", "gp", "random", "grid")
+_IN_MEMORY = ("tpe", "gp", "random", "grid")
+
+
+def suits_waves(train: TrainsTogether, plan: Plan) -> bool:
+    """Return whether a search may ask for several trials at once."""
+    known = plan.sampler in _IN_MEMORY and plan.pruner in ("halving", "none")
+    return known and train.together(plan.n_trials) > 1
 
 
 class WaveSampler:
@@ -245,83 +254,3 @@ class Wave:
 
 def _distinct(groups: Iterable[TrialGroup]) -> list[TrialGroup]:
     return list({id(group): group for group in groups}.values())
-
-
-class WaveTrainer:
-    """Claim and train the waves of one process.
-
-    Args:
-        train: Who trains.
-        space: What is searched.
-        plan: How.
-        claims: Hands out the trials of the study.
-        run_one: Trains one trial to its end, and tells the study.
-        progress: Called when trials have ended.
-    """
-
-    def __init__(
-        self,
-        train: TrainsTogether,
-        space: Space,
-        plan: Plan,
-        *,
-        claims: TrialClaims,
-        run_one: Callable[[Trial], None],
-        progress: Callable[[], None],
-    ) -> None:
-        self._train, self._space, self._plan = train, space, plan
-        self._claims, self._run_one, self._progress = claims, run_one, progress
-        self._study = claims.study
-
-    @staticmethod
-    def suits(train: TrainsTogether, plan: Plan) -> bool:
-        """Return whether a search may ask for several trials at once."""
-        known = plan.sampler in IN_MEMORY and plan.pruner in ("halving", "none")
-        return known and train.together(plan.n_trials) > 1
-
-    def next(self) -> bool:
-        """Claim a wave and train it; return whether there was one to claim."""
-        width = self._train.together(self._plan.n_trials)
-        sampled_by = partial(make_sampler, self._plan.sampler, self._plan.seed)
-        draw = WaveSampler(self._study, self._space, sampled_by, shared=self._shared_values(width))
-        numbers = self._claims.claim_many(width, draw)
-        if not numbers:
-            return False
-        with self._claims.heartbeats(*numbers):
-            try:
-                self._train_all(numbers)
-            except BaseException:
-                for number in numbers:
-                    with suppress(Exception):
-                        self._claims.writer.fail(number)
-                raise
-        return True
-
-    def _shared_values(self, width: int) -> SharedValues:
-        shared = SharedValues(self._space, getattr(self._train, "alike", list)(), width=width)
-        for trial in self._study.get_trials(deepcopy=False):
-            if PLACE in trial.user_attrs:
-                shared.note(trial.user_attrs[PLACE], decode(self._space, trial.params))
-        return shared
-
-    def _train_all(self, numbers: Sequence[int]) -> None:
-        known = self._study.get_trials(deepcopy=False)
-        trials = [SampledTrial(n, decode(self._space, known[n].params), dict(known[n].user_attrs)) for n in numbers]
-        groups = self._train.groups(trials, self._study)
-        halving = self._plan.pruner == "halving"
-        wave = Wave(self._study, groups, epochs=self._train.epochs(), halving=halving, finish=self._finish)
-        try:
-            wave.run()
-        except SearchError:
-            raise
-        except Exception as error:  # whatever it was, each trial may meet it alone
-            if is_storage_error(error):
-                raise
-        grouped = {member.number for group in groups for member in group.members}
-        for number in [*wave.left, *(n for n in numbers if n not in grouped)]:
-            self._run_one(self._claims.writer.trial(number))
-            self._progress()
-
-    def _finish(self, finished: Sequence[FinishedTrial]) -> None:
-        self._claims.writer.finish(finished)
-        self._progress()
