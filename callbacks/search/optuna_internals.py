@@ -203,7 +203,8 @@ class PlainTrialWriter:
     """Write the trials of a study by `Study.ask` and `Study.tell` alone, one after the other.
 
     Against `TrialWriter`: no waves; trials of other machines are told from lost ones by counted heartbeats on databases
-    too; a trial that was killed too often has no reason. Without a lock two processes may take up each other's trials.
+    too; a trial that was killed too often has no reason, and one that was killed before it drew its values draws them
+    anew. Without a lock two processes may take up each other's trials.
 
     Args:
         study: The study.
