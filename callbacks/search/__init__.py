@@ -18,8 +18,8 @@ is COMPLETE, PRUNED, or FAILed by itself (it raised, ran out of memory, or retur
 `reason` says which). A trial whose process was killed or interrupted is FAIL without a `reason`; it is not counted
 and is tried again with the same parameters (user attributes `origin`, the number of the first attempt, and `attempt`).
 
-The user attributes of a trial that this module writes: `place` (0 … n_trials - 1, the same for all attempts: seed a fit
-with it), `owner`, `origin`, `attempt`, `reason`, `beat`. Of a study: `space`, name to text.
+The user attributes of a trial that this room writes: `place` (0 … n_trials - 1, the same for all attempts: seed a fit
+with it), `owner`, `origin`, `attempt`, `reason`, `beat` (its heartbeats). Of a study: `space`, name to text.
 """
 
 from importlib import import_module
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from callbacks.search.plan import PRUNERS, SAMPLERS, Plan, SearchError
     from callbacks.search.results import Progress, TrialRow, best, best_trials, importances
     from callbacks.search.space import Space, batch_sizes, decode, parse_space
-    from callbacks.search.waves import Ended, Group, Member, TrainsTogether
+    from callbacks.search.waves import Ended, Group, Member, SampledTrial, TrainsTogether, TrialGroup, TrialOutcome
 
 __all__ = [
     "PRUNERS",
@@ -40,9 +40,12 @@ __all__ = [
     "Member",
     "Plan",
     "Progress",
+    "SampledTrial",
     "SearchError",
     "Space",
     "TrainsTogether",
+    "TrialGroup",
+    "TrialOutcome",
     "TrialRow",
     "batch_sizes",
     "best",
@@ -54,28 +57,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Ended": "waves",
-    "Group": "waves",
-    "Member": "waves",
-    "PRUNERS": "plan",
-    "Plan": "plan",
-    "Progress": "results",
-    "SAMPLERS": "plan",
-    "SearchError": "plan",
-    "Space": "space",
-    "TrainsTogether": "waves",
-    "TrialRow": "results",
-    "batch_sizes": "space",
-    "best": "results",
-    "best_trials": "results",
-    "decode": "space",
-    "importances": "results",
-    "parse_space": "space",
-    "search": "engine",
+    "engine": ("search",),
+    "plan": ("PRUNERS", "SAMPLERS", "Plan", "SearchError"),
+    "results": ("Progress", "TrialRow", "best", "best_trials", "importances"),
+    "space": ("Space", "batch_sizes", "decode", "parse_space"),
+    "waves": ("Ended", "Group", "Member", "SampledTrial", "TrainsTogether", "TrialGroup", "TrialOutcome"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,22 +1,25 @@
-"""Starts the trials of a study, and takes up those whose process was killed. The one place that writes trials."""
+"""Hand out the trials of a study, each once however many processes ask, and take up those whose process was killed."""
 
 from __future__ import annotations
 
 import math
+import os
+import platform
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import count, takewhile
+from pathlib import Path
 from random import random
-from typing import TYPE_CHECKING, Any, Protocol
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
-from callbacks.search import owners
-from callbacks.search.owners import HeartbeatThread
-from callbacks.search.plan import rungs
+from callbacks.search.optuna_internals import HEARTBEAT, PLACE, REASON, trial_writer
 from callbacks.search.space import Space
-from callbacks.search.storage import SILENCE, alone, at_once
+from callbacks.search.storage import HEARTBEAT_SECONDS, LOST_SECONDS, study_lock
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -26,24 +29,81 @@ if TYPE_CHECKING:
 
 ORIGIN = "origin"  # user attribute: number of the original that this trial tries again
 ATTEMPT = "attempt"  # user attribute: 1 for the first attempt after the original, 2 for the next, …
-REASON = "reason"  # user attribute: why a trial failed by itself or was pruned; a lost trial has none
+OWNER = "owner"  # user attribute: the process that runs the trial
 
 
-class _State(Protocol):
-    @property
-    def name(self) -> str: ...
+# ----------------------------------------------------------------------- processes
+
+_PROCESS: dict[int, dict[str, Any]] = {}
+_SEARCHES: set[str] = set()  # searches that go on in this process
 
 
-class _TrialLike(Protocol):
-    """What is read of an `optuna.trial.FrozenTrial`."""
+@contextmanager
+def named_search() -> Iterator[str]:
+    """Name a search while it goes on: a process outlives an interrupted one, in a notebook for days."""
+    name = uuid4().hex[:12]
+    _SEARCHES.add(name)
+    try:
+        yield name
+    finally:
+        _SEARCHES.discard(name)
 
-    number: int
 
-    @property
-    def state(self) -> _State: ...
+def this_process() -> dict[str, Any]:
+    """Return this process as plain data: host, life of its machine, process id and when it began.
 
-    @property
-    def user_attrs(self) -> dict[str, object]: ...
+    Process ids are used again, so the start stands beside it; it counts from when the machine was started (and a
+    container has ids of its own), so these stand there too.
+    """
+    pid = os.getpid()
+    if pid not in _PROCESS:  # asked by the id, since a fork takes the cache along
+        _PROCESS.clear()
+        try:
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            life = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+        except OSError:
+            life = None
+        _PROCESS[pid] = {"host": platform.node(), "life": life, "pid": pid, "began": _state_and_start(pid)[1]}
+    return dict(_PROCESS[pid])
+
+
+def is_elsewhere(owner: Mapping[str, Any]) -> bool:
+    """Return whether an owner of trials runs on another machine, of which nothing can be said from here."""
+    return bool(owner.get("host") != this_process()["host"])
+
+
+def is_gone(owner: Mapping[str, Any]) -> bool:
+    """Return whether an owner of trials was a search on this machine that has ended.
+
+    Machines that share a storage need different host names.
+    """
+    if is_elsewhere(owner):
+        return False
+    if owner.get("life") != this_process()["life"]:
+        return True
+    pid = int(owner["pid"])
+    if pid == os.getpid() and owner.get("run") not in _SEARCHES:
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # it lives, as another user's
+    state, began = _state_and_start(pid)
+    return state in ("Z", "X") or began != owner.get("began")  # Z: killed, and its parent has not asked yet
+
+
+def _state_and_start(pid: int) -> tuple[str | None, str | None]:
+    """State of a process, and clock ticks from the machine's start to its own; None where the system does not tell."""
+    try:  # proc(5): the name may hold anything but stands in brackets
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None, None
+    return fields[0], fields[19]
+
+
+# ------------------------------------------------------------------------- history
 
 
 @dataclass(frozen=True)
@@ -59,12 +119,12 @@ class Claim:
 
     place: int
     attempt: int = 0
-    lost: _TrialLike | None = None
-    waiting: _TrialLike | None = None
+    lost: FrozenTrial | None = None
+    waiting: FrozenTrial | None = None
 
 
 class TrialHistory:
-    """What the trials of a study amount to.
+    """The trials of a study by their places: which count, which have ended, and which are to be run.
 
     Args:
         trials: All trials of the study, in any order.
@@ -72,125 +132,64 @@ class TrialHistory:
         retries: Attempts after the original; a place whose last one is lost too counts as failed.
     """
 
-    def __init__(self, trials: Sequence[_TrialLike], n_trials: int, retries: int) -> None:
+    def __init__(self, trials: Sequence[FrozenTrial], n_trials: int, retries: int) -> None:
         self._total, self._retries = n_trials, retries
-        chains: dict[object, list[_TrialLike]] = {}
+        chains: dict[object, list[FrozenTrial]] = {}
         for trial in sorted(trials, key=lambda trial: trial.number):
             origin = trial.user_attrs.get(ORIGIN)
             chain = chains.setdefault(trial.number if origin is None else origin, [])
             # Of two attempts of the same rank, started at the same moment, the lower number counts.
             if trial.user_attrs.get(ATTEMPT, 0) == len(chain):
                 chain.append(trial)
-        self._places = [chain for chain in chains.values() if chain]
+        self._chains = [chain for chain in chains.values() if chain]
 
     @property
-    def places(self) -> list[_TrialLike]:
+    def places(self) -> list[FrozenTrial]:
         """The latest attempt at every place that counts, in order."""
-        return [chain[-1] for chain in self._places[: self._total]]
+        return [chain[-1] for chain in self._chains[: self._total]]
 
     @property
-    def settled(self) -> list[_TrialLike]:
+    def settled(self) -> list[FrozenTrial]:
         """Those that ended: complete, pruned, failed by themselves, or lost too often."""
-        counted = self._places[: self._total]
-        return [chain[-1] for chain in counted if _ended(chain[-1]) and not self._is_lost(chain)]
+        ended = ("COMPLETE", "PRUNED", "FAIL")
+        counted = self._chains[: self._total]
+        return [chain[-1] for chain in counted if chain[-1].state.name in ended and not self._is_lost(chain)]
 
     def place_of(self, number: int) -> int | None:
-        """The place a trial holds; None if it is surplus, or was followed by another attempt."""
+        """Return the place a trial holds; None if it is surplus, or was followed by another attempt."""
         return next((place for place, trial in enumerate(self.places) if trial.number == number), None)
 
-    def next(self) -> Claim | None:
-        """What to run now; None if all that remains is run by others, or nothing does."""
-        return next(iter(self.claims()), None)
-
     def claims(self) -> list[Claim]:
-        """All that is to be run, in order: what waits or was lost, then the new places."""
+        """Return all that is to be run, in order: what waits or was lost, then the new places."""
         found = []
-        for place, chain in enumerate(self._places[: self._total]):
+        for place, chain in enumerate(self._chains[: self._total]):
             if chain[-1].state.name == "WAITING":
                 found.append(Claim(place, len(chain) - 1, waiting=chain[-1]))
             elif self._is_lost(chain):
                 found.append(Claim(place, len(chain), lost=chain[-1]))
-        return found + [Claim(place) for place in range(len(self._places), self._total)]
+        return found + [Claim(place) for place in range(len(self._chains), self._total)]
+
+    def next(self) -> Claim | None:
+        """Return what to run now; None if all that remains is run by others, or nothing does."""
+        return next(iter(self.claims()), None)
 
     def origin(self, place: int) -> int:
-        """The number of the original at a place."""
-        return self._places[place][0].number
+        """Return the number of the original at a place."""
+        return self._chains[place][0].number
 
-    def _is_lost(self, chain: list[_TrialLike]) -> bool:
+    def _is_lost(self, chain: list[FrozenTrial]) -> bool:
         last = chain[-1]
         return last.state.name == "FAIL" and REASON not in last.user_attrs and len(chain) <= self._retries
 
 
-def _ended(trial: _TrialLike) -> bool:
-    return trial.state.name in ("COMPLETE", "PRUNED", "FAIL")
+# -------------------------------------------------------------------------- claims
 
-
-@dataclass(frozen=True)
-class FinishedTrial:
-    """The end of a trial.
-
-    Args:
-        number: The trial.
-        reason: Why it was pruned; empty if it was trained to the end.
-        values: What is optimized. A trial that was trained to the end fails if one of them is not finite.
-        attrs: Its user attributes.
-        reports: What pruning goes by, a value for each epoch. A pruned trial has the last one as its value.
-    """
-
-    number: int
-    reason: str
-    values: Sequence[float]
-    attrs: Mapping[str, Any]
-    reports: Sequence[float]
-
-
-def tell(storage: BaseStorage, ended: Sequence[tuple[int, FinishedTrial]]) -> None:
-    """Write the ends of some trials, given by their ids; in one go to a journal."""
-    from optuna.exceptions import UpdateFinishedTrialError
-
-    with at_once(storage):
-        for trial_id, told in ended:
-            # Taken for lost while this machine slept: another process tries it again, so this one must not count.
-            with suppress(UpdateFinishedTrialError):
-                _tell(storage, trial_id, told)
-
-
-def _tell(storage: BaseStorage, trial_id: int, told: FinishedTrial) -> None:
-    from optuna.trial import TrialState
-
-    reports = {step: value for step, value in enumerate(told.reports) if math.isfinite(value)}
-    state, values, reason = TrialState.COMPLETE, list(told.values), told.reason
-    if reason:
-        state, values = TrialState.PRUNED, list(reports.values())[-1:]
-    elif not all(math.isfinite(value) for value in values):
-        state, values, reason = TrialState.FAIL, [], f"returned {', '.join(map(str, values))}"
-    for step in _told_steps(storage, list(reports)):
-        storage.set_trial_intermediate_value(trial_id, step, reports[step])
-    for name, value in {**told.attrs, **({REASON: reason} if reason else {})}.items():
-        storage.set_trial_user_attr(trial_id, name, value)
-    storage.set_trial_state_values(trial_id, state, values or None)
-
-
-def _told_steps(storage: BaseStorage, steps: list[int]) -> list[int]:
-    """The steps to write: all, but to a database, that takes some 20 ms for each, the rungs and the last alone."""
-    from optuna.storages import RDBStorage
-
-    if not isinstance(storage, RDBStorage):
-        return steps
-    compared = {epoch - 1 for epoch in rungs(len(steps))}
-    return [step for step in steps if step in compared or step == steps[-1]]
-
-
-# From a place, parameters and distributions that are given to all parameters and distributions.
-WaveSampler = Callable[[int, dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
-
-OWNER = "owner"  # user attribute: the process that runs the trial
-PLACE = "place"  # user attribute: index of the place that the trial holds
-_SIGN = "beat"  # user attribute: counts up while the trial runs, where the storage has no heartbeats of its own
+# From a place, parameters and distributions that are given, to all parameters and distributions.
+DrawParameters = Callable[[int, dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
 
 
 class TrialClaims:
-    """Hands out the trials of one study, each exactly once however many processes ask.
+    """Hand out the trials of one study, each exactly once however many processes ask.
 
     Args:
         study: The study.
@@ -217,12 +216,12 @@ class TrialClaims:
     ) -> None:
         self.study, self._storage, self._where = study, storage, where
         self._space, self._n_trials, self._retries, self._given = space, n_trials, retries, given
-        self._me = {**owners.me(), "run": run}
-        self._id = storage.get_study_id_from_name(study.study_name)
-        self._heard: dict[int, tuple[object, float]] = {}  # trials of other machines: last sign of life, and when
+        self._owner = {**this_process(), "run": run}
+        self.writer = trial_writer(study, storage)
+        self._last_signs: dict[int, tuple[object, float]] = {}  # of trials of other machines, and when each was seen
 
-    def ledger(self) -> TrialHistory:
-        """The books as they stand."""
+    def history(self) -> TrialHistory:
+        """Return the trials of the study as they stand."""
         return TrialHistory(self.study.get_trials(deepcopy=False), self._n_trials, self._retries)
 
     def claim(self, sampled_by: Callable[[int], Any]) -> Trial | None:
@@ -235,130 +234,96 @@ class TrialClaims:
             The trial, running and owned by this process; None if there is nothing left to start.
         """
         while True:
-            with alone(self._where, self._storage):
-                books = self.recover()
-                claim = books.next()
+            with study_lock(self._where, self._storage):
+                history = self.recover()
+                claim = history.next()
                 if claim is None:
                     return None
-                started = self._start(claim, books)
-            if started is not None and self._keeps(started, claim):
-                from optuna import Trial
-
-                self.study.sampler = sampled_by(int(self._storage.get_trial_user_attrs(started)[PLACE]))
-                return Trial(self.study, started)
+                self.study.sampler = sampled_by(claim.place)
+                number = self._start(claim, history)
+            place = None if number is None else self._place_kept(number, claim)
+            if number is not None and place is not None:
+                if place != claim.place:
+                    self.study.sampler = sampled_by(place)
+                return self.writer.trial(number)
             time.sleep(random() * 0.1)  # those who met once shall not meet again
 
-    def claim_many(self, count: int, draw: WaveSampler) -> list[int]:
-        """Take up the next trials, with all their parameters.
+    def claim_many(self, most: int, draw: DrawParameters) -> list[int]:
+        """Take up the next trials, with all their parameters; only where the `writer` writes many.
 
         Args:
-            count: How many at most.
-            draw: From a place and the parameters and distributions that are given for it to all of them.
+            most: How many at most.
+            draw: Draws the parameters of a place that are not given.
 
         Returns:
             The numbers of the trials, running and owned by this process. None if there is nothing left to start, or if
             the next trial waits in a queue and is for `claim`.
         """
-        with alone(self._where, self._storage):
-            books = self.recover()
-            claims = list(takewhile(lambda claim: claim.waiting is None, books.claims()[:count]))
-            started = [(self._start(claim, books, draw), claim) for claim in claims]
-        kept = [trial_id for trial_id, claim in started if trial_id is not None and self._keeps(trial_id, claim)]
-        return [self._storage.get_trial_number_from_id(trial_id) for trial_id in kept]
-
-    def _keeps(self, trial_id: int, claim: Claim) -> bool:
-        """Whether a trial holds the place it was started for, or another that nothing is given for.
-
-        It does, unless another process was first and no lock kept the two apart; then it is surplus, or has moved on.
-        """
-        place = self.ledger().place_of(int(self._storage.get_trial_number_from_id(trial_id)))
-        moved = place is not None and place != claim.place
-        if place is None or (moved and (claim.lost is not None or self._given(place) or self._given(claim.place))):
-            self._fail(trial_id)  # without a reason: what holds a place is tried again, what is surplus never counts
-            return False
-        if moved:
-            self._storage.set_trial_user_attr(trial_id, PLACE, place)
-        return True
+        with study_lock(self._where, self._storage):
+            history = self.recover()
+            claims = list(takewhile(lambda claim: claim.waiting is None, history.claims()[:most]))
+            started = [(self._start(claim, history, draw), claim) for claim in claims]
+        return [n for n, claim in started if n is not None and self._place_kept(n, claim) is not None]
 
     def recover(self) -> TrialHistory:
-        """Declare the trials failed whose process is gone; without a reason among their attributes: they are lost.
+        """Fail the trials whose process is gone, without a reason among their attributes: they are lost.
 
         Returns:
-            The books afterwards.
+            The trials of the study afterwards.
         """
-        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.storages import fail_stale_trials
-        from optuna.trial import TrialState
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental; does nothing where the storage has no heartbeats
             fail_stale_trials(self.study)
         trials = self.study.get_trials(deepcopy=False)
-        gone = [trial for trial in trials if trial.state == TrialState.RUNNING and self._is_gone(trial)]
+        gone = [trial for trial in trials if trial.state.name == "RUNNING" and self._is_gone(trial)]
         for trial in gone:
-            trial_id = self._trial_id(trial.number)
-            if trial.user_attrs.get(ATTEMPT, 0) >= self._retries:
-                with suppress(UpdateFinishedTrialError):
-                    self._storage.set_trial_user_attr(trial_id, REASON, f"killed {self._retries + 1} times")
-            self._fail(trial_id)
-        return self.ledger() if gone else TrialHistory(trials, self._n_trials, self._retries)
+            is_last = trial.user_attrs.get(ATTEMPT, 0) >= self._retries
+            self.writer.fail(trial.number, f"killed {self._retries + 1} times" if is_last else "")
+        return self.history() if gone else TrialHistory(trials, self._n_trials, self._retries)
 
-    def heart(self, *numbers: int) -> HeartbeatThread:
-        """Signs of life for trials, given by their numbers, to be entered while they run."""
-        ids = [self._trial_id(number) for number in numbers]
-        return HeartbeatThread(lambda count: self._beat_all(ids, count))
+    @contextmanager
+    def heartbeats(self, *numbers: int) -> Iterator[None]:
+        """Record in a thread of its own that trials of this process are alive, while they run."""
+        ended = Event()
 
-    def _beat_all(self, ids: Sequence[int], count: int) -> None:
-        for trial_id in ids:
-            self._beat(trial_id, count)
+        def record() -> None:
+            for beat in count(1):
+                if ended.wait(HEARTBEAT_SECONDS):
+                    return
+                for number in numbers:
+                    with suppress(Exception):  # the storage's trouble, and the trial will find out itself
+                        self.writer.heartbeat(number, beat)
 
-    def take(self, number: int) -> Trial:
-        """A trial that this process has claimed."""
-        from optuna import Trial
+        thread = Thread(target=record, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
-        return Trial(self.study, self._trial_id(number))
-
-    def lose(self, number: int) -> None:
-        """Give up a trial of this process unless it has ended; it will be tried again."""
-        self._fail(self._trial_id(number))
-
-    def tell(self, ended: Sequence[FinishedTrial]) -> None:
-        """End trials that were trained together."""
-        tell(self._storage, [(self._trial_id(each.number), each) for each in ended])
-
-    def _trial_id(self, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
-
-    # ------------------------------------------------------------------ writing
-
-    def _start(self, claim: Claim, books: TrialHistory, draw: WaveSampler | None = None) -> int | None:
-        """The id of a trial that is running from its first moment on, with the name of its owner on it."""
-        from optuna.trial import TrialState, create_trial
-
+    def _start(self, claim: Claim, history: TrialHistory, draw: DrawParameters | None = None) -> int | None:
+        """Start a trial with the name of its owner on it; None if another process was first."""
+        attrs: dict[str, Any] = {OWNER: self._owner, PLACE: claim.place}
+        number: int | None
         if claim.waiting is not None:
-            trial_id = self._trial_id(claim.waiting.number)
-            if not self._storage.set_trial_state_values(trial_id, state=TrialState.RUNNING):
-                return None
-            self._storage.set_trial_user_attr(trial_id, OWNER, self._me)
-            self._storage.set_trial_user_attr(trial_id, PLACE, claim.place)
+            number = self.writer.start_waiting(claim.waiting.number, attrs)
         else:
-            attrs: dict[str, Any] = {OWNER: self._me, PLACE: claim.place}
             if claim.lost is not None:
-                attrs |= {ORIGIN: books.origin(claim.place), ATTEMPT: claim.attempt}
+                attrs |= {ORIGIN: history.origin(claim.place), ATTEMPT: claim.attempt}
             params, distributions = self._values(claim)
             if draw is not None and len(params) < len(self._space):
                 params, distributions = draw(claim.place, params, distributions)
-            template = create_trial(
-                state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=attrs
-            )
-            trial_id = self._storage.create_new_trial(self._id, template_trial=template)
-        self._beat(trial_id, 0)
-        return trial_id
+            number = self.writer.start(params, distributions, attrs)
+        if number is not None:
+            self.writer.heartbeat(number, 0)
+        return number
 
     def _values(self, claim: Claim) -> tuple[dict[str, Any], dict[str, Any]]:
-        lost: FrozenTrial | None = claim.lost  # type: ignore[assignment]  # the ledger gives back what it was given
-        if lost is not None and lost.params:
-            return dict(lost.params), dict(lost.distributions)
+        if claim.lost is not None and claim.lost.params:
+            return dict(claim.lost.params), dict(claim.lost.distributions)
         given = {name: value for name, value in self._given(claim.place).items() if name in self._space}
         keys = {name: self._space[name].key(name) for name in given}
         return (
@@ -366,43 +331,35 @@ class TrialClaims:
             {keys[name]: self._space[name].distribution() for name in given},
         )
 
-    def _fail(self, trial_id: int) -> None:
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
+    def _place_kept(self, number: int, claim: Claim) -> int | None:
+        """Return the place of a trial: that of its claim, or another that nothing is given for; None if it has none.
 
-        with suppress(UpdateFinishedTrialError):  # another process saw it too
-            self._storage.set_trial_state_values(trial_id, state=TrialState.FAIL)
-
-    # ------------------------------------------------------------ signs of life
-
-    def _beat(self, trial_id: int, count: int) -> None:
-        from optuna.storages import JournalStorage, RDBStorage
-
-        if isinstance(self._storage, RDBStorage):
-            self._storage.record_heartbeat(trial_id)
-        elif isinstance(self._storage, JournalStorage) and count:
-            self._storage.set_trial_user_attr(trial_id, _SIGN, count)
+        Only where another process was first, and no lock kept the two apart, is it another or none.
+        """
+        place = self.history().place_of(number)
+        if place == claim.place:
+            return place
+        if place is None or claim.lost is not None or self._given(place) or self._given(claim.place):
+            self.writer.fail(number)  # without a reason: what holds a place is tried again, surplus never counts
+            return None
+        self.writer.set_place(number, place)
+        return place
 
     def _is_gone(self, trial: FrozenTrial) -> bool:
         owner = trial.user_attrs.get(OWNER)
-        if owner is None or owners.is_elsewhere(owner):
-            return self._is_silent(trial)
-        return owners.is_gone(owner)
-
-    def _is_silent(self, trial: FrozenTrial) -> bool:
-        """Whether nothing was heard of a trial for long, by our own clock: those of other machines may be wrong."""
-        from optuna.storages import JournalStorage, RDBStorage
-
-        sign = (trial.user_attrs.get(_SIGN), len(trial.intermediate_values), len(trial.params))
+        if owner is not None and not is_elsewhere(owner):
+            return is_gone(owner)
+        # Of a trial of another machine: whether nothing was heard for long, by our own clock, as theirs may be wrong.
+        sign = (trial.user_attrs.get(HEARTBEAT), len(trial.intermediate_values), len(trial.params))
         now = time.monotonic()
-        heard, since = self._heard.setdefault(trial.number, (sign, now))
-        if heard != sign:
-            self._heard[trial.number] = (sign, now)
-        if heard != sign or now - since <= SILENCE:
+        last, since = self._last_signs.setdefault(trial.number, (sign, now))
+        if last != sign:
+            self._last_signs[trial.number] = (sign, now)
+        if last != sign or now - since <= LOST_SECONDS:
             return False
-        if isinstance(self._storage, RDBStorage):
-            # Heartbeats are the database's to judge; but it knows no trial that was killed before its first one. That
-            # one is given here, once, and from then on it is missed.
-            self._beat(self._trial_id(trial.number), 0)
-            self._heard[trial.number] = (sign, math.inf)
-        return isinstance(self._storage, JournalStorage)
+        if self.writer.has_heartbeats:
+            # They are the database's to judge; but it knows no trial that was killed before its first one. That one is
+            # given here, once, and from then on it is missed.
+            self.writer.heartbeat(trial.number, 0)
+            self._last_signs[trial.number] = (sign, math.inf)
+        return not self.writer.has_heartbeats and self._where is not None

@@ -1,40 +1,21 @@
-"""Search hyperparameters with Optuna: the loop that takes trials, trains them and tells what came of them."""
+"""Search hyperparameters with Optuna: open the study, take its trials, train them and tell what came of them."""
 
 from __future__ import annotations
 
+import errno
 import gc
-import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from callbacks.search import owners
-from callbacks.search import study as studies
-from callbacks.search.claims import REASON, TrialClaims, TrialHistory
-from callbacks.search.plan import (
-    Plan,
-    SearchError,
-    make_pruner,
-    make_sampler,
-)
-from callbacks.search.results import (
-    Progress,
-)
-from callbacks.search.space import (
-    Space,
-    grid,
-)
-from callbacks.search.storage import (
-    close_storage,
-    lost_storage_in_one_line,
-    open_storage,
-    quiet,
-)
-from callbacks.search.waves import (
-    Together,
-    TrainsTogether,
-)
+from callbacks.search.claims import TrialClaims, TrialHistory, named_search
+from callbacks.search.optuna_internals import REASON, FinishedTrial, engine_of, not_finite
+from callbacks.search.plan import Plan, SearchError, make_pruner, make_sampler, one_line
+from callbacks.search.results import Progress
+from callbacks.search.space import Space, decode, grid
+from callbacks.search.storage import close_storage, is_storage_error, open_storage, quiet, study_lock, why
+from callbacks.search.waves import SampledTrial, SharedValues, TrainsTogether, Wave, WaveSampler, suits_waves
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -46,6 +27,7 @@ Report = Callable[[Progress], object]
 
 _POLL = 0.5  # seconds between two looks at what other processes do
 _ALIKE = 3  # first trials that fail with the same error before the search gives up
+_FULL_OR_GONE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
 
 
 def search(
@@ -80,12 +62,101 @@ def search(
     with quiet():
         opened = open_storage(storage, keep=True)
         try:
-            with lost_storage_in_one_line(), owners.run() as name:
-                study = studies.open_study(opened, storage, space, plan.name, plan.directions)
-                _Search(train, space, plan, study, report or (lambda progress: None)).run(opened, storage, name)
+            with _lost_storage_in_one_line(), named_search() as run:
+                study = _open_study(opened, storage, space, plan)
+                _Search(train, space, plan, study, report or (lambda progress: None)).run(opened, storage, run)
         finally:
             close_storage(opened)
-        return studies.reopened(study, opened, storage)
+        return _without_connections(study, opened, storage)
+
+
+@contextmanager
+def _lost_storage_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL_OR_GONE:
+            raise
+        raise SearchError(f"The storage cannot be written ({error.strerror}); start again to go on.") from error
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        raise SearchError(f"The storage was lost ({why(error.__cause__ or error)}); start again to go on.") from error
+
+
+# ----------------------------------------------------------------------- the study
+
+
+def _open_study(storage: BaseStorage, where: str | None, space: Space, plan: Plan) -> Study:
+    """Open the study of a plan, new or as it was left."""
+    import optuna
+    from optuna.study import StudyDirection
+
+    with study_lock(where, storage):
+        study = optuna.create_study(
+            storage=storage,
+            study_name=plan.name,
+            directions=[StudyDirection[way.upper()] for way in plan.directions],
+            load_if_exists=True,
+        )
+        there = [way.name.lower() for way in study.directions]
+        if there != list(plan.directions):
+            raise SearchError(
+                f"The study {plan.name!r} in {where} is to {' and '.join(there)}, not to "
+                f"{' and '.join(plan.directions)}; give the same directions, or another name."
+            )
+        _check_space(study, where, {key: str(dimension) for key, dimension in space.items()})
+    return study
+
+
+def _check_space(study: Study, where: str | None, asked: Mapping[str, str]) -> None:
+    there: Mapping[str, str] | None = study.user_attrs.get("space")
+    if there is None:
+        if study.get_trials(deepcopy=False):
+            raise SearchError(
+                f"The study {study.study_name!r} in {where} was made by another program; give another name."
+            )
+        study.set_user_attr("space", dict(asked))
+        return
+    differ = [
+        f"{name} was {there.get(name, 'absent')} and is {asked.get(name, 'absent')}"
+        for name in sorted({*there, *asked})
+        if there.get(name) != asked.get(name)
+    ]
+    if differ:
+        raise SearchError(
+            f"The study {study.study_name!r} in {where} has another space: {'; '.join(differ)}. "
+            "Give the same space, or another name."
+        )
+
+
+def _without_connections(study: Study, storage: BaseStorage, where: str | None) -> Study:
+    """The study to be handed out, over a storage that keeps no connection to a server."""
+    from optuna import load_study
+
+    engine = engine_of(storage)
+    if engine is None or engine.dialect.name == "sqlite":
+        return study
+    return load_study(study_name=study.study_name, storage=open_storage(where))
+
+
+def _start_values(values: Mapping[str, Any], space: Space) -> dict[str, Any]:
+    """Values to start from, if they lie in the space."""
+    from optuna.trial import TrialState, create_trial
+
+    for name, value in values.items():
+        if name not in space:
+            raise SearchError(f"A start value is given for {name!r}, and the space has {', '.join(space)}.")
+        dimension = space[name]
+        try:
+            stored = {name: dimension.store(value)}
+            create_trial(state=TrialState.RUNNING, params=stored, distributions={name: dimension.distribution()})
+        except (SearchError, TypeError, ValueError):
+            raise SearchError(f"The start value {value!r} of {name!r} lies outside its space {dimension}.") from None
+    return dict(values)
+
+
+# ---------------------------------------------------------------------- its trials
 
 
 class _Search:
@@ -95,15 +166,21 @@ class _Search:
         self._train, self._space, self._plan, self._study, self._report = train, space, plan, study, report
         study.pruner = make_pruner(plan.pruner)
         points = self._grid() if plan.sampler == "grid" else []
-        self._given = [*(studies.checked(values, space) for values in plan.start), *points]
+        self._given = [*(_start_values(values, space) for values in plan.start), *points]
         self._total = min(plan.n_trials, len(self._given)) if points else plan.n_trials
         self._began = time.monotonic()
         self._errors: list[str] = []
         self._at_start: int | None = None  # trials that were done when this process began
 
-    def run(self, storage: BaseStorage, where: str | None, name: str) -> None:
-        """All trials there are to be run here."""
-        self._desk = TrialClaims(
+    def _grid(self) -> list[dict[str, Any]]:
+        # As many levels as the first process wanted: with more trials later, the first points stay the same.
+        if "grid_points" not in self._study.user_attrs:
+            self._study.set_user_attr("grid_points", self._plan.n_trials)
+        return grid(self._space, int(self._study.user_attrs["grid_points"]), self._plan.seed)
+
+    def run(self, storage: BaseStorage, where: str | None, run: str) -> None:
+        """Run all trials there are to be run here."""
+        self._claims = TrialClaims(
             self._study,
             storage,
             where=where,
@@ -111,100 +188,148 @@ class _Search:
             n_trials=self._total,
             retries=self._plan.retries,
             given=lambda place: self._given[place] if place < len(self._given) else {},
-            run=name,
+            run=run,
         )
-        self._tell(self._desk.ledger())
-        together = self._together()
+        history = self._claims.history()
+        self._tell(history)
         while not self._is_late():
-            if together is not None and together.next():
-                books = self._desk.ledger()
-                if len(books.settled) >= self._total:
-                    break
-                continue
-            trial = self._desk.claim(lambda place: make_sampler(self._plan.sampler, self._plan.seed, place))
-            if trial is not None:
-                self._one(trial)
-                self._give_up_if_all_alike()
-            books = self._desk.recover()
-            self._tell(books)
-            if len(books.settled) >= self._total:
+            if self._run_wave():
+                history = self._claims.history()
+            else:
+                trial = self._claims.claim(self._sampler)
+                if trial is not None:
+                    self._run_one(trial)
+                    self._give_up_if_all_alike()
+                history = self._claims.recover()
+                self._tell(history)
+                if trial is None and len(history.settled) < self._total:
+                    time.sleep(_POLL)
+            if len(history.settled) >= self._total:
                 break
-            if trial is None:
-                time.sleep(_POLL)
 
-    def _together(self) -> Together | None:
-        """Who trains several trials at once, where this can be."""
+    def _run_wave(self) -> bool:
+        """Claim several trials and train them together; return whether this could be and there were any."""
         train: object = self._train
-        if not isinstance(train, TrainsTogether) or not Together.suits(train, self._plan):
-            return None
-        return Together(
-            train,
-            self._space,
-            self._plan,
-            study=self._study,
-            desk=self._desk,
-            alone=self._one,
-            progress=lambda: self._tell(self._desk.ledger()),
-        )
+        if not (self._claims.writer.writes_many and isinstance(train, TrainsTogether)):
+            return False
+        if not suits_waves(train, self._plan):
+            return False
+        width = train.together(self._plan.n_trials)
+        shared = SharedValues(self._study, self._space, getattr(train, "alike", list)(), width=width)
+        draw = WaveSampler(self._study, self._space, self._sampler, shared=shared)
+        numbers = self._claims.claim_many(width, draw)
+        if not numbers:
+            return False
+        with self._claims.heartbeats(*numbers):
+            try:
+                self._train_together(train, numbers)
+            except BaseException:
+                for number in numbers:
+                    with suppress(Exception):
+                        self._claims.writer.fail(number)
+                raise
+        return True
 
-    def _one(self, trial: Trial) -> None:
+    def _train_together(self, train: TrainsTogether, numbers: Sequence[int]) -> None:
+        known = self._study.get_trials(deepcopy=False)
+        trials = [SampledTrial(n, decode(self._space, known[n].params), dict(known[n].user_attrs)) for n in numbers]
+        groups = train.groups(trials, self._study)
+        halving = self._plan.pruner == "halving"
+        wave = Wave(self._study, groups, epochs=train.epochs(), halving=halving, finish=self._finish)
+        try:
+            wave.run()
+        except SearchError:
+            raise
+        except Exception as error:  # whatever it was, each trial may meet it alone
+            if is_storage_error(error):
+                raise
+        grouped = {member.number for group in groups for member in group.members}
+        for number in [*wave.left, *(n for n in numbers if n not in grouped)]:
+            self._run_one(self._claims.writer.trial(number))
+            self._tell(self._claims.history())
+
+    def _finish(self, finished: Sequence[FinishedTrial]) -> None:
+        self._claims.writer.finish(finished)
+        self._tell(self._claims.history())
+
+    def _sampler(self, place: int) -> Any:
+        return make_sampler(self._plan.sampler, self._plan.seed, place)
+
+    def _run_one(self, trial: Trial) -> None:
         """Run a trial and tell the study what came of it."""
         from optuna import TrialPruned
-        from optuna.trial import TrialState
 
         try:
-            with self._desk.heart(trial.number):
+            with self._claims.heartbeats(trial.number):
                 values = {name: dimension.suggest(trial, name) for name, dimension in self._space.items()}
-                told = studies.numbers(self._train(trial, values), len(self._plan.directions))
+                returned = _numbers(self._train(trial, values), len(self._plan.directions))
         except TrialPruned as pruned:
-            self._end(trial, TrialState.PRUNED, reason=str(pruned) or "pruned")
-        except SearchError:  # a mistake that every trial would meet: no trial is spent on it
-            with suppress(Exception):
-                self._end(trial, TrialState.FAIL)
-            raise
+            self._end(trial, "PRUNED", reason=str(pruned) or "pruned")
         except Exception as error:  # whatever a fit raises, it is that trial's end alone
-            if studies.is_storage_trouble(error):
+            if isinstance(error, SearchError):  # a mistake that every trial would meet: no trial is spent on it
+                self._lose(trial)
                 raise
-            self._end(trial, TrialState.FAIL, reason=studies.reason(error))
+            if is_storage_error(error):
+                raise
+            is_memory, reason = _is_lack_of_memory(error), one_line(error)
+            self._end(trial, "FAIL", reason=f"out of memory ({reason})" if is_memory else reason)
             gc.collect()  # what failed for lack of memory sits in cycles with its traceback
-            self._errors.append("" if studies.is_memory(error) else studies.reason(error))
+            self._errors.append("" if is_memory else reason)
         except BaseException:
-            with suppress(Exception):
-                self._end(trial, TrialState.FAIL)
+            self._lose(trial)
             raise
         else:
-            if all(math.isfinite(value) for value in told):
-                self._end(trial, TrialState.COMPLETE, values=told)
-            else:
-                self._end(trial, TrialState.FAIL, reason=f"returned {', '.join(map(str, told))}")
+            reason = not_finite(returned)
+            self._end(trial, "FAIL" if reason else "COMPLETE", values=None if reason else returned, reason=reason)
 
-    def _end(self, trial: Trial, state: Any, *, values: Sequence[float] | None = None, reason: str = "") -> None:
+    def _lose(self, trial: Trial) -> None:
+        with suppress(Exception):
+            self._end(trial, "FAIL")
+
+    def _end(self, trial: Trial, state: str, *, values: Sequence[float] | None = None, reason: str = "") -> None:
         from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
 
         try:
             if reason:
                 trial.set_user_attr(REASON, reason)
-            self._study.tell(trial, values, state)
+            self._study.tell(trial, values, TrialState[state])
         except (UpdateFinishedTrialError, ValueError):
             # Taken for lost while this machine slept: another process tries it again, so this result must not count.
-            if self._desk.ledger().place_of(trial.number) is not None and not studies.is_over(
-                self._study, trial.number
-            ):
+            is_over = self._study.get_trials(deepcopy=False)[trial.number].state.is_finished()
+            if self._claims.history().place_of(trial.number) is not None and not is_over:
                 raise
 
     def _is_late(self) -> bool:
         return self._plan.timeout is not None and time.monotonic() - self._began >= self._plan.timeout
 
-    def _tell(self, books: TrialHistory) -> None:
-        self._at_start = len(books.settled) if self._at_start is None else self._at_start
+    def _tell(self, history: TrialHistory) -> None:
+        self._at_start = len(history.settled) if self._at_start is None else self._at_start
         elapsed = time.monotonic() - self._began
-        self._report(Progress.of(self._study, self._space, books, self._total, self._at_start, elapsed))
+        self._report(Progress.of(self._study, self._space, history, self._total, self._at_start, elapsed))
 
     def _give_up_if_all_alike(self) -> None:
         first = self._errors[:_ALIKE]
-        if len(first) == _ALIKE and first[0] and len(set(first)) == 1 and not studies.any_worked(self._study):
-            raise SearchError(f"The first {_ALIKE} trials all failed with {first[0]}")
+        if len(first) == _ALIKE and first[0] and len(set(first)) == 1:
+            trials = self._study.get_trials(deepcopy=False)
+            if not any(trial.state.name in ("COMPLETE", "PRUNED") for trial in trials):
+                raise SearchError(f"The first {_ALIKE} trials all failed with {first[0]}")
 
-    def _grid(self) -> list[dict[str, Any]]:
-        # As many levels as the first process wanted: with more trials later, the first points stay the same.
-        return grid(self._space, studies.once(self._study, "grid_points", self._plan.n_trials), self._plan.seed)
+
+def _numbers(returned: object, directions: int) -> list[float]:
+    """What an objective returned, as floats; TypeError if it is no number, or not one for each direction."""
+    items = list(returned) if isinstance(returned, Sequence) else [returned]
+    try:
+        values = [float(item) for item in items]  # type: ignore[arg-type]  # what is no number raises
+    except (TypeError, ValueError):
+        values = []
+    if len(values) != directions:
+        raise TypeError(f"the objective must return {directions} number{'s' * (directions > 1)}, not {returned!r}")
+    return values
+
+
+def _is_lack_of_memory(error: BaseException) -> bool:
+    """Whether the machine or a device had no memory left; torch names it in several ways."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    text = str(error).lower()
+    return named or "out of memory" in text or "can't allocate memory" in text

@@ -1,8 +1,9 @@
-"""Pictures of a search: its trials over learning rate and batch size, and what they came to one after another."""
+"""Draw a search: its trials over learning rate and batch size, and what they came to one after another."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from math import isfinite
 from typing import Any
 
@@ -16,12 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from callbacks.diagnosis.verdict import Fit
-from callbacks.loggers.figures import (
-    COLOURS,
-    HIGHEST,
-    QUIET,
-    WIDE,
-)
+from callbacks.loggers.figures import COLOURS, HIGHEST, QUIET, WIDE
 from callbacks.search.results import TrialRow
 
 _MARKS = {"COMPLETE": "o", "PRUNED": "v", "FAIL": "X"}
@@ -60,8 +56,9 @@ def draw_search(
     _mark(axes, shown, points)
     best = _best(shown, mode)
     if best is not None:
-        place = points[shown.index(best)]
-        axes.plot(*place[:, None], "*", color="white", markeredgecolor="black", markersize=19, zorder=6)
+        axes.plot(
+            *points[shown.index(best)][:, None], "*", color="white", markeredgecolor="black", markersize=19, zorder=6
+        )
         axes.set_title(f"best {monitor} {best.values[0]:.5g}, trial {best.number}", loc="left", fontsize=11)
     axes.set_xlabel(x)
     axes.set_ylabel(monitor if flat else y)
@@ -128,15 +125,10 @@ def _best(rows: Sequence[TrialRow], mode: str) -> TrialRow | None:
 
 
 def _so_far(rows: Sequence[TrialRow], mode: str) -> list[tuple[int, float]]:
-    steps: list[tuple[int, float]] = []
-    for row in rows:
-        value = _value(row)
-        if row.state == "COMPLETE" and value is not None:
-            better = min if mode == "min" else max
-            steps.append((row.number, better(value, steps[-1][1]) if steps else value))
-    if steps:
-        steps.append((rows[-1].number, steps[-1][1]))
-    return steps
+    whole = [(row.number, value) for row in rows if row.state == "COMPLETE" and (value := _value(row)) is not None]
+    values = accumulate((value for _, value in whole), min if mode == "min" else max)
+    steps = [(number, value) for (number, _), value in zip(whole, values, strict=True)]
+    return [*steps, (rows[-1].number, steps[-1][1])] if steps else []
 
 
 def _edge(rows: Sequence[TrialRow], mode: str) -> float:

@@ -1,4 +1,4 @@
-"""How to search, as plain data."""
+"""How to search, as plain data; the samplers, the pruners and where successive halving prunes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class SearchError(ValueError):
-    """What stops a search before or between trials; `str()` of it is one line, fit for a terminal."""
+    """An error that stops a search before or between trials; `str()` of it is one line, fit for a terminal."""
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """The kind of an exception and the first line of its text.
+    """Return the kind of an exception and the first line of its text.
 
     Args:
         error: What was raised.
@@ -28,20 +28,16 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return f"{type(error).__name__}: {text[:limit]}" if text else type(error).__name__
 
 
-_Made = TypeVar("_Made")
-
 SAMPLERS = ("tpe", "gp", "random", "cmaes", "qmc", "grid")
 PRUNERS = ("halving", "median", "hyperband", "percentile", "wilcoxon", "none")
+
+# Of successive halving, in waves as in Optuna's pruner: the report of the first rung, and one in how many goes on.
+FIRST, SHARE = 2, 3
 
 _NEEDS = {"cmaes": ("cmaes",), "gp": ("torch", "scipy"), "qmc": ("scipy",), "wilcoxon": ("scipy",)}
 
 
-def check_engines(sampler: str, pruner: str) -> None:
-    """See that both are known and have what they need.
-
-    Raises:
-        SearchError: An unknown name, or a package that is missing, with the command that installs it.
-    """
+def _check_engines(sampler: str, pruner: str) -> None:
     for kind, name, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
         if name not in known:
             raise SearchError(f"The {kind} is one of {', '.join(known)}, not {name!r}.")
@@ -51,7 +47,7 @@ def check_engines(sampler: str, pruner: str) -> None:
 
 
 def make_sampler(name: str, seed: int, place: int) -> BaseSampler:
-    """A sampler for one trial. It has no memory of its own: everything it goes by is in the study.
+    """Make a sampler for one trial. It has no memory of its own: everything it goes by is in the study.
 
     Args:
         name: One of `SAMPLERS`; the points of a grid are given, what is beyond them is drawn at random.
@@ -77,11 +73,13 @@ def make_sampler(name: str, seed: int, place: int) -> BaseSampler:
         ),
         "grid": lambda: samplers.RandomSampler(seed=own),
     }
-    return _quietly(makers[name])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ExperimentalWarning of QMC and Wilcoxon; constraints.txt pins what was tried
+        return makers[name]()
 
 
 def make_pruner(name: str) -> BasePruner:
-    """A pruner; each compares only with trials that ended, and leaves the first ones alone.
+    """Make a pruner; each compares only with trials that ended, and leaves the first ones alone.
 
     Args:
         name: One of `PRUNERS`.
@@ -90,7 +88,7 @@ def make_pruner(name: str) -> BasePruner:
 
     makers: dict[str, Callable[[], BasePruner]] = {
         # Behind the third report, the seventh, 19th …: chosen on other seeds than those of `benchmarks/pruning.py`.
-        "halving": lambda: pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3),
+        "halving": lambda: pruners.SuccessiveHalvingPruner(min_resource=FIRST, reduction_factor=SHARE),
         # Five ended trials before the first is pruned, and two reports of each, since losses begin noisy.
         "median": lambda: pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2),
         "percentile": lambda: pruners.PercentilePruner(25.0, n_startup_trials=5, n_warmup_steps=2),
@@ -98,22 +96,13 @@ def make_pruner(name: str) -> BasePruner:
         "wilcoxon": lambda: pruners.WilcoxonPruner(p_threshold=0.1, n_startup_steps=5),
         "none": pruners.NopPruner,
     }
-    return _quietly(makers[name])
-
-
-def _quietly(make: Callable[[], _Made]) -> _Made:
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # ExperimentalWarning of QMC and Wilcoxon; the pins in constraints.txt answer it
-        return make()
-
-
-FIRST, SHARE = 2, 3  # as `_search_engines.make_pruner` sets up Optuna's: report of the first rung, and one in how many
+        warnings.simplefilter("ignore")  # ExperimentalWarning of QMC and Wilcoxon; constraints.txt pins what was tried
+        return makers[name]()
 
 
 def rungs(epochs: int) -> list[int]:
-    """Epochs behind which trials are compared: 3, 7, 19, 55, …; none in the last third, where little is to be saved."""
+    """Return the epochs behind which trials are compared: 3, 7, 19, …; none in the last third, as little is saved."""
     found, step = [], FIRST
     while 3 * (step + 1) <= 2 * epochs:
         found.append(step + 1)
@@ -122,16 +111,17 @@ def rungs(epochs: int) -> list[int]:
 
 
 def best_so_far(values: Sequence[float], *, high: bool) -> float:
-    """What a trial is compared by, as it will count with its best epoch; NaN without any.
+    """Return the best of some values, NaN apart; NaN without any.
 
-    By the last value, a single bad epoch ended the best trial in many studies of digits and breast_cancer.
+    Trials are compared by it: by the last value, a single bad epoch ended the best trial in many studies of digits and
+    breast_cancer.
     """
     numbers = [value for value in values if value == value]
     return (max if high else min)(numbers, default=float("nan"))
 
 
 def survivors(values: Mapping[int, float], others: Sequence[float], *, high: bool) -> list[int]:
-    """The trials that go on: those among the best third of all that came so far, one at least if it is the best of all.
+    """Return the trials that go on: those among the best third of all so far, one at least if it is the best of all.
 
     Args:
         values: Trial to its best value up to the rung; NaN never goes on.
@@ -182,10 +172,10 @@ class Plan:
     start: Sequence[Mapping[str, Any]] = field(default=())
 
     def check(self) -> None:
-        """See that the numbers and names can be.
+        """Check the numbers and names, and that the sampler and the pruner have the packages they need.
 
         Raises:
-            SearchError: One of them cannot.
+            SearchError: One of them cannot be; a missing package comes with the command that installs it.
         """
         if self.n_trials < 1:
             raise SearchError(f"n_trials must be at least 1, not {self.n_trials}.")
@@ -197,4 +187,4 @@ class Plan:
             raise SearchError(f"Every direction is `minimize` or `maximize`; got {list(self.directions)}.")
         if self.sampler == "cmaes" and len(self.directions) > 1:
             raise SearchError("The sampler 'cmaes' is for one direction; tpe, gp, random, qmc and grid take several.")
-        check_engines(self.sampler, self.pruner)
+        _check_engines(self.sampler, self.pruner)

@@ -1,4 +1,4 @@
-"""What a search says: a line while it runs, a few when it ends. Standard library only."""
+"""What a search came to: its trials as plain data, how far it is, what mattered, and the lines that say so."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
-from callbacks.search.claims import REASON, TrialHistory
+from callbacks.search.claims import TrialHistory
+from callbacks.search.optuna_internals import REASON
 from callbacks.search.space import Space, decode
 from callbacks.search.storage import quiet
 
@@ -70,9 +71,12 @@ class Progress:
     left: float | None
 
     @classmethod
-    def of(cls, study: Study, space: Space, books: TrialHistory, total: int, at_start: int, elapsed: float) -> Progress:
-        """Read it from the books; `at_start` is how many were done when this process began."""
-        states = [trial.state.name for trial in books.settled]
+    def of(
+        cls, study: Study, space: Space, history: TrialHistory, total: int, at_start: int, elapsed: float
+    ) -> Progress:
+        """Make it of the trials of a study; `at_start` is how many were done when this process began."""
+        settled = history.settled
+        states = [trial.state.name for trial in settled]
         done = len(states)
         since = done - at_start
         return cls(
@@ -81,15 +85,15 @@ class Progress:
             complete=states.count("COMPLETE"),
             pruned=states.count("PRUNED"),
             failed=states.count("FAIL"),
-            running=sum(trial.state.name == "RUNNING" for trial in books.places),
-            best=_best(study, space, list(books.settled)),
+            running=sum(trial.state.name == "RUNNING" for trial in history.places),
+            best=_best(study, space, settled),
             elapsed=elapsed,
             left=elapsed / since * (total - done) if since else None,
         )
 
 
 def best(study: Study, space: Space) -> TrialRow | None:
-    """The best complete trial; None if there is none yet, or there are several directions (see `best_trials`)."""
+    """Return the best complete trial; None before the first, and with several directions (see `best_trials`)."""
     return _best(study, space, study.get_trials(deepcopy=False))
 
 
@@ -107,7 +111,7 @@ def _in_order(study: Study, trials: Sequence[Any]) -> list[FrozenTrial]:
 
 
 def best_trials(study: Study, space: Space, count: int = 10) -> list[TrialRow]:
-    """The best complete trials, best first, equal ones by number; with several directions the Pareto front.
+    """Return the best complete trials, best first, equal ones by number; with several directions the Pareto front.
 
     Args:
         study: The study.
@@ -120,7 +124,7 @@ def best_trials(study: Study, space: Space, count: int = 10) -> list[TrialRow]:
 
 
 def row_of(trial: FrozenTrial, space: Space) -> TrialRow:
-    """A trial as plain data."""
+    """Return a trial as plain data."""
     return TrialRow(
         number=trial.number,
         state=trial.state.name,
@@ -133,7 +137,7 @@ def row_of(trial: FrozenTrial, space: Space) -> TrialRow:
 
 
 def importances(study: Study, space: Space, objective: int = 0, least: int = 8) -> dict[str, float]:
-    """How much of the spread of an objective each name explains (fANOVA, Hutter et al. 2014), largest first, sum 1.
+    """Return how much of an objective's spread each name explains (fANOVA, Hutter et al. 2014), largest first, sum 1.
 
     Pruned trials count with their last report, since those that were left to the end say little of what was bad; and
     all by their rank, so that one which grew beyond all bounds does not hide the others.
@@ -160,12 +164,10 @@ def importances(study: Study, space: Space, objective: int = 0, least: int = 8) 
         ranked = optuna.create_study()
         for trial in whole:
             rank = float(order.index(trial.values[objective]))
-            ranked.add_trial(
-                optuna.trial.create_trial(params=trial.params, distributions=trial.distributions, value=rank)
-            )
-        evaluator = optuna.importance.FanovaImportanceEvaluator(
-            n_trees=32, seed=0
-        )  # half of the usual, in half the time
+            params, distributions = trial.params, trial.distributions
+            ranked.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=rank))
+        # Half of the usual number of trees, in half the time.
+        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=32, seed=0)
         shares = optuna.importance.get_param_importances(ranked, evaluator=evaluator)
     return {names[key]: float(share) for key, share in shares.items() if key in names}
 
@@ -174,12 +176,12 @@ EVERY = 10.0  # seconds between two lines where there is no terminal
 
 
 def setting(params: Mapping[str, Any]) -> str:
-    """`lr=0.0123, batch_size=64`."""
+    """Return values as text: `lr=0.0123, batch_size=64`."""
     return ", ".join(f"{name}={_number(value)}" for name, value in params.items())
 
 
 def progress_line(at: Progress, monitor: str) -> str:
-    """How far the search is, what is best so far, and how long it will take."""
+    """Return how far the search is, what is best so far, and how long it will take."""
     said = [f"{at.done}/{at.total} trials"]
     if at.best is not None:
         said.append(f"best {monitor} {at.best.values[0]:.4g} with {setting(at.best.params)}")
@@ -190,7 +192,7 @@ def progress_line(at: Progress, monitor: str) -> str:
 
 
 class ProgressLine:
-    """Shows the progress: on a terminal in one line that is written over, elsewhere a line now and then.
+    """Show the progress: on a terminal in one line that is written over, elsewhere a line now and then.
 
     Args:
         monitor: Name of the metric.
@@ -205,7 +207,7 @@ class ProgressLine:
         self._open = False
 
     def show(self, at: Progress) -> None:
-        """Show it, if it is time."""
+        """Show the progress, if it is time."""
         if not self._live and time.monotonic() - self._last < EVERY:
             return
         self._last = time.monotonic()
@@ -215,7 +217,7 @@ class ProgressLine:
         self._open = self._live
 
     def end(self) -> None:
-        """Leave the line."""
+        """End the line that is written over."""
         if self._open:
             self._stream.write("\n")
             self._open = False
@@ -224,7 +226,7 @@ class ProgressLine:
 def closing(
     best: TrialRow, rows: Sequence[TrialRow], *, monitor: str, shares: Mapping[str, float], where: str
 ) -> list[str]:
-    """What the search came to.
+    """Return the lines that say what the search came to.
 
     Args:
         best: The best trial.
@@ -251,26 +253,22 @@ def closing(
 
 
 def corners(rows: Sequence[TrialRow]) -> str:
-    """Where the verdicts fall: `9 underfit at low lr (0.0001 to 0.002); 3 diverged at high lr (0.4 to 0.9)`.
+    """Return where the verdicts fall: `9 underfit at low lr (0.0001 to 0.002); 3 diverged at high lr (0.4 to 0.9)`.
 
     Low and high mean that the middle one of them lies in the lowest or highest third of all trials, and none in the
     third at the other end.
     """
     judged = [row for row in rows if row.attrs.get("verdict")]
+    numeric = {name: None for row in judged for name, value in row.params.items() if isinstance(value, int | float)}
     said = []
     for verdict in ("underfit", "good", "overfit", "diverged", "unknown"):
         group = [row for row in judged if row.attrs["verdict"] == verdict]
         if group:
-            places = [_side(name, group, judged) for name in _numeric(judged)]
+            places = [_side(name, group, judged) for name in numeric]
             at = " and ".join(place for place in places if place)
             word = "too short to tell" if verdict == "unknown" else verdict
             said.append(f"{len(group)} {word}" + (f" at {at}" if at else ""))
     return "; ".join(said)
-
-
-def _numeric(rows: Sequence[TrialRow]) -> list[str]:
-    names = {name: None for row in rows for name, value in row.params.items() if isinstance(value, int | float)}
-    return list(names)
 
 
 def _side(name: str, group: Sequence[TrialRow], rows: Sequence[TrialRow]) -> str:

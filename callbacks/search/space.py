@@ -1,11 +1,11 @@
-"""The grammar of `--space`: what a search may choose from, written as text."""
+"""Read what a search may choose from, written as text: the grammar of `--space`."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from random import Random
@@ -23,8 +23,36 @@ if TYPE_CHECKING:
 _PLAIN = (type(None), bool, int, float, str)
 
 
+class Dimension:
+    """What one name of a space may be: how its values are drawn, and what the study holds for them."""
+
+    def key(self, name: str) -> str:
+        """Return the name of the parameter in the study."""
+        return name
+
+    def store(self, value: Any) -> Any:
+        """Return what the study holds for a value."""
+        return value
+
+    def value(self, stored: Any) -> Any:
+        """Return the value behind what the study holds."""
+        return stored
+
+    def distribution(self) -> BaseDistribution:
+        """Return what Optuna draws from."""
+        raise NotImplementedError
+
+    def suggest(self, trial: Trial, name: str) -> Any:
+        """Draw a value."""
+        raise NotImplementedError
+
+    def levels(self, count: int) -> list[Any]:
+        """Return the values of a grid, from bound to bound: at most so many of a range, all of a list."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Choice:
+class Choice(Dimension):
     """One of a list: `[relu, tanh]`, `[[64], [128, 128]]`; a single value is a list of one.
 
     Lists and mappings are kept in the study as JSON text, so that a resumed study finds its own choices again.
@@ -32,31 +60,23 @@ class Choice:
 
     options: tuple[Any, ...]
 
-    def key(self, name: str) -> str:
-        """The name of the parameter in the study."""
-        return name
-
     def store(self, value: Any) -> Any:
-        """What the study holds for a value."""
         plain = all(isinstance(option, _PLAIN) for option in self.options)
         return value if plain else json.dumps(value, sort_keys=True)
 
     def value(self, stored: Any) -> Any:
-        """The value behind what the study holds."""
-        return next(option for option in self.options if _same(self.store(option), stored))
+        stores = ((option, self.store(option)) for option in self.options)
+        return next(option for option, its in stores if type(its) is type(stored) and its == stored)
 
     def distribution(self) -> BaseDistribution:
-        """What Optuna draws from."""
         from optuna.distributions import CategoricalDistribution
 
         return CategoricalDistribution([self.store(option) for option in self.options])
 
     def suggest(self, trial: Trial, name: str) -> Any:
-        """Draw a value."""
         return self.value(trial.suggest_categorical(name, [self.store(option) for option in self.options]))
 
     def levels(self, count: int) -> list[Any]:
-        """All values of it, for a grid."""
         return list(self.options)
 
     def __str__(self) -> str:
@@ -64,37 +84,26 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class FloatRange:
+class FloatRange(Dimension):
     """A float between two bounds, both included; `log` draws its logarithm uniformly: `0..0.5`, `log 1e-6..1e-2`."""
 
     low: float
     high: float
     log: bool = False
 
-    def key(self, name: str) -> str:
-        """The name of the parameter in the study."""
-        return name
-
     def store(self, value: float) -> float:
-        """What the study holds for a value."""
         return float(value)
 
-    def value(self, stored: float) -> float:
-        """The value behind what the study holds."""
-        return stored
-
     def distribution(self) -> BaseDistribution:
-        """What Optuna draws from."""
         from optuna.distributions import FloatDistribution
 
         return FloatDistribution(self.low, self.high, log=self.log)
 
     def suggest(self, trial: Trial, name: str) -> float:
-        """Draw a value."""
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
     def levels(self, count: int) -> list[float]:
-        """Values from bound to bound, evenly spaced, by ratio where it is `log`; the middle if there is one alone."""
+        """Return evenly spaced values, by ratio where it is `log`; the middle if there is one alone."""
         if self.low == self.high:
             return [self.low]
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
@@ -108,100 +117,58 @@ class FloatRange:
 
 
 @dataclass(frozen=True)
-class IntRange:
+class IntRange(Dimension):
     """A whole number between two bounds, both included: `1..5`, `log 1..1024`."""
 
     low: int
     high: int
     log: bool = False
 
-    def key(self, name: str) -> str:
-        """The name of the parameter in the study."""
-        return name
-
-    def store(self, value: int) -> int:
-        """What the study holds for a value."""
-        return value
-
-    def value(self, stored: int) -> int:
-        """The value behind what the study holds."""
-        return stored
-
     def distribution(self) -> BaseDistribution:
-        """What Optuna draws from."""
         from optuna.distributions import IntDistribution
 
         return IntDistribution(self.low, self.high, log=self.log)
 
     def suggest(self, trial: Trial, name: str) -> int:
-        """Draw a value."""
-        return trial.suggest_int(name, self.low, self.high, log=self.log)
+        return int(self.value(trial.suggest_int(self.key(name), self.low, self.high, log=self.log)))
 
     def levels(self, count: int) -> list[int]:
-        """At most this many whole numbers from bound to bound."""
         floats = FloatRange(self.low, self.high, self.log).levels(min(count, self.high - self.low + 1))
-        return sorted({round(value) for value in floats})
+        return sorted({int(self.value(round(value))) for value in floats})
 
     def __str__(self) -> str:
         return f"{'log ' if self.log else ''}{self.low}..{self.high}"
 
 
 @dataclass(frozen=True)
-class PowersOfTwo:
+class PowersOfTwo(IntRange):
     """`2**low`, …, `2**high`: `pow2 16..512`. The study holds the exponent as `log2_NAME`, which stays comparable."""
 
-    low: int
-    high: int
-
     def key(self, name: str) -> str:
-        """The name of the parameter in the study."""
         return f"log2_{name}"
 
     def store(self, value: int) -> int:
-        """What the study holds for a value."""
         exponent = value.bit_length() - 1
         if value < 1 or value != 1 << exponent:
             raise SearchError(f"A power of two is needed, not {value!r}.")
         return exponent
 
     def value(self, stored: int) -> int:
-        """The value behind what the study holds."""
         return 1 << stored
-
-    def distribution(self) -> BaseDistribution:
-        """What Optuna draws from."""
-        from optuna.distributions import IntDistribution
-
-        return IntDistribution(self.low, self.high)
-
-    def suggest(self, trial: Trial, name: str) -> int:
-        """Draw a value."""
-        return self.value(trial.suggest_int(self.key(name), self.low, self.high))
-
-    def levels(self, count: int) -> list[int]:
-        """At most this many powers, from bound to bound."""
-        return [1 << exponent for exponent in IntRange(self.low, self.high).levels(count)]
 
     def __str__(self) -> str:
         return f"pow2 {1 << self.low}..{1 << self.high}"
 
 
-Dimension = Choice | FloatRange | IntRange | PowersOfTwo
-
-
-def _same(one: Any, other: Any) -> bool:
-    return type(one) is type(other) and bool(one == other)
-
+Space = Mapping[str, Dimension]
 
 _RANGE = re.compile(r"(?:(log|pow2)\s+)?(\S+?)\s*\.\.\s*(\S+)")
 _FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _HOW = "A space is a range such as `0..0.5`, `log 1e-6..1e-2`, `1..5`, `pow2 16..512`, or a list such as `[relu, tanh]`"
 
-Space = Mapping[str, Dimension]
-
 
 def parse_space(text: object, *, floats: bool = False) -> Dimension:
-    """Read one dimension of a space.
+    """Read one dimension of a search space.
 
     Args:
         text: `0..0.5`, `log 1e-6..1e-2`, `1..5`, `log 1..1024`, `pow2 16..512`, a YAML or JSON list, or a single
@@ -212,7 +179,7 @@ def parse_space(text: object, *, floats: bool = False) -> Dimension:
     Raises:
         SearchError: A bound the wrong way round, not finite, or zero under `log`; an empty list; the same choice twice.
     """
-    if isinstance(text, Choice | FloatRange | IntRange | PowersOfTwo):
+    if isinstance(text, Dimension):
         return text
     if not isinstance(text, str):
         return _choice(text, text)
@@ -225,7 +192,7 @@ def parse_space(text: object, *, floats: bool = False) -> Dimension:
 
 
 def batch_sizes(n_train: int, low: int = 8, high: int = 1024) -> PowersOfTwo:
-    """The powers of two from `low` to `high` that are no more than half of the training rows.
+    """Return the powers of two from `low` to `high` that are no more than half of the training rows.
 
     Half, so that even the largest takes two steps an epoch.
 
@@ -239,13 +206,13 @@ def batch_sizes(n_train: int, low: int = 8, high: int = 1024) -> PowersOfTwo:
 
 
 def decode(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The values behind the parameters a study holds; those it does not hold are left out."""
+    """Return the values behind the parameters a study holds; those it does not hold are left out."""
     keys = {name: dimension.key(name) for name, dimension in space.items()}
     return {name: space[name].value(params[key]) for name, key in keys.items() if key in params}
 
 
 def grid(space: Space, points: int, seed: int) -> list[dict[str, Any]]:
-    """Every combination of levels, shuffled: as many levels for the ranges as keep it within so many points.
+    """Return every combination of levels, shuffled: as many for the ranges as keep it within so many points.
 
     A list takes part with all its options and every range with two levels at least, so that the grid can be larger
     than asked for: then its first points are a fair sample of it.
@@ -257,14 +224,10 @@ def grid(space: Space, points: int, seed: int) -> list[dict[str, Any]]:
     count = 2
     while size(count) < size(count + 1) <= points:
         count += 1
-    names = list(space)
-    cells = [dict(zip(names, cell, strict=True)) for cell in _cells(space, count)]
+    levels = [dimension.levels(count) for dimension in space.values()]
+    cells = [dict(zip(space, cell, strict=True)) for cell in product(*levels)]
     Random(seed).shuffle(cells)
     return cells
-
-
-def _cells(space: Space, count: int) -> Iterator[tuple[Any, ...]]:
-    return product(*(dimension.levels(count) for dimension in space.values()))
 
 
 def _numbers(value: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dying_workers import run_workers
 
-from callbacks.search import Ended, Plan, parse_space, search
+from callbacks.search import Plan, TrialOutcome, parse_space, search
 
 SPACE = {"x": parse_space("0..1.0"), "n": parse_space("pow2 1..4")}
 EPOCHS = 8
@@ -66,7 +66,7 @@ class Group:
         if self.owner.log is not None:
             with self.owner.log.open("a") as file:
                 file.write(f"{number}\n")
-        return Ended([self.courses[number][-1]], {"epochs": len(self.courses[number])})
+        return TrialOutcome([self.courses[number][-1]], {"epochs": len(self.courses[number])})
 
 
 def worker(storage, log, n_trials, death, at):

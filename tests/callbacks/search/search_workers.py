@@ -19,10 +19,10 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import Engine
 
 from callbacks.search import Plan, parse_space, search
-from callbacks.search import storage as _search_journal
+from callbacks.search import storage as storages
 
 SPACE = {"x": parse_space("0..1.0"), "y": parse_space("log 1e-3..1"), "n": parse_space("pow2 1..64")}
-_search_journal.LOCK = 3  # what Optuna allows; every kill of a writer costs the others this long
+storages.LOCK_SECONDS = 3  # what Optuna allows; every kill of a writer costs the others this long
 
 
 def die():

@@ -8,7 +8,7 @@ import optuna
 import pytest
 from search_cases import SPACE, states, train
 
-from callbacks.search import Plan, SearchError, owners, parse_space, search
+from callbacks.search import Plan, SearchError, claims, parse_space, search
 from callbacks.search.storage import open_storage
 
 
@@ -97,11 +97,11 @@ def test_a_result_told_after_the_trial_was_given_to_another_does_not_count(journ
 
 def test_a_worker_waits_for_the_trials_of_others_and_takes_them_over(journal, monkeypatch):
     """A trial of another machine: it beats for a while and falls silent."""
-    monkeypatch.setattr("callbacks.search.claims.SILENCE", 0.6)
+    monkeypatch.setattr("callbacks.search.claims.LOST_SECONDS", 0.6)
     monkeypatch.setattr("callbacks.search.engine._POLL", 0.05)
     search(train, SPACE, Plan(n_trials=1), storage=journal)
     storage = open_storage(journal)
-    far = {**owners.me(), "host": "far"}
+    far = {**claims.this_process(), "host": "far"}
     template = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs={"owner": far})
     trial_id = storage.create_new_trial(storage.get_study_id_from_name("study"), template_trial=template)
     beats = []
@@ -118,8 +118,8 @@ def test_a_worker_waits_for_the_trials_of_others_and_takes_them_over(journal, mo
 
 
 def test_a_database_has_heartbeats_and_a_trial_of_another_machine_without_them_is_tried_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("callbacks.search.storage.SILENCE", 1)
-    monkeypatch.setattr("callbacks.search.claims.SILENCE", 0.5)
+    monkeypatch.setattr("callbacks.search.storage.LOST_SECONDS", 1)
+    monkeypatch.setattr("callbacks.search.claims.LOST_SECONDS", 0.5)
     monkeypatch.setattr("callbacks.search.engine._POLL", 0.2)
     url = f"sqlite:///{tmp_path}/study.db"
     search(train, SPACE, Plan(n_trials=1), storage=url)
@@ -131,7 +131,7 @@ def test_a_database_has_heartbeats_and_a_trial_of_another_machine_without_them_i
             state=optuna.trial.TrialState.RUNNING,
             params={"lr": 0.25},
             distributions=distributions,
-            user_attrs={"owner": {**owners.me(), "host": host}},
+            user_attrs={"owner": {**claims.this_process(), "host": host}},
         )
         trial_id = storage.create_new_trial(storage.get_study_id_from_name("study"), template_trial=template)
         if host == "far":
@@ -182,20 +182,20 @@ def test_a_full_disk_is_one_line_and_the_study_goes_on_when_there_is_room(journa
 
 
 def test_owners_are_told_apart_by_machine_its_life_and_their_start():
-    with owners.run() as name:
-        mine = {**owners.me(), "run": name}
-        assert not owners.is_gone(mine)
-        assert owners.is_gone({**mine, "run": "an interrupted one"})
-    assert owners.is_gone(mine)
-    assert not owners.is_gone({**mine, "host": "elsewhere", "pid": 1})
-    assert owners.is_gone({**mine, "life": "before the last boot"})
-    assert owners.is_gone({**mine, "began": "1"})
+    with claims.named_search() as name:
+        mine = {**claims.this_process(), "run": name}
+        assert not claims.is_gone(mine)
+        assert claims.is_gone({**mine, "run": "an interrupted one"})
+    assert claims.is_gone(mine)
+    assert not claims.is_gone({**mine, "host": "elsewhere", "pid": 1})
+    assert claims.is_gone({**mine, "life": "before the last boot"})
+    assert claims.is_gone({**mine, "began": "1"})
     ended = subprocess.Popen([sys.executable, "-c", ""])
-    while owners._state(ended.pid) not in ("Z", None):  # ended, not yet asked for: a zombie runs no trial
+    while claims._state_and_start(ended.pid)[0] not in ("Z", None):  # ended, not yet asked for: a zombie runs no trial
         time.sleep(0.01)
-    assert owners.is_gone({**mine, "pid": ended.pid, "began": owners._began(ended.pid)})
+    assert claims.is_gone({**mine, "pid": ended.pid, "began": claims._state_and_start(ended.pid)[1]})
     ended.wait()
-    assert owners.is_gone({**mine, "pid": ended.pid})
+    assert claims.is_gone({**mine, "pid": ended.pid})
 
 
 def test_importing_the_engine_loads_neither_torch_nor_optuna():

@@ -12,9 +12,8 @@ import optuna
 import pytest
 
 from callbacks.search import Plan, SearchError, parse_space, search
-from callbacks.search import storage as _search_database
-from callbacks.search import storage as _search_journal
-from callbacks.search.storage import alone, open_storage
+from callbacks.search import storage as storages
+from callbacks.search.storage import open_storage, study_lock
 
 SPACE = {"x": parse_space("0..1.0")}
 
@@ -111,7 +110,7 @@ search(lambda trial, values: 1.0, {"x": parse_space("0..1.0")}, Plan(n_trials=1)
     assert (tmp_path / "runs" / "study.journal.lock").exists()
     (tmp_path / "runs").rename(tmp_path / folder)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_search_journal, "LOCK", 3)  # what Optuna allows
+    monkeypatch.setattr(storages, "LOCK_SECONDS", 3)  # what Optuna allows
     study = search(lambda trial, values: 1.0, SPACE, Plan(n_trials=1), storage=f"{folder}/study.journal")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"]
     assert [path.name for path in (tmp_path / folder).iterdir()] == ["study.journal"]
@@ -130,7 +129,7 @@ def test_a_trial_may_change_the_working_folder(tmp_path, monkeypatch):
 
 
 def test_a_locked_sqlite_is_one_line_after_the_wait(tmp_path, monkeypatch):
-    monkeypatch.setattr(_search_database, "BUSY", 0.2)
+    monkeypatch.setattr(storages, "BUSY_SECONDS", 0.2)
     path = tmp_path / "study.db"
     open_storage(f"sqlite:///{path}")
     holder = sqlite3.connect(path, isolation_level=None)
@@ -141,7 +140,7 @@ def test_a_locked_sqlite_is_one_line_after_the_wait(tmp_path, monkeypatch):
 
 
 def test_a_storage_that_is_lost_during_a_trial_ends_the_search_and_the_trial_is_tried_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(_search_database, "BUSY", 0.2)
+    monkeypatch.setattr(storages, "BUSY_SECONDS", 0.2)
     path = tmp_path / "study.db"
     holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
 
@@ -187,11 +186,11 @@ def test_workers_that_make_the_database_at_once_all_live(tmp_path):
     code = """
 import os, sys
 from contextlib import nullcontext
-from callbacks import _search_database, _search_lock, _search_storage
 from callbacks.search import Plan, parse_space, search
+from callbacks.search import storage as storages
 
-_search_storage.open_storage("sqlite://")  # all that there is to import, once
-_search_database.folder_lock = _search_lock.folder_lock = lambda place: nullcontext()  # there is none
+storages.open_storage("sqlite://")  # all that there is to import, once
+storages.folder_lock = lambda where: nullcontext()  # there is none
 workers = []
 for _ in range(4):
     pid = os.fork()
@@ -213,7 +212,7 @@ def test_the_lock_keeps_threads_apart_and_leaves_no_file(tmp_path):
     place, inside, most = str(tmp_path / "study.journal"), [], []
 
     def enter():
-        with alone(place):
+        with study_lock(place):
             inside.append(1)
             most.append(len(inside))
             threading.Event().wait(0.01)

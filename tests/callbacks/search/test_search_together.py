@@ -1,5 +1,6 @@
 """Trials that are asked for, trained, pruned and told by the wave."""
 
+import functools
 import math
 import os
 import subprocess
@@ -125,6 +126,9 @@ def test_a_study_that_was_killed_while_it_drew_a_wave_goes_on_with_its_first_tri
     class Killed(BaseException):
         pass
 
+    create = optuna.storages.JournalStorage.create_new_trial
+
+    @functools.wraps(create)  # or the storage looks different from what is known
     def die(*args, **kwargs):
         nonlocal written
         written += 1
@@ -132,7 +136,6 @@ def test_a_study_that_was_killed_while_it_drew_a_wave_goes_on_with_its_first_tri
             raise Killed
         return create(*args, **kwargs)
 
-    create = optuna.storages.JournalStorage.create_new_trial
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optuna.storages.JournalStorage, "create_new_trial", die)
         with pytest.raises(Killed):

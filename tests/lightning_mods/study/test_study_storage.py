@@ -5,7 +5,7 @@ import sqlite3
 import optuna
 import pytest
 
-from callbacks.search import storage as _search_database
+from callbacks.search import storage as storages
 from callbacks.search.storage import open_storage
 from lightning_mods import study
 
@@ -37,7 +37,7 @@ def test_a_study_on_a_server_goes_on_with_the_same_command(postgresql, capsys):
 
 
 def test_a_locked_sqlite_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(_search_database, "BUSY", 0.2)
+    monkeypatch.setattr(storages, "BUSY_SECONDS", 0.2)
     flags = [*IRIS, "--study.n_trials=1", "--study.storage=sqlite:///trials.db"]
     open_storage("sqlite:///trials.db")
     holder = sqlite3.connect("trials.db", isolation_level=None)
