@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_mods.fused.chain_rule import activation_of
-from lightning_mods.fused.group_ops import GroupActivation, GroupLoss, Linear, as_aligned, shaped
+from lightning_mods.fused.chain_rule import LossRule, activation_of
+from lightning_mods.fused.group_ops import GroupActivation, GroupLoss, Linear, as_aligned, group_loss, shaped
+from lightning_mods.fused.steps import mixed_seed
 
 _ALIGNED = 32  # floats, as in `aligned`
 MOST = 16  # trials at once: by then there is nothing left of the costs that they share
@@ -275,6 +276,29 @@ class TrialGroup:
         self._best = torch.full((len(rates),), float("nan"), dtype=torch.float64)
         self._best_flat = self._network.flat.clone()
         self.best_epochs: list[int | None] = [None] * len(rates)
+
+    @classmethod
+    def of(
+        cls, module: Any, rule: LossRule, rates: Sequence[Mapping[str, float]], *, seed: int, **how: Any
+    ) -> "TrialGroup":
+        """Make the group of an `MLPModule`'s fits, as they begin from its weights.
+
+        Args:
+            module: It satisfies `Learner`, and has the layers of an MLP in `network.layers`.
+            rule: Its loss.
+            rates: For each trial, what differs from the module's own rates, by name.
+            seed: Of the run's dropout.
+            **how: As for the class.
+        """
+        own = {name: getattr(module, name) for name in RATES}
+        return cls(
+            module,
+            module.network.layers,
+            group_loss(rule),
+            [Rates(**{**own, **each}) for each in rates],
+            seed_of=lambda epoch, batch: mixed_seed(mixed_seed(seed, epoch), batch),
+            **how,
+        )
 
     def run(self, epochs: int) -> None:
         """Train until so many epochs are done; on one thread, where alone the numbers are those of each by itself."""

@@ -9,7 +9,7 @@ numbers, it makes no difference which steps go which way, nor where a run is int
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,24 +31,36 @@ from lightning_mods.fused.limits import (
     loop_limit,
 )
 
-Sums = tuple[Tensor | float, Tensor | float]
-"""Of the losses, each times what it weighs; and of what they weigh."""
+LossSums = tuple[Tensor | float, Tensor | float]
+"""Of the losses of an epoch, each times its weight; and of the weights."""
 
 
-def sums_with(sums: Sums, losses: Tensor, weights: Sequence[Tensor | int]) -> Sums | None:
-    """The sums over an epoch with some mini-batches more, to the bit as if one after the other had been added.
+def mixed_seed(seed: int, value: int) -> int:
+    """Return a 63-bit seed from a seed and a number (splitmix64's finaliser: neighbours come out unrelated)."""
+    z = (seed * 0x9E3779B97F4A7C15 + value + 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return (z ^ (z >> 31)) % 2**63
 
-    Args:
-        sums: Those so far.
-        losses: Of the mini-batches `[K]`.
-        weights: What each of them counts.
 
-    Returns:
-        The sums; None where they have to be added one by one: on another device than the CPU, or with weights that are
-        no whole numbers.
-    """
+def seed_batch(module: Any, seed: int | None, batch_idx: int) -> None:
+    """Let the dropout of a mini-batch draw from a seed of its own: a function of (run, rank, epoch, batch)."""
+    if module.dropout > 0 and seed is not None:
+        of_epoch = mixed_seed(mixed_seed(seed, module.global_rank), module.current_epoch)
+        torch.manual_seed(mixed_seed(of_epoch, batch_idx))
+
+
+def add_loss(sums: LossSums, loss: Tensor, weight: Tensor | int) -> LossSums:
+    """Add a mini-batch's mean loss to the sums over the epoch."""
+    return sums[0] + loss * weight, sums[1] + weight
+
+
+def add_losses(sums: LossSums, losses: Tensor, weights: Sequence[Tensor | int]) -> LossSums:
+    """Add the losses `[K]` of some mini-batches, to the bit as if `add_loss` had added one after the other."""
     if losses.device.type != "cpu" or not all(isinstance(weight, int) for weight in weights):
-        return None
+        for loss, weight in zip(losses, weights, strict=True):
+            sums = add_loss(sums, loss, weight)
+        return sums
     found = losses.numpy()
     terms = found * np.array(weights, dtype=found.dtype)
     start = np.asarray(sums[0], dtype=terms.dtype).reshape(1)
@@ -108,7 +120,6 @@ class GraphedSteps:
 SECONDS = 0.1  # that steps may go on without the loop: Ctrl-C and a time limit are heard in between
 
 Rows = tuple[Tensor, Tensor]
-Number = Tensor | float
 
 
 @runtime_checkable
@@ -127,24 +138,20 @@ class Loader(Protocol):
         """Take n mini-batches for handed out."""
 
 
-class Learner(Protocol):
-    """What is trained. `losses` are the sums, over the epoch, of losses and of what they weigh."""
+class LearnsFast(Protocol):
+    """A module whose training step can be written out. `losses` are the sums over the epoch."""
 
-    losses: tuple[Number, Number]
+    losses: LossSums
+    network: Callable[[Tensor], Tensor]
 
     def chain_rule(self) -> ChainRule | None:
-        """Its training step written out; None if that is not known."""
+        """Return the training step written out; None if that is not known."""
 
-    def loss_of(self, x: Tensor, y: Tensor) -> Tensor:
-        """The loss to minimise."""
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Return the loss to minimise."""
 
-    def begin_batch(self, batch_idx: int) -> None:
-        """Called before a mini-batch's forward pass."""
-
-    def add_losses(
-        self, sums: tuple[Number, Number], losses: Tensor, targets: Sequence[Tensor]
-    ) -> tuple[Number, Number]:
-        """The sums with some mini-batches more, as if they had been added one by one; losses `[n]`."""
+    def loss_weight(self, y: Tensor) -> Tensor | int:
+        """Return what a mini-batch's loss counts."""
 
 
 class FastSteps:
@@ -152,8 +159,8 @@ class FastSteps:
 
     Args:
         trainer: The fit, about to begin.
-        module: What it trains.
-        learner: The same, as the steps see it.
+        module: What it trains; it satisfies `LearnsFast`.
+        begin_batch: Called before a mini-batch's forward pass, with its index.
         chain: Its steps, written out.
         loader: Where its mini-batches come from.
         most: Mini-batches that may be taken at a time, one less than from one pass through the loop to the next.
@@ -164,13 +171,14 @@ class FastSteps:
         trainer: Trainer,
         module: LightningModule,
         *,
-        learner: Learner,
+        begin_batch: Callable[[int], None],
         chain: ChainRule,
         loader: Loader,
         most: float = math.inf,
     ) -> None:
-        self._trainer, self._module, self._learner, self._loader = trainer, module, learner, loader
-        self._most = most
+        self._trainer, self._module, self._loader, self._most = trainer, module, loader, most
+        self._learner: LearnsFast = module  # type: ignore[assignment]  # as `open_fast_steps` asks for
+        self._begin_batch = begin_batch
         self._chain = chain
         self._hooks = Hooks(module, known="callbacks")
         found = [limit_of(callback, trainer) for callback in trainer.callbacks]  # type: ignore[attr-defined]
@@ -236,7 +244,7 @@ class FastSteps:
                 if not self._checked.get(len(x)) and not self._agrees(x, y, rule, first + ahead):
                     self._careful = 0 if losses else 100  # a size that has to go through the loop, or all of them
                     break
-                learner.begin_batch(first + ahead)
+                self._begin_batch(first + ahead)
                 if readings.next <= ahead:
                     losses.append(self._read((x, y), rule, readings, ahead))
                 else:
@@ -252,7 +260,7 @@ class FastSteps:
             return
         self._seconds = (time.perf_counter() - began) / len(losses)
         chain.store(optimizer, rule)
-        learner.losses = learner.add_losses(learner.losses, stacked, [y for _, y in rows])
+        learner.losses = add_losses(learner.losses, stacked, [learner.loss_weight(y) for _, y in rows])
         readings.keep()
         self._count(len(losses))
         for watcher in self._watchers:
@@ -288,7 +296,11 @@ class FastSteps:
             with torch.inference_mode(False):
                 x, y = x.clone(), y.clone()  # autograd takes no inference tensors
                 known = self._chain.agrees(
-                    x, y, rule, lambda: self._learner.loss_of(x, y), lambda: self._learner.begin_batch(batch_idx)
+                    x,
+                    y,
+                    rule,
+                    lambda: self._learner.loss(self._learner.network(x), y),
+                    lambda: self._begin_batch(batch_idx),
                 )
             self._checked[len(x)] = known
         return known
@@ -306,25 +318,25 @@ class FastSteps:
         loop.on_load_checkpoint({name: loop.on_save_checkpoint()[name] + n})
 
 
-def opened(
-    trainer: Trainer, module: LightningModule, *, learner: Learner, most: int | Literal["auto"]
+def open_fast_steps(
+    trainer: Trainer, module: Any, *, most: int | Literal["auto"], begin_batch: Callable[[int], None]
 ) -> FastSteps | None:
-    """The steps of a fit that begins, at work; None where every mini-batch has to go through Lightning's loop.
+    """Put the fast steps of a fit that begins to work; None where every mini-batch has to go through Lightning's loop.
 
     Args:
         trainer: The fit's.
-        module: Trained by it.
-        learner: The same, as the steps see it.
+        module: Trained by it, a LightningModule that satisfies `LearnsFast`.
         most: Mini-batches from one that passes through the loop to the next; `auto` for as many as nobody has to see.
+        begin_batch: Called before a mini-batch's forward pass, with its index.
     """
     loader = trainer.train_dataloader
     if not isinstance(loader, Loader):
         return None
     loader.ahead = None
-    if most == 1 or (chain := learner.chain_rule()) is None:
+    if most == 1 or (chain := module.chain_rule()) is None:
         return None
     limit = math.inf if most == "auto" else most - 1
-    steps = FastSteps(trainer, module, learner=learner, chain=chain, loader=loader, most=limit)
+    steps = FastSteps(trainer, module, begin_batch=begin_batch, chain=chain, loader=loader, most=limit)
     if not steps.possible or (steps.strangers and most == "auto"):
         return None
     steps.open()

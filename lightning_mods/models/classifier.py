@@ -40,6 +40,8 @@ class MLPClassifier(MLPModule):
         ValueError: A number outside its range, or weights or counts that do not fit the classes.
     """
 
+    metric_names = ("accuracy", "f1", "auroc")
+
     def __init__(
         self,
         in_features: int,
@@ -95,11 +97,6 @@ class MLPClassifier(MLPModule):
     def metrics(self) -> dict[str, Metric]:
         """Accuracy, F1 (mean over classes) and AUROC (one against the rest, mean over classes)."""
         return {"scores": ClassScores(self.num_classes)}
-
-    @property
-    def metric_names(self) -> Sequence[str]:
-        """The names of all metrics."""
-        return "accuracy", "f1", "auroc"
 
     def scores(
         self, predictions: Sequence[Tensor], targets: Sequence[Tensor], names: Sequence[str]

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pytorch_lightning import LightningModule
@@ -11,25 +11,13 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_mods.fused.chain_rule import ChainRule, LossRule
-from lightning_mods.fused.group import RATES, Rates, TrialGroup, worth_together
-from lightning_mods.fused.group_ops import group_loss
+from lightning_mods.fused.group import TrialGroup, worth_together
 from lightning_mods.fused.limits import BATCH_HOOKS
-from lightning_mods.fused.overhead import known
-from lightning_mods.fused.steps import FastSteps, Sums, opened, sums_with
+from lightning_mods.fused.steps import FastSteps, LossSums, add_loss, mixed_seed, open_fast_steps, seed_batch
 from lightning_mods.models.metrics import scores_one_by_one
 from lightning_mods.models.mlp import MLP, Activation, check_sgd
 
-
-def mixed(seed: int, value: int) -> int:
-    """A 63-bit seed from a seed and a number (splitmix64's finaliser: neighbours come out unrelated)."""
-    z = (seed * 0x9E3779B97F4A7C15 + value + 0x9E3779B97F4A7C15) % 2**64
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
-    return (z ^ (z >> 31)) % 2**63
-
-
 Batch = tuple[Tensor, Tensor]
-Stage = Literal["val", "test"]
 
 
 class MLPModule(LightningModule, ABC):
@@ -54,11 +42,14 @@ class MLPModule(LightningModule, ABC):
     Attributes:
         steps_per_execution: Mini-batches from one that passes through Lightning's loop and all its hooks to the next;
             the others are trained in between, with the same numbers. `auto`: as many as nobody has to see.
-        losses: Sums over the epoch so far of the losses and of what they weigh.
+        losses: Sums over the epoch so far: of the losses, each times its weight, and of the weights.
+        metric_names: The names of all metrics, as they are logged behind the stage.
 
     Raises:
         ValueError: A number outside its range, with the range and what came.
     """
+
+    metric_names: ClassVar[Sequence[str]]
 
     def __init__(
         self,
@@ -87,29 +78,24 @@ class MLPModule(LightningModule, ABC):
         self.example_input_array = torch.zeros(1, in_features)
         self._seed: int | None = None
         self._epoch_lr: float | None = None
-        self.losses: Sums = (0.0, 0.0)
+        self.losses: LossSums = (0.0, 0.0)
         self.steps_per_execution: int | Literal["auto"] = "auto"
         self._fast_steps: FastSteps | None = None
 
     @abstractmethod
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Mean loss of the network's outputs `[B, out_features]` against the targets `[B]`, a scalar to minimise."""
+        """Return the mean loss of outputs `[B, out_features]` against targets `[B]`, a scalar to minimise."""
 
     @abstractmethod
     def predictions(self, outputs: Tensor) -> Tensor:
-        """What the outputs `[B, out_features]` mean to a person: probabilities `[B, C]` or numbers `[B]`."""
+        """Turn outputs `[B, out_features]` into what a person reads: probabilities `[B, C]` or numbers `[B]`."""
 
     @abstractmethod
     def metrics(self) -> dict[str, Metric]:
-        """A fresh set of torchmetrics by name, updated with `(predictions, y)`.
+        """Make a fresh set of torchmetrics by name, updated with `(predictions, y)`.
 
         One that computes a dict gives several metrics, by the names in it.
         """
-
-    @property
-    @abstractmethod
-    def metric_names(self) -> Sequence[str]:
-        """The names of all metrics, as they are logged behind the stage."""
 
     @property
     @abstractmethod
@@ -117,103 +103,70 @@ class MLPModule(LightningModule, ABC):
         """Loss, in the units that are logged, of the best constant prediction on the training rows."""
 
     def loss_weight(self, y: Tensor) -> Tensor | int:
-        """How much a batch's mean loss counts in the epoch's mean: its number of rows."""
+        """Return how much a batch's mean loss counts in the epoch's mean: its number of rows."""
         return len(y)
 
     def logged_loss(self, loss: Tensor) -> Tensor:
-        """The loss in the units in which it is logged."""
+        """Return the loss in the units in which it is logged."""
         return loss
 
     def evaluation_loss(self, batch: Batch) -> Tensor:
-        """Mean loss of a batch as it is logged; logs and changes nothing."""
+        """Return the mean loss of a batch as it is logged; log and change nothing."""
         return self.logged_loss(self.loss(self.network(batch[0]), batch[1]))
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict rows `[B, in_features]`: class probabilities `[B, C]`, or numbers `[B]` in the target's units."""
         return self.predictions(self.network(x))
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Put a word where one is at once: torch looks among parameters first, at every hook, as Lightning notes it."""
-        if (value is None or isinstance(value, str)) and name in self.__dict__:
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
-
     # ------------------------------------------------------------------ steps
 
-    @known
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One mini-batch: its mean loss."""
+        """Return the mean loss of a mini-batch."""
         x, y = batch
-        self.begin_batch(batch_idx)
-        loss = self.loss_of(x, y)
-        self.losses = self.add_loss(self.losses, loss.detach(), y)
-        if self._fast_steps is not None and batch_idx + 1 == self.trainer.num_training_batches:
+        trainer = self.trainer
+        if self._epoch_lr is None and trainer.optimizers:  # at the epoch's end the scheduler has stepped already
+            self._epoch_lr = float(trainer.optimizers[0].param_groups[0]["lr"])
+        seed_batch(self, self._seed, batch_idx)
+        loss = self.loss(self.network(x), y)
+        self.losses = add_loss(self.losses, loss.detach(), self.loss_weight(y))
+        if self._fast_steps is not None and batch_idx + 1 == trainer.num_training_batches:
             # Lightning knows the last batch by counting those it was handed.
-            self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = True
-        if self.trainer.is_last_batch:
-            self._log_mean_loss()
+            trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = True
+        if trainer.is_last_batch:  # a `self.log` in each step would cost more than the step
+            mean = self.logged_loss(torch.as_tensor(self.losses[0] / self.losses[1]))
+            if trainer.world_size > 1:
+                self.log("train_loss", mean, on_step=False, on_epoch=True, logger=False, sync_dist=True)
+            else:
+                trainer.callback_metrics["train_loss"] = mean.detach()
         return loss
 
-    @known
-    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Nothing to do."""
-
-    @known
-    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Nothing to do."""
-
-    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
-        """Nothing where no gradient is left, as after each validation."""
-        own = "zero_grad" in vars(optimizer) or type(optimizer).zero_grad is not torch.optim.Optimizer.zero_grad
-        if own or any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
-            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
-
-    def _log_mean_loss(self) -> None:
-        """Once an epoch: a `self.log` in each step would cost more than the step."""
-        mean = self.logged_loss(torch.as_tensor(self.losses[0] / self.losses[1]))
-        if self.trainer.world_size > 1:
-            self.log("train_loss", mean, on_step=False, on_epoch=True, logger=False, sync_dist=True)
-        else:
-            self.trainer.callback_metrics["train_loss"] = mean.detach()
-
-    @known
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count a batch of the validation set."""
-        self._evaluate(batch, "val")
+        """Count a batch of the validation or test set."""
+        x, y = batch
+        outputs = self.network(x)
+        weight = self.loss_weight(y)
+        self._eval_sums[0] += self.loss(outputs, y) * weight
+        self._eval_sums[1] += weight
+        predictions = self.predictions(outputs)
+        for metric in _stage_metrics(self).values():
+            metric.update(predictions, y)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count a batch of the test set."""
-        self._evaluate(batch, "test")
+    test_step = validation_step
 
     def predict_step(self, batch: Tensor | Batch, batch_idx: int) -> Tensor:
         """Predict a batch of rows; targets that come along are ignored."""
         out: Tensor = self(batch if isinstance(batch, Tensor) else batch[0])
         return out
 
-    def _evaluate(self, batch: Batch, stage: Stage) -> None:
-        x, y = batch
-        outputs = self.network(x)
-        sums = self._eval_sums
-        weight = self.loss_weight(y)
-        sums[0] += self.loss(outputs, y) * weight
-        sums[1] += weight
-        predictions = self.predictions(outputs)
-        for metric in self._metrics_of(stage).values():
-            metric.update(predictions, y)
-
-    def _metrics_of(self, stage: Stage) -> dict[str, Metric]:
-        return dict(self.stage_metrics[f"{stage}_metrics"].items())  # type: ignore[operator]
-
     # ------------------------------------------------------------------ steps that Lightning's loop does not see
 
     def loss_rule(self) -> LossRule | None:
-        """The loss with its derivative written out; None where autograd has to find it."""
+        """Return the loss with its derivative written out; None where autograd has to find it."""
         return None
 
     def chain_rule(self) -> ChainRule | None:
-        """A training step written out, if it is the one of this class and has nothing that is not known."""
-        own = ("training_step", "optimizer_step", "backward", "loss_of", "begin_batch", "add_loss", "chain_rule")
+        """Return a training step written out, if it is the one of this class and has nothing that is not known."""
+        own = ("training_step", "optimizer_step", "backward", "chain_rule")
         transfers = ("on_before_batch_transfer", "on_after_batch_transfer", "transfer_batch_to_device")
         kept = (*own, *BATCH_HOOKS, *transfers, "optimizer_zero_grad", "configure_gradient_clipping")
         if any(getattr(type(self), name) is not getattr(MLPModule, name) for name in kept):
@@ -225,7 +178,7 @@ class MLPModule(LightningModule, ABC):
     def scores(
         self, predictions: Sequence[Tensor], targets: Sequence[Tensor], names: Sequence[str]
     ) -> dict[str, Tensor]:
-        """Some of the metrics for many trials, as they are logged for one.
+        """Return some of the metrics for many trials, as they are logged for one.
 
         Args:
             predictions: Of each batch, `[T, B, ...]`.
@@ -238,15 +191,16 @@ class MLPModule(LightningModule, ABC):
         return scores_one_by_one(self.metrics(), predictions, targets, names)
 
     def trials_at_once(self, rows: int) -> int:
-        """How many trials to put into a `trial_group`, with mini-batches of so many rows; 0 for none."""
+        """Return how many trials to put into a `trial_group`, with mini-batches of so many rows; 0 for none."""
         return worth_together([parameter.shape for parameter in self.network.parameters()], rows)
 
-    def trial_group(self, rates: Sequence[Mapping[str, float]], **how: Any) -> "TrialGroup | None":
-        """Fits from the weights as they are that differ in lr, momentum, weight_decay or dropout, trained together.
+    def trial_group(self, rates: Sequence[Mapping[str, float]], *, seed: int, **how: Any) -> TrialGroup | None:
+        """Make a group of fits from the weights as they are, trained together.
 
         Args:
-            rates: For each fit, what differs from the module's own, by name.
-            **how: As for `TrialGroup`; `seed` is that of the run, for the dropout.
+            rates: For each fit, by name, the lr, momentum, weight_decay or dropout that differs from the module's own.
+            seed: That of the run, for the dropout.
+            **how: As for `TrialGroup`.
 
         Returns:
             The group; None if the module trains in a way that is not known.
@@ -259,56 +213,22 @@ class MLPModule(LightningModule, ABC):
         # On the CPU only: each trial there is, to the last bit, what it would be alone.
         if rule is None or not ours or not plain or self.chain_rule() is None or self.device.type != "cpu":
             return None
-        mine = {name: getattr(self, name) for name in RATES}
-        seed = mixed(how.pop("seed"), 0)  # of rank zero
-        return TrialGroup(
-            self,
-            self.network.layers,
-            group_loss(rule),
-            [Rates(**{**mine, **each}) for each in rates],
-            seed_of=lambda epoch, batch: mixed(mixed(seed, epoch), batch),
-            **how,
-        )
-
-    def loss_of(self, x: Tensor, y: Tensor) -> Tensor:
-        """The loss of a mini-batch, to minimise."""
-        return self.loss(self.network(x), y)
-
-    def begin_batch(self, batch_idx: int) -> None:
-        """Draw dropout from a seed that is the mini-batch's own."""
-        if self.dropout > 0 and self._seed is not None:
-            seed = mixed(mixed(self._seed, self.global_rank), self.current_epoch)
-            torch.manual_seed(mixed(seed, batch_idx))
-
-    def add_loss(self, sums: Sums, loss: Tensor, y: Tensor) -> Sums:
-        """The sums over the epoch with one mini-batch more."""
-        weight = self.loss_weight(y)
-        return sums[0] + loss * weight, sums[1] + weight
-
-    def add_losses(self, sums: Sums, losses: Tensor, targets: Sequence[Tensor]) -> Sums:
-        """The sums over the epoch with some mini-batches more, to the bit as if `add_loss` had added one by one."""
-        weights = [self.loss_weight(y) for y in targets]
-        if (added := sums_with(sums, losses, weights)) is not None:
-            return added
-        for loss, y in zip(losses, targets, strict=True):
-            sums = self.add_loss(sums, loss, y)
-        return sums
+        return TrialGroup.of(self, rule, rates, seed=mixed_seed(seed, 0), **how)  # 0: of rank zero
 
     # ------------------------------------------------------------------ epochs
 
     def on_train_start(self) -> None:
-        """Note the learning rate: a run resumed in the middle of an epoch sees no epoch start."""
-        self._note_lr()
+        """Remember the run's seed before dropout reseeds the generator, and open the fast steps.
+
+        A resumed run brings its own seed.
+        """
+        if self._seed is None:
+            self._seed = torch.initial_seed()
+        self._epoch_lr = None
         self._fast_steps = None  # a fit that raised tears down neither its module nor its loader
-        self._fast_steps = opened(self.trainer, self, learner=self, most=self.steps_per_execution)
-
-    def on_train_epoch_start(self) -> None:
-        """Note the learning rate the epoch begins with; at its end the scheduler has stepped already."""
-        self._note_lr()
-
-    def _note_lr(self) -> None:
-        optimizers = self.trainer.optimizers
-        self._epoch_lr = float(optimizers[0].param_groups[0]["lr"]) if optimizers else None
+        self._fast_steps = open_fast_steps(
+            self.trainer, self, most=self.steps_per_execution, begin_batch=lambda i: seed_batch(self, self._seed, i)
+        )
 
     def on_train_epoch_end(self) -> None:
         """Write the epoch's training loss and learning rate, and start the next epoch's sums."""
@@ -316,30 +236,23 @@ class MLPModule(LightningModule, ABC):
         row = {} if self._epoch_lr is None else {"lr": self._epoch_lr}
         if "train_loss" in logged:
             row["train_loss"] = float(logged["train_loss"])
-        self._write(row)
-        self._reset_sums()
+        _write(self, row)
+        self.losses = (0.0, 0.0)
+        self._epoch_lr = None
 
     def on_validation_epoch_start(self) -> None:
-        """Start the validation sums."""
+        """Start the sums of the validation or test loss."""
         self._eval_sums = torch.zeros(2, device=self.device)
 
-    def on_test_epoch_start(self) -> None:
-        """Start the test sums."""
-        self._eval_sums = torch.zeros(2, device=self.device)
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
-        """Log the validation loss and metrics, equal on all ranks."""
-        self._finish("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test loss and metrics, equal on all ranks."""
-        self._finish("test")
-
-    def _finish(self, stage: Stage) -> None:
+        """Log the loss and metrics of the validation or test set, equal on all ranks."""
+        stage = "test" if self.trainer.testing else "val"
         total = self.trainer.strategy.reduce(self._eval_sums, reduce_op="sum")
         assert isinstance(total, Tensor)
         row = {f"{stage}_loss": self.logged_loss(total[0] / total[1])}
-        for name, metric in self._metrics_of(stage).items():
+        for name, metric in _stage_metrics(self).items():
             found = metric.compute()
             for key, value in found.items() if isinstance(found, dict) else [(name, found)]:
                 row[f"{stage}_{key}"] = value
@@ -351,29 +264,16 @@ class MLPModule(LightningModule, ABC):
         # `self.log` would put them there too, and take as long as some training steps for it.
         self.trainer.callback_metrics.update(row)
         if not self.trainer.sanity_checking:
-            self._write({name: float(value) for name, value in row.items()})
+            _write(self, {name: float(value) for name, value in row.items()})
 
-    def _write(self, row: dict[str, float]) -> None:
-        epoch = self.current_epoch
-        for logger in self.loggers:
-            logger.log_metrics({**row, "epoch": float(epoch)}, step=epoch)
+    on_test_epoch_end = on_validation_epoch_end
 
     # ------------------------------------------------------------------ state
 
-    def _reset_sums(self) -> None:
-        self.losses = (0.0, 0.0)
-
-    def on_fit_start(self) -> None:
-        """Remember the run's seed before dropout reseeds the generator; a resumed run brings its own."""
-        if self._seed is None:
-            self._seed = torch.initial_seed()
-
-    def on_fit_end(self) -> None:
-        """Let the next fit of this module draw from the seed of its own time."""
-        self._seed = None
-
     def teardown(self, stage: str) -> None:
-        """Let go of the loader."""
+        """Let go of the loader, and let the next fit of this module draw from the seed of its own time."""
+        if stage == "fit":
+            self._seed = None
         if self._fast_steps is not None:
             self._fast_steps.close()
             self._fast_steps = None
@@ -390,7 +290,18 @@ class MLPModule(LightningModule, ABC):
         self._seed = kept["seed"]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """SGD with the model's lr, momentum, weight_decay and nesterov."""
+        """Make SGD with the model's lr, momentum, weight_decay and nesterov."""
         return torch.optim.SGD(
             self.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
         )
+
+
+def _stage_metrics(module: MLPModule) -> dict[str, Metric]:
+    stage = "test" if module.trainer.testing else "val"
+    return dict(module.stage_metrics[f"{stage}_metrics"].items())  # type: ignore[operator]
+
+
+def _write(module: MLPModule, row: dict[str, float]) -> None:
+    epoch = module.current_epoch
+    for logger in module.loggers:
+        logger.log_metrics({**row, "epoch": float(epoch)}, step=epoch)

@@ -34,6 +34,8 @@ class MLPRegressor(MLPModule):
         ValueError: A number outside its range, with the range and what came.
     """
 
+    metric_names = ("rmse", "mae", "r2")
+
     def __init__(
         self,
         in_features: int,
@@ -86,11 +88,6 @@ class MLPRegressor(MLPModule):
     def metrics(self) -> dict[str, Metric]:
         """Root mean squared error and mean absolute error in the target's units, and R²."""
         return {"rmse": MeanSquaredError(squared=False), "mae": MeanAbsoluteError(), "r2": R2Score()}
-
-    @property
-    def metric_names(self) -> Sequence[str]:
-        """The names of all metrics."""
-        return "rmse", "mae", "r2"
 
     @property
     def baseline_loss(self) -> float | None:
