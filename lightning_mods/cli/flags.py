@@ -1,6 +1,5 @@
-"""What the verbs have of their own: flags, and the defaults that are not Lightning's."""
+"""The flags that the verbs have of their own, and the defaults that are not Lightning's."""
 
-import sys
 from argparse import SUPPRESS
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,50 +7,38 @@ from pathlib import Path
 from typing import Any, Literal
 
 from callbacks.search.plan import Plan
-from lightning_mods.cli.arguments import (
-    UsageError,
-    flags,
-    read_config,
-    refuse_unknown,
-)
-
-_USED = ("exported", "output", "data.predict_path", "config")
-# Flags of `predict` that an exported model has no use for, but that do no harm.
-_UNUSED = ("trainer", "model", "seed_everything", "watch", "steps_per_execution")
+from lightning_mods.cli.command_line import UsageError
 
 
-def is_exported(args: Sequence[str]) -> bool:
-    """Whether a command line of `predict` asks for an exported model, itself or in a configuration file."""
-    return asked_of(args)["exported"] is not None
+@dataclass(frozen=True)
+class Reference:
+    """The flags of a verb.
+
+    Attributes:
+        text: What `--help` prints.
+        known: The names of all flags, also of those that the text does not show.
+    """
+
+    text: str
+    known: tuple[str, ...]
 
 
-def asked_of(args: Sequence[str]) -> dict[str, str | None]:
-    """The flags in use, those of configuration files under those that were typed later."""
-    asked: dict[str, str | None] = dict.fromkeys(_USED)
-    for name, value in flags(args):
-        if name in ("config", "c") and value is not None:
-            content = read_config(value)
-            data = content.get("data")
-            data = data if isinstance(data, dict) else {}
-            init = data.get("init_args") or data
-            found = {"exported": content.get("exported"), "output": content.get("output")}
-            found["data.predict_path"] = init.get("predict_path") if isinstance(init, dict) else None
-            asked |= {key: str(each) for key, each in found.items() if each is not None}
-        elif name in asked:
-            asked[name] = value
-    return asked
-
-
-def check_flags(args: Sequence[str]) -> None:
-    """Refuse what is misspelt, and what names another model; note what is of no use."""
-    typed = [name for name, _ in flags(args)]
-    if "ckpt_path" in typed:
-        raise UsageError("--exported and --ckpt_path name two models; leave one of them out.")
-    unused = [name for name in typed if name.partition(".")[0] in _UNUSED]
-    if unused:
-        sys.stderr.write(f"note: --{unused[0]} is not used with --exported.\n")
-    refuse_unknown(args, [*_USED, *unused])
-
+ABOUT = {
+    "fit": "Train an MLP on a table; with no flags at all, on the digits that scikit-learn brings.",
+    "validate": "Evaluate a checkpoint on the validation set.",
+    "test": "Evaluate a checkpoint on the test set.",
+    "predict": "Predict the rows of a file with a checkpoint and write a CSV.",
+    "export": "Write the model of a checkpoint, with its preprocessing, as a file for other programs.",
+    "study": "Search learning rate, batch size and any other flag of `fit` with Optuna; the same command goes on.",
+}
+EXAMPLES = {
+    "fit": "--data.path=table.csv --data.target=price --trainer.max_epochs=50 --model.lr=0.01",
+    "validate": "--ckpt_path=best",
+    "test": "--ckpt_path=best --data.test_path=more.csv",
+    "predict": "--ckpt_path=best --data.predict_path=new.csv --output=predictions.csv",
+    "export": "--ckpt_path=best --format=onnx --output=model.onnx",
+    "study": "--data.path=table.csv --data.target=price --study.n_trials=50 --space.model.dropout=0..0.5",
+}
 
 SPACE_HELP = (
     "What to search, one flag a name: --space.model.dropout=0..0.5, --space.model.weight_decay='log 1e-6..1e-2', "

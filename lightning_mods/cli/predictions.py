@@ -6,7 +6,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TextIO, runtime_checkable
 
-from lightning_mods.runs import RunError, replacing
+from callbacks.host import replacing
+from lightning_mods.runs import RunError
 
 
 @runtime_checkable

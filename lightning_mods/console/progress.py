@@ -177,6 +177,24 @@ class Announcement(Callback):
             say(description)
 
 
+class EpochTimer(Callback):
+    """Measures the seconds that each epoch took, validation included."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._start = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._start = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock; an epoch that a resume entered in its middle is not counted."""
+        if self._start:
+            self.seconds.append(time.monotonic() - self._start)
+        self._start = 0.0
+
+
 class ProgressLines(Callback):
     """Prints a line about an epoch when enough time has passed since the last one.
 

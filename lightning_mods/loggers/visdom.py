@@ -20,8 +20,8 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from callbacks.loggers.base import Drawing, Histogram
-from lightning_mods.cli.logger_names import BUILD
 from lightning_mods.console.terminal import say
+from lightning_mods.loggers import VISDOM_BUILD
 
 POINTS = 10_000  # of a line; with more, every second one goes: a screen has fewer columns
 
@@ -462,7 +462,7 @@ class VisdomLogger(Logger):
         super().__init__()
         if find_spec("visdom") is None:
             raise ModuleNotFoundError(
-                f"VisdomLogger needs the package visdom: pip install 'lightning-mods[visdom]'{BUILD}"
+                f"VisdomLogger needs the package visdom: pip install 'lightning-mods[visdom]'{VISDOM_BUILD}"
             )
         self._save_dir = str(save_dir)
         self._name = name

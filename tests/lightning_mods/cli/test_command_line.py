@@ -1,21 +1,25 @@
 import pytest
 
-from lightning_mods.cli.arguments import (
-    UsageError,
-    flags,
-    merged_config,
-    refuse_unknown,
-    said,
-)
+from lightning_mods.cli.command_line import CommandLine, UsageError
+
+
+def parse(args):
+    return CommandLine.parse("fit", args)
 
 
 def test_flags_come_with_their_values_in_order():
     line = ["--a.b=1", "--c", "2", "--d", "-e", "--f=x=y", "--g+=h", "stray"]
-    assert list(flags(line)) == [("a.b", "1"), ("c", "2"), ("d", "-e"), ("f", "x=y"), ("g", "h")]
+    assert [(flag.name, flag.value) for flag in parse(line).flags if flag.name] == [
+        ("a.b", "1"),
+        ("c", "2"),
+        ("d", "-e"),
+        ("f", "x=y"),
+        ("g", "h"),
+    ]
 
 
 def test_a_negative_number_is_a_value():
-    assert list(flags(["--model.lr", "-1"])) == [("model.lr", "-1")]
+    assert parse(["--model.lr", "-1"]).typed == {"model.lr": "-1"}
 
 
 def test_later_words_win_over_earlier_ones_and_over_config_files(tmp_path):
@@ -24,18 +28,18 @@ def test_later_words_win_over_earlier_ones_and_over_config_files(tmp_path):
         "data:\n  class_path: Mine\n  init_args: {path: a.csv, target: y}\ntrainer: {default_root_dir: r}\n"
     )
     line = [f"--config={config}", "--data.path=b.csv", "--data.drop=[u, v]"]
-    assert merged_config(line, "data") == {
+    assert parse(line).section("data") == {
         "class_path": "Mine",
         "init_args": {"path": "b.csv", "target": "y", "drop": ["u", "v"]},
     }
-    assert merged_config([*line, "--data=Other"], "data")["class_path"] == "Other"
-    assert said(line, "trainer.default_root_dir") == "r"
-    assert said([*line, "--trainer.default_root_dir=s"], "trainer.default_root_dir") == "s"
-    assert said(line, "ckpt_path") is None
+    assert parse([*line, "--data=Other"]).section("data")["class_path"] == "Other"
+    assert parse(line).said("trainer.default_root_dir") == "r"
+    assert parse([*line, "--trainer.default_root_dir=s"]).said("trainer.default_root_dir") == "s"
+    assert parse(line).said("ckpt_path") is None
 
 
 def test_a_section_without_class_path_is_read_as_arguments():
-    assert merged_config(['--config={"model": {"lr": 0.5}}'], "model") == {"init_args": {"lr": 0.5}}
+    assert parse(['--config={"model": {"lr": 0.5}}']).section("model") == {"init_args": {"lr": 0.5}}
 
 
 @pytest.mark.parametrize(
@@ -47,7 +51,7 @@ def test_a_config_that_is_none_is_named(tmp_path, text, says):
     if text is not None:
         config.write_text(text)
     with pytest.raises(UsageError, match=says) as error:
-        said([f"--config={config}"], "model")
+        parse([f"--config={config}"])
     assert str(config) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -68,13 +72,14 @@ KNOWN = ["trainer.max_epochs", "trainer.max_steps", "model.hidden_sizes", "data.
 )
 def test_a_misspelt_or_abbreviated_flag_is_refused_with_the_nearest(typed, meant):
     with pytest.raises(UsageError, match=f"did you mean {meant}\\?"):
-        refuse_unknown([typed], KNOWN)
+        parse([typed]).refuse_unknown(KNOWN)
 
 
 def test_flags_of_classes_the_user_chose_and_help_flags_pass():
-    refuse_unknown(["--trainer.callbacks.patience=3", "--optimizer.lr=1", "--optimizer.help", "-c", "x"], KNOWN)
+    line = ["--trainer.callbacks.patience=3", "--optimizer.lr=1", "--optimizer.help", "-c", "{}"]
+    parse(line).refuse_unknown(KNOWN)
 
 
 def test_a_flag_unlike_any_other_is_refused_without_a_guess():
     with pytest.raises(UsageError, match="--zzzzzzzz is not a flag;"):
-        refuse_unknown(["--zzzzzzzz"], KNOWN)
+        parse(["--zzzzzzzz"]).refuse_unknown(KNOWN)
