@@ -1,4 +1,4 @@
-"""The classes of a command line: by short name, from a checkpoint or the target, and the flags they bring."""
+"""The classes of a command line: by short name, from a checkpoint, or as the target asks for."""
 
 import json
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ from importlib import import_module
 from typing import Any
 
 from jsonargparse import ArgumentParser
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import LightningDataModule
 
 from datamodules import TabularDataModule
 from lightning_mods.cli.command_line import CommandLine, UsageError
-from lightning_mods.cli.flags import ABOUT, EXAMPLES, LINKED, MAX_EPOCHS, Reference, add_verb_arguments
+from lightning_mods.cli.flags import LINKED
 from lightning_mods.models.classifier import MLPClassifier
 from lightning_mods.models.regressor import MLPRegressor
 
@@ -64,45 +64,6 @@ def _subclasses(base: type) -> Iterator[type]:
     for known in base.__subclasses__():
         yield known
         yield from _subclasses(known)
-
-
-def reference(line: CommandLine) -> Reference:
-    """Ask the parser for the flags of a verb, with the model and data module that a command line names.
-
-    Raises:
-        UsageError: There is no such class.
-    """
-    parser = ArgumentParser(
-        prog=f"python -m lightning_mods.{line.verb}",
-        usage=f"python -m lightning_mods.{line.verb} {EXAMPLES[line.verb]}",
-        description=ABOUT[line.verb],
-        add_help=False,
-    )
-    if line.verb == "study":  # a class's flags make a group of their own
-        add_verb_arguments(parser, line.verb)
-    general = parser.add_argument_group("This command")
-    if line.verb != "study":
-        add_verb_arguments(general, line.verb)
-    general.add_argument("--config", "-c", help="YAML file with these flags; may be given more than once.")
-    general.add_argument("--print_config", metavar="", help="Print all settings as YAML and stop.")
-    general.add_argument("--seed_everything", type=int, default=0, help="Seed of the split, the weights and the order.")
-    general.add_argument("--optimizer", help="Any of torch.optim, e.g. Adam, with --optimizer.lr and so on.")
-    general.add_argument("--lr_scheduler", help="Any of torch.optim.lr_scheduler, with --lr_scheduler.step_size …")
-    model = line.section("model").get("class_path")
-    chosen = {
-        "data": [find_class(line.section("data").get("class_path") or "TabularDataModule", LightningDataModule)],
-        # Where no model is named the target decides, and flags of either may be typed.
-        "model": [find_class(model, LightningModule)] if model else [MLPClassifier, MLPRegressor],
-    }
-    for section, classes in chosen.items():
-        # What comes from the data is no flag of the user's.
-        parser.add_class_arguments(classes[0], section, fail_untyped=False, instantiate=False, skip=set(LINKED))
-    parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False)
-    parser.set_defaults({"trainer.max_epochs": MAX_EPOCHS})
-    known = {*parser.get_defaults().keys(branches=True), "help"}
-    for section, classes in chosen.items():
-        known |= {f"{section}.{name}" for each in classes for name in (*own_arguments(each), *CLASS_KEYS)}
-    return Reference(parser.format_help(), tuple(sorted(known)))
 
 
 def with_classes(line: CommandLine, checkpoint: dict[str, Any] | None) -> tuple[CommandLine, TabularDataModule | None]:

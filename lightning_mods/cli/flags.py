@@ -1,7 +1,6 @@
 """The flags that the verbs have of their own, and the defaults that are not Lightning's."""
 
 from argparse import SUPPRESS
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -102,34 +101,34 @@ class StudyFlags:
 
     @property
     def metrics(self) -> list[str]:
-        """The names of the objectives."""
+        """Name the objectives."""
         return [self.metric] if isinstance(self.metric, str) else list(self.metric)
 
     @property
     def directions(self) -> list[str]:
-        """`minimize` or `maximize` for each of the metrics."""
+        """Tell for each of the metrics whether to `minimize` or `maximize` it."""
         if self.direction is None:
             return ["maximize" if is_high(name) else "minimize" for name in self.metrics]
         return [self.direction] if isinstance(self.direction, str) else list(self.direction)
 
     @property
     def fits(self) -> int:
-        """Fits of each trial."""
+        """Count the fits of each trial."""
         return self.seeds * max(self.folds, 1)
 
     def folder(self, root: Path) -> Path:
-        """Where the study's results stand."""
+        """Return the folder of the study's results."""
         return root / "studies" / self.name
 
     def place(self, root: Path) -> str:
-        """The storage."""
+        """Return the storage, by default a journal in the study's folder."""
         return self.storage or str(self.folder(root) / "study.journal")
 
     def check(self) -> None:
-        """See that numbers and names can be.
+        """Check numbers and names.
 
         Raises:
-            UsageError: One of them cannot.
+            UsageError: One of them cannot be.
         """
         if not self.name or self.name in (".", "..") or any(sign in self.name for sign in "/\\"):
             raise UsageError(f"--study.name is the name of a folder, such as `wide_nets`, not {self.name!r}.")
@@ -139,10 +138,8 @@ class StudyFlags:
         if not self.metrics or len(set(self.metrics)) < len(self.metrics):
             raise UsageError(f"--study.metric needs one name, or several different ones; got {self.metric!r}.")
         if len(self.directions) != len(self.metrics) or not {*self.directions} <= {"minimize", "maximize"}:
-            raise UsageError(
-                f"--study.direction needs `minimize` or `maximize` for each of {_listed(self.metrics)}; "
-                f"got {_listed(self.directions)}."
-            )
+            needed, got = ", ".join(self.metrics), ", ".join(self.directions)
+            raise UsageError(f"--study.direction needs `minimize` or `maximize` for each of {needed}; got {got}.")
         if self.folds < 0 or self.folds == 1:
             raise UsageError(f"--study.folds must be 0 or at least 2, not {self.folds}.")
         if self.pruner == "wilcoxon" and self.fits < 2:
@@ -154,10 +151,6 @@ def is_high(metric: str) -> bool:
     return metric.lower().rpartition("/")[0 if "dataloader" in metric else 2].rpartition("_")[2] in _HIGH
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)
-
-
 MAX_EPOCHS = 30
 # What a model may take from the data, by the name of its argument; a class without such an argument is left alone.
 LINKED = ("in_features", "num_classes", "class_counts", "target_mean", "target_std")
@@ -166,6 +159,16 @@ WATCHERS: list[Watcher] = ["fit", "health", "gradients", "graph"]
 
 # What `export` writes, and the suffix that the format's own readers ask for.
 FORMATS = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2", "aoti": ".pt2", "executorch": ".pte"}
+_WATCH_HELP = (
+    "Who looks on, e.g. [fit,health]: `fit` gives the verdict, `health` warns of what is broken, `gradients` and "
+    "`graph` draw them for TensorBoard. [] for nobody."
+)
+_STEPS_HELP = (
+    "Mini-batches from one that passes through Lightning's loop and every callback to the next; the others are trained "
+    "in between, faster and with the same numbers. `auto`: as many as no callback has to see; 1: none."
+)
+_CHECKPOINT_HELP = "A checkpoint file, or `best` or `last` of the newest run under --trainer.default_root_dir."
+_RESUME_HELP = " Training goes on from it; with `last` and no checkpoint yet it starts anew."
 _EXPORTED_HELP = (
     "A file that `lightning_mods.export` wrote: it predicts instead of a checkpoint, an ONNX file without torch."
 )
@@ -173,55 +176,24 @@ _EXPORTED_HELP = (
 
 def add_verb_arguments(parser: Any, verb: str) -> None:
     """Add the flags that are the verb's own."""
-    _add_fit_arguments(parser, verb)
+    add, is_fit = parser.add_argument, verb == "fit"
+    # The configuration file that a fit leaves has these two, and serves every verb.
+    add("--watch", type=Watcher | list[Watcher], default=WATCHERS, help=_WATCH_HELP if is_fit else SUPPRESS)
+    steps_help = _STEPS_HELP if verb in ("fit", "study") else SUPPRESS
+    add("--steps_per_execution", type=int | str, default="auto", help=steps_help)
     if verb == "study":
-        _add_study_arguments(parser)
+        parser.add_class_arguments(StudyFlags, "study")
+        add("--space", type=dict[str, Any], default={}, help=SPACE_HELP)
+        # A configuration file that a fit wrote has it; a study starts anew or goes on by itself.
+        add("--ckpt_path", type=str | None, default=None, help=SUPPRESS)
         return
-    default = None if verb == "fit" else "best"
-    parser.add_argument(
-        "--ckpt_path",
-        type=str | None,
-        default=default,
-        help="A checkpoint file, or `best` or `last` of the newest run under --trainer.default_root_dir."
-        + (" Training goes on from it; with `last` and no checkpoint yet it starts anew." if verb == "fit" else ""),
-    )
+    checkpoint_help = _CHECKPOINT_HELP + (_RESUME_HELP if is_fit else "")
+    add("--ckpt_path", type=str | None, default=None if is_fit else "best", help=checkpoint_help)
     if verb == "predict":
-        parser.add_argument("--output", type=str, default="predictions.csv", help="CSV file for the predictions.")
-        parser.add_argument("--exported", type=str | None, default=None, help=_EXPORTED_HELP)
+        add("--output", type=str, default="predictions.csv", help="CSV file for the predictions.")
+        add("--exported", type=str | None, default=None, help=_EXPORTED_HELP)
     if verb == "export":
-        _add_export_arguments(parser)
-
-
-def _add_fit_arguments(parser: Any, verb: str) -> None:
-    said = (
-        "Who looks on, e.g. [fit,health]: `fit` gives the verdict, `health` warns of what is broken, `gradients` and "
-        "`graph` draw them for TensorBoard. [] for nobody."
-    )
-    steps = (
-        "Mini-batches from one that passes through Lightning's loop and every callback to the next; the others are "
-        "trained in between, faster and with the same numbers. `auto`: as many as no callback has to see; 1: none."
-    )
-    # The configuration file that a fit leaves has them, and serves every verb.
-    hidden = verb != "fit"
-    parser.add_argument("--watch", type=Watcher | list[Watcher], default=WATCHERS, help=SUPPRESS if hidden else said)
-    parser.add_argument(
-        "--steps_per_execution",
-        type=int | str,
-        default="auto",
-        help=SUPPRESS if hidden and verb != "study" else steps,
-    )
-
-
-def _add_export_arguments(parser: Any) -> None:
-    parser.add_argument("--format", type=str, default="onnx", help=f"What to write: {', '.join(FORMATS)}.")
-    parser.add_argument(
-        "--output", type=str | None, default=None, help="The file; by default `model`, with the suffix of the format."
-    )
-    parser.add_argument("--overwrite", type=bool, default=False, help="Replace the file if it is there already.")
-
-
-def _add_study_arguments(parser: Any) -> None:
-    parser.add_class_arguments(StudyFlags, "study")
-    parser.add_argument("--space", type=dict[str, Any], default={}, help=SPACE_HELP)
-    # A configuration file that a fit wrote has it; a study starts anew or goes on by itself.
-    parser.add_argument("--ckpt_path", type=str | None, default=None, help=SUPPRESS)
+        add("--format", type=str, default="onnx", help=f"What to write: {', '.join(FORMATS)}.")
+        output_help = "The file; by default `model`, with the suffix of the format."
+        add("--output", type=str | None, default=None, help=output_help)
+        add("--overwrite", type=bool, default=False, help="Replace the file if it is there already.")

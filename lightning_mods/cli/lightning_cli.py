@@ -5,7 +5,7 @@ from pathlib import Path
 from types import MethodType
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.cli import (
@@ -40,13 +40,15 @@ from lightning_mods.checkpoints import (
 )
 from lightning_mods.cli.classes import BY_TASK, CLASS_KEYS, OURS, find_class, own_arguments, with_classes
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
-from lightning_mods.cli.flags import LINKED, MAX_EPOCHS, add_verb_arguments
+from lightning_mods.cli.flags import ABOUT, EXAMPLES, LINKED, MAX_EPOCHS, Reference, add_verb_arguments
 from lightning_mods.cli.loggers import LOGGER_FLAG, RunPlace, asks_for_logger, with_places
 from lightning_mods.console.progress import Announcement, EpochTimer, ProgressLines, progress_callbacks
 from lightning_mods.console.terminal import say
 from lightning_mods.fused.overhead import NoProfiler, pass_by_idle_hooks
 from lightning_mods.loggers.tensorboard import EventLogger
+from lightning_mods.models.classifier import MLPClassifier
 from lightning_mods.models.module import MLPModule
+from lightning_mods.models.regressor import MLPRegressor
 from lightning_mods.runs import RUN_MARK, run_of
 
 
@@ -310,3 +312,43 @@ def _with_checkpoint_io(plugins: Any) -> list[Any]:
     if any(isinstance(plugin, CheckpointIO) for plugin in given):
         return given
     return [*given, AtomicCheckpointIO()]
+
+
+def reference(line: CommandLine) -> Reference:
+    """Ask the parser for the flags of a verb, with the model and data module that a command line names.
+
+    Raises:
+        UsageError: There is no such class.
+    """
+    parser = ArgumentParser(
+        prog=f"python -m lightning_mods.{line.verb}",
+        usage=f"python -m lightning_mods.{line.verb} {EXAMPLES[line.verb]}",
+        description=ABOUT[line.verb],
+        epilog="What takes a class has flags of its own: --trainer.callbacks.help=EarlyStopping lists them.",
+        add_help=False,
+    )
+    if line.verb == "study":  # a class's flags make a group of their own
+        add_verb_arguments(parser, line.verb)
+    general = parser.add_argument_group("This command")
+    if line.verb != "study":
+        add_verb_arguments(general, line.verb)
+    general.add_argument("--config", "-c", help="YAML file with these flags; may be given more than once.")
+    general.add_argument("--print_config", metavar="", help="Print all settings as YAML and stop.")
+    general.add_argument("--seed_everything", type=int, default=0, help="Seed of the split, the weights and the order.")
+    general.add_argument("--optimizer", help="Any of torch.optim, e.g. Adam, with --optimizer.lr and so on.")
+    general.add_argument("--lr_scheduler", help="Any of torch.optim.lr_scheduler, with --lr_scheduler.step_size …")
+    model = line.section("model").get("class_path")
+    chosen = {
+        "data": [find_class(line.section("data").get("class_path") or "TabularDataModule", LightningDataModule)],
+        # Where no model is named the target decides, and flags of either may be typed.
+        "model": [find_class(model, LightningModule)] if model else [MLPClassifier, MLPRegressor],
+    }
+    for section, classes in chosen.items():
+        # What comes from the data is no flag of the user's.
+        parser.add_class_arguments(classes[0], section, fail_untyped=False, instantiate=False, skip=set(LINKED))
+    parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False)
+    parser.set_defaults({"trainer.max_epochs": MAX_EPOCHS})
+    known = {*parser.get_defaults().keys(branches=True), "help"}
+    for section, classes in chosen.items():
+        known |= {f"{section}.{name}" for each in classes for name in (*own_arguments(each), *CLASS_KEYS)}
+    return Reference(parser.format_help(), tuple(sorted(known)))

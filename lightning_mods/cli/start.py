@@ -31,7 +31,7 @@ _WORK = {
     "predict --exported": ("export.runtime", "predict_exported"),
     "study": ("study.command", "study"),
     "named loggers": ("cli.loggers", "with_named_loggers"),
-    "reference": ("cli.classes", "reference"),
+    "reference": ("cli.lightning_cli", "reference"),
 }
 
 # Our classes, whose flags change with our sources alone.
@@ -91,9 +91,8 @@ def _work_at_once(name: str) -> Callable[..., Any]:
 def _is_answered(line: CommandLine, ask: Callable[[], Reference]) -> bool:
     """Print the help where it is asked for, refuse a misspelt flag; whether there is nothing left to do."""
     name = _cache_name(line)
-    # The flags of a foreign class are known when it is imported: `ModsCLI` refuses what is none of them.
     if name is None and not line.asks_for_help:
-        return False
+        return False  # the flags of a foreign class are known when it is imported: `ModsCLI` refuses what is none
     reference = _cached(name) if name else None
     if reference is None:
         reference = ask()
@@ -125,14 +124,14 @@ def _cached(name: str) -> Reference | None:
         kept = json.loads(_file(name).read_text(encoding="utf-8"))
         if kept["made_with"] == _made_with():
             return Reference(kept["text"], tuple(kept["known"]))
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError):
         pass  # not there yet, or torn: it is made anew
     return None
 
 
 def _keep(name: str, reference: Reference) -> None:
     content = {"made_with": _made_with(), "text": reference.text, "known": reference.known}
-    with suppress(OSError):  # a folder that cannot be written to: the next time takes seconds again
+    with suppress(OSError, RuntimeError):  # without a folder to write to, the next time takes seconds again
         file = _file(name)
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as partial:

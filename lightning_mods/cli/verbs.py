@@ -5,6 +5,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,13 +15,14 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from callbacks import FitMonitor, GradientMonitor
 from callbacks.health.nonfinite import NonFiniteError
+from callbacks.host import logged
 from datamodules import DataError, TabularDataModule
 from lightning_mods.checkpoints import epochs_done, metrics_in, read_checkpoint
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
 from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.predictions import prediction_rows, write_csv
 from lightning_mods.console.progress import EpochTimer
-from lightning_mods.console.terminal import RunSummary, quiet, say, writers_report_once
+from lightning_mods.console.terminal import STAGES, RunSummary, quiet, say, writers_report_once
 from lightning_mods.fused.overhead import LongLived, pass_by_idle_hooks
 from lightning_mods.loggers.views import close_loggers, how_to_look
 from lightning_mods.models.module import MLPModule
@@ -28,7 +30,7 @@ from lightning_mods.runs import RunError, find_checkpoint
 
 
 def run(line: CommandLine, act: Callable[[ModsCLI, Path | None], None]) -> None:
-    """Run a verb: parse, instantiate, `act`. A person's mistake ends in one line and exit code 2.
+    """Parse, instantiate and act for a verb; a person's mistake ends in one line and exit code 2.
 
     Args:
         line: The command line.
@@ -45,24 +47,15 @@ def run(line: CommandLine, act: Callable[[ModsCLI, Path | None], None]) -> None:
             act(cli, path)
 
 
+_MISTAKES = (UsageError, RunError, DataError, ArgumentError, MisconfigurationException, NonFiniteError, OSError)
+
+
 @contextmanager
 def mistakes_in_one_line(verb: str) -> Iterator[None]:
-    """End a person's mistake in one line and exit code 2.
-
-    Args:
-        verb: Who is speaking.
-    """
+    """End a person's mistake in one line, which begins with the verb, and exit code 2."""
     try:
         yield
-    except (
-        UsageError,
-        RunError,
-        DataError,
-        ArgumentError,
-        MisconfigurationException,
-        NonFiniteError,
-        OSError,
-    ) as error:
+    except _MISTAKES as error:
         sys.stderr.write(f"{verb}: {error_line(error)}\n")
         raise SystemExit(2) from None
 
@@ -97,14 +90,12 @@ def limit_threads(trainer: Trainer, model: object, rows: object) -> None:
         model: An `MLPModule`; any other module is left alone, as its parameters do not tell its cost.
         rows: Rows of a mini-batch, where known.
     """
-    if "OMP_NUM_THREADS" in os.environ or trainer.strategy.root_device.type != "cpu":
-        return
-    if not isinstance(model, MLPModule) or not isinstance(rows, int):
-        return
-    # Forward, and backward to the inputs and to the weights: three products of 2 · parameters · rows each.
-    operations = 6 * sum(parameter.numel() for parameter in model.parameters()) * rows
-    if operations < SMALL_STEP:
-        torch.set_num_threads(1)
+    is_free = "OMP_NUM_THREADS" not in os.environ and trainer.strategy.root_device.type == "cpu"
+    if is_free and isinstance(model, MLPModule) and isinstance(rows, int):
+        # Forward, and backward to the inputs and to the weights: three products of 2 · parameters · rows each.
+        operations = 6 * sum(parameter.numel() for parameter in model.parameters()) * rows
+        if operations < SMALL_STEP:
+            torch.set_num_threads(1)
 
 
 class ThreadLimit(Callback):
@@ -145,7 +136,7 @@ def _fit(cli: ModsCLI, checkpoint: Path | None) -> None:
             say(f"stopped{how if kept else ' before there was a checkpoint'}.")
         raise
     if not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
-        summary = _summary(cli, cli.trainer)
+        summary = _fit_summary(cli, cli.trainer)
         if cli.trainer.is_global_zero:
             sys.stdout.write(f"\n{summary}\n{_verdict(cli.trainer)}")
 
@@ -158,22 +149,22 @@ def _verdict(trainer: Trainer) -> str:
     return "".join(f"\n{word}\n" for word in [*fits, *health])
 
 
-def _summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
-    epochs = trainer.current_epoch
-    timers = [c for c in trainer.callbacks if isinstance(c, EpochTimer)]  # type: ignore[attr-defined]  # a connector's
+def _fit_summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
+    epochs = trainer.current_epoch  # an evaluation would count on
+    timer = next(c for c in trainer.callbacks if isinstance(c, EpochTimer))  # type: ignore[attr-defined]  # a connector's
     path = Path(getattr(trainer.checkpoint_callback, "best_model_path", "") or "")
     best = path if path.is_file() else None
     kept = read_checkpoint(best) if best else None
     # The metrics of the best epoch stand in its checkpoint, unless the user's own callback wrote it.
-    known = of_stage(metrics_in(kept) if kept else {}, "val")
+    known = _of_stage(metrics_in(kept) if kept else {}, "val")
     results = {"val": known or evaluate(cli, best, "val"), "test": evaluate(cli, best, "test")}
     close_loggers(trainer.loggers if trainer.is_global_zero else [])
     return RunSummary(
         results={stage: found for stage, found in results.items() if found},
-        baselines={stage: baseline(cli, stage) for stage, found in results.items() if found},
+        baselines={stage: _baseline(cli, stage) for stage, found in results.items() if found},
         best_epoch=epochs_done(kept) - 1 if kept else None,
         epochs=epochs,
-        seconds=timers[0].seconds,
+        seconds=timer.seconds,
         checkpoint=best,
         views=how_to_look(trainer.loggers, Path(trainer.default_root_dir)) if trainer.is_global_zero else (),
     )
@@ -181,36 +172,28 @@ def _summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
 
 # ------------------------------------------------------------------ validate, test, predict
 
-_WORDS = {"val": "validation", "test": "test"}
-
 
 def evaluate(cli: ModsCLI, checkpoint: Path | None, stage: str) -> dict[str, float]:
-    """Metrics, by name without the stage, of a checkpoint (None: the weights as they are) on one set.
-
-    Args:
-        cli: The command with its model, data module and trainer.
-        checkpoint: Where the weights come from.
-        stage: `val` or `test`.
+    """Evaluate a checkpoint, or with None the weights as they are, on the set `val` or `test`.
 
     Returns:
-        Nothing where there is no such set, or the model has no step for it.
+        Metrics by name without the stage; none where there is no such set, or the model has no step for it.
     """
-    if not has_set(cli.model, cli.datamodule, stage):
+    if not _has_set(cli.model, cli.datamodule, stage):
         return {}
     bar = cli.trainer.progress_bar_callback
     if bar is not None:
         bar.disable()
     verb = cli.trainer.validate if stage == "val" else cli.trainer.test
     verb(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True)
-    return of_stage({name: float(value) for name, value in cli.trainer.callback_metrics.items()}, stage)
+    return _of_stage(logged(cli.trainer), stage)
 
 
-def of_stage(metrics: dict[str, float], stage: str) -> dict[str, float]:
-    """The metrics of one stage, without its name in theirs."""
+def _of_stage(metrics: dict[str, float], stage: str) -> dict[str, float]:
     return {name.removeprefix(f"{stage}_"): value for name, value in metrics.items() if name.startswith(stage)}
 
 
-def baseline(cli: ModsCLI, stage: str) -> dict[str, float]:
+def _baseline(cli: ModsCLI, stage: str) -> dict[str, float]:
     """Metrics of the trivial prediction on one set, where the data module knows them."""
     known = getattr(cli.datamodule, "baseline", None)
     found = dict(known(stage)) if callable(known) else {}
@@ -218,43 +201,35 @@ def baseline(cli: ModsCLI, stage: str) -> dict[str, float]:
     return {**found, "loss": float(loss)} if loss is not None else found
 
 
-def has_set(model: LightningModule, data: LightningDataModule | None, stage: str) -> bool:
+def _has_set(model: LightningModule, data: LightningDataModule | None, stage: str) -> bool:
     """Whether the model can be evaluated on a stage and there are rows to do it with."""
-    hook = f"{stage}_dataloader"
+    step, hook = f"{STAGES[stage]}_step", f"{stage}_dataloader"
     owner = data if data is not None and is_overridden(hook, data, LightningDataModule) else model
-    if not is_overridden(f"{'validation' if stage == 'val' else stage}_step", model):
-        return False
-    if not is_overridden(hook, owner):
+    if not is_overridden(step, model) or not is_overridden(hook, owner):
         return False
     loaders = getattr(owner, hook)()
     return loaders is not None and not (isinstance(loaders, list | tuple) and not loaders)
 
 
-def print_results(cli: ModsCLI, checkpoint: Path | None, stage: str) -> None:
-    """Evaluate a checkpoint on one set and print the table.
-
-    Raises:
-        RunError: There is no such set.
-    """
+def _print_results(cli: ModsCLI, checkpoint: Path | None, *, stage: str) -> None:
     found = evaluate(cli, checkpoint, stage)
     if not found:
-        raise RunError(
-            f"there is no {_WORDS[stage]} set: --data.{stage}_path=FILE or --data.{stage}_fraction makes one."
-        )
+        how = f"--data.{stage}_path=FILE or --data.{stage}_fraction makes one."
+        raise RunError(f"there is no {STAGES[stage]} set: {how}")
     epoch = epochs_done(read_checkpoint(checkpoint)) - 1 if checkpoint else None
-    summary = RunSummary({stage: found}, {stage: baseline(cli, stage)}, best_epoch=epoch, checkpoint=checkpoint)
+    summary = RunSummary({stage: found}, {stage: _baseline(cli, stage)}, best_epoch=epoch, checkpoint=checkpoint)
     if cli.trainer.is_global_zero:
         sys.stdout.write(f"{summary}\n")
 
 
 def validate(line: CommandLine) -> None:
     """Evaluate a checkpoint on the validation set."""
-    run(line, lambda cli, checkpoint: print_results(cli, checkpoint, "val"))
+    run(line, partial(_print_results, stage="val"))
 
 
 def test(line: CommandLine) -> None:
     """Evaluate a checkpoint on the test set."""
-    run(line, lambda cli, checkpoint: print_results(cli, checkpoint, "test"))
+    run(line, partial(_print_results, stage="test"))
 
 
 def predict(line: CommandLine) -> None:

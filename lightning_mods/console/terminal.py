@@ -60,6 +60,9 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
+STAGES = {"val": "validation", "test": "test"}  # as metrics are named, and in words
+
+
 @dataclass(frozen=True)
 class RunSummary:
     """The table at the end of a verb.
@@ -87,14 +90,13 @@ class RunSummary:
         return "\n".join([*self._table(), *self._lines()])
 
     def _table(self) -> list[str]:
-        stages = [stage for stage in ("val", "test") if self.results.get(stage)]
+        stages = [stage for stage in STAGES if self.results.get(stage)]
         if not stages:
             return []
         names = list(dict.fromkeys(name for stage in stages for name in self.results[stage]))
         head = [""]
         for stage in stages:
-            word = {"val": "validation", "test": "test"}[stage]
-            head += [word, f"{word}, trivial baseline"]
+            head += [STAGES[stage], f"{STAGES[stage]}, trivial baseline"]
         rows = [head]
         for name in names:
             row = [name]
