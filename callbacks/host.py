@@ -6,8 +6,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_utilities.core.rank_zero import rank_zero_only
-
 if TYPE_CHECKING:  # what needs no torch writes files and speaks through here too
     from pytorch_lightning import Trainer
     from torch import Tensor
@@ -60,7 +58,13 @@ class Fresh:
 
 def say(trainer: "Trainer | None", text: str) -> None:
     """Print on standard error, on rank zero alone; below a trainer's progress bar, not into it."""
-    if not (trainer.is_global_zero if trainer else getattr(rank_zero_only, "rank", 0) in (0, None)):
+    if trainer is None:
+        from lightning_utilities.core.rank_zero import rank_zero_only  # here, since it costs more than `--help`
+
+        is_silent = bool(getattr(rank_zero_only, "rank", 0))
+    else:
+        is_silent = not trainer.is_global_zero
+    if is_silent:
         return
     bar = trainer.progress_bar_callback if trainer else None
     below = "\n" if getattr(bar, "is_enabled", False) and sys.stderr.isatty() else ""

@@ -99,7 +99,7 @@ class CommandLine:
             elif flag.name == name and flag.value is not None:
                 merged["class_path"] = flag.value
             elif flag.name.startswith(f"{name}.") and flag.value is not None:
-                merged.setdefault("init_args", {})[flag.name.removeprefix(f"{name}.")] = _from_yaml(flag.value)
+                merged.setdefault("init_args", {})[flag.name.removeprefix(f"{name}.")] = from_yaml(flag.value)
         return merged
 
     def said(self, key: str) -> Any:
@@ -222,7 +222,8 @@ def read_config(text: str) -> dict[str, Any]:
     return content
 
 
-def _from_yaml(value: str) -> Any:
+def from_yaml(value: str) -> Any:
+    """Read a value as YAML; what is none stays the text it is."""
     import yaml
 
     try:

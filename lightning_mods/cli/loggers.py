@@ -12,9 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lightning_mods.cli.command_line import CommandLine, UsageError
+from lightning_mods.cli.command_line import CommandLine, UsageError, from_yaml
 from lightning_mods.console.terminal import say
 from lightning_mods.loggers import VISDOM_BUILD
 
@@ -85,7 +83,7 @@ def _class_of(asked: Any, text: str) -> Any:
     if isinstance(asked, str):
         inside = asked.strip()
         if inside[:1] in ("[", "{"):
-            asked = yaml.safe_load(inside)
+            asked = from_yaml(inside)
         elif "," in inside:
             asked = [each.strip() for each in inside.split(",")]
     if isinstance(asked, list):

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightning_utilities.core.rank_zero import rank_zero_only
-
 from callbacks import host
 
 
@@ -21,6 +19,8 @@ def say(text: str) -> None:
 
 def speak_as(rank: int) -> None:
     """Take a rank, as torch's launchers give it before anything is imported; all but rank zero are silent."""
+    from lightning_utilities.core.rank_zero import rank_zero_only
+
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # a function's attribute
 
 

@@ -2,6 +2,8 @@
 
 import copy
 from argparse import ArgumentError
+from collections import Counter
+from importlib import import_module
 
 import pytest
 import pytorch_lightning as pl
@@ -47,6 +49,41 @@ def test_the_target_chooses_the_model_and_the_data_its_widths():
     assert isinstance(model, MLPRegressor)
     assert model.hparams.in_features == 10
     assert model.target_std > 1
+
+
+@pytest.fixture
+def readings(monkeypatch):
+    """How often a table was opened, and its target read."""
+    counted = Counter()
+
+    def counting(place, name):
+        module = import_module(place)
+        original = getattr(module, name)
+
+        def read(*args, **kwargs):
+            counted[name] += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, read)
+
+    counting("datamodules.preparation", "open_table")
+    counting("datamodules.learned", "read_target")
+    return counted
+
+
+def test_a_table_that_is_asked_for_its_task_is_read_once(tmp_path, readings):
+    (tmp_path / "t.csv").write_text("a,y\n" + "".join(f"{i * 7 % 23},{i * 0.37}\n" for i in range(60)))
+    cli = make("--data.target=y", "--data.val_fraction=0.2", path="t.csv")
+    assert isinstance(cli.model, MLPRegressor)
+    assert (cli.datamodule.val_fraction, len(cli.datamodule.train_dataloader().dataset)) == (0.2, 39)
+    assert readings == {"open_table": 1, "read_target": 1}
+    assert "class_path: datamodules" in cli.parser.dump(cli.config)
+
+
+def test_flags_that_only_the_parser_understands_make_the_data_module_anew(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b,y\n" + "".join(f"{i * 7 % 23},{i % 7},{i * 0.37}\n" for i in range(60)))
+    data = make("--data.target=y", "--data.drop+=b", path="t.csv").datamodule
+    assert (data.drop, data.feature_names) == (["b"], ["a"])
 
 
 def test_a_width_given_by_hand_is_ignored_with_a_word(capsys):

@@ -18,6 +18,31 @@ def test_flags_come_with_their_values_in_order():
     ]
 
 
+def test_overwrite_needs_no_value_but_may_have_one():
+    line = CommandLine.parse("export", ["--overwrite", "--output", "a", "--overwrite", "false", "--overwrite"])
+    assert line.words == ["--overwrite=true", "--output", "a", "--overwrite", "false", "--overwrite=true"]
+    assert line.typed == {"overwrite": "true", "output": "a"}
+
+
+def test_a_configuration_file_is_read_when_the_line_is_taken_apart_and_never_again(tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("exported: m.onnx\ndata: {init_args: {predict_path: a.csv}}\nstudy: {n_trials: 3}\n")
+    line = parse([f"--config={config}", "--model.lr=1"])
+    config.unlink()
+    assert (line.said("exported"), line.said("data.predict_path")) == ("m.onnx", "a.csv")
+    assert line.section("data") == {"init_args": {"predict_path": "a.csv"}}
+    kept = line.without_sections("study", "space")
+    assert (kept.said("study.n_trials"), kept.said("exported")) == (None, "m.onnx")
+    assert kept.words[0].startswith('--config={"exported": "m.onnx"')
+    assert line.without_sections("space").words == line.words
+
+
+def test_a_line_may_be_extended_at_both_ends():
+    line = parse(["--model.lr=1", "--space.lr=0..1"]).without("space").extended(["--model=A"], ["--model.lr=2"])
+    assert line.words == ["--model=A", "--model.lr=1", "--model.lr=2"]
+    assert line.section("model") == {"class_path": "A", "init_args": {"lr": 2}}
+
+
 def test_a_negative_number_is_a_value():
     assert parse(["--model.lr", "-1"]).typed == {"model.lr": "-1"}
 

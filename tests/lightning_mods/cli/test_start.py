@@ -91,11 +91,12 @@ def test_a_misspelt_flag_is_refused_before_the_table_is_looked_at_and_the_parser
     assert asked == ["fit"]
 
 
-@pytest.mark.parametrize("change", ["torch", "sources", "python"])
+@pytest.mark.parametrize("change", ["libraries", "sources", "python"])
 def test_what_was_kept_is_not_used_with_other_versions(change, empty_cache, asked, capsys):
     fit.main(["--help"])
     (file,) = empty_cache.rglob("*.json")
     kept = json.loads(file.read_text())
+    assert kept["made_with"][change]
     kept["made_with"][change] = "another"
     file.write_text(json.dumps({**kept, "text": "old"}))
     fit.main(["--help"])
