@@ -43,7 +43,7 @@ class Fresh:
         self._seen: dict[str, Tensor] = {}
 
     def tensor(self, trainer: "Trainer", name: str) -> "Tensor | None":
-        """The value on its device if it is new since this was last asked for, else None."""
+        """Return the value on its device if it is new since this was last asked for, else None."""
         value = trainer.callback_metrics.get(name)
         if value is None or value is self._seen.get(name) or value.numel() != 1:
             return None
@@ -51,7 +51,7 @@ class Fresh:
         return value.detach()
 
     def read(self, trainer: "Trainer", name: str) -> float | None:
-        """The value if it is new since this was last asked for, else None; NaN stays NaN."""
+        """Return the value if it is new since this was last asked for, else None; NaN stays NaN."""
         value = self.tensor(trainer, name)
         return None if value is None else float(value)
 

@@ -21,12 +21,12 @@ _SWITCHES = ("overwrite",)
 
 
 class UsageError(ValueError):
-    """A mistake on the command line, in one line for the person who typed it."""
+    """Names a mistake on the command line in one line for the person who typed it."""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag of a command line.
+    """Holds a flag of a command line.
 
     Attributes:
         name: Without dashes; empty for a word that belongs to no flag.
@@ -47,7 +47,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class CommandLine:
-    """A command line, taken apart once.
+    """Holds a command line that was taken apart once.
 
     Attributes:
         verb: `fit`, `validate`, `test`, `predict`, `export` or `study`.
@@ -73,12 +73,12 @@ class CommandLine:
 
     @property
     def words(self) -> list[str]:
-        """The command line in words, as a parser takes it."""
+        """Put the command line in words, as a parser takes it."""
         return [word for flag in self.flags for word in flag.words]
 
     @property
     def typed(self) -> dict[str, str | None]:
-        """The last value of each flag that stands on the line itself."""
+        """Return the last value of each flag that stands on the line itself."""
         return {flag.name: flag.value for flag in self.flags if flag.name}
 
     @property

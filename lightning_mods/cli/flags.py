@@ -11,7 +11,7 @@ from lightning_mods.cli.command_line import UsageError
 
 @dataclass(frozen=True)
 class Reference:
-    """The flags of a verb.
+    """Lists the flags of a verb.
 
     Attributes:
         text: What `--help` prints.

@@ -1,6 +1,6 @@
 """The Lightning CLI of the verbs: the place where the three packages meet."""
 
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -95,7 +95,6 @@ class ModsCLI(LightningCLI):
         self.verb = line.verb
         self.data_state = checkpoint.get(TabularDataModule.__qualname__) if checkpoint else None
         self.resumed = resumed
-        self.place: RunPlace
         super().__init__(
             None,
             None,
@@ -236,7 +235,7 @@ class ModsCLI(LightningCLI):
 
     @property
     def root(self) -> Path:
-        """The folder that holds the runs."""
+        """Return the folder that holds the runs."""
         return Path(self.config.trainer.default_root_dir or ".")
 
     def _callbacks(self, config: Namespace) -> list[Any]:
@@ -256,7 +255,7 @@ class ModsCLI(LightningCLI):
         return [*given, *ours]
 
     def _watchers(self, given: list[Any]) -> list[Callback]:
-        """Those of our callbacks that look on, as `--watch` says; one that the user configured takes its place."""
+        """Make those of our callbacks that `--watch` names; one that the user configured takes the place of ours."""
         # `fit` has the last word, after its table.
         makers: dict[str, tuple[type[Callback], dict[str, Any]]] = {
             "fit": (FitMonitor, {"closing": False}),
@@ -270,34 +269,33 @@ class ModsCLI(LightningCLI):
 
     # ------------------------------------------------------------------ loggers
 
-    def _place(self) -> RunPlace:
-        """The run's folder: that of the run which goes on, or the next."""
+    @cached_property
+    def place(self) -> RunPlace:
+        """Return the place of a fit: that of the run which goes on, or the next."""
         run = run_of(self.resumed) if self.resumed else None
         named = run is not None and run.parent == self.root / "lightning_logs" and run.name.startswith("version_")
         folder = Path(EventLogger(self.root, version=run.name if run and named else None).log_dir)
         return RunPlace(self.root, folder, epochs_done(read_checkpoint(self.resumed)) if self.resumed else None)
 
     def _placed(self, asked: Any) -> Any:
-        """The loggers that were asked for, with their places; a verb that only looks has those of its own flags."""
+        """Place the loggers that were asked for; a verb that only looks has those of its own flags."""
         if not asks_for_logger(asked):
             return asked
-        if self.verb == "fit":
-            self.place = self._place()
-            return with_places(asked, self.place)
-        return with_places(asked, RunPlace(self.root, self.root)) if LOGGER_FLAG in self.line.typed else False
+        if self.verb != "fit" and LOGGER_FLAG not in self.line.typed:
+            return False
+        return with_places(asked, self.place if self.verb == "fit" else RunPlace(self.root, self.root))
 
     def _choose_run_folder(self, config: Namespace) -> None:
-        place = self._place()
         if config.logger is False:
             # Without a logger Lightning writes into the root itself: the second run would spoil the first.
-            config.default_root_dir = str(place.folder)
+            config.default_root_dir = str(self.place.folder)
         else:
             # What a killed run wrote after its last checkpoint is written again.
-            version = place.folder.name
-            config.logger = EventLogger(self.root, version=version, default_hp_metric=False, purge_step=place.epochs)
+            version, step = self.place.folder.name, self.place.epochs
+            config.logger = EventLogger(self.root, version=version, default_hp_metric=False, purge_step=step)
 
     def _give_run_folder(self, config: Namespace) -> None:
-        """Loggers that know no folder of the run have it as the trainer's root, so that it holds the checkpoints."""
+        """Make the run's folder the trainer's root where loggers know none, so that it holds the checkpoints."""
         first = config.logger[0] if isinstance(config.logger, list | tuple) else config.logger
         if isinstance(first, TensorBoardLogger | CSVLogger):
             return

@@ -23,7 +23,7 @@ _STORE = "mlruns"  # of all runs of a root folder, so that MLflow can compare th
 
 @dataclass(frozen=True)
 class NamedLogger:
-    """A logger that is known by a short name.
+    """Describes a logger that is known by a short name.
 
     Args:
         path: Of its class.
@@ -114,7 +114,7 @@ def _known(name: str) -> tuple[str, NamedLogger | None]:
 
 @dataclass(frozen=True)
 class RunPlace:
-    """The place of a run.
+    """Says where a run stands.
 
     Args:
         root: Folder of all runs.

@@ -51,8 +51,8 @@ def start(verb: str, args: Sequence[str] | None, *, whole_process: bool = False)
     Raises:
         SystemExit: With code 2 after one line, if the flags are wrong.
     """
-    # Garbage that others have made should be looked for.
-    load = _work_at_once if whole_process or args is None else _work
+    whole_process = whole_process or args is None
+    load = _work_at_once if whole_process else _work  # garbage that others have made should be looked for
     try:
         line = CommandLine.parse(verb, sys.argv[1:] if args is None else args)
         if verb == "predict" and line.said("exported") is not None and not line.asks_for_help:
@@ -60,7 +60,7 @@ def start(verb: str, args: Sequence[str] | None, *, whole_process: bool = False)
             return
         # Not before, as where an exported model runs there need be nothing that this imports or looks at.
         line = _work("named loggers")(line)
-        if _is_answered(line, lambda: load("reference")(line)):
+        if _is_answered(line, lambda: load("reference")(line), keep=whole_process):
             return
     except UsageError as error:
         sys.stderr.write(f"{verb}: {' '.join(str(error).split())}\n")
@@ -87,16 +87,18 @@ def _work_at_once(name: str) -> Callable[..., Any]:
     return work
 
 
-def _is_answered(line: CommandLine, ask: Callable[[], Reference]) -> bool:
+def _is_answered(line: CommandLine, ask: Callable[[], Reference], *, keep: bool) -> bool:
     """Print the help where it is asked for, refuse a misspelt flag; whether there is nothing left to do."""
     name = _cache_name(line)
     if name is None and not line.asks_for_help:
         return False  # the flags of a foreign class are known when it is imported: `ModsCLI` refuses what is none
-    reference = _cached(name) if name else None
+    reference = (_HERE.get(name) or _cached(name)) if name else None
     if reference is None:
         reference = ask()
         if name:
-            _keep(name, reference)
+            _HERE[name] = reference
+            if keep:
+                _keep(name, reference)
     if line.asks_for_help:
         sys.stdout.write(reference.text)
         return True
@@ -105,6 +107,9 @@ def _is_answered(line: CommandLine, ask: Callable[[], Reference]) -> bool:
 
 
 # ------------------------------------------------------------------ the cache
+
+# For a process that goes on: the text lists what it has imported by now, which is nothing to keep for others.
+_HERE: dict[str, Reference] = {}
 
 
 def _cache_name(line: CommandLine) -> str | None:

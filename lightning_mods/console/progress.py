@@ -234,7 +234,7 @@ class TimedBar(TQDMProgressBar):
         self._unseen: Tqdm | None = None  # a bar that draws nothing; to make one costs as much as a hidden layer
 
     def steps_free(self, trainer: Trainer) -> float:
-        """All: it shows how far training is whenever it is asked."""
+        """Leave all steps free: the bar shows how far training is whenever it is asked."""
         return math.inf
 
     def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Any) -> None:
@@ -270,7 +270,7 @@ class TimedBar(TQDMProgressBar):
         super().on_train_end(trainer, pl_module)
 
     def init_validation_tqdm(self) -> Tqdm:
-        """A bar for a validation that begins now; one that draws nothing right after another drawing."""
+        """Make the bar of a validation; one that draws nothing right after another drawing."""
         if self.trainer.state.fn == TrainerFn.FITTING and not self._is_due():
             self._unseen = self._unseen or Tqdm(disable=True)
             return self._unseen
@@ -300,7 +300,7 @@ class TimedBar(TQDMProgressBar):
 
 
 def progress_callbacks(given: Sequence[Callback]) -> list[Callback]:
-    """The progress that can be shown: a bar, or lines where there is no terminal. Nothing if the user brought a bar."""
+    """Make the progress that can be shown: a bar, lines without a terminal, nothing if the user brought a bar."""
     if any(isinstance(callback, ProgressBar) for callback in given):
         return []
     if in_notebook():

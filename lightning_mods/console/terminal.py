@@ -65,7 +65,7 @@ STAGES = {"val": "validation", "test": "test"}  # as metrics are named, and in w
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The table at the end of a verb.
+    """Prints as the table at the end of a verb.
 
     Attributes:
         results: Stage (`val`, `test`) to metric name (without the stage) to its value.
@@ -86,7 +86,7 @@ class RunSummary:
     views: Sequence[str] = ()
 
     def __str__(self) -> str:
-        """The table and the lines below it."""
+        """Put the table and the lines below it in one text."""
         return "\n".join([*self._table(), *self._lines()])
 
     def _table(self) -> list[str]:

@@ -54,13 +54,22 @@ def asked(monkeypatch):
     return verbs
 
 
+def command(verb, *args):
+    """Run a verb as a command of its own does, in a process that has asked nothing yet."""
+    start._HERE.clear()
+    try:
+        start.start(verb, list(args), whole_process=True)
+    finally:
+        gc.unfreeze()
+
+
 def parse(verb, *args):
     return CommandLine.parse(verb, args)
 
 
-def refused(main, *args):
+def refused(verb, *args):
     with pytest.raises(SystemExit) as ended:
-        main(list(args))
+        command(verb, *args)
     assert ended.value.code == 2
 
 
@@ -73,7 +82,7 @@ def loaded(code):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_from_the_second_time_on_help_and_a_misspelt_flag_import_nothing_heavy(verb, capsys):
-    start.start(verb, ["--help"])
+    command(verb, "--help")
     told = capsys.readouterr().out
     calls = f"from lightning_mods.{verb} import main; main(['--help']); main(['--trainer.max_epoch=5'])"
     done = loaded(calls)
@@ -86,47 +95,55 @@ def test_from_the_second_time_on_help_and_a_misspelt_flag_import_nothing_heavy(v
 
 def test_a_misspelt_flag_is_refused_before_the_table_is_looked_at_and_the_parser_asked_once(empty_cache, asked, capsys):
     for _ in range(2):
-        refused(fit.main, "--data.path=absent.csv", "--data.traget=x")
+        refused("fit", "--data.path=absent.csv", "--data.traget=x")
         assert capsys.readouterr().err.startswith("fit: --data.traget is not a flag; did you mean --data.target?")
     assert asked == ["fit"]
 
 
 @pytest.mark.parametrize("change", ["libraries", "sources", "python"])
 def test_what_was_kept_is_not_used_with_other_versions(change, empty_cache, asked, capsys):
-    fit.main(["--help"])
+    command("fit", "--help")
     (file,) = empty_cache.rglob("*.json")
     kept = json.loads(file.read_text())
     assert kept["made_with"][change]
     kept["made_with"][change] = "another"
     file.write_text(json.dumps({**kept, "text": "old"}))
-    fit.main(["--help"])
+    command("fit", "--help")
     assert asked == ["fit", "fit"]
     assert "old" not in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"made_with": 1}'])
 def test_a_torn_file_in_the_cache_is_made_anew(text, empty_cache, asked, capsys):
-    fit.main(["--help"])
+    command("fit", "--help")
     (file,) = empty_cache.rglob("*.json")
     file.write_text(text)
-    fit.main(["--help"])
-    fit.main(["--help"])
+    command("fit", "--help")
+    command("fit", "--help")
     assert asked == ["fit", "fit"]
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch, asked, capsys):
     (tmp_path / "lightning_mods").write_text("a file where the folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    fit.main(["--help"])
-    fit.main(["--help"])
+    command("fit", "--help")
+    command("fit", "--help")
     assert asked == ["fit", "fit"]
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_process_that_goes_on_asks_once_and_keeps_nothing_for_others(empty_cache, asked, capsys):
+    start._HERE.clear()
+    fit.main(["--help"])
+    fit.main(["--help"])
+    assert asked == ["fit"]
+    assert not empty_cache.exists()
 
 
 def test_each_width_of_a_terminal_has_its_own_text(empty_cache, monkeypatch, capsys):
     for columns in ("80", "160"):
         monkeypatch.setenv("COLUMNS", columns)
-        fit.main(["--help"])
+        command("fit", "--help")
     assert len(list(empty_cache.rglob("*.json"))) == 2
 
 
@@ -175,16 +192,16 @@ def test_every_flag_that_the_help_shows_says_what_it_does(verb):
 
 
 def test_a_foreign_class_is_left_to_the_parser_which_knows_its_flags(asked, empty_cache, capsys):
-    refused(fit.main, "--model=somewhere.Model", "--help")
+    refused("fit", "--model=somewhere.Model", "--help")
     assert "somewhere.Model is needed as a LightningModule, but cannot be imported" in capsys.readouterr().err
-    fit.main(["--model", "lightning_mods.models.module.MLPModule", "--help"])
+    command("fit", "--model", "lightning_mods.models.module.MLPModule", "--help")
     assert not empty_cache.exists()
 
 
 def test_a_space_may_have_any_name_in_a_study_and_none_in_a_fit(capsys, monkeypatch):
     monkeypatch.setattr("lightning_mods.study.command.study", lambda line: None)
-    start.start("study", ["--space.model.lr=0..1"])
-    refused(fit.main, "--space.model.lr=0..1")
+    command("study", "--space.model.lr=0..1")
+    refused("fit", "--space.model.lr=0..1")
     assert capsys.readouterr().err.startswith("fit: --space.model.lr is not a flag; did you mean --model.lr?")
 
 
