@@ -1,15 +1,25 @@
-"""What a callback says to the person at the terminal, and how it reports a failure of its own."""
+"""The door to the host: metrics as logged, speech on one rank, whole files, and a callback's own failures."""
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning import Trainer
-from torch import Tensor
+if TYPE_CHECKING:  # what needs no torch writes files and speaks through here too
+    from pytorch_lightning import Trainer
+    from torch import Tensor
 
 
-def logged(trainer: Trainer, prefix: str = "") -> dict[str, float]:
-    """What the trainer's module has logged so far, as floats.
+def number(value: Any) -> float | None:
+    """Return a number or a tensor of one number as a float, None for anything else; NaN stays NaN."""
+    if hasattr(value, "numel"):
+        return float(value) if value.numel() == 1 else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def logged(trainer: "Trainer", prefix: str = "") -> dict[str, float]:
+    """Return what the trainer's module has logged so far, as floats.
 
     Args:
         trainer: The trainer to ask.
@@ -18,8 +28,8 @@ def logged(trainer: Trainer, prefix: str = "") -> dict[str, float]:
     Returns:
         Metric name to its latest value; NaN stays NaN. Values that are no single number are left out.
     """
-    metrics = trainer.callback_metrics.items()
-    return {name: float(value) for name, value in metrics if name.startswith(prefix) and value.numel() == 1}
+    metrics = ((name, number(value)) for name, value in trainer.callback_metrics.items() if name.startswith(prefix))
+    return {name: value for name, value in metrics if value is not None}
 
 
 class Fresh:
@@ -32,27 +42,54 @@ class Fresh:
     def __init__(self) -> None:
         self._seen: dict[str, Tensor] = {}
 
-    def tensor(self, trainer: Trainer, name: str) -> Tensor | None:
-        """The value on its device if it is new since this was last asked for, else None."""
+    def tensor(self, trainer: "Trainer", name: str) -> "Tensor | None":
+        """Return the value on its device if it is new since this was last asked for, else None."""
         value = trainer.callback_metrics.get(name)
         if value is None or value is self._seen.get(name) or value.numel() != 1:
             return None
         self._seen[name] = value
         return value.detach()
 
-    def read(self, trainer: Trainer, name: str) -> float | None:
-        """The value if it is new since this was last asked for, else None; NaN stays NaN."""
+    def read(self, trainer: "Trainer", name: str) -> float | None:
+        """Return the value if it is new since this was last asked for, else None; NaN stays NaN."""
         value = self.tensor(trainer, name)
         return None if value is None else float(value)
 
 
-def say(trainer: Trainer, text: str) -> None:
-    """Print on standard error, on one rank alone; below a progress bar, not into it."""
-    if not trainer.is_global_zero:
+def say(trainer: "Trainer | None", text: str) -> None:
+    """Print on standard error, on rank zero alone; below a trainer's progress bar, not into it."""
+    if trainer is None:
+        from lightning_utilities.core.rank_zero import rank_zero_only  # here, since it costs more than `--help`
+
+        is_silent = bool(getattr(rank_zero_only, "rank", 0))
+    else:
+        is_silent = not trainer.is_global_zero
+    if is_silent:
         return
-    bar = trainer.progress_bar_callback
+    bar = trainer.progress_bar_callback if trainer else None
     below = "\n" if getattr(bar, "is_enabled", False) and sys.stderr.isatty() else ""
-    sys.stderr.write(f"{below}{text}\n")
+    sys.stderr.write(below + text.rstrip("\n") + "\n")
+
+
+@contextmanager
+def replacing(target: Path, suffix: str = ".partial") -> Iterator[Path]:
+    """Give a path beside `target` to write to, and move it there when the block ends well.
+
+    A kill, an error or a full disk in between leaves the file that was there. All attempts use one name: what a
+    killed process left is overwritten, not gathered.
+
+    Args:
+        target: Where it belongs.
+        suffix: What the name of the path beside it ends in, for a writer that looks at that.
+    """
+    partial = target.with_name(f".{target.name}{suffix}")
+    try:
+        yield partial
+        partial.replace(target)
+    except BaseException:
+        with suppress(OSError):  # the first error is the one to report
+            partial.unlink()
+        raise
 
 
 class Guard:
@@ -67,18 +104,18 @@ class Guard:
         self._said: set[str] = set()
 
     @contextmanager
-    def __call__(self, trainer: Trainer, what: str) -> Iterator[None]:
+    def __call__(self, trainer: "Trainer", what: str) -> Iterator[None]:
         """Run a block; an error in it is named in one line and goes no further."""
         try:
             yield
         except Exception as error:  # noqa: BLE001  # whatever it is, hours of training are worth more
             self.failed(trainer, what, error)
 
-    def failed(self, trainer: Trainer, what: str, error: Exception) -> None:
+    def failed(self, trainer: "Trainer", what: str, error: Exception) -> None:
         """Name an error that was caught by hand: a context manager costs 2 µs, too much for each batch."""
         self.once(trainer, f"{what} failed ({type(error).__name__}: {error}); training goes on.")
 
-    def once(self, trainer: Trainer, text: str) -> None:
+    def once(self, trainer: "Trainer", text: str) -> None:
         """Say a line, unless it was said before."""
         if text not in self._said:
             self._said.add(text)

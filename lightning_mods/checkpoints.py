@@ -14,9 +14,10 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from callbacks.host import logged, replacing
 from callbacks.readers.pacing import SpareTime
 from lightning_mods.loggers.tensorboard import EventLogger
-from lightning_mods.runs import RunError, replacing
+from lightning_mods.runs import RunError
 
 # What a fit does not change, and what is large.
 UNCHANGING = ("hyper_parameters", "datamodule_hyper_parameters", "TabularDataModule")
@@ -204,7 +205,7 @@ class BestCheckpoint(ModelCheckpoint):
         self.monitor = "val_loss" if "val_loss" in found else None
         if self.monitor and self.best_model_score is not None and not found[self.monitor] < self.best_model_score:
             return False
-        self.metrics = {name: float(value) for name, value in found.items() if value.numel() == 1}
+        self.metrics = logged(trainer)
         return True
 
 

@@ -1,30 +1,6 @@
 """Where the runs of a folder are: which is the newest, and which checkpoint `best` and `last` mean."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-
-
-@contextmanager
-def replacing(target: Path, suffix: str = ".partial") -> Iterator[Path]:
-    """Give a path beside `target` to write to, and move it there when the block ends well.
-
-    A kill, an error or a full disk in between leaves the file that was there. All attempts use one name: what a
-    killed process left is overwritten, not gathered.
-
-    Args:
-        target: Where it belongs.
-        suffix: What the name of the path beside it ends in, for a writer that looks at that.
-    """
-    partial = target.with_name(f".{target.name}{suffix}")
-    try:
-        yield partial
-        partial.replace(target)
-    except BaseException:
-        with suppress(OSError):  # the first error is the one to report
-            partial.unlink()
-        raise
-
 
 # The first line of the config.yaml that our `fit` writes; it tells our runs from other people's config files.
 RUN_MARK = "lightning_mods run"
@@ -33,17 +9,17 @@ _PATTERNS = ("config.yaml", "*/config.yaml", "*/*/config.yaml")
 
 
 class RunError(ValueError):
-    """What is wrong with a run or a checkpoint, in one line for the person who asked for it."""
+    """Names what is wrong with a run or a checkpoint, in one line for the person who asked for it."""
 
 
 def newest_run(root: Path) -> Path | None:
-    """The folder of the run under `root` whose configuration was written last; None where there is none."""
+    """Return the folder of the run under `root` whose configuration was written last; None where there is none."""
     configs = [path for pattern in _PATTERNS for path in root.glob(pattern) if _is_ours(path)]
     return max(configs, key=lambda path: path.stat().st_mtime_ns).parent if configs else None
 
 
 def find_checkpoint(which: str, root: Path) -> Path | None:
-    """The checkpoint that a person means by `best`, `last` or a path.
+    """Return the checkpoint that a person means by `best`, `last` or a path.
 
     Args:
         which: `best` or `last` (of the newest run under `root`), or the path of a file.
@@ -69,7 +45,7 @@ def find_checkpoint(which: str, root: Path) -> Path | None:
 
 
 def run_of(checkpoint: Path) -> Path | None:
-    """The run's folder that a checkpoint lies in, None for a checkpoint that was moved out of its run."""
+    """Return the run's folder that a checkpoint lies in, None for a checkpoint that was moved out of its run."""
     run = checkpoint.parent.parent
     return run if checkpoint.parent.name == "checkpoints" and _is_ours(run / "config.yaml") else None
 

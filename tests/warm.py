@@ -10,9 +10,7 @@ from multiprocessing.connection import wait
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
-        "lightning_mods.cli.lightning_cli",
-        "lightning_mods.cli.evaluate",
-        "lightning_mods.cli.predictions",
+        "lightning_mods.cli.verbs",
         "torch._dynamo",
     ]
 )

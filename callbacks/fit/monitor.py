@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
-from torch import Tensor
 
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
 from callbacks.fit import record as report
 from callbacks.fit.reader import AUTO, FitReader, obstacle, train_eval_loss
 from callbacks.fit.record import FitRecord
-from callbacks.host import Guard, say
+from callbacks.host import Guard, number, say
 from callbacks.loggers import dispatch
 from callbacks.loggers.figures import png_of
 from callbacks.readers.pacing import SpareTime
@@ -298,7 +297,7 @@ class FitMonitor(Callback):
 
     def _baseline(self, pl_module: LightningModule) -> float | None:
         if self.baseline_loss is None and isinstance(pl_module, KnowsBaseline):
-            return _number(pl_module.baseline_loss)
+            return number(pl_module.baseline_loss)
         return self.baseline_loss
 
     def _report(
@@ -322,9 +321,3 @@ class FitMonitor(Callback):
         if changed or last:
             with self._guard(trainer, "drawing the curves"):
                 self._writer.picture(trainer, found, self._reader.record, epoch, last=last)
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, Tensor):
-        return float(value) if value.numel() == 1 else None
-    return float(value) if isinstance(value, int | float) else None

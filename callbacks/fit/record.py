@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from callbacks.diagnosis.verdict import Diagnosis, Fit
+from callbacks.host import replacing
 
 Values = list[float | None]
 CURVES = ("train_loss", "val_loss", "metric", "train_eval_loss")
@@ -118,14 +118,8 @@ def document(diagnosis: Diagnosis, record: FitRecord, baseline: float | None) ->
 def write(path: Path, text: str) -> None:
     """Write a file that is whole or not there: beside its place first, then moved."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except BaseException:
-        with suppress(OSError):  # the first error is the one to report
-            partial.unlink()
-        raise
 
 
 def _finite(value: float | None) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
+from callbacks.host import replacing
 from callbacks.loggers.base import Drawing, Histogram, NumbersAdapter
 
 _NAMES = {"gradients/flow": "gradient_flow"}  # what they are called where the tag does not say it well
@@ -71,12 +72,8 @@ class FilesAdapter(NumbersAdapter):
         """Write beside and rename: a kill leaves the earlier file whole."""
         target = self.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        try:
+        with replacing(target) as partial:
             partial.write_bytes(content)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from callbacks.diagnosis.verdict import Fit
+from callbacks.host import number
 from callbacks.loggers.figures import COLOURS, HIGHEST, QUIET, WIDE
 from callbacks.search.results import TrialRow
 
@@ -110,8 +111,7 @@ def _box(left: float, right: float) -> tuple[float, float, float, float]:
 
 
 def _at(row: TrialRow, name: str) -> float | None:
-    value = row.params.get(name)
-    return float(value) if isinstance(value, int | float) else None
+    return number(row.params.get(name))
 
 
 def _value(row: TrialRow) -> float | None:

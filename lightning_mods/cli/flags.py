@@ -1,57 +1,43 @@
-"""What the verbs have of their own: flags, and the defaults that are not Lightning's."""
+"""The flags that the verbs have of their own, and the defaults that are not Lightning's."""
 
-import sys
 from argparse import SUPPRESS
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from callbacks.search.plan import Plan
-from lightning_mods.cli.arguments import (
-    UsageError,
-    flags,
-    read_config,
-    refuse_unknown,
-)
-
-_USED = ("exported", "output", "data.predict_path", "config")
-# Flags of `predict` that an exported model has no use for, but that do no harm.
-_UNUSED = ("trainer", "model", "seed_everything", "watch", "steps_per_execution")
+from lightning_mods.cli.command_line import UsageError
 
 
-def is_exported(args: Sequence[str]) -> bool:
-    """Whether a command line of `predict` asks for an exported model, itself or in a configuration file."""
-    return asked_of(args)["exported"] is not None
+@dataclass(frozen=True)
+class Reference:
+    """Lists the flags of a verb.
+
+    Attributes:
+        text: What `--help` prints.
+        known: The names of all flags, also of those that the text does not show.
+    """
+
+    text: str
+    known: tuple[str, ...]
 
 
-def asked_of(args: Sequence[str]) -> dict[str, str | None]:
-    """The flags in use, those of configuration files under those that were typed later."""
-    asked: dict[str, str | None] = dict.fromkeys(_USED)
-    for name, value in flags(args):
-        if name in ("config", "c") and value is not None:
-            content = read_config(value)
-            data = content.get("data")
-            data = data if isinstance(data, dict) else {}
-            init = data.get("init_args") or data
-            found = {"exported": content.get("exported"), "output": content.get("output")}
-            found["data.predict_path"] = init.get("predict_path") if isinstance(init, dict) else None
-            asked |= {key: str(each) for key, each in found.items() if each is not None}
-        elif name in asked:
-            asked[name] = value
-    return asked
-
-
-def check_flags(args: Sequence[str]) -> None:
-    """Refuse what is misspelt, and what names another model; note what is of no use."""
-    typed = [name for name, _ in flags(args)]
-    if "ckpt_path" in typed:
-        raise UsageError("--exported and --ckpt_path name two models; leave one of them out.")
-    unused = [name for name in typed if name.partition(".")[0] in _UNUSED]
-    if unused:
-        sys.stderr.write(f"note: --{unused[0]} is not used with --exported.\n")
-    refuse_unknown(args, [*_USED, *unused])
-
+ABOUT = {
+    "fit": "Train an MLP on a table; with no flags at all, on the digits that scikit-learn brings.",
+    "validate": "Evaluate a checkpoint on the validation set.",
+    "test": "Evaluate a checkpoint on the test set.",
+    "predict": "Predict the rows of a file with a checkpoint and write a CSV.",
+    "export": "Write the model of a checkpoint, with its preprocessing, as a file for other programs.",
+    "study": "Search learning rate, batch size and any other flag of `fit` with Optuna; the same command goes on.",
+}
+EXAMPLES = {
+    "fit": "--data.path=table.csv --data.target=price --trainer.max_epochs=50 --model.lr=0.01",
+    "validate": "--ckpt_path=best",
+    "test": "--ckpt_path=best --data.test_path=more.csv",
+    "predict": "--ckpt_path=best --data.predict_path=new.csv --output=predictions.csv",
+    "export": "--ckpt_path=best --format=onnx --output=model.onnx",
+    "study": "--data.path=table.csv --data.target=price --study.n_trials=50 --space.model.dropout=0..0.5",
+}
 
 SPACE_HELP = (
     "What to search, one flag a name: --space.model.dropout=0..0.5, --space.model.weight_decay='log 1e-6..1e-2', "
@@ -115,34 +101,34 @@ class StudyFlags:
 
     @property
     def metrics(self) -> list[str]:
-        """The names of the objectives."""
+        """Name the objectives."""
         return [self.metric] if isinstance(self.metric, str) else list(self.metric)
 
     @property
     def directions(self) -> list[str]:
-        """`minimize` or `maximize` for each of the metrics."""
+        """Tell for each of the metrics whether to `minimize` or `maximize` it."""
         if self.direction is None:
             return ["maximize" if is_high(name) else "minimize" for name in self.metrics]
         return [self.direction] if isinstance(self.direction, str) else list(self.direction)
 
     @property
     def fits(self) -> int:
-        """Fits of each trial."""
+        """Count the fits of each trial."""
         return self.seeds * max(self.folds, 1)
 
     def folder(self, root: Path) -> Path:
-        """Where the study's results stand."""
+        """Return the folder of the study's results."""
         return root / "studies" / self.name
 
     def place(self, root: Path) -> str:
-        """The storage."""
+        """Return the storage, by default a journal in the study's folder."""
         return self.storage or str(self.folder(root) / "study.journal")
 
     def check(self) -> None:
-        """See that numbers and names can be.
+        """Check numbers and names.
 
         Raises:
-            UsageError: One of them cannot.
+            UsageError: One of them cannot be.
         """
         if not self.name or self.name in (".", "..") or any(sign in self.name for sign in "/\\"):
             raise UsageError(f"--study.name is the name of a folder, such as `wide_nets`, not {self.name!r}.")
@@ -152,10 +138,8 @@ class StudyFlags:
         if not self.metrics or len(set(self.metrics)) < len(self.metrics):
             raise UsageError(f"--study.metric needs one name, or several different ones; got {self.metric!r}.")
         if len(self.directions) != len(self.metrics) or not {*self.directions} <= {"minimize", "maximize"}:
-            raise UsageError(
-                f"--study.direction needs `minimize` or `maximize` for each of {_listed(self.metrics)}; "
-                f"got {_listed(self.directions)}."
-            )
+            needed, got = ", ".join(self.metrics), ", ".join(self.directions)
+            raise UsageError(f"--study.direction needs `minimize` or `maximize` for each of {needed}; got {got}.")
         if self.folds < 0 or self.folds == 1:
             raise UsageError(f"--study.folds must be 0 or at least 2, not {self.folds}.")
         if self.pruner == "wilcoxon" and self.fits < 2:
@@ -167,10 +151,6 @@ def is_high(metric: str) -> bool:
     return metric.lower().rpartition("/")[0 if "dataloader" in metric else 2].rpartition("_")[2] in _HIGH
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)
-
-
 MAX_EPOCHS = 30
 # What a model may take from the data, by the name of its argument; a class without such an argument is left alone.
 LINKED = ("in_features", "num_classes", "class_counts", "target_mean", "target_std")
@@ -179,6 +159,16 @@ WATCHERS: list[Watcher] = ["fit", "health", "gradients", "graph"]
 
 # What `export` writes, and the suffix that the format's own readers ask for.
 FORMATS = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2", "aoti": ".pt2", "executorch": ".pte"}
+_WATCH_HELP = (
+    "Who looks on, e.g. [fit,health]: `fit` gives the verdict, `health` warns of what is broken, `gradients` and "
+    "`graph` draw them for TensorBoard. [] for nobody."
+)
+_STEPS_HELP = (
+    "Mini-batches from one that passes through Lightning's loop and every callback to the next; the others are trained "
+    "in between, faster and with the same numbers. `auto`: as many as no callback has to see; 1: none."
+)
+_CHECKPOINT_HELP = "A checkpoint file, or `best` or `last` of the newest run under --trainer.default_root_dir."
+_RESUME_HELP = " Training goes on from it; with `last` and no checkpoint yet it starts anew."
 _EXPORTED_HELP = (
     "A file that `lightning_mods.export` wrote: it predicts instead of a checkpoint, an ONNX file without torch."
 )
@@ -186,55 +176,24 @@ _EXPORTED_HELP = (
 
 def add_verb_arguments(parser: Any, verb: str) -> None:
     """Add the flags that are the verb's own."""
-    _add_fit_arguments(parser, verb)
+    add, is_fit = parser.add_argument, verb == "fit"
+    # The configuration file that a fit leaves has these two, and serves every verb.
+    add("--watch", type=Watcher | list[Watcher], default=WATCHERS, help=_WATCH_HELP if is_fit else SUPPRESS)
+    steps_help = _STEPS_HELP if verb in ("fit", "study") else SUPPRESS
+    add("--steps_per_execution", type=int | str, default="auto", help=steps_help)
     if verb == "study":
-        _add_study_arguments(parser)
+        parser.add_class_arguments(StudyFlags, "study")
+        add("--space", type=dict[str, Any], default={}, help=SPACE_HELP)
+        # A configuration file that a fit wrote has it; a study starts anew or goes on by itself.
+        add("--ckpt_path", type=str | None, default=None, help=SUPPRESS)
         return
-    default = None if verb == "fit" else "best"
-    parser.add_argument(
-        "--ckpt_path",
-        type=str | None,
-        default=default,
-        help="A checkpoint file, or `best` or `last` of the newest run under --trainer.default_root_dir."
-        + (" Training goes on from it; with `last` and no checkpoint yet it starts anew." if verb == "fit" else ""),
-    )
+    checkpoint_help = _CHECKPOINT_HELP + (_RESUME_HELP if is_fit else "")
+    add("--ckpt_path", type=str | None, default=None if is_fit else "best", help=checkpoint_help)
     if verb == "predict":
-        parser.add_argument("--output", type=str, default="predictions.csv", help="CSV file for the predictions.")
-        parser.add_argument("--exported", type=str | None, default=None, help=_EXPORTED_HELP)
+        add("--output", type=str, default="predictions.csv", help="CSV file for the predictions.")
+        add("--exported", type=str | None, default=None, help=_EXPORTED_HELP)
     if verb == "export":
-        _add_export_arguments(parser)
-
-
-def _add_fit_arguments(parser: Any, verb: str) -> None:
-    said = (
-        "Who looks on, e.g. [fit,health]: `fit` gives the verdict, `health` warns of what is broken, `gradients` and "
-        "`graph` draw them for TensorBoard. [] for nobody."
-    )
-    steps = (
-        "Mini-batches from one that passes through Lightning's loop and every callback to the next; the others are "
-        "trained in between, faster and with the same numbers. `auto`: as many as no callback has to see; 1: none."
-    )
-    # The configuration file that a fit leaves has them, and serves every verb.
-    hidden = verb != "fit"
-    parser.add_argument("--watch", type=Watcher | list[Watcher], default=WATCHERS, help=SUPPRESS if hidden else said)
-    parser.add_argument(
-        "--steps_per_execution",
-        type=int | str,
-        default="auto",
-        help=SUPPRESS if hidden and verb != "study" else steps,
-    )
-
-
-def _add_export_arguments(parser: Any) -> None:
-    parser.add_argument("--format", type=str, default="onnx", help=f"What to write: {', '.join(FORMATS)}.")
-    parser.add_argument(
-        "--output", type=str | None, default=None, help="The file; by default `model`, with the suffix of the format."
-    )
-    parser.add_argument("--overwrite", type=bool, default=False, help="Replace the file if it is there already.")
-
-
-def _add_study_arguments(parser: Any) -> None:
-    parser.add_class_arguments(StudyFlags, "study")
-    parser.add_argument("--space", type=dict[str, Any], default={}, help=SPACE_HELP)
-    # A configuration file that a fit wrote has it; a study starts anew or goes on by itself.
-    parser.add_argument("--ckpt_path", type=str | None, default=None, help=SUPPRESS)
+        add("--format", type=str, default="onnx", help=f"What to write: {', '.join(FORMATS)}.")
+        output_help = "The file; by default `model`, with the suffix of the format."
+        add("--output", type=str | None, default=None, help=output_help)
+        add("--overwrite", type=bool, default=False, help="Replace the file if it is there already.")

@@ -1,9 +1,6 @@
 """The Lightning CLI of the verbs: the place where the three packages meet."""
 
-from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
-from functools import cache, partial
-from importlib import import_module
+from functools import cached_property, partial
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -31,6 +28,7 @@ from callbacks import (
     OptunaSearch,  # noqa: F401  # --trainer.callbacks+=OptunaSearch: a class is known by its short name once imported
     TensorBoardLayout,
 )
+from callbacks.host import replacing
 from datamodules import TabularDataModule
 from lightning_mods.checkpoints import (
     AtomicCheckpointIO,
@@ -40,75 +38,18 @@ from lightning_mods.checkpoints import (
     folder_of_run,
     read_checkpoint,
 )
-from lightning_mods.cli.arguments import (
-    UsageError,
-    explain,
-    flags,
-    merged_config,
-    refuse_unknown,
-    said,
-)
-from lightning_mods.cli.flags import LINKED, MAX_EPOCHS, add_verb_arguments
-from lightning_mods.cli.logger_folders import Place, with_places
-from lightning_mods.cli.logger_names import FLAG, asked_for, named_loggers
-from lightning_mods.console.progress import Announcement, ProgressLines, progress_callbacks
-from lightning_mods.console.summary import EpochTimer
+from lightning_mods.cli.classes import BY_TASK, CLASS_KEYS, OURS, find_class, own_arguments, with_classes
+from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
+from lightning_mods.cli.flags import ABOUT, EXAMPLES, LINKED, MAX_EPOCHS, Reference, add_verb_arguments
+from lightning_mods.cli.loggers import LOGGER_FLAG, RunPlace, asks_for_logger, with_places
+from lightning_mods.console.progress import Announcement, EpochTimer, ProgressLines, progress_callbacks
 from lightning_mods.console.terminal import say
 from lightning_mods.fused.overhead import NoProfiler, pass_by_idle_hooks
 from lightning_mods.loggers.tensorboard import EventLogger
 from lightning_mods.models.classifier import MLPClassifier
 from lightning_mods.models.module import MLPModule
 from lightning_mods.models.regressor import MLPRegressor
-from lightning_mods.runs import RUN_MARK, replacing, run_of
-
-# Our own classes, by the short name that the command line and our checkpoints use.
-OURS: dict[str, type] = {c.__name__: c for c in (MLPClassifier, MLPRegressor, TabularDataModule)}
-
-
-def find_class(name: str, base: type) -> type:
-    """The class that a short name or a dotted path means.
-
-    Args:
-        name: `MLPClassifier`, `package.module.Class`, or the short name of a subclass that is already imported.
-        base: What it must be a subclass of.
-
-    Raises:
-        UsageError: There is no such class.
-    """
-    if name in OURS and issubclass(OURS[name], base):
-        return OURS[name]
-    module, _, short = name.rpartition(".")
-    if module:
-        try:
-            found = getattr(import_module(module), short)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise UsageError(f"{name} is needed as a {base.__name__}, but cannot be imported: {error}.") from error
-    else:
-        found = next((known for known in _subclasses(base) if known.__name__ == name), None)
-    if not isinstance(found, type) or not issubclass(found, base):
-        names = {known.__name__.lower(): known.__name__ for known in _subclasses(base)}
-        near = get_close_matches(short.lower(), names, 1)
-        hint = f"; did you mean {names[near[0]]}?" if near else "; give `package.module.Class`."
-        raise UsageError(f"{name} is no {base.__name__} known here{hint}")
-    return found
-
-
-def own_arguments(chosen: type) -> list[str]:
-    """Names of the arguments of a class's constructor, those of its parents behind `**kwargs` included."""
-    return list(_own_arguments(chosen))
-
-
-@cache  # 12 ms, and every trial of a study asks
-def _own_arguments(chosen: type) -> tuple[str, ...]:
-    added: list[str] = ArgumentParser().add_class_arguments(chosen, "own", fail_untyped=False)
-    return tuple(name.removeprefix("own.") for name in added)
-
-
-def _subclasses(base: type) -> Iterator[type]:
-    known: type
-    for known in base.__subclasses__():
-        yield known
-        yield from _subclasses(known)
+from lightning_mods.runs import RUN_MARK, run_of
 
 
 class RunRecord(SaveConfigCallback):
@@ -138,37 +79,32 @@ _CHOICES: dict[str, type] = {
 }
 
 
-_BY_TASK = {"classification": ("MLPClassifier", "regression"), "regression": ("MLPRegressor", "classification")}
-
-
 class ModsCLI(LightningCLI):
     """Lightning's CLI without subcommands, around any LightningModule and data module.
 
     Args:
-        verb: `fit`, `validate`, `test`, `predict` or `study`.
-        args: The command line, with the classes in it (see `with_classes`).
-        data_state: State of the data module from a checkpoint, given to it before it reads a table.
+        line: The command line.
+        checkpoint: Content of the one that `--ckpt_path` means: it knows the classes, and the data module's state.
         resumed: The checkpoint a fit goes on from; its run's folder is written on.
     """
 
     def __init__(
-        self, verb: str, args: Sequence[str], *, data_state: dict[str, Any] | None = None, resumed: Path | None = None
+        self, line: CommandLine, *, checkpoint: dict[str, Any] | None = None, resumed: Path | None = None
     ) -> None:
-        self.verb = verb
-        self.given = named_loggers(args)
-        self.data_state = data_state
+        self.line, self._table = with_classes(line, checkpoint)
+        self.verb = line.verb
+        self.data_state = checkpoint.get(TabularDataModule.__qualname__) if checkpoint else None
         self.resumed = resumed
-        self.place: Place
         super().__init__(
             None,
             None,
             run=False,
-            args=self.given,
+            args=self.line.words,
             seed_everything_default=0,
             trainer_defaults={"max_epochs": MAX_EPOCHS},
-            save_config_callback=RunRecord if verb == "fit" else None,
+            save_config_callback=RunRecord if self.verb == "fit" else None,
             parser_kwargs={
-                "prog": f"python -m lightning_mods.{verb}",
+                "prog": f"python -m lightning_mods.{self.verb}",
                 "allow_abbrev": False,
                 "exit_on_error": False,
                 "dump_header": [RUN_MARK],
@@ -195,17 +131,16 @@ class ModsCLI(LightningCLI):
         """Parse, after refusing misspelt flags by name."""
         known = [*parser.get_defaults().keys(branches=True), "config", "print_config", "help"]
         for section, base in (("model", LightningModule), ("data", LightningDataModule)):
-            name = merged_config(args, section).get("class_path")
-            chosen = find_class(name, base) if isinstance(name, str) else None
-            if chosen:
-                known += [f"{section}.{name}" for name in own_arguments(chosen)]
-                known += [f"{section}.{key}" for key in ("class_path", "init_args", "dict_kwargs")]
-        refuse_unknown(args, known)
-        for name, value in flags(args):
-            if name in _CHOICES and value and value.isidentifier() and value not in ("null", "true", "false"):
-                find_class(value, _CHOICES[name])
+            name = self.line.section(section).get("class_path")
+            if isinstance(name, str):
+                known += [f"{section}.{key}" for key in (*own_arguments(find_class(name, base)), *CLASS_KEYS)]
+        self.line.refuse_unknown(known)
+        for flag in self.line.flags:
+            value = flag.value or ""
+            if flag.name in _CHOICES and value.isidentifier() and value not in ("null", "true", "false"):
+                find_class(value, _CHOICES[flag.name])
         self.config = parser.parse_args(args)
-        for name, _ in flags(args):
+        for name in self.line.typed:
             if name.removeprefix("model.") in LINKED:
                 say(f"note: --{name} is ignored, it comes from the data.")
 
@@ -218,7 +153,7 @@ class ModsCLI(LightningCLI):
         value = getattr(data, name, None)
         model = OURS.get(self.config.model.class_path.rpartition(".")[2])
         if value is None and model and name in own_arguments(model) and isinstance(data, TabularDataModule):
-            fits, other = _BY_TASK[data.task]
+            fits, other = BY_TASK[data.task]
             raise UsageError(
                 f"the model needs `{name}`, but the target makes this a {data.task}; take --model={fits}, or say "
                 f"--data.task={other}."
@@ -235,21 +170,25 @@ class ModsCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Make data module, model and trainer; what their constructors refuse is a wrong use."""
-        asked = self.config.trainer.logger
-        self.config.trainer.logger = self._placed(asked)
+        logger, self._asked_data = self.config.trainer.logger, self.config.data
+        self.config.trainer.logger = self._placed(logger)
+        table, self._table = self._table, None
+        if table is not None and dict(table.hparams) == self.config.data.init_args.as_dict():
+            self.config.data = table  # it has read the table already
         try:
             super().instantiate_classes()
         except (ValueError, ImportError) as error:
-            raise UsageError(explain(error)) from error
+            raise UsageError(error_line(error)) from error
         finally:
-            self.config.trainer.logger = asked  # config.yaml is for other runs too
+            # config.yaml is for other runs too
+            self.config.trainer.logger, self.config.data = logger, self._asked_data
         self._hand_over_state(self.datamodule)  # a foreign model asked for nothing
         steps = self.config.steps_per_execution
         if steps != "auto" and (isinstance(steps, str) or steps < 1):
             raise UsageError(f"--steps_per_execution must be `auto` or a whole number of at least 1, not {steps}.")
         if isinstance(self.model, MLPModule):
             self.model.steps_per_execution = steps
-        elif said(self.given, "steps_per_execution") not in (None, "auto", "1"):
+        elif self.line.said("steps_per_execution") not in (None, "auto", "1"):
             name = type(self.model).__name__
             say(f"note: --steps_per_execution is not used, {name} is none of our MLPs: one mini-batch at a time.")
         self._bind_optimizer()
@@ -258,7 +197,7 @@ class ModsCLI(LightningCLI):
         optimizer, scheduler = self.config_init.get("optimizer"), self.config_init.get("lr_scheduler")
         if optimizer is None and scheduler is None:
             return
-        if optimizer is not None and any(name == "model.lr" for name, _ in flags(self.given)):
+        if optimizer is not None and "model.lr" in self.line.typed:
             say("note: --model.lr is not used, --optimizer brings its own lr.")
         own = type(self.model).configure_optimizers
 
@@ -274,12 +213,13 @@ class ModsCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer with our logger, callbacks and checkpoints, unless the user chose others."""
+        self.config.data = self._asked_data  # the callbacks write it down
         config = self.config_init.trainer
         config.plugins = _with_checkpoint_io(config.plugins)
         config.enable_model_summary = bool(config.enable_model_summary)
         config.default_root_dir = str(self.root)
         config.callbacks = self._callbacks(config)
-        if said(self.given, "trainer.max_epochs") is None and (config.max_steps != -1 or config.max_time):
+        if self.line.said("trainer.max_epochs") is None and (config.max_steps != -1 or config.max_time):
             config.max_epochs = -1  # who limits the steps or the time does not want our limit of epochs too
         if self.verb != "fit":
             config.logger = config.logger if config.logger not in (None, True) else False
@@ -295,7 +235,7 @@ class ModsCLI(LightningCLI):
 
     @property
     def root(self) -> Path:
-        """The folder that holds the runs."""
+        """Return the folder that holds the runs."""
         return Path(self.config.trainer.default_root_dir or ".")
 
     def _callbacks(self, config: Namespace) -> list[Any]:
@@ -315,7 +255,7 @@ class ModsCLI(LightningCLI):
         return [*given, *ours]
 
     def _watchers(self, given: list[Any]) -> list[Callback]:
-        """Those of our callbacks that look on, as `--watch` says; one that the user configured takes its place."""
+        """Make those of our callbacks that `--watch` names; one that the user configured takes the place of ours."""
         # `fit` has the last word, after its table.
         makers: dict[str, tuple[type[Callback], dict[str, Any]]] = {
             "fit": (FitMonitor, {"closing": False}),
@@ -329,35 +269,33 @@ class ModsCLI(LightningCLI):
 
     # ------------------------------------------------------------------ loggers
 
-    def _place(self) -> Place:
-        """The run's folder: that of the run which goes on, or the next."""
+    @cached_property
+    def place(self) -> RunPlace:
+        """Return the place of a fit: that of the run which goes on, or the next."""
         run = run_of(self.resumed) if self.resumed else None
         named = run is not None and run.parent == self.root / "lightning_logs" and run.name.startswith("version_")
         folder = Path(EventLogger(self.root, version=run.name if run and named else None).log_dir)
-        return Place(self.root, folder, epochs_done(read_checkpoint(self.resumed)) if self.resumed else None)
+        return RunPlace(self.root, folder, epochs_done(read_checkpoint(self.resumed)) if self.resumed else None)
 
     def _placed(self, asked: Any) -> Any:
-        """The loggers that were asked for, with their places; a verb that only looks has those of its own flags."""
-        if not any(True for _ in asked_for(asked)):
+        """Place the loggers that were asked for; a verb that only looks has those of its own flags."""
+        if not asks_for_logger(asked):
             return asked
-        if self.verb == "fit":
-            self.place = self._place()
-            return with_places(asked, self.place)
-        typed = any(name == FLAG for name, _ in flags(self.given))
-        return with_places(asked, Place(self.root, self.root)) if typed else False
+        if self.verb != "fit" and LOGGER_FLAG not in self.line.typed:
+            return False
+        return with_places(asked, self.place if self.verb == "fit" else RunPlace(self.root, self.root))
 
     def _choose_run_folder(self, config: Namespace) -> None:
-        place = self._place()
         if config.logger is False:
             # Without a logger Lightning writes into the root itself: the second run would spoil the first.
-            config.default_root_dir = str(place.folder)
+            config.default_root_dir = str(self.place.folder)
         else:
             # What a killed run wrote after its last checkpoint is written again.
-            version = place.folder.name
-            config.logger = EventLogger(self.root, version=version, default_hp_metric=False, purge_step=place.epochs)
+            version, step = self.place.folder.name, self.place.epochs
+            config.logger = EventLogger(self.root, version=version, default_hp_metric=False, purge_step=step)
 
     def _give_run_folder(self, config: Namespace) -> None:
-        """Loggers that know no folder of the run have it as the trainer's root, so that it holds the checkpoints."""
+        """Make the run's folder the trainer's root where loggers know none, so that it holds the checkpoints."""
         first = config.logger[0] if isinstance(config.logger, list | tuple) else config.logger
         if isinstance(first, TensorBoardLogger | CSVLogger):
             return
@@ -372,3 +310,43 @@ def _with_checkpoint_io(plugins: Any) -> list[Any]:
     if any(isinstance(plugin, CheckpointIO) for plugin in given):
         return given
     return [*given, AtomicCheckpointIO()]
+
+
+def reference(line: CommandLine) -> Reference:
+    """Ask the parser for the flags of a verb, with the model and data module that a command line names.
+
+    Raises:
+        UsageError: There is no such class.
+    """
+    parser = ArgumentParser(
+        prog=f"python -m lightning_mods.{line.verb}",
+        usage=f"python -m lightning_mods.{line.verb} {EXAMPLES[line.verb]}",
+        description=ABOUT[line.verb],
+        epilog="What takes a class has flags of its own: --trainer.callbacks.help=EarlyStopping lists them.",
+        add_help=False,
+    )
+    if line.verb == "study":  # a class's flags make a group of their own
+        add_verb_arguments(parser, line.verb)
+    general = parser.add_argument_group("This command")
+    if line.verb != "study":
+        add_verb_arguments(general, line.verb)
+    general.add_argument("--config", "-c", help="YAML file with these flags; may be given more than once.")
+    general.add_argument("--print_config", metavar="", help="Print all settings as YAML and stop.")
+    general.add_argument("--seed_everything", type=int, default=0, help="Seed of the split, the weights and the order.")
+    general.add_argument("--optimizer", help="Any of torch.optim, e.g. Adam, with --optimizer.lr and so on.")
+    general.add_argument("--lr_scheduler", help="Any of torch.optim.lr_scheduler, with --lr_scheduler.step_size …")
+    model = line.section("model").get("class_path")
+    chosen = {
+        "data": [find_class(line.section("data").get("class_path") or "TabularDataModule", LightningDataModule)],
+        # Where no model is named the target decides, and flags of either may be typed.
+        "model": [find_class(model, LightningModule)] if model else [MLPClassifier, MLPRegressor],
+    }
+    for section, classes in chosen.items():
+        # What comes from the data is no flag of the user's.
+        parser.add_class_arguments(classes[0], section, fail_untyped=False, instantiate=False, skip=set(LINKED))
+    parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False)
+    parser.set_defaults({"trainer.max_epochs": MAX_EPOCHS})
+    known = {*parser.get_defaults().keys(branches=True), "help"}
+    for section, classes in chosen.items():
+        known |= {f"{section}.{name}" for each in classes for name in (*own_arguments(each), *CLASS_KEYS)}
+    return Reference(parser.format_help(), tuple(sorted(known)))

@@ -6,18 +6,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TextIO, runtime_checkable
 
-from lightning_mods.runs import RunError, replacing
+from callbacks.host import replacing
+from lightning_mods.runs import RunError
 
 
 @runtime_checkable
 class Numbers(Protocol):
-    """A tensor or an array: what is written here may come from a runtime that has no torch."""
+    """Matches a tensor and an array: what is written here may come from a runtime that has no torch."""
 
     ndim: int
     shape: Any
 
     def tolist(self) -> Any:
-        """The numbers as Python's."""
+        """Return the numbers as Python's."""
 
 
 def prediction_rows(

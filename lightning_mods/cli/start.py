@@ -1,74 +1,166 @@
-"""The start of a verb: what can be answered at once, then the imports, then the work."""
+"""The start of a verb: what can be answered at once, then the imports, then the work.
+
+`--help` is what the real parser printed the last time, and a misspelt flag is none of those it took then: neither waits
+for torch.
+"""
 
 import gc
+import json
+import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from hashlib import sha256
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from lightning_mods.cli.arguments import UsageError, asks_for_help
-from lightning_mods.cli.flags import is_exported
+from callbacks.host import replacing
+from lightning_mods.cli.command_line import CommandLine, UsageError
+from lightning_mods.cli.flags import Reference
 
 # Where a verb's work is; imported when there is some, as that takes seconds.
 _WORK = {
-    "fit": ("cli.fit", "fit"),
-    "validate": ("cli.evaluate", "validate"),
-    "test": ("cli.evaluate", "test"),
-    "predict": ("cli.evaluate", "predict"),
+    "fit": ("cli.verbs", "fit"),
+    "validate": ("cli.verbs", "validate"),
+    "test": ("cli.verbs", "test"),
+    "predict": ("cli.verbs", "predict"),
     "export": ("export.command", "export"),
     "predict --exported": ("export.runtime", "predict_exported"),
-    "quick": ("cli.help", "answered"),
     "study": ("study.command", "study"),
+    "named loggers": ("cli.loggers", "with_named_loggers"),
+    "reference": ("cli.lightning_cli", "reference"),
 }
 
+# Our classes, whose flags change with our sources alone.
+_OURS = {"model": ("MLPClassifier", "MLPRegressor"), "data": ("TabularDataModule",)}
+_PACKAGES = ("callbacks", "datamodules", "lightning_mods")
+# What else the text depends on, as their `NAME-VERSION.dist-info` is called.
+_LIBRARIES = ("torch", "pytorch_lightning", "jsonargparse", "docstring_parser")
 
-def start(verb: str, args: Sequence[str] | None) -> None:
+
+def start(verb: str, args: Sequence[str] | None, *, whole_process: bool = False) -> None:
     """Run a verb.
 
     Args:
         verb: `fit`, `validate`, `test`, `predict`, `export` or `study`.
         args: The flags; None for those of the process.
+        whole_process: Whether this process is nothing but the verb, as it is with None for `args`.
 
     Raises:
         SystemExit: With code 2 after one line, if the flags are wrong.
     """
-    given = list(sys.argv[1:] if args is None else args)
+    whole_process = whole_process or args is None
+    load = _work_at_once if whole_process else _work  # garbage that others have made should be looked for
     try:
-        if verb == "predict" and is_exported(given) and not asks_for_help(given):
-            _work("predict --exported")(given)
+        line = CommandLine.parse(verb, sys.argv[1:] if args is None else args)
+        if verb == "predict" and line.said("exported") is not None and not line.asks_for_help:
+            _work("predict --exported")(line)
             return
         # Not before, as where an exported model runs there need be nothing that this imports or looks at.
-        if _work("quick")(verb, given):
+        line = _work("named loggers")(line)
+        if _is_answered(line, lambda: load("reference")(line), keep=whole_process):
             return
     except UsageError as error:
         sys.stderr.write(f"{verb}: {' '.join(str(error).split())}\n")
         raise SystemExit(2) from None
-    work = _import(verb) if args is not None else _import_at_once(verb)
-    work(given)
+    load(verb)(line)
 
 
-def _import(verb: str) -> Callable[[Sequence[str]], Any]:
-    import_module("lightning_mods.fused.imports")  # before Lightning imports torchmetrics
-    return _work(verb)
-
-
-def _work(verb: str) -> Callable[..., Any]:
-    module, name = _WORK[verb]
-    work: Callable[..., Any] = getattr(import_module(f"lightning_mods.{module}"), name)
+def _work(name: str) -> Callable[..., Any]:
+    module, function = _WORK[name]
+    work: Callable[..., Any] = getattr(import_module(f"lightning_mods.{module}"), function)
     return work
 
 
-def _import_at_once(verb: str) -> Callable[[Sequence[str]], Any]:
-    """Import without looking for garbage, a fifth of the time, and never look at what was imported again.
-
-    For a process that is nothing but the verb: what others have made should be looked at.
-    """
+def _work_at_once(name: str) -> Callable[..., Any]:
+    """Import without looking for garbage, a fifth of the time, and never look at what was imported again."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        work = _import(verb)
+        work = _work(name)
         gc.freeze()
     finally:
         if collecting:
             gc.enable()
     return work
+
+
+def _is_answered(line: CommandLine, ask: Callable[[], Reference], *, keep: bool) -> bool:
+    """Print the help where it is asked for, refuse a misspelt flag; whether there is nothing left to do."""
+    name = _cache_name(line)
+    if name is None and not line.asks_for_help:
+        return False  # the flags of a foreign class are known when it is imported: `ModsCLI` refuses what is none
+    reference = (_HERE.get(name) or _cached(name)) if name else None
+    if reference is None:
+        reference = ask()
+        if name:
+            _HERE[name] = reference
+            if keep:
+                _keep(name, reference)
+    if line.asks_for_help:
+        sys.stdout.write(reference.text)
+        return True
+    (line.without("space") if line.verb == "study" else line).refuse_unknown(reference.known)
+    return False
+
+
+# ------------------------------------------------------------------ the cache
+
+# For a process that goes on: the text lists what it has imported by now, which is nothing to keep for others.
+_HERE: dict[str, Reference] = {}
+
+
+def _cache_name(line: CommandLine) -> str | None:
+    """The name under which the flags of a command line are kept, None if it names a class that is not ours."""
+    names = [line.verb]
+    for section, ours in _OURS.items():
+        package, _, name = str(line.section(section).get("class_path") or "").rpartition(".")
+        if name and (name not in ours or package.partition(".")[0] not in ("", *_PACKAGES)):
+            return None
+        names.append(name or "any")
+    return "-".join(names)
+
+
+def _cached(name: str) -> Reference | None:
+    try:
+        kept = json.loads(_file(name).read_text(encoding="utf-8"))
+        if kept["made_with"] == _made_with():
+            return Reference(kept["text"], tuple(kept["known"]))
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError):
+        pass  # not there yet, or torn: it is made anew
+    return None
+
+
+def _keep(name: str, reference: Reference) -> None:
+    content = {"made_with": _made_with(), "text": reference.text, "known": reference.known}
+    with suppress(OSError, RuntimeError):  # without a folder to write to, the next time takes seconds again
+        file = _file(name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as partial:
+            partial.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _file(name: str) -> Path:
+    # One for each environment and each width of a terminal, so that two in use do not replace each other's.
+    place = sha256(f"{sys.prefix} {_root()}".encode()).hexdigest()[:12]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return cache / "lightning_mods" / "help" / place / f"{name}-{shutil.get_terminal_size().columns}.json"
+
+
+def _made_with() -> dict[str, Any]:
+    """What the text was made from: our sources, by size and time, and the versions of what reads them."""
+    sources = sha256()
+    for package in _PACKAGES:
+        for path in sorted((_root() / package).rglob("*.py")):
+            stat = path.stat()
+            sources.update(f"{path} {stat.st_mtime_ns} {stat.st_size}\n".encode())
+    # By hand, as importlib.metadata takes half of the time of a `--help`.
+    installed = [path.name for place in sys.path if place for path in Path(place).glob("*-info")]
+    libraries = sorted(name for name in installed if name.split("-")[0] in _LIBRARIES)
+    return {"python": sys.version, "sources": sources.hexdigest(), "libraries": libraries}
+
+
+def _root() -> Path:
+    return Path(__file__).parents[2]

@@ -27,6 +27,24 @@ class Announcement(Callback):
             say(description)
 
 
+class EpochTimer(Callback):
+    """Measures the seconds that each epoch took, validation included."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._start = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._start = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock; an epoch that a resume entered in its middle is not counted."""
+        if self._start:
+            self.seconds.append(time.monotonic() - self._start)
+        self._start = 0.0
+
+
 class ProgressLines(Callback):
     """Prints a line about an epoch when enough time has passed since the last one.
 
@@ -66,7 +84,7 @@ class TimedBar(TQDMProgressBar):
         self._unseen: Tqdm | None = None  # a bar that draws nothing; to make one costs as much as a hidden layer
 
     def steps_free(self, trainer: Trainer) -> float:
-        """All: it shows how far training is whenever it is asked."""
+        """Leave all steps free: the bar shows how far training is whenever it is asked."""
         return math.inf
 
     def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Any) -> None:
@@ -102,7 +120,7 @@ class TimedBar(TQDMProgressBar):
         super().on_train_end(trainer, pl_module)
 
     def init_validation_tqdm(self) -> Tqdm:
-        """A bar for a validation that begins now; one that draws nothing right after another drawing."""
+        """Make the bar of a validation; one that draws nothing right after another drawing."""
         if self.trainer.state.fn == TrainerFn.FITTING and not self._is_due():
             self._unseen = self._unseen or Tqdm(disable=True)
             return self._unseen

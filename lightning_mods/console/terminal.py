@@ -1,23 +1,26 @@
-"""What a person at the terminal reads besides results, and what they are spared."""
+"""What a person at the terminal reads and is spared: notes, the table at the end of a fit, other people's warnings."""
 
 import logging
-import sys
+import statistics
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from lightning_utilities.core.rank_zero import rank_zero_only
+from callbacks import host
 
 
-@rank_zero_only
 def say(text: str) -> None:
-    """Tell the person at the terminal, once."""
-    sys.stderr.write(text.rstrip("\n") + "\n")
+    """Tell the person at the terminal, once, where no trainer shows its progress."""
+    host.say(None, text)
 
 
 def speak_as(rank: int) -> None:
     """Take a rank, as torch's launchers give it before anything is imported; all but rank zero are silent."""
+    from lightning_utilities.core.rank_zero import rank_zero_only
+
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # a function's attribute
 
 
@@ -56,3 +59,72 @@ def quiet() -> None:
         ".*callbacks used to create the checkpoint need to be provided.*",  # only a fit goes on with them
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+STAGES = {"val": "validation", "test": "test"}  # as metrics are named, and in words
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """Prints as the table at the end of a verb.
+
+    Attributes:
+        results: Stage (`val`, `test`) to metric name (without the stage) to its value.
+        baselines: The same for the trivial prediction: the largest class, or the mean.
+        best_epoch: Epoch of the best checkpoint, the first being 0; None when none was written.
+        epochs: Epochs trained, in this process and before.
+        seconds: Seconds each epoch of this process took.
+        checkpoint: The best checkpoint.
+        views: Commands and addresses that show what the run has logged.
+    """
+
+    results: Mapping[str, Mapping[str, float]]
+    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    best_epoch: int | None = None
+    epochs: int = 0
+    seconds: Sequence[float] = ()
+    checkpoint: Path | None = None
+    views: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        """Put the table and the lines below it in one text."""
+        return "\n".join([*self._table(), *self._lines()])
+
+    def _table(self) -> list[str]:
+        stages = [stage for stage in STAGES if self.results.get(stage)]
+        if not stages:
+            return []
+        names = list(dict.fromkeys(name for stage in stages for name in self.results[stage]))
+        head = [""]
+        for stage in stages:
+            head += [STAGES[stage], f"{STAGES[stage]}, trivial baseline"]
+        rows = [head]
+        for name in names:
+            row = [name]
+            for stage in stages:
+                row += [_number(self.results[stage].get(name)), _number(self.baselines.get(stage, {}).get(name))]
+            rows.append(row)
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        return [_aligned(row, widths) for row in rows]
+
+    def _lines(self) -> list[str]:
+        lines = []
+        if self.best_epoch is not None:
+            of = f" (of 0 to {self.epochs - 1})" if self.epochs else ""
+            lines.append(f"epoch        {self.best_epoch}{of}")
+        if self.seconds:
+            lines.append(f"an epoch     {statistics.median(self.seconds):.3g} s")
+        if self.checkpoint:
+            lines.append(f"checkpoint   {self.checkpoint}")
+        heads = ["look at it", *[""] * len(self.views)]
+        return lines + [f"{head:<13}{view}" for head, view in zip(heads, self.views, strict=False)]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [row[0].ljust(widths[0])]
+    cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+    return "  ".join(cells).rstrip()

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
-from lightning_mods.cli.arguments import UsageError, refuse_unknown
+from callbacks.host import replacing
+from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.diagnose.curves import Asked
 from lightning_mods.diagnose.logs import RunLog, find_logs, read_log
 from lightning_mods.diagnose.table import LogError
-from lightning_mods.runs import replacing
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     words = list(args)
     parser = _parser()
     flags = words[: words.index("--")] if "--" in words else words
-    refuse_unknown(flags, [*_FLAGS, "help"])
+    CommandLine.parse("diagnose", flags, configs=False).refuse_unknown([*_FLAGS, "help"])
     for at in reversed([i for i, word in enumerate(words[:-1]) if word == "--baseline"]):
         words[at : at + 2] = [f"--baseline={words[at + 1]}"]  # argparse takes -1e-3 for a flag
     given = parser.parse_intermixed_args(words)

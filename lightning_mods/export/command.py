@@ -1,6 +1,5 @@
 """What `export` does once the command line has been looked at: write the model of a checkpoint, and check it."""
 
-from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -8,10 +7,10 @@ from pytorch_lightning import LightningModule
 
 from datamodules import TabularDataModule
 from lightning_mods.checkpoints import read_checkpoint
-from lightning_mods.cli.arguments import UsageError, asks_for_help, flags
+from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.cli.flags import FORMATS
 from lightning_mods.cli.lightning_cli import ModsCLI
-from lightning_mods.cli.run import mistakes_in_one_line, run
+from lightning_mods.cli.verbs import mistakes_in_one_line, run
 from lightning_mods.console.terminal import say
 from lightning_mods.export.runtime import require
 from lightning_mods.export.schema import schema_path
@@ -24,28 +23,12 @@ _DEPRECATED = (
 )
 
 
-def export(args: Sequence[str]) -> None:
-    """Write the model of a checkpoint to a file.
-
-    Args:
-        args: The flags.
-    """
-    bare = "--overwrite"  # as a person types it; a parser of ours wants a value
-    alone = [
-        word == bare and not next_word[:1].isalnum() for word, next_word in zip(args, [*args[1:], ""], strict=True)
-    ]
-    given = [f"{bare}=true" if lonely else word for word, lonely in zip(args, alone, strict=True)]
-    if not asks_for_help(given):
+def export(line: CommandLine) -> None:
+    """Write the model of a checkpoint to a file."""
+    if line.typed.get("format") is not None:
         with mistakes_in_one_line("export"):
-            _look_ahead(given)
-    run("export", given, _export)
-
-
-def _look_ahead(args: Sequence[str]) -> None:
-    """What can be refused before a model is made."""
-    typed = dict(flags(args))
-    if typed.get("format") is not None:
-        check_format(str(typed["format"]))
+            check_format(str(line.typed["format"]))  # before a model is made
+    run(line, _export)
 
 
 def check_format(name: str) -> None:

@@ -13,7 +13,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from lightning_mods.cli.arguments import UsageError
+from lightning_mods.cli.command_line import UsageError
 from lightning_mods.export.runtime import unspoken
 
 _MADE_ROWS = 2  # an exporter takes a batch of one row for a constant

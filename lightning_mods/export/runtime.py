@@ -22,8 +22,7 @@ from datamodules.encoding import Encoding, Tally, raw_rows
 from datamodules.errors import DataError
 from datamodules.readers import open_table
 from datamodules.readers.table import Table
-from lightning_mods.cli.arguments import UsageError, explain
-from lightning_mods.cli.flags import asked_of, check_flags
+from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
 from lightning_mods.cli.predictions import prediction_rows, write_csv
 from lightning_mods.export.schema import class_names_in, encoding_in, read_schema
 from lightning_mods.runs import RunError
@@ -217,32 +216,29 @@ _OPENERS: dict[str, Callable[[Path, Sequence[str]], Run]] = {
 }
 
 
+# Flags of `predict` that an exported model has no use for, but that do no harm.
+_UNUSED = ("trainer", "model", "seed_everything", "watch", "steps_per_execution")
 _ROWS = 8192  # rows in a call: enough to be quick, few enough to be small in memory
 
 
-def predict_exported(args: Sequence[str]) -> None:
-    """Predict the rows of a file with an exported model.
-
-    Args:
-        args: The flags.
-    """
+def predict_exported(line: CommandLine) -> None:
+    """Predict the rows of a file with an exported model."""
     try:
-        _predict(args)
+        _predict(line)
     except (UsageError, RunError, DataError, OSError) as error:
-        sys.stderr.write(f"predict: {explain(error)}\n")
+        sys.stderr.write(f"predict: {error_line(error)}\n")
         raise SystemExit(2) from None
 
 
-def _predict(args: Sequence[str]) -> None:
-    check_flags(args)
-    asked = asked_of(args)
-    path = asked["data.predict_path"]
+def _predict(line: CommandLine) -> None:
+    _check_flags(line)
+    path = line.said("data.predict_path")
     if not path:
         raise DataError("--data.predict_path is needed: a file with the rows to predict.")
-    file, output = Path(str(asked["exported"])).expanduser(), Path(asked["output"] or "predictions.csv")
+    file, output = Path(str(line.said("exported"))).expanduser(), Path(line.said("output") or "predictions.csv")
     schema = read_schema(file)
     encoding = encoding_in(schema)
-    table = open_table(path)
+    table = open_table(str(path))
     encoding.check_columns(table.names, table.label)
     if schema["format"] == "aoti":
         sys.stderr.write(f"note: {file} is compiled code, which runs with your rights: use what you trust.\n")
@@ -250,6 +246,16 @@ def _predict(args: Sequence[str]) -> None:
     header, rows = prediction_rows(_predictions(run, encoding, table, schema), class_names_in(schema))
     count = write_csv(output, header, rows)
     sys.stderr.write(f"{count} predictions in {output}\n")
+
+
+def _check_flags(line: CommandLine) -> None:
+    """Refuse what is misspelt, and what names another model; note what is of no use."""
+    if "ckpt_path" in line.typed:
+        raise UsageError("--exported and --ckpt_path name two models; leave one of them out.")
+    unused = [name for name in line.typed if name.partition(".")[0] in _UNUSED]
+    if unused:
+        sys.stderr.write(f"note: --{unused[0]} is not used with --exported.\n")
+    line.refuse_unknown(["exported", "output", "data.predict_path", "config", *unused])
 
 
 def _predictions(run: Run, encoding: Encoding, table: Table, schema: Mapping[str, Any]) -> Iterator[NDArray[Any]]:

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
+from callbacks.host import replacing
 from datamodules import TabularDataModule
 from datamodules.encoding import Encoding, RawRows, Tally, raw_rows
-from lightning_mods.cli.arguments import UsageError
+from lightning_mods.cli.command_line import UsageError
 from lightning_mods.console.terminal import say
 from lightning_mods.export.comparison import Difference, difference, in_batches, made_rows, real_rows
 from lightning_mods.export.formats import (
@@ -34,7 +35,7 @@ from lightning_mods.export.schema import (
     write_schema,
 )
 from lightning_mods.models.module import MLPModule
-from lightning_mods.runs import RunError, replacing
+from lightning_mods.runs import RunError
 
 _EXAMPLE_ROWS = 8
 

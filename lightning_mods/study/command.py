@@ -14,8 +14,8 @@ from callbacks.search.plan import SearchError
 from callbacks.search.results import Progress, TrialRow, best_trials, importances
 from callbacks.search.space import decode
 from lightning_mods import fit
-from lightning_mods.cli.arguments import UsageError, asks_for_help
-from lightning_mods.cli.run import mistakes_in_one_line, print_help
+from lightning_mods.cli.command_line import CommandLine, UsageError
+from lightning_mods.cli.verbs import mistakes_in_one_line
 from lightning_mods.console.terminal import quiet, say, speak_as
 from lightning_mods.runs import newest_run
 from lightning_mods.study.plan import Study, work
@@ -238,19 +238,12 @@ def _quoted(path: Path) -> str:
     return f"'{path}'" if " " in str(path) else str(path)
 
 
-def study(args: Sequence[str]) -> None:
-    """Search.
-
-    Args:
-        args: The flags.
-    """
+def study(line: CommandLine) -> None:
+    """Search for the settings of a fit."""
     with mistakes_in_one_line("study"):
         quiet()
-        if asks_for_help(args):
-            print_help("study", args)
-            return
         try:
-            _run(Study(args))
+            _run(Study(line))
         except SearchError as error:
             raise UsageError(str(error)) from error
 
@@ -279,6 +272,6 @@ def _train(study: Study, progress: StudyProgress) -> None:
     if study.flags.workers == 1:
         study.train_here(progress)
         return
-    error = run_workers(study.flags.workers, work, study.args, progress)
+    error = run_workers(study.flags.workers, work, study.line, progress)
     if error:
         raise SearchError(error)

@@ -1,6 +1,6 @@
 """`Study`: what a command line makes of a study, and taking part in it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from callbacks.search.engine import search
 from callbacks.search.plan import Plan, SearchError
 from callbacks.search.results import Progress
-from lightning_mods.cli.arguments import UsageError
-from lightning_mods.cli.run import with_classes
+from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.console.terminal import quiet, writers_report_once
 from lightning_mods.study.groups import GroupedTrials
 from lightning_mods.study.ranks import RankTrials, check_ranks
@@ -25,22 +24,22 @@ class Study:
     """A study as a command line describes it.
 
     Args:
-        args: The flags.
+        line: The command line.
 
     Raises:
         UsageError: What is wrong with them.
     """
 
-    def __init__(self, args: Sequence[str]) -> None:
-        words, asked = asked_space(args)
-        self.args = list(args)
-        self.cli = StudyCLI(with_classes(words, None))
+    def __init__(self, line: CommandLine) -> None:
+        self.line = line
+        searched, asked = asked_space(line)
+        self.cli = StudyCLI(searched)
         self.flags = self.cli.study
         self.flags.check()
         check_ranks(self.cli.trainer)
         if self.flags.folds:
             check_folds(self.cli.datamodule, self.flags.folds)
-        self.space = build_space(self.cli, words, asked)
+        self.space = build_space(self.cli, searched, asked)
         self.root = Path(self.cli.config.trainer.default_root_dir or ".")
         self.folder = self.flags.folder(self.root)
         self.storage = self.flags.place(self.root)
@@ -72,16 +71,16 @@ class Study:
         return study, seen[-1]
 
 
-def work(args: Sequence[str], send: Callable[[Any], None]) -> None:
+def work(line: CommandLine, send: Callable[[Any], None]) -> None:
     """A worker's part in a study.
 
     Args:
-        args: The flags.
+        line: The command line of the study.
         send: Takes the progress, or what is wrong with the command.
     """
     quiet()
     try:
-        Study(args).train_here(send)
+        Study(line).train_here(send)
     except (SearchError, UsageError) as error:
         send(str(error))
 

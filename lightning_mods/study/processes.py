@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Self
 
 from callbacks.search.results import Progress
+from lightning_mods.cli.command_line import CommandLine
 from lightning_mods.console.terminal import say
 
 
@@ -182,20 +183,20 @@ class _Worker:
     pipe: Connection  # one each: a worker that is killed while it writes spoils no other's
 
 
-def run_workers(count: int, work: Callable[..., None], args: Sequence[str], report: Callable[[Progress], None]) -> str:
+def run_workers(count: int, work: Callable[..., None], line: CommandLine, report: Callable[[Progress], None]) -> str:
     """Run a study in processes of their own until all have ended.
 
     Args:
         count: How many.
         work: Called in each with the command line and where to send the progress; importable by name.
-        args: The command line.
+        line: The command line.
         report: Called here with what they send.
 
     Returns:
         What a worker found wrong with the command; empty if nothing.
     """
     made = context()
-    workers = [_start(made, number, work, list(args)) for number in range(count)]
+    workers = [_start(made, number, work, line) for number in range(count)]
     error = ""
     try:
         alive = workers
@@ -211,9 +212,9 @@ def run_workers(count: int, work: Callable[..., None], args: Sequence[str], repo
     return error
 
 
-def _start(context: Any, number: int, work: Callable[..., None], args: list[str]) -> _Worker:
+def _start(context: Any, number: int, work: Callable[..., None], line: CommandLine) -> _Worker:
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_become_worker, args=(number, dict(os.environ), there, work, args))
+    process = context.Process(target=_become_worker, args=(number, dict(os.environ), there, work, line))
     process.start()
     there.close()
     return _Worker(number, process, here)
@@ -258,7 +259,7 @@ def _stop(workers: Sequence[_Worker]) -> None:
 
 
 def _become_worker(
-    number: int, environment: dict[str, str], pipe: Connection, work: Callable[..., None], args: list[str]
+    number: int, environment: dict[str, str], pipe: Connection, work: Callable[..., None], line: CommandLine
 ) -> None:
     os.environ.clear()
     os.environ.update({**environment, "OMP_NUM_THREADS": "1"})
@@ -272,7 +273,7 @@ def _become_worker(
     if (devices := torch.cuda.device_count()) > 1:
         torch.cuda.set_device(number % devices)
     try:
-        work(args, pipe.send)
+        work(line, pipe.send)
     except KeyboardInterrupt:
         sys.exit(0)
     except BrokenPipeError:

@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning import Trainer
 
 from callbacks.search.plan import SearchError
-from lightning_mods.cli.arguments import UsageError, explain
+from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
 from lightning_mods.console.terminal import quiet, speak_as, writers_report_once
 from lightning_mods.study.processes import Ended, Team
 from lightning_mods.study.trial_cli import StudyCLI
@@ -32,7 +32,7 @@ class Task:
     """A trial, as its ranks must know it.
 
     Args:
-        given: The command line, with the classes in it.
+        line: The command line, with the classes in it.
         names: What is searched.
         folder: The study's folder.
         number: The trial's.
@@ -42,7 +42,7 @@ class Task:
         warns: Whether to show warnings: the first trial's are enough.
     """
 
-    given: Sequence[str]
+    line: CommandLine
     names: Sequence[str]
     folder: Path
     number: int
@@ -131,10 +131,10 @@ def train_rank(rank: int, pipe: Connection, task: Task) -> None:
         warnings.simplefilter("ignore")
     speak_as(max(rank, 1))  # what there is to say about the command was said by the study
     try:
-        cli = StudyCLI(task.given)
+        cli = StudyCLI(task.line)
         trials = Trials(cli, task.names, task.folder)
     except Exception as error:  # noqa: BLE001  # whatever it is, no other trial would fare better
-        pipe.send(Word("mistake", f"{CANNOT_START}: {explain(error)}"))
+        pipe.send(Word("mistake", f"{CANNOT_START}: {error_line(error)}"))
         return
     speak_as(rank)
     pipe.send(BEGAN)
@@ -234,7 +234,7 @@ class RankTrials:
 
     def _task(self, trial: "Trial", values: Mapping[str, Any]) -> Task:
         return Task(
-            given=self.cli.given,
+            line=self.cli.line,
             names=self.names,
             folder=self.folder,
             number=trial.number,

@@ -11,9 +11,9 @@ from math import log
 from pathlib import Path
 from typing import Any
 
+from callbacks.host import replacing
 from callbacks.search.results import Progress, TrialRow
 from lightning_mods.console.terminal import say
-from lightning_mods.runs import replacing
 from lightning_mods.study.space import short_names, shown
 from lightning_mods.study.trial_cli import StudyCLI
 

@@ -8,15 +8,9 @@ from typing import Any
 from callbacks.search.plan import SearchError
 from callbacks.search.space import Space as Dimensions
 from callbacks.search.space import batch_sizes, parse_space
-from lightning_mods.cli.arguments import (
-    UsageError,
-    flags,
-    read_config,
-    refuse_unknown,
-    without,
-)
+from lightning_mods.cli.classes import own_arguments
+from lightning_mods.cli.command_line import CommandLine, UsageError, read_config
 from lightning_mods.cli.flags import LINKED
-from lightning_mods.cli.lightning_cli import own_arguments
 from lightning_mods.console.terminal import say
 from lightning_mods.study.trial_cli import (
     StudyCLI,
@@ -41,28 +35,29 @@ def shown(value: Any) -> str:
 LR = "log 1e-4..1"
 
 
-def asked_space(args: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+def asked_space(line: CommandLine) -> tuple[CommandLine, dict[str, Any]]:
     """Take the space out of a command line.
 
     Args:
-        args: The command line.
+        line: The command line.
 
     Returns:
-        The other words, with the whole space as one `--space`, and the space: dotted name to what was said of it,
+        The other flags, with the whole space as one `--space`, and the space: dotted name to what was said of it,
         later words winning.
     """
     asked: dict[str, Any] = {}
-    for name, value in flags(args):
-        if name in ("config", "c") and value is not None:
-            asked |= _flat(read_config(value).get("space") or {}, value)
+    for flag in line.flags:
+        name, value = flag.name, flag.value
+        if flag.config is not None:
+            asked |= _flat(flag.config.get("space") or {}, str(value))
         elif name == "space" and value is not None:
             asked |= _flat(read_config(value) if value.lstrip().startswith("{") else value, "--space")
         elif name.startswith("space."):
             if value is None:
                 raise UsageError(f"--{name} needs a range such as 0..0.5, or a list.")
             asked[name.removeprefix("space.")] = value
-    rest = without(args, "space")
-    return [*rest, f"--space={json.dumps(asked)}"] if asked else rest, asked
+    rest = line.without("space")
+    return rest.extended(after=[f"--space={json.dumps(asked)}"] if asked else []), asked
 
 
 def _flat(found: Any, where: str, above: str = "") -> dict[str, Any]:
@@ -74,12 +69,12 @@ def _flat(found: Any, where: str, above: str = "") -> dict[str, Any]:
     return flat
 
 
-def build_space(cli: StudyCLI, typed: Sequence[str], asked: Mapping[str, Any]) -> Dimensions:
+def build_space(cli: StudyCLI, line: CommandLine, asked: Mapping[str, Any]) -> Dimensions:
     """The space of a study.
 
     Args:
         cli: The command, its classes made.
-        typed: The flags as they were typed, to see what was given by hand.
+        line: The flags as they were typed, to see what was given by hand.
         asked: What is to be searched, from `asked_space`.
 
     Raises:
@@ -90,8 +85,9 @@ def build_space(cli: StudyCLI, typed: Sequence[str], asked: Mapping[str, Any]) -
         if name.startswith(("optimizer.", "lr_scheduler.")) and cli.config.get(name.partition(".")[0]) is None:
             group = name.partition(".")[0]
             raise UsageError(f"--space.{name} needs --{group}=CLASS, such as --{group}={_EXAMPLE[group]}.")
-    refuse_unknown([f"--space.{name}=" for name in asked], [f"space.{name}" for name in known])
-    by_hand = {name for name, _ in flags(typed)}
+    searched = CommandLine.parse("study", [f"--space.{name}=" for name in asked])
+    searched.refuse_unknown(f"space.{name}" for name in known)
+    by_hand = line.typed
     space = {}
     for name, text in asked.items():
         if name in by_hand:

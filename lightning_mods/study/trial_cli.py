@@ -19,11 +19,11 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from callbacks import OptunaSearch
 from datamodules import TabularDataModule
 from datamodules.batching import Rows, eval_loader, train_loader
-from lightning_mods.cli.arguments import UsageError, explain, said
+from lightning_mods.cli.classes import own_arguments
+from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
 from lightning_mods.cli.flags import StudyFlags
-from lightning_mods.cli.lightning_cli import ModsCLI, own_arguments
-from lightning_mods.cli.logger_folders import Place, with_places
-from lightning_mods.cli.logger_names import asked_for
+from lightning_mods.cli.lightning_cli import ModsCLI
+from lightning_mods.cli.loggers import RunPlace, asks_for_logger, with_places
 from lightning_mods.console.terminal import say
 from lightning_mods.loggers.views import CloseLoggers
 
@@ -86,13 +86,13 @@ class StudyCLI(ModsCLI):
     """The CLI of a study: its own model, data and trainer are only looked at; each trial gets fresh ones.
 
     Args:
-        args: The command line, with the classes in it.
+        line: The command line.
     """
 
-    def __init__(self, args: Sequence[str]) -> None:
+    def __init__(self, line: CommandLine) -> None:
         self.trial_callbacks: list[Callback] = []
         self.trial_folder: Path | None = None
-        super().__init__("study", args)
+        super().__init__(line)
         self.base_seed = int(self.config.seed_everything)
 
     @property
@@ -196,10 +196,10 @@ class StudyCLI(ModsCLI):
 
     def _placed(self, asked: Any) -> Any:
         """Loggers for a trial that writes; none where a fit is made to be looked at alone."""
-        if not any(True for _ in asked_for(asked)):
+        if not asks_for_logger(asked):
             return asked
         folder = self.trial_folder
-        return False if folder is None else with_places(asked, Place(folder.parent, folder))
+        return False if folder is None else with_places(asked, RunPlace(folder.parent, folder))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that is quick and quiet: no bar, no checkpoints unless asked for, one TensorBoard run."""
@@ -208,7 +208,7 @@ class StudyCLI(ModsCLI):
             config.logger = TensorBoardLogger(
                 self.trial_folder.parent, name="", version=self.trial_folder.name, default_hp_metric=False
             )
-        if said(self.given, "trainer.devices") is None:
+        if self.line.said("trainer.devices") is None:
             config.devices = 1
         return super().instantiate_trainer(**kwargs)
 
@@ -286,5 +286,5 @@ def refused(cli: StudyCLI, values: Mapping[str, Any]) -> str:
             if cli.trainer.world_size > 1 and isinstance(chosen, int) and size > rows:
                 return f"each of the {cli.trainer.world_size} devices has {rows} training rows."
     except (ValueError, TypeError) as error:
-        return explain(error)
+        return error_line(error)
     return ""

@@ -20,7 +20,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from callbacks import FitMonitor, TrialPruning
 from callbacks.diagnosis.verdict import Diagnosis, Fit
 from callbacks.search.plan import SearchError
-from lightning_mods.cli.fit import limit_threads
+from lightning_mods.cli.verbs import limit_threads
 from lightning_mods.study.space import short_names
 from lightning_mods.study.trial_cli import StudyCLI
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from callbacks.host import replacing
 from datamodules import DataError
-from lightning_mods.cli.arguments import UsageError, explain
+from lightning_mods.cli.command_line import UsageError, error_line
 from lightning_mods.cli.predictions import prediction_rows, write_csv
-from lightning_mods.console.summary import RunSummary
-from lightning_mods.runs import RunError, replacing
+from lightning_mods.console.terminal import RunSummary
+from lightning_mods.runs import RunError
 
 
 def test_an_error_while_writing_leaves_the_file_that_was_there(tmp_path):
@@ -93,12 +94,12 @@ def test_a_summary_of_nothing_is_empty():
 def test_our_own_message_comes_through_whatever_is_wrapped_around_it(kind):
     outer = ValueError("Call to compute_fn failed")
     outer.__cause__ = kind("say\n this")
-    assert explain(outer) == "say this"
+    assert error_line(outer) == "say this"
 
 
 def test_a_system_error_names_the_file_and_says_that_nothing_is_lost():
     error = OSError(errno.ENOSPC, "No space left on device", "a/last.ckpt")
-    assert explain(error) == "No space left on device: a/last.ckpt; what was there before is left as it was."
+    assert error_line(error) == "No space left on device: a/last.ckpt; what was there before is left as it was."
 
 
 REPORT = """Parser key "model":
@@ -114,7 +115,7 @@ REPORT = """Parser key "model":
 
 
 def test_the_gist_of_a_nested_report_is_the_flag_and_what_came():
-    line = explain(ArgumentError(None, REPORT))
+    line = error_line(ArgumentError(None, REPORT))
     assert line.startswith("--model.lr: ")
     assert "abc" in line
     assert "float" in line

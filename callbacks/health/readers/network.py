@@ -26,6 +26,7 @@ from callbacks.health.facts import (
     WeightStart,
 )
 from callbacks.health.readers.autograd import AutogradNode, data_input, name_of
+from callbacks.host import number
 
 NUMERIC = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase)  # what multiplies its inputs by weights
 
@@ -136,9 +137,8 @@ def _usual_eps(kind: type[Optimizer]) -> float:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, torch.Tensor):
-        return float(value) if value.numel() == 1 else nan
-    return float(value) if isinstance(value, int | float) else nan
+    found = number(value)
+    return nan if found is None else found
 
 
 def read_dropouts(module: nn.Module) -> dict[str, float]:

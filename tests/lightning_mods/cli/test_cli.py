@@ -2,6 +2,8 @@
 
 import copy
 from argparse import ArgumentError
+from collections import Counter
+from importlib import import_module
 
 import pytest
 import pytorch_lightning as pl
@@ -11,9 +13,8 @@ from torch import nn
 from callbacks import FitMonitor, GradientLogger, GradientMonitor, GraphLogger, TensorBoardLayout
 from lightning_mods import MLPClassifier, MLPRegressor, fit
 from lightning_mods.checkpoints import BestCheckpoint, LastCheckpoint
-from lightning_mods.cli.arguments import UsageError
+from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.cli.lightning_cli import ModsCLI
-from lightning_mods.cli.run import with_classes
 from lightning_mods.runs import RUN_MARK
 
 # Lightning 2.6 itself calls names that jsonargparse 5 will drop.
@@ -38,16 +39,51 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def make(*args, verb="fit", **kwargs):
-    return ModsCLI(verb, with_classes(["--data.path=iris", *args], None), **kwargs)
+def make(*args, path="iris", verb="fit", **kwargs):
+    return ModsCLI(CommandLine.parse(verb, [f"--data.path={path}", *args]), **kwargs)
 
 
 def test_the_target_chooses_the_model_and_the_data_its_widths():
     assert isinstance(make().model, MLPClassifier)
-    model = ModsCLI("fit", with_classes(["--data.path=diabetes"], None)).model
+    model = make(path="diabetes").model
     assert isinstance(model, MLPRegressor)
     assert model.hparams.in_features == 10
     assert model.target_std > 1
+
+
+@pytest.fixture
+def readings(monkeypatch):
+    """How often a table was opened, and its target read."""
+    counted = Counter()
+
+    def counting(place, name):
+        module = import_module(place)
+        original = getattr(module, name)
+
+        def read(*args, **kwargs):
+            counted[name] += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, read)
+
+    counting("datamodules.preparation", "open_table")
+    counting("datamodules.learned", "read_target")
+    return counted
+
+
+def test_a_table_that_is_asked_for_its_task_is_read_once(tmp_path, readings):
+    (tmp_path / "t.csv").write_text("a,y\n" + "".join(f"{i * 7 % 23},{i * 0.37}\n" for i in range(60)))
+    cli = make("--data.target=y", "--data.val_fraction=0.2", path="t.csv")
+    assert isinstance(cli.model, MLPRegressor)
+    assert (cli.datamodule.val_fraction, len(cli.datamodule.train_dataloader().dataset)) == (0.2, 39)
+    assert readings == {"open_table": 1, "read_target": 1}
+    assert "class_path: datamodules" in cli.parser.dump(cli.config)
+
+
+def test_flags_that_only_the_parser_understands_make_the_data_module_anew(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b,y\n" + "".join(f"{i * 7 % 23},{i % 7},{i * 0.37}\n" for i in range(60)))
+    data = make("--data.target=y", "--data.drop+=b", path="t.csv").datamodule
+    assert (data.drop, data.feature_names) == (["b"], ["a"])
 
 
 def test_a_width_given_by_hand_is_ignored_with_a_word(capsys):
@@ -56,10 +92,9 @@ def test_a_width_given_by_hand_is_ignored_with_a_word(capsys):
 
 
 def test_another_class_brings_its_own_defaults_and_refuses_the_first_ones_flags():
-    line = ["--data.path=diabetes", "--model=MLPRegressor"]
-    assert ModsCLI("fit", with_classes(line, None)).model.weight_decay == 1e-3
+    assert make("--model=MLPRegressor", path="diabetes").model.weight_decay == 1e-3
     with pytest.raises(UsageError, match=r"--model.class_weight is not a flag"):
-        ModsCLI("fit", with_classes([*line, "--model.class_weight=balanced"], None))
+        make("--model=MLPRegressor", "--model.class_weight=balanced", path="diabetes")
 
 
 def test_a_model_for_the_other_task_is_refused_with_what_would_do():

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from lightning_mods.cli.arguments import UsageError
-from lightning_mods.cli.logger_names import named_loggers
+from lightning_mods.cli.command_line import CommandLine, UsageError
+from lightning_mods.cli.loggers import with_named_loggers
 from lightning_mods.fit import main
 
 WANDB = "pytorch_lightning.loggers.WandbLogger"
@@ -12,7 +12,11 @@ CSV = {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": {"save_
 
 @pytest.fixture(autouse=True)
 def _all_is_installed(monkeypatch):
-    monkeypatch.setattr("lightning_mods.cli.logger_names.find_spec", lambda name: object())
+    monkeypatch.setattr("lightning_mods.cli.loggers.find_spec", lambda name: object())
+
+
+def named_loggers(args):
+    return with_named_loggers(CommandLine.parse("fit", args)).words
 
 
 @pytest.mark.parametrize("word", ["wandb", "WandB", "WandbLogger", WANDB])
@@ -69,7 +73,7 @@ def test_a_misspelt_name_is_one_line_with_the_nearest_and_code_2(word, meant, ca
 
 @pytest.mark.parametrize("name", ["wandb", "comet", "visdom", "mlflow"])
 def test_a_package_that_is_missing_is_one_line_with_the_command(name, monkeypatch, capsys):
-    monkeypatch.setattr("lightning_mods.cli.logger_names.find_spec", lambda name: None)
+    monkeypatch.setattr("lightning_mods.cli.loggers.find_spec", lambda name: None)
     with pytest.raises(SystemExit) as ended:
         main([f"--trainer.logger=[csv,{name}]"])
     assert ended.value.code == 2

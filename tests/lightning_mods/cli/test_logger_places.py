@@ -3,7 +3,7 @@ import os
 import pytest
 from jsonargparse import Namespace
 
-from lightning_mods.cli.logger_folders import Place, with_places
+from lightning_mods.cli.loggers import RunPlace, with_places
 
 LIGHTNING = "pytorch_lightning.loggers"
 
@@ -23,7 +23,7 @@ def asked(name, /, **args):
 
 
 def place(tmp_path, epochs=None):
-    return Place(tmp_path, tmp_path / "lightning_logs/version_3", epochs)
+    return RunPlace(tmp_path, tmp_path / "lightning_logs/version_3", epochs)
 
 
 def test_what_was_said_stays_and_the_configuration_is_not_changed(tmp_path):

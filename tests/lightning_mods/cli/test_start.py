@@ -1,17 +1,18 @@
 """A verb answers what it can before it imports anything heavy, and imports no more than it needs."""
 
 import gc
+import json
+import re
 import subprocess
 import sys
 
 import pytest
 
 from lightning_mods import fit
-from lightning_mods.cli import help as quick
-from lightning_mods.cli import lightning_cli
+from lightning_mods.cli import lightning_cli, start
+from lightning_mods.cli.command_line import CommandLine
 from lightning_mods.cli.flags import LINKED
-from lightning_mods.cli.help import FlagBook, described, flags_in, flags_of
-from lightning_mods.cli.lightning_cli import ModsCLI
+from lightning_mods.cli.lightning_cli import ModsCLI, reference
 
 HEAVY = [
     "torch",
@@ -27,6 +28,51 @@ HEAVY = [
 VERBS = ["fit", "study", "validate", "test", "predict", "export"]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _a_cache_of_its_own(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "lightning_mods" / "help"
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The verbs that the parser was asked about."""
+    verbs = []
+
+    def note(line):
+        verbs.append(line.verb)
+        return reference(line)
+
+    monkeypatch.setattr(lightning_cli, "reference", note)
+    return verbs
+
+
+def command(verb, *args):
+    """Run a verb as a command of its own does, in a process that has asked nothing yet."""
+    start._HERE.clear()
+    try:
+        start.start(verb, list(args), whole_process=True)
+    finally:
+        gc.unfreeze()
+
+
+def parse(verb, *args):
+    return CommandLine.parse(verb, args)
+
+
+def refused(verb, *args):
+    with pytest.raises(SystemExit) as ended:
+        command(verb, *args)
+    assert ended.value.code == 2
+
+
 def loaded(code):
     """The standard output of a fresh process, and which heavy packages it has imported at its end."""
     code = f"import sys\ntry:\n    {code}\nexcept SystemExit as end:\n    print('code', end.code)\n"
@@ -35,14 +81,70 @@ def loaded(code):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_and_a_misspelt_flag_import_nothing_heavy(verb):
+def test_from_the_second_time_on_help_and_a_misspelt_flag_import_nothing_heavy(verb, capsys):
+    command(verb, "--help")
+    told = capsys.readouterr().out
     calls = f"from lightning_mods.{verb} import main; main(['--help']); main(['--trainer.max_epoch=5'])"
     done = loaded(calls)
-    assert done.stdout.splitlines()[-2:] == ["code 2", "[]"]
-    assert "--trainer.max_epochs MAX_EPOCHS" in done.stdout
+    assert done.stdout == f"{told}code 2\n[]\n"
+    assert "--trainer.max_epochs MAX_EPOCHS" in told
     assert done.stderr.splitlines() == [
         f"{verb}: --trainer.max_epoch is not a flag; did you mean --trainer.max_epochs?; `--help` lists them."
     ]
+
+
+def test_a_misspelt_flag_is_refused_before_the_table_is_looked_at_and_the_parser_asked_once(empty_cache, asked, capsys):
+    for _ in range(2):
+        refused("fit", "--data.path=absent.csv", "--data.traget=x")
+        assert capsys.readouterr().err.startswith("fit: --data.traget is not a flag; did you mean --data.target?")
+    assert asked == ["fit"]
+
+
+@pytest.mark.parametrize("change", ["libraries", "sources", "python"])
+def test_what_was_kept_is_not_used_with_other_versions(change, empty_cache, asked, capsys):
+    command("fit", "--help")
+    (file,) = empty_cache.rglob("*.json")
+    kept = json.loads(file.read_text())
+    assert kept["made_with"][change]
+    kept["made_with"][change] = "another"
+    file.write_text(json.dumps({**kept, "text": "old"}))
+    command("fit", "--help")
+    assert asked == ["fit", "fit"]
+    assert "old" not in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"made_with": 1}'])
+def test_a_torn_file_in_the_cache_is_made_anew(text, empty_cache, asked, capsys):
+    command("fit", "--help")
+    (file,) = empty_cache.rglob("*.json")
+    file.write_text(text)
+    command("fit", "--help")
+    command("fit", "--help")
+    assert asked == ["fit", "fit"]
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch, asked, capsys):
+    (tmp_path / "lightning_mods").write_text("a file where the folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    command("fit", "--help")
+    command("fit", "--help")
+    assert asked == ["fit", "fit"]
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_process_that_goes_on_asks_once_and_keeps_nothing_for_others(empty_cache, asked, capsys):
+    start._HERE.clear()
+    fit.main(["--help"])
+    fit.main(["--help"])
+    assert asked == ["fit"]
+    assert not empty_cache.exists()
+
+
+def test_each_width_of_a_terminal_has_its_own_text(empty_cache, monkeypatch, capsys):
+    for columns in ("80", "160"):
+        monkeypatch.setenv("COLUMNS", columns)
+        command("fit", "--help")
+    assert len(list(empty_cache.rglob("*.json"))) == 2
 
 
 class _Stop(Exception):
@@ -51,52 +153,55 @@ class _Stop(Exception):
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("model", ["MLPClassifier", "MLPRegressor"])
-def test_the_flags_read_from_sources_are_those_that_the_parser_takes(verb, model, monkeypatch):
+def test_the_flags_that_are_kept_are_those_that_the_parser_takes(verb, model, monkeypatch):
     taken = set()
 
-    def note(args, known):
+    def note(line, known):
         taken.update(known)
         raise _Stop
 
-    monkeypatch.setattr(lightning_cli, "refuse_unknown", note)
-    args = [f"--model={model}", "--data=TabularDataModule"]
+    line = parse(verb, f"--model={model}", "--data=TabularDataModule")
+    known = reference(line).known
+    monkeypatch.setattr(CommandLine, "refuse_unknown", note)
     with pytest.raises(_Stop):
-        ModsCLI(verb, args)
-    assert FlagBook(verb, args).known == taken
+        ModsCLI(line)
+    assert set(known) == taken
 
 
-def test_without_a_model_the_flags_of_both_are_taken(capsys):
-    known = FlagBook("fit", ["--data.path=diabetes"]).known
-    assert {"model.class_weight", "model.target_std"} <= known
+def test_without_a_model_the_flags_of_both_are_taken():
+    known = reference(parse("fit", "--data.path=diabetes")).known
+    assert {"model.class_weight", "model.target_std"} <= {*known}
 
 
 def test_the_help_tells_type_default_and_meaning_of_the_named_model(capsys):
     fit.main(["--model=lightning_mods.MLPRegressor", "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "--model.weight_decay WEIGHT_DECAY L2 penalty of SGD, at least 0. (type: float, default: 0.001)" in said
+    assert "--model.weight_decay WEIGHT_DECAY L2 penalty of SGD, at least 0" in said
     assert "--trainer.max_epochs MAX_EPOCHS" in said
     assert "default: 30)" in said
     assert "class_weight" not in said
     assert not any(f"--model.{name}" in said for name in LINKED)
 
 
-def test_every_flag_that_the_help_shows_says_what_it_does():
-    for verb in VERBS:
-        chapters = FlagBook(verb, []).chapters.values()
-        shown = [flag for chapter in chapters for flag in chapter if flag.name.rpartition(".")[2] not in LINKED]
-        assert [flag.name for flag in shown if not flag.about] == []
-        assert len(shown) > 60
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_flag_that_the_help_shows_says_what_it_does(verb):
+    entries = reference(parse(verb)).text.split("\n  --")[1:]
+    about = {entry.split()[0]: re.split(r"\s{2,}", entry, maxsplit=1)[1] for entry in entries}
+    assert len(about) > 60
+    assert [name for name, text in about.items() if not text[0].isalpha() and text[0] not in '`"['] == []
 
 
-def test_a_foreign_class_is_left_to_the_parser_which_knows_its_flags():
-    assert not quick.answered("fit", ["--model=somewhere.Model", "--model.width=3", "--help"])
-    assert not quick.answered("fit", ["--data", "Mine", "--trainer.max_epoch=5"])
+def test_a_foreign_class_is_left_to_the_parser_which_knows_its_flags(asked, empty_cache, capsys):
+    refused("fit", "--model=somewhere.Model", "--help")
+    assert "somewhere.Model is needed as a LightningModule, but cannot be imported" in capsys.readouterr().err
+    command("fit", "--model", "lightning_mods.models.module.MLPModule", "--help")
+    assert not empty_cache.exists()
 
 
-def test_a_space_may_have_any_name_in_a_study_and_none_in_a_fit(capsys):
-    assert not quick.answered("study", ["--space.model.lr=0..1"])
-    with pytest.raises(SystemExit):
-        fit.main(["--space.model.lr=0..1"])
+def test_a_space_may_have_any_name_in_a_study_and_none_in_a_fit(capsys, monkeypatch):
+    monkeypatch.setattr("lightning_mods.study.command.study", lambda line: None)
+    command("study", "--space.model.lr=0..1")
+    refused("fit", "--space.model.lr=0..1")
     assert capsys.readouterr().err.startswith("fit: --space.model.lr is not a flag; did you mean --model.lr?")
 
 
@@ -104,55 +209,6 @@ def test_a_configuration_that_cannot_be_read_is_said_at_once():
     done = loaded("from lightning_mods.fit import main; main(['--config=nowhere.yaml'])")
     assert done.stdout.splitlines() == ["code 2", "[]"]
     assert done.stderr.startswith("fit: --config needs a YAML file that can be read; nowhere.yaml: No such file")
-
-
-SOURCE = '''
-class Base: ...
-
-class Net(Base):
-    """A net.
-
-    More of it.
-
-    Args:
-        width: Units, of
-            each layer.
-
-        names: What: they are called.
-
-    Raises:
-        ValueError: never: this is no argument.
-    """
-
-    def __init__(self, width: int, *, names: Optional[List[str]] = None, mode: Literal["a", "b"] = "a",
-                 io: Union[_PRIVATE, int] = 1, rate: torch.Rate | None = 1e-3, on: bool = True, alias: Kind = "x"):
-        pass
-'''
-
-
-def test_a_class_is_described_by_its_source(tmp_path):
-    file = tmp_path / "net.py"
-    file.write_text(SOURCE)
-    title, flags = flags_in(file, "Net", "model")
-    assert title == "A net"
-    assert [(flag.name, flag.kind, flag.default) for flag in flags] == [
-        ("model.width", "int", None),
-        ("model.names", "List[str] | null", "null"),
-        ("model.mode", "a | b", "a"),
-        ("model.io", "", "1"),
-        ("model.rate", "Rate | null", "0.001"),
-        ("model.on", "bool", "true"),
-        ("model.alias", "", "x"),
-    ]
-    assert flags[0].about == "Units, of each layer."
-    assert flags[1].about == "What: they are called."
-    with pytest.raises(LookupError, match="no class Other"):
-        flags_in(file, "Other", "model")
-
-
-def test_a_docstring_without_arguments_describes_none():
-    assert dict(described("One line.")) == {}
-    assert flags_of(lambda: 0, "x") == ("", [])
 
 
 def test_scipys_signals_are_put_off_and_real_when_they_are_used():
@@ -172,7 +228,7 @@ def test_scipys_signals_are_put_off_and_real_when_they_are_used():
 
 def test_a_verb_called_from_other_code_leaves_its_garbage_collection_alone(monkeypatch):
     done = []
-    monkeypatch.setattr("lightning_mods.cli.fit.fit", done.append)
+    monkeypatch.setattr("lightning_mods.cli.verbs.fit", lambda line: done.append(line.words))
     before, enabled = gc.get_freeze_count(), gc.isenabled()
     fit.main(["--trainer.max_epochs=1"])
     assert (gc.get_freeze_count(), gc.isenabled()) == (before, enabled)
@@ -182,8 +238,8 @@ def test_a_verb_called_from_other_code_leaves_its_garbage_collection_alone(monke
 def test_a_command_does_not_look_for_garbage_among_what_it_imported():
     code = (
         "import gc, sys, types\n"
-        "work = sys.modules['lightning_mods.cli.evaluate'] = types.ModuleType('evaluating')\n"
-        "work.test = lambda args: print(args, gc.isenabled(), gc.get_freeze_count() > 100_000)\n"
+        "work = sys.modules['lightning_mods.cli.verbs'] = types.ModuleType('evaluating')\n"
+        "work.test = lambda args: print(args.words, gc.isenabled(), gc.get_freeze_count() > 0)\n"
         "sys.argv = ['test', '--ckpt_path=best']\n"
         "from lightning_mods.test import main\n"
         "main()"

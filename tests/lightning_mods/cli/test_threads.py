@@ -6,8 +6,8 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_mods import MLPRegressor, fit
-from lightning_mods.cli import fit as threads
-from lightning_mods.cli.fit import limit_threads
+from lightning_mods.cli import verbs as threads
+from lightning_mods.cli.verbs import limit_threads
 
 
 @pytest.fixture

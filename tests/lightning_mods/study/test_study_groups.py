@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from callbacks.tuning import trials as before_fit
 from lightning_mods import fit, study
+from lightning_mods.cli.command_line import CommandLine
 from lightning_mods.fused.group import TrialGroup
 from lightning_mods.study import groups as study_groups
 from lightning_mods.study.groups import obstacle
@@ -133,7 +134,7 @@ def test_a_study_that_is_pruned_keeps_its_best_trials(trained):
     ],
 )
 def test_what_trials_cannot_share_is_trained_alone(flags, why):
-    made = Study([*WINE, *flags])
+    made = Study(CommandLine.parse("study", [*WINE, *flags]))
     assert why in obstacle(made.cli, made.space)
     assert bool(why) == bool(obstacle(made.cli, made.space))
 

@@ -1,0 +1,113 @@
+"""The classes of a command line: by short name, from a checkpoint, or as the target asks for."""
+
+import json
+from collections.abc import Iterator
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from pytorch_lightning import LightningDataModule
+
+from datamodules import TabularDataModule
+from lightning_mods.cli.command_line import CommandLine, UsageError
+from lightning_mods.cli.flags import LINKED
+from lightning_mods.models.classifier import MLPClassifier
+from lightning_mods.models.regressor import MLPRegressor
+
+# Our own classes, by the short name that the command line and our checkpoints use.
+OURS: dict[str, type] = {c.__name__: c for c in (MLPClassifier, MLPRegressor, TabularDataModule)}
+# By task: the model for it, and the other task.
+BY_TASK = {"classification": ("MLPClassifier", "regression"), "regression": ("MLPRegressor", "classification")}
+# What a section of a class has besides its arguments.
+CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
+
+
+def find_class(name: str, base: type) -> type:
+    """Return the class that a short name or a dotted path means.
+
+    Args:
+        name: `MLPClassifier`, `package.module.Class`, or the short name of a subclass that is already imported.
+        base: What it must be a subclass of.
+
+    Raises:
+        UsageError: There is no such class.
+    """
+    if name in OURS and issubclass(OURS[name], base):
+        return OURS[name]
+    module, _, short = name.rpartition(".")
+    if module:
+        try:
+            found = getattr(import_module(module), short)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UsageError(f"{name} is needed as a {base.__name__}, but cannot be imported: {error}.") from error
+    else:
+        found = next((known for known in _subclasses(base) if known.__name__ == name), None)
+    if not isinstance(found, type) or not issubclass(found, base):
+        names = {known.__name__.lower(): known.__name__ for known in _subclasses(base)}
+        near = get_close_matches(short.lower(), names, 1)
+        hint = f"; did you mean {names[near[0]]}?" if near else "; give `package.module.Class`."
+        raise UsageError(f"{name} is no {base.__name__} known here{hint}")
+    return found
+
+
+@cache  # 12 ms, and every trial of a study asks
+def own_arguments(chosen: type) -> tuple[str, ...]:
+    """Name the arguments of a class's constructor, those of its parents behind `**kwargs` included."""
+    added: list[str] = ArgumentParser().add_class_arguments(chosen, "own", fail_untyped=False)
+    return tuple(name.removeprefix("own.") for name in added)
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    known: type
+    for known in base.__subclasses__():
+        yield known
+        yield from _subclasses(known)
+
+
+def with_classes(line: CommandLine, checkpoint: dict[str, Any] | None) -> tuple[CommandLine, TabularDataModule | None]:
+    """Put the model's and the data module's class first on a command line that names none.
+
+    From a checkpoint come the hyperparameters of our own classes; for a foreign class the user gives the flags, as a
+    file must not decide which code runs. Without a checkpoint the task the target asks for decides the model.
+
+    Returns:
+        The command line, and the data module that has read the table for its task, if it had to.
+    """
+    model, data = line.section("model").get("class_path"), line.section("data").get("class_path")
+    base = _remembered(checkpoint, model, data) if checkpoint else {}
+    words = [f"--config={json.dumps(base)}"] if base else []
+    table = None
+    if not data and "data" not in base:
+        words.append("--data=TabularDataModule")
+    if not model and "model" not in base:
+        if data and find_class(data, LightningDataModule) is not TabularDataModule:
+            raise UsageError(f"--model CLASS is needed with --data={data}: its task is not known.")
+        table = _table(line.section("data").get("init_args", {}))
+        words.append(f"--model={BY_TASK[table.task][0]}")
+    return line.extended(before=words), table
+
+
+def _remembered(checkpoint: dict[str, Any], model: str | None, data: str | None) -> dict[str, Any]:
+    names = checkpoint.get("lightning_mods", {})
+    kept = {"model": ("hyper_parameters", model), "data": ("datamodule_hyper_parameters", data)}
+    base = {}
+    for section, (key, chosen) in kept.items():
+        name = names.get(section)
+        if name in OURS and (chosen is None or chosen.rpartition(".")[2] == name):
+            values = {k: v for k, v in checkpoint.get(key, {}).items() if k in own_arguments(OURS[name])}
+            base[section] = {
+                "class_path": f"{OURS[name].__module__}.{name}",
+                "init_args": {k: v for k, v in values.items() if k not in LINKED},
+            }
+    return base
+
+
+def _table(arguments: dict[str, Any]) -> TabularDataModule:
+    given = {key: said for key, said in arguments.items() if key in own_arguments(TabularDataModule)}
+    try:
+        return TabularDataModule(**given)
+    except (TypeError, ValueError):  # not as the parser will convert it, or it will say what is wrong
+        keys = ("path", "target", "task", "drop_missing_target")
+        return TabularDataModule(**{key: given[key] for key in keys if given.get(key) is not None})

@@ -1,0 +1,248 @@
+"""The verbs `fit`, `validate`, `test` and `predict`: the checkpoint that is meant, the work, and what is said of it."""
+
+import os
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.utilities.model_helpers import is_overridden
+
+from callbacks import FitMonitor, GradientMonitor
+from callbacks.health.nonfinite import NonFiniteError
+from callbacks.host import logged
+from datamodules import DataError, TabularDataModule
+from lightning_mods.checkpoints import epochs_done, metrics_in, read_checkpoint
+from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
+from lightning_mods.cli.lightning_cli import ModsCLI
+from lightning_mods.cli.predictions import prediction_rows, write_csv
+from lightning_mods.console.progress import EpochTimer
+from lightning_mods.console.terminal import STAGES, RunSummary, quiet, say, writers_report_once
+from lightning_mods.fused.overhead import LongLived, pass_by_idle_hooks
+from lightning_mods.loggers.views import close_loggers, how_to_look
+from lightning_mods.models.module import MLPModule
+from lightning_mods.runs import RunError, find_checkpoint
+
+
+def run(line: CommandLine, act: Callable[[ModsCLI, Path | None], None]) -> None:
+    """Parse, instantiate and act for a verb; a person's mistake ends in one line and exit code 2.
+
+    Args:
+        line: The command line.
+        act: What to do with the CLI and the checkpoint that `--ckpt_path` means.
+    """
+    with mistakes_in_one_line(line.verb):
+        quiet()
+        line = line.without_sections("study", "space")
+        path = _checkpoint_path(line)
+        checkpoint = read_checkpoint(path) if path else None
+        cli = ModsCLI(line, checkpoint=checkpoint, resumed=path if line.verb == "fit" else None)
+        del checkpoint  # as large as the model
+        with writers_report_once():
+            act(cli, path)
+
+
+_MISTAKES = (UsageError, RunError, DataError, ArgumentError, MisconfigurationException, NonFiniteError, OSError)
+
+
+@contextmanager
+def mistakes_in_one_line(verb: str) -> Iterator[None]:
+    """End a person's mistake in one line, which begins with the verb, and exit code 2."""
+    try:
+        yield
+    except _MISTAKES as error:
+        sys.stderr.write(f"{verb}: {error_line(error)}\n")
+        raise SystemExit(2) from None
+
+
+def _checkpoint_path(line: CommandLine) -> Path | None:
+    is_fit = line.verb == "fit"
+    # The file that a fit leaves says what it began from, which is not what is to be evaluated.
+    which = line.said("ckpt_path") if is_fit else line.typed.get("ckpt_path") or "best"
+    if which is None:
+        return None
+    root = Path(line.said("trainer.default_root_dir") or ".")
+    path = find_checkpoint(str(which), root)
+    if path is None and (not is_fit or which == "best"):
+        raise RunError(f"--ckpt_path={which} needs a run of `lightning_mods.fit` with a checkpoint under {root}.")
+    if path is None:
+        say(f"note: there is no checkpoint under {root} yet; training starts anew.")
+    return path
+
+
+# ------------------------------------------------------------------ fit
+
+# Floating-point operations of a step below which a second thread costs more than it gives: it takes part in products
+# of some microseconds each, and waits between them. 1e9 are about 11 ms of one core.
+SMALL_STEP = 1e9
+
+
+def limit_threads(trainer: Trainer, model: object, rows: object) -> None:
+    """Train an MLP whose steps are small on one thread, unless OMP_NUM_THREADS says otherwise.
+
+    Args:
+        trainer: Only a fit on the CPU is concerned.
+        model: An `MLPModule`; any other module is left alone, as its parameters do not tell its cost.
+        rows: Rows of a mini-batch, where known.
+    """
+    is_free = "OMP_NUM_THREADS" not in os.environ and trainer.strategy.root_device.type == "cpu"
+    if is_free and isinstance(model, MLPModule) and isinstance(rows, int):
+        # Forward, and backward to the inputs and to the weights: three products of 2 · parameters · rows each.
+        operations = 6 * sum(parameter.numel() for parameter in model.parameters()) * rows
+        if operations < SMALL_STEP:
+            torch.set_num_threads(1)
+
+
+class ThreadLimit(Callback):
+    """Limits the threads anew where a search before the fit has found another batch size.
+
+    Made before the threads are limited: their number then is what a larger batch gets.
+    """
+
+    def __init__(self) -> None:
+        self._before = torch.get_num_threads()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count again; optimizers are made by now, and the search was over before them."""
+        torch.set_num_threads(self._before)
+        limit_threads(trainer, pl_module, getattr(getattr(trainer, "datamodule", None), "resolved_batch_size", None))
+
+
+def fit(line: CommandLine) -> None:
+    """Train a model on a table."""
+    run(line, _fit)
+
+
+def _fit(cli: ModsCLI, checkpoint: Path | None) -> None:
+    ours = [ThreadLimit(), LongLived()]
+    pass_by_idle_hooks(ours)
+    cli.trainer.callbacks.extend(ours)  # type: ignore[attr-defined]  # a connector's
+    limit_threads(cli.trainer, cli.model, getattr(cli.datamodule, "resolved_batch_size", None))
+    if checkpoint is not None and isinstance(cli.datamodule, TabularDataModule):
+        # Read and encode now what will be read anyway: a table that does not fit must not touch the run's folder.
+        cli.datamodule.train_dataloader()
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:
+        if cli.trainer.interrupted:
+            # A search before the fit has said how it goes on.
+            kept = find_checkpoint("last", cli.root) is not None
+            how = "; the same command with --ckpt_path=last goes on from its last checkpoint"
+            say(f"stopped{how if kept else ' before there was a checkpoint'}.")
+        raise
+    if not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
+        summary = _fit_summary(cli, cli.trainer)
+        if cli.trainer.is_global_zero:
+            sys.stdout.write(f"\n{summary}\n{_verdict(cli.trainer)}")
+
+
+def _verdict(trainer: Trainer) -> str:
+    """What the monitors left for us to say; one that the user brought has said it already."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector's
+    fits = [c.last_word for c in callbacks if isinstance(c, FitMonitor) and not c.closing]
+    health = [f"health       {c.last_word}" for c in callbacks if isinstance(c, GradientMonitor) and not c.closing]
+    return "".join(f"\n{word}\n" for word in [*fits, *health])
+
+
+def _fit_summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
+    epochs = trainer.current_epoch  # an evaluation would count on
+    timer = next(c for c in trainer.callbacks if isinstance(c, EpochTimer))  # type: ignore[attr-defined]  # a connector's
+    path = Path(getattr(trainer.checkpoint_callback, "best_model_path", "") or "")
+    best = path if path.is_file() else None
+    kept = read_checkpoint(best) if best else None
+    # The metrics of the best epoch stand in its checkpoint, unless the user's own callback wrote it.
+    known = _of_stage(metrics_in(kept) if kept else {}, "val")
+    results = {"val": known or evaluate(cli, best, "val"), "test": evaluate(cli, best, "test")}
+    close_loggers(trainer.loggers if trainer.is_global_zero else [])
+    return RunSummary(
+        results={stage: found for stage, found in results.items() if found},
+        baselines={stage: _baseline(cli, stage) for stage, found in results.items() if found},
+        best_epoch=epochs_done(kept) - 1 if kept else None,
+        epochs=epochs,
+        seconds=timer.seconds,
+        checkpoint=best,
+        views=how_to_look(trainer.loggers, Path(trainer.default_root_dir)) if trainer.is_global_zero else (),
+    )
+
+
+# ------------------------------------------------------------------ validate, test, predict
+
+
+def evaluate(cli: ModsCLI, checkpoint: Path | None, stage: str) -> dict[str, float]:
+    """Evaluate a checkpoint, or with None the weights as they are, on the set `val` or `test`.
+
+    Returns:
+        Metrics by name without the stage; none where there is no such set, or the model has no step for it.
+    """
+    if not _has_set(cli.model, cli.datamodule, stage):
+        return {}
+    bar = cli.trainer.progress_bar_callback
+    if bar is not None:
+        bar.disable()
+    verb = cli.trainer.validate if stage == "val" else cli.trainer.test
+    verb(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True)
+    return _of_stage(logged(cli.trainer), stage)
+
+
+def _of_stage(metrics: dict[str, float], stage: str) -> dict[str, float]:
+    return {name.removeprefix(f"{stage}_"): value for name, value in metrics.items() if name.startswith(stage)}
+
+
+def _baseline(cli: ModsCLI, stage: str) -> dict[str, float]:
+    """Metrics of the trivial prediction on one set, where the data module knows them."""
+    known = getattr(cli.datamodule, "baseline", None)
+    found = dict(known(stage)) if callable(known) else {}
+    loss = getattr(cli.model, "baseline_loss", None)
+    return {**found, "loss": float(loss)} if loss is not None else found
+
+
+def _has_set(model: LightningModule, data: LightningDataModule | None, stage: str) -> bool:
+    """Whether the model can be evaluated on a stage and there are rows to do it with."""
+    step, hook = f"{STAGES[stage]}_step", f"{stage}_dataloader"
+    owner = data if data is not None and is_overridden(hook, data, LightningDataModule) else model
+    if not is_overridden(step, model) or not is_overridden(hook, owner):
+        return False
+    loaders = getattr(owner, hook)()
+    return loaders is not None and not (isinstance(loaders, list | tuple) and not loaders)
+
+
+def _print_results(cli: ModsCLI, checkpoint: Path | None, *, stage: str) -> None:
+    found = evaluate(cli, checkpoint, stage)
+    if not found:
+        how = f"--data.{stage}_path=FILE or --data.{stage}_fraction makes one."
+        raise RunError(f"there is no {STAGES[stage]} set: {how}")
+    epoch = epochs_done(read_checkpoint(checkpoint)) - 1 if checkpoint else None
+    summary = RunSummary({stage: found}, {stage: _baseline(cli, stage)}, best_epoch=epoch, checkpoint=checkpoint)
+    if cli.trainer.is_global_zero:
+        sys.stdout.write(f"{summary}\n")
+
+
+def validate(line: CommandLine) -> None:
+    """Evaluate a checkpoint on the validation set."""
+    run(line, partial(_print_results, stage="val"))
+
+
+def test(line: CommandLine) -> None:
+    """Evaluate a checkpoint on the test set."""
+    run(line, partial(_print_results, stage="test"))
+
+
+def predict(line: CommandLine) -> None:
+    """Predict the rows of a file and write a CSV."""
+    run(line, _predict)
+
+
+def _predict(cli: ModsCLI, checkpoint: Path | None) -> None:
+    if getattr(cli.datamodule, "predict_path", "") is None:
+        raise DataError("--data.predict_path is needed: a file with the rows to predict.")
+    outputs = cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    if not cli.trainer.is_global_zero:
+        return
+    header, rows = prediction_rows(outputs or [], getattr(cli.datamodule, "class_names", None))
+    count = write_csv(Path(cli.config.output), header, rows)
+    say(f"{count} predictions in {cli.config.output}")
