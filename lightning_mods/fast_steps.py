@@ -18,6 +18,7 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
+import callbacks
 from lightning_mods.chain_rule import ChainRule, Sgd
 from lightning_mods.fast_hooks import Hooks
 from lightning_mods.fast_limits import (
@@ -98,7 +99,7 @@ class FastSteps:
         self._trainer, self._module, self._learner, self._loader = trainer, module, learner, loader
         self._most = most
         self._chain = chain
-        self._hooks = Hooks(module, known="callbacks")
+        self._hooks = Hooks(module, known=callbacks.__name__)
         found = [limit_of(callback, trainer) for callback in trainer.callbacks]  # type: ignore[attr-defined]
         self._limits: list[Limit] = [limit for limit in found if limit is not None]
         self.strangers = [

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from lightning_mods.arguments import UsageError, asks_for_help
+from lightning_mods.class_paths import with_own_classes
 from lightning_mods.exported_flags import is_exported
 
 # Where a verb's work is; imported when there is some, as that takes seconds.
@@ -22,18 +23,19 @@ _WORK = {
 }
 
 
-def start(verb: str, args: Sequence[str] | None) -> None:
+def start(verb: str, args: Sequence[str] | None, *, whole_process: bool = False) -> None:
     """Run a verb.
 
     Args:
         verb: `fit`, `validate`, `test`, `predict`, `export` or `study`.
         args: The flags; None for those of the process.
+        whole_process: Whether this process is nothing but the verb, as it is with None for `args`.
 
     Raises:
         SystemExit: With code 2 after one line, if the flags are wrong.
     """
-    given = list(sys.argv[1:] if args is None else args)
     try:
+        given = with_own_classes(sys.argv[1:] if args is None else args)
         if verb == "predict" and is_exported(given) and not asks_for_help(given):
             _work("predict --exported")(given)
             return
@@ -43,7 +45,7 @@ def start(verb: str, args: Sequence[str] | None) -> None:
     except UsageError as error:
         sys.stderr.write(f"{verb}: {' '.join(str(error).split())}\n")
         raise SystemExit(2) from None
-    work = _import(verb) if args is not None else _import_at_once(verb)
+    work = _import_at_once(verb) if whole_process or args is None else _import(verb)
     work(given)
 
 

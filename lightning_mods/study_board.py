@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.search import TrialRow
+from lightning_mods.class_paths import short
 from lightning_mods.files import replacing
 from lightning_mods.study_cli import StudyCLI
 
@@ -49,7 +50,7 @@ def write_pictures(folder: Path, rows: Sequence[TrialRow], report: str, *, axes:
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    pictures = import_module("callbacks.search_picture")
+    pictures = import_module("lightning_mods.callbacks.search_picture")
     x, y = [*axes, *axes][:2]
     figures = {"search": pictures.draw_search(rows, x=x, y=y, **how), "history": pictures.draw_history(rows, **how)}
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +58,9 @@ def write_pictures(folder: Path, rows: Sequence[TrialRow], report: str, *, axes:
     writer = SummaryWriter(str(folder / RUN))
     try:
         for name, figure in figures.items():
-            drawn = import_module("callbacks.fit_picture").png(figure)  # once: it takes as long as many fits
+            drawn = import_module("lightning_mods.callbacks.fit_picture").png(
+                figure
+            )  # once: it takes as long as many fits
             with replacing(folder / f"{name}.png") as partial:
                 partial.write_bytes(drawn)
             _add_png(writer, name, drawn)
@@ -99,4 +102,4 @@ def settings(cli: StudyCLI, names: Mapping[str, Any]) -> dict[str, Any]:
     found |= {"study.metric": study.metrics, "study.seeds": study.seeds, "study.folds": study.folds}
     if cli.trainer.world_size > 1:  # they share the rows of a step: another number of them is another fit
         found["trainer.devices"] = cli.trainer.world_size
-    return {name: repr(value) for name, value in found.items() if name not in names}
+    return {name: short(repr(value)) for name, value in found.items() if name not in names}

@@ -11,15 +11,19 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self
 
+from lightning_mods.siblings import can_preload
+
 
 def context() -> Any:
-    """Forked from one fresh process that has imported torch once; where there is no such thing, started anew."""
+    """Forked from one fresh process that has imported torch once; where there is no such thing, started anew.
+
+    Our own modules are imported there too, unless it might take another package for ours than this process does.
+    """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(
-        ["lightning_mods.lean_torchmetrics", "lightning_mods.study_plan", "torch._dynamo", "optuna"]
-    )
+    ours = ["lightning_mods.lean_torchmetrics", "lightning_mods.study_plan"] if can_preload() else []
+    found.set_forkserver_preload([*ours, "torch._dynamo", "optuna", "pytorch_lightning.cli"])
     return found
 
 
