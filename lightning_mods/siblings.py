@@ -10,19 +10,28 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import spec_from_file_location, spec_from_loader
-from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
+    from pathlib import Path
+else:
+    Loader = object  # `importlib.abc` and `pathlib` take longer to import than all else of `import lightning_mods`
 
 NAMES = ("callbacks", "datamodules")
 
 _PACKAGE = "lightning_mods"
-_HOME = Path(__file__).parent.parent
 # These two run before it is known where the user's modules are looked for.
 _BEFORE = (f"{_PACKAGE}.__main__", f"{_PACKAGE}.siblings")
+
+
+def _home() -> "Path":
+    from pathlib import Path
+
+    return Path(__file__).parent.parent
 
 
 def install() -> None:
@@ -41,8 +50,10 @@ def can_preload() -> bool:
 
     The process that workers are forked from looks for modules in the working directory, not where this one looks.
     """
+    from pathlib import Path
+
     here = any(Path(name).exists() or Path(f"{name}.py").exists() for name in NAMES)
-    return not shadowed() and (not here or Path.cwd() == _HOME)
+    return not shadowed() and (not here or Path.cwd() == _home())
 
 
 def version() -> str:
@@ -51,13 +62,13 @@ def version() -> str:
     from importlib import metadata
 
     with suppress(OSError, tomllib.TOMLDecodeError):
-        project = tomllib.loads((_HOME / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+        project = tomllib.loads((_home() / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
         if project.get("name") == "lightning-mods":  # some wheels leave a file of that name beside all packages
             return str(project["version"])
     return metadata.version("lightning-mods")
 
 
-class SiblingFinder(MetaPathFinder):
+class SiblingFinder:
     """Finds our sibling packages below `lightning_mods`, and what is missing in a bare folder of the user's."""
 
     def __init__(self) -> None:
@@ -84,7 +95,7 @@ class SiblingFinder(MetaPathFinder):
             if self.folders_of_user(name) is None:
                 return _alias(fullname, rest)
             if rest == name:
-                return _redirected(spec_from_file_location(fullname, _HOME / name / "__init__.py"))
+                return _redirected(spec_from_file_location(fullname, _home() / name / "__init__.py"))
             return _redirected(PathFinder.find_spec(fullname, path))
         if top in NAMES and self.folders_of_user(top):
             return self._in_bare_folder(fullname, path)
@@ -111,7 +122,9 @@ class SiblingFinder(MetaPathFinder):
         return made
 
     def _look_for(self, name: str) -> list[str] | None:
-        ours = _HOME / name
+        from pathlib import Path
+
+        ours = _home() / name
         loaded = sys.modules.get(name)
         if loaded is not None:
             return None if _is_same(getattr(loaded, "__file__", None), ours / "__init__.py") else []
@@ -140,6 +153,9 @@ class _AliasLoader(Loader):
     def __init__(self, module: ModuleType) -> None:
         self._module = module
 
+    def create_module(self, spec: ModuleSpec) -> None:
+        pass
+
     def exec_module(self, module: ModuleType) -> None:
         sys.modules[module.__name__] = self._module  # import takes what stands there afterwards
 
@@ -159,6 +175,9 @@ class _BareFolderLoader(Loader):
 
     def __init__(self, ours: str) -> None:
         self._ours = ours
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        pass
 
     def exec_module(self, module: ModuleType) -> None:
         def fall_back(name: str) -> Any:
@@ -202,5 +221,7 @@ def _import(
 _BUILTINS = {**vars(builtins), "__import__": _import}
 
 
-def _is_same(file: str | None, ours: Path) -> bool:
+def _is_same(file: str | None, ours: "Path") -> bool:
+    from pathlib import Path
+
     return file is not None and (file == str(ours) or (Path(file).exists() and ours.samefile(file)))

@@ -52,15 +52,14 @@ def write_pictures(folder: Path, rows: Sequence[TrialRow], report: str, *, axes:
 
     pictures = import_module("lightning_mods.callbacks.search_picture")
     x, y = [*axes, *axes][:2]
+    png = import_module("lightning_mods.callbacks.fit_picture").png
     figures = {"search": pictures.draw_search(rows, x=x, y=y, **how), "history": pictures.draw_history(rows, **how)}
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder / RUN, ignore_errors=True)  # what an earlier start of the same study drew
     writer = SummaryWriter(str(folder / RUN))
     try:
         for name, figure in figures.items():
-            drawn = import_module("lightning_mods.callbacks.fit_picture").png(
-                figure
-            )  # once: it takes as long as many fits
+            drawn = png(figure)  # once: it takes as long as many fits
             with replacing(folder / f"{name}.png") as partial:
                 partial.write_bytes(drawn)
             _add_png(writer, name, drawn)
