@@ -45,7 +45,7 @@ def become(cwd, argv, out):
         code = 0
     except SystemExit as stop:
         code = stop.code or 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001  # it is what the command ended with
         traceback.print_exc()
     finally:
         sys.stdout.flush()

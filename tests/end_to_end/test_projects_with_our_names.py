@@ -1,4 +1,4 @@
-"""Projects that have `callbacks` and `datamodules` of their own: nobody's folder hides ours, and ours hides nobody's."""
+"""Projects with `callbacks` and `datamodules` of their own: nobody's folder hides ours, and ours hides nobody's."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from lightning_mods import callbacks, datamodules
 
 ROOT = Path(__file__).parent.parent.parent
 FIT = ["--data.path=iris", "--trainer.max_epochs=1"]
+pytestmark = pytest.mark.timeout(900)  # a dozen commands one after the other, on a machine that may be busy
 KINDS = ["package", "bare folder", "file"]
 
 MINE = """
@@ -66,7 +67,7 @@ def run_all(python, path, jobs):
         env.pop(name, None)
     words = [str(python), str(Path(__file__).with_name("many_commands.py"))]
     done = subprocess.run(
-        words, input=json.dumps(jobs), env=env, cwd="/", capture_output=True, text=True, check=False, timeout=280
+        words, input=json.dumps(jobs), env=env, cwd="/", capture_output=True, text=True, check=False, timeout=840
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -84,12 +85,13 @@ def checkout(tmp_path_factory):
     for kind in KINDS:
         cwd = folder / kind
         mine = project(cwd, kind)
-        verbs = {
-            "fit": fit(mine),
-            "again": ["lightning_mods.fit", "--config=lightning_logs/version_0/config.yaml", "--ckpt_path=last"],
-            "elsewhere": ["lightning_mods.fit", "--config=elsewhere.yaml", "--trainer.max_epochs=1"],
-            "help": ["lightning_mods", "fit", "--help"],
-        }
+        verbs = {"fit": fit(mine)}
+        if kind != "file":
+            written = "--config=lightning_logs/version_0/config.yaml"
+            verbs |= {
+                "again": ["lightning_mods.fit", written, "--ckpt_path=last", "--trainer.max_epochs=2"],
+                "elsewhere": ["lightning_mods.fit", "--config=elsewhere.yaml", "--trainer.max_epochs=1"],
+            }
         if kind == "package":
             study = ["lightning_mods.study", *FIT, "--study.n_trials=2", f"--trainer.callbacks+={mine}"]
             verbs |= {
@@ -98,8 +100,8 @@ def checkout(tmp_path_factory):
                 "predict": ["lightning_mods.predict", "--data.predict_path=iris", "--model=models.Mine"],
                 "export": ["lightning_mods.export", "--format=pt2", "--ckpt_path=lightning_logs/version_1"],
                 "diagnose": ["lightning_mods.diagnose", "lightning_logs/version_0", "--plot=fit.png"],
-                "study": study,
-                "workers": [*study, "--study.workers=2", "--study.name=team"],
+                "help": ["lightning_mods", "fit", "--help"],
+                "study": [*study, "--study.workers=2", "--study.prune_hopeless=false"],
             }
         jobs += [(kind, verb, {"cwd": str(cwd), "argv": argv}) for verb, argv in verbs.items()]
     done = run_all(sys.executable, str(ROOT), [job for _, _, job in jobs])
@@ -113,18 +115,22 @@ def test_every_verb_works_where_the_user_has_our_names(checkout):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_users_own_callback_is_found_and_a_config_written_there_loads_there(checkout, kind):
+def test_the_users_own_callback_is_found(checkout, kind):
+    done, _ = checkout
+    assert f"MINE FROM {'callbacks' if kind == 'file' else 'callbacks.early'}\n" in done[kind, "fit"]["text"]
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_a_config_written_there_loads_there(checkout, kind):
     done, folder = checkout
-    home = "callbacks" if kind == "file" else "callbacks.early"
-    assert f"MINE FROM {home}" in done[kind, "fit"]["text"]
-    assert f"MINE FROM {home}" in done[kind, "again"]["text"]
+    assert "MINE FROM callbacks.early" in done[kind, "again"]["text"]
     written = (folder / kind / "lightning_logs" / "version_0" / "config.yaml").read_text()
     assert "class_path: lightning_mods.datamodules.TabularDataModule" in written
 
 
 def test_trials_in_workers_have_the_users_callback_and_our_model(checkout):
     done, _ = checkout
-    assert done["package", "workers"]["text"].count("MINE FROM callbacks.early") == 2
+    assert done["package", "study"]["text"].count("MINE FROM callbacks.early") == 2
 
 
 def installed(tmp_path, *how):
@@ -136,15 +142,9 @@ def installed(tmp_path, *how):
     ).stdout.strip()
     source = tmp_path / "source"
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    wanted = ("callbacks", "datamodules", "lightning_mods", "pyproject.toml", "README.md", "LICENSE")
     for name in tracked.decode().split("\0"):
-        if name.split("/")[0] in (
-            "callbacks",
-            "datamodules",
-            "lightning_mods",
-            "pyproject.toml",
-            "README.md",
-            "LICENSE",
-        ):
+        if name.split("/")[0] in wanted and (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
     quiet = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation", "--no-index"]
@@ -158,20 +158,13 @@ def installed(tmp_path, *how):
 @pytest.mark.parametrize("how", [["--editable"], []], ids=["editable", "wheel"])
 def test_an_installed_command_works_in_such_projects(tmp_path, how):
     python = installed(tmp_path, *how)
-    jobs, mine = [], {}
-    for kind in ("package", "bare folder"):
-        mine[kind] = project(tmp_path / kind, kind)
-        jobs.append({"cwd": str(tmp_path / kind), "argv": fit(mine[kind])})
-    for kind, each in zip(mine, run_all(python, "", jobs), strict=True):
-        assert each["code"] == 0, each["text"]
-        assert f"MINE FROM {mine[kind].rpartition('.')[0]}" in each["text"]
-    command = [str(python.with_name("lightning-mods")), *fit(mine["package"])]
-    command[1:2] = ["fit"]
-    done = subprocess.run(
-        command, cwd=tmp_path / "package", env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "MINE FROM callbacks.early" in done.stdout
+    command, env = str(python.with_name("lightning-mods")), {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
+    for kind in KINDS[:2]:
+        mine = project(tmp_path / kind, kind)
+        words = [command, "fit", *fit(mine)[1:]]
+        done = subprocess.run(words, cwd=tmp_path / kind, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "MINE FROM callbacks.early" in done.stdout
 
 
 def test_the_long_names_are_the_same_modules_where_nobody_hides_ours():
@@ -219,4 +212,4 @@ def test_a_verb_that_does_not_exist_is_one_line_with_the_nearest():
 
 def test_listing_the_verbs_imports_no_torch():
     code = "import sys; from lightning_mods.__main__ import main; main([]); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False).returncode == 0
