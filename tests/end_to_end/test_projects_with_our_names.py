@@ -98,8 +98,8 @@ def checkout(tmp_path_factory):
                 "validate": ["lightning_mods.validate", "--model=models.Mine", "--data.path=iris"],
                 "test": ["lightning_mods", "test", "--model=models.Mine", "--data.path=iris"],
                 "predict": ["lightning_mods.predict", "--data.predict_path=iris", "--model=models.Mine"],
-                "export": ["lightning_mods.export", "--format=pt2", "--ckpt_path=lightning_logs/version_1"],
-                "diagnose": ["lightning_mods.diagnose", "lightning_logs/version_0", "--plot=fit.png"],
+                "export": ["lightning_mods.export", "--format=pt2"],
+                "diagnose": ["lightning_mods.diagnose", "lightning_logs/version_1", "--plot=fit.png"],
                 "help": ["lightning_mods", "fit", "--help"],
                 "study": [*study, "--study.workers=2", "--study.prune_hopeless=false"],
             }
