@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_mods.arguments import merged_config
+from lightning_mods.class_paths import short
 from lightning_mods.flag_source import Flag, flags_in, flags_of, kind_of, typed
 from lightning_mods.verbs import add_verb_arguments
 
@@ -72,6 +73,9 @@ class FlagBook:
 
     def _add_class(self, section: str, name: str, place: str, *, shown: bool) -> None:
         package, _, rest = place.partition("/")
+        if place in _OURS.get(section, {}).values():  # beside us, whatever the user calls by its name
+            self._add(section, *flags_in(Path(__file__).parent.parent / place, name, section), shown=shown)
+            return
         spec = find_spec(package)  # of a package, so that nothing is imported
         if spec is None or not spec.submodule_search_locations:
             raise LookupError(f"no package {package}")
@@ -88,6 +92,7 @@ def _chosen(args: Sequence[str], section: str) -> list[str]:
     asked = merged_config(args, section).get("class_path")
     if asked is None:
         return list(_OURS[section])
+    asked = short(str(asked))
     for name, place in _OURS[section].items():
         package = place.partition("/")[0]
         if asked in (name, f"{package}.{name}", f"{place.removesuffix('.py').replace('/', '.')}.{name}"):
