@@ -179,8 +179,8 @@ def test_the_long_names_are_the_same_modules_where_nobody_hides_ours():
 def test_a_script_that_imported_its_own_package_first_gets_both(tmp_path):
     project(tmp_path / "mine", "package")
     code = (
-        "import callbacks.loggers, lightning_mods; from lightning_mods.callbacks import FitMonitor;"
-        "assert callbacks.loggers.X and FitMonitor.__module__.startswith('lightning_mods.callbacks.')"
+        "import callbacks.loggers, lightning_mods; from lightning_mods.callbacks.diagnosis import diagnose;"
+        "assert callbacks.loggers.X and diagnose.__module__.startswith('lightning_mods.callbacks.diagnosis')"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path / "mine", env=env)
