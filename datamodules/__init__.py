@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 __all__ = ["DataError", "TabularDataModule"]
 
-_HOME = {"DataError": "datamodules.errors", "TabularDataModule": "datamodules.tabular"}
+_HOME = {"DataError": "errors", "TabularDataModule": "tabular"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {__all__}.")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

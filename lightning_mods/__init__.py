@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lightning_mods.siblings import NAMES, install, version
+
 if TYPE_CHECKING:
     from lightning_mods.loggers.comet import OfflineCometLogger
     from lightning_mods.loggers.visdom import VisdomLogger
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from lightning_mods.models.regressor import MLPRegressor
 
 __all__ = ["MLP", "MLPClassifier", "MLPModule", "MLPRegressor", "OfflineCometLogger", "VisdomLogger"]
+
+install()  # before anything imports `callbacks` or `datamodules`
 
 _HOMES = {
     "MLP": "models.mlp",
@@ -27,4 +31,8 @@ def __getattr__(name: str) -> Any:
     # Names load on first use: `python -m lightning_mods.fit --help` need not wait for torchmetrics.
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in NAMES:
+        return import_module(f"{__name__}.{name}")
+    if name == "__version__":
+        return version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

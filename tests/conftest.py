@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+# Named first: pytest puts this folder onto the path, and `callbacks` and `datamodules` in it would be the user's.
+import callbacks  # noqa: F401
+import datamodules  # noqa: F401
+
 # Tests run in two processes on two cores; torch reads this when it is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.host import replacing
+from lightning_mods.cli.class_paths import with_own_classes
 from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.cli.flags import Reference
 
@@ -54,7 +55,7 @@ def start(verb: str, args: Sequence[str] | None, *, whole_process: bool = False)
     whole_process = whole_process or args is None
     load = _work_at_once if whole_process else _work  # garbage that others have made should be looked for
     try:
-        line = CommandLine.parse(verb, sys.argv[1:] if args is None else args)
+        line = with_own_classes(CommandLine.parse(verb, sys.argv[1:] if args is None else args))
         if verb == "predict" and line.said("exported") is not None and not line.asks_for_help:
             _work("predict --exported")(line)
             return

@@ -248,7 +248,7 @@ def _plot(judged: Judged, target: Path) -> None:
     if judged.log is None or judged.diagnosis is None:
         return
     try:
-        draw_fit = import_module("callbacks.fit.figure").draw_fit
+        draw_fit = import_module("lightning_mods.callbacks.fit.figure").draw_fit
     except ImportError as error:
         raise UsageError(f"--plot needs matplotlib (pip install matplotlib): {error}.") from error
     curves = judged.log.curves

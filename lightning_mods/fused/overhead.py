@@ -10,11 +10,14 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
+import callbacks
+
 _EPOCH_HOOKS = tuple(
     [f"on_train_{what}" for what in ("epoch_start", "epoch_end", "batch_start", "batch_end")]
     + [f"on_validation_{what}" for what in ("start", "end", "epoch_start", "epoch_end", "batch_start", "batch_end")]
     + ["on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step"]
 )
+_OURS = (f"{callbacks.__name__}.", "lightning_mods.")  # the user may have `callbacks` of his own
 _NOTHING = nullcontext()
 
 Method = TypeVar("Method", bound=Callable[..., object])
@@ -28,14 +31,19 @@ class NoProfiler(PassThroughProfiler):
         return _NOTHING
 
 
-def pass_by_idle_hooks(callbacks: Iterable[Callback]) -> None:
+def pass_by_idle_hooks(asked: Iterable[Callback]) -> None:
     """Have Lightning pass by the hooks of an epoch that our own callbacks leave as they are.
 
     Of a callback's hooks it passes by those that cannot be called. Others' callbacks stay as they are: they may be
     called by somebody else.
     """
-    for callback in callbacks:
-        if type(callback).__module__.partition(".")[0] in ("callbacks", "lightning_mods"):
+<<<<<<< HEAD:lightning_mods/fused/overhead.py
+    for callback in asked:
+        if type(callback).__module__.startswith(_OURS):
+=======
+    for callback in asked:
+        if type(callback).__module__.startswith(_OURS):
+>>>>>>> siblings:lightning_mods/light_dispatch.py
             for name in _EPOCH_HOOKS:
                 if not is_overridden(name, callback, Callback):
                     setattr(callback, name, None)

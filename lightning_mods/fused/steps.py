@@ -19,9 +19,17 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
+<<<<<<< HEAD:lightning_mods/fused/steps.py
+import callbacks
 from lightning_mods.fused.chain_rule import ChainRule, Sgd
 from lightning_mods.fused.limits import (
     Hooks,
+=======
+import callbacks
+from lightning_mods.chain_rule import ChainRule, Sgd
+from lightning_mods.fast_hooks import Hooks
+from lightning_mods.fast_limits import (
+>>>>>>> siblings:lightning_mods/fast_steps.py
     Limit,
     LooksNowAndThen,
     Readings,
@@ -180,7 +188,7 @@ class FastSteps:
         self._learner: LearnsFast = module  # type: ignore[assignment]  # as `open_fast_steps` asks for
         self._begin_batch = begin_batch
         self._chain = chain
-        self._hooks = Hooks(module, known="callbacks")
+        self._hooks = Hooks(module, known=callbacks.__name__)
         found = [limit_of(callback, trainer) for callback in trainer.callbacks]  # type: ignore[attr-defined]
         self._limits: list[Limit] = [limit for limit in found if limit is not None]
         self.strangers = [

@@ -13,6 +13,7 @@ from typing import Any
 
 from callbacks.host import replacing
 from callbacks.search.results import Progress, TrialRow
+from lightning_mods.cli.class_paths import short
 from lightning_mods.console.terminal import say
 from lightning_mods.study.space import short_names, shown
 from lightning_mods.study.trial_cli import StudyCLI
@@ -56,7 +57,7 @@ def write_pictures(folder: Path, rows: Sequence[TrialRow], report: str, *, axes:
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    pictures = import_module("callbacks.search.figure")
+    pictures = import_module("lightning_mods.callbacks.search.figure")
     x, y = [*axes, *axes][:2]
     figures = {"search": pictures.draw_search(rows, x=x, y=y, **how), "history": pictures.draw_history(rows, **how)}
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +65,7 @@ def write_pictures(folder: Path, rows: Sequence[TrialRow], report: str, *, axes:
     writer = SummaryWriter(str(folder / RUN))
     try:
         for name, figure in figures.items():
-            drawn = import_module("callbacks.loggers.figures").png(figure)  # once: it takes as long as many fits
+            drawn = import_module("lightning_mods.callbacks.loggers.figures").png(figure)  # once: it takes as long as many fits
             with replacing(folder / f"{name}.png") as partial:
                 partial.write_bytes(drawn)
             _add_png(writer, name, drawn)
@@ -106,7 +107,7 @@ def settings(cli: StudyCLI, names: Mapping[str, Any]) -> dict[str, Any]:
     found |= {"study.metric": study.metrics, "study.seeds": study.seeds, "study.folds": study.folds}
     if cli.trainer.world_size > 1:  # they share the rows of a step: another number of them is another fit
         found["trainer.devices"] = cli.trainer.world_size
-    return {name: repr(value) for name, value in found.items() if name not in names}
+    return {name: short(repr(value)) for name, value in found.items() if name not in names}
 
 
 _WIDE = 20  # letters of the bar
