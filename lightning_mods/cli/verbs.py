@@ -23,7 +23,7 @@ from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.predictions import prediction_rows, write_csv
 from lightning_mods.console.progress import EpochTimer
 from lightning_mods.console.terminal import STAGES, RunSummary, quiet, say, writers_report_once
-from lightning_mods.fused.overhead import LongLived, pass_by_idle_hooks
+from lightning_mods.fused.overhead import pass_by_idle_hooks
 from lightning_mods.loggers.views import close_loggers, how_to_look
 from lightning_mods.models.module import MLPModule
 from lightning_mods.runs import RunError, find_checkpoint
@@ -119,9 +119,9 @@ def fit(line: CommandLine) -> None:
 
 
 def _fit(cli: ModsCLI, checkpoint: Path | None) -> None:
-    ours = [ThreadLimit(), LongLived()]
-    pass_by_idle_hooks(ours)
-    cli.trainer.callbacks.extend(ours)  # type: ignore[attr-defined]  # a connector's
+    threads = ThreadLimit()
+    pass_by_idle_hooks([threads])
+    cli.trainer.callbacks.append(threads)  # type: ignore[attr-defined]  # a connector's
     limit_threads(cli.trainer, cli.model, getattr(cli.datamodule, "resolved_batch_size", None))
     if checkpoint is not None and isinstance(cli.datamodule, TabularDataModule):
         # Read and encode now what will be read anyway: a table that does not fit must not touch the run's folder.

@@ -19,17 +19,10 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-<<<<<<< HEAD:lightning_mods/fused/steps.py
 import callbacks
 from lightning_mods.fused.chain_rule import ChainRule, Sgd
 from lightning_mods.fused.limits import (
     Hooks,
-=======
-import callbacks
-from lightning_mods.chain_rule import ChainRule, Sgd
-from lightning_mods.fast_hooks import Hooks
-from lightning_mods.fast_limits import (
->>>>>>> siblings:lightning_mods/fast_steps.py
     Limit,
     LooksNowAndThen,
     Readings,

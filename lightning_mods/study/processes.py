@@ -12,14 +12,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self
 
-<<<<<<< HEAD:lightning_mods/study/processes.py
 from callbacks.search.results import Progress
 from lightning_mods.cli.command_line import CommandLine
 from lightning_mods.console.terminal import say
 from lightning_mods.siblings import can_preload
-=======
-from lightning_mods.siblings import can_preload
->>>>>>> siblings:lightning_mods/study_team.py
 
 
 def context() -> Any:
@@ -30,13 +26,8 @@ def context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     found = multiprocessing.get_context("forkserver")
-<<<<<<< HEAD:lightning_mods/study/processes.py
     ours = ["lightning_mods.study.plan"] if can_preload() else []
     found.set_forkserver_preload([*ours, "torch._dynamo", "optuna", "pytorch_lightning.cli"])
-=======
-    ours = ["lightning_mods.lean_torchmetrics", "lightning_mods.study_plan"] if can_preload() else []
-    found.set_forkserver_preload([*ours, "torch._dynamo", "optuna", "pytorch_lightning.cli"])
->>>>>>> siblings:lightning_mods/study_team.py
     return found
 
 

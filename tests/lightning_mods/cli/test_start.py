@@ -211,21 +211,6 @@ def test_a_configuration_that_cannot_be_read_is_said_at_once():
     assert done.stderr.startswith("fit: --config needs a YAML file that can be read; nowhere.yaml: No such file")
 
 
-def test_scipys_signals_are_put_off_and_real_when_they_are_used():
-    code = (
-        "import sys, inspect, lightning_mods.fused.imports as lean, torchmetrics\n"
-        "assert 'scipy.signal' not in sys.modules\n"
-        "put_off = sys.modules['scipy.signal'] = lean._Deferred('scipy.signal')\n"
-        "inspect.getmodule(sys._getframe())\n"  # it asks all modules for their files
-        "assert put_off.hamming is None and sys.modules['scipy.signal'] is put_off\n"
-        "from scipy.signal import lfilter\n"
-        "from scipy.signal.windows import hamming\n"
-        "assert sys.modules['scipy.signal'] is not put_off and hamming(3).shape == (3,)\n"
-        "assert put_off.lfilter is lfilter is sys.modules['scipy.signal'].lfilter\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 def test_a_verb_called_from_other_code_leaves_its_garbage_collection_alone(monkeypatch):
     done = []
     monkeypatch.setattr("lightning_mods.cli.verbs.fit", lambda line: done.append(line.words))
