@@ -88,7 +88,7 @@ def start(tmp_path, script, *arguments, timeout=150):
         ["timeout", "-k", "5", str(timeout), sys.executable, str(path), *map(str, arguments)],
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "callbacks")]),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
             "OMP_NUM_THREADS": "1",
         },
         stdout=subprocess.PIPE,
@@ -126,11 +126,12 @@ from pathlib import Path
 warnings.simplefilter("ignore")
 import pytorch_lightning as pl
 import torch
-from callbacks import OptunaSearch, _search_ranks
+from callbacks import OptunaSearch
+from callbacks.tuning import copies
 from datamodules import TabularDataModule
 from lightning_mods import MLPClassifier
 
-_search_ranks.PULSE = 0.0  # a sign of life after every batch
+copies.PULSE = 0.0  # a sign of life at every report
 
 def fit(root, callbacks, batch_size="auto", **kwargs):
     pl.seed_everything(3)
