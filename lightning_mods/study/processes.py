@@ -1,4 +1,4 @@
-"""Processes that train the trials of one study together; the storage is all they share."""
+"""Processes of a study: the ranks of one fit, and workers that share nothing but the storage."""
 
 import multiprocessing
 import os
@@ -17,12 +17,12 @@ from lightning_mods.console.terminal import say
 
 
 def context() -> Any:
-    """Forked from one fresh process that has imported torch once; where there is no such thing, started anew."""
+    """Return how to start processes: forked from a fresh one that has imported torch, or anew where none can be."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(
-        ["lightning_mods.fused.imports", "lightning_mods.study.plan", "torch._dynamo", "optuna"]
+        ["lightning_mods.fused.imports", "lightning_mods.study.command", "torch._dynamo", "optuna"]
     )
     return found
 
@@ -40,8 +40,8 @@ def leave_with_parent(how: signal.Signals) -> None:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A process of a team is over.
+class ProcessEnd:
+    """The end of a process.
 
     Args:
         code: Its exit code; below zero the signal that killed it.
@@ -53,30 +53,30 @@ class Ended:
         return f"was killed by signal {-self.code}" if self.code < 0 else f"ended with exit code {self.code}"
 
 
-class Team:
+class RankProcesses:
     """The ranks of one fit: Lightning finds them as it would find those of a launcher, and starts none itself.
 
     They are killed when the block ends, and kill themselves when this process is killed.
 
     Args:
         count: How many.
-        work: Called in each with its rank, a pipe to this process, and `task`; importable by name.
-        task: Plain data.
+        work: Called in each with its rank, a pipe to this process, and `request`; importable by name.
+        request: Plain data.
         threads: Of torch in each, before Lightning shares out the cores.
     """
 
     def __init__(
-        self, count: int, work: Callable[[int, Connection, Any], None], task: Any, *, threads: int | None = None
+        self, count: int, work: Callable[[int, Connection, Any], None], request: Any, *, threads: int | None = None
     ) -> None:
         self.count = count
-        self._work, self._task, self._threads = work, task, threads
+        self._work, self._request, self._threads = work, request, threads
         self._processes: dict[int, Any] = {}
         self._pipes: dict[int, Connection] = {}
         self._alive: set[int] = set()
 
     @property
     def is_alive(self) -> bool:
-        """Whether there is still somebody to listen to."""
+        """Whether a rank can still send something."""
         return bool(self._alive)
 
     def __enter__(self) -> Self:
@@ -96,7 +96,7 @@ class Team:
         here, there = made.Pipe()
         try:
             process = made.Process(
-                target=_become_rank, args=(rank, dict(environment), there, self._threads, self._work, self._task)
+                target=_become_rank, args=(rank, dict(environment), there, self._threads, self._work, self._request)
             )
             process.start()
         finally:
@@ -104,32 +104,32 @@ class Team:
         self._processes[rank], self._pipes[rank] = process, here
         self._alive.add(rank)
 
-    def hear(self, timeout: float | None = None) -> list[tuple[int, Any]]:
+    def receive(self, timeout: float | None = None) -> list[tuple[int, Any]]:
         """Wait for what the ranks send.
 
         Args:
             timeout: In seconds; None waits until there is something.
 
         Returns:
-            Rank and message; the last one of each rank is an `Ended`.
+            Rank and message; the last one of each rank is a `ProcessEnd`.
         """
         wait(
             [self._pipes[rank] for rank in self._alive] + [self._processes[rank].sentinel for rank in self._alive],
             timeout,
         )
-        heard: list[tuple[int, Any]] = []
+        received: list[tuple[int, Any]] = []
         for rank in sorted(self._alive):
             code = self._processes[rank].exitcode  # asked first: what it sent before it ended is read below
             with suppress(EOFError, OSError):
                 while self._pipes[rank].poll():
-                    heard.append((rank, self._pipes[rank].recv()))
+                    received.append((rank, self._pipes[rank].recv()))
             if code is not None:
-                heard.append((rank, Ended(code)))
+                received.append((rank, ProcessEnd(code)))
                 self._alive.discard(rank)
-        return heard
+        return received
 
-    def answer(self, rank: int, message: Any) -> None:
-        """Send something to a rank; one that is gone needs no answer."""
+    def send(self, rank: int, message: Any) -> None:
+        """Send something to a rank; one that is gone needs it no more."""
         with suppress(OSError):
             self._pipes[rank].send(message)
 
@@ -145,7 +145,7 @@ class Team:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Return a port of this machine that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -158,7 +158,7 @@ def _become_rank(
     pipe: Connection,
     threads: int | None,
     work: Callable[[int, Connection, Any], None],
-    task: Any,
+    request: Any,
 ) -> None:
     os.environ.clear()
     os.environ.update(environment)
@@ -169,7 +169,7 @@ def _become_rank(
         import torch
 
         torch.set_num_threads(threads)
-    work(rank, pipe, task)
+    work(rank, pipe, request)
 
 
 _PATIENCE = 20.0  # seconds for a worker to leave its trial when it is asked to
@@ -237,7 +237,7 @@ def _has_ended(worker: _Worker, count: int) -> bool:
     if code is None:
         return False
     if code:
-        say(f"note: worker {worker.number + 1} of {count} {Ended(code)}; its trial goes to the others.")
+        say(f"note: worker {worker.number + 1} of {count} {ProcessEnd(code)}; its trial goes to the others.")
     return True
 
 
