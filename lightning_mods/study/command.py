@@ -19,7 +19,7 @@ from lightning_mods.cli.arguments import UsageError, asks_for_help
 from lightning_mods.cli.run import mistakes_in_one_line, print_help, with_classes
 from lightning_mods.console.terminal import quiet, say, speak_as, writers_report_once
 from lightning_mods.runs import newest_run
-from lightning_mods.study.processes import ProcessEnd, RankProcesses, run_workers
+from lightning_mods.study.processes import ProcessEnd, rank_processes, run_workers
 from lightning_mods.study.ranks import RankTrialRunner, check_ranks
 from lightning_mods.study.report import StudyReport, settings, write_best, write_pictures
 from lightning_mods.study.trial_cli import StudyCLI, asked_space, build_space, check_folds, check_space, short_names
@@ -184,7 +184,7 @@ def fit_on_ranks(count: int, args: Sequence[str]) -> None:
     Raises:
         SystemExit: With code 1, or that of the rank that failed first.
     """
-    with RankProcesses(count, _fit, list(args)) as ranks:
+    with rank_processes(count, _fit, list(args)) as ranks:
         try:
             while ranks.is_alive:
                 for _, message in ranks.receive():

@@ -17,7 +17,7 @@ from callbacks.search.plan import SearchError
 from callbacks.tuning.trials import TrialRunner, others_learn
 from lightning_mods.cli.arguments import UsageError, explain
 from lightning_mods.console.terminal import quiet, speak_as, writers_report_once
-from lightning_mods.study.processes import ProcessEnd, RankProcesses
+from lightning_mods.study.processes import ChildProcesses, ProcessEnd, rank_processes
 from lightning_mods.study.trial_cli import StudyCLI
 from lightning_mods.study.trials import StudyFits, forget_attempts
 
@@ -238,7 +238,7 @@ class RankTrialRunner:
         return _objectives(result)
 
     def _once(self, trial: "Trial", request: RankRequest) -> RankResult:
-        ranks = RankProcesses(self._cli.trainer.world_size, train_rank, request, threads=self._threads)
+        ranks = rank_processes(self._cli.trainer.world_size, train_rank, request, threads=self._threads)
         try:
             ranks.__enter__()
         except (OSError, EOFError) as error:
@@ -254,7 +254,7 @@ class RankTrialRunner:
 class _RankExchange:
     """Answers the calls of a trial's ranks, and gathers their results."""
 
-    def __init__(self, ranks: RankProcesses, trial: "Trial") -> None:
+    def __init__(self, ranks: ChildProcesses, trial: "Trial") -> None:
         self._ranks = ranks
         self._began: set[int] = set()
         self._results: dict[int, RankResult] = {}
