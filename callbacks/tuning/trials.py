@@ -73,42 +73,25 @@ class TrialSettings:
 
 @dataclass(frozen=True)
 class TrialFit:
-    """A fit to be trained.
+    """A fit to be trained."""
 
-    Args:
-        number: The trial's.
-        index: Which of the trial's fits, from 0.
-        values: What the trial tries, by name.
-        observer: Watches it.
-        callbacks: For its trainer, the observer first.
-    """
-
-    number: int
-    index: int
-    values: Mapping[str, Any]
+    number: int  # the trial's
+    index: int  # which of the trial's fits, from 0
+    values: Mapping[str, Any]  # what the trial tries, by name
     observer: TrialObserver
-    callbacks: Sequence[Callback]
+    callbacks: Sequence[Callback]  # for its trainer, the observer first
 
 
 @dataclass(frozen=True)
 class TrialEnd:
-    """A trial that has ended.
-
-    Args:
-        study: Its study.
-        number: Its number.
-        attrs: The user attributes it was started with.
-        values: What it tried, by name.
-        fits: The observers of its fits.
-        result: What it came to; None if it was pruned or failed.
-    """
+    """A trial that has ended."""
 
     study: "Study"
     number: int
-    attrs: Mapping[str, Any]
-    values: Mapping[str, Any]
+    attrs: Mapping[str, Any]  # the user attributes it was started with
+    values: Mapping[str, Any]  # what it tried, by name
     fits: Sequence[TrialObserver]
-    result: Sequence[float] | None
+    result: Sequence[float] | None  # None if it was pruned or failed
 
 
 class TrialRunner:
@@ -239,20 +222,12 @@ class BatchesTrials(Protocol):
 
 @dataclass(frozen=True)
 class TrialTemplate:
-    """What the fits of trials have in common that are trained at once.
+    """Holds what the fits of trials have in common that are trained at once."""
 
-    Args:
-        module: The module, not to be changed.
-        train: Loader of the training batches.
-        val: Loader of the validation batches.
-        rows: Rows of a batch.
-        seed: Of the fit.
-    """
-
-    module: Any
-    train: Any
-    val: Any
-    rows: int
+    module: Any  # not to be changed
+    train: Any  # loader
+    val: Any  # loader
+    rows: int  # of a batch
     seed: int
 
 

@@ -81,12 +81,7 @@ class StudyCommand:
 
 
 def work(args: Sequence[str], send: Callable[[Any], None]) -> None:
-    """Take part in a study as a worker.
-
-    Args:
-        args: The flags.
-        send: Takes the progress, or what is wrong with the command.
-    """
+    """Take part in a study as a worker; what is sent is the progress, or what is wrong with the command."""
     quiet()
     try:
         StudyCommand(args).train_here(send)
@@ -103,19 +98,12 @@ _SETTINGS = "settings"  # user attribute of the study: what its trials have in c
 
 @dataclass(frozen=True)
 class OpenStudy:
-    """A study that is open.
-
-    Args:
-        study: What the command line says.
-        before: How far it was.
-        is_new: This command made it.
-        new_files: What was not there before it did.
-    """
+    """A study that is open."""
 
     study: StudyCommand
-    before: Progress
-    is_new: bool
-    new_files: tuple[Path, ...]
+    before: Progress  # how far it was
+    is_new: bool  # this command made it
+    new_files: tuple[Path, ...]  # that were not there before it did
 
     def undo_if_new(self) -> None:
         """Leave nothing of a study that this command made and that came to nothing."""
@@ -177,10 +165,6 @@ def _remove(paths: tuple[Path, ...]) -> None:
 def fit_on_ranks(count: int, args: Sequence[str]) -> None:
     """Run `fit` on processes of their own: Lightning would start the command of the study again for each rank.
 
-    Args:
-        count: How many.
-        args: The command line of `fit`.
-
     Raises:
         SystemExit: With code 1, or that of the rank that failed first.
     """
@@ -205,11 +189,7 @@ _REFIT = "refit"  # user attribute of the study: which trial was fitted anew, an
 
 
 def finish(study: StudyCommand, *, interrupted: bool = False) -> None:
-    """Say and write what the study came to.
-
-    Args:
-        study: The study.
-        interrupted: It was stopped; the best trial is not fitted anew.
+    """Say and write what the study came to; fit the best trial anew if it was not interrupted.
 
     Raises:
         SystemExit: With code 1, if all workers ended before the study was done.
@@ -290,11 +270,7 @@ def _quoted(path: Path) -> str:
 
 
 def study(args: Sequence[str]) -> None:
-    """Search.
-
-    Args:
-        args: The flags.
-    """
+    """Search."""
     with mistakes_in_one_line("study"):
         quiet()
         if asks_for_help(args):

@@ -31,37 +31,21 @@ CANNOT_START = "the processes of a trial cannot be started"
 
 @dataclass(frozen=True)
 class RankRequest:
-    """A trial, as its ranks must know it.
+    """A trial of a study, as its ranks must know it."""
 
-    Args:
-        given: The command line, with the classes in it.
-        names: What is searched.
-        folder: The study's folder.
-        number: The trial's.
-        values: Flag to value.
-        directions: One for each objective.
-        pruner: The study's; only its kind is of interest here.
-        warns: Whether to show warnings: the first trial's are enough.
-    """
-
-    given: Sequence[str]
-    names: Sequence[str]
-    folder: Path
+    given: Sequence[str]  # the command line, with the classes in it
+    names: Sequence[str]  # what is searched
+    folder: Path  # the study's
     number: int
     values: Mapping[str, Any]
     directions: Sequence[Any]
-    pruner: Any
-    warns: bool
+    pruner: Any  # only its kind is of interest here
+    warns: bool  # the first trial's warnings are enough
 
 
 @dataclass(frozen=True)
 class TrialCall:
-    """A call of a trial's method by rank zero, which waits for what it returns.
-
-    Args:
-        method: Its name.
-        args: Its arguments.
-    """
+    """A call of a trial's method by rank zero, which waits for what it returns."""
 
     method: str
     args: tuple[Any, ...]
@@ -92,12 +76,7 @@ class RankResult:
 
 
 class RemoteTrial:
-    """The part of a trial that a fit uses; calls are answered by the process that has the storage.
-
-    Args:
-        pipe: Leads there.
-        request: The trial.
-    """
+    """The part of a trial that a fit uses; calls are answered by the process that has the storage."""
 
     def __init__(self, pipe: Connection, request: RankRequest) -> None:
         self._pipe = pipe
@@ -126,13 +105,7 @@ class RemoteTrial:
 
 
 def train_rank(rank: int, pipe: Connection, request: RankRequest) -> None:
-    """Train a trial as one of its ranks; the last that is sent is a `RankResult`.
-
-    Args:
-        rank: From 0; rank zero alone calls the trial.
-        pipe: To the study.
-        request: The trial.
-    """
+    """Train a trial as one of its ranks, of which rank zero alone calls it; the last to be sent is a `RankResult`."""
     quiet()
     if not request.warns:
         warnings.simplefilter("ignore")
@@ -169,10 +142,7 @@ _PORTS = 3  # attempts to meet at a port that nobody else took in between
 
 
 def check_ranks(trainer: Trainer) -> None:
-    """See that a study can start the processes of a fit.
-
-    Args:
-        trainer: Of the command line.
+    """See that a study can start the processes of a command line's fit.
 
     Raises:
         UsageError: It cannot.
@@ -198,13 +168,7 @@ def check_ranks(trainer: Trainer) -> None:
 
 
 class RankTrialRunner:
-    """Trains trials on processes of their own. The storage stays here; rank zero calls the trial through a pipe.
-
-    Args:
-        cli: The command.
-        space: Names that are searched.
-        folder: The study's folder.
-    """
+    """Trains trials on processes of their own. The storage stays here; rank zero calls the trial through a pipe."""
 
     def __init__(self, cli: StudyCLI, space: Iterable[str], folder: Path) -> None:
         self._cli, self._names, self._folder = cli, list(space), folder
