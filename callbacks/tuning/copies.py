@@ -42,6 +42,12 @@ if TYPE_CHECKING:
 
 # They shape the training itself, so that a trial without them would be another fit.
 TRAINING = (BaseFinetuning, EarlyStopping, GradientAccumulationScheduler, StochasticWeightAveraging)
+# What a trial's trainer takes over from that of the fit.
+_TAKEN_OVER = (
+    "precision", "max_steps", "limit_train_batches", "limit_val_batches", "val_check_interval",
+    "check_val_every_n_epoch", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm",
+    "reload_dataloaders_every_n_epochs", "default_root_dir",
+)  # fmt: skip
 
 
 class CopiedFits:
@@ -158,28 +164,18 @@ class CopiedFits:
 
     def _trainer_of(self, callbacks: list[Callback]) -> Trainer:
         fit = self._trainer
-        few: float = fit.overfit_batches  # type: ignore[attr-defined]  # a connector's, as below
+        few: float = fit.overfit_batches  # type: ignore[attr-defined]  # a connector's
         limits: dict[str, Any] = {"overfit_batches": few} if few else {}
         return Trainer(
             **_processes(fit),
-            precision=fit.precision,
+            **{name: getattr(fit, name) for name in _TAKEN_OVER},
             max_epochs=self._max_epochs,
-            max_steps=fit.max_steps,
-            limit_train_batches=fit.limit_train_batches,
-            limit_val_batches=fit.limit_val_batches,
-            val_check_interval=fit.val_check_interval,
-            check_val_every_n_epoch=fit.check_val_every_n_epoch,
-            accumulate_grad_batches=fit.accumulate_grad_batches,
-            gradient_clip_val=fit.gradient_clip_val,
-            gradient_clip_algorithm=fit.gradient_clip_algorithm,
-            reload_dataloaders_every_n_epochs=fit.reload_dataloaders_every_n_epochs,  # type: ignore[attr-defined]
             num_sanity_val_steps=0,
             logger=DummyLogger(),  # modules may ask for `self.logger.experiment`
             callbacks=callbacks,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            default_root_dir=fit.default_root_dir,
             **limits,
         )
 
@@ -214,7 +210,7 @@ def _is_ordered(loader: object) -> bool:
 
 
 def _processes(fit: Trainer) -> dict[str, Any]:
-    """The arguments of a Trainer on the processes of a fit, which are there already."""
+    """Return the arguments of a Trainer on the processes of a fit, which are there already."""
     device = fit.strategy.root_device
     accelerator = "gpu" if device.type == "cuda" else device.type
     if fit.world_size == 1:

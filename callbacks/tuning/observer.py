@@ -247,7 +247,7 @@ class TrialPruning(Callback):
         return f"{type(self).__qualname__}[{self.monitor}]"
 
     def state_dict(self) -> dict[str, Any]:
-        """The step of the next report."""
+        """Return the step of the next report."""
         return {"next_step": self.next_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -270,7 +270,7 @@ class TrialPruning(Callback):
             self._all_ranks(trainer, self._report(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so if the metric never came."""
+        """Raise if the metric never came."""
         never = self._missed and not self._seen and self.monitor not in trainer.callback_metrics
         self._all_ranks(trainer, (_Verdict(wrong=self._never_logged(trainer) if never else ""), None))
 

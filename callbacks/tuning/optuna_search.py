@@ -12,7 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
 from callbacks.host import Guard, say
-from callbacks.loggers import dispatch as _boards
+from callbacks.loggers import dispatch
 from callbacks.loggers.figures import png_of
 from callbacks.search.plan import Plan, SearchError
 from callbacks.search.results import TrialRow, setting
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How `OptunaSearch` searches, beside what and for how long.
+    """Holds what of an `OptunaSearch` is seldom given.
 
     Args:
         timeout: Seconds after which no further trial starts; none for no limit.
@@ -260,7 +260,7 @@ def write_found(folder: Path, sections: Mapping[str, Mapping[str, Any]]) -> None
 
 def show_pictures(trainer: Trainer, rows: Sequence[TrialRow], names: Sequence[str], monitor: str, mode: str) -> None:
     """Draw the search, and list its trials, a line of JSON for each."""
-    _boards.write_text(trainer, "search/trials", "\n".join(map(_line, rows)))
+    dispatch.write_text(trainer, "search/trials", "\n".join(map(_line, rows)))
     from callbacks.loggers.figures import rgb
     from callbacks.search.figure import draw_history, draw_search  # matplotlib takes half a second to load
 
@@ -270,7 +270,7 @@ def show_pictures(trainer: Trainer, rows: Sequence[TrialRow], names: Sequence[st
         "history": draw_history(rows, monitor=monitor, mode=mode),
     }
     for what, figure in figures.items():
-        _boards.write_image(trainer, f"search/{what}", rgb(figure), 0)
+        dispatch.write_image(trainer, f"search/{what}", rgb(figure), 0)
 
 
 def _line(row: TrialRow) -> str:

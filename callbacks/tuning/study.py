@@ -1,4 +1,4 @@
-"""The search before a fit: what it searches, the name of its study, its trials, and what it comes to."""
+"""Searches before a fit: finds what there is to search, names the study, trains its trials, tells what they came to."""
 
 import hashlib
 import os
@@ -61,7 +61,7 @@ class SearchRequest:
 
 
 class SearchBeforeFit:
-    """The search of one fit.
+    """Searches before one fit.
 
     Args:
         request: What is asked.

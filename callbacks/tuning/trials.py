@@ -24,7 +24,7 @@ ATTRS = ("verdict", "cause", "why", "epochs", "best_epoch", "metrics")  # user a
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """What a trial is, and what counts of it.
+    """Says what a trial is, and what counts of it.
 
     Args:
         metrics: Names of the objectives; the best epoch is by the first.
@@ -273,7 +273,7 @@ class GroupedTrialRunner:
         """Return the epochs of a trial, over all its fits."""
         return self.runner.settings.fits * self.runner.settings.max_epochs
 
-    def groups(self, members: Sequence[Member], study: "Study") -> list["TrialGroup"]:
+    def groups(self, members: Sequence[Member], study: "Study") -> list["GroupedTrials"]:
         """Return groups of those that differ in their rates alone."""
         alike: dict[str, list[Member]] = {}
         for member in members:
@@ -281,12 +281,12 @@ class GroupedTrialRunner:
             alike.setdefault(json.dumps(others, sort_keys=True), []).append(member)
         return [group for some in alike.values() for group in self._groups_of(some, study)]
 
-    def _groups_of(self, members: Sequence[Member], study: "Study") -> list["TrialGroup"]:
+    def _groups_of(self, members: Sequence[Member], study: "Study") -> list["GroupedTrials"]:
         try:
             one = self.template(members[0], 0)
             size = one.module.trials_at_once(one.rows) if one is not None else 0
             parts = [members[at : at + size] for at in range(0, len(members), size)] if size else []
-            return [TrialGroup(self, part, study) for part in parts]
+            return [GroupedTrials(self, part, study) for part in parts]
         except Exception:  # noqa: BLE001  # each of them will meet it alone, and say so
             return []
 
@@ -296,7 +296,7 @@ class GroupedTrialRunner:
             return self._template(member.values, index)
 
 
-class TrialGroup:
+class GroupedTrials:
     """Trials that are trained in step; what is found of each is what its own fit would find.
 
     Args:

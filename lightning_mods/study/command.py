@@ -1,4 +1,4 @@
-"""What `study` does once the command line has been looked at."""
+"""Runs a study once its command line has been looked at: opens it, trains its trials, reports, and fits the best."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""The last word of a study: the best trials, what mattered, and where the verdicts fall."""
+"""Reports a study: the best trials, what mattered, where the verdicts fall, the pictures and the best configuration."""
 
 import shutil
 from collections.abc import Mapping, Sequence

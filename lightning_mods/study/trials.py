@@ -1,4 +1,4 @@
-"""The trials of a study: each one fit, or one for each seed and fold, through the command line's own machinery."""
+"""Trains the trials of a study: each one fit, or one for each seed and fold, as the command line would make it."""
 
 import json
 import shutil
