@@ -156,11 +156,7 @@ def stock(seed: int, root: str) -> Fit:
 
     def fit(lr: float, batch_size: int, epochs: int) -> float:
         module = Module(lr)
-        trainer = pl.Trainer(
-            max_epochs=epochs,
-            accelerator="cpu",
-            default_root_dir=root,
-        )
+        trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", default_root_dir=root)
         loaders = (
             DataLoader(TensorDataset(train.x, train.y), batch_size=batch_size, shuffle=True),
             DataLoader(TensorDataset(val.x, val.y), batch_size=len(val)),

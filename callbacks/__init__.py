@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from callbacks.graphs.logger import GraphLogger
     from callbacks.health.monitor import GradientMonitor
     from callbacks.loggers.layout import TensorBoardLayout
+    from callbacks.tuning.observer import TrialPruning
     from callbacks.tuning.optuna_search import OptunaSearch
-    from callbacks.tuning.pruning import TrialPruning
 
 __all__ = [
     "FitMonitor",
@@ -29,7 +29,7 @@ _HOMES = {
     "GraphLogger": "graphs.logger",
     "OptunaSearch": "tuning.optuna_search",
     "TensorBoardLayout": "loggers.layout",
-    "TrialPruning": "tuning.pruning",
+    "TrialPruning": "tuning.observer",
 }
 
 

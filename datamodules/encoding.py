@@ -7,12 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.columns import (
-    as_labels,
-    as_numbers,
-    kind_of,
-    single,
-)
+from datamodules.columns import as_labels, as_numbers, kind_of, single
 from datamodules.errors import DataError, nearest, shortened
 
 TAIL = 6.0

@@ -20,15 +20,7 @@ from datamodules.cache import (
     open_rows,
 )
 from datamodules.errors import DataError
-from datamodules.learned import (
-    Learned,
-    Options,
-    check_gaps,
-    first_target,
-    learn,
-    recorded_target,
-    split_target,
-)
+from datamodules.learned import Learned, Options, check_gaps, first_target, learn, recorded_target, split_target
 from datamodules.readers import open_table
 from datamodules.readers.table import Table
 from datamodules.splits import Splits

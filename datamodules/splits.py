@@ -48,12 +48,7 @@ def quantile_bins(values: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def split_rows(
-    rows: NDArray[np.int64],
-    strata: NDArray[np.int64],
-    *,
-    val_fraction: float,
-    test_fraction: float,
-    seed: int,
+    rows: NDArray[np.int64], strata: NDArray[np.int64], *, val_fraction: float, test_fraction: float, seed: int
 ) -> Splits:
     """Share rows out among training, validation and test, each stratum in proportion.
 

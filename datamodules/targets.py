@@ -7,14 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.columns import (
-    Kind,
-    as_labels,
-    as_numbers,
-    kind_of,
-    number_of,
-    single,
-)
+from datamodules.columns import Kind, as_labels, as_numbers, kind_of, number_of, single
 from datamodules.errors import DataError, nearest, shortened
 from datamodules.readers.table import Table
 

@@ -8,12 +8,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
-    [
-        "lightning_mods.cli.verbs",
-        "torch._dynamo",
-    ]
-)
+_SERVER.set_forkserver_preload(["lightning_mods.cli.verbs", "torch._dynamo"])
 _STARTING = threading.Lock()
 
 

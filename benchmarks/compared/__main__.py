@@ -82,10 +82,7 @@ def shortened(said: str) -> str:
 
 def table(results: dict[str, dict[str, list[float]]]) -> str:
     """Lines of code, losses and accuracies of the last epoch's weights, as Markdown."""
-    rows = [
-        "| | lines of code | training loss | validation loss | validation accuracy |",
-        "|---|---|---|---|---|",
-    ]
+    rows = ["| | lines of code | training loss | validation loss | validation accuracy |", "|---|---|---|---|---|"]
     for name, found in results.items():
         (train, _), (val, accuracy) = found["train"], found["val"]
         rows.append(f"| {name} | {lines_of(code_of(name))} | {train:.4f} | {val:.3f} | {accuracy:.3f} |")

@@ -61,17 +61,7 @@ def read(path: Path) -> Iterator[Run]:
 
 def _at_stop(record: dict, stop: int) -> Run:
     label = _label(record, stop)
-    names = (
-        "table",
-        "epochs",
-        "train_rows",
-        "val_rows",
-        "batch_size",
-        "hidden_sizes",
-        "optimizer",
-        "lr",
-        "schedule",
-    )
+    names = ("table", "epochs", "train_rows", "val_rows", "batch_size", "hidden_sizes", "optimizer", "lr", "schedule")
     classes = record["classes"] > 0
     return Run(
         f"{record['id']}@{stop}",

@@ -52,18 +52,7 @@ def draw_group(table: str, seed: int) -> Group:
     """Draw a configuration the way people have them: small tables and few rows as often as large ones."""
     r = np.random.default_rng(seed)
     rows = len(tables.load(table).x)
-    lengths = {
-        8: 0.06,
-        10: 0.10,
-        15: 0.10,
-        20: 0.14,
-        30: 0.14,
-        50: 0.14,
-        80: 0.12,
-        120: 0.08,
-        200: 0.06,
-        1000: 0.06,
-    }
+    lengths = {8: 0.06, 10: 0.10, 15: 0.10, 20: 0.14, 30: 0.14, 50: 0.14, 80: 0.12, 120: 0.08, 200: 0.06, 1000: 0.06}
     epochs = int(r.choice(list(lengths), p=list(lengths.values())))
     train = int(min(r.choice([60, 120, 250, 500, 1000, 2000], p=[0.08, 0.12, 0.2, 0.2, 0.2, 0.2]), 0.5 * rows))
     train = min(train, MAX_ROWS // LOOK_AHEAD // epochs)
@@ -187,12 +176,7 @@ def train_group(g: Group) -> list[dict]:
             return losses(out, y[name], t.classes), right
 
     before = evaluate("val")[0]
-    curves: dict[str, list[torch.Tensor]] = {
-        "train_loss": [],
-        "val_loss": [],
-        "val_accuracy": [],
-        "test_loss": [],
-    }
+    curves: dict[str, list[torch.Tensor]] = {"train_loss": [], "val_loss": [], "val_accuracy": [], "test_loss": []}
     curves["test_accuracy"] = []
     tested: list[int] = []
     for epoch in range(LOOK_AHEAD * g.epochs):

@@ -77,12 +77,7 @@ def _first(found: set[str], words: dict[str, str]) -> str:
 def runmedic() -> Rival:
     from runmedic import checks, model, roles
 
-    words = {
-        "non_finite": "diverged",
-        "divergence": "diverged",
-        "overfitting": "overfit",
-        "no_learning": "underfit",
-    }
+    words = {"non_finite": "diverged", "divergence": "diverged", "overfitting": "overfit", "no_learning": "underfit"}
 
     def verdict(run: Run) -> str:
         theirs = model.Run("run", "csv", "run")
@@ -104,10 +99,7 @@ def finetune_doctor() -> Rival:
     def verdict(run: Run) -> str:
         log: list[dict[str, float]] = []
         for i, t, v in _rows(run):
-            log += [
-                {"step": i + 1, "epoch": i + 1, "loss": t},
-                {"step": i + 1, "epoch": i + 1, "eval_loss": v},
-            ]
+            log += [{"step": i + 1, "epoch": i + 1, "loss": t}, {"step": i + 1, "epoch": i + 1, "eval_loss": v}]
         theirs = history.from_trainer_state({"log_history": log, "global_step": len(run.val_loss)})
         findings = diagnosis.diagnose(theirs).findings
         return _first({f.check for f in findings if f.check != "overfitting" or f.severity.name != "INFO"}, words)
@@ -134,12 +126,7 @@ def trainspotter() -> Rival:
 def losslint() -> Rival:
     from losslint import checks, parsing
 
-    words = {
-        "nan_inf": "diverged",
-        "divergence": "diverged",
-        "overfit_onset": "overfit",
-        "stagnation": "underfit",
-    }
+    words = {"nan_inf": "diverged", "divergence": "diverged", "overfit_onset": "overfit", "stagnation": "underfit"}
 
     def verdict(run: Run) -> str:
         rows = _rows(run)

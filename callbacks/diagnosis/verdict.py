@@ -16,20 +16,9 @@ from math import exp, isfinite
 from pathlib import Path
 from typing import Any
 
-from callbacks.diagnosis.curves import (
-    Curve,
-    ends_in_nan,
-    ends_infinite,
-    read_curve,
-    repeats,
-)
+from callbacks.diagnosis.curves import Curve, ends_in_nan, ends_infinite, read_curve, repeats
 from callbacks.diagnosis.features import NAMES, fall_of_itself, features
-from callbacks.diagnosis.wording import (
-    RunFacts,
-    advice_for,
-    onset_of,
-    reason_for,
-)
+from callbacks.diagnosis.wording import RunFacts, advice_for, onset_of, reason_for
 
 Values = Sequence[float | None]
 

@@ -49,10 +49,7 @@ def draw_fit(
     figure = Figure(figsize=(8.0, 5.6 if below else 4.6), dpi=110, layout=ConstrainedLayoutEngine(h_pad=0.06))
     FigureCanvasAgg(figure)
     rows = figure.subplots(
-        3 if below else 2,
-        1,
-        gridspec_kw={"height_ratios": [0.16, 3, 1] if below else [0.16, 3]},
-        squeeze=False,
+        3 if below else 2, 1, gridspec_kw={"height_ratios": [0.16, 3, 1] if below else [0.16, 3]}, squeeze=False
     )[:, 0]
     _head(rows[0], diagnosis, title)
     _probabilities(rows[0], diagnosis)

@@ -12,14 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks.gradients.flow import GradientFlow
-from callbacks.gradients.probe import (
-    PER_HISTOGRAM,
-    TOTAL,
-    GradientReader,
-    Moment,
-    places,
-    shown,
-)
+from callbacks.gradients.probe import PER_HISTOGRAM, TOTAL, GradientReader, Moment, places, shown
 from callbacks.gradients.writer import GradientWriter
 from callbacks.host import Guard
 from callbacks.readers.optimizer_steps import StepWatch

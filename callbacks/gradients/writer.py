@@ -8,16 +8,7 @@ import torch
 from pytorch_lightning import Trainer
 
 from callbacks.gradients.flow import GradientFlow
-from callbacks.gradients.probe import (
-    NONZERO,
-    PER_HISTOGRAM,
-    UPDATE,
-    WEIGHT,
-    Array,
-    Moment,
-    Probe,
-    shown,
-)
+from callbacks.gradients.probe import NONZERO, PER_HISTOGRAM, UPDATE, WEIGHT, Array, Moment, Probe, shown
 from callbacks.loggers import dispatch
 from callbacks.loggers.base import Histogram
 

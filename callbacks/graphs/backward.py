@@ -9,14 +9,7 @@ from torch.autograd.graph import Node as GradNode
 
 from callbacks.graphs.calls import Call, Value, owners, parameter_of, walk
 from callbacks.graphs.forward import STEP, TensorNames, dtype_of, module_classes
-from callbacks.graphs.model import (
-    ACCUMULATE,
-    LOSS,
-    Draft,
-    Graph,
-    Node,
-    Shape,
-)
+from callbacks.graphs.model import ACCUMULATE, LOSS, Draft, Graph, Node, Shape
 
 
 class BackwardDrawing:

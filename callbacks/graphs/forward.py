@@ -33,17 +33,7 @@ from callbacks.graphs.calls import (
     rebuild,
     twin_of,
 )
-from callbacks.graphs.model import (
-    BUFFER,
-    CONSTANT,
-    INPUT,
-    OUTPUT,
-    PARAMETER,
-    Draft,
-    Graph,
-    Node,
-    Shape,
-)
+from callbacks.graphs.model import BUFFER, CONSTANT, INPUT, OUTPUT, PARAMETER, Draft, Graph, Node, Shape
 
 
 class TensorNames:

@@ -13,18 +13,7 @@ from tensorboard.compat.proto.node_def_pb2 import NodeDef
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.versions_pb2 import VersionDef
 
-from callbacks.graphs.model import (
-    BUFFER,
-    CONSTANT,
-    INPUT,
-    LOSS,
-    OUTPUT,
-    PARAMETER,
-    Graph,
-    Node,
-    Shape,
-    collapse,
-)
+from callbacks.graphs.model import BUFFER, CONSTANT, INPUT, LOSS, OUTPUT, PARAMETER, Graph, Node, Shape, collapse
 
 Edge = tuple[str, str]
 SWEEPS = 12

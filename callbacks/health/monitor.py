@@ -10,19 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks.health import faults as _health_report
-from callbacks.health.nonfinite import (
-    CHOICES,
-    NonFiniteError,
-    NonFiniteGuard,
-)
+from callbacks.health.nonfinite import CHOICES, NonFiniteError, NonFiniteGuard
 from callbacks.health.probe import TrainingProbe
-from callbacks.health.rules.training import (
-    PATIENCE,
-    PATIENT,
-    Fault,
-    Finding,
-    explained,
-)
+from callbacks.health.rules.training import PATIENCE, PATIENT, Fault, Finding, explained
 from callbacks.health.training_watch import TrainingWatch
 from callbacks.host import Guard, say
 from callbacks.loggers.dispatch import write_text

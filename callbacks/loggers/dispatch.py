@@ -10,22 +10,10 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from pytorch_lightning import Trainer
-from pytorch_lightning.loggers import (
-    CometLogger,
-    CSVLogger,
-    Logger,
-    MLFlowLogger,
-    TensorBoardLogger,
-    WandbLogger,
-)
+from pytorch_lightning.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.loggers.logger import DummyLogger
 
-from callbacks.loggers.base import (
-    Drawing,
-    Histogram,
-    LoggerAdapter,
-    NumbersAdapter,
-)
+from callbacks.loggers.base import Drawing, Histogram, LoggerAdapter, NumbersAdapter
 from callbacks.loggers.comet import CometAdapter
 from callbacks.loggers.files import FilesAdapter
 from callbacks.loggers.mlflow import MLflowAdapter

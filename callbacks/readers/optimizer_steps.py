@@ -49,10 +49,7 @@ class StepWatch:
         self._witness = witness
         self._where = BETWEEN
         self._is_due = self._read = self._read_clipped = False
-        self._handles = [
-            optimizer.register_step_pre_hook(self._enter),
-            optimizer.register_step_post_hook(self._leave),
-        ]
+        self._handles = [optimizer.register_step_pre_hook(self._enter), optimizer.register_step_post_hook(self._leave)]
 
     @property
     def step(self) -> int:

@@ -172,23 +172,12 @@ def importances(study: Study, space: Space, objective: int = 0, least: int = 8) 
     return {names[key]: float(share) for key, share in shares.items() if key in names}
 
 
-EVERY = 10.0  # seconds between two lines where there is no terminal
+EVERY = 5.0  # seconds between two lines where there is no terminal, unless there is a new best
 
 
 def setting(params: Mapping[str, Any]) -> str:
     """Return values as text: `lr=0.0123, batch_size=64`."""
     return ", ".join(f"{name}={_number(value)}" for name, value in params.items())
-
-
-def progress_line(at: Progress, monitor: str) -> str:
-    """Return how far the search is, what is best so far, and how long it will take."""
-    said = [f"{at.done}/{at.total} trials"]
-    if at.best is not None:
-        said.append(f"best {monitor} {at.best.values[0]:.4g} with {setting(at.best.params)}")
-    said += [f"{count} {what}" for count, what in ((at.pruned, "pruned"), (at.failed, "failed")) if count]
-    if at.left is not None and at.done < at.total:
-        said.append(f"{_time(at.left)} left")
-    return "search: " + ", ".join(said)
 
 
 class ProgressLine:
@@ -197,24 +186,47 @@ class ProgressLine:
     Args:
         monitor: Name of the metric.
         stream: Where to; None for standard error.
+        name: Who speaks.
+        shown: Names of the space to those that are shown in their place.
     """
 
-    def __init__(self, monitor: str, stream: TextIO | None = None) -> None:
-        self._monitor = monitor
+    def __init__(
+        self,
+        monitor: str,
+        stream: TextIO | None = None,
+        *,
+        name: str = "search",
+        shown: Mapping[str, str] | None = None,
+    ) -> None:
+        self._monitor, self._name, self._shown = monitor, name, shown or {}
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
         self._last = time.monotonic()
+        self._done = 0
+        self._best: tuple[float, ...] | None = None
         self._open = False
 
     def show(self, at: Progress) -> None:
-        """Show the progress, if it is time."""
-        if not self._live and time.monotonic() - self._last < EVERY:
+        """Show the progress, if it is time; not what is older than what stands there."""
+        best = at.best.values if at.best else None
+        is_due = time.monotonic() - self._last >= EVERY or best != self._best or at.done == at.total
+        if not (at.done >= self._done if self._live else at.done > self._done and is_due):
             return
-        self._last = time.monotonic()
-        line = progress_line(at, self._monitor)
+        self._last, self._done, self._best = time.monotonic(), at.done, best
+        line = self._text(at)
         self._stream.write(f"\r{line}\x1b[K" if self._live else f"{line}\n")
         self._stream.flush()
         self._open = self._live
+
+    def _text(self, at: Progress) -> str:
+        said = [f"{at.done}/{at.total} trials"]
+        if at.best is not None:
+            params = {self._shown.get(name, name): value for name, value in at.best.params.items()}
+            said.append(f"best {self._monitor} {at.best.values[0]:.4g} with {setting(params)}")
+        said += [f"{count} {what}" for count, what in ((at.pruned, "pruned"), (at.failed, "failed")) if count]
+        if at.left is not None and at.done < at.total:
+            said.append(f"{_time(at.left)} left")
+        return f"{self._name}: {', '.join(said)}"
 
     def end(self) -> None:
         """End the line that is written over."""

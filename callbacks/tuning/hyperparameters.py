@@ -1,4 +1,4 @@
-"""The moment before a fit makes its optimizers, when a module can still be told its learning rate."""
+"""Sets the learning rate and the batch size: on a module and its data, and on optimizers and schedulers."""
 
 import copy
 import warnings
@@ -26,7 +26,7 @@ _OWN_RATES = (ChainedScheduler, CyclicLR, OneCycleLR, SequentialLR)
 
 
 def parts(made: Any) -> tuple[list[Optimizer], list[LRScheduler]]:
-    """The optimizers and schedulers in whatever `configure_optimizers` returned."""
+    """Return the optimizers and schedulers in whatever `configure_optimizers` returned."""
     found = list(_walk(made))
     return [o for o in found if isinstance(o, Optimizer)], [s for s in found if isinstance(s, LRScheduler)]
 
@@ -42,7 +42,7 @@ def _walk(made: Any) -> Iterator[Any]:
 
 
 def moved_to(made: Any, theirs: nn.Module, ours: nn.Module) -> Any:
-    """What was made for the parameters of one module, for those of its copy.
+    """Return what was made for the parameters of one module as made for those of its copy.
 
     Lightning's own CLI binds a ready optimizer to the module: a copy of the module would train the original.
     """
@@ -54,17 +54,17 @@ def moved_to(made: Any, theirs: nn.Module, ours: nn.Module) -> Any:
     return copy.deepcopy(made, {id(original): parameter for original, parameter in pairs})
 
 
-def drives(make: Callable[[], Any], put: Callable[[float], None], value: float) -> bool:
+def drives(make: Callable[[], Any], set_value: Callable[[float], None], value: float) -> bool:
     """Whether the rate that a module holds decides what its optimizers do.
 
     Args:
         make: The module's `configure_optimizers`; called twice.
-        put: Sets the module's rate.
+        set_value: Sets the module's rate.
         value: The rate it is left with.
     """
-    put(2 * value)
+    set_value(2 * value)
     other = _facts(make())
-    put(value)
+    set_value(value)
     return _facts(make()) != other
 
 
@@ -169,7 +169,7 @@ def holds(holder: Holder | None, name: str) -> bool:
     return holder is not None and (hasattr(holder, name) or name in holder.hparams)
 
 
-def put(name: str, value: Any, holders: Iterable[Holder | None]) -> None:
+def set_hyperparameter(name: str, value: Any, holders: Iterable[Holder | None]) -> None:
     """Set a value wherever it is held: as an attribute, in `hparams`, and in what loggers will be told."""
     for holder in holders:
         if holder is None:
@@ -189,16 +189,13 @@ def is_logged(name: str, holders: Iterable[Holder | None]) -> bool:
 
 
 def plain(holders: Iterable[Holder | None]) -> dict[str, Any]:
-    """All hyperparameters by name."""
-    return {name: value for holder in holders if holder is not None for name, value in _items(holder.hparams)}
-
-
-def _items(hparams: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-    return hparams.items()
+    """Return all hyperparameters by name."""
+    kept: list[Mapping[str, Any]] = [holder.hparams for holder in holders if holder is not None]
+    return {name: value for hparams in kept for name, value in hparams.items()}
 
 
 def rows_in(loader: Any) -> int | None:
-    """Training rows behind a loader or a collection of loaders; None where that is not known."""
+    """Return the training rows behind a loader or a collection of loaders; None where that is not known."""
     try:
         return max(len(part.dataset) for part in CombinedLoader(loader).flattened)
     except (AttributeError, TypeError, ValueError):  # no DataLoader, a dataset without a length, nothing
@@ -206,7 +203,7 @@ def rows_in(loader: Any) -> int | None:
 
 
 def batch_size_of(loader: Any) -> int | None:
-    """Rows of a batch of the first loader; None where that is not known."""
+    """Return the rows of a batch of the first loader; None where that is not known."""
     first = next(iter(CombinedLoader(loader).flattened), None)
     return first.batch_size if isinstance(first, DataLoader) else None
 
@@ -215,7 +212,7 @@ _NAME = "configure_optimizers"
 
 
 class ConfigureOptimizersHook:
-    """Does something before a module is asked for its optimizers, once, and leaves no trace on the module.
+    """Acts before a module is asked for its optimizers, once, and leaves no trace on the module.
 
     Args:
         module: The module.
@@ -227,7 +224,7 @@ class ConfigureOptimizersHook:
         self._before = before
         self._own = vars(module).get(_NAME)  # a method bound to this very module, as Lightning's CLI does
         self._waits = True
-        setattr(module, _NAME, self._come)
+        setattr(module, _NAME, self._configure_optimizers)
 
     def leave(self) -> None:
         """Put the module's own method back."""
@@ -239,7 +236,7 @@ class ConfigureOptimizersHook:
         else:
             setattr(self._module, _NAME, self._own)
 
-    def _come(self) -> Any:
+    def _configure_optimizers(self) -> Any:
         self.leave()
         rate = self._before()
         made = self._module.configure_optimizers()

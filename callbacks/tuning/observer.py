@@ -1,139 +1,324 @@
-"""Watches one trial of a search: what it came to, its verdict, and whether it is hopeless."""
+"""Watches one fit of a trial: reads and judges its curves, reports to Optuna, and ends it when it is hopeless."""
 
+from __future__ import annotations
+
+import math
 from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
 
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
 from callbacks.fit.reader import AUTO, USUAL, FitReader
-from callbacks.host import Fresh
+from callbacks.host import Fresh, logged
+from callbacks.search.plan import SearchError
 
-LOST = 100.0  # times the trivial loss: who is that far above it after an epoch does not come back
+if TYPE_CHECKING:
+    from optuna import Trial
+
+EXPLODED = 100.0  # times the trivial loss: who is that far above it after an epoch does not come back
+LEARNED = 0.1  # of the trivial loss: who is that far below it has learned something, and has not diverged
 
 
-class TrialWatch(Callback):
-    """Keeps the values of a metric and the curves of a trial, and ends it when it has diverged or learns nothing.
+class TrialObserver(Callback):
+    """Reads the metric and the losses of a fit, and prunes the trial when it has diverged or learns nothing.
+
+    With several processes rank zero decides, and all ranks raise together. Comes before a `TrialPruning`, which may
+    end the trial where this reads.
 
     Args:
-        monitor: Name of the metric that is optimized.
-        mode: `min` or `max`.
-        baseline: Validation loss of the trivial prediction, or None.
-        is_beaten: Whether the study holds a better value than this one. A trial that learns nothing is ended only
-            then: where nothing learns, something must be left.
-        pulse: Called now and then.
+        metric: Name of the logged metric whose best epoch counts.
+        high: Whether it is good when it is high.
+        val_loss: Name of the validation loss.
+        prunes: Whether to end a hopeless trial.
+        others_learn: Asked on rank zero whether other trials of the study learned something. A trial that learns
+            nothing is ended only then: where nothing learns, something must be left.
+
+    Attributes:
+        values: The metric after each epoch; NaN and infinity as they were logged.
+        best: All metrics of the best epoch; empty before any finite value of the metric.
+        best_epoch: That epoch.
+        epochs: Epochs begun.
+        curves: One number an epoch by name, of a fit that no trainer runs; else empty.
+        improved: Called with the trainer at every new best epoch.
     """
 
     def __init__(
-        self,
-        monitor: str,
-        mode: str,
-        *,
-        baseline: float | None,
-        is_beaten: Callable[[float], bool],
-        pulse: Callable[[], None],
+        self, metric: str, *, high: bool, val_loss: str, prunes: bool, others_learn: Callable[[], bool]
     ) -> None:
-        self.monitor, self.mode, self.baseline = monitor, mode, baseline
+        self.metric, self.high = metric, high
+        self.baseline: float | None = None
         self.values: list[float] = []
+        self.best: Mapping[str, float] = {}
+        self.best_epoch: int | None = None
         self.epochs = 0
-        self._is_beaten, self._pulse = is_beaten, pulse
+        self.curves: Mapping[str, Sequence[float]] = {}
+        self.improved: Callable[[Trainer], object] | None = None
+        self._prunes, self._others_learn = prunes, others_learn
+        self._reader = FitReader("train_loss", val_loss, AUTO)
         self._fresh = Fresh()
-        self._diverged = False
-        self.reader = FitReader("train_loss", monitor if mode == "min" else "val_loss", AUTO)
+        self._is_read = False  # since the epoch began
+        self._judged = -1
+        self._exploded = ""
 
-    def best(self) -> float:
-        """The best value; NaN without any."""
-        numbers = [value for value in self.values if value == value]
-        return (min if self.mode == "min" else max)(numbers, default=float("nan"))
+    # ------------------------------------------------------------------ the verdict
 
-    def last(self) -> float:
-        """The last value; NaN without any."""
-        return self.values[-1] if self.values else float("nan")
+    def losses(self) -> dict[str, list[float | None]]:
+        """Return training and validation loss by name, one value an epoch."""
+        train, val, _ = self._reader.record.paired()
+        return {"train_loss": train, self._reader.val_loss: val}
 
-    def fate(self) -> tuple[str, str]:
-        """The verdict and its cause; what was ended for having diverged has, however early that was."""
-        if self._diverged or (self.values and not isfinite(self.values[-1])):
-            return str(Fit.DIVERGED), "exploded"
-        found = self.verdict()
-        return str(found.fit), found.cause
+    def verdict(self) -> tuple[str, str, str]:
+        """Return verdict, cause and reason; a fit that ended in NaN or infinity has diverged, however early."""
+        found = self._diagnosis()
+        why = self._exploded
+        if self.values and not math.isfinite(self.values[-1]):
+            why = why or f"{self.metric} is {self.values[-1]}."
+        if why and found.fit is not Fit.DIVERGED:  # too short for its curves to tell
+            return Fit.DIVERGED.value, "exploded", why
+        return found.fit.value, found.cause, found.reason
 
-    def verdict(self) -> Diagnosis:
-        """What `diagnose` makes of the curves so far."""
-        train, val, metric = self.reader.record.paired()
+    def hopeless(self, max_epochs: int) -> str:
+        """Return why the trial is to end now; empty if it is to go on.
+
+        It is hopeless if its loss has diverged (or is NaN), or if it has learned nothing by a quarter of its epochs
+        (a slow start is no failure) although another trial has.
+
+        Args:
+            max_epochs: Epochs of the whole fit; below 1 if that is not known.
+        """
+        epoch, base = self.epochs - 1, self.baseline
+        val = self._reader.record.at("val_loss", epoch)
+        if val is not None and base is not None and math.isfinite(base):
+            if val > base + EXPLODED * abs(base):
+                self._exploded = f"{self._reader.val_loss} is {val:.4g}, the trivial prediction's {base:.4g}."
+                return f"diverged, exploded: {self._exploded}"
+            if val < base - LEARNED * abs(base):
+                return ""  # a diagnosis after every epoch costs more than many an epoch
+        if epoch - self._judged < max(1, self._judged // 10):
+            return ""
+        self._judged = epoch
+        found = self._diagnosis()
+        is_late = 4 * self.epochs >= max_epochs
+        if found.fit is Fit.DIVERGED or (found.cause == "not_learning" and is_late and self._others_learn()):
+            return f"{found.fit}, {found.cause.replace('_', ' ')}: {found.reason}"
+        return ""
+
+    def _diagnosis(self) -> Diagnosis:
+        train, val, metric = self._reader.record.paired()
         return diagnose(train, val, val_metric=metric, baseline_loss=self.baseline)
-
-    def curves(self) -> dict[str, list[float | None]]:
-        """Training and validation loss by epoch."""
-        train, val, _ = self.reader.record.paired()
-        return {"train_loss": train, self.reader.val_loss: val}
 
     # ------------------------------------------------------------------ reading
 
     def take(self, curves: Mapping[str, Sequence[float]]) -> None:
-        """Read the curves of a fit that no trainer runs: one number an epoch by name."""
-        self.values = list(curves[self.monitor])
-        self.epochs = len(self.values)
-        metric = next((name for name in USUAL if name in curves), "")
-        names = {"train_loss": "train_loss", "val_loss": self.reader.val_loss, "metric": metric}
-        for curve, name in names.items():
+        """Read the newest epoch of a fit that no trainer runs: one number an epoch by name."""
+        self.curves = curves
+        self.epochs = len(curves[self.metric])
+        usual = next((name for name in USUAL if name in curves), "")
+        for curve, name in (("train_loss", "train_loss"), ("val_loss", self._reader.val_loss), ("metric", usual)):
             if name in curves:
-                self.reader.record.put(curve, self.epochs - 1, curves[name][-1])
+                self._reader.record.put(curve, self.epochs - 1, curves[name][-1])
+        self._add(curves[self.metric][-1], self.epochs - 1, lambda: {n: each[-1] for n, each in curves.items()})
+
+    def _add(self, value: float, epoch: int, found: Callable[[], Mapping[str, float]]) -> bool:
+        """Add a value of the metric; whether it is the best."""
+        self.values.append(value)
+        best = self.best.get(self.metric)
+        is_best = math.isfinite(value) and (best is None or (value > best if self.high else value < best))
+        if is_best:
+            self.best, self.best_epoch = found(), epoch
+        return is_best
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take what was logged late."""
-        self.reader.late(trainer, trainer.current_epoch - 1)
+        """Take a training loss that was logged late."""
+        self.epochs += 1
+        self._is_read = False
+        self.baseline = baseline_of(pl_module)
+        self._reader.late(trainer, trainer.current_epoch - 1)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add up a training loss that is logged by the step alone."""
-        self.reader.step(trainer, batch_idx)
-        self._pulse()
+        self._reader.step(trainer, batch_idx)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell old values from those that will be logged."""
-        self.reader.before_validation(trainer)
-
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, loader: int = 0
-    ) -> None:
-        """Keep those who wait from giving up."""
-        self._pulse()
+        self._reader.before_validation(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the metric; the pruning, which comes after, may end the trial here."""
-        self.epochs = trainer.current_epoch + 1
-        self._read(trainer)
-        self.reader.validation(trainer)
+        """Read what the validation logged."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._reader.validation(trainer)
+        if not trainer.sanity_checking and self._is_of_validation(trainer):
+            self._read(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Pair the losses, and end the trial if it is hopeless."""
-        self.epochs = trainer.current_epoch + 1
-        self.reader.epoch(trainer, trainer.current_epoch)
-        if not trainer.enable_validation:
+        self._reader.epoch(trainer, trainer.current_epoch)
+        if not self._is_read and not self._is_of_validation(trainer):
             self._read(trainer)
-        if reason := self.hopeless():
+        if not self._prunes:
+            return
+        why = self.hopeless(trainer.max_epochs or 0) if trainer.is_global_zero else ""
+        if why := trainer.strategy.broadcast(why, src=0):
             from optuna import TrialPruned
 
-            raise TrialPruned(reason)
+            raise TrialPruned(why)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take a training loss that was logged late in the last epoch."""
+        self._reader.late(trainer, max(trainer.current_epoch - 1, 0))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Read what there is of a fit that was pruned in the middle of an epoch."""
+        from optuna import TrialPruned
+
+        # The ranks share what they read; what is raised by one alone finds no other that would.
+        if trainer.world_size == 1 or isinstance(exception, TrialPruned):
+            self._reader.epoch(trainer, trainer.current_epoch)
+
+    def _is_of_validation(self, trainer: Trainer) -> bool:
+        """Whether the metric is read behind a validation: those of training come later in an epoch."""
+        return trainer.enable_validation and not self.metric.startswith("train")
 
     def _read(self, trainer: Trainer) -> None:
-        value = self._fresh.read(trainer, self.monitor)
-        if value is not None:
-            self.values.append(value)
+        self._is_read = True
+        value = self._fresh.read(trainer, self.metric)
+        if value is not None and self._add(value, trainer.current_epoch, lambda: logged(trainer)) and self.improved:
+            self.improved(trainer)
 
-    def hopeless(self) -> str:
-        """Why the trial is, in a few words; empty if it is not."""
-        val = self.reader.record.at("val_loss", self.epochs - 1)
-        base = self.baseline
-        if val is not None and base is not None and isfinite(base) and val > base + LOST * abs(base):
-            self._diverged = True
-            return f"diverged: {self.reader.val_loss} is {val:.4g}, the trivial prediction's {base:.4g}"
-        found = self.verdict()
-        if found.fit is Fit.DIVERGED:
-            self._diverged = True
-            return f"diverged: {found.reason}"
-        if found.cause == "not_learning" and self._is_beaten(self.best()):
-            return f"not learning: {found.reason}"
-        return ""
+
+def baseline_of(module: LightningModule) -> float | None:
+    """Return the module's loss of the trivial prediction, None if it does not know it."""
+    value = getattr(module, "baseline_loss", None)
+    is_number = isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
+    return float(value) if is_number else None  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What rank zero decides and every rank does."""
+
+    prune: str = ""  # why the trial is pruned
+    wrong: str = ""  # what the user has to put right
+    broken: str = ""  # what failed on rank zero, which raises it itself
+
+
+class TrialPruning(Callback):
+    """Reports a metric to an Optuna trial after every validation, and prunes the trial by raising `TrialPruned`.
+
+    For any Trainer and every storage. The sanity check is not reported, nor a value that was not logged anew. With
+    several processes rank zero reports and decides, and all ranks raise together. A metric that is no longer finite
+    ends the trial at once, whatever the pruner; it is not reported, since no pruner can compare it. In a study of
+    several objectives Optuna has no pruning, and nothing is reported. A fit without validation reports after every
+    epoch of training.
+
+    Args:
+        trial: The trial. Only rank zero's is used; None elsewhere, where a script is started anew for each rank.
+        monitor: Name of the metric, as logged.
+        first_step: Step of the first report; the steps count up from it. Give the second fit of the same trial (another
+            seed or fold) the `next_step` of the first, since Optuna takes each step once.
+
+    Raises:
+        SearchError: The metric is not there after the second validation, or at the end of the fit.
+        optuna.TrialPruned: From `trainer.fit`.
+    """
+
+    def __init__(self, trial: Trial | None, monitor: str = "val_loss", *, first_step: int = 0) -> None:
+        self.trial = trial
+        self.monitor = monitor
+        self.first_step = first_step
+        self.next_step = first_step
+        self._begin()
+
+    def _begin(self) -> None:
+        self._fresh = Fresh()
+        self._missed = 0  # validations without the metric
+        self._seen = False
+
+    @property
+    def state_key(self) -> str:
+        """Tells the prunings of one trainer apart by what they read."""
+        return f"{type(self).__qualname__}[{self.monitor}]"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the step of the next report."""
+        return {"next_step": self.next_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting where a checkpoint ended."""
+        self.next_step = state_dict["next_step"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget what an earlier fit logged; the steps go on."""
+        if stage == "fit":
+            self._begin()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report, and prune if it is time."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._all_ranks(trainer, self._report(trainer))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report what training logged, in a fit without validation."""
+        if not trainer.enable_validation:
+            self._all_ranks(trainer, self._report(trainer))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raise if the metric never came."""
+        never = self._missed and not self._seen and self.monitor not in trainer.callback_metrics
+        self._all_ranks(trainer, (_Verdict(wrong=self._never_logged(trainer) if never else ""), None))
+
+    # ----------------------------------------------------------------- deciding
+
+    def _report(self, trainer: Trainer) -> tuple[_Verdict, Exception | None]:
+        """What rank zero makes of the newest value; other ranks read along and decide nothing."""
+        value = self._fresh.read(trainer, self.monitor)
+        step = self.next_step
+        self.next_step += 1
+        if value is None:
+            self._missed += 1
+            late = self._missed > 1 and not self._seen and self.monitor not in trainer.callback_metrics
+            return _Verdict(wrong=self._never_logged(trainer) if late else ""), None
+        self._seen = True
+        if self.trial is None or not trainer.is_global_zero or len(self.trial.study.directions) > 1:
+            return _Verdict(), None
+        try:
+            return _Verdict(prune=self._judge(value, step)), None
+        except Exception as error:  # noqa: BLE001  # raised again, once the other ranks know
+            return _Verdict(broken=f"{type(error).__name__}: {error}"), error
+
+    def _judge(self, value: float, step: int) -> str:
+        """Why the trial ends here; empty if it goes on."""
+        assert self.trial is not None
+        if not math.isfinite(value):
+            return f"{self.monitor} is {value} at step {step}"
+        self.trial.report(value, step)
+        hopeless = self.trial.should_prune()
+        return (
+            f"{type(self.trial.study.pruner).__name__}: {self.monitor} {value:.6g} at step {step}" if hopeless else ""
+        )
+
+    def _all_ranks(self, trainer: Trainer, decided: tuple[_Verdict, Exception | None]) -> None:
+        """Let every rank do what rank zero decided: one that went on alone would wait for the others for ever."""
+        own, error = decided
+        verdict: _Verdict = trainer.strategy.broadcast(own, src=0)
+        if error is not None:
+            raise error
+        if verdict.broken:
+            raise RuntimeError(f"TrialPruning failed on rank zero ({verdict.broken}).")
+        if verdict.wrong:
+            raise SearchError(verdict.wrong)
+        if verdict.prune:
+            from optuna import TrialPruned
+
+            raise TrialPruned(verdict.prune)
+
+    def _never_logged(self, trainer: Trainer) -> str:
+        there = ", ".join(sorted(logged(trainer))) or "nothing"
+        return f"TrialPruning reads {self.monitor!r}, which was not logged; logged were: {there}."

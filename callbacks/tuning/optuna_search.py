@@ -1,34 +1,55 @@
 """`OptunaSearch`: finds the learning rate and the batch size before a fit, and lets it go on with them."""
 
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
 from callbacks.host import Guard, say
+from callbacks.loggers import dispatch
 from callbacks.loggers.figures import png_of
 from callbacks.search.plan import Plan, SearchError
 from callbacks.search.results import TrialRow, setting
 from callbacks.search.space import parse_space
 from callbacks.tuning import hyperparameters as settings
 from callbacks.tuning.hyperparameters import ConfigureOptimizersHook
-from callbacks.tuning.ranks import RankZeroRunner, same_random_numbers
-from callbacks.tuning.report import show_pictures, write_found
-from callbacks.tuning.study import (
-    AUTO,
-    SearchRequest,
-    StudyBeforeFit,
-    holders,
-    name_of,
-    recipe_of,
-    runs_folder,
-    space_of,
-)
+from callbacks.tuning.study import AUTO, CURVES, SearchBeforeFit, SearchRequest, holders, runs_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Holds what of an `OptunaSearch` is seldom given.
+
+    Args:
+        timeout: Seconds after which no further trial starts; none for no limit.
+        lr_name: Name of the module's attribute or hyperparameter that holds the learning rate.
+        batch_size_name: Name of the data module's (or the module's) that holds the batch size.
+        sampler: tpe, gp, random, cmaes, qmc or grid.
+        pruner: halving (the best third goes on behind the third epoch, and of these behind the seventh, the 19th, …),
+            hyperband, median, percentile (goes on with the best quarter) or none.
+        storage: What to keep the study in: a path ending in `.journal`, or a URL such as `sqlite:///study.db`. By
+            default `search.journal` in the folder of the runs.
+        name: The study's name; by default one made of the module, its hyperparameters and this search's arguments.
+        seed: Of the sampler; the trials themselves go by the seed of the fit.
+    """
+
+    timeout: float | None = None
+    lr_name: str = "lr"
+    batch_size_name: str = "batch_size"
+    sampler: str = "tpe"
+    pruner: str = Plan.pruner
+    storage: str | None = None
+    name: str | None = None
+    seed: int = 0
 
 
 class OptunaSearch(Callback):
@@ -45,27 +66,19 @@ class OptunaSearch(Callback):
     and two pictures.
 
     A search that was killed goes on when the same command is started again; one that is complete is not repeated.
-    A fit that goes on from a checkpoint keeps the values it began with. Of several processes the first searches, with
-    the rows that a step has over all of them, while the others wait.
+    A fit that goes on from a checkpoint keeps the values it began with. The trials of a fit on several processes are
+    trained on all of them.
 
     Args:
         n_trials: Trials of the whole search, over all starts.
         monitor: Name of the logged metric.
         mode: Whether it is to be low (`min`) or high (`max`).
         max_epochs: Epochs of a trial; by default as many as the fit's.
-        timeout: Seconds after which no further trial starts; none for no limit.
         lr: Learning rates to choose from: a range such as `log 1e-4..1`, or a list; none leaves the rate alone.
         batch_size: Batch sizes (of one process) to choose from: a range such as `pow2 16..512`, or a list; `auto` for
             the powers of two from 8 to 1024 that are no more than half of the training rows; none leaves it alone.
-        lr_name: Name of the module's attribute or hyperparameter that holds the learning rate.
-        batch_size_name: Name of the data module's (or the module's) that holds the batch size.
-        sampler: tpe, gp, random, cmaes, qmc or grid.
-        pruner: halving (the best third goes on behind the third epoch, and of these behind the seventh, the 19th, …),
-            hyperband, median, percentile (goes on with the best quarter) or none.
-        storage: What to keep the study in: a path ending in `.journal`, or a URL such as `sqlite:///study.db`. By
-            default `search.journal` in the folder of the runs.
-        name: The study's name; by default one made of the module, its hyperparameters and this search's arguments.
-        seed: Of the sampler; the trials themselves go by the seed of the fit.
+        **options: The fields of `SearchOptions`: timeout, lr_name, batch_size_name, sampler, pruner, storage, name and
+            seed; on a command line flags as the others.
 
     Raises:
         ValueError: A range, mode or number that cannot be.
@@ -78,17 +91,12 @@ class OptunaSearch(Callback):
         *,
         mode: str = "min",
         max_epochs: int | None = None,
-        timeout: float | None = None,
         lr: str | list[float] | None = "log 1e-4..1",
         batch_size: str | list[int] | None = AUTO,
-        lr_name: str = "lr",
-        batch_size_name: str = "batch_size",
-        sampler: str = "tpe",
-        pruner: str = Plan.pruner,
-        storage: str | None = None,
-        name: str | None = None,
-        seed: int = 0,
+        **options: Any,
     ) -> None:
+        self.options = SearchOptions(**options)  # the command line's parser finds its flags by this call
+        vars(self).update(vars(self.options))  # where they have always been read
         if mode not in ("min", "max"):
             raise ValueError(f"mode must be `min` or `max`, not {mode!r}.")
         if max_epochs is not None and max_epochs < 1:
@@ -99,32 +107,47 @@ class OptunaSearch(Callback):
         self.monitor = monitor
         self.mode = mode
         self.max_epochs = max_epochs
-        self.timeout = timeout
         self.lr = lr
         self.batch_size = batch_size
-        self.lr_name = lr_name
-        self.batch_size_name = batch_size_name
-        self.sampler = sampler
-        self.pruner = pruner
-        self.storage = storage
-        self.name = name
-        self.seed = seed
-        self._plan("checked").check()
+        self._request().plan.check()
         for given in (lr, None if batch_size == AUTO else batch_size):
             if given is not None:
                 parse_space(given)
         self._begin()
 
+    def _request(self) -> SearchRequest:
+        options = self.options
+        plan = Plan(
+            name=options.name or "",
+            n_trials=self.n_trials,
+            timeout=options.timeout,
+            sampler=options.sampler,
+            pruner=options.pruner,
+            directions=("minimize" if self.mode == "min" else "maximize",),
+            seed=options.seed,
+        )
+        return SearchRequest(
+            monitor=self.monitor,
+            mode=self.mode,
+            max_epochs=self.max_epochs,
+            lr=self.lr,
+            batch_size=self.batch_size,
+            lr_name=options.lr_name,
+            batch_size_name=options.batch_size_name,
+            storage=options.storage,
+            plan=plan,
+        )
+
     def _begin(self) -> None:
         self.found: dict[str, Any] = {}  # the values, by name
         self._by_hand = False  # whether the rate has to be put into the optimizer
         self._rows: list[TrialRow] = []
-        self._turn: ConfigureOptimizersHook | None = None
+        self._hook: ConfigureOptimizersHook | None = None
         self._folder: Path | None = None
         self._guard = Guard("OptunaSearch")
 
     def figure(self) -> "Figure | None":
-        """The trials over the values that were searched, to show or save; None before there is one."""
+        """Return the trials over the values that were searched, to show or save; None before there is one."""
         if not self._rows:
             return None
         from callbacks.search.figure import draw_search  # matplotlib takes half a second to load
@@ -138,7 +161,7 @@ class OptunaSearch(Callback):
     # ------------------------------------------------------------------- hooks
 
     def state_dict(self) -> dict[str, Any]:
-        """What was found."""
+        """Return what was found."""
         return {"found": self.found}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -163,7 +186,7 @@ class OptunaSearch(Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
             say(trainer, "search: skipped, as fast_dev_run tries the fit alone.")
         elif isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-            self._turn = ConfigureOptimizersHook(pl_module, lambda: self._before_optimizers(trainer, pl_module, runs))
+            self._hook = ConfigureOptimizersHook(pl_module, lambda: self._before_optimizers(trainer, pl_module, runs))
         else:
             raise MisconfigurationException(
                 f"OptunaSearch trains copies of the module on one device; {type(trainer.strategy).__name__} has none."
@@ -186,8 +209,8 @@ class OptunaSearch(Callback):
         """What was found, by the section of a Lightning CLI's configuration that it belongs to."""
         data = getattr(trainer, "datamodule", None)
         homes = {
-            self.lr_name: "optimizer" if self._by_hand else "model",
-            self.batch_size_name: "data" if settings.holds(data, self.batch_size_name) else "model",
+            self.options.lr_name: "optimizer" if self._by_hand else "model",
+            self.options.batch_size_name: "data" if settings.holds(data, self.options.batch_size_name) else "model",
         }
         sections: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "optimizer": {}}
         for name, value in self.found.items():
@@ -196,14 +219,14 @@ class OptunaSearch(Callback):
         return sections
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the module as it was if its turn never came."""
-        if self._turn is not None:
-            self._turn.leave()
+        """Leave the module as it was if it was never asked for its optimizers."""
+        if self._hook is not None:
+            self._hook.leave()
 
     # --------------------------------------------------------------- searching
 
     def _before_optimizers(self, trainer: Trainer, module: LightningModule, runs: Path | None) -> float | None:
-        """Search, or take what was found before; returns the rate if it has to be put into the optimizer."""
+        """Search, or take what was found before; the rate is returned if it has to be put into the optimizer."""
         if trainer.ckpt_path is None:
             try:
                 self._by_hand = self._search(trainer, module, runs)
@@ -213,39 +236,45 @@ class OptunaSearch(Callback):
             what = f"goes on with {setting(self.found)} found before" if self.found else "goes on from a checkpoint"
             say(trainer, f"search: skipped, the fit {what}.")
         for name, value in self.found.items():
-            settings.put(name, value, holders(trainer, module))
+            settings.set_hyperparameter(name, value, holders(trainer, module))
         # Of a fit that goes on the rate comes with the optimizer's state.
-        return self.found[self.lr_name] if self._by_hand else None
+        return self.found[self.options.lr_name] if self._by_hand else None
 
     def _search(self, trainer: Trainer, module: LightningModule, runs: Path | None) -> bool:
-        wish = SearchRequest(
-            monitor=self.monitor,
-            mode=self.mode,
-            max_epochs=self.max_epochs,
-            lr=self.lr,
-            batch_size=self.batch_size,
-            lr_name=self.lr_name,
-            batch_size_name=self.batch_size_name,
-        )
-        space = space_of(wish, trainer, module)
-        recipe = recipe_of(wish, trainer, space)
-        name = self.name or name_of(trainer, module, space, recipe, (self.sampler, self.pruner, self.seed))
-        storage = self.storage or (None if runs is None else str(runs / "search.journal"))
-        study = StudyBeforeFit(trainer, module, space, recipe, self._plan(name), storage, runs)
-        group = RankZeroRunner(trainer)
-        # The fit's random numbers must go on as if there had been no search.
-        with same_random_numbers():
-            result = group.run(lambda: study.run(group, self._guard))
+        result = SearchBeforeFit(self._request(), trainer, module, runs, self._guard).run()
         self.found, self._rows = result["found"], result["rows"]
         return bool(result["by_hand"])
 
-    def _plan(self, name: str) -> Plan:
-        return Plan(
-            name=name,
-            n_trials=self.n_trials,
-            timeout=self.timeout,
-            sampler=self.sampler,
-            pruner=self.pruner,
-            directions=("minimize" if self.mode == "min" else "maximize",),
-            seed=self.seed,
-        )
+
+def write_found(folder: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write what was found as a fragment of a Lightning CLI's configuration, `found.yaml`: `fit --config found.yaml`.
+
+    Args:
+        folder: The run's folder.
+        sections: `model`, `data` or `optimizer` to values by name.
+    """
+    fragment = {section: {"init_args": dict(values)} for section, values in sections.items() if values}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "found.yaml").write_text(yaml.safe_dump(fragment, sort_keys=False), encoding="utf-8")
+
+
+def show_pictures(trainer: Trainer, rows: Sequence[TrialRow], names: Sequence[str], monitor: str, mode: str) -> None:
+    """Draw the search, and list its trials, a line of JSON for each."""
+    dispatch.write_text(trainer, "search/trials", "\n".join(map(_line, rows)))
+    from callbacks.loggers.figures import rgb
+    from callbacks.search.figure import draw_history, draw_search  # matplotlib takes half a second to load
+
+    x, y = [*names, ""][:2]
+    figures = {
+        "loss": draw_search(rows, x=x, y=y, monitor=monitor, mode=mode),
+        "history": draw_history(rows, monitor=monitor, mode=mode),
+    }
+    for what, figure in figures.items():
+        dispatch.write_image(trainer, f"search/{what}", rgb(figure), 0)
+
+
+def _line(row: TrialRow) -> str:
+    """A trial as a line of JSON, with its curves where this process trained it."""
+    facts = {"number": row.number, "state": row.state, "params": dict(row.params), "values": row.values}
+    more = {"seconds": row.seconds, "reason": row.reason or None, "curves": row.attrs.get(CURVES)}
+    return json.dumps({**facts, **{name: fact for name, fact in more.items() if fact is not None}}, default=str)

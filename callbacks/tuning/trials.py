@@ -1,246 +1,403 @@
-"""`GroupedTrials`: the trials before a fit, trained together where the module offers that."""
+"""Runs the trials of a search: alone, on every rank of a fit, or many at once. How a fit is made is its caller's."""
 
-import copy
+import json
 import logging
+import statistics
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import torch
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import (
-    BaseFinetuning,
-    EarlyStopping,
-    GradientAccumulationScheduler,
-    StochasticWeightAveraging,
-)
-from pytorch_lightning.loggers.logger import DummyLogger
-from pytorch_lightning.utilities.compile import to_uncompiled
-from torch.utils.data import DataLoader
-from torch.utils.data.distributed import DistributedSampler
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.utilities.seed import isolate_rng
 
-from callbacks.search.plan import SearchError
 from callbacks.search.waves import Ended, Member
-from callbacks.tuning.hyperparameters import (
-    batch_size_of,
-    drives,
-    moved_to,
-    parts,
-    put,
-    set_rate,
-)
-from callbacks.tuning.observer import TrialWatch
-from callbacks.tuning.pruning import TrialPruning
-from callbacks.tuning.ranks import same_random_numbers
+from callbacks.tuning.observer import TrialObserver, TrialPruning, baseline_of
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
 
 
-# They shape the training itself, so that a trial without them would be another fit.
-TRAINING = (BaseFinetuning, EarlyStopping, GradientAccumulationScheduler, StochasticWeightAveraging)
+ATTRS = ("verdict", "cause", "why", "epochs", "best_epoch", "metrics")  # user attributes that a trial may get
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How the trials train.
+class TrialSettings:
+    """Says what a trial is, and what counts of it.
 
     Args:
-        monitor: Name of the metric.
-        mode: `min` or `max`.
-        max_epochs: Epochs of a trial.
-        keeps_best: Whether the fit keeps the weights of its best epoch: then that epoch's value counts, else the last.
-        lr_name: The module's learning rate, empty if it is not searched.
-        batch_size_name: The batch size, empty if it is not searched.
+        metrics: Names of the objectives; the best epoch is by the first.
+        high: Whether the first is good when it is high.
+        max_epochs: Epochs of a fit; below 0 if other limits end it.
+        val_loss: Name of the validation loss.
+        keeps_best: Whether the best epoch's values count, else the last one's.
+        fits: Fits of a trial, whose mean counts.
+        prunes_hopeless: Whether to end a trial that has diverged, or learns nothing.
+        compares_fits: Whether Optuna's pruner is told of whole fits, not of their epochs.
+        attrs: User attributes to keep of a trial, of `ATTRS`.
     """
 
-    monitor: str
-    mode: str
+    metrics: Sequence[str]
+    high: bool
     max_epochs: int
-    keeps_best: bool
-    lr_name: str
-    batch_size_name: str
+    val_loss: str = "val_loss"
+    keeps_best: bool = True
+    fits: int = 1
+    prunes_hopeless: bool = True
+    compares_fits: bool = False
+    attrs: Sequence[str] = ATTRS
+
+    def observer(self, others_learn: Callable[[], bool]) -> TrialObserver:
+        """Make the observer of a fit."""
+        prunes, metric = self.prunes_hopeless, self.metrics[0]
+        return TrialObserver(metric, high=self.high, val_loss=self.val_loss, prunes=prunes, others_learn=others_learn)
+
+    def objectives(self, fits: Sequence[TrialObserver]) -> list[float]:
+        """Return what a trial came to, the mean over its fits; NaN where there is nothing."""
+        if not self.keeps_best:
+            return [statistics.fmean(fit.values[-1] if fit.values else float("nan") for fit in fits)]
+        return [statistics.fmean(fit.best.get(name, float("nan")) for fit in fits) for name in self.metrics]
+
+    def found(self, fits: Sequence[TrialObserver]) -> dict[str, Any]:
+        """Return a trial's user attributes so far: the last fit's verdict, and means over all of them."""
+        verdict, cause, why = fits[-1].verdict()
+        attrs = {"verdict": verdict, "cause": cause, "why": why, "epochs": sum(fit.epochs for fit in fits)}
+        whole = [fit for fit in fits if fit.best_epoch is not None]
+        if whole:
+            names = [name for name in whole[0].best if all(name in fit.best for fit in whole)]
+            attrs["best_epoch"] = whole[-1].best_epoch
+            attrs["metrics"] = {name: statistics.fmean(fit.best[name] for fit in whole) for name in names}
+        return {name: value for name, value in attrs.items() if name in self.attrs}
 
 
-@dataclass
-class Trials:
-    """What a search calls with each trial.
+@dataclass(frozen=True)
+class TrialFit:
+    """A fit to be trained."""
 
-    Every trial starts from the module's weights and from the random numbers as they are now, and leaves both. The data
-    module's copy is not set up again: it shares what the fit has prepared, so all trials see the same split.
+    number: int  # the trial's
+    index: int  # which of the trial's fits, from 0
+    values: Mapping[str, Any]  # what the trial tries, by name
+    observer: TrialObserver
+    callbacks: Sequence[Callback]  # for its trainer, the observer first
+
+
+@dataclass(frozen=True)
+class TrialEnd:
+    """A trial that has ended."""
+
+    study: "Study"
+    number: int
+    attrs: Mapping[str, Any]  # the user attributes it was started with
+    values: Mapping[str, Any]  # what it tried, by name
+    fits: Sequence[TrialObserver]
+    result: Sequence[float] | None  # None if it was pruned or failed
+
+
+class TrialRunner:
+    """Trains the trials of one study, one after the other.
 
     Args:
-        trainer: The trainer of the fit; its precision, clipping, accumulation and limits are taken.
-        module: The module of the fit.
-        recipe: How to train.
-        pulse: Called now and then.
-        tell: Called after each trial with its values, what watched it, its result (None if it has none) and whether
-            the module's rate drives the optimizer (None if that is not known).
+        settings: What a trial is.
+        fit: Trains one fit of a trial, and returns its trainer.
+        ended: Called when a trial has ended, however it did.
     """
 
-    trainer: Trainer
-    module: LightningModule
-    recipe: Recipe
-    pulse: Callable[[], None]
-    tell: Callable[["Trial | Member", Mapping[str, Any], TrialWatch, float | None, bool | None], None]
-    driven: bool | None = None  # whether the module's rate reaches the optimizer; known after the first trial
-    _sizes: dict[int, int] = field(default_factory=dict)
-    _learned: bool = False
+    def __init__(
+        self,
+        settings: TrialSettings,
+        fit: Callable[[TrialFit], Trainer],
+        ended: Callable[[TrialEnd], object] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.ended = ended
+        self._fit = fit
+        self._others_learn = False  # who has learned something once stays in the study
 
-    def __call__(self, trial: "Trial", values: Mapping[str, Any]) -> float:
-        """Train a trial, and return its value.
+    def __call__(self, trial: "Trial", values: Mapping[str, Any]) -> list[float]:
+        """Train a trial and return its objectives.
 
         Raises:
-            SearchError: What every trial would meet: a rate or batch size without effect, a copy that trains nothing.
+            SearchError: What every trial would meet.
             optuna.TrialPruned: It is hopeless.
         """
-        watch = TrialWatch(
-            self.recipe.monitor,
-            self.recipe.mode,
-            baseline=baseline_of(self.module),
-            is_beaten=lambda value: is_beaten(trial.study, self.recipe.mode, value),
-            pulse=self.pulse,
-        )
-        result = None
+        return self.train(trial, values, number=trial.number, others_learn=lambda: self.others_learn(trial.study))
+
+    def train(
+        self, trial: Any, values: Mapping[str, Any], *, number: int, others_learn: Callable[[], bool]
+    ) -> list[float]:
+        """Train a trial as one of the ranks that do.
+
+        Args:
+            trial: The trial, or what stands for it; None on all ranks but the first.
+            values: What it tries, by name.
+            number: Its number.
+            others_learn: Asked on rank zero whether other trials learned something.
+        """
+        settings, fits = self.settings, list[TrialObserver]()
+        next_step, result = 0, None
         try:
-            with same_random_numbers(), quiet():
-                self._fit(trial, values, watch)
-            result = watch.best() if self.recipe.keeps_best else watch.last()
+            for index in range(settings.fits):
+                fits.append(settings.observer(others_learn))
+                # The reports of all trials' second fits stand side by side.
+                first = max(index * max(settings.max_epochs, 0), next_step)
+                pruning = TrialPruning(trial, settings.metrics[0], first_step=first)
+                callbacks = [fits[-1]] if settings.compares_fits else [fits[-1], pruning]
+                try:
+                    trainer = self._fit(TrialFit(number, index, values, fits[-1], callbacks))
+                finally:
+                    if trial is not None:
+                        for name, value in settings.found(fits).items():
+                            trial.set_user_attr(name, value)
+                next_step = pruning.next_step
+                if settings.compares_fits:
+                    _compare_fits(trial, settings.objectives(fits[-1:])[0], index, trainer)
+            result = settings.objectives(fits)
+            return result
         finally:
-            verdict, cause = watch.fate()
-            for name, value in (("verdict", verdict), ("cause", cause), ("epochs", watch.epochs)):
-                trial.set_user_attr(name, value)
-            self.tell(trial, values, watch, result, self.driven)
-        return result
+            if self.ended is not None and trial is not None and fits:
+                self.ended(TrialEnd(trial.study, number, trial.user_attrs, values, fits, result))
 
-    def _fit(self, trial: "Trial", values: Mapping[str, Any], watch: TrialWatch) -> None:
-        module, data = self.copies()
-        rate, rows = values.get(self.recipe.lr_name), values.get(self.recipe.batch_size_name)
-        if rate is not None:
-            put(self.recipe.lr_name, rate, (module, data))
-            self._hand_on(module, rate)
-        if rows is not None:
-            # So many rows make a step of the fit, over all its processes.
-            put(self.recipe.batch_size_name, rows * self.trainer.world_size, (module, data))
-        shaping = [copy.deepcopy(c) for c in callbacks_of(self.trainer) if isinstance(c, TRAINING)]
-        trainer = self._trainer([watch, TrialPruning(trial, self.recipe.monitor), *shaping])
+    def others_learn(self, study: "Study") -> bool:
+        """Whether a whole trial of the study learned something."""
+        self._others_learn = self._others_learn or others_learn(study)
+        return self._others_learn
+
+
+def others_learn(study: "Study") -> bool:
+    """Whether a whole trial of the study learned something."""
+    whole = [each for each in study.get_trials(deepcopy=False) if each.state.name == "COMPLETE"]
+    return any(each.user_attrs.get("cause", "not_learning") != "not_learning" for each in whole)
+
+
+def _compare_fits(trial: Any, value: float, index: int, trainer: Trainer) -> None:
+    from optuna import TrialPruned
+
+    worse = False
+    if trial is not None:
+        trial.report(value, index)
+        worse = trial.should_prune()
+    if trainer.strategy.broadcast(worse, src=0):
+        raise TrialPruned(f"WilcoxonPruner: worse than the best trial over {index + 1} fits")
+
+
+# -------------------------------------------------------------------- many at once
+
+MOST = 16  # trials at once: by then there is nothing left of the costs that they share
+GENERATIONS = 4  # times at least that a study is asked, as each trial learns from those before
+CURVES = ("val_accuracy", "val_r2")  # what of our own models' metrics a verdict goes by
+
+
+class BatchedFits(Protocol):
+    """Fits that are trained in step, named by their places. `curves` hold one number an epoch by name."""
+
+    curves: Sequence[Mapping[str, Sequence[float]]]
+
+    def run(self, epochs: int) -> None:
+        """Train until so many epochs are done."""
+
+    def keep(self, trials: Sequence[int]) -> None:
+        """Go on with these alone."""
+
+    def best_metrics(self, trial: int) -> dict[str, float]:
+        """Return all metrics of a fit's best epoch by name; nothing if there is none."""
+
+
+@runtime_checkable
+class BatchesTrials(Protocol):
+    """A module that can train many fits of itself at once, each to the numbers it would come to alone."""
+
+    def trials_at_once(self, rows: int) -> int:
+        """Return how many, with mini-batches of so many rows; 0 if each is better trained alone."""
+
+    def trial_group(self, rates: Sequence[Mapping[str, float]], **how: Any) -> BatchedFits | None:
+        """Make the fits from the weights as they are; None if the module cannot.
+
+        Args:
+            rates: For each fit what differs from the module's own, such as `lr`, by name.
+            **how: `seed` of the run, `train` and `val` loaders, `monitor` and whether it is good when `high`, and
+                further `curves` that are wanted.
+        """
+
+
+@dataclass(frozen=True)
+class TrialTemplate:
+    """Holds what the fits of trials have in common that are trained at once."""
+
+    module: Any  # not to be changed
+    train: Any  # loader
+    val: Any  # loader
+    rows: int  # of a batch
+    seed: int
+
+
+class GroupedTrialRunner:
+    """Trains the trials of one study: at once where each comes out as it would alone, else one by one.
+
+    Args:
+        runner: Trains one.
+        template: Makes what trials like one with these values have in common, for their fit of that index; None if
+            they must be trained alone.
+        names: What is searched.
+        rates: The module's word for what trials of a group may differ in, to the name in the space.
+        at_once: Whether any trials can be trained at once.
+        workers: Processes that train the study's trials.
+    """
+
+    def __init__(
+        self,
+        runner: TrialRunner,
+        template: Callable[[Mapping[str, Any], int], TrialTemplate | None],
+        *,
+        names: Sequence[str],
+        rates: Mapping[str, str],
+        at_once: bool,
+        workers: int = 1,
+    ) -> None:
+        self.runner, self.rates = runner, rates
+        self._template, self._names, self._at_once, self._workers = template, names, at_once, workers
+
+    def __call__(self, trial: "Trial", values: Mapping[str, Any]) -> list[float]:
+        """Train one."""
+        return self.runner(trial, values)
+
+    def together(self, n_trials: int) -> int:
+        """Return how many trials of so many to ask for at once."""
+        return max(2, min(MOST, n_trials // (GENERATIONS * self._workers))) if self._at_once else 1
+
+    def alike(self) -> list[str]:
+        """Return the names whose values the trials of a group have in common."""
+        return [name for name in self._names if name not in self.rates.values()]
+
+    def epochs(self) -> int:
+        """Return the epochs of a trial, over all its fits."""
+        return self.runner.settings.fits * self.runner.settings.max_epochs
+
+    def groups(self, members: Sequence[Member], study: "Study") -> list["GroupedTrials"]:
+        """Return groups of those that differ in their rates alone."""
+        alike: dict[str, list[Member]] = {}
+        for member in members:
+            others = {name: value for name, value in member.values.items() if name not in self.rates.values()}
+            alike.setdefault(json.dumps(others, sort_keys=True), []).append(member)
+        return [group for some in alike.values() for group in self._groups_of(some, study)]
+
+    def _groups_of(self, members: Sequence[Member], study: "Study") -> list["GroupedTrials"]:
         try:
-            trainer.fit(module, datamodule=data)
-        except SystemExit as error:
-            # Lightning exits on Ctrl-C; the fit around this one shall end as an interrupted fit does.
-            if isinstance(error.__context__, KeyboardInterrupt):
-                raise KeyboardInterrupt from None
-            raise
-        self._check(module, rows, trainer)
+            one = self.template(members[0], 0)
+            size = one.module.trials_at_once(one.rows) if one is not None else 0
+            parts = [members[at : at + size] for at in range(0, len(members), size)] if size else []
+            return [GroupedTrials(self, part, study) for part in parts]
+        except Exception:  # noqa: BLE001  # each of them will meet it alone, and say so
+            return []
 
-    def copies(self) -> tuple[LightningModule, LightningDataModule | None]:
-        """Return copies of the module and the data module, on which a trial can be trained."""
-        try:
-            module = copy.deepcopy(self.module)
-        except Exception as error:  # whatever a stranger's attribute raises
-            raise SearchError(f"OptunaSearch trains copies of the module, and it cannot be copied: {error}") from error
-        with suppress(ValueError):  # it was not compiled
-            module = to_uncompiled(module)
-        # Those of the module are among the trainer's already, and are copied from there.
-        module.configure_callbacks = lambda: []  # type: ignore[method-assign]
-        data: LightningDataModule | None = getattr(self.trainer, "datamodule", None)
-        if data is not None:
-            data = copy.copy(data)
-            data.trainer = None
-            for hook in ("prepare_data", "setup", "teardown"):
-                setattr(data, hook, lambda *args, **kwargs: None)
-        return module, data
-
-    def _hand_on(self, module: LightningModule, rate: float) -> None:
-        """See that the rate reaches the optimizer of the copy, and that this optimizer trains the copy."""
-        configure = module.configure_optimizers
-
-        def configured() -> Any:
-            if self.driven is None:
-                self.driven = drives(configure, lambda value: put(self.recipe.lr_name, value, (module,)), rate)
-            made = moved_to(configure(), self.module, module)
-            if not self.driven:
-                set_rate(*parts(made), rate)
-            return made
-
-        module.configure_optimizers = configured  # type: ignore[method-assign]
-
-    def _trainer(self, callbacks: list[Callback]) -> Trainer:
-        fit = self.trainer
-        device = fit.strategy.root_device
-        few: float = fit.overfit_batches  # type: ignore[attr-defined]  # a connector's, as below
-        limits: dict[str, Any] = {"overfit_batches": few} if few else {}
-        return Trainer(
-            accelerator="gpu" if device.type == "cuda" else device.type,
-            devices=1 if device.index is None or device.type == "cpu" else [device.index],
-            plugins=[LightningEnvironment()],  # whatever launched the fit, a trial is one process
-            precision=fit.precision,
-            max_epochs=self.recipe.max_epochs,
-            max_steps=fit.max_steps,
-            limit_train_batches=fit.limit_train_batches,
-            limit_val_batches=fit.limit_val_batches,
-            val_check_interval=fit.val_check_interval,
-            check_val_every_n_epoch=fit.check_val_every_n_epoch,
-            accumulate_grad_batches=fit.accumulate_grad_batches,
-            gradient_clip_val=fit.gradient_clip_val,
-            gradient_clip_algorithm=fit.gradient_clip_algorithm,
-            reload_dataloaders_every_n_epochs=fit.reload_dataloaders_every_n_epochs,  # type: ignore[attr-defined]
-            num_sanity_val_steps=0,
-            logger=DummyLogger(),  # modules may ask for `self.logger.experiment`
-            callbacks=callbacks,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=fit.default_root_dir,
-            **limits,
-        )
-
-    def _check(self, module: LightningModule, rows: int | None, trainer: Trainer) -> None:
-        """See once that the copy was trained, and that its batches were of the size asked for."""
-        if not self._learned:
-            pairs = zip(module.parameters(), self.module.parameters(), strict=True)
-            if trainer.global_step and all(torch.equal(p.detach().cpu(), q.detach().cpu()) for p, q in pairs):
-                raise SearchError(
-                    "A trial trained nothing: the optimizer or the loss of the module's copy belongs to the original."
-                )
-            self._learned = True
-        size = batch_size_of(trainer.train_dataloader) if rows is not None else None
-        if rows is not None and size is not None:
-            self._sizes[rows] = size
-            if len(self._sizes) > 2 and len(set(self._sizes.values())) == 1:
-                raise SearchError(
-                    f"The batch size has no effect: with {sorted(self._sizes)} the loader gave batches of {size}; make "
-                    f"the loaders in `train_dataloader`, with `{self.recipe.batch_size_name}` as it is then."
-                )
+    def template(self, member: Member, index: int) -> TrialTemplate | None:
+        """Return what the trials of a member's group have in common in one of their fits."""
+        with same_random_numbers(), quiet():
+            return self._template(member.values, index)
 
 
-def is_beaten(study: "Study", mode: str, value: float) -> bool:
-    """Whether a study holds a better value than this one."""
-    from optuna.trial import TrialState
+class GroupedTrials:
+    """Trials that are trained in step; what is found of each is what its own fit would find.
 
-    sign = 1.0 if mode == "min" else -1.0
-    whole = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return any(sign * (other.value or 0.0) < sign * value for other in whole)
+    Args:
+        grouped: Trains them.
+        members: The trials.
+        study: The study.
+
+    Raises:
+        ValueError: They cannot be trained in step.
+    """
+
+    def __init__(self, grouped: GroupedTrialRunner, members: Sequence[Member], study: "Study") -> None:
+        self.members = members
+        self._grouped, self._runner, self._settings = grouped, grouped.runner, grouped.runner.settings
+        self._study = study
+        self._places = {member.number: place for place, member in enumerate(members)}
+        self._left = list(self._places)
+        self._observers: dict[int, list[TrialObserver]] = {number: [] for number in self._places}
+        self._fits: list[BatchedFits] = []
+        self._done = 0
+        self._open()
+
+    def _open(self) -> None:
+        """Begin the next fit of the trials that are left."""
+        index = len(self._fits)
+        one = self._grouped.template(self.members[0], index)
+        rates = self._grouped.rates.items()
+        fits: BatchedFits | None = None
+        if one is not None:
+            fits = one.module.trial_group(
+                [{rate: each.values[name] for rate, name in rates if name in each.values} for each in self.members],
+                seed=one.seed,
+                train=one.train,
+                val=one.val,
+                monitor=self._settings.metrics[0],
+                high=self._settings.high,
+                curves=[*self._settings.metrics, *CURVES],
+            )
+        if one is None or fits is None:
+            raise ValueError(f"fit {index} of these trials cannot be trained in step.")
+        fits.keep([self._places[number] for number in self._left])
+        self._fits.append(fits)
+        for number in self._left:
+            observer = self._settings.observer(lambda: self._runner.others_learn(self._study))
+            observer.baseline = baseline_of(one.module)
+            self._observers[number].append(observer)
+
+    def run(self, epochs: int) -> None:
+        """Train those that are left until so many epochs are done, over all fits."""
+        for epoch in range(self._done, epochs):
+            index, within = divmod(epoch, self._settings.max_epochs)
+            if index == len(self._fits):
+                self._open()
+            self._fits[index].run(within + 1)
+            for number in self._left:
+                self._observers[number][index].take(self._fits[index].curves[self._places[number]])
+        self._done = max(self._done, epochs)
+
+    def reports(self, number: int) -> list[float]:
+        """Return the metric after each epoch, over all fits."""
+        return [value for observer in self._observers[number] for value in observer.values]
+
+    def hopeless(self, number: int) -> str:
+        """Return why a trial is ended at once; empty if it is not."""
+        values, observer = self.reports(number), self._observers[number][-1]
+        if values[-1] - values[-1] != 0:  # no finite number
+            return f"{observer.metric} is {values[-1]} at step {len(values) - 1}"
+        return observer.hopeless(self._settings.max_epochs) if self._settings.prunes_hopeless else ""
+
+    def keep(self, numbers: Sequence[int]) -> None:
+        """Go on with these alone."""
+        self._left = list(numbers)
+        self._fits[-1].keep([self._places[number] for number in numbers])
+
+    def end(self, number: int, reason: str) -> Ended:
+        """Return what became of a trial."""
+        place, fits = self._places[number], self._observers[number]
+        if "metrics" in self._settings.attrs:
+            for observer, batch in zip(fits, self._fits, strict=True):
+                observer.best = batch.best_metrics(place)
+        member, result = self.members[place], self._settings.objectives(fits)
+        if self._runner.ended is not None:
+            end = TrialEnd(self._study, number, member.attrs, member.values, fits, None if reason else result)
+            self._runner.ended(end)
+        return Ended(result, self._settings.found(fits))
 
 
-def callbacks_of(trainer: Trainer) -> list[Callback]:
-    """All callbacks of a trainer."""
-    found: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
-    return found
-
-
-def baseline_of(module: LightningModule) -> float | None:
-    """The module's loss of the trivial prediction, if it knows it."""
-    value = getattr(module, "baseline_loss", None)
-    return float(value) if isinstance(value, int | float) else None
+@contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """Put Python's, NumPy's and torch's generators back at the end, also when it ends in an exception."""
+    kept = isolate_rng()
+    kept.__enter__()
+    try:
+        yield
+    finally:
+        kept.__exit__(None, None, None)  # given the exception, it would put nothing back
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """What a trial warns of, the fit will; what Lightning tells of each of its trainers is one too many."""
+    """Silence warnings, which the fit will give too, and what Lightning tells of each of its trainers."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     before = [logger.level for logger in loggers]
     try:
@@ -252,193 +409,3 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
-
-
-_MOST, _GENERATIONS = 16, 4  # trials at once; times at least that a study is asked, as each learns from those before
-_USUAL = ("val_accuracy", "val_r2")
-
-
-class Fits(Protocol):
-    """Fits that are trained in step, named by their places. `curves` hold one number an epoch by name."""
-
-    curves: Sequence[Mapping[str, Sequence[float]]]
-
-    def run(self, epochs: int) -> None:
-        """Train until so many epochs are done."""
-
-    def keep(self, trials: Sequence[int]) -> None:
-        """Go on with these alone."""
-
-
-@runtime_checkable
-class GroupsFits(Protocol):
-    """A module that can train many fits of itself at once, each to the numbers it would come to alone."""
-
-    def trials_at_once(self, rows: int) -> int:
-        """How many, with mini-batches of so many rows; 0 if each is better trained alone."""
-
-    def trial_group(self, rates: Sequence[Mapping[str, float]], **how: Any) -> Fits | None:
-        """The fits from the weights as they are; None if the module cannot.
-
-        Args:
-            rates: For each fit the learning rate by the name `lr`.
-            **how: `seed` of the run, `train` and `val` loaders, `monitor` and whether it is good when `high`, and
-                further `curves` that are wanted.
-        """
-
-
-class GroupedTrials:
-    """Trains the trials of a search: together where each comes out as it would alone, else one by one.
-
-    Args:
-        trials: How one is trained alone.
-    """
-
-    def __init__(self, trials: Trials) -> None:
-        self._trials, self._recipe = trials, trials.recipe
-        self._plain = _is_plain(trials)
-
-    def __call__(self, trial: "Trial", values: Mapping[str, Any]) -> float:
-        """Train one."""
-        return self._trials(trial, values)
-
-    def together(self, n_trials: int) -> int:
-        """How many trials to ask for at once."""
-        return max(2, min(_MOST, n_trials // _GENERATIONS)) if self._plain else 1
-
-    def alike(self) -> list[str]:
-        """What the trials of a group have in common."""
-        return [self._recipe.batch_size_name]
-
-    def epochs(self) -> int:
-        """Epochs of a trial."""
-        return self._recipe.max_epochs
-
-    def groups(self, members: Sequence[Member], study: "Study") -> list["FitGroup"]:
-        """Groups of those with one batch size."""
-        alike: dict[Any, list[Member]] = {}
-        for member in members:
-            alike.setdefault(member.values.get(self._recipe.batch_size_name), []).append(member)
-        with same_random_numbers(), quiet():
-            return [group for rows, some in alike.items() for group in self._groups_of(rows, some, study)]
-
-    def _groups_of(self, rows: int | None, members: Sequence[Member], study: "Study") -> list["FitGroup"]:
-        try:
-            module, data = self._trials.copies()
-            if rows is not None:
-                put(self._recipe.batch_size_name, rows, (module, data))
-            assert data is not None
-            assert isinstance(module, GroupsFits)
-            train, val = data.train_dataloader(), data.val_dataloader()
-            if not _is_ordered(train) or not val or (rows is not None and train.batch_size != rows):
-                return []
-            size = module.trials_at_once(train.batch_size)
-            if not size:
-                return []
-            made = []
-            for at in range(0, len(members), size):
-                some = members[at : at + size]
-                fits = module.trial_group(
-                    [_rates(member, self._recipe.lr_name) for member in some],
-                    seed=torch.initial_seed(),
-                    train=train,
-                    val=val,
-                    monitor=self._recipe.monitor,
-                    high=self._recipe.mode == "max",
-                    curves=_USUAL,
-                )
-                if fits is None:
-                    return []
-                made.append(FitGroup(self._trials, some, study, fits, module))
-        except Exception:  # noqa: BLE001  # each of them will meet it alone, and say so
-            return []
-        return made
-
-
-def _rates(member: Member, name: str) -> dict[str, float]:
-    return {"lr": member.values[name]} if name else {}
-
-
-def _is_ordered(loader: object) -> bool:
-    """Whether the order of rows is a function of the epoch, so that all trials see the same."""
-    return isinstance(loader, DataLoader) and isinstance(loader.sampler, DistributedSampler) and not loader.num_workers
-
-
-def _is_plain(trials: Trials) -> bool:
-    """Whether the trials are fits with nothing but epochs, on one CPU."""
-    fit, recipe = trials.trainer, trials.recipe
-    usual = (
-        fit.precision == "32-true"
-        and (fit.max_steps, fit.limit_train_batches, fit.limit_val_batches) == (-1, 1.0, 1.0)
-        and (fit.val_check_interval, fit.check_val_every_n_epoch, fit.accumulate_grad_batches) == (1.0, 1, 1)
-        and not fit.gradient_clip_val
-        and not fit.overfit_batches  # type: ignore[attr-defined]  # a connector's
-    )
-    alone = fit.world_size == 1 and fit.strategy.root_device.type == "cpu" and recipe.max_epochs > 0
-    shaped = any(isinstance(each, TRAINING) for each in callbacks_of(fit))
-    offers = isinstance(trials.module, GroupsFits) and recipe.lr_name in ("", "lr")
-    data = getattr(fit, "datamodule", None)
-    return usual and alone and not shaped and offers and data is not None
-
-
-class FitGroup:
-    """Trials that are trained in step.
-
-    Args:
-        trials: How the search trains.
-        members: The trials.
-        study: The study.
-        fits: Their fits, in the same order.
-        module: What they are fits of.
-    """
-
-    def __init__(
-        self, trials: Trials, members: Sequence[Member], study: "Study", fits: Fits, module: LightningModule
-    ) -> None:
-        self.members = members
-        self._trials, self._fits = trials, fits
-        mode = trials.recipe.mode
-        self._places = {member.number: place for place, member in enumerate(members)}
-        self._left = list(self._places)
-        self._watches = {
-            number: TrialWatch(
-                trials.recipe.monitor,
-                mode,
-                baseline=baseline_of(module),
-                is_beaten=lambda value: is_beaten(study, mode, value),
-                pulse=trials.pulse,
-            )
-            for number in self._places
-        }
-
-    def run(self, epochs: int) -> None:
-        """Train those that are left until so many epochs are done."""
-        self._fits.run(epochs)
-        self._trials.pulse()
-        for number in self._left:
-            self._watches[number].take(self._fits.curves[self._places[number]])
-
-    def reports(self, number: int) -> list[float]:
-        """The metric after each epoch."""
-        return self._watches[number].values
-
-    def hopeless(self, number: int) -> str:
-        """Why a trial is ended at once; empty if it is not."""
-        watch = self._watches[number]
-        lost = watch.values[-1]
-        if lost - lost != 0:  # no finite number
-            return f"{watch.monitor} is {lost} at step {len(watch.values) - 1}"
-        return watch.hopeless()
-
-    def keep(self, numbers: Sequence[int]) -> None:
-        """Go on with these alone."""
-        self._left = list(numbers)
-        self._fits.keep([self._places[number] for number in numbers])
-
-    def end(self, number: int, reason: str) -> Ended:
-        """What became of a trial."""
-        watch, member = self._watches[number], self.members[self._places[number]]
-        result = watch.best() if self._trials.recipe.keeps_best else watch.last()
-        verdict, cause = watch.fate()
-        self._trials.tell(member, member.values, watch, None if reason else result, None)
-        return Ended([result], {"verdict": verdict, "cause": cause, "epochs": watch.epochs})

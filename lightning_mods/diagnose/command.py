@@ -32,11 +32,7 @@ def judge(log: RunLog, baseline: float | None = None) -> Judged:
     """Ask for the verdict on a log that was read."""
     curves = log.curves
     verdict = diagnose(
-        curves.train,
-        curves.val,
-        val_metric=curves.metric,
-        metric_mode=log.columns.metric_mode,
-        baseline_loss=baseline,
+        curves.train, curves.val, val_metric=curves.metric, metric_mode=log.columns.metric_mode, baseline_loss=baseline
     )
     return Judged(log.path, log, verdict)
 

@@ -9,16 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from lightning_mods.diagnose.table import (
-    STAGES,
-    LogError,
-    Table,
-    is_epoch,
-    is_step,
-    number,
-    plain,
-    table_of,
-)
+from lightning_mods.diagnose.table import STAGES, LogError, Table, is_epoch, is_step, number, plain, table_of
 
 MARK = "tfevents"  # in the name of every event file
 

@@ -6,13 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_mods.diagnose.curves import Asked, Columns, Curves, choose, pair
-from lightning_mods.diagnose.formats import (
-    MARK,
-    event_folders,
-    is_event_file,
-    read_events,
-    read_text,
-)
+from lightning_mods.diagnose.formats import MARK, event_folders, is_event_file, read_events, read_text
 from lightning_mods.diagnose.table import STAGES, TRAIN, LogError, Table, words
 
 _KNOWN = {"metrics.csv", "results.csv", "history.json", "history.csv", "training.log"}

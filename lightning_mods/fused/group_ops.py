@@ -159,14 +159,7 @@ class Linear:
     """
 
     def __init__(
-        self,
-        weights: Tensor,
-        biases: Tensor,
-        *,
-        weight_grads: Tensor,
-        bias_grads: Tensor,
-        rows: int,
-        first: bool,
+        self, weights: Tensor, biases: Tensor, *, weight_grads: Tensor, bias_grads: Tensor, rows: int, first: bool
     ) -> None:
         trials, outer, inner = weights.shape
         self._weights, self._transposed = weights, weights.transpose(1, 2)

@@ -1,50 +1,109 @@
-"""What `study` does once the command line has been looked at."""
+"""Runs a study once its command line has been looked at: opens it, trains its trials, reports, and fits the best."""
 
 import shutil
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from callbacks.search.plan import SearchError
-from callbacks.search.results import Progress, TrialRow, best_trials, importances
-from callbacks.search.space import decode
+from callbacks.search.engine import search
+from callbacks.search.plan import Plan, SearchError
+from callbacks.search.results import Progress, ProgressLine, TrialRow, best_trials, importances
+from callbacks.tuning.study import rows_of
 from lightning_mods import fit
 from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.cli.verbs import mistakes_in_one_line
-from lightning_mods.console.terminal import quiet, say, speak_as
+from lightning_mods.console.terminal import quiet, say, speak_as, writers_report_once
 from lightning_mods.runs import newest_run
-from lightning_mods.study.plan import Study, work
-from lightning_mods.study.processes import Ended, Team, run_workers
-from lightning_mods.study.report import Report, StudyProgress, settings, write_best, write_pictures
-from lightning_mods.study.space import check_space, short_names
+from lightning_mods.study.processes import ProcessEnd, rank_processes, run_workers
+from lightning_mods.study.ranks import RankTrialRunner, check_ranks
+from lightning_mods.study.report import StudyReport, settings, write_best, write_pictures
+from lightning_mods.study.trial_cli import StudyCLI, asked_space, build_space, check_folds, check_space, short_names
+from lightning_mods.study.trials import StudyFits
 
 if TYPE_CHECKING:
-    from optuna import Study as OptunaStudy
+    from optuna import Study
+
+
+class StudyCommand:
+    """Holds a study as a command line describes it, and takes part in it.
+
+    Args:
+        line: The command line.
+
+    Raises:
+        UsageError: What is wrong with them.
+    """
+
+    def __init__(self, line: CommandLine) -> None:
+        self.line = line
+        searched, asked = asked_space(line)
+        self.cli = StudyCLI(searched)
+        self.flags = self.cli.study
+        self.flags.check()
+        check_ranks(self.cli.trainer)
+        if self.flags.folds:
+            check_folds(self.cli.datamodule, self.flags.folds)
+        self.space = build_space(self.cli, searched, asked)
+        self.root = Path(self.cli.config.trainer.default_root_dir or ".")
+        self.folder = self.flags.folder(self.root)
+        self.storage = self.flags.place(self.root)
+        self.plan = Plan(
+            name=self.flags.name,
+            n_trials=self.flags.n_trials,
+            timeout=self.flags.timeout,
+            sampler=self.flags.sampler,
+            pruner=self.flags.pruner,
+            directions=tuple(self.flags.directions),
+            seed=self.flags.seed,
+        )
+        self.plan.check()
+
+    def train_here(self, report: Callable[[Progress], object]) -> None:
+        """Take part in the study until it is done."""
+        if self.cli.trainer.world_size > 1:
+            train: Any = RankTrialRunner(self.cli, self.space, self.folder)
+        else:
+            train = StudyFits(self.cli, self.space, self.folder).grouped()
+        with writers_report_once():
+            search(train, self.space, self.plan, storage=self.storage, report=report)
+
+    def look(self) -> tuple["Study", Progress]:
+        """Return the study as it stands and how far it is; nothing is trained."""
+        seen: list[Progress] = []
+        plan = replace(self.plan, timeout=1e-9)  # over before the first trial
+        study = search(_never, self.space, plan, storage=self.storage, report=seen.append)
+        return study, seen[-1]
+
+
+def work(line: CommandLine, send: Callable[[Any], None]) -> None:
+    """Take part in a study as a worker; what is sent is the progress, or what is wrong with the command."""
+    quiet()
+    try:
+        StudyCommand(line).train_here(send)
+    except (SearchError, UsageError) as error:
+        send(str(error))
+
+
+def _never(trial: Any, values: Any) -> float:
+    raise AssertionError("no trial is to be trained")
 
 
 _SETTINGS = "settings"  # user attribute of the study: what its trials have in common
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A study that is open.
+class OpenStudy:
+    """A study that is open."""
 
-    Args:
-        study: What the command line says.
-        before: How far it was.
-        is_new: This command made it.
-        new_files: What was not there before it did.
-    """
-
-    study: Study
-    before: Progress
-    is_new: bool
-    new_files: tuple[Path, ...]
+    study: StudyCommand
+    before: Progress  # how far it was
+    is_new: bool  # this command made it
+    new_files: tuple[Path, ...]  # that were not there before it did
 
     def undo_if_new(self) -> None:
         """Leave nothing of a study that this command made and that came to nothing."""
@@ -60,7 +119,7 @@ class Opened:
         _remove(self.new_files)
 
 
-def open_study(study: Study) -> Opened:
+def open_study(study: StudyCommand) -> OpenStudy:
     """Open the study and note down what all its trials have in common.
 
     Raises:
@@ -87,10 +146,10 @@ def open_study(study: Study) -> Opened:
             f"the study {study.flags.name!r} was begun {began}, and now it is {asked.get(name, 'not given')}{more}: "
             "its trials would not compare. Give the same, or another --study.name."
         )
-    return Opened(study, before, there is None and not opened.get_trials(deepcopy=False), new_files)
+    return OpenStudy(study, before, there is None and not opened.get_trials(deepcopy=False), new_files)
 
 
-def _files(study: Study) -> list[Path]:
+def _files(study: StudyCommand) -> list[Path]:
     """The study's folder with those above it, and the file that holds its trials; the outermost first."""
     storage = study.storage.partition(":///")[2] if study.storage.startswith("sqlite:") else study.storage
     files = [] if "://" in storage else [Path(storage)]
@@ -106,18 +165,14 @@ def _remove(paths: tuple[Path, ...]) -> None:
 def fit_on_ranks(count: int, args: Sequence[str]) -> None:
     """Run `fit` on processes of their own: Lightning would start the command of the study again for each rank.
 
-    Args:
-        count: How many.
-        args: The command line of `fit`.
-
     Raises:
         SystemExit: With code 1, or that of the rank that failed first.
     """
-    with Team(count, _fit, list(args)) as team:
+    with rank_processes(count, _fit, list(args)) as ranks:
         try:
-            while team.is_alive:
-                for _, message in team.hear():
-                    if isinstance(message, Ended) and message.code:
+            while ranks.is_alive:
+                for _, message in ranks.receive():
+                    if isinstance(message, ProcessEnd) and message.code:
                         raise SystemExit(max(message.code, 1))
         except KeyboardInterrupt:
             say("stopped; the same command fits it anew.")
@@ -133,18 +188,14 @@ _BEST = 10  # trials in the table
 _REFIT = "refit"  # user attribute of the study: which trial was fitted anew, and the folder of that run
 
 
-def finish(study: Study, *, interrupted: bool = False) -> None:
-    """Say and write what the study came to.
-
-    Args:
-        study: The study.
-        interrupted: It was stopped; the best trial is not fitted anew.
+def finish(study: StudyCommand, *, interrupted: bool = False) -> None:
+    """Say and write what the study came to; fit the best trial anew if it was not interrupted.
 
     Raises:
         SystemExit: With code 1, if all workers ended before the study was done.
     """
     opened, now = study.look()
-    rows = _rows(opened, study)
+    rows = rows_of(opened, study.space)
     best: list[TrialRow] = []
     if rows:
         best = best_trials(opened, study.space, _BEST)
@@ -160,34 +211,14 @@ def finish(study: Study, *, interrupted: bool = False) -> None:
         _refit(study, opened, best[0])
 
 
-def _report(study: Study, rows: list[TrialRow], best: list[TrialRow], mattered: Mapping[str, float]) -> None:
-    report = str(Report(study.flags.name, study.flags.metrics, list(study.space), best, rows, mattered))
+def _report(study: StudyCommand, rows: list[TrialRow], best: list[TrialRow], mattered: Mapping[str, float]) -> None:
+    report = str(StudyReport(study.flags.name, study.flags.metrics, list(study.space), best, rows, mattered))
     sys.stdout.write(f"\n{report}\n\n")
     lines = [_picture(study, rows, report, list(mattered)), *([_best(study, best)] if best else [])]
     sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
-def _rows(opened: "OptunaStudy", study: Study) -> list[TrialRow]:
-    """All trials that count."""
-    rows = []
-    for trial in opened.get_trials(deepcopy=False):
-        lost = trial.state.name == "FAIL" and "reason" not in trial.user_attrs
-        if trial.state.is_finished() and not lost:
-            rows.append(
-                TrialRow(
-                    number=trial.number,
-                    state=trial.state.name,
-                    params=decode(study.space, trial.params),
-                    values=tuple(trial.values or ()),
-                    seconds=trial.duration.total_seconds() if trial.duration else None,
-                    reason=str(trial.user_attrs.get("reason", "")),
-                    attrs=dict(trial.user_attrs),
-                )
-            )
-    return rows
-
-
-def _picture(study: Study, rows: Sequence[TrialRow], report: str, mattered: Sequence[str]) -> str:
+def _picture(study: StudyCommand, rows: Sequence[TrialRow], report: str, mattered: Sequence[str]) -> str:
     short = short_names(study.space)
     path = write_pictures(
         study.folder,
@@ -208,7 +239,7 @@ def _axes(space: Mapping[str, Any], mattered: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*first, *numbers, *space]))[:2]
 
 
-def _best(study: Study, best: Sequence[TrialRow]) -> str:
+def _best(study: StudyCommand, best: Sequence[TrialRow]) -> str:
     metric, value = study.flags.metrics[0], best[0].values[0]
     words = f"trial {best[0].number} of study {study.flags.name}: {metric} {value:.6g} in its best epoch"
     path = write_best(study.cli, study.folder, best[0], words)
@@ -216,7 +247,7 @@ def _best(study: Study, best: Sequence[TrialRow]) -> str:
     return f"train it     python -m lightning_mods.fit --config {_quoted(path)}{of}"
 
 
-def _refit(study: Study, opened: "OptunaStudy", row: TrialRow) -> None:
+def _refit(study: StudyCommand, opened: "Study", row: TrialRow) -> None:
     known = opened.user_attrs.get(_REFIT) or {}
     run = Path(str(known.get("run", "")))
     if known.get("trial") == row.number and (run / "checkpoints" / "best.ckpt").is_file():
@@ -243,15 +274,15 @@ def study(line: CommandLine) -> None:
     with mistakes_in_one_line("study"):
         quiet()
         try:
-            _run(Study(line))
+            _run(StudyCommand(line))
         except SearchError as error:
             raise UsageError(str(error)) from error
 
 
-def _run(study: Study) -> None:
+def _run(study: StudyCommand) -> None:
     check_space(study.cli, study.space)
     opened = open_study(study)
-    progress = StudyProgress(study.flags.metrics, study.space)
+    progress = ProgressLine(study.flags.metrics[0], name="study", shown=short_names(study.space))
     if opened.before.done >= opened.before.total:
         say(f"study {study.flags.name} is finished; --study.n_trials above {opened.before.done} goes on with it.")
     try:
@@ -260,18 +291,18 @@ def _run(study: Study) -> None:
         opened.undo_if_new()
         raise
     except (KeyboardInterrupt, SystemExit):
-        progress.close()
+        progress.end()
         say("stopped; the same command goes on.")
         finish(study, interrupted=True)
         raise SystemExit(1) from None
-    progress.close()
+    progress.end()
     finish(study)
 
 
-def _train(study: Study, progress: StudyProgress) -> None:
+def _train(study: StudyCommand, progress: ProgressLine) -> None:
     if study.flags.workers == 1:
-        study.train_here(progress)
+        study.train_here(progress.show)
         return
-    error = run_workers(study.flags.workers, work, study.line, progress)
+    error = run_workers(study.flags.workers, work, study.line, progress.show)
     if error:
         raise SearchError(error)

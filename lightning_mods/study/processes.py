@@ -1,4 +1,4 @@
-"""Processes that train the trials of one study together; the storage is all they share."""
+"""Processes of a study: the ranks of one fit, and workers that share nothing but the storage."""
 
 import multiprocessing
 import os
@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -19,33 +19,19 @@ from lightning_mods.siblings import can_preload
 
 
 def context() -> Any:
-    """Forked from one fresh process that has imported torch once; where there is no such thing, started anew.
-
-    Our own modules are imported there too, unless it might take another package for ours than this process does.
-    """
+    """Return how to start processes: forked from a fresh one that has imported torch, or anew where none can be."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     found = multiprocessing.get_context("forkserver")
-    ours = ["lightning_mods.study.plan"] if can_preload() else []
+    # Our own modules too, unless that process might take another package for ours than this one does.
+    ours = ["lightning_mods.study.command"] if can_preload() else []
     found.set_forkserver_preload([*ours, "torch._dynamo", "optuna", "pytorch_lightning.cli"])
     return found
 
 
-def leave_with_parent(how: signal.Signals) -> None:
-    """Send this process a signal as soon as the one that started it is gone, however that ended."""
-
-    def leave() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os.kill(os.getpid(), how)
-
-    threading.Thread(target=leave, daemon=True).start()
-
-
 @dataclass(frozen=True)
-class Ended:
-    """A process of a team is over.
+class ProcessEnd:
+    """The end of a process.
 
     Args:
         code: Its exit code; below zero the signal that killed it.
@@ -57,89 +43,87 @@ class Ended:
         return f"was killed by signal {-self.code}" if self.code < 0 else f"ended with exit code {self.code}"
 
 
-class Team:
-    """The ranks of one fit: Lightning finds them as it would find those of a launcher, and starts none itself.
+class ChildProcesses:
+    """Processes with a pipe each to this one; one that is killed while it writes spoils no other's.
 
-    They are killed when the block ends, and kill themselves when this process is killed.
+    They are ended when the block ends.
 
     Args:
         count: How many.
-        work: Called in each with its rank, a pipe to this process, and `task`; importable by name.
-        task: Plain data.
-        threads: Of torch in each, before Lightning shares out the cores.
+        target: Called in each with its number, its environment, its pipe and `args`; importable by name.
+        *args: Plain data.
+        environment: Of each process.
+        patience: Seconds for one to end when it is asked to, before it is killed.
     """
 
     def __init__(
-        self, count: int, work: Callable[[int, Connection, Any], None], task: Any, *, threads: int | None = None
+        self, count: int, target: Callable[..., None], *args: Any, environment: Mapping[str, str], patience: float = 0.0
     ) -> None:
         self.count = count
-        self._work, self._task, self._threads = work, task, threads
+        self._target, self._args, self._environment, self._patience = target, args, dict(environment), patience
         self._processes: dict[int, Any] = {}
         self._pipes: dict[int, Connection] = {}
         self._alive: set[int] = set()
 
     @property
     def is_alive(self) -> bool:
-        """Whether there is still somebody to listen to."""
+        """Whether a process can still send something."""
         return bool(self._alive)
 
     def __enter__(self) -> Self:
-        # Its own port each: two trials may run at once.
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
         try:
-            for rank in range(self.count):
-                own = {**shared, "WORLD_SIZE": str(self.count), "LOCAL_RANK": str(rank)}
-                self._start(rank, {**os.environ, **own})
+            for number in range(self.count):
+                self._start(number)
         except BaseException:
             self.__exit__()
             raise
         return self
 
-    def _start(self, rank: int, environment: Mapping[str, str]) -> None:
+    def _start(self, number: int) -> None:
         made = context()
         here, there = made.Pipe()
         try:
-            process = made.Process(
-                target=_become_rank, args=(rank, dict(environment), there, self._threads, self._work, self._task)
-            )
+            process = made.Process(target=self._target, args=(number, self._environment, there, *self._args))
             process.start()
         finally:
             there.close()
-        self._processes[rank], self._pipes[rank] = process, here
-        self._alive.add(rank)
+        self._processes[number], self._pipes[number] = process, here
+        self._alive.add(number)
 
-    def hear(self, timeout: float | None = None) -> list[tuple[int, Any]]:
-        """Wait for what the ranks send.
+    def receive(self, timeout: float | None = None) -> list[tuple[int, Any]]:
+        """Wait for what the processes send.
 
         Args:
             timeout: In seconds; None waits until there is something.
 
         Returns:
-            Rank and message; the last one of each rank is an `Ended`.
+            Number and message; the last one of each process is a `ProcessEnd`.
         """
-        wait(
-            [self._pipes[rank] for rank in self._alive] + [self._processes[rank].sentinel for rank in self._alive],
-            timeout,
-        )
-        heard: list[tuple[int, Any]] = []
-        for rank in sorted(self._alive):
-            code = self._processes[rank].exitcode  # asked first: what it sent before it ended is read below
+        pipes = [self._pipes[number] for number in self._alive]
+        wait([*pipes, *(self._processes[number].sentinel for number in self._alive)], timeout)
+        received: list[tuple[int, Any]] = []
+        for number in sorted(self._alive):
+            code = self._processes[number].exitcode  # asked first: what it sent before it ended is read below
             with suppress(EOFError, OSError):
-                while self._pipes[rank].poll():
-                    heard.append((rank, self._pipes[rank].recv()))
+                while self._pipes[number].poll():
+                    received.append((number, self._pipes[number].recv()))
             if code is not None:
-                heard.append((rank, Ended(code)))
-                self._alive.discard(rank)
-        return heard
+                received.append((number, ProcessEnd(code)))
+                self._alive.discard(number)
+        return received
 
-    def answer(self, rank: int, message: Any) -> None:
-        """Send something to a rank; one that is gone needs no answer."""
+    def send(self, number: int, message: Any) -> None:
+        """Send something to a process; one that is gone needs it no more."""
         with suppress(OSError):
-            self._pipes[rank].send(message)
+            self._pipes[number].send(message)
 
     def __exit__(self, *error: object) -> None:
-        # A rank that waits for another in a collective hears no milder signal.
         for process in self._processes.values():
+            if self._patience:
+                process.terminate()
+        for process in self._processes.values():
+            if self._patience:
+                process.join(self._patience)
             process.kill()
         for process in self._processes.values():
             process.join()
@@ -148,42 +132,29 @@ class Team:
         self._alive.clear()
 
 
+def rank_processes(
+    count: int, work: Callable[[int, Connection, Any], None], request: Any, *, threads: int | None = None
+) -> ChildProcesses:
+    """Make the ranks of one fit: Lightning finds them as it would find those of a launcher, and starts none itself.
+
+    Args:
+        count: How many.
+        work: Called in each with its rank, a pipe to this process, and `request`; importable by name.
+        request: Plain data.
+        threads: Of torch in each, before Lightning shares out the cores.
+    """
+    # Its own port each: two trials may run at once.
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0", "WORLD_SIZE": str(count)}
+    # A rank that waits for another in a collective hears no milder signal than a kill.
+    return ChildProcesses(count, _become_rank, threads, work, request, environment={**os.environ, **shared})
+
+
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Return a port of this machine that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
         return port
-
-
-def _become_rank(
-    rank: int,
-    environment: dict[str, str],
-    pipe: Connection,
-    threads: int | None,
-    work: Callable[[int, Connection, Any], None],
-    task: Any,
-) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-    # Ctrl-C in a terminal reaches all of its processes: it is the parent's to say who stops.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    leave_with_parent(signal.SIGKILL)
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
-    work(rank, pipe, task)
-
-
-_PATIENCE = 20.0  # seconds for a worker to leave its trial when it is asked to
-
-
-@dataclass
-class _Worker:
-    number: int
-    process: Any
-    pipe: Connection  # one each: a worker that is killed while it writes spoils no other's
 
 
 def run_workers(count: int, work: Callable[..., None], line: CommandLine, report: Callable[[Progress], None]) -> str:
@@ -198,78 +169,44 @@ def run_workers(count: int, work: Callable[..., None], line: CommandLine, report
     Returns:
         What a worker found wrong with the command; empty if nothing.
     """
-    made = context()
-    workers = [_start(made, number, work, line) for number in range(count)]
     error = ""
-    try:
-        alive = workers
-        while alive:
-            wait([each.pipe for each in alive] + [each.process.sentinel for each in alive])
-            for each in alive:
-                error = _listen(each, report) or error
-            if error:
-                break
-            alive = [each for each in alive if not _has_ended(each, count)]
-    finally:
-        _stop(workers)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with ChildProcesses(count, _become_worker, work, line, environment=environment, patience=20.0) as workers:
+        while workers.is_alive and not error:
+            for number, message in workers.receive():
+                if isinstance(message, str):
+                    error = message
+                elif not isinstance(message, ProcessEnd):
+                    report(message)
+                elif message.code and not error:
+                    say(f"note: worker {number + 1} of {count} {message}; its trial goes to the others.")
     return error
 
 
-def _start(context: Any, number: int, work: Callable[..., None], line: CommandLine) -> _Worker:
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_become_worker, args=(number, dict(os.environ), there, work, line))
-    process.start()
-    there.close()
-    return _Worker(number, process, here)
+# ------------------------------------------------------------------- in a process
 
 
-def _listen(worker: _Worker, report: Callable[[Progress], None]) -> str:
-    """Take what a worker sent."""
-    error = ""
-    with suppress(EOFError, OSError):
-        while worker.pipe.poll():
-            message = worker.pipe.recv()
-            if isinstance(message, str):
-                error = message
-            else:
-                report(message)
-    return error
+def _become_rank(
+    rank: int,
+    environment: dict[str, str],
+    pipe: Connection,
+    threads: int | None,
+    work: Callable[[int, Connection, Any], None],
+    request: Any,
+) -> None:
+    _become_child({**environment, "LOCAL_RANK": str(rank)}, signal.SIGKILL)
+    if threads is not None:
+        import torch
 
-
-def _has_ended(worker: _Worker, count: int) -> bool:
-    code = worker.process.exitcode
-    if code is None:
-        return False
-    if code:
-        say(f"note: worker {worker.number + 1} of {count} {Ended(code)}; its trial goes to the others.")
-    return True
-
-
-def _stop(workers: Sequence[_Worker]) -> None:
-    """Ask those that run to leave their trials, and end those that do not."""
-    for each in workers:
-        if each.process.is_alive():
-            each.process.terminate()
-    for each in workers:
-        each.process.join(_PATIENCE)
-        if each.process.is_alive():
-            each.process.kill()
-            each.process.join()
-        each.pipe.close()
-
-
-# ------------------------------------------------------------------- in a worker
+        torch.set_num_threads(threads)
+    work(rank, pipe, request)
 
 
 def _become_worker(
     number: int, environment: dict[str, str], pipe: Connection, work: Callable[..., None], line: CommandLine
 ) -> None:
-    os.environ.clear()
-    os.environ.update({**environment, "OMP_NUM_THREADS": "1"})
-    # Ctrl-C in a terminal reaches all of its processes: it is the parent's to say who stops.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    leave_with_parent(signal.SIGTERM)
+    _become_child(environment, signal.SIGTERM)
     import torch
 
     torch.set_num_threads(1)
@@ -281,3 +218,19 @@ def _become_worker(
         sys.exit(0)
     except BrokenPipeError:
         sys.exit(1)
+
+
+def _become_child(environment: Mapping[str, str], end: signal.Signals) -> None:
+    """Take an environment; get a signal as soon as the process that started this one is gone, however it ended."""
+    os.environ.clear()
+    os.environ.update(environment)
+    # Ctrl-C in a terminal reaches all of its processes: it is the parent's to say who stops.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def leave() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os.kill(os.getpid(), end)
+
+    threading.Thread(target=leave, daemon=True).start()

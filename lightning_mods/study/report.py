@@ -1,22 +1,16 @@
-"""The last word of a study: the best trials, what mattered, and where the verdicts fall."""
+"""Reports a study: the best trials, what mattered, where the verdicts fall, the pictures and the best configuration."""
 
 import shutil
-import statistics
-import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
-from math import log
 from pathlib import Path
 from typing import Any
 
 from callbacks.host import replacing
-from callbacks.search.results import Progress, TrialRow
+from callbacks.search.results import TrialRow, corners
 from lightning_mods.cli.class_paths import short
-from lightning_mods.console.terminal import say
-from lightning_mods.study.space import short_names, shown
-from lightning_mods.study.trial_cli import StudyCLI
+from lightning_mods.study.trial_cli import StudyCLI, short_names, shown
 
 BEST = "best.yaml"
 RUN = "study"  # the run of the study itself, beside those of its trials
@@ -58,6 +52,7 @@ def write_pictures(folder: Path, rows: Sequence[TrialRow], report: str, *, axes:
     from torch.utils.tensorboard import SummaryWriter
 
     pictures = import_module("lightning_mods.callbacks.search.figure")
+    png = import_module("lightning_mods.callbacks.loggers.figures").png
     x, y = [*axes, *axes][:2]
     figures = {"search": pictures.draw_search(rows, x=x, y=y, **how), "history": pictures.draw_history(rows, **how)}
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +60,9 @@ def write_pictures(folder: Path, rows: Sequence[TrialRow], report: str, *, axes:
     writer = SummaryWriter(str(folder / RUN))
     try:
         for name, figure in figures.items():
-            drawn = import_module("lightning_mods.callbacks.loggers.figures").png(figure)  # once: it takes as long as many fits
+            drawn = import_module("lightning_mods.callbacks.loggers.figures").png(
+                figure
+            )  # once: it takes as long as many fits
             with replacing(folder / f"{name}.png") as partial:
                 partial.write_bytes(drawn)
             _add_png(writer, name, drawn)
@@ -85,7 +82,7 @@ def _add_png(writer: Any, name: str, png: bytes) -> None:
 
 
 def settings(cli: StudyCLI, names: Mapping[str, Any]) -> dict[str, Any]:
-    """What the trials of a study have in common and must not change between two starts: flag to value as text.
+    """Return what the trials of a study have in common and may not change between two starts: flag to text.
 
     Args:
         cli: The command.
@@ -110,79 +107,8 @@ def settings(cli: StudyCLI, names: Mapping[str, Any]) -> dict[str, Any]:
     return {name: short(repr(value)) for name, value in found.items() if name not in names}
 
 
-_WIDE = 20  # letters of the bar
-EVERY = 5.0  # seconds between two plain lines, unless there is a new best
-
-
-class StudyProgress:
-    """Shows the progress that it is called with.
-
-    Args:
-        metrics: Names of the objectives.
-        space: Names that are searched.
-    """
-
-    def __init__(self, metrics: list[str], space: Mapping[str, object]) -> None:
-        self._metrics = metrics
-        self._short = short_names(space)
-        self._drawn = False
-        self._said = -EVERY
-        self._done = -1
-        self._best: float | None = None
-        self.last: Progress | None = None
-
-    def __call__(self, now: Progress) -> None:
-        """Show it, unless it is older than what stands there."""
-        if self.last is not None and now.done < self.last.done:
-            return
-        self.last = now
-        if sys.stderr.isatty():
-            self._draw(now)
-        else:
-            self._write(now)
-
-    def close(self) -> None:
-        """Leave the bar as it is and go to the next line."""
-        if self._drawn:
-            sys.stderr.write("\n")
-        self._drawn = False
-
-    def _draw(self, now: Progress) -> None:
-        full = _WIDE * now.done // now.total
-        text = f"[{'=' * full}{' ' * (_WIDE - full)}] {now.done}/{now.total} trials {self._words(now)}"
-        width = shutil.get_terminal_size().columns - 1
-        sys.stderr.write(f"\r{text[:width].ljust(width)}")
-        sys.stderr.flush()
-        self._drawn = True
-
-    def _write(self, now: Progress) -> None:
-        found = now.best.values[0] if now.best else None
-        due = time.monotonic() - self._said >= EVERY or found != self._best or now.done == now.total
-        if due and now.done != self._done and now.done:
-            say(f"{now.done}/{now.total} trials: {self._words(now)}")
-            self._said, self._done, self._best = time.monotonic(), now.done, found
-
-    def _words(self, now: Progress) -> str:
-        words = [f"{_clock(now.left)} left"] if now.left is not None and now.done < now.total else []
-        if now.best is not None:
-            values = ", ".join(f"{self._short[name]} {shown(value)}" for name, value in now.best.params.items())
-            words.append(f"best {self._metrics[0]} {now.best.values[0]:.4g} ({values})")
-        words += [f"{count} {word}" for count, word in ((now.pruned, "pruned"), (now.failed, "failed")) if count]
-        return ", ".join(words)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-_FEWEST = 3  # trials of a verdict before it is said where they lie
-_CORNER = 0.25  # how far from the middle of all trials, as a share of the range, the middle of a verdict's must lie
-
-
 @dataclass(frozen=True)
-class Report:
+class StudyReport:
     """What became of a study, as text.
 
     Args:
@@ -202,7 +128,7 @@ class Report:
     importances: Mapping[str, float]
 
     def __str__(self) -> str:
-        """The text, several paragraphs."""
+        """Return the text, several paragraphs."""
         parts = [self._head(), self._table(), self._mattered(), self._verdicts(), self._failures()]
         return "\n\n".join(part for part in parts if part)
 
@@ -243,40 +169,10 @@ class Report:
         return f"What mattered{of}: {shares}"
 
     def _verdicts(self) -> str:
-        found: dict[str, list[TrialRow]] = {}
-        for row in self.rows:
-            if "verdict" in row.attrs:
-                found.setdefault(str(row.attrs["verdict"]), []).append(row)
-        lines = [
-            f"  {verdict:<9} {_count(len(rows), 'trial'):>10}{self._corner(rows)}"
-            for verdict, rows in sorted(found.items(), key=lambda item: -len(item[1]))
-        ]
-        return "\n".join(["Where the verdicts fall:", *lines]) if lines else ""
-
-    def _corner(self, rows: Sequence[TrialRow]) -> str:
-        """In which part of the space some trials lie, compared with all of them."""
-        if len(rows) < _FEWEST or len(rows) == len(self.rows):
-            return ""
         short = short_names(self.names)
-        words = [
-            f"{word} {short[name]} ({_span([row.params[name] for row in rows if name in row.params])})"
-            for name in self.names
-            if (word := self._side(name, rows))
-        ]
-        return f"  at {' and '.join(words)}" if words else "  all over"
-
-    def _side(self, name: str, rows: Sequence[TrialRow]) -> str:
-        all_of = _positions([row.params.get(name) for row in self.rows])
-        if not all_of:
-            return ""
-        low, high = min(all_of.values()), max(all_of.values())
-        if low == high:
-            return ""
-        middle = statistics.median(all_of[row.params[name]] for row in rows if name in row.params)
-        apart = (middle - statistics.median(all_of[row.params[name]] for row in self.rows if name in row.params)) / (
-            high - low
-        )
-        return "high" if apart > _CORNER else "low" if apart < -_CORNER else ""
+        rows = [replace(row, params={short[name]: value for name, value in row.params.items()}) for row in self.rows]
+        lines = [f"  {part}" for part in corners(rows).split("; ") if part]
+        return "\n".join(["Where the verdicts fall:", *lines]) if lines else ""
 
     def _failures(self) -> str:
         failed: dict[str, int] = {}
@@ -284,24 +180,6 @@ class Report:
             if row.state == "FAIL":
                 failed[row.reason or "its process was killed too often"] = failed.get(row.reason, 0) + 1
         return "\n".join(f"failed: {reason} ({_count(count, 'trial')})" for reason, count in failed.items())
-
-
-def _positions(values: Sequence[object]) -> dict[object, float]:
-    """Numbers on a line, by their logarithms where they span more than a decade; nothing for what is no number."""
-    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    if len(numbers) < len([value for value in values if value is not None]) or not numbers:
-        return {}
-    if min(numbers) > 0 and max(numbers) / min(numbers) > 10:
-        return {value: log(value) for value in numbers}
-    return {value: float(value) for value in numbers}
-
-
-def _span(values: Sequence[object]) -> str:
-    numbers = sorted(value for value in values if isinstance(value, int | float))
-    low, high = f"{numbers[0]:.2g}", f"{numbers[-1]:.2g}"
-    if all(isinstance(value, int) for value in numbers):
-        low, high = str(numbers[0]), str(numbers[-1])
-    return low if low == high else f"{low} to {high}"
 
 
 def _count(number: int, thing: str) -> str:

@@ -1,11 +1,13 @@
-"""`StudyCLI`: one parsed command line from which the fit of any trial is made, without parsing again."""
+"""`StudyCLI`: one parsed command line from which the fit of any trial is made; and the space that it searches."""
 
 import copy
 import inspect
+import json
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -17,11 +19,13 @@ from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from callbacks import OptunaSearch
+from callbacks.search.plan import SearchError
+from callbacks.search.space import Space, batch_sizes, parse_space
 from datamodules import TabularDataModule
 from datamodules.batching import Rows, eval_loader, train_loader
 from lightning_mods.cli.classes import own_arguments
-from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
-from lightning_mods.cli.flags import StudyFlags
+from lightning_mods.cli.command_line import CommandLine, UsageError, error_line, read_config
+from lightning_mods.cli.flags import LINKED, StudyFlags
 from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.loggers import RunPlace, asks_for_logger, with_places
 from lightning_mods.console.terminal import say
@@ -97,7 +101,7 @@ class StudyCLI(ModsCLI):
 
     @property
     def study(self) -> StudyFlags:
-        """The flags `--study.*`."""
+        """Return the flags `--study.*`."""
         return StudyFlags(**self.config.study.as_dict())
 
     def before_instantiate_classes(self) -> None:
@@ -113,7 +117,7 @@ class StudyCLI(ModsCLI):
     # -------------------------------------------------------------------- looking
 
     def class_of(self, section: str) -> type | None:
-        """The class chosen for `model`, `data`, `optimizer` or `lr_scheduler`; None for none."""
+        """Return the class chosen for `model`, `data`, `optimizer` or `lr_scheduler`; None for none."""
         chosen = self.config.get(section)
         if chosen is None:
             return None
@@ -122,11 +126,11 @@ class StudyCLI(ModsCLI):
         return found
 
     def value(self, name: str) -> Any:
-        """What a flag such as `model.lr` is set to."""
+        """Return what a flag such as `model.lr` is set to."""
         return _holder(self.config, name).get(name.partition(".")[2])
 
     def training_rows(self) -> int | None:
-        """Rows that each process of a fit trains on, where the data module or its loader tells."""
+        """Return the rows that each process of a fit trains on, where the data module or its loader tells."""
         rows = getattr(self.datamodule, "n_train", None)
         if isinstance(rows, int):
             return rows // self.trainer.world_size
@@ -140,7 +144,7 @@ class StudyCLI(ModsCLI):
     # --------------------------------------------------------------------- making
 
     def config_with(self, values: Mapping[str, Any], seed: int) -> Namespace:
-        """The configuration of a trial's fit.
+        """Return the configuration of a trial's fit.
 
         Args:
             values: Flag, such as `model.lr`, to its value.
@@ -161,7 +165,7 @@ class StudyCLI(ModsCLI):
         callbacks: Sequence[Callback] = (),
         held_out: int | None = None,
     ) -> "StudyCLI":
-        """A fit with other values: a fresh model, data module and trainer, as a command of its own would make them.
+        """Make a fit with other values: a fresh model, data module and trainer, as a command of its own would.
 
         Args:
             values: Flag, such as `model.lr`, to its value.
@@ -202,7 +206,7 @@ class StudyCLI(ModsCLI):
         return False if folder is None else with_places(asked, RunPlace(folder.parent, folder))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A trainer that is quick and quiet: no bar, no checkpoints unless asked for, one TensorBoard run."""
+        """Make a trainer that is quick and quiet: no bar, no checkpoints unless asked for, one TensorBoard run."""
         config = self.config_init.trainer
         if self.trial_folder is not None and config.logger in (None, True):
             config.logger = TensorBoardLogger(
@@ -214,7 +218,7 @@ class StudyCLI(ModsCLI):
 
     @property
     def root(self) -> Path:
-        """The folder that holds the runs; a trial's own for what its callbacks write."""
+        """Return the folder that holds the runs; a trial's own for what its callbacks write."""
         return super().root if self.trial_folder is None else self.trial_folder
 
     def _callbacks(self, config: Namespace) -> list[Any]:
@@ -234,7 +238,7 @@ def _holder(config: Namespace, name: str) -> Any:
 
 
 def default_of(cli: StudyCLI, name: str) -> Any:
-    """What a flag of the model, data or optimizer is when nobody sets it."""
+    """Return what a flag of the model, data or optimizer is when nobody sets it."""
     chosen = cli.class_of(name.partition(".")[0])
     for each in chosen.__mro__ if chosen else ():
         made = vars(each).get("__init__")
@@ -276,7 +280,7 @@ def _flattened(annotation: Any) -> list[Any]:
 
 
 def refused(cli: StudyCLI, values: Mapping[str, Any]) -> str:
-    """Why flags cannot have some values; empty if they can. Makes a model and a data module to see."""
+    """Return why flags cannot have some values; empty if they can. Makes a model and a data module to see."""
     try:
         cli.parser.validate(cli.config_with(values, cli.base_seed))
         twin = cli.variant(values, cli.base_seed)
@@ -288,3 +292,132 @@ def refused(cli: StudyCLI, values: Mapping[str, Any]) -> str:
     except (ValueError, TypeError) as error:
         return error_line(error)
     return ""
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Return the last word of each flag, `lr` for `model.lr`; the whole one where two would be alike."""
+    names = list(names)
+    last = [name.rpartition(".")[2] for name in names]
+    return {name: short if last.count(short) == 1 else name for name, short in zip(names, last, strict=True)}
+
+
+def shown(value: Any) -> str:
+    """Return a value in few letters."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+LR = "log 1e-4..1"
+
+
+def asked_space(line: CommandLine) -> tuple[CommandLine, dict[str, Any]]:
+    """Take the space out of a command line.
+
+    Args:
+        line: The command line.
+
+    Returns:
+        The other flags, with the whole space as one `--space`, and the space: dotted name to what was said of it,
+        later words winning.
+    """
+    asked: dict[str, Any] = {}
+    for flag in line.flags:
+        name, value = flag.name, flag.value
+        if flag.config is not None:
+            asked |= _flat(flag.config.get("space") or {}, str(value))
+        elif name == "space" and value is not None:
+            asked |= _flat(read_config(value) if value.lstrip().startswith("{") else value, "--space")
+        elif name.startswith("space."):
+            if value is None:
+                raise UsageError(f"--{name} needs a range such as 0..0.5, or a list.")
+            asked[name.removeprefix("space.")] = value
+    rest = line.without("space")
+    return rest.extended(after=[f"--space={json.dumps(asked)}"] if asked else []), asked
+
+
+def _flat(found: Any, where: str, above: str = "") -> dict[str, Any]:
+    if not isinstance(found, Mapping):
+        raise UsageError(f"`space` is a mapping, such as {{model: {{dropout: 0..0.5}}}}; {where} has {found!r}.")
+    flat: dict[str, Any] = {}
+    for key, value in found.items():
+        flat |= _flat(value, where, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return flat
+
+
+def build_space(cli: StudyCLI, line: CommandLine, asked: Mapping[str, Any]) -> Space:
+    """Return the space of a study.
+
+    Args:
+        cli: The command, its classes made.
+        line: The flags as they were typed, to see what was given by hand.
+        asked: What is to be searched, from `asked_space`.
+
+    Raises:
+        UsageError: A name that is no flag, a range that is none, or nothing to search.
+    """
+    known = _flags_there_are(cli)
+    for name in asked:
+        if name.startswith(("optimizer.", "lr_scheduler.")) and cli.config.get(name.partition(".")[0]) is None:
+            group = name.partition(".")[0]
+            raise UsageError(f"--space.{name} needs --{group}=CLASS, such as --{group}={_EXAMPLE[group]}.")
+    searched = CommandLine.parse("study", [f"--space.{name}=" for name in asked])
+    searched.refuse_unknown(f"space.{name}" for name in known)
+    by_hand = line.typed
+    space = {}
+    for name, text in asked.items():
+        if name in by_hand:
+            say(f"note: --{name} is given, so it is not searched.")
+        else:
+            space[name] = _parse(cli, name, text)
+    for name, text in _default(cli, known, asked).items():
+        if name not in by_hand and cli.value(name) in (None, default_of(cli, name)):
+            space[name] = parse_space(text)
+    if not space:
+        raise UsageError("there is nothing to search: give --space.model.NAME=0..1, or leave a flag to the study.")
+    return space
+
+
+def check_space(cli: StudyCLI, space: Space) -> None:
+    """See that the flags take what may be drawn: the bounds of a range, and every choice of a list.
+
+    Raises:
+        UsageError: One of them does not.
+    """
+    tried = {name: dimension.levels(2)[:_MANY] for name, dimension in space.items()}
+    # All first values together, then all second ones, and so on: each look makes a model.
+    rounds = zip_longest(*([(name, value) for value in values] for name, values in tried.items()))
+    if not any(refused(cli, dict(filter(None, each))) for each in rounds):
+        return
+    for name, values in tried.items():
+        for value in values:
+            if reason := refused(cli, {name: value}):
+                raise UsageError(f"--space.{name} includes {value!r}: {reason}")
+
+
+_MANY = 50  # choices to try beforehand; each makes a model
+_EXAMPLE = {"optimizer": "Adam", "lr_scheduler": "StepLR"}
+
+
+def _parse(cli: StudyCLI, name: str, text: Any) -> Any:
+    try:
+        return parse_space(text, floats=takes_floats(cli, name))
+    except SearchError as error:
+        raise UsageError(f"--space.{name}: {error}") from None
+
+
+def _flags_there_are(cli: StudyCLI) -> list[str]:
+    known = [name for name in cli.parser.get_defaults().keys() if name.startswith("trainer.")]  # noqa: SIM118
+    for section in ("model", "data", "optimizer", "lr_scheduler"):
+        chosen = cli.class_of(section)
+        known += [f"{section}.{name}" for name in (own_arguments(chosen) if chosen else []) if name not in LINKED]
+    return known
+
+
+def _default(cli: StudyCLI, known: Sequence[str], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Learning rate and batch size, where there are such flags and nothing else was said."""
+    # An optimizer of the user's own brings its own learning rate: the model's is dead then.
+    lr = "model.lr" if cli.class_of("optimizer") is None else "optimizer.lr"
+    default = {lr: LR} if lr in known and not {"optimizer.lr", "model.lr"} & {*asked} else {}
+    rows = cli.training_rows()
+    if "data.batch_size" in known and "data.batch_size" not in asked and rows is not None:
+        default["data.batch_size"] = str(batch_sizes(rows))
+    return default

@@ -7,15 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader
 
-from datamodules.batching import (
-    EVAL_ROWS,
-    EvalOrder,
-    Rows,
-    TrainOrder,
-    eval_loader,
-    predict_loader,
-    train_loader,
-)
+from datamodules.batching import EVAL_ROWS, EvalOrder, Rows, TrainOrder, eval_loader, predict_loader, train_loader
 
 
 def rows(n):

@@ -6,16 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules import (
-    DataError,
-    TabularDataModule,
-)
-from datamodules import (
-    cache as encoded,
-)
-from datamodules import (
-    cache as memory_map,
-)
+from datamodules import DataError, TabularDataModule
+from datamodules import cache as encoded
+from datamodules import cache as memory_map
 from datamodules import preparation as workbench_module
 from datamodules.cache import all_or_nothing, cache_root
 from datamodules.readers import table

@@ -12,7 +12,7 @@ from study_trials import running, settled, trials, wait_until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_mods import study
-from lightning_mods.study import processes as study_team
+from lightning_mods.study import processes
 
 # Lightning 2.6 itself calls names that jsonargparse 5 will drop; the loss of two ranks is the mean of theirs.
 pytestmark = pytest.mark.filterwarnings(
@@ -188,8 +188,8 @@ def refused(capsys, *flags):
 def test_a_port_that_is_taken_meanwhile_is_left_for_another(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        ports = [taken.getsockname()[1], study_team.free_port()]
-        monkeypatch.setattr(study_team, "free_port", lambda: ports.pop(0))
+        ports = [taken.getsockname()[1], processes.free_port()]
+        monkeypatch.setattr(processes, "free_port", lambda: ports.pop(0))
         study.main([*IRIS, "--trainer.max_epochs=1", "--study.n_trials=1"])
     assert ports == []
     assert [trial.state.name for trial in trials(tmp_path)] == ["COMPLETE"]
@@ -201,14 +201,14 @@ def test_processes_that_cannot_be_started_are_one_line(tmp_path, monkeypatch, ca
     def start(process):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(study_team.context().Process, "start", start)
+    monkeypatch.setattr(processes.context().Process, "start", start)
     assert "cannot be started: Resource temporarily unavailable" in refused(capsys)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_rank_that_ends_before_it_trains_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(study_team, "_become_rank", os._exit)  # what its arguments make it do is to fail
+    monkeypatch.setattr(processes, "_become_rank", os._exit)  # what its arguments make it do is to fail
     assert "the processes of a trial cannot be started: rank" in refused(capsys)
 
 

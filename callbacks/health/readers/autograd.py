@@ -12,14 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.health.facts import (
-    AFFINE,
-    MOVES,
-    Loss,
-    Op,
-    Target,
-    Term,
-)
+from callbacks.health.facts import AFFINE, MOVES, Loss, Op, Target, Term
 
 # What stands between a parameter and the operation that uses it, and is no operation of its own.
 _VIEWS = frozenset(

@@ -15,16 +15,7 @@ from torch.nn.modules.dropout import Dropout
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from callbacks.health.facts import (
-    AFFINE,
-    MOVES,
-    BatchNorm,
-    Head,
-    Layer,
-    OptimizerFacts,
-    Structure,
-    WeightStart,
-)
+from callbacks.health.facts import AFFINE, MOVES, BatchNorm, Head, Layer, OptimizerFacts, Structure, WeightStart
 from callbacks.health.readers.autograd import AutogradNode, data_input, name_of
 from callbacks.host import number
 

@@ -3,14 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from callbacks.health.facts import (
-    Contrast,
-    Dependence,
-    Inputs,
-    Labels,
-    Neighbours,
-    Numbers,
-)
+from callbacks.health.facts import Contrast, Dependence, Inputs, Labels, Neighbours, Numbers
 from callbacks.health.rules.training import Fault, Finding
 
 UNSCALED_RMS = 10.0  # standardised columns have 1, pixels from 0 to 1 less, pixels from 0 to 255 about 85

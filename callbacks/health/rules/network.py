@@ -2,15 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from callbacks.health.facts import (
-    AFFINE,
-    MOVES,
-    BatchNorm,
-    Loss,
-    Op,
-    Structure,
-    Term,
-)
+from callbacks.health.facts import AFFINE, MOVES, BatchNorm, Loss, Op, Structure, Term
 from callbacks.health.rules.training import Fault, Finding
 
 BOUNDED = {"Sigmoid": (0.0, 1.0), "Tanh": (-1.0, 1.0), "Relu": (0.0, None), "Softplus": (0.0, None)}

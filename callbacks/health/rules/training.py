@@ -5,22 +5,8 @@ from math import exp, isfinite, log, nan, sqrt
 from statistics import fmean, median
 from typing import Any
 
-from callbacks.health.facts import (
-    Facts,
-    LayerReading,
-    Reading,
-    Units,
-)
-from callbacks.health.faults import (
-    ADVICE,
-    PATIENCE,
-    PATIENT,
-    Fault,
-    Finding,
-    Said,
-    explained,
-    named,
-)
+from callbacks.health.facts import Facts, LayerReading, Reading, Units
+from callbacks.health.faults import ADVICE, PATIENCE, PATIENT, Fault, Finding, Said, explained, named
 
 FIRST = 8  # losses kept as they came
 BLOCKS = 64  # means kept at most; then neighbours are joined

@@ -27,10 +27,7 @@ from callbacks import GraphLogger
 from callbacks.graphs import backward_graph
 from lightning_mods import MLPClassifier
 
-pytestmark = [
-    *LIGHTNINGS_WARNINGS,
-    pytest.mark.filterwarnings("ignore:.*TensorBoardLogger. expects"),
-]
+pytestmark = [*LIGHTNINGS_WARNINGS, pytest.mark.filterwarnings("ignore:.*TensorBoardLogger. expects")]
 ROOT = Path(__file__).parents[3]
 
 

@@ -14,12 +14,7 @@ from torch.nn import functional
 
 from callbacks import graphs
 from callbacks.graphs import CallRecorder, backward_graph, collapse, forward_graph, to_dot, to_graph_def, to_svg
-from callbacks.graphs.forward import (
-    EXPORT,
-    PARTS,
-    SEEN,
-    ForwardDrawing,
-)
+from callbacks.graphs.forward import EXPORT, PARTS, SEEN, ForwardDrawing
 
 ORIGINS = {"branch": PARTS}
 

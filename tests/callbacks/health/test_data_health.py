@@ -26,12 +26,7 @@ from callbacks.health.rules.data import (
     neighbour_findings,
     number_findings,
 )
-from callbacks.health.rules.network import (
-    signal_findings,
-    start_findings,
-    training_findings,
-    validation_findings,
-)
+from callbacks.health.rules.network import signal_findings, start_findings, training_findings, validation_findings
 
 
 def names(found):

@@ -2,15 +2,7 @@ import math
 
 import pytest
 
-from callbacks.health.facts import (
-    Facts,
-    Head,
-    LayerReading,
-    OptimizerFacts,
-    Reading,
-    Units,
-    WeightStart,
-)
+from callbacks.health.facts import Facts, Head, LayerReading, OptimizerFacts, Reading, Units, WeightStart
 from callbacks.health.rules.training import (
     BLOCKS,
     FIRST,
@@ -113,11 +105,7 @@ def test_usual_updates_say_nothing_whatever_the_loss_does(losses):
         (facts(unreached=("a.weight",)), FALLING, Fault.NOT_UPDATING),
         (facts(strangers=("a.weight",)), FALLING, Fault.NOT_UPDATING),
         (facts(matrix(travelled=0.0), matrix("b"), matrix("c")), FALLING, Fault.NOT_UPDATING),
-        (
-            facts(matrix(gradient=1e-9), matrix("b"), matrix("c"), matrix("d")),
-            LEVEL,
-            Fault.VANISHING_GRADIENT,
-        ),
+        (facts(matrix(gradient=1e-9), matrix("b"), matrix("c"), matrix("d")), LEVEL, Fault.VANISHING_GRADIENT),
         (facts(matrix(gradient=1e4), matrix("b"), matrix("c"), matrix("d")), FALLING, Fault.EXPLODING_GRADIENT),
     ],
 )

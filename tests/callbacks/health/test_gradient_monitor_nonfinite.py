@@ -8,13 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from callbacks import GradientMonitor
-from callbacks.health.nonfinite import (
-    BufferKeeper,
-    GradientSentinel,
-    NonFiniteGuard,
-    drop_gradients,
-    inputs_not_finite,
-)
+from callbacks.health.nonfinite import BufferKeeper, GradientSentinel, NonFiniteGuard, drop_gradients, inputs_not_finite
 from callbacks.health.rules.training import Fault
 
 pytestmark = LIGHTNINGS_WARNINGS

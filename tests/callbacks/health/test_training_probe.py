@@ -187,18 +187,12 @@ SILENT = {
         {"train": batches(*ONE_KIND), "val": held(*ONE_KIND)},
     ),
     "costs of a policy": (lambda: Net(loss=advantage), {}),
-    "mostly without a label": (
-        lambda: Net(loss=unlabelled),
-        {"train": batches(X, FEW_LABELS)},
-    ),
+    "mostly without a label": (lambda: Net(loss=unlabelled), {"train": batches(X, FEW_LABELS)}),
     "some imbalance": (
         Net,
         {"train": batches(X[(Y != 1) | (torch.arange(480) < 160)], Y[(Y != 1) | (torch.arange(480) < 160)])},
     ),
-    "a regression": (
-        lambda: Net(1, regression),
-        {"train": batches(X, TARGET), "val": NUMBERS},
-    ),
+    "a regression": (lambda: Net(1, regression), {"train": batches(X, TARGET), "val": NUMBERS}),
 }
 ONLY_FEW = torch.cat([torch.nonzero(Y == 0)[:, 0], torch.nonzero(Y == 1)[:3, 0]])
 SPOILT = {

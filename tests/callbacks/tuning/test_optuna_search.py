@@ -417,6 +417,18 @@ def test_a_fit_that_goes_on_from_a_checkpoint_keeps_what_was_found(tmp_path, cap
     assert resumed.optimizers[0].param_groups[0]["lr"] == whole.optimizers[0].param_groups[0]["lr"]
 
 
+def test_a_study_has_the_name_that_it_has_always_had_so_that_one_of_before_goes_on(tmp_path):
+    fit(tmp_path, Foreign, Data, searching(1, max_epochs=1), logger=False)
+    assert journal(tmp_path).study_name == "search-011ebc07"
+
+
+def test_options_are_read_where_they_have_always_been_read():
+    search = OptunaSearch(3, pruner="none", seed=4)
+    assert (search.pruner, search.seed, search.timeout) == ("none", 4, None)
+    with pytest.raises(TypeError, match="prunner"):
+        OptunaSearch(prunner="none")
+
+
 def test_the_same_fit_again_takes_what_was_found_and_another_searches_anew(tmp_path):
     trained = []
 

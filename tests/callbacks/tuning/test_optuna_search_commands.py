@@ -88,7 +88,7 @@ def start(tmp_path, script, *arguments, timeout=150):
         ["timeout", "-k", "5", str(timeout), sys.executable, str(path), *map(str, arguments)],
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "callbacks")]),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
             "OMP_NUM_THREADS": "1",
         },
         stdout=subprocess.PIPE,
@@ -126,11 +126,12 @@ from pathlib import Path
 warnings.simplefilter("ignore")
 import pytorch_lightning as pl
 import torch
-from callbacks import OptunaSearch, _search_ranks
+from callbacks import OptunaSearch
+from callbacks.tuning import copies
 from datamodules import TabularDataModule
 from lightning_mods import MLPClassifier
 
-_search_ranks.PULSE = 0.0  # a sign of life after every batch
+copies.PULSE = 0.0  # a sign of life at every report
 
 def fit(root, callbacks, batch_size="auto", **kwargs):
     pl.seed_everything(3)
@@ -145,6 +146,7 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     search = OptunaSearch(3)
     trainer = fit(folder / "a", [search])
+    (folder / f"loss{trainer.global_rank}.txt").write_text(repr(float(trainer.callback_metrics["val_loss"])))
     weights = [value.clone() for value in trainer.lightning_module.state_dict().values()]
     made = fit(folder / "b", [], **search.found).lightning_module.state_dict().values()
     equal = all(map(torch.equal, weights, made))
@@ -155,7 +157,7 @@ if __name__ == "__main__":
 """
 
 
-def test_of_two_processes_one_searches_both_fit_with_what_it_found_and_what_fails_there_ends_both(tmp_path):
+def test_two_processes_train_the_trials_fit_with_what_was_found_and_what_fails_in_a_trial_ends_both(tmp_path):
     run = start(tmp_path, RANKS, tmp_path)
     _, complaint = run.communicate()
     zero, one = ((tmp_path / f"rank{rank}.txt").read_text() for rank in (0, 1))
@@ -164,6 +166,8 @@ def test_of_two_processes_one_searches_both_fit_with_what_it_found_and_what_fail
     assert f"{found['lr']}" in zero
     assert zero.endswith(f"True {2 ** found['log2_batch_size']}")
     assert 2 ** found["log2_batch_size"] <= 105 // 2 // 2
+    # The best trial was the fit of two processes, to the last bit.
+    assert study(tmp_path / "a").best_value == float((tmp_path / "loss0.txt").read_text())
     assert complaint.count("search: 3 trials of up to 2 epochs") == 2  # of three fits with two processes each
     assert run.returncode == 1, complaint
     assert "TrialPruning reads 'nothing', which was not logged" in complaint

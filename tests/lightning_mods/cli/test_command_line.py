@@ -68,8 +68,7 @@ def test_a_section_without_class_path_is_read_as_arguments():
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
-    [(None, "No such file"), ("a: [", "line"), ("- 1\n- 2\n", "sections"), ("\x00", "not")],
+    ("text", "says"), [(None, "No such file"), ("a: [", "line"), ("- 1\n- 2\n", "sections"), ("\x00", "not")]
 )
 def test_a_config_that_is_none_is_named(tmp_path, text, says):
     config = tmp_path / "c.yaml"

@@ -6,12 +6,7 @@ from sklearn.metrics import roc_auc_score
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchmetrics.functional.classification import multiclass_f1_score
 
-from lightning_mods.models.metrics import (
-    ClassScores,
-    _rank_sums_on_device,
-    class_mean_auroc,
-    class_mean_f1,
-)
+from lightning_mods.models.metrics import ClassScores, _rank_sums_on_device, class_mean_auroc, class_mean_f1
 
 
 def score(probabilities, classes):

@@ -15,7 +15,7 @@ from datamodules import TabularDataModule
 from lightning_mods import fit, study
 from lightning_mods.checkpoints import metrics_in, read_checkpoint
 from lightning_mods.cli.command_line import CommandLine
-from lightning_mods.study.plan import Study
+from lightning_mods.study.command import StudyCommand
 from lightning_mods.study.trial_cli import fold
 
 # Lightning 2.6 itself calls names that jsonargparse 5 will drop.
@@ -159,7 +159,7 @@ def test_whole_bounds_of_a_float_make_a_range_of_floats():
     ranges = {"model.weight_decay": "0..1", "trainer.gradient_clip_val": "1..5", "optimizer.lr": "log 1..2"}
     ranges |= {"trainer.accumulate_grad_batches": "1..2", "data.batch_size": "8..9", "model.dropout": "[0, 0.1]"}
     flags = [f"--space.{name}={text}" for name, text in ranges.items()]
-    space = Study(CommandLine.parse("study", [*IRIS, "--optimizer=Adam", *flags])).space
+    space = StudyCommand(CommandLine.parse("study", [*IRIS, "--optimizer=Adam", *flags])).space
     assert {name: str(space[name]) for name in ranges} == {
         "model.weight_decay": "0.0..1.0",
         "trainer.gradient_clip_val": "1..5",  # a whole number stays one there

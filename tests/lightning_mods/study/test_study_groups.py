@@ -7,13 +7,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks.tuning import trials as before_fit
+from callbacks.tuning import trials as tuning_trials
 from lightning_mods import fit, study
 from lightning_mods.cli.command_line import CommandLine
 from lightning_mods.fused.group import TrialGroup
-from lightning_mods.study import groups as study_groups
-from lightning_mods.study.groups import obstacle
-from lightning_mods.study.plan import Study
+from lightning_mods.study.command import StudyCommand
+from lightning_mods.study.trials import obstacle
 
 # Lightning 2.6 itself calls names that jsonargparse 5 will drop.
 pytestmark = pytest.mark.filterwarnings(
@@ -45,7 +44,7 @@ def trained(monkeypatch):
         made(self, learner, layers, loss, rates, **how)
 
     monkeypatch.setattr(TrialGroup, "__init__", note)
-    monkeypatch.setattr(study_groups, "_GENERATIONS", 1)  # one wave
+    monkeypatch.setattr(tuning_trials, "GENERATIONS", 1)  # one wave
     return sizes
 
 
@@ -134,16 +133,17 @@ def test_a_study_that_is_pruned_keeps_its_best_trials(trained):
     ],
 )
 def test_what_trials_cannot_share_is_trained_alone(flags, why):
-    made = Study(CommandLine.parse("study", [*WINE, *flags]))
+    made = StudyCommand(CommandLine.parse("study", [*WINE, *flags]))
     assert why in obstacle(made.cli, made.space)
     assert bool(why) == bool(obstacle(made.cli, made.space))
 
 
 def test_the_search_before_a_fit_comes_to_the_same_trials_and_the_same_fit(trained, monkeypatch):
+    monkeypatch.setattr(tuning_trials, "GENERATIONS", 4)  # who learns nothing is ended once a trial before it learned
     found = []
     for name in ("fused", "single"):
         if name == "single":
-            monkeypatch.setattr(before_fit.GroupedTrials, "together", lambda self, n_trials: 1)
+            monkeypatch.setattr(tuning_trials.GroupedTrialRunner, "together", lambda self, n_trials: 1)
         search = ["--trainer.callbacks+=OptunaSearch", "--trainer.callbacks.n_trials=8"]
         search += ["--trainer.callbacks.sampler=random", "--trainer.callbacks.pruner=none"]
         fit.main([*WINE[:3], *search, "--model.dropout=0.1", f"--trainer.default_root_dir={name}"])
