@@ -4,12 +4,14 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from inspect import signature
+from itertools import islice
 from math import log, nan
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
+from torch.autograd.graph import Node as GradNode
 from torch.nn import functional
 from torch.nn.modules.dropout import Dropout
 from torch.optim import Optimizer
@@ -25,7 +27,7 @@ from callbacks.health.facts import (
     Structure,
     WeightStart,
 )
-from callbacks.health.readers.autograd import AutogradNode, data_input, name_of
+from callbacks.readers.autograd import AutogradNode, inputs_of, name_of, saved, trained_inputs, used_parameters, walk
 
 NUMERIC = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase)  # what multiplies its inputs by weights
 
@@ -161,7 +163,8 @@ def _head(op: AutogradNode) -> Iterator[Head]:
     if outputs is None or targets is None or not outputs.numel():
         return
     if op.kind in ("NllLoss", "NllLoss2D") and outputs.ndim > 1 and outputs.shape[1] > 1:
-        loss = functional.nll_loss(outputs.float(), targets, ignore_index=op.number("ignore_index", -100))
+        ignored = saved(op.node, "ignore_index")
+        loss = functional.nll_loss(outputs.float(), targets, ignore_index=-100 if ignored is None else ignored)
         yield Head(loss.item(), log(outputs.shape[1]), nan, nan)
     elif op.kind == "BinaryCrossEntropyWithLogits":
         loss = functional.binary_cross_entropy_with_logits(outputs.float(), targets.float())
@@ -179,99 +182,58 @@ POOLS = frozenset({"MaxPool1DWithIndices", "MaxPool2DWithIndices", "MaxPool3DWit
 SCALES = frozenset({"Mean", "Sum", "AvgPool2D", "AvgPool3D", "AdaptiveAvgPool2D", "ConstantPadNd", "NativeDropout"})
 PASSES = MOVES | NORMS | POOLS | SCALES
 LINEAR = MOVES | AFFINE | BATCH_NORMS | SCALES | {"AccumulateGrad", "Expand", "Neg"}
-ONE_INPUT = frozenset({"Mul", "Div", "Add", "Sub"})  # with a constant, e.g. dropout's mask
 
 
 def read_structure(loss: Tensor) -> Structure:
-    """The affine layers behind a loss, last first, and what feeds each; nothing of graphs that are too large."""
-    nodes = _nodes(loss.grad_fn)
-    if nodes is None:
+    """Return the affine layers behind a loss, last first, and what feeds each; nothing of graphs that are too large."""
+    nodes = list(islice(walk([loss.grad_fn] if loss.grad_fn is not None else []), MOST_NODES + 1))
+    affine = [node for node in nodes if name_of(node) in AFFINE and next(used_parameters(node), None) is not None]
+    if not affine or len(nodes) > MOST_NODES:
         return Structure()
-    affine = [node for node in nodes if name_of(node) in AFFINE and _has_parameter(node)]
-    if not affine:
-        return Structure()
-    layers = [_layer(node) for node in affine]
-    inner = _below(affine)
+    inner = list(walk(node for layer in affine if (node := _data_input(layer)) is not None))  # without head and loss
     linear = all(_is_linear(node) for node in inner)
     normed = any(name_of(node) in NORMS for node in nodes)
-    skips = any(name_of(node) in ("Add", "Cat", "Stack") and _trained_inputs(node) > 1 for node in inner)
-    return Structure(tuple(layers), linear, normed, skips)
+    skips = any(name_of(node) in ("Add", "Cat", "Stack") and len(trained_inputs(node)) > 1 for node in inner)
+    return Structure(tuple(_layer(node) for node in affine), linear, normed, skips)
 
 
-def _nodes(root: Any) -> list[Any] | None:
-    """All nodes, nearest to the loss first; None if there are too many."""
-    found: dict[Any, None] = {root: None}
-    todo = [root]
-    while todo:
-        following = []
-        for node in todo:
-            for below, _ in node.next_functions:
-                if below is not None and below not in found:
-                    found[below] = None
-                    following.append(below)
-        if len(found) > MOST_NODES:
-            return None
-        todo = following
-    return list(found)
+def _data_input(node: GradNode) -> GradNode | None:
+    """The node that gave an operation its data, rather than its weights; None if nothing trained did."""
+    inputs = inputs_of(node)
+    if name_of(node) in ("Addmm", "Baddbmm", "Addmv"):
+        return inputs[1]
+    return inputs[0] if inputs else None
 
 
-def _below(affine: list[Any]) -> list[Any]:
-    """The nodes that feed affine layers: the network without its head and loss."""
-    found: dict[Any, None] = {}
-    for layer in affine:
-        node = data_input(layer)
-        todo = [node] if node is not None and node not in found else []
-        while todo:
-            node = todo.pop()
-            found[node] = None
-            todo += [below for below, _ in node.next_functions if below is not None and below not in found]
-    return list(found)
-
-
-def _has_parameter(node: Any) -> bool:
-    """Whether an operation's weights are a parameter, so that it is a layer; a product of activations is none."""
-    for below, _ in node.next_functions:
-        for _ in range(3):  # a transposed or cast weight
-            if below is None:
-                break
-            if name_of(below) == "AccumulateGrad":
-                return True
-            below = below.next_functions[0][0] if name_of(below) in MOVES and below.next_functions else None
-    return False
-
-
-def _trained_inputs(node: Any) -> int:
-    return sum(below is not None for below, _ in node.next_functions)
-
-
-def _is_linear(node: Any) -> bool:
+def _is_linear(node: GradNode) -> bool:
     name = name_of(node)
-    return name in LINEAR or (name in ONE_INPUT and _trained_inputs(node) == 1) or name == "Add"
+    return name in LINEAR or _by_a_constant(node) or name == "Add"
 
 
-def _layer(node: Any) -> Layer:
-    sizes = getattr(node, "_saved_mat2_sym_sizes", None)
+def _by_a_constant(node: GradNode) -> bool:
+    """Whether an operation takes a sum or product with what is not trained, e.g. dropout's mask."""
+    return name_of(node) in ("Mul", "Div", "Add", "Sub") and len(trained_inputs(node)) == 1
+
+
+def _layer(node: GradNode) -> Layer:
+    sizes = saved(node, "mat2_sym_sizes")
     inputs, outputs = (int(sizes[0]), int(sizes[1])) if sizes is not None and len(sizes) == 2 else (0, 0)
     convolution, normed, fed_by = "Convolution" in name_of(node), False, "?"
-    node = data_input(node)
+    below = _data_input(node)
     for _ in range(LONGEST_PATH):
-        if node is None:
+        if below is None:
             fed_by = "input"
             break
-        name = name_of(node)
+        name, trained = name_of(below), trained_inputs(below)
         if name in AFFINE:
             fed_by = "affine"
             break
         normed = normed or name in NORMS
-        if not (name in PASSES or (name in ONE_INPUT and _trained_inputs(node) == 1)):
-            fed_by = name if _trained_inputs(node) == 1 else "?"
+        if not (name in PASSES or _by_a_constant(below)):
+            fed_by = name if len(trained) == 1 else "?"
             break
-        node = node.next_functions[0][0] if name in NORMS else _only_input(node)
+        below = inputs_of(below)[0] if name in NORMS else next(iter(trained), None)
     return Layer(convolution, fed_by, normed, inputs, outputs)
-
-
-def _only_input(node: Any) -> Any:
-    return next((below for below, _ in node.next_functions if below is not None), None)
 
 
 def read_batch_norms(module: nn.Module, *, fresh: bool) -> list[BatchNorm]:
