@@ -9,10 +9,8 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.graphs import Graph, collapse, forward_graph, to_graph_def, to_svg
-from callbacks.graphs.backward import BackwardDrawing
-from callbacks.graphs.calls import CallRecorder
-from callbacks.graphs.forward import EXPORT, ForwardDrawing
+from callbacks.graphs import CallRecorder, Graph, backward_graph, collapse, forward_graph, to_graph_def, to_svg
+from callbacks.graphs.builders import EXPORT, ForwardGraphBuilder
 from callbacks.host import Guard, say
 from callbacks.loggers.base import Drawing
 from callbacks.loggers.dispatch import boards, write_graphs
@@ -163,7 +161,7 @@ class GraphLogger(Callback):
         if not recorder.calls and trainer.world_size == 1:  # a forward pass of one rank alone might wait for the others
             graph = _guessed(pl_module, batch)
         if graph is None:
-            graph = ForwardDrawing(pl_module, recorder.calls, seconds=self.patience).draw(self._losses)
+            graph = ForwardGraphBuilder(pl_module, recorder.calls, seconds=self.patience).build(self._losses)
         if graph.origin != EXPORT:
             self._guard.once(trainer, f"the forward graph comes from {graph.origin}: {graph.note}.")
         return _bounded(graph)
@@ -171,7 +169,7 @@ class GraphLogger(Callback):
     def _backward(self, trainer: Trainer, pl_module: LightningModule, recorder: CallRecorder) -> dict[str, Graph]:
         if not self._losses:
             self._guard.once(trainer, "no backward graph: the first batch had no loss that went to manual_backward.")
-        graphs = [_bounded(BackwardDrawing(pl_module, recorder.calls).draw(loss)) for loss in self._losses]
+        graphs = [_bounded(backward_graph(loss, pl_module, recorder)) for loss in self._losses]
         if len(graphs) == 1:
             return {"backward": graphs[0]}
         return {f"backward/{index}": graph for index, graph in enumerate(graphs)}
