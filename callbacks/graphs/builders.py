@@ -30,20 +30,18 @@ from callbacks.graphs.calls import (
     flatten,
     flatten_call,
     map_leaves,
-    uncompiled_name,
 )
 from callbacks.graphs.model import (
     ACCUMULATE,
-    BUFFER,
     CONSTANT,
     INPUT,
     LOSS,
     OUTPUT,
-    PARAMETER,
     STEP,
     Graph,
     MutableGraph,
     Shape,
+    kind_of,
 )
 from callbacks.readers.autograd import Edge, edges_of, forward_name, inputs_of, parameter_of, used_parameters, walk
 
@@ -51,54 +49,6 @@ EXPORT, PARTS, SEEN = "torch.export", "torch.export of its parts", "the module c
 AUTOGRAD = "autograd"
 MOST_CALLS = 3000  # of modules; torch.export takes about 10 ms for each
 LONGEST = 80  # letters of an attribute
-
-
-class TensorNodes:
-    """Finds parameters and buffers by what they are, so that one with two names is one node of a graph.
-
-    Args:
-        module: Whose tensors are looked up.
-        graph: Where their nodes go.
-    """
-
-    def __init__(self, module: nn.Module, graph: MutableGraph) -> None:
-        self._graph = graph
-        self._found: dict[int, tuple[str, str, Tensor]] = {}
-        self._nodes: dict[int, str] = {}
-        for kind, named in ((BUFFER, module.named_buffers()), (PARAMETER, module.named_parameters())):
-            for name, tensor in named:
-                self._found[id(tensor)] = (kind, uncompiled_name(name), tensor)
-
-    def name(self, tensor: Tensor) -> str:
-        """Return the first name of a parameter or buffer; of other tensors an empty one."""
-        return self._found.get(id(tensor), ("", "", tensor))[1]
-
-    def node(self, tensor: Tensor, scope: str) -> str:
-        """Return the node of a tensor, added when it is first asked for; a stranger becomes a constant in `scope`."""
-        if id(tensor) not in self._nodes:
-            stranger = (CONSTANT, f"{scope}.constant".lstrip("."), tensor)
-            kind, name, _ = self._found.setdefault(id(tensor), stranger)
-            home, _, label = name.rpartition(".")
-            known = ((kind.lower(), name),) if kind != CONSTANT else ()
-            self._nodes[id(tensor)] = self._graph.add(home, label, kind, (), *_kind_of(tensor), known)
-        return self._nodes[id(tensor)]
-
-
-def _kind_of(value: Any) -> tuple[tuple[Shape | None, ...], str]:
-    """The shapes of the tensors in a nest, extents that depend on data as -1, and the type of the first."""
-    leaves = [leaf for _, leaf in flatten(value)]
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor | TensorRecord)]
-    shapes = (_shape_of(leaf) if isinstance(leaf, Tensor | TensorRecord) else None for leaf in leaves)
-    return tuple(shapes), str(tensors[0].dtype).removeprefix("torch.") if tensors else ""
-
-
-def _shape_of(tensor: Tensor | TensorRecord) -> Shape:
-    return tuple(size if isinstance(size, int) else -1 for size in tensor.shape)
-
-
-def _empty_graph(root: nn.Module) -> MutableGraph:
-    named = [(uncompiled_name(name), part) for name, part in root.named_modules(remove_duplicate=False)]
-    return MutableGraph({name.replace(".", "/"): type(part).__name__ for name, part in named if name})
 
 
 # ------------------------------------------------------------------ torch.export
@@ -162,14 +112,11 @@ class ExportedCall:
             stack.enter_context(_Deadline(seconds))
             self._program: ExportedProgram = torch.export.export(self._module, args, kwargs, strict=False)
 
-    def draw(
-        self, graph: MutableGraph, tensors: TensorNodes, scope: str, inputs: Sequence[str | None]
-    ) -> list[str | None]:
+    def draw(self, graph: MutableGraph, scope: str, inputs: Sequence[str | None]) -> list[str | None]:
         """Add the program's nodes to a graph.
 
         Args:
             graph: Where they go.
-            tensors: Knows the nodes of parameters and buffers.
             scope: Of the module that was called.
             inputs: The node behind every leaf of the arguments; none where that is no tensor.
 
@@ -177,34 +124,30 @@ class ExportedCall:
             The node behind every leaf of the result.
         """
         signature = self._program.graph_signature
-        given = dict(zip(signature.user_inputs, inputs, strict=True))
-        drawn: dict[fx.Node, str | None] = {}
+        results: dict[Any, str | None] = dict(zip(signature.user_inputs, inputs, strict=True))  # by the node's name
         for node in self._program.graph.nodes:
-            value = node.meta.get("val")
             if node.op == "placeholder" and node.name in signature.inputs_to_parameters:
-                tensor: Tensor = self._module.get_parameter(signature.inputs_to_parameters[node.name])
-                drawn[node] = tensors.node(tensor, scope)
+                parameter: Tensor = self._module.get_parameter(signature.inputs_to_parameters[node.name])
+                results[node.name] = graph.add_tensor(parameter, scope)
             elif node.op == "placeholder" and node.name in signature.inputs_to_buffers:
-                drawn[node] = tensors.node(self._module.get_buffer(signature.inputs_to_buffers[node.name]), scope)
-            elif node.op == "placeholder":
-                known = node.name in given
-                drawn[node] = (
-                    given[node.name] if known else graph.add(scope, "constant", CONSTANT, (), *_kind_of(value))
-                )
-            elif node.op == "call_function" and _is_item(node):
-                whole, _, nested = (drawn.get(node.args[0]) or "").partition(":")
-                drawn[node] = whole if nested or not node.args[1] or not whole else f"{whole}:{node.args[1]}"
+                buffer = self._module.get_buffer(signature.inputs_to_buffers[node.name])
+                results[node.name] = graph.add_tensor(buffer, scope)
+            elif node.op == "placeholder" and node.name not in results:
+                results[node.name] = graph.add(scope, "constant", CONSTANT, (), *kind_of(node.meta.get("val")))
             elif node.op == "call_function":
-                name = _operation_name(node.target)
-                feeds = tuple(result for source in node.all_input_nodes if (result := drawn.get(source)))
-                where = _scope_of(node, graph, scope)
-                drawn[node] = graph.add(where, name, name, feeds, *_kind_of(value), _constants(node, self._module))
-        by_name = {node.name: result for node, result in drawn.items()}
-        return [by_name.get(str(name)) or None for name in signature.user_outputs]
+                results[node.name] = self._draw_operation(graph, scope, node, results)
+        return [results.get(name) for name in signature.user_outputs]
 
-
-def _is_item(node: fx.Node) -> bool:
-    return _operation_name(node.target) == "getitem" and isinstance(node.args[0], fx.Node)
+    def _draw_operation(
+        self, graph: MutableGraph, scope: str, node: fx.Node, results: Mapping[Any, str | None]
+    ) -> str | None:
+        name = _operation_name(node.target)
+        feeds = [result for source in node.all_input_nodes if (result := results.get(source.name))]
+        if name == "getitem" and isinstance(node.args[0], fx.Node):  # no operation, but one result of many
+            whole, _, nested = feeds[0].partition(":") if feeds else ("", "", "")
+            return f"{whole}:{node.args[1]}" if whole and node.args[1] and not nested else whole or None
+        where, known = _scope_of(node, graph, scope), _constants(node, self._module)
+        return graph.add(where, name, name, tuple(feeds), *kind_of(node.meta.get("val")), known)
 
 
 def _operation_name(target: Any) -> str:
@@ -257,8 +200,7 @@ class ForwardGraphBuilder:
 
     def __init__(self, root: nn.Module, calls: list[Call], *, seconds: float) -> None:
         self._calls = calls
-        self._graph = _empty_graph(root)
-        self._tensors = TensorNodes(root, self._graph)
+        self._graph = MutableGraph(root)
         self._drawn: dict[TensorRecord, str] = {}
         self._drawn_edges: dict[Edge, str] = {}
         self._drawn_nodes: dict[GradNode, str] = {}
@@ -293,7 +235,7 @@ class ForwardGraphBuilder:
                     part = call.name.rpartition(".")[2]
                     plainly = label if label and not label[0].isdigit() else "_".join(("output", label)).rstrip("_")
                     name = f"{part}_{plainly}" if part else plainly
-                    self._graph.add("", name, OUTPUT, (self._drawn[tensor],), *_kind_of(tensor))
+                    self._graph.add("", name, OUTPUT, (self._drawn[tensor],), *kind_of(tensor))
 
     # ------------------------------------------------------------------ calls
 
@@ -319,7 +261,7 @@ class ForwardGraphBuilder:
         leaves = flatten_call(call.module, call.args, call.kwargs)
         given = [self._drawn.get(leaf) if isinstance(leaf, TensorRecord) else None for _, leaf in leaves]
         try:
-            results = ExportedCall(call, left).draw(self._graph, self._tensors, scope, given)
+            results = ExportedCall(call, left).draw(self._graph, scope, given)
         except Exception as error:  # noqa: BLE001  # whatever a module is made of, there is another way
             self._reason = self._reason or f"torch.export cannot follow {_title(call)}: {_why(error)}"
             return False
@@ -336,10 +278,10 @@ class ForwardGraphBuilder:
     def _add_closed(self, call: Call, scope: str) -> None:
         """Add a module that nobody looks into: one node, fed by its inputs and its parameters."""
         feeds = [self._drawn[tensor] for _, tensor in call.inputs]
-        feeds += [self._tensors.node(tensor, scope) for tensor in call.module.parameters()]
+        feeds += [self._graph.add_tensor(tensor, scope) for tensor in call.module.parameters()]
         made = [tensor for _, tensor in call.results()]
         name = type(call.module).__name__
-        node = self._graph.add(scope, name, name, tuple(feeds), *_kind_of(made))
+        node = self._graph.add(scope, name, name, tuple(feeds), *kind_of(made))
         for index, tensor in enumerate(made):
             self._place(tensor, f"{node}:{index}" if index else node)
 
@@ -363,7 +305,7 @@ class ForwardGraphBuilder:
             name, inputs = type(call.module).__name__, tuple(dict.fromkeys(feeds))
             self._drawn[tensor] = self._graph.add(scope, label or "result", name, inputs, (tensor.shape,))
         else:
-            self._drawn[tensor] = self._graph.add("", label or "input", INPUT, (), *_kind_of(tensor))
+            self._drawn[tensor] = self._graph.add("", label or "input", INPUT, (), *kind_of(tensor))
 
     def _follow(self, edge: Edge, scope: str, shape: Shape | None = None) -> str:
         """Draw autograd's nodes down to what is known."""
@@ -390,7 +332,7 @@ class ForwardGraphBuilder:
         """A parameter, a node drawn before, or what stands for the inside of an exported call."""
         tensor = parameter_of(node)
         if tensor is not None:
-            return self._tensors.node(tensor, scope)
+            return self._graph.add_tensor(tensor, scope)
         call = self._callers.get(node)
         if node not in self._drawn_nodes and call in self._scopes:
             last = self._graph.last_in(self._scopes[call])
@@ -421,8 +363,7 @@ class BackwardGraphBuilder:
     """
 
     def __init__(self, root: nn.Module, calls: Sequence[Call] = ()) -> None:
-        self._graph = _empty_graph(root)
-        self._tensors = TensorNodes(root, self._graph)
+        self._graph = MutableGraph(root)
         self._callers = callers(calls)
         seen = [t for outer in calls for call in outer.all_calls() for _, t in (*call.inputs, *call.results())]
         self._shapes = {tensor.source: tensor.shape for tensor in seen if tensor.source}
@@ -430,7 +371,7 @@ class BackwardGraphBuilder:
 
     def build(self, loss: Tensor) -> Graph:
         """Return the graph for one loss."""
-        root = self._graph.add("", "loss", LOSS, (), *_kind_of(loss))
+        root = self._graph.add("", "loss", LOSS, (), *kind_of(loss))
         if loss.grad_fn is not None:
             names = {node: self._add(node) for node in walk([loss.grad_fn])}
             readers = {loss.grad_fn: [root]}
@@ -445,10 +386,10 @@ class BackwardGraphBuilder:
     def _add(self, node: GradNode) -> str:
         tensor = parameter_of(node)
         if tensor is not None:
-            name = self._tensors.name(tensor)
+            name = self._graph.name_of(tensor)
             home, _, label = (name or "leaf").rpartition(".")
             known = (("parameter", name),) if name else ()
-            return self._graph.add(home, label, ACCUMULATE, (), *_kind_of(tensor), known)
+            return self._graph.add(home, label, ACCUMULATE, (), *kind_of(tensor), known)
         shapes = tuple(self._shape(below, number) for below, number in edges_of(node))
         return self._graph.add(self._scope(node), node.name(), node.name(), (), shapes)
 
@@ -466,4 +407,4 @@ class BackwardGraphBuilder:
         if self._watched:
             return STEP
         parameters = used_parameters(node, lambda between: len(inputs_of(between)) == 1)
-        return next((name.rpartition(".")[0] for tensor in parameters if (name := self._tensors.name(tensor))), "")
+        return next((name.rpartition(".")[0] for tensor in parameters if (name := self._graph.name_of(tensor))), "")

@@ -4,6 +4,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import Any
+
+from torch import Tensor, nn
+
+from callbacks.graphs.calls import TensorRecord, flatten, uncompiled_name
 
 Shape = tuple[int, ...]
 
@@ -68,18 +73,51 @@ class Graph:
         return [node for node in self.nodes if node.op == op]
 
 
+def kind_of(value: Any) -> tuple[tuple[Shape | None, ...], str]:
+    """Return the shapes of the tensors in a nest, extents that depend on data as -1, and the type of the first."""
+    leaves = [leaf for _, leaf in flatten(value)]
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor | TensorRecord)]
+    shapes = (_shape_of(leaf) if isinstance(leaf, Tensor | TensorRecord) else None for leaf in leaves)
+    return tuple(shapes), str(tensors[0].dtype).removeprefix("torch.") if tensors else ""
+
+
+def _shape_of(tensor: Tensor | TensorRecord) -> Shape:
+    return tuple(size if isinstance(size, int) else -1 for size in tensor.shape)
+
+
 class MutableGraph:
     """A graph that nodes are still added to; each gets a name of its own.
 
     Args:
-        modules: Class of each module by its scope.
+        root: The module whose parts, parameters and buffers give the names.
     """
 
-    def __init__(self, modules: Mapping[str, str]) -> None:
-        self._modules = dict(modules)
+    def __init__(self, root: nn.Module) -> None:
+        named = [(uncompiled_name(name), part) for name, part in root.named_modules(remove_duplicate=False)]
+        self._modules = {name.replace(".", "/"): type(part).__name__ for name, part in named if name}
         self._nodes: dict[str, Node] = {}
         self._taken: Counter[str] = Counter()
         self._calls: set[str] = set()  # scopes of second and later calls
+        # Parameters and buffers by what they are, so that one with two names is one node.
+        self._tensors: dict[int, tuple[str, str, Tensor]] = {}
+        self._tensor_nodes: dict[int, str] = {}
+        for kind, tensors in ((BUFFER, root.named_buffers()), (PARAMETER, root.named_parameters())):
+            for name, tensor in tensors:
+                self._tensors[id(tensor)] = (kind, uncompiled_name(name), tensor)
+
+    def name_of(self, tensor: Tensor) -> str:
+        """Return the first name of a parameter or buffer; of other tensors an empty one."""
+        return self._tensors.get(id(tensor), ("", "", tensor))[1]
+
+    def add_tensor(self, tensor: Tensor, scope: str) -> str:
+        """Return the node of a tensor, added when it is first asked for; a stranger becomes a constant in `scope`."""
+        if id(tensor) not in self._tensor_nodes:
+            stranger = (CONSTANT, f"{scope}.constant".lstrip("."), tensor)
+            kind, name, _ = self._tensors.setdefault(id(tensor), stranger)
+            home, _, label = name.rpartition(".")
+            known = ((kind.lower(), name),) if kind != CONSTANT else ()
+            self._tensor_nodes[id(tensor)] = self.add(home, label, kind, (), *kind_of(tensor), known)
+        return self._tensor_nodes[id(tensor)]
 
     def add(
         self,

@@ -80,16 +80,16 @@ def used_parameters(node: GradNode, through: Callable[[GradNode], bool] = is_vie
             yield parameter
 
 
-def saved(node: GradNode, name: str) -> Any:
+def saved(node: GradNode, name: str, default: Any = None) -> Any:
     """Return what autograd saved of an operation under a name such as `result`, `self` or `dim`.
 
-    Tensors come without their graph. None stands for what was not saved, was freed by a backward pass or was
+    Tensors come without their graph. The default stands for what was not saved, was freed by a backward pass or was
     overwritten since. Only ask near the loss: further down a checkpointed block would be computed anew for it.
     """
     try:
-        value = getattr(node, f"_saved_{name}", None)
+        value = getattr(node, f"_saved_{name}", default)
     except RuntimeError:  # freed, or overwritten in place
-        return None
+        return default
     if isinstance(value, Tensor):
         return value.detach()
     return value - 2**64 if isinstance(value, int) and value >= 2**63 else value  # -1 is shown as 2⁶⁴ - 1

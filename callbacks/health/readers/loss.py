@@ -135,11 +135,11 @@ def _term(node: GradNode, sign: int) -> Term | None:
 
 def _fused(node: GradNode, kind: str, sign: int) -> Term:
     shape, chain = _shape(saved(node, "self")), _chain(inputs_of(node)[0])
-    target, ignored = saved(node, "target"), saved(node, "ignore_index")
+    target = saved(node, "target")
     read = None if target is None else _target(target)
     weighted = saved(node, "weight") is not None or saved(node, "pos_weight") is not None
     square = kind == "regression" and _is_square(shape, chain)
-    return Term(kind, sign, shape, chain, read, square, weighted, -100 if ignored is None else ignored)
+    return Term(kind, sign, shape, chain, read, square, weighted, saved(node, "ignore_index", -100))
 
 
 def _likelihood(node: GradNode, kind: str, sign: int) -> Term | None:

@@ -285,6 +285,14 @@ def test_a_trace_that_takes_too_long_is_given_up():
     assert "loss" in reached(graph, "input")
 
 
+def test_a_torch_whose_export_looks_different_leaves_the_calls_as_they_were_seen(monkeypatch):
+    monkeypatch.setattr(torch.export, "export", lambda *args, **kwargs: object())
+    graph = forward_graph(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), rows((4,)))
+    assert graph.origin == SEEN
+    assert "torch.export cannot follow" in graph.note
+    assert reached(graph, "input") >= {"0/Linear", "1/ReLU", "output"}
+
+
 def test_what_a_step_does_between_its_modules_is_drawn():
     encoder, decoder = nn.Linear(4, 6), nn.Linear(3, 4)
     both = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
