@@ -41,9 +41,18 @@ from callbacks.graphs.model import (
     Graph,
     MutableGraph,
     Shape,
-    kind_of,
+    shapes_and_dtype,
 )
-from callbacks.readers.autograd import Edge, edges_of, forward_name, inputs_of, parameter_of, used_parameters, walk
+from callbacks.readers.autograd import (
+    Source,
+    forward_name,
+    inputs_of,
+    parameter_of,
+    source_of,
+    sources_of,
+    used_parameters,
+    walk,
+)
 
 EXPORT, PARTS, SEEN = "torch.export", "torch.export of its parts", "the module calls seen"
 AUTOGRAD = "autograd"
@@ -87,67 +96,63 @@ def _silence() -> Iterator[None]:
                 logger.removeFilter(refuse)
 
 
-class ExportedCall:
-    """A recorded call, traced again without numbers: no weight, buffer, random state or attribute changes.
+def draw_exported(
+    call: Call, graph: MutableGraph, scope: str, inputs: Sequence[str | None], *, seconds: float
+) -> list[str | None]:
+    """Trace a recorded call again with `torch.export`, and add the program's nodes to a graph.
+
+    It is traced without numbers: no weight, buffer, random state or attribute changes.
 
     Args:
         call: What was called, with what.
+        graph: Where the nodes go.
+        scope: Of the module that was called.
+        inputs: The node behind every leaf of the arguments; none where that is no tensor.
         seconds: After which to give up.
+
+    Returns:
+        The node behind every leaf of the result.
 
     Raises:
         Exception: Whatever `torch.export` or the module says to it.
     """
+    module = copy_sharing_weights(call.module)
+    program = _export(module, call, seconds)
+    signature = program.graph_signature
+    results: dict[Any, str | None] = dict(zip(signature.user_inputs, inputs, strict=True))  # by the node's name
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in signature.inputs_to_parameters:
+            parameter: Tensor = module.get_parameter(signature.inputs_to_parameters[node.name])
+            results[node.name] = graph.add_tensor(parameter, scope)
+        elif node.op == "placeholder" and node.name in signature.inputs_to_buffers:
+            buffer = module.get_buffer(signature.inputs_to_buffers[node.name])
+            results[node.name] = graph.add_tensor(buffer, scope)
+        elif node.op == "placeholder" and node.name not in results:
+            results[node.name] = graph.add(scope, "constant", CONSTANT, (), *shapes_and_dtype(node.meta.get("val")))
+        elif node.op == "call_function":
+            name = _operation_name(node.target)
+            feeds = tuple(result for source in node.all_input_nodes if (result := results.get(source.name)))
+            if name == "getitem" and isinstance(node.args[0], fx.Node):  # no operation, but one result of many
+                whole, _, nested = feeds[0].partition(":") if feeds else ("", "", "")
+                results[node.name] = f"{whole}:{node.args[1]}" if whole and node.args[1] and not nested else whole
+            else:
+                where, kind = _scope_of(node, graph, scope), shapes_and_dtype(node.meta.get("val"))
+                results[node.name] = graph.add(where, name, name, feeds, *kind, _constants(node, module))
+    return [results.get(name) or None for name in signature.user_outputs]
 
-    def __init__(self, call: Call, seconds: float) -> None:
-        self._module = copy_sharing_weights(call.module)
-        args, kwargs = (
-            map_leaves(lambda leaf: leaf.empty() if isinstance(leaf, TensorRecord) else leaf, given)
-            for given in (call.args, call.kwargs)
-        )
-        with ExitStack() as stack:
-            stack.enter_context(_silence())
-            stack.enter_context(isolate_rng())  # a module may draw from Python's or NumPy's generator
-            stack.enter_context(torch.set_grad_enabled(call.grad))
-            stack.enter_context(torch.autocast(call.device_type, call.autocast, enabled=call.autocast is not None))
-            stack.enter_context(_Deadline(seconds))
-            self._program: ExportedProgram = torch.export.export(self._module, args, kwargs, strict=False)
 
-    def draw(self, graph: MutableGraph, scope: str, inputs: Sequence[str | None]) -> list[str | None]:
-        """Add the program's nodes to a graph.
+def _export(module: nn.Module, call: Call, seconds: float) -> ExportedProgram:
+    def unfilled(leaf: Any) -> Any:
+        return leaf.empty() if isinstance(leaf, TensorRecord) else leaf
 
-        Args:
-            graph: Where they go.
-            scope: Of the module that was called.
-            inputs: The node behind every leaf of the arguments; none where that is no tensor.
-
-        Returns:
-            The node behind every leaf of the result.
-        """
-        signature = self._program.graph_signature
-        results: dict[Any, str | None] = dict(zip(signature.user_inputs, inputs, strict=True))  # by the node's name
-        for node in self._program.graph.nodes:
-            if node.op == "placeholder" and node.name in signature.inputs_to_parameters:
-                parameter: Tensor = self._module.get_parameter(signature.inputs_to_parameters[node.name])
-                results[node.name] = graph.add_tensor(parameter, scope)
-            elif node.op == "placeholder" and node.name in signature.inputs_to_buffers:
-                buffer = self._module.get_buffer(signature.inputs_to_buffers[node.name])
-                results[node.name] = graph.add_tensor(buffer, scope)
-            elif node.op == "placeholder" and node.name not in results:
-                results[node.name] = graph.add(scope, "constant", CONSTANT, (), *kind_of(node.meta.get("val")))
-            elif node.op == "call_function":
-                results[node.name] = self._draw_operation(graph, scope, node, results)
-        return [results.get(name) for name in signature.user_outputs]
-
-    def _draw_operation(
-        self, graph: MutableGraph, scope: str, node: fx.Node, results: Mapping[Any, str | None]
-    ) -> str | None:
-        name = _operation_name(node.target)
-        feeds = [result for source in node.all_input_nodes if (result := results.get(source.name))]
-        if name == "getitem" and isinstance(node.args[0], fx.Node):  # no operation, but one result of many
-            whole, _, nested = feeds[0].partition(":") if feeds else ("", "", "")
-            return f"{whole}:{node.args[1]}" if whole and node.args[1] and not nested else whole or None
-        where, known = _scope_of(node, graph, scope), _constants(node, self._module)
-        return graph.add(where, name, name, tuple(feeds), *kind_of(node.meta.get("val")), known)
+    with ExitStack() as stack:
+        stack.enter_context(_silence())
+        stack.enter_context(isolate_rng())  # a module may draw from Python's or NumPy's generator
+        stack.enter_context(torch.set_grad_enabled(call.grad))
+        stack.enter_context(torch.autocast(call.device_type, call.autocast, enabled=call.autocast is not None))
+        args, kwargs = map_leaves(unfilled, call.args), map_leaves(unfilled, call.kwargs)
+        stack.enter_context(_Deadline(seconds))
+        return torch.export.export(module, args, kwargs, strict=False)
 
 
 def _operation_name(target: Any) -> str:
@@ -202,7 +207,7 @@ class ForwardGraphBuilder:
         self._calls = calls
         self._graph = MutableGraph(root)
         self._drawn: dict[TensorRecord, str] = {}
-        self._drawn_edges: dict[Edge, str] = {}
+        self._drawn_sources: dict[Source, str] = {}
         self._drawn_nodes: dict[GradNode, str] = {}
         self._callers = callers(calls)
         self._scopes: dict[Call, str] = {}  # exported calls, and those inside them
@@ -217,9 +222,8 @@ class ForwardGraphBuilder:
         for call in self._calls:
             self._add_call(call, STEP)
         for loss in losses:
-            if loss.grad_fn is not None:
-                result = self._follow((loss.grad_fn, loss.output_nr), STEP)
-                self._graph.add("", "loss", OUTPUT, (result,), (tuple(loss.shape),))
+            if (source := source_of(loss)) is not None:
+                self._graph.add("", "loss", OUTPUT, (self._follow(source, STEP),), (tuple(loss.shape),))
         self._add_outputs()
         origin = (PARTS if self._exported else SEEN) if self._seen else EXPORT
         if not self._calls:
@@ -235,7 +239,7 @@ class ForwardGraphBuilder:
                     part = call.name.rpartition(".")[2]
                     plainly = label if label and not label[0].isdigit() else "_".join(("output", label)).rstrip("_")
                     name = f"{part}_{plainly}" if part else plainly
-                    self._graph.add("", name, OUTPUT, (self._drawn[tensor],), *kind_of(tensor))
+                    self._graph.add("", name, OUTPUT, (self._drawn[tensor],), *shapes_and_dtype(tensor))
 
     # ------------------------------------------------------------------ calls
 
@@ -258,10 +262,10 @@ class ForwardGraphBuilder:
         if left <= 0:
             self._reason = self._reason or "torch.export takes too long"
             return False
-        leaves = flatten_call(call.module, call.args, call.kwargs)
-        given = [self._drawn.get(leaf) if isinstance(leaf, TensorRecord) else None for _, leaf in leaves]
         try:
-            results = ExportedCall(call, left).draw(self._graph, scope, given)
+            leaves = flatten_call(call.module, call.args, call.kwargs)
+            given = [self._drawn.get(leaf) if isinstance(leaf, TensorRecord) else None for _, leaf in leaves]
+            results = draw_exported(call, self._graph, scope, given, seconds=left)
         except Exception as error:  # noqa: BLE001  # whatever a module is made of, there is another way
             self._reason = self._reason or f"torch.export cannot follow {_title(call)}: {_why(error)}"
             return False
@@ -281,7 +285,7 @@ class ForwardGraphBuilder:
         feeds += [self._graph.add_tensor(tensor, scope) for tensor in call.module.parameters()]
         made = [tensor for _, tensor in call.results()]
         name = type(call.module).__name__
-        node = self._graph.add(scope, name, name, tuple(feeds), *kind_of(made))
+        node = self._graph.add(scope, name, name, tuple(feeds), *shapes_and_dtype(made))
         for index, tensor in enumerate(made):
             self._place(tensor, f"{node}:{index}" if index else node)
 
@@ -290,7 +294,7 @@ class ForwardGraphBuilder:
     def _place(self, tensor: TensorRecord, result: str) -> None:
         self._drawn[tensor] = result
         if tensor.source is not None:
-            self._drawn_edges[tensor.source] = result
+            self._drawn_sources[tensor.source] = result
 
     def _resolve(self, tensor: TensorRecord, scope: str, label: str, call: Call | None = None) -> None:
         """Find the node a tensor comes from: a call's result, what autograd made of such, or from outside."""
@@ -305,28 +309,28 @@ class ForwardGraphBuilder:
             name, inputs = type(call.module).__name__, tuple(dict.fromkeys(feeds))
             self._drawn[tensor] = self._graph.add(scope, label or "result", name, inputs, (tensor.shape,))
         else:
-            self._drawn[tensor] = self._graph.add("", label or "input", INPUT, (), *kind_of(tensor))
+            self._drawn[tensor] = self._graph.add("", label or "input", INPUT, (), *shapes_and_dtype(tensor))
 
-    def _follow(self, edge: Edge, scope: str, shape: Shape | None = None) -> str:
-        """Draw autograd's nodes down to what is known."""
-        waiting = [edge]
+    def _follow(self, source: Source, scope: str, shape: Shape | None = None) -> str:
+        """Draw autograd's nodes down to what is known, and return the result drawn for `source`."""
+        waiting = [source]
         while waiting:
             node, number = now = waiting[-1]
-            inputs = [(below, index) for below, index in edges_of(node) if below is not None]
+            inputs = [(below, index) for below, index in sources_of(node) if below is not None]
             drawn = self._known(node, scope)
-            lacking = [] if now in self._drawn_edges or drawn else [e for e in inputs if e not in self._drawn_edges]
-            if lacking:
+            lacking = [below for below in inputs if below not in self._drawn_sources]
+            if lacking and not drawn and now not in self._drawn_sources:
                 waiting.extend(lacking)
                 continue
             waiting.pop()
-            if now not in self._drawn_edges:
+            if now not in self._drawn_sources:
                 if not drawn:
-                    feeds = tuple(self._drawn_edges[below] for below in inputs)
-                    shapes = (shape,) if shape is not None and now == edge and not number else ()
+                    feeds = tuple(self._drawn_sources[below] for below in inputs)
+                    shapes = (shape,) if shape is not None and now == source and not number else ()
                     drawn = self._graph.add(scope, forward_name(node), forward_name(node), feeds, shapes)
                     self._drawn_nodes[node] = drawn
-                self._drawn_edges[now] = f"{drawn}:{number}" if number else drawn
-        return self._drawn_edges[edge]
+                self._drawn_sources[now] = f"{drawn}:{number}" if number else drawn
+        return self._drawn_sources[source]
 
     def _known(self, node: GradNode, scope: str) -> str | None:
         """A parameter, a node drawn before, or what stands for the inside of an exported call."""
@@ -371,7 +375,7 @@ class BackwardGraphBuilder:
 
     def build(self, loss: Tensor) -> Graph:
         """Return the graph for one loss."""
-        root = self._graph.add("", "loss", LOSS, (), *kind_of(loss))
+        root = self._graph.add("", "loss", LOSS, (), *shapes_and_dtype(loss))
         if loss.grad_fn is not None:
             names = {node: self._add(node) for node in walk([loss.grad_fn])}
             readers = {loss.grad_fn: [root]}
@@ -389,8 +393,8 @@ class BackwardGraphBuilder:
             name = self._graph.name_of(tensor)
             home, _, label = (name or "leaf").rpartition(".")
             known = (("parameter", name),) if name else ()
-            return self._graph.add(home, label, ACCUMULATE, (), *kind_of(tensor), known)
-        shapes = tuple(self._shape(below, number) for below, number in edges_of(node))
+            return self._graph.add(home, label, ACCUMULATE, (), *shapes_and_dtype(tensor), known)
+        shapes = tuple(self._shape(below, number) for below, number in sources_of(node))
         return self._graph.add(self._scope(node), node.name(), node.name(), (), shapes)
 
     def _shape(self, node: GradNode | None, number: int) -> Shape | None:

@@ -73,7 +73,7 @@ class Graph:
         return [node for node in self.nodes if node.op == op]
 
 
-def kind_of(value: Any) -> tuple[tuple[Shape | None, ...], str]:
+def shapes_and_dtype(value: Any) -> tuple[tuple[Shape | None, ...], str]:
     """Return the shapes of the tensors in a nest, extents that depend on data as -1, and the type of the first."""
     leaves = [leaf for _, leaf in flatten(value)]
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor | TensorRecord)]
@@ -116,7 +116,7 @@ class MutableGraph:
             kind, name, _ = self._tensors.setdefault(id(tensor), stranger)
             home, _, label = name.rpartition(".")
             known = ((kind.lower(), name),) if kind != CONSTANT else ()
-            self._tensor_nodes[id(tensor)] = self.add(home, label, kind, (), *kind_of(tensor), known)
+            self._tensor_nodes[id(tensor)] = self.add(home, label, kind, (), *shapes_and_dtype(tensor), known)
         return self._tensor_nodes[id(tensor)]
 
     def add(

@@ -1,7 +1,8 @@
 """Draw a graph: as SVG with a layout of its own, in Graphviz' language, and as TensorBoard's `GraphDef`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from graphlib import TopologicalSorter
 from html import escape
 from itertools import pairwise
 from posixpath import commonpath
@@ -95,18 +96,12 @@ def _closing(names: Sequence[str], edges: Sequence[Edge]) -> set[Edge]:
 def _layers(names: Sequence[str], edges: Sequence[Edge]) -> dict[str, int]:
     """Each box one layer below the lowest that leads to it; what nothing leads to stands just above its reader."""
     before, after = _neighbours(names, edges)
-    lacking = {name: len(before[name]) for name in names}
-    ready = [name for name in names if not lacking[name]]
     layer = dict.fromkeys(names, 0)
-    for name in ready:  # grows while it is read
-        for follower in after[name]:
-            layer[follower] = max(layer[follower], layer[name] + 1)
-            lacking[follower] -= 1
-            if not lacking[follower]:
-                ready.append(follower)
+    for name in TopologicalSorter(before).static_order():
+        layer[name] = max((layer[above] + 1 for above in before[name]), default=0)
     for name in names:
         if not before[name] and after[name]:
-            layer[name] = min(layer[follower] for follower in after[name]) - 1
+            layer[name] = min(layer[below] for below in after[name]) - 1
     return layer
 
 
@@ -125,7 +120,7 @@ def _ordered(layer: Mapping[str, int], steps: Sequence[Edge]) -> list[list[str]]
     return rows
 
 
-def _neighbours(names: Iterable[str], steps: Sequence[Edge]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def _neighbours(names: Collection[str], steps: Sequence[Edge]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     above: dict[str, list[str]] = {name: [] for name in names}
     below: dict[str, list[str]] = {name: [] for name in names}
     for a, b in steps:
@@ -143,18 +138,18 @@ def _spread(rows: Sequence[list[str]], size: Mapping[str, float], steps: Sequenc
     for sweep in range(SWEEPS):
         for row in rows if sweep % 2 == 0 else reversed(rows):
             near = {name: above[name] + below[name] if sweep > 3 else (above, below)[sweep % 2][name] for name in row}
-            wish = {n: sum(x[m] for m in near[n]) / len(near[n]) if near[n] else x[n] for n in row}
-            _place(row, wish, size, x)
+            wanted = {n: sum(x[m] for m in near[n]) / len(near[n]) if near[n] else x[n] for n in row}
+            _place(row, wanted, size, x)
     left = min((x[name] - size[name] / 2 for name in size), default=0.0)
     return {name: value - left for name, value in x.items()}
 
 
-def _place(row: Sequence[str], wish: Mapping[str, float], size: Mapping[str, float], x: dict[str, float]) -> None:
-    """Groups of touching boxes lie so that their wishes are met on average (pool adjacent violators)."""
-    groups: list[tuple[list[str], float, float]] = []  # names, wished left edge, width
+def _place(row: Sequence[str], wanted: Mapping[str, float], size: Mapping[str, float], x: dict[str, float]) -> None:
+    """Groups of touching boxes lie so that they are where they are wanted on average (pool adjacent violators)."""
+    groups: list[tuple[list[str], float, float]] = []  # names, wanted left edge, width
     for name in row:
         width = size[name] + GAP
-        groups.append(([name], wish[name] - width / 2, width))
+        groups.append(([name], wanted[name] - width / 2, width))
         while len(groups) > 1 and groups[-2][1] + groups[-2][2] > groups[-1][1]:
             (names, left, wide), (more, right, broad) = groups[-2:]
             share = (left * len(names) + (right - wide) * len(more)) / (len(names) + len(more))

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.graph import Node as GradNode
 
-Edge = tuple[GradNode, int]  # one result of an operation: autograd's node and the number of the result
+Source = tuple[GradNode, int]  # what made a tensor: autograd's node and the number of its result
 
 # What may stand between a parameter and the operation that uses it, and is no operation of its own.
 VIEWS = frozenset({"Alias", "AsStrided", "Clone", "Expand", "Permute", "ReshapeAlias", "Select", "Slice", "Squeeze"})
@@ -40,12 +40,12 @@ def parameter_of(node: GradNode) -> Tensor | None:
     return getattr(node, "variable", None) if name_of(node) == "AccumulateGrad" else None
 
 
-def source_of(tensor: Tensor) -> Edge | None:
+def source_of(tensor: Tensor) -> Source | None:
     """Return the operation that made a tensor, and which of its results the tensor is."""
     return None if tensor.grad_fn is None else (tensor.grad_fn, tensor.output_nr)
 
 
-def edges_of(node: GradNode) -> Sequence[tuple[GradNode | None, int]]:
+def sources_of(node: GradNode) -> Sequence[tuple[GradNode | None, int]]:
     """Return what made each input of an operation; its node is None where an input needs no gradient."""
     return node.next_functions
 

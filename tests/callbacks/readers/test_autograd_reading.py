@@ -12,13 +12,13 @@ from callbacks.health.readers.loss import read_loss
 from callbacks.health.readers.network import read_head, read_structure
 from callbacks.health.rules.network import head_findings, structure_findings
 from callbacks.readers.autograd import (
-    edges_of,
     forward_name,
     name_of,
     operations,
     parameter_of,
     saved,
     source_of,
+    sources_of,
     trained_inputs,
     used_parameters,
     walk,
@@ -113,7 +113,7 @@ def test_a_result_is_known_by_its_operation_and_its_number():
     first, second = nn.Linear(5, 4)(X).chunk(2, 1)
     assert source_of(first)[0] is source_of(second)[0]
     assert [source_of(part)[1] for part in (first, second)] == [0, 1]
-    assert edges_of((first + second).grad_fn) == (source_of(first), source_of(second))
+    assert sources_of((first + second).grad_fn) == (source_of(first), source_of(second))
     assert source_of(X) is None
 
 
