@@ -9,6 +9,7 @@ parameter, or nothing was saved: less is drawn and fewer faults are found, and n
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from torch import Tensor
@@ -21,12 +22,16 @@ VIEWS = frozenset({"Alias", "AsStrided", "Clone", "Expand", "Permute", "ReshapeA
 VIEWS |= {"T", "ToCopy", "Transpose", "Unbind", "UnsafeView", "Unsqueeze", "View"}
 LARGEST = 20_000  # nodes; a graph unrolled over long sequences says nothing new and takes milliseconds
 _GIVEN = ("self", "mat1", "input")  # under which names operations save what they were given
-_BACKWARD = re.compile(r"Backward\d*$")
 
 
 def name_of(node: GradNode) -> str:
     """Return the name of a node's operation, e.g. `LogSoftmax` of LogSoftmaxBackward0."""
-    return _BACKWARD.sub("", node.name().rpartition("::")[2])
+    return _without_backward(node.name())
+
+
+@cache
+def _without_backward(name: str) -> str:
+    return re.sub(r"Backward\d*$", "", name.rpartition("::")[2])
 
 
 def forward_name(node: GradNode) -> str:
