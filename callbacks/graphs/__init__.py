@@ -5,9 +5,8 @@ from typing import Any
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from callbacks.graphs.backward import BackwardDrawing
-from callbacks.graphs.calls import CallRecorder, twin_of
-from callbacks.graphs.forward import ForwardDrawing
+from callbacks.graphs.builders import BackwardGraphBuilder, ForwardGraphBuilder
+from callbacks.graphs.calls import CallRecorder, copy_sharing_weights
 from callbacks.graphs.model import Graph, Node, collapse
 from callbacks.graphs.render import to_dot, to_graph_def, to_svg
 
@@ -27,7 +26,7 @@ PATIENCE = 60.0  # seconds for torch.export, unless told otherwise
 
 
 def forward_graph(module: nn.Module, *args: Any, **kwargs: Any) -> Graph:
-    """The forward graph of a module for given inputs.
+    """Return the forward graph of a module for given inputs.
 
     The module runs once, on copies of its buffers and with the random state put back afterwards; then `torch.export`
     traces it without numbers. Where that cannot follow, its parts are traced one by one, and a part that cannot be
@@ -41,17 +40,17 @@ def forward_graph(module: nn.Module, *args: Any, **kwargs: Any) -> Graph:
     Returns:
         A graph with a node for every operation, parameter, input and output, in the scopes of their modules.
     """
-    twin = twin_of(module)
-    for part in twin.modules():
+    own = copy_sharing_weights(module)
+    for part in own.modules():
         for name, buffer in list(part.named_buffers(recurse=False)):
             setattr(part, name, buffer.clone())
-    with isolate_rng(), CallRecorder(twin) as recorder:
-        twin(*args, **kwargs)
-    return ForwardDrawing(twin, recorder.calls, seconds=PATIENCE).draw([])
+    with isolate_rng(), CallRecorder(own) as recorder:
+        own(*args, **kwargs)
+    return ForwardGraphBuilder(own, recorder.calls, seconds=PATIENCE).build([])
 
 
 def backward_graph(loss: Tensor, module: nn.Module, watched: CallRecorder | None = None) -> Graph:
-    """What autograd will do for a loss: its nodes, from the loss to the parameters where gradients land.
+    """Return what autograd will do for a loss: its nodes, from the loss to the parameters where gradients land.
 
     ```python
     with CallRecorder(module) as watched:
@@ -68,4 +67,4 @@ def backward_graph(loss: Tensor, module: nn.Module, watched: CallRecorder | None
     Returns:
         A graph whose arrows are the way of the gradient; nodes of the kind AccumulateGrad have a parameter's name.
     """
-    return BackwardDrawing(module, watched.calls if watched else ()).draw(loss)
+    return BackwardGraphBuilder(module, watched.calls if watched else ()).build(loss)

@@ -1,11 +1,11 @@
-"""What autograd's nodes tell about themselves."""
+"""Record which modules were called and with what, in a form that lets each call be traced again later."""
 
 from __future__ import annotations
 
 import copy
-import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -16,147 +16,170 @@ from torch.autograd.graph import Node as GradNode
 from torch.utils.hooks import RemovableHandle
 from torchmetrics import Metric
 
+from callbacks.readers.autograd import parameter_of, source_of, walk
+
 COMPILED = "_orig_mod"  # the name under which `torch.compile` keeps a module; state dicts show it
 
 
+# ------------------------------------------------------------------ modules
+
+
 def uncompiled(module: nn.Module) -> nn.Module:
-    """The module that `torch.compile` wrapped, or the module itself."""
+    """Return the module that `torch.compile` wrapped, or the module itself."""
     return dict(module.named_children()).get(COMPILED, module)
 
 
-def plain(name: str) -> str:
-    """A module's or parameter's name without what `torch.compile` puts into it."""
+def uncompiled_name(name: str) -> str:
+    """Return a module's or parameter's name without what `torch.compile` puts into it."""
     return ".".join(part for part in name.split(".") if part != COMPILED)
 
 
-def visible_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules whose calls can be watched, by name: not those inside a compiled one, and no metrics."""
-    seen: set[int] = set()
-    waiting: list[tuple[str, nn.Module]] = [("", root)]
-    while waiting:
-        name, module = waiting.pop(0)
-        if id(module) in seen or isinstance(module, Metric):
-            continue
-        seen.add(id(module))
-        yield name, module
-        if uncompiled(module) is module:
-            waiting.extend((f"{name}.{child}" if name else child, part) for child, part in module.named_children())
-
-
-def twin_of(module: nn.Module) -> nn.Module:
-    """A module of the same structure over the same parameters and buffers.
+def copy_sharing_weights(module: nn.Module) -> nn.Module:
+    """Return a module of the same structure over the same parameters and buffers.
 
     Attributes set on it, and changes to lists and dicts that it holds, do not reach the original; what the original's
     owner hooked onto it is not called; `torch.compile` is taken off; a LightningModule is without its trainer.
     """
-    return _twin(module, {})
+    return _copy(module, {})
 
 
-def _twin(module: nn.Module, known: dict[int, nn.Module]) -> nn.Module:
+def _copy(module: nn.Module, known: dict[int, nn.Module]) -> nn.Module:
     module = uncompiled(module)
     if id(module) in known:  # shared modules stay shared
         return known[id(module)]
-    known[id(module)] = twin = object.__new__(type(module))
+    known[id(module)] = own = object.__new__(type(module))
     # nn.Module's own, which leaves out what `module.compile()` left: a parametrized module's refuses.
-    vars(twin).update(nn.Module.__getstate__(module))  # type: ignore[no-untyped-call]  # torch has no type here
-    for key, value in vars(twin).items():
+    vars(own).update(nn.Module.__getstate__(module))  # type: ignore[no-untyped-call]  # torch has no type here
+    for key, value in vars(own).items():
         if isinstance(value, dict | list | set):
-            vars(twin)[key] = own = copy.copy(value)
-            if isinstance(own, dict):
-                _forget_hooks(own)
+            vars(own)[key] = values = copy.copy(value)
+            if isinstance(values, dict):
+                for number in [number for number, value in values.items() if _is_hook(number, value)]:
+                    del values[number]
     children = [found for found in module.named_modules(remove_duplicate=False) if found[0] and "." not in found[0]]
     for name, child in children:
-        twin.add_module(name, _twin(child, known))
-    if isinstance(twin, LightningModule):
-        twin.trainer = None  # nothing is logged
-    return twin
+        own.add_module(name, _copy(child, known))
+    if isinstance(own, LightningModule):
+        own.trainer = None  # nothing is logged
+    return own
 
 
-def _forget_hooks(values: dict[Any, Any]) -> None:
-    """Take out callables kept under numbers: hooks. Those of `torch.nn.utils` stay, they compute the weights."""
-    for key, value in list(values.items()):
-        if isinstance(key, int) and callable(value) and not isinstance(value, nn.Module | Tensor):
-            home = getattr(value, "__module__", None) or type(value).__module__
-            if not home.startswith("torch.nn.utils"):
-                del values[key]
+def _is_hook(key: Any, value: Any) -> bool:
+    """Whether it is a callable kept under a number; those of `torch.nn.utils` are none, they compute the weights."""
+    if not isinstance(key, int) or not callable(value) or isinstance(value, nn.Module | Tensor):
+        return False
+    home: str = getattr(value, "__module__", None) or type(value).__module__
+    return not home.startswith("torch.nn.utils")
 
 
-def flatten(value: Any, label: str) -> list[tuple[str, Any]]:
-    """The leaves of a nested value in order, each with its path: `label_key_0`."""
-    children: list[tuple[Any, Any]] | None = None
+# ------------------------------------------------------------------ nested values
+
+
+def flatten(value: Any, label: str = "") -> list[tuple[str, Any]]:
+    """Return the leaves of a nested value in order, each with its path: `label_key_0`."""
+    children: Iterable[tuple[Any, Any]]
     if isinstance(value, Mapping):
-        children = list(value.items())
+        children = value.items()
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        children = list(zip(value._fields, value, strict=True))
+        children = zip(value._fields, value, strict=True)
     elif isinstance(value, list | tuple):
-        children = list(enumerate(value))
+        children = enumerate(value)
     elif is_dataclass(value) and not isinstance(value, type):
         children = [(field.name, getattr(value, field.name)) for field in fields(value)]
-    if children is None:
+    else:
         return [(label, value)]
     return [leaf for key, child in children for leaf in flatten(child, f"{label}_{key}" if label else str(key))]
 
 
-def rebuild(value: Any, change: Callable[[Any], Any]) -> Any:
-    """The same nest of lists, tuples and dicts with every leaf changed; what else holds tensors is a leaf."""
-    if type(value) is list:
-        return [rebuild(child, change) for child in value]
-    if type(value) is tuple:
-        return tuple(rebuild(child, change) for child in value)
+def flatten_call(module: nn.Module, args: Any, kwargs: Any) -> list[tuple[str, Any]]:
+    """Return the leaves of a call's arguments, named as `forward` names them."""
+    code = getattr(type(module).forward, "__code__", None)
+    names = list(code.co_varnames[1 : code.co_argcount]) if code else []
+    labels = [*names[: len(args)], *(f"input_{index}" for index in range(len(names), len(args)))]
+    named = [*zip(labels, args, strict=True), *kwargs.items()]
+    return [leaf for label, value in named for leaf in flatten(value, label)]
+
+
+def map_leaves(change: Callable[[Any], Any], value: Any) -> Any:
+    """Return the same nest of lists, tuples and dicts with every leaf changed; what else holds tensors is a leaf."""
+    if type(value) in (list, tuple):
+        return type(value)(map_leaves(change, child) for child in value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(rebuild(child, change) for child in value))
+        return type(value)(*(map_leaves(change, child) for child in value))
     if isinstance(value, dict):
         changed = copy.copy(value)
-        for key, child in value.items():
-            changed[key] = rebuild(child, change)
+        for key, child in value.items():  # some dicts refuse `update`
+            changed[key] = map_leaves(change, child)
         return changed
     return change(value)
 
 
-class Value:
+# ------------------------------------------------------------------ calls
+
+
+class TensorRecord:
     """A tensor that went into or came out of a module, without its numbers.
 
     Args:
-        tensor: What is seen.
-        maker: The call it came out of.
+        tensor: What is recorded.
     """
 
-    def __init__(self, tensor: Tensor, maker: Call | None = None) -> None:
+    def __init__(self, tensor: Tensor) -> None:
         self.shape = tuple(tensor.shape)
         self.stride = tensor.stride() if tensor.layout is torch.strided else ()
         self.dtype = tensor.dtype
         self.device = tensor.device
         self.requires_grad = tensor.requires_grad
-        self.source = _source(tensor)
-        self.maker = maker
+        self.source = source_of(tensor)
 
     def empty(self) -> Tensor:
-        """A tensor of the same kind, not filled."""
+        """Return a tensor of the same kind, not filled."""
         tensor = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device)
         return tensor.requires_grad_(self.requires_grad)
 
 
 @dataclass(eq=False)
 class Call:
-    """One call of a module; `args` and `kwargs` hold a `Value` for every tensor."""
+    """One call of a module; `args` and `kwargs` hold a `TensorRecord` for every tensor."""
 
     name: str
     module: nn.Module
+    count: int = 0  # calls of the same module before this one
     args: Any = ()
     kwargs: Any = field(default_factory=dict)
-    count: int = 0  # calls of the same module before this one
-    inputs: list[tuple[str, Value]] = field(default_factory=list)
-    outputs: list[tuple[str, Any]] = field(default_factory=list)  # every leaf; a Value where it is a tensor
+    inputs: list[tuple[str, TensorRecord]] = field(default_factory=list)
+    outputs: list[tuple[str, Any]] = field(default_factory=list)  # every leaf; a TensorRecord where it is a tensor
     calls: list[Call] = field(default_factory=list)
     autocast: torch.dtype | None = None
     grad: bool = True
-    training: bool = True
+
+    @property
+    def device_type(self) -> str:
+        """The kind of device of its first tensor."""
+        return next((tensor.device.type for _, tensor in self.inputs), "cpu")
+
+    def results(self) -> list[tuple[str, TensorRecord]]:
+        """Return the tensors among its outputs."""
+        return [(label, leaf) for label, leaf in self.outputs if isinstance(leaf, TensorRecord)]
 
     def all_calls(self) -> Iterator[Call]:
-        """The calls inside, innermost first, and this one."""
+        """Yield the calls inside, innermost first, and this one."""
         for call in self.calls:
             yield from call.all_calls()
         yield self
+
+
+def callers(calls: Iterable[Call]) -> dict[GradNode, Call]:
+    """Return which call of a module each of autograd's nodes comes from: the innermost one."""
+    found: dict[GradNode, Call] = {}
+    for outermost in calls:
+        for call in outermost.all_calls():
+            before = {tensor.source[0] for _, tensor in call.inputs if tensor.source}
+            after = [tensor.source[0] for _, tensor in call.results() if tensor.source]
+            for node in walk((node for node in after if node not in before), before):
+                if parameter_of(node) is None:
+                    found.setdefault(node, call)
+    return found
 
 
 class CallRecorder:
@@ -173,16 +196,22 @@ class CallRecorder:
         self.paused = False
         self._stack: list[Call] = []
         self._counts: dict[str, int] = {}
-        self._values: dict[int, tuple[weakref.ref[Tensor], Value]] = {}
+        self._records: dict[int, tuple[weakref.ref[Tensor], TensorRecord]] = {}
         self._handles: list[RemovableHandle] = []
 
     def start(self) -> None:
         """Begin to watch."""
-        for name, module in visible_modules(self.root):
-            if isinstance(module, torch.jit.ScriptModule) and name:
+        waiting, seen = [("", self.root)], set[int]()
+        for name, module in waiting:  # grows while it is read
+            if id(module) in seen or isinstance(module, Metric):
                 continue
-            self._handles.append(module.register_forward_pre_hook(self._before(plain(name)), with_kwargs=True))
-            self._handles.append(module.register_forward_hook(self._after, with_kwargs=True))
+            seen.add(id(module))
+            if uncompiled(module) is module:
+                waiting.extend((f"{name}.{child}" if name else child, part) for child, part in module.named_children())
+            if not name or not isinstance(module, torch.jit.ScriptModule):
+                before, after = self._hooks(uncompiled_name(name))
+                self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+                self._handles.append(module.register_forward_hook(after, with_kwargs=True))
 
     def stop(self) -> None:
         """Take the hooks off again."""
@@ -198,39 +227,39 @@ class CallRecorder:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    # ------------------------------------------------------------------ hooks
+    def _hooks(self, name: str) -> tuple[Callable[..., None], Callable[..., None]]:
+        def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if not torch.compiler.is_compiling() and not self.paused:  # no word of ours into somebody's compiled code
+                with self._errors_kept():
+                    self._enter(name, module, args, kwargs)
 
-    def _before(self, name: str) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if torch.compiler.is_compiling() or self.paused:  # tracing: no word of ours into somebody's compiled code
-                return
-            try:
-                self._enter(name, module, args, kwargs)
-            except Exception as error:  # noqa: BLE001  # a forward pass must not fail because it is watched
-                self.error = error
+        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if not torch.compiler.is_compiling() and not self.paused:
+                with self._errors_kept():
+                    self._leave(module, output)
 
-        return hook
+        return before, after
 
-    def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if torch.compiler.is_compiling() or self.paused:
-            return
+    @contextmanager
+    def _errors_kept(self) -> Iterator[None]:
         try:
-            self._leave(module, output)
-        except Exception as error:  # noqa: BLE001
+            yield
+        except Exception as error:  # noqa: BLE001  # a forward pass must not fail because it is watched
             self.error = error
 
     def _enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if module is self.root and _is_redirected(module):
+        # Where `forward` stands for another method, a strategy calls `training_step` by that detour.
+        if module is self.root and getattr(module.forward, "__func__", None) is not type(module).forward:
             return
         inner = uncompiled(module)
-        call = Call(name, inner, count=self._counts.get(name, 0), training=inner.training)
+        call = Call(name, inner, self._counts.get(name, 0))
         self._counts[name] = call.count + 1
-        call.args, call.kwargs = rebuild(args, self._see), rebuild(kwargs, self._see)
-        call.inputs = [(label, v) for label, v in flatten_call(inner, call.args, call.kwargs) if isinstance(v, Value)]
+        call.args, call.kwargs = map_leaves(self._input, args), map_leaves(self._input, kwargs)
+        leaves = flatten_call(inner, call.args, call.kwargs)
+        call.inputs = [(label, leaf) for label, leaf in leaves if isinstance(leaf, TensorRecord)]
         call.grad = torch.is_grad_enabled()
-        kind = next((value.device.type for _, value in call.inputs), "cpu")
-        if torch.is_autocast_enabled(kind):
-            call.autocast = torch.get_autocast_dtype(kind)
+        if torch.is_autocast_enabled(call.device_type):
+            call.autocast = torch.get_autocast_dtype(call.device_type)
         (self._stack[-1].calls if self._stack else self.calls).append(call)
         self._stack.append(call)
 
@@ -240,88 +269,27 @@ class CallRecorder:
             return
         while (call := self._stack.pop()).module is not inner:
             pass  # calls that ended in an exception
-        inside = {id(value) for part in call.calls for _, value in (*part.inputs, *part.outputs)}
+        inside = {id(leaf) for part in call.calls for _, leaf in (*part.inputs, *part.outputs)}
         if call.calls:
-            inside |= {id(value) for _, value in call.inputs}
-        call.outputs = [
-            (label, self._make(leaf, call, inside) if isinstance(leaf, Tensor) else leaf)
-            for label, leaf in flatten(output, "")
-        ]
+            inside |= {id(tensor) for _, tensor in call.inputs}
+        call.outputs = [(label, self._output(leaf, inside)) for label, leaf in flatten(output)]
 
-    def _see(self, leaf: Any) -> Any:
+    def _input(self, leaf: Any) -> Any:
+        return (self._known(leaf) or self._record(leaf)) if isinstance(leaf, Tensor) else leaf
+
+    def _output(self, leaf: Any, inside: set[int]) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        return self._known(leaf) or self._keep(leaf, None)
+        known = self._known(leaf)
+        return known if known and id(known) in inside else self._record(leaf)  # handed on, or made here
 
-    def _make(self, tensor: Tensor, call: Call, inside: set[int]) -> Value:
-        known = self._known(tensor)
-        return known if known and id(known) in inside else self._keep(tensor, call)  # handed on, or made here
+    def _known(self, tensor: Tensor) -> TensorRecord | None:
+        """The record of a tensor that was seen before, unless it was changed in place after that."""
+        known, record = self._records.get(id(tensor), (None, None))
+        same = known is not None and known() is tensor and record is not None and record.source == source_of(tensor)
+        return record if same else None
 
-    def _known(self, tensor: Tensor) -> Value | None:
-        """What a tensor was seen as, unless it was changed in place after that."""
-        known, value = self._values.get(id(tensor), (None, None))
-        if known is None or value is None or known() is not tensor:
-            return None
-        return value if value.source == _source(tensor) else None
-
-    def _keep(self, tensor: Tensor, maker: Call | None) -> Value:
-        value = Value(tensor, maker)
-        self._values[id(tensor)] = weakref.ref(tensor), value
-        return value
-
-
-def _source(tensor: Tensor) -> tuple[GradNode, int] | None:
-    return None if tensor.grad_fn is None else (tensor.grad_fn, tensor.output_nr)
-
-
-def _is_redirected(module: nn.Module) -> bool:
-    """Whether `forward` stands for another method: strategies call `training_step` by that detour."""
-    return getattr(module.forward, "__func__", None) is not type(module).forward
-
-
-def flatten_call(module: nn.Module, args: Any, kwargs: Any) -> list[tuple[str, Any]]:
-    """The leaves of a call's arguments, named as `forward` names them."""
-    code = getattr(type(module).forward, "__code__", None)
-    names = list(code.co_varnames[1 : code.co_argcount]) if code else []
-    labels = [*names[: len(args)], *(f"input_{index}" for index in range(len(names), len(args)))]
-    leaves = [leaf for label, arg in zip(labels, args, strict=True) for leaf in flatten(arg, label)]
-    return leaves + [leaf for label, arg in kwargs.items() for leaf in flatten(arg, label)]
-
-
-NAME = re.compile(r"(?:Backward\d*)+$")
-
-
-def parameter_of(function: GradNode) -> Tensor | None:
-    """The tensor in which a gradient lands, where the node is such an end."""
-    return getattr(function, "variable", None) if function.name().endswith("AccumulateGrad") else None
-
-
-def operation(function: GradNode) -> str:
-    """The forward operation behind a node, e.g. `addmm` of AddmmBackward0."""
-    name = NAME.sub("", function.name().rpartition("::")[2])
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower() or function.name()
-
-
-def walk(starts: Iterable[GradNode], stops: Iterable[GradNode] = ()) -> Iterator[GradNode]:
-    """All nodes that a gradient passes on its way to `stops`, each once, those nearest to the starts first."""
-    waiting = list(dict.fromkeys(starts))
-    seen = {*waiting, *stops}
-    for function in waiting:  # grows while it is read
-        yield function
-        for after, _ in function.next_functions:
-            if after is not None and after not in seen:
-                seen.add(after)
-                waiting.append(after)
-
-
-def owners(calls: Iterable[Call]) -> dict[GradNode, Call]:
-    """Which call of a module each of autograd's nodes comes from: the innermost one."""
-    found: dict[GradNode, Call] = {}
-    for outermost in calls:
-        for call in outermost.all_calls():
-            before = {value.source[0] for _, value in call.inputs if value.source}
-            after = [v.source[0] for _, v in call.outputs if isinstance(v, Value) and v.source]
-            for function in walk((function for function in after if function not in before), before):
-                if parameter_of(function) is None:
-                    found.setdefault(function, call)
-    return found
+    def _record(self, tensor: Tensor) -> TensorRecord:
+        record = TensorRecord(tensor)
+        self._records[id(tensor)] = weakref.ref(tensor), record
+        return record

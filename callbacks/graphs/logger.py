@@ -1,4 +1,4 @@
-"""`GraphLogger`: writes down, once, what a training step computes and what autograd does with it."""
+"""Write down, once a run, what a training step computes and what autograd does with it."""
 
 import math
 from collections.abc import Iterator
@@ -9,10 +9,9 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.graphs import Graph, collapse, forward_graph, to_graph_def, to_svg
-from callbacks.graphs.backward import BackwardDrawing
-from callbacks.graphs.calls import CallRecorder
-from callbacks.graphs.forward import EXPORT, ForwardDrawing
+from callbacks.graphs import CallRecorder, Graph, backward_graph, collapse, forward_graph, to_graph_def, to_svg
+from callbacks.graphs.builders import EXPORT, ForwardGraphBuilder
+from callbacks.graphs.calls import map_leaves
 from callbacks.host import Guard, say
 from callbacks.loggers.base import Drawing
 from callbacks.loggers.dispatch import adapters, write_graphs
@@ -76,7 +75,7 @@ class GraphLogger(Callback):
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """The folder that has its graphs."""
+        """Return the folder that has its graphs."""
         return {"written_in": self._written_in}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -89,14 +88,12 @@ class GraphLogger(Callback):
         """Find the folder; every rank asks, as it is broadcast."""
         self._folder = str(trainer.log_dir or trainer.default_root_dir)
         fast: Any = trainer.fast_dev_run  # type: ignore[attr-defined]  # a connector's
-
         self._due = trainer.is_global_zero and not fast
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin to watch which modules are called."""
         self._stop()
-        if self._due and self._folder == self._written_in:  # known only after a checkpoint was loaded
-            self._due = False
+        self._due = self._due and self._folder != self._written_in  # known only after a checkpoint was loaded
         if self._due:
             with self._guard(trainer, "watching the first batch"):
                 self._recorder = CallRecorder(pl_module)
@@ -113,7 +110,7 @@ class GraphLogger(Callback):
                 self._recorder.stop()
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A second loss may follow."""
+        """Watch on: a second loss may follow."""
         if self._recorder is not None:
             self._recorder.paused = False
 
@@ -133,11 +130,11 @@ class GraphLogger(Callback):
         self._stop()
 
     def steps_free(self, trainer: Trainer) -> float:
-        """None until the graphs are drawn, then all."""
+        """Return how many steps need not be seen: none until the graphs are drawn, then all."""
         return 0 if self._due else math.inf
 
     def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Any) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave no hook behind."""
@@ -163,24 +160,22 @@ class GraphLogger(Callback):
         if not recorder.calls and trainer.world_size == 1:  # a forward pass of one rank alone might wait for the others
             graph = _guessed(pl_module, batch)
         if graph is None:
-            graph = ForwardDrawing(pl_module, recorder.calls, seconds=self.patience).draw(self._losses)
+            graph = ForwardGraphBuilder(pl_module, recorder.calls, seconds=self.patience).build(self._losses)
         if graph.origin != EXPORT:
             self._guard.once(trainer, f"the forward graph comes from {graph.origin}: {graph.note}.")
-        return _bounded(graph)
+        return graph
 
     def _backward(self, trainer: Trainer, pl_module: LightningModule, recorder: CallRecorder) -> dict[str, Graph]:
         if not self._losses:
             self._guard.once(trainer, "no backward graph: the first batch had no loss that went to manual_backward.")
-        graphs = [_bounded(BackwardDrawing(pl_module, recorder.calls).draw(loss)) for loss in self._losses]
-        if len(graphs) == 1:
-            return {"backward": graphs[0]}
-        return {f"backward/{index}": graph for index, graph in enumerate(graphs)}
+        graphs = [backward_graph(loss, pl_module, recorder) for loss in self._losses]
+        return {f"backward/{index}" if len(graphs) > 1 else "backward": graph for index, graph in enumerate(graphs)}
 
     def _write(self, trainer: Trainer, forward: Graph | None, backward: dict[str, Graph]) -> None:
-        drawn = {
-            tag: Drawing(partial(to_graph_def, graph), partial(to_svg, graph, depth=self.depth))
-            for tag, graph in (({"forward": forward} if forward else {}) | backward).items()
-        }
+        drawn = {}
+        for tag, whole in (({"forward": forward} if forward else {}) | backward).items():
+            graph = whole if len(whole.nodes) <= LARGEST else collapse(whole)
+            drawn[tag] = Drawing(partial(to_graph_def, graph), partial(to_svg, graph, depth=self.depth))
         files = [place for place in adapters(trainer) if isinstance(place, FilesAdapter)]
         if self.svg and not files and "://" not in self._folder:
             files = [FilesAdapter(Path(self._folder), None, fresh=False)]
@@ -188,10 +183,6 @@ class GraphLogger(Callback):
         write_graphs(trainer, drawn)
         for place in files:
             say(trainer, f"GraphLogger: the graphs are in {place.folder / 'graphs'}.")
-
-
-def _bounded(graph: Graph) -> Graph:
-    return graph if len(graph.nodes) <= LARGEST else collapse(graph)
 
 
 def _guessed(pl_module: LightningModule, batch: Any) -> Graph | None:
@@ -205,16 +196,14 @@ def _guessed(pl_module: LightningModule, batch: Any) -> Graph | None:
 
 
 def _candidates(pl_module: LightningModule, batch: Any) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    example: Any = pl_module.example_input_array
+    example: Any = map_leaves(
+        lambda leaf: leaf.to(pl_module.device) if isinstance(leaf, Tensor) else leaf, pl_module.example_input_array
+    )
     if isinstance(example, dict):
-        yield (), {name: _moved(value, pl_module) for name, value in example.items()}
+        yield (), example
     elif example is not None:
-        yield tuple(_moved(value, pl_module) for value in (example if isinstance(example, tuple) else (example,))), {}
+        yield (example if isinstance(example, tuple) else (example,)), {}
     if isinstance(batch, list | tuple) and batch:
         yield (batch[0],), {}
         yield tuple(batch[:-1]), {}
     yield (batch,), {}
-
-
-def _moved(value: Any, pl_module: LightningModule) -> Any:
-    return value.to(pl_module.device) if isinstance(value, Tensor) else value

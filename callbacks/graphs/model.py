@@ -1,13 +1,20 @@
-"""What a compute graph is: named nodes, the modules they belong to, and how to see it from farther away."""
+"""What a compute graph is: named nodes and the modules they belong to; how it is put together, and seen from afar."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+from torch import Tensor, nn
+
+from callbacks.graphs.calls import TensorRecord, flatten, uncompiled_name
 
 Shape = tuple[int, ...]
 
 PARAMETER, BUFFER, INPUT, OUTPUT, CONSTANT = "Parameter", "Buffer", "Input", "Output", "Constant"
 ACCUMULATE, LOSS = "AccumulateGrad", "Loss"
+STEP = "training_step"  # scope of what the step does itself
 
 
 @dataclass(frozen=True)
@@ -58,89 +65,130 @@ class Graph:
     note: str = ""
 
     def edges(self) -> list[tuple[str, str]]:
-        """Pairs of names: from the node that computes to the one that reads."""
+        """Return pairs of names: from the node that computes to the one that reads."""
         return [(source, node.name) for node in self.nodes for source in node.sources]
 
     def of(self, op: str) -> list[Node]:
-        """The nodes of one kind."""
+        """Return the nodes of one kind."""
         return [node for node in self.nodes if node.op == op]
 
 
-class Draft:
-    """A graph in the making: gives every node a name of its own.
+def shapes_and_dtype(value: Any) -> tuple[tuple[Shape | None, ...], str]:
+    """Return the shapes of the tensors in a nest, extents that depend on data as -1, and the type of the first."""
+    leaves = [leaf for _, leaf in flatten(value)]
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor | TensorRecord)]
+    shapes = (_shape_of(leaf) if isinstance(leaf, Tensor | TensorRecord) else None for leaf in leaves)
+    return tuple(shapes), str(tensors[0].dtype).removeprefix("torch.") if tensors else ""
+
+
+def _shape_of(tensor: Tensor | TensorRecord) -> Shape:
+    return tuple(size if isinstance(size, int) else -1 for size in tensor.shape)
+
+
+class MutableGraph:
+    """A graph that nodes are still added to; each gets a name of its own.
 
     Args:
-        modules: Class of each module by its scope.
+        root: The module whose parts, parameters and buffers give the names.
     """
 
-    def __init__(self, modules: Mapping[str, str]) -> None:
-        self.modules = dict(modules)
+    def __init__(self, root: nn.Module) -> None:
+        named = [(uncompiled_name(name), part) for name, part in root.named_modules(remove_duplicate=False)]
+        self._modules = {name.replace(".", "/"): type(part).__name__ for name, part in named if name}
         self._nodes: dict[str, Node] = {}
         self._taken: Counter[str] = Counter()
         self._calls: set[str] = set()  # scopes of second and later calls
+        # Parameters and buffers by what they are, so that one with two names is one node.
+        self._tensors: dict[int, tuple[str, str, Tensor]] = {}
+        self._tensor_nodes: dict[int, str] = {}
+        for kind, tensors in ((BUFFER, root.named_buffers()), (PARAMETER, root.named_parameters())):
+            for name, tensor in tensors:
+                self._tensors[id(tensor)] = (kind, uncompiled_name(name), tensor)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._nodes
+    def name_of(self, tensor: Tensor) -> str:
+        """Return the first name of a parameter or buffer; of other tensors an empty one."""
+        return self._tensors.get(id(tensor), ("", "", tensor))[1]
 
-    def __len__(self) -> int:
-        return len(self._nodes)
+    def add_tensor(self, tensor: Tensor, scope: str) -> str:
+        """Return the node of a tensor, added when it is first asked for; a stranger becomes a constant in `scope`."""
+        if id(tensor) not in self._tensor_nodes:
+            stranger = (CONSTANT, f"{scope}.constant".lstrip("."), tensor)
+            kind, name, _ = self._tensors.setdefault(id(tensor), stranger)
+            home, _, label = name.rpartition(".")
+            known = ((kind.lower(), name),) if kind != CONSTANT else ()
+            self._tensor_nodes[id(tensor)] = self.add(home, label, kind, (), *shapes_and_dtype(tensor), known)
+        return self._tensor_nodes[id(tensor)]
 
-    def add(self, scope: str, label: str, node: Node) -> str:
-        """Take a node in, under `scope/label` or, where that is taken, `scope/label_1`; return its name."""
-        wanted = f"{scope}/{label}" if scope else label
-        name = wanted
-        while name in self._nodes or name in self.modules:  # a node and a scope of one name cannot be told apart
+    def add(
+        self,
+        scope: str,
+        label: str,
+        op: str,
+        inputs: tuple[str, ...] = (),
+        shapes: tuple[Shape | None, ...] = (),
+        dtype: str = "",
+        attributes: tuple[tuple[str, str], ...] = (),
+    ) -> str:
+        """Add a node under `scope/label` or, where that is taken, `scope/label_1`, and return its name.
+
+        The scope may be a module's name with dots; the other arguments are those of `Node`.
+        """
+        wanted = name = f"{scope.replace('.', '/')}/{label}" if scope else label
+        while name in self._nodes or name in self._modules:  # a node and a scope of one name cannot be told apart
             self._taken[wanted] += 1
             name = f"{wanted}_{self._taken[wanted]}"
-        self._nodes[name] = replace(node, name=name)
+        self._nodes[name] = Node(name, op, inputs, shapes, dtype, attributes)
         return name
 
     def connect(self, name: str, inputs: tuple[str, ...]) -> None:
-        """Say what a node reads, which was not known before."""
+        """Set what a node reads, where that was not known when it was added."""
         self._nodes[name] = replace(self._nodes[name], inputs=inputs)
 
-    def call_scope(self, scope: str, count: int, cls: str) -> str:
-        """A scope for the nodes of a module's call; the second call gets one of its own, `scope_1`."""
-        if count:
-            plain = f"{scope}_{count}"
-            scope = plain if plain not in self.modules or plain in self._calls else f"{scope}_call_{count}"
+    def scope_of_call(self, module: str, count: int, cls: str) -> str:
+        """Return the scope for the nodes of a module's call.
+
+        Args:
+            module: The module's name, with dots or slashes; empty for the outermost, which has no scope.
+            count: How often it was called before; from the second call on the scope is one of its own, `scope_1`.
+            cls: The module's class.
+        """
+        scope = module.replace(".", "/")
+        if scope and count:
+            numbered = f"{scope}_{count}"
+            is_free = numbered not in self._modules or numbered in self._calls
+            scope = numbered if is_free else f"{scope}_call_{count}"
             self._calls.add(scope)
-        self.modules.setdefault(scope, cls)
+        if scope:
+            self._modules.setdefault(scope, cls)
         return scope
 
     def last_in(self, scope: str) -> str | None:
-        """The node that was added last to a scope or those inside it."""
+        """Return the node that was added last to a scope or those inside it, of those that read something."""
         inside = [name for name, node in self._nodes.items() if name.startswith(f"{scope}/") and node.inputs]
         return inside[-1] if inside else None
 
-    def graph(self, origin: str, note: str = "") -> Graph:
-        """The finished graph: what leads nowhere is left out, and so are modules without a node."""
-        nodes = _useful(self._nodes)
-        used = {scope for name in nodes for scope in scopes_of(name)}
-        modules = {scope: cls for scope, cls in self.modules.items() if scope in used}
-        return Graph(tuple(nodes.values()), modules, origin, note)
+    def freeze(self, origin: str, note: str = "") -> Graph:
+        """Return the finished graph, without nodes that lead nowhere and modules without a node."""
+        waiting = [node.name for node in self._nodes.values() if node.op in (OUTPUT, ACCUMULATE, INPUT)]
+        needed: set[str] = set()
+        while waiting:
+            name = waiting.pop()
+            if name not in needed:
+                needed.add(name)
+                waiting.extend(self._nodes[name].sources)
+        nodes = tuple(node for name, node in self._nodes.items() if name in needed)
+        used = {scope for name in needed for scope in _scopes_of(name)}
+        return Graph(nodes, {scope: cls for scope, cls in self._modules.items() if scope in used}, origin, note)
 
 
-def scopes_of(name: str) -> list[str]:
+def _scopes_of(name: str) -> list[str]:
     """All the scopes that a node is in, outermost first."""
     parts = name.split("/")[:-1]
     return ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
-def _useful(nodes: Mapping[str, Node]) -> dict[str, Node]:
-    """Those that an output or a gradient's end needs, and the inputs."""
-    wanted = [node.name for node in nodes.values() if node.op in (OUTPUT, ACCUMULATE, INPUT)]
-    seen: set[str] = set()
-    while wanted:
-        name = wanted.pop()
-        if name not in seen:
-            seen.add(name)
-            wanted.extend(nodes[name].sources)
-    return {name: node for name, node in nodes.items() if name in seen}
-
-
 def collapse(graph: Graph, depth: int | None = None) -> Graph:
-    """The graph with each innermost module, or each module `depth` levels deep, as one node.
+    """Return the graph with each innermost module, or each module `depth` levels deep, as one node.
 
     Args:
         graph: The whole graph.
@@ -151,64 +199,41 @@ def collapse(graph: Graph, depth: int | None = None) -> Graph:
         A graph whose boxes have the module's class as `op`, its results' shapes and its number of `parameters`.
     """
     computing = {node.scope for node in graph.nodes if node.op not in (PARAMETER, BUFFER, ACCUMULATE)}
-    parents = {outer for scope in computing for outer in scopes_of(scope)}
+    parents = {outer for scope in computing for outer in _scopes_of(scope)}
 
-    def box(node: Node) -> str:
-        for level, scope in enumerate(scopes_of(node.name), start=1):
+    def box_around(name: str) -> str:
+        for level, scope in enumerate(_scopes_of(name), start=1):
             if scope in graph.modules and (level == depth or scope not in parents):
                 return scope
-        return node.name
+        return name
 
-    home = {node.name: box(node) for node in graph.nodes}
-    inside: dict[str, list[Node]] = {}
+    boxes = {node.name: box_around(node.name) for node in graph.nodes}
+    members: dict[str, list[Node]] = {}
     for node in graph.nodes:
-        inside.setdefault(home[node.name], []).append(node)
-    leaving = _leaving(graph, home)
-    nodes = (_box(graph, name, members, home, leaving) for name, members in inside.items())
+        members.setdefault(boxes[node.name], []).append(node)
+    shapes = _shapes_read_outside(graph, boxes)
+    nodes = []
+    for name, inside in members.items():
+        sources = dict.fromkeys(boxes[source] for node in inside for source in node.sources)
+        inputs = tuple(source for source in sources if source != name)
+        if name not in graph.modules:
+            nodes.append(replace(inside[0], inputs=inputs))
+            continue
+        owned = [shape for node in inside if node.op in (PARAMETER, ACCUMULATE) for shape in node.shapes if shape]
+        size = sum(prod(shape) for shape in owned)
+        attributes = (("parameters", str(size)),) if size else ()
+        nodes.append(Node(name, graph.modules[name], inputs, shapes.get(name, ()), attributes=attributes))
     return Graph(tuple(nodes), graph.modules, graph.origin, graph.note)
 
 
-def _leaving(graph: Graph, home: Mapping[str, str]) -> dict[str, dict[str, Shape | None]]:
-    """For each box the results that others read, by name and number, with their shapes."""
+def _shapes_read_outside(graph: Graph, boxes: Mapping[str, str]) -> dict[str, tuple[Shape, ...]]:
+    """For each box the shapes of those results that nodes outside of it read, as far as they are known."""
     shapes = {node.name: node.shapes for node in graph.nodes}
-    found: dict[str, dict[str, Shape | None]] = {}
+    found: dict[str, dict[str, Shape]] = {}
     for node in graph.nodes:
-        for port in node.inputs:
-            source, _, number = port.partition(":")
-            if home[source] != home[node.name]:
-                index = int(number or 0)
-                known = shapes[source][index] if index < len(shapes[source]) else None
-                found.setdefault(home[source], {})[port] = known
-    return found
-
-
-def _box(
-    graph: Graph,
-    name: str,
-    members: list[Node],
-    home: Mapping[str, str],
-    leaving: Mapping[str, Mapping[str, Shape | None]],
-) -> Node:
-    if name not in graph.modules:
-        (node,) = members
-        return replace(node, inputs=_other(node.inputs, name, home))
-    count = sum(_size(shape) for n in members if n.op in (PARAMETER, ACCUMULATE) for shape in n.shapes if shape)
-    return Node(
-        name,
-        graph.modules[name],
-        tuple(dict.fromkeys(source for n in members for source in _other(n.inputs, name, home))),
-        tuple(shape for shape in leaving.get(name, {}).values() if shape is not None),
-        attributes=(("parameters", str(count)),) if count else (),
-    )
-
-
-def _other(inputs: Iterable[str], name: str, home: Mapping[str, str]) -> tuple[str, ...]:
-    found = (home[source.partition(":")[0]] for source in inputs)
-    return tuple(dict.fromkeys(source for source in found if source != name))
-
-
-def _size(shape: Shape) -> int:
-    size = 1
-    for extent in shape:
-        size *= extent
-    return size
+        for result in node.inputs:
+            source, _, number = result.partition(":")
+            known = dict(enumerate(shapes[source])).get(int(number or 0))
+            if boxes[source] != boxes[node.name] and known is not None:
+                found.setdefault(boxes[source], {})[result] = known
+    return {box: tuple(results.values()) for box, results in found.items()}

@@ -1,9 +1,11 @@
-"""A graph as the protos that TensorBoard's Graphs tab reads."""
+"""Draw a graph: as SVG with a layout of its own, in Graphviz' language, and as TensorBoard's `GraphDef`."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from graphlib import TopologicalSorter
 from html import escape
 from itertools import pairwise
+from posixpath import commonpath
 from typing import Any
 from zlib import crc32
 
@@ -13,12 +15,17 @@ from tensorboard.compat.proto.node_def_pb2 import NodeDef
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.versions_pb2 import VersionDef
 
-from callbacks.graphs.model import BUFFER, CONSTANT, INPUT, LOSS, OUTPUT, PARAMETER, Graph, Node, Shape, collapse
+from callbacks.graphs.model import BUFFER, CONSTANT, INPUT, LOSS, OUTPUT, PARAMETER, STEP, Graph, Node, Shape, collapse
 
 Edge = tuple[str, str]
-SWEEPS = 12
-GAP = 26.0  # pixels between boxes of a layer
+SWEEPS = 12  # over the layers, down and up in turn, before the order and the places of boxes are taken as they are
+GAP, BETWEEN = 26.0, 34.0  # pixels between the boxes of a layer, and between layers
 NARROW = 10.0  # width of a place where an arrow passes through a layer
+LETTER, LINE = 6.6, 15.0  # width of a letter, height of a line
+MARGIN = 16.0
+HIDDEN = (BUFFER, CONSTANT)
+COLOURS = ("#dbe7f6", "#e2f0dc", "#fbe8d3", "#f6dede", "#e9e1f4", "#d9f0ee", "#f5efcf", "#e8e4de")
+PLAIN = {INPUT: "#ffffff", LOSS: "#ffffff", OUTPUT: "#ffffff", PARAMETER: "#f4f4f4"}
 
 
 @dataclass(frozen=True)
@@ -37,15 +44,15 @@ class Layout:
 
 
 def lay_out(widths: Mapping[str, float], edges: Sequence[Edge]) -> Layout:
-    """Find places for boxes.
+    """Return places for boxes, so that edges lead downwards, few cross, and boxes lie near those they belong to.
 
     Args:
         widths: Width of each box by its name, in pixels.
         edges: From the upper to the lower box.
     """
     edges = list(dict.fromkeys((a, b) for a, b in edges if a != b))
-    backward = _closing(list(widths), edges)
-    downward = [(b, a) if (a, b) in backward else (a, b) for a, b in edges]
+    upward = _closing(list(widths), edges)
+    downward = [(b, a) if (a, b) in upward else (a, b) for a, b in edges]
     layer = _layers(list(widths), downward)
     size = dict(widths)
     chains: dict[Edge, list[str]] = {}
@@ -66,9 +73,7 @@ def lay_out(widths: Mapping[str, float], edges: Sequence[Edge]) -> Layout:
 
 def _closing(names: Sequence[str], edges: Sequence[Edge]) -> set[Edge]:
     """The edges that close a circle, found by a walk into the depth."""
-    after: dict[str, list[str]] = {name: [] for name in names}
-    for a, b in edges:
-        after[a].append(b)
+    _, after = _neighbours(names, edges)
     found: set[Edge] = set()
     state: dict[str, int] = {}  # 1 on the way, 2 done
     for start in names:
@@ -90,23 +95,13 @@ def _closing(names: Sequence[str], edges: Sequence[Edge]) -> set[Edge]:
 
 def _layers(names: Sequence[str], edges: Sequence[Edge]) -> dict[str, int]:
     """Each box one layer below the lowest that leads to it; what nothing leads to stands just above its reader."""
-    before: dict[str, list[str]] = {name: [] for name in names}
-    after: dict[str, list[str]] = {name: [] for name in names}
-    for a, b in edges:
-        before[b].append(a)
-        after[a].append(b)
-    lacking = {name: len(before[name]) for name in names}
-    ready = [name for name in names if not lacking[name]]
+    before, after = _neighbours(names, edges)
     layer = dict.fromkeys(names, 0)
-    for name in ready:  # grows while it is read
-        for follower in after[name]:
-            layer[follower] = max(layer[follower], layer[name] + 1)
-            lacking[follower] -= 1
-            if not lacking[follower]:
-                ready.append(follower)
+    for name in TopologicalSorter(before).static_order():
+        layer[name] = max((layer[above] + 1 for above in before[name]), default=0)
     for name in names:
         if not before[name] and after[name]:
-            layer[name] = min(layer[follower] for follower in after[name]) - 1
+            layer[name] = min(layer[below] for below in after[name]) - 1
     return layer
 
 
@@ -125,7 +120,7 @@ def _ordered(layer: Mapping[str, int], steps: Sequence[Edge]) -> list[list[str]]
     return rows
 
 
-def _neighbours(names: Mapping[str, int], steps: Sequence[Edge]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def _neighbours(names: Collection[str], steps: Sequence[Edge]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     above: dict[str, list[str]] = {name: [] for name in names}
     below: dict[str, list[str]] = {name: [] for name in names}
     for a, b in steps:
@@ -139,22 +134,22 @@ def _spread(rows: Sequence[list[str]], size: Mapping[str, float], steps: Sequenc
     x: dict[str, float] = {}
     for row in rows:
         _place(row, dict.fromkeys(row, 0.0), size, x)
-    above, below = _neighbours(dict.fromkeys(size, 0), steps)
+    above, below = _neighbours(size, steps)
     for sweep in range(SWEEPS):
         for row in rows if sweep % 2 == 0 else reversed(rows):
             near = {name: above[name] + below[name] if sweep > 3 else (above, below)[sweep % 2][name] for name in row}
-            wish = {n: sum(x[m] for m in near[n]) / len(near[n]) if near[n] else x[n] for n in row}
-            _place(row, wish, size, x)
+            wanted = {n: sum(x[m] for m in near[n]) / len(near[n]) if near[n] else x[n] for n in row}
+            _place(row, wanted, size, x)
     left = min((x[name] - size[name] / 2 for name in size), default=0.0)
     return {name: value - left for name, value in x.items()}
 
 
-def _place(row: Sequence[str], wish: Mapping[str, float], size: Mapping[str, float], x: dict[str, float]) -> None:
-    """Groups of touching boxes lie so that their wishes are met on average (pool adjacent violators)."""
-    groups: list[tuple[list[str], float, float]] = []  # names, wished left edge, width
+def _place(row: Sequence[str], wanted: Mapping[str, float], size: Mapping[str, float], x: dict[str, float]) -> None:
+    """Groups of touching boxes lie so that they are where they are wanted on average (pool adjacent violators)."""
+    groups: list[tuple[list[str], float, float]] = []  # names, wanted left edge, width
     for name in row:
         width = size[name] + GAP
-        groups.append(([name], wish[name] - width / 2, width))
+        groups.append(([name], wanted[name] - width / 2, width))
         while len(groups) > 1 and groups[-2][1] + groups[-2][2] > groups[-1][1]:
             (names, left, wide), (more, right, broad) = groups[-2:]
             share = (left * len(names) + (right - wide) * len(more)) / (len(names) + len(more))
@@ -165,15 +160,8 @@ def _place(row: Sequence[str], wish: Mapping[str, float], size: Mapping[str, flo
             left += size[name] + GAP
 
 
-LETTER, LINE, BETWEEN = 6.6, 15.0, 34.0  # pixels: width of a letter, height of a line, from layer to layer
-MARGIN = 16.0
-HIDDEN = (BUFFER, CONSTANT)
-COLOURS = ("#dbe7f6", "#e2f0dc", "#fbe8d3", "#f6dede", "#e9e1f4", "#d9f0ee", "#f5efcf", "#e8e4de")
-PLAIN = {INPUT: "#ffffff", LOSS: "#ffffff", OUTPUT: "#ffffff", PARAMETER: "#f4f4f4"}
-
-
 def to_dot(graph: Graph, depth: int | None = None) -> str:
-    """The graph in Graphviz' language, modules as clusters.
+    """Return the graph in Graphviz' language, modules as clusters.
 
     Args:
         graph: Forward or backward.
@@ -196,7 +184,7 @@ def _clusters(nodes: Iterable[Node], scope: str, level: int) -> list[str]:
         if below:
             inside.setdefault(f"{scope}/{head}" if scope else head, []).append(node)
         else:
-            label = "\\n".join(_escaped(text) for text in _label(node, head))
+            label = "\\n".join(_quoted(text)[1:-1] for text in _label(node, head))
             lines.append(f'{indent}{_quoted(node.name)} [label="{label}", fillcolor="{_colour(node)}"];')
     for name, members in inside.items():
         lines.append(f"{indent}subgraph {_quoted(f'cluster {name}')} {{")
@@ -205,8 +193,13 @@ def _clusters(nodes: Iterable[Node], scope: str, level: int) -> list[str]:
     return lines
 
 
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
 def to_svg(graph: Graph, depth: int | None = None) -> str:
-    """The graph as a picture: a box for each module, data from top to bottom.
+    """Return the graph as a picture: a box for each module, data from top to bottom.
 
     Args:
         graph: Forward or backward.
@@ -216,35 +209,28 @@ def to_svg(graph: Graph, depth: int | None = None) -> str:
         The content of an SVG file, which needs no other file.
     """
     seen = _visible(collapse(graph, depth))
-    common = _common([node.name for node in seen.nodes if "/" in node.name])
-    labels = {node.name: _label(node, _short(node.name.removeprefix(common))) for node in seen.nodes}
+    labels = _labels(seen.nodes)
     widths = {name: max(len(text) for text in label) * LETTER + 18 for name, label in labels.items()}
+    heights = {name: len(label) * LINE + 8 for name, label in labels.items()}
     layout = lay_out(widths, seen.edges())
-    height = {name: len(label) * LINE + 8 for name, label in labels.items()}
-    y, bottom = _levels(layout, height)
-    parts = []
-    for (source, reader), path in layout.paths.items():
-        points = [(x + MARGIN, y[layer]) for x, layer in path]
-        down = path[-1][1] >= path[0][1]
-        points[0] = (points[0][0], points[0][1] + (height[source] / 2 if down else -height[source] / 2))
-        points[-1] = (points[-1][0], points[-1][1] - (height[reader] / 2 + 5 if down else -height[reader] / 2 - 5))
-        parts.append(f'<path d="{_curve(points)}"/>')
-    boxes = []
-    for node in seen.nodes:
-        x, layer = layout.centres[node.name]
-        boxes += _box(node, labels[node.name], x + MARGIN, y[layer], widths[node.name])
-    wide = max((layout.centres[name][0] + width / 2 for name, width in widths.items()), default=0.0)
-    through = max((x for path in layout.paths.values() for x, _ in path), default=0.0)
-    return _page(max(wide, through) + 2 * MARGIN, bottom, [*parts, *boxes])
-
-
-def _levels(layout: Layout, height: dict[str, float]) -> tuple[list[float], float]:
-    """y of the middle of each layer, and the height of the page."""
     tall = [0.0] * layout.layers
     for name, (_, layer) in layout.centres.items():
-        tall[layer] = max(tall[layer], height[name])
-    middles = [MARGIN + sum(tall[:at]) + BETWEEN * at + tall[at] / 2 for at in range(layout.layers)]
-    return middles, sum(tall) + BETWEEN * max(layout.layers - 1, 0) + 2 * MARGIN
+        tall[layer] = max(tall[layer], heights[name])
+    y = [MARGIN + sum(tall[:at]) + BETWEEN * at + tall[at] / 2 for at in range(layout.layers)]
+    parts = []
+    for (source, reader), path in layout.paths.items():
+        down = 1 if path[-1][1] >= path[0][1] else -1
+        points = [(x + MARGIN, y[layer]) for x, layer in path]
+        points[0] = (points[0][0], points[0][1] + down * heights[source] / 2)
+        points[-1] = (points[-1][0], points[-1][1] - down * (heights[reader] / 2 + 5))
+        parts.append(f'<path d="{_curve(points)}"/>')
+    for node in seen.nodes:
+        x, layer = layout.centres[node.name]
+        parts += _box(node, labels[node.name], x + MARGIN, y[layer], widths[node.name], heights[node.name])
+    ends = [layout.centres[name][0] + width / 2 for name, width in widths.items()]
+    right = max([0.0, *ends, *(x for path in layout.paths.values() for x, _ in path)])
+    bottom = sum(tall) + BETWEEN * max(layout.layers - 1, 0)
+    return _page(right + 2 * MARGIN, bottom + 2 * MARGIN, parts)
 
 
 def _page(width: float, height: float, parts: Iterable[str]) -> str:
@@ -261,11 +247,10 @@ def _page(width: float, height: float, parts: Iterable[str]) -> str:
     return f'{head} height="{height:.0f}">\n<style>{style}</style><defs>{arrow}</defs>\n{ground}\n{body}\n</svg>\n'
 
 
-def _box(node: Node, label: list[str], x: float, y: float, width: float) -> list[str]:
-    height = len(label) * LINE + 8
-    round_ = 12 if node.op in PLAIN else 4
+def _box(node: Node, label: list[str], x: float, y: float, width: float, height: float) -> list[str]:
+    corner = 12 if node.op in PLAIN else 4
     place = f'x="{x - width / 2:.1f}" y="{y - height / 2:.1f}" width="{width:.1f}" height="{height:.1f}"'
-    lines = [f'<rect {place} rx="{round_}" fill="{_colour(node)}"/>']
+    lines = [f'<rect {place} rx="{corner}" fill="{_colour(node)}"/>']
     for index, text in enumerate(label):
         down = y - height / 2 + 4 + LINE * (index + 0.75)
         more = ' class="more"' if index else ""
@@ -285,11 +270,19 @@ def _curve(points: list[tuple[float, float]]) -> str:
 def _visible(graph: Graph) -> Graph:
     hidden = {node.name for node in graph.nodes if node.op in HIDDEN}
     kept = [node for node in graph.nodes if node.name not in hidden]
-    nodes = tuple(
-        Node(n.name, n.op, tuple(s for s in n.sources if s not in hidden), n.shapes, n.dtype, n.attributes)
-        for n in kept
-    )
-    return Graph(nodes, graph.modules, graph.origin, graph.note)
+    nodes = (replace(node, inputs=tuple(s for s in node.sources if s not in hidden)) for node in kept)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _labels(nodes: Iterable[Node], longest: int = 30) -> dict[str, list[str]]:
+    """The lines in each box; names are short, and without the scope that all have in common."""
+    scopes = [node.scope for node in nodes if node.scope and not node.name.startswith(f"{STEP}/")]
+    common = f"{commonpath(scopes)}/" if scopes else ""
+    names = {node: node.name.removeprefix(common) for node in nodes}
+    return {
+        node.name: _label(node, name if len(name) <= longest else "…" + name[1 - longest :])
+        for node, name in names.items()
+    }
 
 
 def _label(node: Node, title: str) -> list[str]:
@@ -297,28 +290,10 @@ def _label(node: Node, title: str) -> list[str]:
     lines = [f"{title} {node.op}" if title.rpartition("/")[2].isdigit() else title]  # a module in a row of them
     if node.op.lower() not in lines[0].lower():
         lines.append(node.op)
-    facts = [_shape(shape) for shape in node.shapes[:1] if shape is not None]
+    shapes = [shape for shape in node.shapes[:1] if shape is not None]
+    facts = [" × ".join("?" if size < 0 else str(size) for size in shape) or "scalar" for shape in shapes]
     facts += [f"{int(value):,} parameters" for key, value in node.attributes if key == "parameters"]
     return [*lines, *([" · ".join(facts)] if facts else [])]
-
-
-def _shape(shape: Shape) -> str:
-    return " × ".join("?" if extent < 0 else str(extent) for extent in shape) if shape else "scalar"
-
-
-def _short(name: str, longest: int = 30) -> str:
-    return name if len(name) <= longest else "…" + name[1 - longest :]
-
-
-def _common(names: list[str]) -> str:
-    """The scope that all have in common, with its slash."""
-    paths = [name.split("/")[:-1] for name in names if not name.startswith("training_step/")]
-    common: list[str] = []
-    for parts in zip(*paths, strict=False):
-        if len(set(parts)) > 1:
-            break
-        common.append(parts[0])
-    return "/".join([*common, ""]) if common else ""
 
 
 def _colour(node: Node) -> str:
@@ -326,37 +301,25 @@ def _colour(node: Node) -> str:
     return PLAIN.get(node.op) or COLOURS[crc32(node.op.encode()) % len(COLOURS)]
 
 
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"')
-
-
-def _quoted(text: str) -> str:
-    return f'"{_escaped(text)}"'
-
-
 def to_graph_def(graph: Graph) -> Any:
-    """The graph as a `GraphDef`: scopes as it names them, a number with its module's class (`net/Linear[0]`).
+    """Return the graph as a `GraphDef`: scopes as it names them, a number with its module's class (`net/Linear[0]`).
 
     Shapes stand in the attribute `_output_shapes`, from where TensorBoard takes what it writes on the edges.
     """
-    titles = {scope: _title(scope, graph) for scope in graph.modules}
-    titled = {node.name: _rename(node.name, titles) for node in graph.nodes}
-    nodes = [_node(node, titled) for node in graph.nodes]
+    titles = {}
+    for scope, cls in graph.modules.items():
+        label = scope.rpartition("/")[2]
+        titles[scope] = f"{cls}[{label}]" if label.replace("_", "").isdigit() else label
+    titled = {}
+    for node in graph.nodes:
+        *parts, label = node.name.split("/")
+        scopes = ["/".join(parts[: end + 1]) for end in range(len(parts))]
+        titled[node.name] = "/".join([*map(titles.get, scopes, parts), label])
+    nodes = [_node_def(node, titled) for node in graph.nodes]
     return GraphDef(node=nodes, versions=VersionDef(producer=22))  # 22: what torch's own writer says
 
 
-def _title(scope: str, graph: Graph) -> str:
-    label = scope.rpartition("/")[2]
-    return f"{graph.modules[scope]}[{label}]" if label.replace("_", "").isdigit() else label
-
-
-def _rename(name: str, titles: dict[str, str]) -> str:
-    parts = name.split("/")
-    scopes = ["/".join(parts[: end + 1]) for end in range(len(parts) - 1)]
-    return "/".join([*(titles.get(s, p) for s, p in zip(scopes, parts, strict=False)), parts[-1]])
-
-
-def _node(node: Node, titled: dict[str, str]) -> Any:
+def _node_def(node: Node, titled: Mapping[str, str]) -> Any:
     attributes = {key: AttrValue(s=value.encode()) for key, value in node.attributes}
     if any(shape is not None for shape in node.shapes):
         shapes = [_tensor_shape(shape) for shape in node.shapes]

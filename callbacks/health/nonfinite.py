@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import get_total_norm
 
-from callbacks.health.readers.autograd import AutogradNode, operations
 from callbacks.health.rules.training import Fault, Finding
+from callbacks.readers.autograd import AutogradNode, operations
 
 VECTOR = 65_536  # elements of a bias at most; a longer vector counts as a matrix
 FEW = 8  # tensors that are cheaper to add up one by one than to join first: 4 µs each amid a training step

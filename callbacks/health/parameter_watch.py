@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from callbacks.health.facts import LayerReading, Units, WeightStart
-from callbacks.health.readers.autograd import AutogradNode
+from callbacks.readers.autograd import AutogradNode
 
 ENOUGH = 12  # samplings without a gradient; modules that are used now and then have had their turn
 STRANGER = 3  # samplings with one

@@ -18,7 +18,6 @@ from torch.utils.data import (
 )
 
 from callbacks.health.facts import Loss, Structure
-from callbacks.health.readers.autograd import read_loss, with_batch
 from callbacks.health.readers.data import (
     PendingFinding,
     Sample,
@@ -30,6 +29,7 @@ from callbacks.health.readers.data import (
     read_numbers,
     tensors_in,
 )
+from callbacks.health.readers.loss import read_loss, with_batch
 from callbacks.health.readers.network import NUMERIC, LayerInputs, read_batch_norms, read_structure
 from callbacks.health.rules.data import (
     NO_SKILL,

@@ -10,11 +10,11 @@ from torch.optim import Optimizer
 
 from callbacks.health.facts import Facts, Reading
 from callbacks.health.parameter_watch import ReachWatch, UnitWatch, UpdateWatch, ZeroingWatch, weights_at_start
-from callbacks.health.readers.autograd import operations
 from callbacks.health.readers.network import frozen_at_random, is_alone, read_dropouts, read_head, read_optimizers
 from callbacks.health.rules import training as health
 from callbacks.health.rules.training import LossCourse
 from callbacks.host import logged
+from callbacks.readers.autograd import operations
 
 KEPT = 16  # readings: the first ones, and the latest
 MOST_LOSSES = 512  # that wait to be taken in: together they cost less

@@ -1,25 +1,133 @@
-"""Reads the network behind a loss from the autograd graph, and the state of its batch norms, into plain facts."""
+"""Read the network in training: its structure off autograd's graph, what its layers are given, how it was set up."""
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from inspect import signature
+from itertools import islice
 from math import log, nan
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
+from torch.autograd.graph import Node as GradNode
 from torch.nn import functional
 from torch.nn.modules.dropout import Dropout
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from callbacks.health.facts import AFFINE, MOVES, BatchNorm, Head, Layer, OptimizerFacts, Structure, WeightStart
-from callbacks.health.readers.autograd import AutogradNode, data_input, name_of
 from callbacks.host import number
+from callbacks.readers.autograd import AutogradNode, inputs_of, name_of, saved, trained_inputs, used_parameters, walk
 
 NUMERIC = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase)  # what multiplies its inputs by weights
+MOST_NODES = 5000  # an unrolled sequence or a very deep net; then nothing is said of the structure
+LONGEST_PATH = 16  # operations between two layers
+BATCH_NORMS = frozenset({"NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm"})
+NORMS = BATCH_NORMS | {"NativeLayerNorm", "NativeGroupNorm"}
+POOLS = frozenset({"MaxPool1DWithIndices", "MaxPool2DWithIndices", "MaxPool3DWithIndices", "AdaptiveMaxPool2D"})
+SCALES = frozenset({"Mean", "Sum", "AvgPool2D", "AvgPool3D", "AdaptiveAvgPool2D", "ConstantPadNd", "NativeDropout"})
+PASSES = MOVES | NORMS | POOLS | SCALES
+LINEAR = MOVES | AFFINE | BATCH_NORMS | SCALES | {"AccumulateGrad", "Expand", "Neg"}
+# Bounds of torch's uniform initialisations, times sqrt(fan_in): its default for layers, and He's.
+_BOUNDS = ((1.0, 3**-0.5), (6**0.5, 2**0.5))
+
+
+def read_structure(loss: Tensor) -> Structure:
+    """Return the affine layers behind a loss, last first, and what feeds each; nothing of graphs that are too large."""
+    nodes = list(islice(walk([loss.grad_fn] if loss.grad_fn is not None else []), MOST_NODES + 1))
+    affine = [node for node in nodes if name_of(node) in AFFINE and next(used_parameters(node), None) is not None]
+    if not affine or len(nodes) > MOST_NODES:
+        return Structure()
+    inner = list(walk(node for layer in affine if (node := _data_input(layer)) is not None))  # without head and loss
+    linear = all(_is_linear(node) for node in inner)
+    normed = any(name_of(node) in NORMS for node in nodes)
+    skips = any(name_of(node) in ("Add", "Cat", "Stack") and len(trained_inputs(node)) > 1 for node in inner)
+    return Structure(tuple(_layer(node) for node in affine), linear, normed, skips)
+
+
+def _data_input(node: GradNode) -> GradNode | None:
+    """The node that gave an operation its data, rather than its weights; None if nothing trained did."""
+    inputs = inputs_of(node)
+    if name_of(node) in ("Addmm", "Baddbmm", "Addmv"):
+        return inputs[1]
+    return inputs[0] if inputs else None
+
+
+def _is_linear(node: GradNode) -> bool:
+    name = name_of(node)
+    return name in LINEAR or _by_a_constant(node) or name == "Add"
+
+
+def _by_a_constant(node: GradNode) -> bool:
+    """Whether an operation takes a sum or product with what is not trained, e.g. dropout's mask."""
+    return name_of(node) in ("Mul", "Div", "Add", "Sub") and len(trained_inputs(node)) == 1
+
+
+def _layer(node: GradNode) -> Layer:
+    sizes = saved(node, "mat2_sym_sizes")
+    inputs, outputs = (int(sizes[0]), int(sizes[1])) if sizes is not None and len(sizes) == 2 else (0, 0)
+    convolution, normed, fed_by = "Convolution" in name_of(node), False, "?"
+    below = _data_input(node)
+    for _ in range(LONGEST_PATH):
+        if below is None:
+            fed_by = "input"
+            break
+        name, trained = name_of(below), trained_inputs(below)
+        if name in AFFINE:
+            fed_by = "affine"
+            break
+        normed = normed or name in NORMS
+        if not (name in PASSES or _by_a_constant(below)):
+            fed_by = name if len(trained) == 1 else "?"
+            break
+        below = inputs_of(below)[0] if name in NORMS else next(iter(trained), None)
+    return Layer(convolution, fed_by, normed, inputs, outputs)
+
+
+def read_head(ops: Sequence[AutogradNode]) -> Head | None:
+    """Return what the last operation that compares outputs with targets was given; None if none is known."""
+    return next((head for op in reversed(ops) if (head := _head(op)) is not None), None)
+
+
+def _head(op: AutogradNode) -> Head | None:
+    outputs, targets = op.saved("self"), op.saved("target")
+    if outputs is None or targets is None or not outputs.numel():
+        return None
+    if op.kind in ("NllLoss", "NllLoss2D") and outputs.ndim > 1 and outputs.shape[1] > 1:
+        ignored = saved(op.node, "ignore_index", -100)
+        loss = functional.nll_loss(outputs.float(), targets, ignore_index=ignored)
+        return Head(loss.item(), log(outputs.shape[1]), nan, nan)
+    if op.kind == "BinaryCrossEntropyWithLogits":
+        loss = functional.binary_cross_entropy_with_logits(outputs.float(), targets.float())
+        return Head(loss.item(), log(2), nan, nan)
+    if op.kind in ("MseLoss", "SmoothL1Loss", "HuberLoss"):
+        sizes = torch.stack([outputs.float().square().mean(), targets.float().square().mean()]).sqrt()
+        return Head(nan, nan, *sizes.tolist())
+    return None
+
+
+def read_batch_norms(module: nn.Module, *, fresh: bool) -> list[BatchNorm]:
+    """Return the batch norms of a module; `fresh` also reads if their running statistics ever moved, which waits."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    return [
+        BatchNorm(
+            name,
+            layer.training,
+            layer.running_mean is not None,
+            layer.momentum,
+            fresh and _is_fresh(layer),
+            layer.weight is not None and layer.weight.requires_grad,
+        )
+        for name, layer in module.named_modules()
+        if isinstance(layer, kinds)
+    ]
+
+
+def _is_fresh(layer: Any) -> bool:
+    mean, variance = layer.running_mean, layer.running_var
+    return mean is not None and bool((mean == 0).all() & (variance == 1).all())
 
 
 class LayerInputs:
@@ -82,12 +190,8 @@ def _hook(
     return look
 
 
-# Bounds of torch's uniform initialisations, times sqrt(fan_in): its default for layers, and He's.
-_BOUNDS = ((1.0, 3**-0.5), (6**0.5, 2**0.5))
-
-
 def frozen_at_random(module: nn.Module, weights: Sequence[WeightStart]) -> tuple[str, ...]:
-    """Frozen matrices that still hold what torch draws: trained ones do not end sharply at that bound.
+    """Return the frozen matrices that still hold what torch draws: trained ones do not end sharply at that bound.
 
     One that equals a trainable matrix is a copy that follows it (a target network) and is left out.
     """
@@ -107,17 +211,17 @@ def _is_copy(module: nn.Module, name: str) -> bool:
 
 
 def read_optimizers(optimizers: Sequence[Optimizer]) -> tuple[OptimizerFacts, ...]:
-    """Each optimizer's groups of parameters."""
-    return tuple(_group(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups)
-
-
-def _group(optimizer: Optimizer, group: dict[str, Any]) -> OptimizerFacts:
-    return OptimizerFacts(
-        type(optimizer).__name__,
-        _number(group.get("lr")),
-        _number(group.get("eps")),
-        _usual_eps(type(optimizer)),  # type: ignore[arg-type]  # a class is hashable, whatever its objects are
-        _number(group.get("weight_decay")),
+    """Return how each optimizer's groups of parameters were set up; NaN stands for what a group has not."""
+    return tuple(
+        OptimizerFacts(
+            type(optimizer).__name__,
+            _number(group.get("lr")),
+            _number(group.get("eps")),
+            _usual_eps(type(optimizer)),  # type: ignore[arg-type]  # a class is hashable, whatever its objects are
+            _number(group.get("weight_decay")),
+        )
+        for optimizer in optimizers
+        for group in optimizer.param_groups
     )
 
 
@@ -133,155 +237,10 @@ def _number(value: Any) -> float:
 
 
 def read_dropouts(module: nn.Module) -> dict[str, float]:
-    """The share each dropout module takes away."""
+    """Return the share that each dropout module takes away, by its name."""
     return {name: part.p for name, part in module.named_modules() if isinstance(part, Dropout) and part.p > 0}
 
 
 def is_alone(module: LightningModule, optimizers: Sequence[Optimizer]) -> bool:
     """Whether one optimizer minimises one loss."""
     return len(optimizers) == 1 and not any(group.get("maximize") for group in optimizers[0].param_groups)
-
-
-def read_head(ops: Sequence[AutogradNode]) -> Head | None:
-    """What the last operation that compares outputs with targets was given; None if there is none that is known."""
-    return next((head for op in reversed(ops) for head in _head(op)), None)
-
-
-def _head(op: AutogradNode) -> Iterator[Head]:
-    outputs, targets = op.saved("self"), op.saved("target")
-    if outputs is None or targets is None or not outputs.numel():
-        return
-    if op.kind in ("NllLoss", "NllLoss2D") and outputs.ndim > 1 and outputs.shape[1] > 1:
-        loss = functional.nll_loss(outputs.float(), targets, ignore_index=op.number("ignore_index", -100))
-        yield Head(loss.item(), log(outputs.shape[1]), nan, nan)
-    elif op.kind == "BinaryCrossEntropyWithLogits":
-        loss = functional.binary_cross_entropy_with_logits(outputs.float(), targets.float())
-        yield Head(loss.item(), log(2), nan, nan)
-    elif op.kind in ("MseLoss", "SmoothL1Loss", "HuberLoss"):
-        sizes = torch.stack([outputs.float().square().mean(), targets.float().square().mean()]).sqrt()
-        yield Head(nan, nan, *sizes.tolist())
-
-
-MOST_NODES = 5000  # an unrolled sequence or a very deep net; then nothing is said of the structure
-LONGEST_PATH = 16  # operations between two layers
-NORMS = frozenset({"NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "NativeLayerNorm", "NativeGroupNorm"})
-BATCH_NORMS = frozenset({"NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm"})
-POOLS = frozenset({"MaxPool1DWithIndices", "MaxPool2DWithIndices", "MaxPool3DWithIndices", "AdaptiveMaxPool2D"})
-SCALES = frozenset({"Mean", "Sum", "AvgPool2D", "AvgPool3D", "AdaptiveAvgPool2D", "ConstantPadNd", "NativeDropout"})
-PASSES = MOVES | NORMS | POOLS | SCALES
-LINEAR = MOVES | AFFINE | BATCH_NORMS | SCALES | {"AccumulateGrad", "Expand", "Neg"}
-ONE_INPUT = frozenset({"Mul", "Div", "Add", "Sub"})  # with a constant, e.g. dropout's mask
-
-
-def read_structure(loss: Tensor) -> Structure:
-    """The affine layers behind a loss, last first, and what feeds each; nothing of graphs that are too large."""
-    nodes = _nodes(loss.grad_fn)
-    if nodes is None:
-        return Structure()
-    affine = [node for node in nodes if name_of(node) in AFFINE and _has_parameter(node)]
-    if not affine:
-        return Structure()
-    layers = [_layer(node) for node in affine]
-    inner = _below(affine)
-    linear = all(_is_linear(node) for node in inner)
-    normed = any(name_of(node) in NORMS for node in nodes)
-    skips = any(name_of(node) in ("Add", "Cat", "Stack") and _trained_inputs(node) > 1 for node in inner)
-    return Structure(tuple(layers), linear, normed, skips)
-
-
-def _nodes(root: Any) -> list[Any] | None:
-    """All nodes, nearest to the loss first; None if there are too many."""
-    found: dict[Any, None] = {root: None}
-    todo = [root]
-    while todo:
-        following = []
-        for node in todo:
-            for below, _ in node.next_functions:
-                if below is not None and below not in found:
-                    found[below] = None
-                    following.append(below)
-        if len(found) > MOST_NODES:
-            return None
-        todo = following
-    return list(found)
-
-
-def _below(affine: list[Any]) -> list[Any]:
-    """The nodes that feed affine layers: the network without its head and loss."""
-    found: dict[Any, None] = {}
-    for layer in affine:
-        node = data_input(layer)
-        todo = [node] if node is not None and node not in found else []
-        while todo:
-            node = todo.pop()
-            found[node] = None
-            todo += [below for below, _ in node.next_functions if below is not None and below not in found]
-    return list(found)
-
-
-def _has_parameter(node: Any) -> bool:
-    """Whether an operation's weights are a parameter, so that it is a layer; a product of activations is none."""
-    for below, _ in node.next_functions:
-        for _ in range(3):  # a transposed or cast weight
-            if below is None:
-                break
-            if name_of(below) == "AccumulateGrad":
-                return True
-            below = below.next_functions[0][0] if name_of(below) in MOVES and below.next_functions else None
-    return False
-
-
-def _trained_inputs(node: Any) -> int:
-    return sum(below is not None for below, _ in node.next_functions)
-
-
-def _is_linear(node: Any) -> bool:
-    name = name_of(node)
-    return name in LINEAR or (name in ONE_INPUT and _trained_inputs(node) == 1) or name == "Add"
-
-
-def _layer(node: Any) -> Layer:
-    sizes = getattr(node, "_saved_mat2_sym_sizes", None)
-    inputs, outputs = (int(sizes[0]), int(sizes[1])) if sizes is not None and len(sizes) == 2 else (0, 0)
-    convolution, normed, fed_by = "Convolution" in name_of(node), False, "?"
-    node = data_input(node)
-    for _ in range(LONGEST_PATH):
-        if node is None:
-            fed_by = "input"
-            break
-        name = name_of(node)
-        if name in AFFINE:
-            fed_by = "affine"
-            break
-        normed = normed or name in NORMS
-        if not (name in PASSES or (name in ONE_INPUT and _trained_inputs(node) == 1)):
-            fed_by = name if _trained_inputs(node) == 1 else "?"
-            break
-        node = node.next_functions[0][0] if name in NORMS else _only_input(node)
-    return Layer(convolution, fed_by, normed, inputs, outputs)
-
-
-def _only_input(node: Any) -> Any:
-    return next((below for below, _ in node.next_functions if below is not None), None)
-
-
-def read_batch_norms(module: nn.Module, *, fresh: bool) -> list[BatchNorm]:
-    """The batch norms of a module; `fresh` also reads whether their running statistics ever moved, which waits."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    return [
-        BatchNorm(
-            name,
-            layer.training,
-            layer.running_mean is not None,
-            layer.momentum,
-            fresh and _is_fresh(layer),
-            layer.weight is not None and layer.weight.requires_grad,
-        )
-        for name, layer in module.named_modules()
-        if isinstance(layer, kinds)
-    ]
-
-
-def _is_fresh(layer: Any) -> bool:
-    mean, variance = layer.running_mean, layer.running_var
-    return mean is not None and bool((mean == 0).all() & (variance == 1).all())

@@ -1,0 +1,406 @@
+"""Build the forward graph of recorded module calls, and the backward graph of a loss.
+
+A call is drawn as `torch.export` traces it. Where that cannot follow, the calls inside are, and what cannot be traced
+at all is one node. What a training step does between its modules, and after them up to the loss, is read off
+autograd's nodes, as the backward graph is.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
+
+import torch
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor, fx, nn
+from torch.autograd.graph import Node as GradNode
+from torch.export import ExportedProgram
+from torch.overrides import TorchFunctionMode
+
+from callbacks.graphs.calls import Call, TensorRecord, callers, copy_sharing_weights, flatten, flatten_call, map_leaves
+from callbacks.graphs.model import (
+    ACCUMULATE,
+    CONSTANT,
+    INPUT,
+    LOSS,
+    OUTPUT,
+    STEP,
+    Graph,
+    MutableGraph,
+    Shape,
+    shapes_and_dtype,
+)
+from callbacks.readers.autograd import (
+    Source,
+    forward_name,
+    inputs_of,
+    parameter_of,
+    source_of,
+    sources_of,
+    used_parameters,
+    walk,
+)
+
+EXPORT, PARTS, SEEN = "torch.export", "torch.export of its parts", "the module calls seen"
+AUTOGRAD = "autograd"
+MOST_CALLS = 3000  # of modules; torch.export takes about 10 ms for each
+LONGEST = 80  # letters of an attribute
+
+
+# ------------------------------------------------------------------ torch.export
+
+
+class _Deadline(TorchFunctionMode):
+    """Ends a tracing that takes too long."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._end = time.monotonic() + seconds
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if time.monotonic() > self._end:
+            raise TimeoutError("it takes too long")
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """What a second, unreal pass through somebody's module says is nobody's business."""
+    names = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._dynamo")
+    loggers = [logging.getLogger(name) for name in names]
+
+    def refuse(record: logging.LogRecord) -> bool:
+        return False
+
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.addFilter(refuse)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeFilter(refuse)
+
+
+def draw_exported(
+    call: Call, graph: MutableGraph, scope: str, inputs: Sequence[str | None], *, seconds: float
+) -> list[str | None]:
+    """Trace a recorded call again with `torch.export`, and add the program's nodes to a graph.
+
+    It is traced without numbers: no weight, buffer, random state or attribute changes.
+
+    Args:
+        call: What was called, with what.
+        graph: Where the nodes go.
+        scope: Of the module that was called.
+        inputs: The node behind every leaf of the arguments; none where that is no tensor.
+        seconds: After which to give up.
+
+    Returns:
+        The node behind every leaf of the result.
+
+    Raises:
+        Exception: Whatever `torch.export` or the module says to it.
+    """
+    module = copy_sharing_weights(call.module)
+    program = _export(module, call, seconds)
+    signature = program.graph_signature
+    results: dict[Any, str | None] = dict(zip(signature.user_inputs, inputs, strict=True))  # by the node's name
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in signature.inputs_to_parameters:
+            parameter: Tensor = module.get_parameter(signature.inputs_to_parameters[node.name])
+            results[node.name] = graph.add_tensor(parameter, scope)
+        elif node.op == "placeholder" and node.name in signature.inputs_to_buffers:
+            buffer = module.get_buffer(signature.inputs_to_buffers[node.name])
+            results[node.name] = graph.add_tensor(buffer, scope)
+        elif node.op == "placeholder" and node.name not in results:
+            results[node.name] = graph.add(scope, "constant", CONSTANT, (), *shapes_and_dtype(node.meta.get("val")))
+        elif node.op == "call_function":
+            name = _operation_name(node.target)
+            feeds = tuple(result for source in node.all_input_nodes if (result := results.get(source.name)))
+            if name == "getitem" and isinstance(node.args[0], fx.Node):  # no operation, but one result of many
+                whole, _, nested = feeds[0].partition(":") if feeds else ("", "", "")
+                results[node.name] = f"{whole}:{node.args[1]}" if whole and node.args[1] and not nested else whole
+            else:
+                where, kind = _scope_of(node, graph, scope), shapes_and_dtype(node.meta.get("val"))
+                results[node.name] = graph.add(where, name, name, feeds, *kind, _constants(node, module))
+    return [results.get(name) or None for name in signature.user_outputs]
+
+
+def _export(module: nn.Module, call: Call, seconds: float) -> ExportedProgram:
+    def unfilled(leaf: Any) -> Any:
+        return leaf.empty() if isinstance(leaf, TensorRecord) else leaf
+
+    with ExitStack() as stack:
+        stack.enter_context(_silence())
+        stack.enter_context(isolate_rng())  # a module may draw from Python's or NumPy's generator
+        stack.enter_context(torch.set_grad_enabled(call.grad))
+        stack.enter_context(torch.autocast(call.device_type, call.autocast, enabled=call.autocast is not None))
+        args, kwargs = map_leaves(unfilled, call.args), map_leaves(unfilled, call.kwargs)
+        stack.enter_context(_Deadline(seconds))
+        return torch.export.export(module, args, kwargs, strict=False)
+
+
+def _operation_name(target: Any) -> str:
+    packet = getattr(target, "overloadpacket", None)  # `aten.linear` of `aten.linear.default`
+    text = str(packet).rpartition(".")[2] if packet else getattr(target, "__name__", str(target))
+    return text.rstrip("_") or text  # `relu_` is a relu
+
+
+def _scope_of(node: fx.Node, graph: MutableGraph, outermost: str) -> str:
+    """The scope of the innermost of the calls that a node was traced in, each named by its path below `outermost`."""
+    stack: Mapping[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
+    scope, outer, counted = outermost, "", 0
+    for key, (path, cls) in stack.items():
+        if not path:
+            continue
+        count = int(key.rpartition("@")[2]) if "@" in key else 0
+        inner = path.removeprefix(f"{outer}.") if outer else path
+        start = scope if not outer or inner != path else outermost  # else a module shared with another parent
+        name = cls if isinstance(cls, str) else cls.__name__
+        local = f"{start}/{inner}" if start else inner
+        scope = graph.scope_of_call(local, count if count != counted else 0, name.rpartition(".")[2])
+        outer, counted = path, count
+    return scope
+
+
+def _constants(node: fx.Node, module: nn.Module) -> tuple[tuple[str, str], ...]:
+    """The arguments of an operation that are no tensors: stride, padding, probability."""
+    try:
+        pair = node.normalized_arguments(module, normalize_to_only_use_kwargs=True)
+    except Exception:  # noqa: BLE001  # only a help to the reader
+        pair = None
+    return tuple(
+        (key, str(value)[:LONGEST])
+        for key, value in (pair.kwargs if pair else {}).items()
+        if value is not None and not any(isinstance(leaf, fx.Node) for _, leaf in flatten(value))
+    )
+
+
+# ------------------------------------------------------------------ forward
+
+
+class ForwardGraphBuilder:
+    """Builds one graph of recorded calls.
+
+    Args:
+        root: The module whose names are used.
+        calls: What it called, outermost calls only, in order.
+        seconds: That may be spent in `torch.export` in all.
+    """
+
+    def __init__(self, root: nn.Module, calls: list[Call], *, seconds: float) -> None:
+        self._calls = calls
+        self._graph = MutableGraph(root)
+        self._drawn: dict[TensorRecord, str] = {}
+        self._drawn_sources: dict[Source, str] = {}
+        self._drawn_nodes: dict[GradNode, str] = {}
+        self._callers = callers(calls)
+        self._scopes: dict[Call, str] = {}  # exported calls, and those inside them
+        self._end = time.monotonic() + seconds
+        self._exported, self._seen = 0, 0
+        self._reason = ""
+
+    def build(self, losses: list[Tensor]) -> Graph:
+        """Return the graph of all calls, up to the losses."""
+        if sum(1 for call in self._calls for _ in call.all_calls()) > MOST_CALLS:
+            self._end, self._reason = 0.0, f"more than {MOST_CALLS} module calls are too many for torch.export"
+        for call in self._calls:
+            self._add_call(call, STEP)
+        for loss in losses:
+            if (source := source_of(loss)) is not None:
+                self._graph.add("", "loss", OUTPUT, (self._follow(source, STEP),), (tuple(loss.shape),))
+        self._add_outputs()
+        origin = (PARTS if self._exported else SEEN) if self._seen else EXPORT
+        if not self._calls:
+            origin, self._reason = AUTOGRAD, "no call of a module was seen"
+        return self._graph.freeze(origin, self._reason)
+
+    def _add_outputs(self) -> None:
+        """Add what the outermost calls gave back and nobody but the step itself read."""
+        read = {tensor for call in self._calls for _, tensor in call.inputs}
+        for call in self._calls:
+            for label, tensor in call.results():
+                if tensor not in read and tensor in self._drawn:
+                    part = call.name.rpartition(".")[2]
+                    plainly = label if label and not label[0].isdigit() else "_".join(("output", label)).rstrip("_")
+                    name = f"{part}_{plainly}" if part else plainly
+                    self._graph.add("", name, OUTPUT, (self._drawn[tensor],), *shapes_and_dtype(tensor))
+
+    # ------------------------------------------------------------------ calls
+
+    def _add_call(self, call: Call, inside: str) -> None:
+        scope = self._graph.scope_of_call(call.name, call.count, type(call.module).__name__)
+        for label, tensor in call.inputs:
+            self._resolve(tensor, inside, label)
+        if self._add_exported(call, scope):
+            return
+        self._seen += 1
+        for inner in call.calls:
+            self._add_call(inner, scope)
+        if not call.calls:
+            self._add_closed(call, scope)
+        for label, tensor in call.results():
+            self._resolve(tensor, scope, label, call)
+
+    def _add_exported(self, call: Call, scope: str) -> bool:
+        left = self._end - time.monotonic()
+        if left <= 0:
+            self._reason = self._reason or "torch.export takes too long"
+            return False
+        try:
+            leaves = flatten_call(call.module, call.args, call.kwargs)
+            given = [self._drawn.get(leaf) if isinstance(leaf, TensorRecord) else None for _, leaf in leaves]
+            results = draw_exported(call, self._graph, scope, given, seconds=left)
+        except Exception as error:  # noqa: BLE001  # whatever a module is made of, there is another way
+            self._reason = self._reason or f"torch.export cannot follow {_title(call)}: {_why(error)}"
+            return False
+        self._exported += 1
+        for inner in call.all_calls():
+            relative = inner.name.removeprefix(call.name).lstrip(".").replace(".", "/")
+            self._scopes[inner] = "/".join(part for part in (scope, relative) if part)
+        if len(call.outputs) == len(results):  # else nobody saw the real results
+            for (_, leaf), result in zip(call.outputs, results, strict=True):
+                if isinstance(leaf, TensorRecord) and result is not None:
+                    self._place(leaf, result)
+        return True
+
+    def _add_closed(self, call: Call, scope: str) -> None:
+        """Add a module that nobody looks into: one node, fed by its inputs and its parameters."""
+        feeds = [self._drawn[tensor] for _, tensor in call.inputs]
+        feeds += [self._graph.add_tensor(tensor, scope) for tensor in call.module.parameters()]
+        made = [tensor for _, tensor in call.results()]
+        name = type(call.module).__name__
+        node = self._graph.add(scope, name, name, tuple(feeds), *shapes_and_dtype(made))
+        for index, tensor in enumerate(made):
+            self._place(tensor, f"{node}:{index}" if index else node)
+
+    # ------------------------------------------------------------------ tensors
+
+    def _place(self, tensor: TensorRecord, result: str) -> None:
+        self._drawn[tensor] = result
+        if tensor.source is not None:
+            self._drawn_sources[tensor.source] = result
+
+    def _resolve(self, tensor: TensorRecord, scope: str, label: str, call: Call | None = None) -> None:
+        """Find the node a tensor comes from: a call's result, what autograd made of such, or from outside."""
+        if tensor in self._drawn:
+            return
+        if tensor.source is not None:
+            self._drawn[tensor] = self._follow(tensor.source, scope, tensor.shape)
+        elif call is not None:  # made between the calls inside, without a gradient: by what, nobody saw
+            feeds = [
+                self._drawn[made] for inner in call.calls[-1:] for _, made in inner.results() if made in self._drawn
+            ]
+            name, inputs = type(call.module).__name__, tuple(dict.fromkeys(feeds))
+            self._drawn[tensor] = self._graph.add(scope, label or "result", name, inputs, (tensor.shape,))
+        else:
+            self._drawn[tensor] = self._graph.add("", label or "input", INPUT, (), *shapes_and_dtype(tensor))
+
+    def _follow(self, source: Source, scope: str, shape: Shape | None = None) -> str:
+        """Draw autograd's nodes down to what is known, and return the result drawn for `source`."""
+        waiting = [source]
+        while waiting:
+            node, number = now = waiting[-1]
+            inputs = [(below, index) for below, index in sources_of(node) if below is not None]
+            drawn = self._known(node, scope)
+            lacking = [below for below in inputs if below not in self._drawn_sources]
+            if lacking and not drawn and now not in self._drawn_sources:
+                waiting.extend(lacking)
+                continue
+            waiting.pop()
+            if now not in self._drawn_sources:
+                if not drawn:
+                    feeds = tuple(self._drawn_sources[below] for below in inputs)
+                    shapes = (shape,) if shape is not None and now == source and not number else ()
+                    drawn = self._graph.add(scope, forward_name(node), forward_name(node), feeds, shapes)
+                    self._drawn_nodes[node] = drawn
+                self._drawn_sources[now] = f"{drawn}:{number}" if number else drawn
+        return self._drawn_sources[source]
+
+    def _known(self, node: GradNode, scope: str) -> str | None:
+        """A parameter, a node drawn before, or what stands for the inside of an exported call."""
+        tensor = parameter_of(node)
+        if tensor is not None:
+            return self._graph.add_tensor(tensor, scope)
+        call = self._callers.get(node)
+        if node not in self._drawn_nodes and call in self._scopes:
+            last = self._graph.last_in(self._scopes[call])
+            if last:
+                self._drawn_nodes[node] = last
+        return self._drawn_nodes.get(node)
+
+
+def _title(call: Call) -> str:
+    return f"`{call.name}` ({type(call.module).__name__})" if call.name else type(call.module).__name__
+
+
+def _why(error: Exception) -> str:
+    if "DataDependent" in type(error).__name__:
+        return "which way it goes depends on the data"
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:120]}".rstrip(". ")
+
+
+# ------------------------------------------------------------------ backward
+
+
+class BackwardGraphBuilder:
+    """Builds the graph of what autograd will do for one loss.
+
+    Args:
+        root: The module whose names are used.
+        calls: The calls of modules that were seen; without, a node is put where its parameter is.
+    """
+
+    def __init__(self, root: nn.Module, calls: Sequence[Call] = ()) -> None:
+        self._graph = MutableGraph(root)
+        self._callers = callers(calls)
+        seen = [t for outer in calls for call in outer.all_calls() for _, t in (*call.inputs, *call.results())]
+        self._shapes = {tensor.source: tensor.shape for tensor in seen if tensor.source}
+        self._watched = bool(calls)
+
+    def build(self, loss: Tensor) -> Graph:
+        """Return the graph for one loss."""
+        root = self._graph.add("", "loss", LOSS, (), *shapes_and_dtype(loss))
+        if loss.grad_fn is not None:
+            names = {node: self._add(node) for node in walk([loss.grad_fn])}
+            readers = {loss.grad_fn: [root]}
+            for node, name in names.items():
+                for index, below in enumerate(inputs_of(node)):
+                    if below is not None:
+                        readers.setdefault(below, []).append(f"{name}:{index}" if index else name)
+            for node, results in readers.items():
+                self._graph.connect(names[node], tuple(results))
+        return self._graph.freeze(AUTOGRAD)
+
+    def _add(self, node: GradNode) -> str:
+        tensor = parameter_of(node)
+        if tensor is not None:
+            name = self._graph.name_of(tensor)
+            home, _, label = (name or "leaf").rpartition(".")
+            known = (("parameter", name),) if name else ()
+            return self._graph.add(home, label, ACCUMULATE, (), *shapes_and_dtype(tensor), known)
+        shapes = tuple(self._shape(below, number) for below, number in sources_of(node))
+        return self._graph.add(self._scope(node), node.name(), node.name(), (), shapes)
+
+    def _shape(self, node: GradNode | None, number: int) -> Shape | None:
+        """A gradient has the shape of what it is the gradient of, where that was seen."""
+        if node is None:
+            return None
+        tensor = parameter_of(node)
+        return self._shapes.get((node, number)) if tensor is None else tuple(tensor.shape)
+
+    def _scope(self, node: GradNode) -> str:
+        call = self._callers.get(node)
+        if call is not None:
+            return self._graph.scope_of_call(call.name, call.count, type(call.module).__name__)
+        if self._watched:
+            return STEP
+        parameters = used_parameters(node, lambda between: len(inputs_of(between)) == 1)
+        return next((name.rpartition(".")[0] for tensor in parameters if (name := self._graph.name_of(tensor))), "")
