@@ -8,10 +8,10 @@ from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch.optim import Optimizer
 
 from callbacks.gradients.flow import GradientFlow
-from callbacks.gradients.session import GradientSession, Pace, StepAhead
-from callbacks.gradients.writer import show_flow
+from callbacks.gradients.session import GradientSchedule, GradientSession, ReadingAhead
 from callbacks.host import Guard
-from callbacks.loggers.figures import png_of
+from callbacks.loggers import dispatch
+from callbacks.loggers.figures import png_of, rgb
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -133,18 +133,19 @@ class GradientLogger(Callback):
                 self._guard.once(trainer, f"nothing is logged: {reason}")
             return
         with self._guard(trainer, "following the optimizers"):
-            pace = Pace(
-                every=self.every,
-                updates_every=self.updates_every,
-                histograms_every=self.histograms_every,
+            schedule = GradientSchedule(
+                self.every,
+                self.updates_every,
+                self.histograms_every,
                 write_every=self.write_every,
                 flow_every=self.flow_every,
                 sample=self.sample,
             )
             self._session = GradientSession(
+                self,
                 trainer,
                 pl_module,
-                pace=pace,
+                schedule=schedule,
                 guard=self._guard,
                 flow=self._flow,
                 counts=self._counts,
@@ -169,7 +170,7 @@ class GradientLogger(Callback):
         """Which of the coming steps, `ahead` or later, is due."""
         return math.inf if self._session is None else self._session.next_reading(ahead)
 
-    def read_gradients(self, trainer: Trainer, ahead: int) -> StepAhead:
+    def read_gradients(self, trainer: Trainer, ahead: int) -> ReadingAhead:
         """Read a coming step."""
         assert self._session is not None  # else none was announced
         return self._session.read_ahead(ahead)
@@ -202,7 +203,9 @@ class GradientLogger(Callback):
         if trainer.fast_dev_run or not session.flow.columns:  # type: ignore[attr-defined]  # a connector's
             return
         with self._guard(trainer, "drawing gradient flow"):
-            show_flow(trainer, session.flow)
+            figure = self.figure()
+            assert figure is not None  # there are columns
+            dispatch.write_image(trainer, "gradients/flow", rgb(figure), session.flow.columns[-1].last)
 
 
 def _obstacle(trainer: Trainer) -> str | None:

@@ -103,6 +103,7 @@ class Probe:
         self._sizes = [_real(p.detach()).numel() for p in parameters]
         self._strides = [_stride(size, limit) for size in self._sizes]
         self.slots = [-(-size // stride) for size, stride in zip(self._sizes, self._strides, strict=True)]
+        self.whole = True  # whether it reads all gradients of the optimizer
         self._sparse = [i for i, p in enumerate(parameters) if p.grad is not None and p.grad.is_sparse]
         self._plain = not self._sparse and not any(p.is_complex() for p in parameters)
         self._starts = [i for i, p in enumerate(placed) if not i or p.layer != placed[i - 1].layer]
@@ -310,7 +311,11 @@ class GradientReader:
         if skipped:
             self._left_out([self._place(p).name for p in live if id(p) in skipped])
         ordered = sorted((p for p in live if id(p) not in skipped), key=lambda p: self._place(p).index)
-        return Probe(ordered, [self._place(p) for p in ordered], sample=self._sample) if ordered else None
+        if not ordered:
+            return None
+        probe = Probe(ordered, [self._place(p) for p in ordered], sample=self._sample)
+        probe.whole = not skipped
+        return probe
 
     def _place(self, parameter: Tensor) -> Place:
         return self._places.get(parameter) or outside(len(self._places))
