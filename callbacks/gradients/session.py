@@ -23,13 +23,14 @@ from callbacks.gradients.probe import (
     GradientReader,
     Moment,
     Probe,
+    histograms,
     places,
     shown,
 )
 from callbacks.host import Guard
 from callbacks.loggers import dispatch
 from callbacks.loggers.base import Histogram
-from callbacks.readers.optimizer_steps import ObservedSteps
+from callbacks.readers.optimizer_steps import ObservedSteps, StepListener
 from callbacks.readers.pacing import NEVER, AnyOf, Every, SpareTime
 
 UNSORTED = 100  # norms of steps that wait to be put into the history: many at once are put in quicker
@@ -81,7 +82,7 @@ class ReadingAhead:
             self._session.keep(self._moment)
 
 
-class GradientSession:
+class GradientSession(StepListener):
     """Reads the steps of all optimizers of a fit.
 
     Args:
@@ -319,56 +320,6 @@ def _may_clip(trainer: Trainer, module: LightningModule) -> bool:
     return own or bool(trainer.gradient_clip_val)
 
 
-BINS = 30  # TensorBoard's Histograms tab lays what it gets over 30 bins of its own
-
-Whole = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
-
-
-def histograms(values: Array, sizes: Sequence[int]) -> list[Histogram | None]:
-    """Return one for each of the groups of `sizes` that `values` consists of, none of them empty.
-
-    Counts are of the finite values, between the smallest and the largest; None where there are none, or where they lie
-    further apart than a number can tell. Bins are as many as Rice's rule says, twice the cube root of the numbers
-    (https://en.wikipedia.org/wiki/Histogram#Rice_rule), and at most 30.
-    """
-    starts = np.cumsum([0, *sizes[:-1]])
-    lows, highs = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
-    with np.errstate(over="ignore", invalid="ignore"):
-        spans = highs - lows
-    if np.isfinite(spans).all():
-        return list(_finite(values, np.asarray(sizes), starts, lows=lows, highs=highs))
-    found: list[Histogram | None] = []  # broken ones are dear, and rare
-    for group in np.split(values, starts[1:]):
-        kept = group[np.isfinite(group)]
-        with np.errstate(over="ignore"):
-            tellable = len(kept) > 0 and bool(np.isfinite(np.ptp(kept)))
-        found += histograms(kept, [len(kept)]) if tellable else [None]
-    return found
-
-
-def _finite(values: Array, sizes: Whole, starts: Whole, *, lows: Array, highs: Array) -> list[Histogram]:
-    margins = np.where(lows == highs, np.maximum(np.abs(lows) * 1e-3, 1e-12), 0.0)  # one value stands in the middle
-    lows, highs = lows - margins, highs + margins
-    bins = np.array([bins_for(int(size)) for size in sizes])
-    firsts = np.cumsum(bins) - bins
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        places = ((values - np.repeat(lows, sizes)) * np.repeat(bins / (highs - lows), sizes)).astype(np.int64)
-        squares = np.add.reduceat(values * values, starts).tolist()
-    places = np.clip(places, 0, np.repeat(bins - 1, sizes)) + np.repeat(firsts, sizes)
-    counts = np.bincount(places, minlength=int(bins.sum())).tolist()
-    totals = np.add.reduceat(values, starts).tolist()
-    edges = zip(lows.tolist(), highs.tolist(), firsts.tolist(), bins.tolist(), strict=True)
-    return [
-        Histogram(low, high, counts[first : first + many], total, square)
-        for (low, high, first, many), total, square in zip(edges, totals, squares, strict=True)
-    ]
-
-
-def bins_for(size: int) -> int:
-    """Return how many bins so many numbers get."""
-    return min(math.ceil(2 * math.cbrt(size)), BINS)
-
-
 QUANTITIES = ("grad_norm", "grad_norm_clipped", "weight_norm", "update_ratio", "grad_zeros")
 
 
@@ -449,7 +400,7 @@ def _numbers(moments: Sequence[Moment]) -> tuple[Array, dict[str, Array]]:
 
 
 def _around(probe: Probe, numbers: Array) -> dict[str, Array]:
-    """Return the means of what was read around the steps; a ratio is over the steps that have one, NaN where none has."""
+    """Return means of what was read around steps; a ratio is over the steps that have one, NaN where none has."""
     squares = probe.squares(numbers)
     weights = np.sqrt(squares[:, WEIGHT])
     ratios = np.sqrt(squares[:, UPDATE]) / weights

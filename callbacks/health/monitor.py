@@ -1,7 +1,7 @@
 """`GradientMonitor`: names what is broken in a run, where, and what to do; silent when nothing is."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -26,6 +26,15 @@ from callbacks.health.rules.training import (
 from callbacks.health.training_watch import TrainingWatch
 from callbacks.host import Guard, say
 from callbacks.loggers.dispatch import write_text
+from callbacks.readers.optimizer_steps import ObservedSteps, StepListener
+
+
+class _EveryStep(StepListener):
+    def __init__(self, before_step: Callable[[Optimizer], None]) -> None:
+        self._before_step = before_step
+
+    def gradients(self, steps: ObservedSteps) -> None:
+        self._before_step(steps.optimizer)
 
 
 class GradientMonitor(Callback):
@@ -72,7 +81,7 @@ class GradientMonitor(Callback):
         self._guard = Guard("GradientMonitor")
         self._nonfinite = NonFiniteGuard(self.on_nonfinite)
         self._watch = TrainingWatch(self.every)
-        self._hooks: list[Any] = []
+        self._steps: list[ObservedSteps] = []
         self._pending: list[Finding] = []
         self._probe = TrainingProbe()
 
@@ -105,10 +114,10 @@ class GradientMonitor(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the weights and the optimizers before anything moved."""
         with self._guard(trainer, "looking at the start"):
-            self._nonfinite.begin(trainer, pl_module)
+            self._nonfinite.begin(trainer, pl_module, self)
             self._watch.begin(trainer, pl_module)
             if not pl_module.automatic_optimization:
-                self._hook_optimizers(trainer, pl_module)
+                self._observe(trainer, pl_module)
             self._probe.begin(trainer, pl_module)
 
     # What runs with every batch is kept cheap: no context managers, no properties of the trainer.
@@ -149,12 +158,13 @@ class GradientMonitor(Callback):
         if pl_module.automatic_optimization:
             self._before_step(trainer, pl_module, optimizer)
 
-    def _hook_optimizers(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Under manual optimization Lightning does not call the hook above for a raw optimizer; torch calls this one.
-        def before(optimizer: Optimizer, *_: Any) -> None:
-            self._before_step(trainer, pl_module, optimizer)
-
-        self._hooks = [optimizer.register_step_pre_hook(before) for optimizer in trainer.optimizers]
+    def _observe(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Under manual optimization Lightning does not call the hook above for a raw optimizer.
+        listener = _EveryStep(lambda optimizer: self._before_step(trainer, pl_module, optimizer))
+        self._steps = [
+            ObservedSteps(optimizer, index, upcoming=lambda step: step, listener=listener, owner=self)
+            for index, optimizer in enumerate(trainer.optimizers)
+        ]
 
     def _before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         nonfinite = self._nonfinite
@@ -236,6 +246,7 @@ class GradientMonitor(Callback):
             with self._guard(trainer, "looking at the error"):
                 self._probe.failed(trainer, pl_module, exception)
             self._close(trainer)
+            self._leave_optimizers()
 
     def _close(self, trainer: Trainer) -> None:
         self._speak(trainer, ended=True)
@@ -252,10 +263,13 @@ class GradientMonitor(Callback):
         """Take every hook away."""
         self._nonfinite.end()
         self._watch.end()
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        self._leave_optimizers()
         self._probe.end()
+
+    def _leave_optimizers(self) -> None:
+        for steps in self._steps:
+            steps.detach()
+        self._steps = []
 
     # ------------------------------------------------------------------ speaking
 

@@ -7,7 +7,7 @@ and Lightning's hook.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from pytorch_lightning import Callback
@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 BETWEEN, BEFORE, WITHIN = range(3)  # steps; a step whose gradients are there, before `step` is called; the call
 
 
-class StepListener(Protocol):
-    """Reads the steps that are due."""
+class StepListener:
+    """Reads the steps of an optimizer that are due; what it leaves out is passed by."""
 
     def gradients(self, steps: "ObservedSteps") -> Tensor | None:
         """Read gradients: they are unscaled and accumulated, and nothing has clipped them yet.
@@ -27,6 +27,7 @@ class StepListener(Protocol):
         Returns:
             The norms of all gradients of the optimizer, on their device; None if they were not read.
         """
+        return None
 
     def clipped(self, steps: "ObservedSteps") -> None:
         """Read gradients after whatever clips has clipped; the weights are still the old ones."""
@@ -88,11 +89,15 @@ class StepObserver:
         )
 
     def norms(self) -> Tensor | None:
-        """Return the norms of the gradients of this step if a listener reads them; it reads them now, and only once."""
+        """Return the norms of the gradients of this step if a listener reads them: it reads them now, and not again.
+
+        They are given out once, since LBFGS computes other gradients within the step.
+        """
         if self._where == WITHIN:
             for steps in self._listening:
-                if steps.is_due and steps.read_gradients() is not None:
-                    return steps.norms
+                if steps.is_due and (norms := steps.read_gradients()) is not None:
+                    steps.norms = None
+                    return norms
         return None
 
     def gradients_changed(self) -> None:

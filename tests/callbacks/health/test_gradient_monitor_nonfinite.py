@@ -204,12 +204,13 @@ def weights(net, x):
 def test_the_first_layer_that_is_not_finite_is_named(body, words):
     net = Deep(body)
     guard = NonFiniteGuard("stop")
-    guard.begin(pl.Trainer(logger=False, accelerator="cpu", enable_progress_bar=False, enable_checkpointing=False), net)
+    trainer = pl.Trainer(logger=False, accelerator="cpu", enable_progress_bar=False, enable_checkpointing=False)
+    guard.begin(trainer, net, pl.Callback())
     x = torch.ones(5, 3)
     guard.before_batch((x, x), 7)
     guard.before_backward(None, net, net(x).mean())
-    assert guard.suspect.where == "second"
-    assert words in guard.suspect.cause
+    assert guard.origin.where == "second"
+    assert words in guard.origin.cause
 
 
 def test_nested_batches_are_searched():
@@ -282,7 +283,7 @@ def test_while_a_loss_scale_is_sought_infinite_gradients_are_no_fault():
     net.automatic_optimization = True
     trainer = pl.Trainer(logger=False, accelerator="cpu", enable_progress_bar=False, enable_checkpointing=False)
     guard = NonFiniteGuard("stop")
-    guard.begin(trainer, net)
+    guard.begin(trainer, net, pl.Callback())
     guard._scaler = Scaler()
     guard.before_batch(None, 0)
     guard.before_backward(trainer, net, torch.tensor(8.0))
