@@ -11,40 +11,24 @@ ROWS = 200  # more layers a picture cannot tell apart
 
 @dataclass
 class Column:
-    """A stretch of time.
+    """A stretch of time."""
 
-    Args:
-        first: The first step in it.
-        last: The last one.
-        total: Sum of the finite norms, a layer each.
-        count: How many they were.
-        broken: How many norms were not finite.
-        taken: Moments in it.
-    """
-
-    first: int
-    last: int
-    total: list[float]
-    count: list[int]
-    broken: list[int]
-    taken: int
+    first: int  # the first step in it
+    last: int  # the last one
+    total: list[float]  # sum of the finite norms, a layer each
+    count: list[int]  # how many they were
+    broken: list[int]  # how many norms were not finite
+    taken: int  # moments in it
 
 
 @dataclass
 class GradientFlow:
-    """Gradient norm of each layer over time. The longer the run, the longer the stretch that one column stands for.
+    """Gradient norm of each layer over time. The longer the run, the longer the stretch that one column stands for."""
 
-    Args:
-        layers: Names of the layers, the input's first; of more than 200 an even choice is kept.
-        columns: At most 128, oldest first.
-        width: Moments in a column.
-        of: How many layers there are in truth; 0 for as many as are named.
-    """
-
-    layers: list[str]
-    columns: list[Column] = field(default_factory=list)
-    width: int = 1
-    of: int = 0
+    layers: list[str]  # names of the layers, the input's first; of more than 200 an even choice is kept
+    columns: list[Column] = field(default_factory=list)  # at most 128, oldest first
+    width: int = 1  # moments in a column
+    of: int = 0  # how many layers there are in truth; 0 for as many as are named
 
     def __post_init__(self) -> None:
         self.of = self.of or len(self.layers)

@@ -18,17 +18,11 @@ WRAPPERS = ("_orig_mod", "_forward_module")  # what torch.compile and Lightning'
 
 @dataclass(frozen=True)
 class Place:
-    """Where a parameter stands.
+    """Where a parameter stands."""
 
-    Args:
-        index: Number of its layer, in the order in which the module registers them: the input's first.
-        layer: Path of the module that owns it, e.g. `encoder.0`.
-        name: Path of the parameter, e.g. `encoder.0.weight`.
-    """
-
-    index: int
-    layer: str
-    name: str
+    index: int  # number of its layer, in the order in which the module registers them: the input's first
+    layer: str  # path of the module that owns it, e.g. `encoder.0`
+    name: str  # path of the parameter, e.g. `encoder.0.weight`
 
 
 def places(module: nn.Module) -> dict[Tensor, Place]:
@@ -256,27 +250,16 @@ PER_HISTOGRAM = 2048  # elements; their 26 counts are within 12 % of what all el
 
 @dataclass
 class Moment:
-    """A step that was read; what it holds is still on the device.
+    """A step that was read; what it holds is still on the device."""
 
-    Args:
-        step: On the loggers' axis.
-        probe: Who read it.
-        total: What the sum over all layers is called.
-        gradients: Norms of the gradients, a parameter each.
-        clipped: The same after clipping, if that was asked for.
-        follows: Whether weights are read around the step.
-        updates: What `Probe.after` gave, if so.
-        samples: What `Probe.samples` gave, if it was time for histograms.
-    """
-
-    step: int
-    probe: Probe
-    total: str
-    gradients: Tensor
-    clipped: Tensor | None = None
-    follows: bool = False
-    updates: Tensor | None = None
-    samples: Tensor | None = None
+    step: int  # on the loggers' axis
+    probe: Probe  # who read it
+    total: str  # what the sum over all layers is called
+    gradients: Tensor  # norms of the gradients, a parameter each
+    clipped: Tensor | None = None  # the same after clipping, if that was asked for
+    follows: bool = False  # whether weights are read around the step
+    updates: Tensor | None = None  # what `Probe.after` gave, if so
+    samples: Tensor | None = None  # what `Probe.samples` gave, if it was time for histograms
 
 
 class GradientReader:

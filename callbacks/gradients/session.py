@@ -41,23 +41,14 @@ PATIENCE = 10.0  # seconds after which what was read is written, block or no blo
 
 @dataclass(frozen=True)
 class GradientSchedule:
-    """How often and how much is read.
+    """How often and how much is read."""
 
-    Args:
-        every: Steps from one reading of gradient norms to the next; 0 for never.
-        updates_every: Steps from one reading of weights and updates to the next; 0 for never.
-        histograms_every: Steps from one set of histograms to the next; 0 for never.
-        write_every: Steps whose readings are written as one.
-        flow_every: Steps of the first optimizer from one picture of gradient flow to the next; 0 for never.
-        sample: Elements of a parameter that are read, at most.
-    """
-
-    every: int
-    updates_every: int
-    histograms_every: int
-    write_every: int
-    flow_every: int
-    sample: int
+    every: int  # steps from one reading of gradient norms to the next; 0 for never
+    updates_every: int  # steps from one reading of weights and updates to the next; 0 for never
+    histograms_every: int  # steps from one set of histograms to the next; 0 for never
+    write_every: int  # steps whose readings are written as one
+    flow_every: int  # steps of the first optimizer from one picture of gradient flow to the next; 0 for never
+    sample: int  # elements of a parameter that are read, at most
 
 
 class ReadingAhead:

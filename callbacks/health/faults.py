@@ -51,21 +51,13 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault that the evidence supports.
+    """One fault that the evidence supports."""
 
-    Args:
-        fault: What is wrong.
-        where: The layer, parameter, column or loader it shows in; empty if it is the whole run.
-        step: The optimizer step at which it was established.
-        why: What was seen, with the numbers.
-        advice: What to change, most promising first.
-    """
-
-    fault: Fault
-    where: str
-    step: int
-    why: str
-    advice: str
+    fault: Fault  # what is wrong
+    where: str  # the layer, parameter, column or loader it shows in; empty if it is the whole run
+    step: int  # the optimizer step at which it was established
+    why: str  # what was seen, with the numbers
+    advice: str  # what to change, most promising first
 
 
 _NETWORK = frozenset(

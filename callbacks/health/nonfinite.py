@@ -213,19 +213,12 @@ CALIBRATING = 25  # steps in a row with infinite gradients: a loss scale halves 
 
 @dataclass(frozen=True)
 class NonFiniteOrigin:
-    """The first number that was not finite since an optimizer last stepped, and where it came from.
+    """The first number that was not finite since an optimizer last stepped, and where it came from."""
 
-    Args:
-        batch_idx: The batch it came with.
-        what: What was not finite, in words.
-        where: The layer it was followed back to, empty if none can be named.
-        cause: What is known about its cause, empty if nothing is.
-    """
-
-    batch_idx: int
-    what: str
-    where: str
-    cause: str
+    batch_idx: int  # the batch it came with
+    what: str  # what was not finite, in words
+    where: str  # the layer it was followed back to, empty if none can be named
+    cause: str  # what is known about its cause, empty if nothing is
 
 
 class NonFiniteGuard:

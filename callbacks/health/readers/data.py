@@ -265,21 +265,16 @@ MOST_BATCHES = 2000
 
 @dataclass
 class Sample:
-    """Rows and labels of batches as they came, on the device they came on.
+    """Rows and labels of batches as they came, on the device they came on."""
 
-    Args:
-        a_batch: Rows kept of each batch.
-        spread: Whether that brings rows from all over the epoch.
-    """
-
-    a_batch: int = MOST_ROWS
+    a_batch: int = MOST_ROWS  # rows kept of each batch
     inputs: list[Tensor] = field(default_factory=list)
     input_labels: list[Tensor] = field(default_factory=list)
     labels: list[Tensor] = field(default_factory=list)
     kept: int = 0
     seen: int = 0
     batches: int = 0
-    spread: bool = False
+    spread: bool = False  # whether that brings rows from all over the epoch
 
     def spread_over(self, batches: float) -> None:
         """Take rows from all of an epoch's batches, if their number is known."""
