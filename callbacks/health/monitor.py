@@ -9,20 +9,19 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks.health import faults as _health_report
-from callbacks.health.nonfinite import (
-    CHOICES,
-    NonFiniteError,
-    NonFiniteGuard,
-)
-from callbacks.health.probe import TrainingProbe
-from callbacks.health.rules.training import (
+from callbacks.health.faults import (
     PATIENCE,
     PATIENT,
     Fault,
     Finding,
     explained,
+    from_plain,
+    line,
+    summary,
+    to_plain,
 )
+from callbacks.health.nonfinite import CHOICES, NonFiniteError, NonFiniteGuard
+from callbacks.health.probe import TrainingProbe
 from callbacks.health.training_watch import TrainingWatch
 from callbacks.host import Guard, say
 from callbacks.loggers.dispatch import write_text
@@ -90,7 +89,7 @@ class GradientMonitor(Callback):
     def state_dict(self) -> dict[str, Any]:
         """What was found, and how far it got."""
         return {
-            "findings": [_health_report.to_plain(found) for found in self.findings],
+            "findings": [to_plain(found) for found in self.findings],
             "skipped": self._nonfinite.skipped,
             "steps": self._nonfinite.steps,
             "watch": self._watch.state_dict(),
@@ -99,7 +98,7 @@ class GradientMonitor(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the findings of a checkpoint."""
-        self.findings = [_health_report.from_plain(found) for found in state_dict["findings"]]
+        self.findings = [from_plain(found) for found in state_dict["findings"]]
         self._nonfinite.skipped, self._nonfinite.steps = state_dict["skipped"], state_dict["steps"]
         self._watch.load_state_dict(state_dict["watch"])
         self._probe.load_state_dict(state_dict["probe"])
@@ -251,7 +250,7 @@ class GradientMonitor(Callback):
     def _close(self, trainer: Trainer) -> None:
         self._speak(trainer, ended=True)
         steps, skipped = self._nonfinite.steps, self._nonfinite.skipped
-        self.last_word = _health_report.summary(self.findings, skipped, steps=steps, batches=self._watch.batches)
+        self.last_word = summary(self.findings, skipped, steps=steps, batches=self._watch.batches)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
             return
         if self.closing:
@@ -282,7 +281,7 @@ class GradientMonitor(Callback):
             # No vote is needed: the gradients are the sum over all ranks, so every rank saw the same.
             trainer.should_stop = True
         elif self.on_nonfinite == "raise":
-            raise NonFiniteError(_health_report.line(found))
+            raise NonFiniteError(line(found))
 
     def _speak(self, trainer: Trainer, *, ended: bool = False) -> None:
         self._establish(trainer, self._probe.news())
@@ -299,4 +298,4 @@ class GradientMonitor(Callback):
                 continue
             if not explained(found.fault, (old.fault for old in self.findings)):
                 self.findings.append(found)
-                say(trainer, f"GradientMonitor: {_health_report.line(found)}")
+                say(trainer, f"GradientMonitor: {line(found)}")

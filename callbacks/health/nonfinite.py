@@ -12,8 +12,8 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from callbacks.health.faults import Fault, Finding
 from callbacks.health.readers.autograd import AutogradNode, operations
-from callbacks.health.rules.training import Fault, Finding
 from callbacks.readers.optimizer_steps import StepObserver
 
 VECTOR = 65_536  # elements of a bias at most; a longer vector counts as a matrix

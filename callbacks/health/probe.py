@@ -1,4 +1,4 @@
-"""`TrainingProbe`: looks at the data, the head and the structure of whatever a trainer trains, rarely and cheaply."""
+"""Read the data, the head and the structure of whatever a trainer trains, rarely and cheaply."""
 
 import math
 import re
@@ -18,6 +18,7 @@ from torch.utils.data import (
 )
 
 from callbacks.health.facts import Loss, Structure
+from callbacks.health.faults import Fault, Finding, from_plain, to_plain
 from callbacks.health.readers.autograd import read_loss, with_batch
 from callbacks.health.readers.data import (
     PendingFinding,
@@ -52,14 +53,13 @@ from callbacks.health.rules.network import (
     training_findings,
     validation_findings,
 )
-from callbacks.health.rules.training import Fault, Finding
 from callbacks.host import logged
 
 MOST_CLASSES = 1000
 
 
 class DataWatch:
-    """Knows which tensor of a batch is the input and which the target, once it was told, and keeps samples of both.
+    """Finds which tensor of a batch is the input and which the target, and keeps samples of both.
 
     Batches of one epoch and one validation are kept, then nothing more is.
     """
@@ -77,7 +77,7 @@ class DataWatch:
         self.baseline: float | None = None  # loss of the best constant
         self.best_val_loss = math.inf  # over the baseline
         self.compared = False  # training rows with validation rows
-        self.suspicion: PendingFinding | None = None
+        self.pending: PendingFinding | None = None
 
     def learn(self, tensors: Sequence[Tensor], given: Tensor | None, losses: Sequence[Loss]) -> None:
         """Find the input, which the first layer was given, and the target, which the loss was given."""
@@ -101,17 +101,15 @@ class DataWatch:
         elif term.kind in ("nll", "picked", "soft") and len(whole) == 1:  # cast on the way to the loss
             self.target = whole[0]
         elif term.target is None and len(tensors) == 2 and len(wanted) == 1 and self.input is not None:
-            self.target, self.known = (
-                wanted[0],
-                False,
-            )  # it looks like one: enough to tell order, not to tell what is wrong with it
+            self.target = wanted[0]
+            self.known = False  # it looks like one: enough to tell order, not to tell what is wrong with it
         if term.kind == "nll" and len(term.shape) == 2:
             self.outputs, self.ignored = term.shape[1], term.ignored
         if self.target is not None:
             self.classes = self.target in whole or term.kind in ("bce", "bce_logits")
 
     def out_of_range(self, tensors: Sequence[Tensor], step: int) -> list[Finding]:
-        """Whether a class of the batch has no output; only where asking does not hold up a device."""
+        """Return whether a class of the batch has no output; only where asking does not hold up a device."""
         target = _at(tensors, self.target)
         if target is None or not self.classes or target.device.type != "cpu" or not len(target):
             return []
@@ -121,9 +119,9 @@ class DataWatch:
         return class_findings(low, high, self.outputs, step)
 
     def training_batch(self, trainer: Trainer, tensors: Sequence[Tensor]) -> None:
-        """Keep a part of a training batch of the first epoch; later only look whether suspected rows come again."""
-        if self.suspicion is not None and not self.open:
-            self.suspicion.look(_at(tensors, self.input))
+        """Keep a part of a training batch of the first epoch; later only see whether rows come again."""
+        if self.pending is not None and not self.open:
+            self.pending.add(_at(tensors, self.input))
         if self.open and (self.input is not None or self.target is not None):
             self.train.spread_over(trainer.num_training_batches)
             self.train.add(_at(tensors, self.input), self._labels(tensors))
@@ -145,12 +143,12 @@ class DataWatch:
     def asks(self) -> bool:
         """Whether the end of an epoch may tell anything."""
         rows = self.train.kept and (self.compared or self.val.kept)
-        return bool(self.open or rows or self.suspicion is not None)
+        return bool(self.open or rows or self.pending is not None)
 
     def judge(self, trainer: Trainer) -> list[Finding]:
-        """What an epoch says; samples are let go as soon as all was asked."""
-        found = self.suspicion.verdict() if self.suspicion is not None else []
-        self.suspicion = None
+        """Return what an epoch says; samples are dropped as soon as all was asked."""
+        found = self.pending.findings() if self.pending is not None else []
+        self.pending = None
         if self.open:
             self.open = False
             found += self._judge_labels(trainer) if self.train.labels else []
@@ -186,8 +184,8 @@ class DataWatch:
             return []
         found = contrast_findings(contrast, step)
         near = read_neighbours((train, both[0]), (val, both[1])) if both and self.known and not found else None
-        suspected = neighbour_findings(near, step) if near else []
-        self.suspicion = PendingFinding(suspected, train) if suspected else None
+        possible = neighbour_findings(near, step) if near else []
+        self.pending = PendingFinding(possible, train) if possible else None
         if found or both is None or not self.known:
             self.train.clear()
         self.val.clear()
@@ -211,7 +209,7 @@ class DataWatch:
 
 
 def order_of(loader: Any) -> tuple[bool, bool]:
-    """Whether a loader is known to keep the order of its rows, and whether it is known to draw them at random."""
+    """Return whether a loader is known to keep the order of its rows, and whether it is known to draw at random."""
     batches = getattr(loader, "batch_sampler", None)
     if type(batches) is not BatchSampler:  # one's own: it may do anything
         return False, False
@@ -232,7 +230,7 @@ def _at(tensors: Sequence[Tensor], position: int | None) -> Tensor | None:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether a tensor holds the other's numbers, perhaps in another shape."""
+    # Perhaps in another shape.
     return one.numel() > 0 and one.data_ptr() == other.data_ptr() and one.numel() == other.numel()
 
 
@@ -252,7 +250,7 @@ class TrainingProbe:
     def __init__(self) -> None:
         self._findings: dict[tuple[Fault, str], Finding] = {}
         self._steps = 0
-        self.new: list[Finding] = []  # since they were last taken
+        self.new: list[Finding] = []
         self._clear()
 
     def _clear(self) -> None:
@@ -273,7 +271,7 @@ class TrainingProbe:
     # ------------------------------------------------------------------ hooks
 
     def begin(self, trainer: Trainer, module: LightningModule) -> None:
-        """Look at the structure before the first step, and hang hooks on the layers for the first few."""
+        """Read the structure before the first step, and hang hooks on the layers for the first few."""
         self.end()
         self._clear()
         self._steps = 0
@@ -320,7 +318,7 @@ class TrainingProbe:
         if self._steps <= FIRST_STEPS:
             self._first_steps(trainer, module, tensors)
         self._data.training_batch(trainer, tensors)
-        self._rest()
+        self._sleep()
 
     @property
     def busy(self) -> bool:
@@ -328,17 +326,17 @@ class TrainingProbe:
         return self._steps < FIRST_STEPS or self.listening
 
     def batches(self, trainer: Trainer, batches: Iterable[Any]) -> None:
-        """Take in training batches of steps that need not be seen."""
+        """Read training batches of steps that need not be seen."""
         for batch in batches:
             self._data.training_batch(trainer, tensors_in(batch))
-        self._rest()
+        self._sleep()
 
-    def _rest(self) -> None:
+    def _sleep(self) -> None:
         self.listening = self._steps < FIRST_STEPS or bool(self._signals)
-        self.awake = self._steps < FIRST_STEPS or self._data.open or self._data.suspicion is not None
+        self.awake = self._steps < FIRST_STEPS or self._data.open or self._data.pending is not None
 
     def _now_and_then(self, which: int) -> bool:
-        """The first time, the second, the fourth, the eighth, …"""
+        # The first time, the second, the fourth, the eighth, …
         self._norms_seen[which] += 1
         return not self._norms_seen[which] & (self._norms_seen[which] - 1)
 
@@ -356,11 +354,11 @@ class TrainingProbe:
         self._judge_inputs(trainer)
         if self._data.asks:
             self._add(self._data.judge(trainer))
-            self._rest()
+            self._sleep()
         self._judge_signal(trainer)
 
     def end(self) -> None:
-        """Let go of everything but the findings."""
+        """Drop everything but the findings."""
         self._layers.close()
         self._read.clear()
         self._given.clear()
@@ -371,26 +369,21 @@ class TrainingProbe:
     # ------------------------------------------------------------------ findings
 
     def news(self) -> list[Finding]:
-        """Faults established since this was last asked."""
+        """Return the faults established since this was last asked."""
         found, self.new = self.new, []
         return found
 
     def findings(self) -> Sequence[Finding]:
-        """All faults established so far, oldest first, one for each fault and place."""
+        """Return all faults established so far, oldest first, one for each fault and place."""
         return tuple(self._findings.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """The findings as plain data."""
-        return {
-            "findings": [
-                {"fault": str(f.fault), "where": f.where, "step": f.step, "why": f.why, "advice": f.advice}
-                for f in self._findings.values()
-            ]
-        }
+        """Return the findings as plain data."""
+        return {"findings": [to_plain(found) for found in self._findings.values()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the findings of a checkpoint."""
-        found = [Finding(**{**entry, "fault": Fault(entry["fault"])}) for entry in state["findings"]]
+        found = map(from_plain, state["findings"])
         self._findings = {(finding.fault, finding.where): finding for finding in found}
 
     def _add(self, found: Iterable[Finding]) -> None:

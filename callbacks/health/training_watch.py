@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks.health.facts import Facts, Reading
-from callbacks.health.faults import Finding
+from callbacks.health.faults import Finding, Said
 from callbacks.health.parameter_watch import ReachWatch, UnitWatch, UpdateWatch, ZeroingWatch, weights_at_start
 from callbacks.health.readers.autograd import operations
 from callbacks.health.readers.network import (
@@ -179,7 +179,7 @@ class TrainingWatch:
         facts.optimizers = read_optimizers(trainer.optimizers)
         self._add(trainer, rules.judge_course(facts, self.course, seen_epoch=seen_epoch))
 
-    def _add(self, trainer: Trainer, said: rules.Said) -> None:
+    def _add(self, trainer: Trainer, said: Said) -> None:
         self.new += rules.findings_of(said, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from callbacks.health.facts import (
     Neighbours,
     Numbers,
 )
-from callbacks.health.rules.training import Fault, Finding
+from callbacks.health.faults import Fault, Finding
 
 UNSCALED_RMS = 10.0  # standardised columns have 1, pixels from 0 to 1 less, pixels from 0 to 255 about 85
 SMALL_RMS, SMALL_LARGEST = 0.05, 0.1  # pixels divided by 255 twice reach 0.004; rows of length 1 are left alone
@@ -47,11 +47,8 @@ def _inputs(x: Inputs) -> Iterator[tuple[Fault, str, str]]:
         yield Fault.INPUTS_UNSCALED, why, "Scale each column to mean 0 and deviation 1, or pixels to 0…1."
     if not x.unit_rows and x.rms < SMALL_RMS and 0 < x.largest < SMALL_LARGEST:
         why = f"`{x.layer}` is given at most {x.largest:.2g}; the root mean square is {x.rms:.2g}, not about 1"
-        yield (
-            Fault.INPUTS_TOO_SMALL,
-            why,
-            "Look whether the inputs are scaled twice, e.g. divided by 255 in two places.",
-        )
+        advice = "Look whether the inputs are scaled twice, e.g. divided by 255 in two places."
+        yield Fault.INPUTS_TOO_SMALL, why, advice
 
 
 def class_findings(low: int, high: int, classes: int, step: int) -> list[Finding]:
@@ -108,11 +105,8 @@ def _balance(labels: Labels) -> Iterator[tuple[Fault, str, str]]:
     two = len(shares) == 2
     if not labels.weighted and most / rows > (DOMINANT_OF_TWO if two else DOMINANT) and evenness < EVENNESS:
         why = f"{most / rows:.1%} of {rows} training rows are of class {commonest} (of {len(shares)})"
-        yield (
-            Fault.LABELS_UNBALANCED,
-            why,
-            "Weigh the classes in the loss, or draw rare ones more often (WeightedRandomSampler).",
-        )
+        advice = "Weigh the classes in the loss, or draw rare ones more often (WeightedRandomSampler)."
+        yield Fault.LABELS_UNBALANCED, why, advice
 
 
 def number_findings(numbers: Numbers, step: int, *, random: bool) -> list[Finding]:

@@ -11,7 +11,7 @@ from callbacks.health.facts import (
     Structure,
     Term,
 )
-from callbacks.health.rules.training import Fault, Finding
+from callbacks.health.faults import Fault, Finding
 
 BOUNDED = {"Sigmoid": (0.0, 1.0), "Tanh": (-1.0, 1.0), "Relu": (0.0, None), "Softplus": (0.0, None)}
 CLIPPED = {**BOUNDED, "Softmax": (0.0, 1.0), "Hardtanh": (None, None), "Elu": (-1.0, None), "Gelu": (-0.2, None)}
@@ -52,11 +52,8 @@ NAMES = {
 def _one_output(term: Term) -> Iterator[Case]:
     if term.kind in ("nll", "soft") and _classes(term) == 1:
         why = "cross-entropy over 1 output: the softmax of one number is 1, the loss is always 0"
-        yield (
-            Fault.WRONG_LOSS,
-            why,
-            "Use MSELoss for a regression, BCEWithLogitsLoss for two classes, or one output a class.",
-        )
+        advice = "Use MSELoss for a regression, BCEWithLogitsLoss for two classes, or one output a class."
+        yield Fault.WRONG_LOSS, why, advice
 
 
 def _stretched(term: Term) -> Iterator[Case]:
@@ -85,11 +82,8 @@ def _redundant(term: Term) -> Iterator[Case]:
         why = (
             "a softmax stands before a loss that takes a softmax itself: probabilities, at most 1 apart, are its scores"
         )
-        yield (
-            Fault.REDUNDANT_SOFTMAX,
-            why,
-            "Hand the raw scores (logits) to CrossEntropyLoss; take softmax for predictions only.",
-        )
+        advice = "Hand the raw scores (logits) to CrossEntropyLoss; take softmax for predictions only."
+        yield Fault.REDUNDANT_SOFTMAX, why, advice
     if term.kind == "bce_logits" and _first(term) == "Sigmoid":
         why = "a sigmoid stands before BCEWithLogitsLoss, which takes the sigmoid itself"
         yield Fault.REDUNDANT_SOFTMAX, why, "Hand the raw scores to BCEWithLogitsLoss, or use BCELoss."
@@ -152,11 +146,8 @@ def _target(term: Term) -> Iterator[Case]:
             yield Fault.LABELS_OUT_OF_RANGE, why, "Map the two labels to 0 and 1."
         else:
             why = f"binary cross-entropy with targets from {target.low:.3g} to {target.high:.3g} has no minimum"
-            yield (
-                Fault.WRONG_LOSS,
-                why,
-                "Use MSELoss for numbers, CrossEntropyLoss for more than two classes, 0 and 1 for two.",
-            )
+            advice = "Use MSELoss for numbers, CrossEntropyLoss for more than two classes, 0 and 1 for two."
+            yield Fault.WRONG_LOSS, why, advice
     if term.kind == "regression" and target.one_hot and target.given:
         why = f"a squared or absolute distance to one-hot labels of {target.shape[-1]} classes"
         yield Fault.WRONG_LOSS, why, "Use CrossEntropyLoss on the raw scores for classes."

@@ -5,22 +5,8 @@ from math import exp, isfinite, log, nan, sqrt
 from statistics import fmean, median
 from typing import Any
 
-from callbacks.health.facts import (
-    Facts,
-    LayerReading,
-    Reading,
-    Units,
-)
-from callbacks.health.faults import (
-    ADVICE,
-    PATIENCE,
-    PATIENT,
-    Fault,
-    Finding,
-    Said,
-    explained,
-    named,
-)
+from callbacks.health.facts import Facts, LayerReading, Reading, Units
+from callbacks.health.faults import ADVICE, Fault, Finding, Said, named
 
 FIRST = 8  # losses kept as they came
 BLOCKS = 64  # means kept at most; then neighbours are joined
@@ -131,18 +117,12 @@ def judge_start(facts: Facts) -> Said:
         if share >= DROPPED:
             yield Fault.OVER_REGULARISED, name, f"dropout takes {share:.0%} of the units away"
     if facts.frozen:
-        yield (
-            Fault.NOT_UPDATING,
-            facts.frozen[0],
-            f"{named(facts.frozen)}: requires_grad=False on random initial weights",
-        )
+        why = f"{named(facts.frozen)}: requires_grad=False on random initial weights"
+        yield Fault.NOT_UPDATING, facts.frozen[0], why
     head = facts.head
     if head is not None and head.loss > LOUD * head.ignorant:
-        yield (
-            Fault.OUTPUTS_OVERSCALED,
-            "",
-            f"the first loss is {head.loss:.3g} where knowing nothing costs {head.ignorant:.3g}: outputs are huge",
-        )
+        why = f"the first loss is {head.loss:.3g} where knowing nothing costs {head.ignorant:.3g}: outputs are huge"
+        yield Fault.OUTPUTS_OVERSCALED, "", why
     if head is not None and head.outputs > LOUD_OUTPUT * max(1.0, head.targets):
         size = f"{head.outputs:.3g} against targets of {head.targets:.3g}"
         yield Fault.OUTPUTS_OVERSCALED, "", f"the first outputs have size {size} (root mean squares)"
@@ -170,20 +150,6 @@ def _initialisation(facts: Facts) -> Said:
         times = f"weights start at {shown:.2g} times 1/sqrt(fan_in), usual 0.5 to 1.5"
         yield Fault.WRONG_INITIALISATION, name, f"{times}: the signal {how} layer by layer"
 
-
-__all__ = [
-    "PATIENCE",
-    "PATIENT",
-    "Fault",
-    "Finding",
-    "explained",
-    "findings_of",
-    "judge_blow_up",
-    "judge_course",
-    "judge_epochs",
-    "judge_start",
-    "judge_units",
-]
 
 EARLY = 6  # readings (the first ones are a step apart)
 LEAP = 0.5  # update over weight; 0.001 is usual, and a step of half a weight's size forgets what was learned
@@ -232,11 +198,8 @@ def judge_course(facts: Facts, course: LossCourse, *, seen_epoch: bool) -> Said:
         why = f"{facts.kept_gradients} steps in a row used the gradients of the step before once more"
         yield Fault.GRADIENTS_NOT_ZEROED, "", why
     if facts.strangers:
-        yield (
-            Fault.NOT_UPDATING,
-            facts.strangers[0],
-            f"{named(facts.strangers)} get gradients and stand in no optimizer",
-        )
+        why = f"{named(facts.strangers)} get gradients and stand in no optimizer"
+        yield Fault.NOT_UPDATING, facts.strangers[0], why
     if facts.unreached:
         yield Fault.NOT_UPDATING, facts.unreached[0], f"{named(facts.unreached)} never got a gradient other than zero"
     if not facts.readings:
@@ -274,11 +237,8 @@ def judge_blow_up(course: LossCourse, reading: Reading | None) -> Said:
         why = f"the loss rose from {course.start:.3g} to {course.peak:.3g} and then out of range"
         yield Fault.LEARNING_RATE_TOO_HIGH, "", why
     elif ratio > LEAP:
-        yield (
-            Fault.LEARNING_RATE_TOO_HIGH,
-            "",
-            f"steps changed the weights by {ratio:.0%} of their size, then out of range",
-        )
+        why = f"steps changed the weights by {ratio:.0%} of their size, then out of range"
+        yield Fault.LEARNING_RATE_TOO_HIGH, "", why
 
 
 def _leaps(facts: Facts, course: LossCourse) -> Said:
@@ -306,11 +266,8 @@ def _crawls(facts: Facts, course: LossCourse) -> Said:
         return
     large = next((g for g in facts.optimizers if g.eps > 1e-4 and g.eps > 100 * g.usual_eps), None)
     if large is not None:
-        yield (
-            Fault.OPTIMIZER_EPSILON,
-            large.kind,
-            f"eps is {large.eps:g}, usual is {large.usual_eps:g}, and nothing moves",
-        )
+        why = f"eps is {large.eps:g}, usual is {large.usual_eps:g}, and nothing moves"
+        yield Fault.OPTIMIZER_EPSILON, large.kind, why
         return
     rate = max((g.lr for g in facts.optimizers), default=nan)
     why = f"at lr {rate:.3g} weights moved by {way:.2%} of their size in {last.step} steps, the loss from"

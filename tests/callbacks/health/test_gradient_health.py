@@ -11,12 +11,11 @@ from callbacks.health.facts import (
     Units,
     WeightStart,
 )
+from callbacks.health.faults import Fault, explained
 from callbacks.health.rules.training import (
     BLOCKS,
     FIRST,
-    Fault,
     LossCourse,
-    explained,
     findings_of,
     judge_blow_up,
     judge_course,

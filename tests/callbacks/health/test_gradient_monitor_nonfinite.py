@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from callbacks import GradientMonitor
+from callbacks.health.faults import Fault
 from callbacks.health.nonfinite import (
     BufferKeeper,
     GradientSentinel,
@@ -15,7 +16,6 @@ from callbacks.health.nonfinite import (
     drop_gradients,
     inputs_not_finite,
 )
-from callbacks.health.rules.training import Fault
 
 pytestmark = LIGHTNINGS_WARNINGS
 BAD = (1, 3)  # epoch, batch
