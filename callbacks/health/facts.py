@@ -1,4 +1,4 @@
-"""What the judgement rests on: readings of a run as plain numbers. NaN means: could not be read."""
+"""Hold what the rules judge: readings of a run as plain numbers. NaN means: could not be read."""
 
 from dataclasses import dataclass, field
 

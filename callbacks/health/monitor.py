@@ -84,10 +84,8 @@ class GradientMonitor(Callback):
         self._pending: list[Finding] = []
         self._probe = TrainingProbe()
 
-    # ------------------------------------------------------------------ state
-
     def state_dict(self) -> dict[str, Any]:
-        """What was found, and how far it got."""
+        """Return what was found, and how far it got."""
         return {
             "findings": [to_plain(found) for found in self.findings],
             "skipped": self._nonfinite.skipped,
@@ -111,7 +109,7 @@ class GradientMonitor(Callback):
             self._begin()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the weights and the optimizers before anything moved."""
+        """Read weights and optimizers before anything moved."""
         with self._guard(trainer, "looking at the start"):
             self._nonfinite.begin(trainer, pl_module, self)
             self._watch.begin(trainer, pl_module)
@@ -134,7 +132,7 @@ class GradientMonitor(Callback):
             self._guard.failed(trainer, "looking at the batch", error)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Check the loss; now and then look at the operations behind it."""
+        """Check the loss; now and then read the operations behind it."""
         nonfinite = self._nonfinite
         try:
             nonfinite.before_backward(trainer, pl_module, loss)
@@ -179,7 +177,7 @@ class GradientMonitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at what the step did."""
+        """Read what the step did."""
         watch, probe = self._watch, self._probe
         try:
             self._nonfinite.after_batch()
@@ -194,14 +192,14 @@ class GradientMonitor(Callback):
             self._speak(trainer)
 
     def steps_free(self, trainer: Trainer) -> float:
-        """How many steps from now on may pass without a look at more than loss and batch."""
+        """Return how many steps from now on may pass if loss and batch are read."""
         watch, probe = self._watch, self._probe
         if watch.due or watch.busy or probe.busy or self._nonfinite.sums:
             return 0
         return max(0, math.ceil(watch.next) - watch.batches)
 
     def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Any) -> None:
-        """Take in steps that were taken without the hooks; all is finite."""
+        """Read losses and batches of steps that were taken without the hooks; all is finite."""
         self._watch.losses += taken.losses
         self._watch.batches += len(taken.losses)
         self._nonfinite.steps += len(taken.losses)

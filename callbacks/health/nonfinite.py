@@ -1,4 +1,4 @@
-"""Keeps one batch that is not finite from spoiling the weights, and says where it came from."""
+"""Keep one batch that is not finite from spoiling the weights, and say where it came from."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class NonFiniteError(ArithmeticError):
 
 
 class GradientSentinel:
-    """Says whether the gradients of a module are finite, at the price of some microseconds.
+    """Tells whether the gradients of a module are finite, at the price of some microseconds.
 
     Every step it adds up the gradients of all vectors (biases, the weights of normalisation) and of every parameter
     whose module has none. A number that is not finite in the gradient of a layer's output is in the gradient of its
@@ -62,7 +62,7 @@ class GradientSentinel:
         return [*(p for group in self.vectors.values() for p in group), *self.alone, *self.answered_for]
 
     def finite(self, step: int, norms: Tensor | None = None) -> bool:
-        """Whether the gradients now held are finite.
+        """Return whether the gradients now held are finite.
 
         Args:
             step: Says whether the rare reading is due.
@@ -95,7 +95,7 @@ class GradientSentinel:
 
 
 def _may_be_finite(parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether the sums of gradients are finite: no sum is that has a term which is not."""
+    # No sum is finite that has a term which is not.
     grads = [_plain(p.grad) for p in parameters if p.grad is not None]
     if len(grads) <= FEW and all(grad.device.type == "cpu" for grad in grads):
         return all(isfinite(grad.sum().item()) for grad in grads)
@@ -103,7 +103,7 @@ def _may_be_finite(parameters: Sequence[nn.Parameter]) -> bool:
 
 
 def drop_gradients(module: nn.Module) -> None:
-    """Take every gradient away: torch's optimizers then pass the parameters by, momentum and decay included."""
+    """Drop every gradient: torch's optimizers then pass the parameters by, momentum and decay included."""
     for parameter in module.parameters():
         parameter.grad = None
 
@@ -125,7 +125,7 @@ class BufferKeeper:
         self._kept: list[Tensor] = []
 
     def keep(self) -> None:
-        """Remember what the buffers hold now."""
+        """Copy what the buffers hold now."""
         with torch.no_grad():
             self._kept = [torch.cat([b.reshape(-1) for b in kind]) for kind in self._kinds]
 
@@ -137,11 +137,8 @@ class BufferKeeper:
                     buffer.copy_(old.view_as(buffer))
 
 
-# ---------------------------------------------------------------------- where it came from
-
-
 def locate(loss: Tensor, batch: Any, module: nn.Module, layer_of: Mapping[int, str]) -> tuple[str, str]:
-    """The first layer that a non-finite loss can be followed back to, and what is known about its cause.
+    """Follow a loss that is not finite back to the first layer it can have come from.
 
     Args:
         loss: The loss, its graph still alive.
@@ -167,7 +164,7 @@ def locate(loss: Tensor, batch: Any, module: nn.Module, layer_of: Mapping[int, s
 
 
 def _first_not_finite(ops: Sequence[AutogradNode]) -> AutogradNode | None:
-    """The first operation that returned something not finite, as far as autograd kept what it returned or was given."""
+    # As far as autograd kept what operations returned or were given.
     for op in ops:
         if any(not _all_finite(taken) for taken in op.taken()):
             return op.before or op
@@ -193,7 +190,7 @@ def inputs_not_finite(batch: Any, path: str = "batch") -> Iterator[str]:
 
 
 def gradients_not_finite(parameters: Iterable[tuple[str, Tensor]]) -> list[str]:
-    """The parameters whose gradient is not finite, in the order given."""
+    """Return the parameters whose gradient is not finite, in the order given."""
     return [name for name, p in parameters if p.grad is not None and not _all_finite(p.grad)]
 
 
@@ -254,7 +251,7 @@ class NonFiniteGuard:
         self._observer: StepObserver | None = None
 
     def begin(self, trainer: Trainer, module: LightningModule, owner: Callback) -> None:
-        """Learn what there is to watch.
+        """Find what there is to watch.
 
         Args:
             trainer: The fit.
@@ -294,7 +291,7 @@ class NonFiniteGuard:
         return observer if all(id(p) in held for p in self._sentinel.parameters) else None
 
     def end(self) -> None:
-        """Let go of the last batch and of the module."""
+        """Drop the last batch and the module."""
         self._batch = self._buffers = self._observer = None
         self._module = nn.Module()
         self._parameters = []
@@ -329,7 +326,7 @@ class NonFiniteGuard:
             self.origin = self._origin_in_gradients()
 
     def after_batch(self) -> None:
-        """Let go of the batch."""
+        """Drop the batch."""
         self._batch = None
 
     def before_step(self, trainer: Trainer, module: LightningModule) -> bool:

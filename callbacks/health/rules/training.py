@@ -1,4 +1,4 @@
-"""What can be wrong with a training run, as arithmetic over plain numbers: no tensor comes here."""
+"""Judge weights, updates, gradients, units and losses of a run: arithmetic over plain numbers."""
 
 from collections.abc import Callable, Iterable, Sequence
 from math import exp, isfinite, log, nan, sqrt
@@ -29,12 +29,8 @@ class LossCourse:
         self._size = 1
         self._open: list[float] = []
 
-    def add(self, loss: float) -> None:
-        """Take in the loss of one batch."""
-        self.extend([loss])
-
     def extend(self, losses: Iterable[float]) -> list[float]:
-        """Take in the losses of some batches, in their order; return those that are finite."""
+        """Add the losses of some batches, in their order; return those that are finite."""
         finite = [loss for loss in losses if isfinite(loss)]
         if not finite:
             return finite
@@ -53,18 +49,18 @@ class LossCourse:
 
     @property
     def start(self) -> float:
-        """The loss of the first batch; NaN before it."""
+        """Loss of the first batch; NaN before it."""
         return self.first[0] if self.first else float("nan")
 
     @property
     def recent(self) -> float:
-        """The mean over the last eighth of the run, at least two blocks; NaN before the first."""
+        """Mean over the last eighth of the run, at least two blocks; NaN before the first."""
         tail = self.means[-max(2, len(self.means) // 8) :]
         return fmean(tail) if tail else float("nan")
 
     @property
     def floor(self) -> float:
-        """The lowest of the last eighth of the means, at least four: one batch of a single row lifts no floor."""
+        """Lowest of the last eighth of the means, at least four: one batch of a single row lifts no floor."""
         return min(self.means[-max(4, len(self.means) // 8) :], default=float("nan"))
 
     @property
@@ -80,7 +76,7 @@ class LossCourse:
         return abs(here - there) < max(STILL * abs(here), chance)
 
     def state(self) -> dict[str, Any]:
-        """The course as plain data."""
+        """Return the course as plain data."""
         return {
             "first": list(self.first),
             "means": list(self.means),
@@ -108,7 +104,7 @@ LOUD_OUTPUT = 3.0  # a regression's first outputs, and the same times its target
 
 
 def judge_start(facts: Facts) -> Said:
-    """What weights, optimizers and the first loss show before training moved anything; NaN shows nothing."""
+    """Judge weights, optimizers and the first loss before training moved anything; NaN shows nothing."""
     yield from _initialisation(facts)
     for group in facts.optimizers:
         if group.eps < EPSILON * group.usual_eps:
@@ -170,7 +166,7 @@ MEMORISED, GAP, HELD, LASTING = 0.05, 0.3, 0.9, 3
 
 
 def judge_units(facts: Facts) -> Said:
-    """What a window of activations shows."""
+    """Judge a window of activations."""
     dead = [u for u in facts.units if u.kind == "relu" and u.share >= DEAD and u.units > 1]
     if dead:
         counts = f"{round(dead[0].share * dead[0].units)} of {dead[0].units} units"
@@ -187,7 +183,7 @@ def _also(units: Sequence[Units]) -> str:
 
 
 def judge_course(facts: Facts, course: LossCourse, *, seen_epoch: bool) -> Said:
-    """What the readings so far and the course of the loss show.
+    """Judge the readings so far and the course of the loss.
 
     Args:
         facts: The readings; NaN among them is passed by.
@@ -211,7 +207,7 @@ def judge_course(facts: Facts, course: LossCourse, *, seen_epoch: bool) -> Said:
 
 
 def judge_epochs(facts: Facts, start: float, epochs: Sequence[tuple[float, float]], accuracy: float) -> Said:
-    """What the losses of whole epochs show.
+    """Judge the losses of whole epochs.
 
     Args:
         facts: Whether anything regularises.
@@ -231,7 +227,7 @@ def judge_epochs(facts: Facts, start: float, epochs: Sequence[tuple[float, float
 
 
 def judge_blow_up(course: LossCourse, reading: Reading | None) -> Said:
-    """Why a run whose data are finite reached a number that is not."""
+    """Tell why a run whose data are finite reached a number that is not."""
     ratio = nan if reading is None else _over_matrices(reading, lambda r: r.update / r.weight)
     if course.count > 1 and course.peak > 10 * max(abs(course.start), 1e-3):
         why = f"the loss rose from {course.start:.3g} to {course.peak:.3g} and then out of range"
@@ -301,7 +297,7 @@ def _depth(facts: Facts, course: LossCourse) -> Said:
 
 
 def _idle(matrices: Sequence[Sequence[LayerReading]]) -> bool:
-    """Whether the first layers stand beside one that the gradient reaches, as queries and keys beside values."""
+    # The first layers stand beside one that the gradient reaches, as queries and keys beside values.
     if len(matrices[0]) < FEWEST:
         return False
     first, second, third = (_ratio(matrices, layer.name) for layer in matrices[0][:3])
@@ -309,18 +305,17 @@ def _idle(matrices: Sequence[Sequence[LayerReading]]) -> bool:
 
 
 def _ratio(matrices: Sequence[Sequence[LayerReading]], name: str) -> float:
-    """Gradient of a layer over that of the last one: the median of the readings that have it."""
-    found = [r.gradient / layers[-1].gradient for layers in matrices for r in layers if r.name == name]
-    return median(found)
+    # Of a layer's gradient to that of the last one: the median of the readings that have it.
+    return median(r.gradient / layers[-1].gradient for layers in matrices for r in layers if r.name == name)
 
 
 def _over_matrices(reading: Reading, ratio: Callable[[LayerReading], float]) -> float:
-    """The median over weight matrices of a ratio; NaN if none has one. Those that started at zero have none."""
+    # The median; NaN if none has one. Matrices that started at zero have none.
     values = [ratio(r) for r in reading.layers if r.matrix and r.start > 0 and r.weight > 0]
     values = [v for v in values if v == v]
     return median(values) if values else nan
 
 
 def findings_of(said: Said, step: int) -> list[Finding]:
-    """Findings with their advice, of what was said at a step."""
+    """Return findings with their advice, of what was said at a step."""
     return [Finding(fault, where, step, why, ADVICE[fault]) for fault, where, why in said]

@@ -30,7 +30,7 @@ NAN = math.nan
 def course(values):
     kept = LossCourse()
     for value in values:
-        kept.add(value)
+        kept.extend([value])
     return kept
 
 
