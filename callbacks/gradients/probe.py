@@ -1,4 +1,4 @@
-"""Finds what an optimizer is about to change, and keeps a probe ready for it."""
+"""Read gradients and weights around a step: norms of all elements, samples, and histograms of these."""
 
 import math
 import sys
@@ -26,7 +26,7 @@ class Place:
 
 
 def places(module: nn.Module) -> dict[Tensor, Place]:
-    """The place of every parameter of a module, a tied one under its first owner alone.
+    """Return the place of every parameter of a module, a tied one under its first owner alone.
 
     A layer is a module with parameters of its own. Those of the outermost module itself go by its class's name.
     """
@@ -44,13 +44,8 @@ def places(module: nn.Module) -> dict[Tensor, Place]:
     return found
 
 
-def outside(index: int) -> Place:
-    """The place of a parameter that an optimizer has and the module has not."""
-    return Place(index, "elsewhere", f"elsewhere.{index}")
-
-
 def sharded(parameters: Iterable[Tensor]) -> list[Tensor]:
-    """Those of which this rank holds a part alone: what is said of the part is not true of the whole."""
+    """Return those of which this rank holds a part alone: what is said of the part is not true of the whole."""
     loaded = sys.modules.get("torch.distributed.tensor")  # heavy to import, and without it there can be none
     kind = getattr(loaded, "DTensor", None)
     return [] if kind is None else [p for p in parameters if isinstance(p, kind)]
@@ -60,15 +55,15 @@ def _clean(path: str) -> str:
     return ".".join(part for part in path.split(".") if part not in WRAPPERS)
 
 
-ALL = 2**22  # elements looked at in all: 16 MiB a row
+ALL = 2**22  # elements read in all: 16 MiB a row
 GRADIENT, WEIGHT, UPDATE = range(3)  # rows of the buffer
-NONZERO = GRADIENT  # what is left in the gradient's row once it was looked at
+NONZERO = GRADIENT  # what is left in the gradient's row once it was read
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 def norms(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The 2-norm of each tensor, scalars on the first one's device; half precision is summed in single."""
+    """Return the 2-norm of each tensor, scalars on the first one's device; half precision is summed in single."""
     if not tensors:
         return []
     kinds = {(t.dtype, t.device) for t in tensors}
@@ -88,7 +83,7 @@ class Probe:
     Args:
         parameters: Those that have a gradient, layer by layer.
         placed: Where each of them stands.
-        sample: Elements of a parameter that are looked at, at most.
+        sample: Elements of a parameter that are read, at most.
     """
 
     def __init__(self, parameters: Sequence[Tensor], placed: Sequence[Place], *, sample: int) -> None:
@@ -114,7 +109,7 @@ class Probe:
 
     @torch.no_grad()
     def gradient_norms(self, unscale: Tensor | None = None) -> Tensor:
-        """2-norm of each parameter's gradient, times `unscale`."""
+        """Return the 2-norm of each parameter's gradient, times `unscale`."""
         if self._plain:
             found = torch.stack(norms([_dense(p) for p in self.parameters]))
         else:
@@ -135,9 +130,9 @@ class Probe:
 
     @torch.no_grad()
     def after(self) -> Tensor:
-        """What became of what was kept, after the step, as 2-norms `[rows, parameters]`.
+        """Return 2-norms `[rows, parameters]` of what was kept and its change, still on the device.
 
-        NONZERO is the root of a count. Still on the device.
+        NONZERO is the root of a count.
         """
         kept = self._buffer
         self._read_weights(UPDATE)
@@ -149,7 +144,7 @@ class Probe:
         return found
 
     def samples(self, which: Sequence[int], limit: int) -> Tensor:
-        """Elements of some parameters' gradients, then of their weights, as kept before the step."""
+        """Return elements of some parameters' gradients, then of their weights, as kept before the step."""
         parts = []
         for row in (GRADIENT, WEIGHT):
             slots = self._buffer[row].split_with_sizes(self.slots)
@@ -157,22 +152,22 @@ class Probe:
         return torch.cat(parts)
 
     def sample_sizes(self, which: Sequence[int], limit: int) -> list[int]:
-        """How many elements of each of these parameters `samples` gives."""
+        """Return how many elements of each of these parameters `samples` gives."""
         return [-(-self.slots[i] // _stride(self.slots[i], limit)) for i in which]
 
     def is_sparse(self, index: int) -> bool:
-        """Whether a parameter's gradient is sparse."""
+        """Return whether a parameter's gradient is sparse."""
         return index in self._sparse
 
     def by_layer(self, numbers: Array) -> Array:
-        """Numbers `[…, parameters]` summed to `[…, layers + 1]`, the last for all layers together."""
+        """Sum numbers `[…, parameters]` to `[…, layers + 1]`, the last for all layers together."""
         sums = np.empty((*numbers.shape[:-1], len(self.layers) + 1))
         np.add.reduceat(numbers, self._starts, axis=-1, out=sums[..., :-1])
         np.add.reduce(sums[..., :-1], axis=-1, out=sums[..., -1])
         return sums
 
     def squares(self, found: Array) -> Array:
-        """Sums of squares `[…, rows, layers + 1]` over all elements, out of what `after` gave; NONZERO is a count."""
+        """Return square sums `[…, rows, layers + 1]` over all elements, of what `after` gives; NONZERO is a count."""
         squares = found**2
         squares[..., NONZERO, :] = squares[..., NONZERO, :].round()  # a count went through a root and back
         return self.by_layer(squares * self._scales)
@@ -223,7 +218,7 @@ def _real(tensor: Tensor) -> Tensor:
 
 
 def _part(tensor: Tensor, stride: int) -> Tensor:
-    """Every stride-th element; of a large one in the order of memory where that spares a copy of the whole."""
+    # In the order of memory where that spares a copy of the whole.
     if tensor.is_complex():
         tensor = _real(tensor)
     if stride > 1 and tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
@@ -233,10 +228,7 @@ def _part(tensor: Tensor, stride: int) -> Tensor:
 
 
 def _stride(size: int, limit: int) -> int:
-    """Steps that reach at most `limit` of `size` elements, and in a matrix every column as often as any other.
-
-    A stride that shares a factor with the width of the rows would see some columns alone.
-    """
+    # A stride that shares a factor with the width of the rows would see some columns alone.
     stride = -(-size // limit)
     while stride > 1 and math.gcd(stride, size) > 1:
         stride += 1
@@ -267,8 +259,8 @@ class GradientReader:
 
     Args:
         module: Gives the names.
-        sample: Elements of a parameter that are looked at, at most.
-        left_out: Told the names of the parameters that cannot be looked at.
+        sample: Elements of a parameter that are read, at most.
+        left_out: Told the names of the parameters that cannot be read.
     """
 
     def __init__(self, module: nn.Module, *, sample: int, left_out: Callable[[Sequence[str]], None]) -> None:
@@ -279,7 +271,7 @@ class GradientReader:
         self._probes: dict[tuple[tuple[int, int, bool], ...], Probe | None] = {}
 
     def probe(self, optimizer: Optimizer) -> Probe | None:
-        """The probe for the parameters that have a gradient now; None if none has."""
+        """Return the probe for the parameters that have a gradient now; None if none has."""
         found = [(p, p.grad) for group in optimizer.param_groups for p in group["params"]]
         # An id holds while the probe does.
         key = tuple([(id(p), p.numel(), grad.is_sparse) for p, grad in found if grad is not None])
@@ -303,11 +295,12 @@ class GradientReader:
         return probe
 
     def _place(self, parameter: Tensor) -> Place:
-        return self._places.get(parameter) or outside(len(self._places))
+        outside = len(self._places)  # a parameter that the optimizer has and the module has not
+        return self._places.get(parameter) or Place(outside, "elsewhere", f"elsewhere.{outside}")
 
 
 def shown(probe: Probe) -> list[int]:
-    """Which parameters of a probe get histograms: all, or an even choice over the depth.
+    """Return which parameters of a probe get histograms: all, or an even choice over the depth.
 
     A bias beside a matrix gets none: to write it costs as much as the matrix, and it tells less.
     """

@@ -135,7 +135,7 @@ class GradientSession(StepListener):
         """Pass on Lightning's `on_before_optimizer_step`."""
         steps = self._steps.get(optimizer) or self._observe(optimizer)
         if steps is not None:
-            steps.before_step()
+            steps.observer.before_step(steps)
 
     # ------------------------------------------------------------------ steps taken without Lightning's loop
 
@@ -168,7 +168,7 @@ class GradientSession(StepListener):
     def flush(self) -> None:
         """Hand what is pending to the loggers, and bring the history up to date; between two steps."""
         for steps in self._steps.values():
-            steps.settle_skipped()
+            steps.observer.settle_skipped()
         self._write()
         self._add_to_flow()
         layers = len(self.flow.layers)
@@ -179,7 +179,7 @@ class GradientSession(StepListener):
     def close(self) -> None:
         """Leave the optimizers alone, and hand over what is left."""
         for steps in self._steps.values():
-            steps.detach()
+            steps.observer.leave(steps)
         self.flush()
 
     def _write(self) -> None:

@@ -265,7 +265,7 @@ class GradientMonitor(Callback):
 
     def _leave_optimizers(self) -> None:
         for steps in self._steps:
-            steps.detach()
+            steps.observer.leave(steps)
         self._steps = []
 
     # ------------------------------------------------------------------ speaking
