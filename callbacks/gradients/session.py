@@ -110,7 +110,6 @@ class GradientSession(StepListener):
         self._clips = _may_clip(trainer, module)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         self._scaler = scaler if isinstance(scaler, torch.amp.GradScaler) else None
-        self._writer = GradientWriter(schedule.write_every)
         self._pending: list[Moment] = []
         self._steps: dict[Optimizer, ObservedSteps] = {}
         self._readers: dict[Optimizer, GradientReader] = {}
@@ -186,7 +185,7 @@ class GradientSession(StepListener):
         moments, self._pending = self._pending, []
         if moments:
             with self._guard(self._trainer, "writing gradients"):
-                self._not_in_flow += self._writer.write(self._trainer, moments)
+                self._not_in_flow += _write_moments(self._trainer, moments, self._schedule.write_every)
         if len(self._not_in_flow) > UNSORTED:
             self._add_to_flow()
 
@@ -311,60 +310,38 @@ def _may_clip(trainer: Trainer, module: LightningModule) -> bool:
     return own or bool(trainer.gradient_clip_val)
 
 
-QUANTITIES = ("grad_norm", "grad_norm_clipped", "weight_norm", "update_ratio", "grad_zeros")
+def _write_moments(trainer: Trainer, moments: Sequence[Moment], write_every: int) -> list[tuple[int, dict[str, float]]]:
+    """Write moments, oldest first; return the step and the gradient norm of each layer of each."""
+    groups: dict[tuple[int, str, Probe], list[Moment]] = {}
+    for moment in moments:
+        groups.setdefault((moment.step // write_every, moment.total, moment.probe), []).append(moment)
+    flows = []
+    for together in sorted(groups.values(), key=lambda group: group[-1].step):
+        norms = _write_together(trainer, together)
+        layers = together[0].probe.layers
+        flows += [(m.step, dict(zip(layers, row, strict=False))) for m, row in zip(together, norms, strict=True)]
+    return sorted(flows, key=lambda flow: flow[0]) if len(groups) > 1 else flows
 
 
-class GradientWriter:
-    """Writes moments as scalars and histograms.
-
-    Args:
-        write_every: Steps whose moments are written together: their means and the largest total.
-    """
-
-    def __init__(self, write_every: int) -> None:
-        self._write_every = write_every
-        self._tags: dict[tuple[Probe, str], dict[str, list[str]]] = {}  # the same from moment to moment
-
-    def write(self, trainer: Trainer, moments: Sequence[Moment]) -> list[tuple[int, dict[str, float]]]:
-        """Write moments, oldest first; return the step and the gradient norm of each layer of each."""
-        groups: dict[tuple[int, str, Probe], list[Moment]] = {}
-        for moment in moments:
-            groups.setdefault((moment.step // self._write_every, moment.total, moment.probe), []).append(moment)
-        flows = []
-        for together in sorted(groups.values(), key=lambda group: group[-1].step):
-            norms = self._write(trainer, together)
-            layers = together[0].probe.layers
-            flows += [(m.step, dict(zip(layers, row, strict=False))) for m, row in zip(together, norms, strict=True)]
-        return sorted(flows, key=lambda flow: flow[0]) if len(groups) > 1 else flows
-
-    def _write(self, trainer: Trainer, moments: list[Moment]) -> list[list[float]]:
-        last = moments[-1]
-        norms, values = _numbers(moments)
-        tags = self._tags_of(last)
-        # A ratio to weights that are all zero is no number. Norms that are none are told as they are.
-        scalars = {
-            tag: value
-            for quantity, row in values.items()
-            for tag, value in zip(tags[quantity], row.tolist(), strict=True)
-            if value == value or quantity != "update_ratio"
-        }
-        if len(moments) > 1:
-            scalars[f"grad_norm_max/{last.total}"] = float(norms[:, -1].max())
-        for moment in moments[:-1]:
-            if moment.samples is not None:
-                dispatch.write_moment(trainer, moment.step, {}, _histograms(moment))
-        dispatch.write_moment(trainer, last.step, scalars, _histograms(last))
-        found: list[list[float]] = norms.tolist()
-        return found
-
-    def _tags_of(self, moment: Moment) -> dict[str, list[str]]:
-        key = (moment.probe, moment.total)
-        if key not in self._tags:
-            if len(self._tags) > 16:  # probes come and go where gradients do
-                self._tags.clear()
-            names = [*moment.probe.layers, moment.total]
-            self._tags[key] = {quantity: [f"{quantity}/{name}" for name in names] for quantity in QUANTITIES}
-        return self._tags[key]
+def _write_together(trainer: Trainer, moments: list[Moment]) -> list[list[float]]:
+    last = moments[-1]
+    norms, values = _numbers(moments)
+    names = [*last.probe.layers, last.total]
+    # A ratio to weights that are all zero is no number. Norms that are none are told as they are.
+    scalars = {
+        f"{quantity}/{name}": value
+        for quantity, row in values.items()
+        for name, value in zip(names, row.tolist(), strict=True)
+        if value == value or quantity != "update_ratio"
+    }
+    if len(moments) > 1:
+        scalars[f"grad_norm_max/{last.total}"] = float(norms[:, -1].max())
+    for moment in moments[:-1]:
+        if moment.samples is not None:
+            dispatch.write_moment(trainer, moment.step, {}, _histograms(moment))
+    dispatch.write_moment(trainer, last.step, scalars, _histograms(last))
+    found: list[list[float]] = norms.tolist()
+    return found
 
 
 def _numbers(moments: Sequence[Moment]) -> tuple[Array, dict[str, Array]]:

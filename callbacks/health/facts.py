@@ -246,7 +246,7 @@ class Facts:
     optimizers: tuple[OptimizerFacts, ...] = ()  # how the optimizers were set up
     dropouts: dict[str, float] = field(default_factory=dict)  # from module name to the share that is dropped
     frozen: tuple[str, ...] = ()  # weight matrices that are not to be trained and still hold random initial values
-    strangers: tuple[str, ...] = ()  # parameters that get gradients and stand in no optimizer
+    unoptimized: tuple[str, ...] = ()  # parameters that get gradients and stand in no optimizer
     unreached: tuple[str, ...] = ()  # parameters that are in an optimizer and never got a gradient other than zero
     head: Head | None = None  # what the first loss was compared with
     kept_gradients: int = 0  # steps that used the gradients of the step before again

@@ -139,7 +139,7 @@ class GradientMonitor(Callback):
             self._watch.losses.append(nonfinite.loss)
             if self._watch.due:
                 self._watch.graph(loss)
-            if self._probe.listening:
+            if self._probe.wants_losses:
                 self._probe.before_backward(trainer, pl_module, loss)
         except Exception as error:  # noqa: BLE001  # as in `Guard`
             self._guard.failed(trainer, "looking at the loss", error)
@@ -184,7 +184,7 @@ class GradientMonitor(Callback):
             if watch.busy:
                 watch.after_batch(trainer)
             watch.batches += 1
-            if probe.awake or batch_idx == 0:
+            if probe.wants_batches or batch_idx == 0:
                 probe.after_batch(trainer, pl_module, outputs, batch, batch_idx)
         except Exception as error:  # noqa: BLE001  # as in `Guard`
             self._guard.failed(trainer, "looking at the batch", error)
@@ -203,7 +203,7 @@ class GradientMonitor(Callback):
         self._watch.losses += taken.losses
         self._watch.batches += len(taken.losses)
         self._nonfinite.steps += len(taken.losses)
-        if self._probe.awake:
+        if self._probe.wants_batches:
             with self._guard(trainer, "looking at the batch"):
                 self._probe.batches(trainer, taken.batches)
             self._speak(trainer)

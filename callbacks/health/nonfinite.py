@@ -26,7 +26,7 @@ class NonFiniteError(ArithmeticError):
     """A loss or a gradient was not finite, and the monitor was told to raise."""
 
 
-class GradientSentinel:
+class GradientCheck:
     """Tells whether the gradients of a module are finite, at the price of some microseconds.
 
     Every step it adds up the gradients of all vectors (biases, the weights of normalisation) and of every parameter
@@ -245,7 +245,7 @@ class NonFiniteGuard:
         self._parameters: list[nn.Parameter] = []
         self._layer_of: dict[int, str] = {}
         self._module: nn.Module = nn.Module()
-        self._sentinel = GradientSentinel(self._module)
+        self._check = GradientCheck(self._module)
         self._buffers: BufferKeeper | None = None
         self._owner = Callback()
         self._observer: StepObserver | None = None
@@ -276,11 +276,11 @@ class NonFiniteGuard:
         if trained != self._trained:
             self._parameters = list(module.parameters())
             self._trained = [*held, -1, *(p.requires_grad for p in self._parameters)]
-            self._sentinel = GradientSentinel(module)
+            self._check = GradientCheck(module)
         self._observer = self._shared_observer(trainer) if module.automatic_optimization else None
 
     def _shared_observer(self, trainer: Trainer) -> StepObserver | None:
-        """Return the observer whose listeners read the same gradients as the sentinel; ranks must judge by the same."""
+        """Return the observer whose listeners read the same gradients as the check; ranks must judge by the same."""
         optimizer = trainer.optimizers[0] if len(trainer.optimizers) == 1 else None
         if not isinstance(optimizer, Optimizer) or self._scaler is not None or not self._alone:
             return None
@@ -288,14 +288,14 @@ class NonFiniteGuard:
         if not observer.agrees_with(self._owner, trainer.callbacks):  # type: ignore[attr-defined]  # a connector's
             return None
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        return observer if all(id(p) in held for p in self._sentinel.parameters) else None
+        return observer if all(id(p) in held for p in self._check.parameters) else None
 
     def end(self) -> None:
         """Drop the last batch and the module."""
         self._batch = self._buffers = self._observer = None
         self._module = nn.Module()
         self._parameters = []
-        self._sentinel = GradientSentinel(self._module)
+        self._check = GradientCheck(self._module)
 
     def before_batch(self, batch: Any, batch_idx: int) -> None:
         """Keep the batch in case it must be named, and the buffers as they were before a step's first batch."""
@@ -322,7 +322,7 @@ class NonFiniteGuard:
 
     def after_backward(self) -> None:
         """Where a step uses several batches' gradients, tell with which of them a number that is not finite came."""
-        if self.origin is None and not self._sentinel.finite(1):
+        if self.origin is None and not self._check.finite(1):
             self.origin = self._origin_in_gradients()
 
     def after_batch(self) -> None:
@@ -334,7 +334,7 @@ class NonFiniteGuard:
         # Across ranks the summed gradient alone decides: it is the same everywhere, a loss is not.
         observer = self._observer
         norms = observer.norms() if observer is not None and observer.is_due else None
-        spoilt = (self._bad_loss and self._alone) or not self._sentinel.finite(self.steps, norms)
+        spoilt = (self._bad_loss and self._alone) or not self._check.finite(self.steps, norms)
         self.steps += 1
         self._stepped = True
         if not spoilt:

@@ -14,7 +14,7 @@ from callbacks.health.facts import LayerReading, Units, WeightStart
 from callbacks.health.readers.autograd import AutogradNode
 
 ENOUGH = 12  # samplings without a gradient; modules that are used now and then have had their turn
-STRANGER = 3  # samplings with one
+ENOUGH_GRADIENTS = 3  # samplings with one
 
 
 class ReachWatch:
@@ -33,16 +33,16 @@ class ReachWatch:
         """Read the gradients before a step; parameters that had one often enough are passed by."""
         self._samplings += 1
         for i, (_, p) in enumerate(self._named):
-            if self._times[i] < STRANGER and p.grad is not None and (p.grad.is_sparse or bool(p.grad.any())):
+            if self._times[i] < ENOUGH_GRADIENTS and p.grad is not None and (p.grad.is_sparse or bool(p.grad.any())):
                 self._times[i] += 1
 
     def read(self, optimizers: Sequence[Optimizer]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return parameters that get gradients in no optimizer, and parameters in one that never got any."""
         known = {id(p) for p in chain.from_iterable(g["params"] for o in optimizers for g in o.param_groups)}
         rows = [(n, id(p) in known, times) for (n, p), times in zip(self._named, self._times, strict=True)]
-        strangers = tuple(n for n, held, times in rows if not held and times >= STRANGER)
+        unoptimized = tuple(n for n, held, times in rows if not held and times >= ENOUGH_GRADIENTS)
         unreached = tuple(n for n, held, times in rows if held and not times) if self._samplings >= ENOUGH else ()
-        return strangers, unreached
+        return unoptimized, unreached
 
 
 WINDOW = 12  # samplings a judgement rests on; then it starts anew, so that late deaths are seen

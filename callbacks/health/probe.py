@@ -32,27 +32,8 @@ from callbacks.health.readers.data import (
     tensors_in,
 )
 from callbacks.health.readers.network import NUMERIC, LayerInputs, read_batch_norms, read_structure
-from callbacks.health.rules.data import (
-    NO_SKILL,
-    class_findings,
-    contrast_findings,
-    dependence_findings,
-    input_findings,
-    label_findings,
-    may_be_unlearnable,
-    neighbour_findings,
-    number_findings,
-    out_of_range,
-)
-from callbacks.health.rules.network import (
-    fades,
-    head_findings,
-    signal_findings,
-    start_findings,
-    structure_findings,
-    training_findings,
-    validation_findings,
-)
+from callbacks.health.rules import data as data_rules
+from callbacks.health.rules import network as network_rules
 from callbacks.host import logged
 
 MOST_CLASSES = 1000
@@ -116,7 +97,7 @@ class DataWatch:
         low, high = (int(value) for value in target.aminmax())
         if self.ignored in (low, high):
             return []
-        return class_findings(low, high, self.outputs, step)
+        return data_rules.class_findings(low, high, self.outputs, step)
 
     def training_batch(self, trainer: Trainer, tensors: Sequence[Tensor]) -> None:
         """Keep a part of a training batch of the first epoch; later only see whether rows come again."""
@@ -140,7 +121,7 @@ class DataWatch:
         return target.round().long() if self.classes and target.is_floating_point() else target
 
     @property
-    def asks(self) -> bool:
+    def may_tell(self) -> bool:
         """Whether the end of an epoch may tell anything."""
         rows = self.train.kept and (self.compared or self.val.kept)
         return bool(self.open or rows or self.pending is not None)
@@ -166,11 +147,11 @@ class DataWatch:
                 return []
             rows = sum(classes.counts.values())
             self.baseline = -sum(n / rows * math.log(n / rows) for n in classes.counts.values())
-            found = label_findings(classes, step, sequential=sequential, random=random)
+            found = data_rules.label_findings(classes, step, sequential=sequential, random=random)
         else:
             numbers = read_numbers(labels, self.val.labels)
             self.baseline = float(torch.cat(labels).float().var(correction=0))
-            found = number_findings(numbers, step, random=random) if numbers else []
+            found = data_rules.number_findings(numbers, step, random=random) if numbers else []
         return [finding for finding in found if self.known or finding.fault is Fault.UNSHUFFLED]
 
     def _judge_rows(self, step: int) -> list[Finding]:
@@ -182,9 +163,9 @@ class DataWatch:
         contrast = read_contrast(train, val, both)
         if contrast is None:
             return []
-        found = contrast_findings(contrast, step)
+        found = data_rules.contrast_findings(contrast, step)
         near = read_neighbours((train, both[0]), (val, both[1])) if both and self.known and not found else None
-        possible = neighbour_findings(near, step) if near else []
+        possible = data_rules.neighbour_findings(near, step) if near else []
         self.pending = PendingFinding(possible, train) if possible else None
         if found or both is None or not self.known:
             self.train.clear()
@@ -199,11 +180,13 @@ class DataWatch:
         losses += [value for name, value in logged(trainer, "val").items() if "loss" in name and value == value]
         best = self.best_val_loss = min(losses) / self.baseline
         epochs, step, found = trainer.current_epoch + 1, trainer.global_step, list[Finding]()
-        asks = may_be_unlearnable(best, epochs, step)
+        asks = data_rules.may_be_unlearnable(best, epochs, step)
         rows, labels = (self.train.rows(), self.train.row_labels()) if asks else (None, None)
         if rows is not None and labels is not None:
-            found = dependence_findings(read_dependence(rows, labels, best_val_loss=best, epochs=epochs), step)
-        if best <= NO_SKILL or asks:  # data that tell something go on telling it: nobody needs to ask again
+            found = data_rules.dependence_findings(
+                read_dependence(rows, labels, best_val_loss=best, epochs=epochs), step
+            )
+        if best <= data_rules.NO_SKILL or asks:  # data that tell something go on telling it: nobody needs to ask again
             self.train.clear()
         return found
 
@@ -254,8 +237,8 @@ class TrainingProbe:
         self._clear()
 
     def _clear(self) -> None:
-        self.awake = True  # whether `after_batch` has anything to do but with an epoch's first batch
-        self.listening = True  # whether `before_backward` has
+        self.wants_batches = True  # whether `after_batch` has anything to do but with an epoch's first batch
+        self.wants_losses = True  # whether `before_backward` has
         self._norms_seen = [0, 0]  # epochs and validations that began
         self._read: list[Loss] = []  # losses of the step that is under way
         self._layers = LayerInputs()
@@ -277,7 +260,7 @@ class TrainingProbe:
         self._steps = 0
         norms = read_batch_norms(module, fresh=True)
         self._norms = bool(norms)
-        self._add(start_findings(norms, trainer.global_step))
+        self._add(network_rules.start_findings(norms, trainer.global_step))
         self._layers.open(module)
 
     def before_batch(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -288,7 +271,7 @@ class TrainingProbe:
     def failed(self, trainer: Trainer, module: LightningModule, error: BaseException) -> None:
         """Say in plain words what stopped the run, if it is a label that the loss refused."""
         if isinstance(error, IndexError | RuntimeError) and REFUSED.search(str(error)):
-            self._add([out_of_range(f"the loss refuses a label: {error}", trainer.global_step)])
+            self._add([data_rules.out_of_range(f"the loss refuses a label: {error}", trainer.global_step)])
 
     def before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
         """Read the graph of the first losses."""
@@ -301,39 +284,43 @@ class TrainingProbe:
         maximised = any(group.get("maximize") for optimizer in optimizers for group in optimizer.param_groups)
         facts = read_loss(loss, alone=alone, maximised=maximised)
         self._read.append(facts)
-        self._add(head_findings(facts, trainer.global_step))
+        self._add(network_rules.head_findings(facts, trainer.global_step))
         if self._steps == 0 and len(self._read) == 1:
             self._structure = read_structure(loss)
-            self._add(structure_findings(self._structure, trainer.global_step))
+            self._add(network_rules.structure_findings(self._structure, trainer.global_step))
 
     def after_batch(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Read the first batches, and with an epoch's first batch, more and more rarely, the mode of batch norms."""
         self._steps += 1
         if batch_idx == 0 and self._norms_trained and self._steps > FIRST_STEPS and self._now_and_then(0):
             norms = read_batch_norms(module, fresh=False)
-            self._add(training_findings(norms, trainer.global_step, root_training=module.training, were_training=True))
-        if not self.awake:
+            self._add(
+                network_rules.training_findings(
+                    norms, trainer.global_step, root_training=module.training, were_training=True
+                )
+            )
+        if not self.wants_batches:
             return
         tensors = tensors_in(batch)
         if self._steps <= FIRST_STEPS:
             self._first_steps(trainer, module, tensors)
         self._data.training_batch(trainer, tensors)
-        self._sleep()
+        self._update_wants()
 
     @property
     def busy(self) -> bool:
         """Whether it has to see every step."""
-        return self._steps < FIRST_STEPS or self.listening
+        return self._steps < FIRST_STEPS or self.wants_losses
 
     def batches(self, trainer: Trainer, batches: Iterable[Any]) -> None:
         """Read training batches of steps that need not be seen."""
         for batch in batches:
             self._data.training_batch(trainer, tensors_in(batch))
-        self._sleep()
+        self._update_wants()
 
-    def _sleep(self) -> None:
-        self.listening = self._steps < FIRST_STEPS or bool(self._signals)
-        self.awake = self._steps < FIRST_STEPS or self._data.open or self._data.pending is not None
+    def _update_wants(self) -> None:
+        self.wants_losses = self._steps < FIRST_STEPS or bool(self._signals)
+        self.wants_batches = self._steps < FIRST_STEPS or self._data.open or self._data.pending is not None
 
     def _now_and_then(self, which: int) -> bool:
         # The first time, the second, the fourth, the eighth, …
@@ -345,16 +332,16 @@ class TrainingProbe:
     ) -> None:
         """Read validation batches of the first epoch, and the mode that batch norms are in."""
         if self._norms and batch_idx == 0 and not trainer.sanity_checking and self._now_and_then(1):
-            self._add(validation_findings(read_batch_norms(module, fresh=False), trainer.global_step))
+            self._add(network_rules.validation_findings(read_batch_norms(module, fresh=False), trainer.global_step))
         if not self._data.compared and self._steps:
             self._data.validation_batch(trainer, tensors_in(batch))
 
     def epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Judge what one epoch gathered."""
         self._judge_inputs(trainer)
-        if self._data.asks:
+        if self._data.may_tell:
             self._add(self._data.judge(trainer))
-            self._sleep()
+            self._update_wants()
         self._judge_signal(trainer)
 
     def end(self) -> None:
@@ -398,7 +385,7 @@ class TrainingProbe:
         step = trainer.global_step
         facts = [with_batch(loss, tensors) for loss in self._read]
         for loss in facts:
-            self._add(head_findings(loss, step))
+            self._add(network_rules.head_findings(loss, step))
         first = self._layers.first
         self._data.learn(tensors, first[2] if first else None, facts)
         if first is not None:
@@ -411,7 +398,7 @@ class TrainingProbe:
         if self._norms and self._steps in (1, FIRST_STEPS):
             norms = read_batch_norms(module, fresh=True)
             self._norms_trained = self._norms_trained or any(norm.training for norm in norms)
-            self._add(training_findings(norms, step, root_training=module.training, were_training=False))
+            self._add(network_rules.training_findings(norms, step, root_training=module.training, were_training=False))
         if self._steps == FIRST_STEPS:
             self._layers.close()
             self._judge_inputs(trainer)
@@ -419,7 +406,7 @@ class TrainingProbe:
                 values = torch.stack([signal for _, signal in self._layers.signals]).tolist()
                 names = [name for name, _ in self._layers.signals]
                 self._signals = list(zip(names, values, strict=True))
-            if not fades(self._structure, self._signals):  # then nobody asks how the loss goes on
+            if not network_rules.fades(self._structure, self._signals):  # then nobody asks how the loss goes on
                 self._signals.clear()
                 self._losses.clear()
 
@@ -428,14 +415,14 @@ class TrainingProbe:
             facts = read_inputs(self._fed, self._given, from_batch=self._data.input is not None)
             self._given = []
             if facts is not None:
-                self._add(input_findings(facts, trainer.global_step))
+                self._add(data_rules.input_findings(facts, trainer.global_step))
 
     def _judge_signal(self, trainer: Trainer) -> None:
         if self._signals and len(self._losses) >= 100:
             first, last = self._losses[:FIRST_LOSSES], self._losses[-LAST_LOSSES:]
             means = float(torch.stack(first).mean()), float(torch.stack(last).mean())
             if all(math.isfinite(mean) for mean in means):
-                self._add(signal_findings(self._structure, self._signals, means, trainer.global_step))
+                self._add(network_rules.signal_findings(self._structure, self._signals, means, trainer.global_step))
             if len(self._losses) >= LOSSES_KEPT:
                 self._losses.clear()
                 self._signals.clear()

@@ -175,7 +175,7 @@ class TrainingWatch:
     def _judge(self, trainer: Trainer, *, seen_epoch: bool) -> None:
         facts = self._facts
         facts.kept_gradients = self._zeroing.kept if self._zeroing.kept >= 3 else 0
-        facts.strangers, facts.unreached = self._reach.read(trainer.optimizers)
+        facts.unoptimized, facts.unreached = self._reach.read(trainer.optimizers)
         facts.optimizers = read_optimizers(trainer.optimizers)
         self._add(trainer, rules.judge_course(facts, self.course, seen_epoch=seen_epoch))
 

@@ -193,9 +193,9 @@ def judge_course(facts: Facts, course: LossCourse, *, seen_epoch: bool) -> Said:
     if facts.kept_gradients:
         why = f"{facts.kept_gradients} steps in a row used the gradients of the step before once more"
         yield Fault.GRADIENTS_NOT_ZEROED, "", why
-    if facts.strangers:
-        why = f"{named(facts.strangers)} get gradients and stand in no optimizer"
-        yield Fault.NOT_UPDATING, facts.strangers[0], why
+    if facts.unoptimized:
+        why = f"{named(facts.unoptimized)} get gradients and stand in no optimizer"
+        yield Fault.NOT_UPDATING, facts.unoptimized[0], why
     if facts.unreached:
         yield Fault.NOT_UPDATING, facts.unreached[0], f"{named(facts.unreached)} never got a gradient other than zero"
     if not facts.readings:

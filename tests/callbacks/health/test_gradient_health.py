@@ -110,7 +110,7 @@ def test_usual_updates_say_nothing_whatever_the_loss_does(losses):
         (facts(matrix(weight=1e-3)), FALLING, Fault.OVER_REGULARISED),  # the penalty is part of the loss
         (facts(kept_gradients=3), FALLING, Fault.GRADIENTS_NOT_ZEROED),
         (facts(unreached=("a.weight",)), FALLING, Fault.NOT_UPDATING),
-        (facts(strangers=("a.weight",)), FALLING, Fault.NOT_UPDATING),
+        (facts(unoptimized=("a.weight",)), FALLING, Fault.NOT_UPDATING),
         (facts(matrix(travelled=0.0), matrix("b"), matrix("c")), FALLING, Fault.NOT_UPDATING),
         (
             facts(matrix(gradient=1e-9), matrix("b"), matrix("c"), matrix("d")),

@@ -11,7 +11,7 @@ from callbacks import GradientMonitor
 from callbacks.health.faults import Fault
 from callbacks.health.nonfinite import (
     BufferKeeper,
-    GradientSentinel,
+    GradientCheck,
     NonFiniteGuard,
     drop_gradients,
     inputs_not_finite,
@@ -229,34 +229,34 @@ class Gate(nn.Module):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(("name", "step"), [("gain", 5), ("layer.bias", 5), ("layer.weight", 16), ("table.weight", 5)])
-def test_the_sentinel_sees_one_bad_number(name, step, value):
+def test_the_check_sees_one_bad_number(name, step, value):
     gate = Gate()
-    sentinel = GradientSentinel(gate)
-    assert sentinel.finite(step)  # no gradients yet
+    check = GradientCheck(gate)
+    assert check.finite(step)  # no gradients yet
     for parameter in gate.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    assert sentinel.finite(step)
+    assert check.finite(step)
     gate.get_parameter(name).grad.view(-1)[1] = value
-    assert not sentinel.finite(step)
+    assert not check.finite(step)
     drop_gradients(gate)
-    assert sentinel.finite(step)
+    assert check.finite(step)
 
 
 def test_large_finite_gradients_whose_sum_overflows_are_finite():
     gate = Gate()
     for parameter in gate.parameters():
         parameter.grad = torch.full_like(parameter, 3e38)
-    assert GradientSentinel(gate).finite(0)
+    assert GradientCheck(gate).finite(0)
 
 
 def test_a_sparse_gradient_is_read():
     gate = Gate()
     gate.table(torch.tensor([1])).sum().backward()
-    sentinel = GradientSentinel(gate)
-    assert sentinel.finite(0)
+    check = GradientCheck(gate)
+    assert check.finite(0)
     gate.zero_grad()
     (gate.table(torch.tensor([1])) * math.nan).sum().backward()
-    assert not sentinel.finite(0)
+    assert not check.finite(0)
 
 
 def test_buffers_of_every_type_come_back_and_large_ones_are_left_alone():

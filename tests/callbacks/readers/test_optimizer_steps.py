@@ -9,7 +9,7 @@ from foreign_modules import LIGHTNINGS_WARNINGS, Plain, TwoOptimizers, fit
 from pytorch_lightning.loggers.logger import Logger
 
 from callbacks import GradientLogger, GradientMonitor
-from callbacks.health.nonfinite import GradientSentinel
+from callbacks.health.nonfinite import GradientCheck
 from callbacks.readers.optimizer_steps import _OBSERVERS
 
 pytestmark = LIGHTNINGS_WARNINGS
@@ -69,14 +69,14 @@ BOTH = [("monitor", "logger"), ("logger", "monitor")]
 
 @pytest.fixture
 def given(monkeypatch):
-    """Whether the sentinel was given norms, check by check."""
-    found, finite = [], GradientSentinel.finite
+    """Whether the check was given norms, check by check."""
+    found, finite = [], GradientCheck.finite
 
     def spy(self, step, norms=None):
         found.append(norms is not None)
         return finite(self, step, norms)
 
-    monkeypatch.setattr(GradientSentinel, "finite", spy)
+    monkeypatch.setattr(GradientCheck, "finite", spy)
     return found
 
 
