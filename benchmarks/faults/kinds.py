@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from callbacks.health.rules.training import Fault
+from callbacks.health.faults import Fault
 
 from .settings import Settings
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from callbacks.health.rules.training import Fault
+from callbacks.health.faults import Fault
 
 from .kinds import Case
 

@@ -1,4 +1,4 @@
-"""A picture of gradient flow: layers from the input (top) to the output, training from left to right."""
+"""Draw gradient flow: layers from the input (top) to the output, training from left to right."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _head(axes: Axes, title: str) -> None:
 
 
 def _scale(means: list[list[float | None]]) -> LogNorm:
-    """Colours from the 1st to the 99th of a hundred norms: one outlier shall not press the rest flat."""
+    # From the 1st to the 99th of a hundred norms: one outlier shall not press the rest flat.
     seen = [value for row in means for value in row if value is not None and value > 0]
     low, high = (log10(value) for value in np.percentile(seen, [1, 99])) if seen else (-1.0, 1.0)
     lacking = max(DECADES - (high - low), 0.0)
@@ -103,7 +103,7 @@ def _short(name: str) -> str:
 
 
 def _columns(axes: Axes, flow: GradientFlow) -> None:
-    """Name some columns, at round steps: each stands where the first column reaches that step."""
+    # Some columns are named, at round steps: each stands where the first column reaches that step.
     steps = [column.first for column in flow.columns]
     axes.set_xlabel("optimizer step", fontsize=9)
     if not steps:

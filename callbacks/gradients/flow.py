@@ -1,4 +1,4 @@
-"""What reaches each layer over time: a history of gradient norms in bounded memory."""
+"""Keep the history of gradient norms by layer in bounded memory."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,40 +11,24 @@ ROWS = 200  # more layers a picture cannot tell apart
 
 @dataclass
 class Column:
-    """A stretch of time.
+    """A stretch of time."""
 
-    Args:
-        first: The first step in it.
-        last: The last one.
-        total: Sum of the finite norms, a layer each.
-        count: How many they were.
-        broken: How many norms were not finite.
-        taken: Moments in it.
-    """
-
-    first: int
-    last: int
-    total: list[float]
-    count: list[int]
-    broken: list[int]
-    taken: int
+    first: int  # the first step in it
+    last: int  # the last one
+    total: list[float]  # sum of the finite norms, a layer each
+    count: list[int]  # how many they were
+    broken: list[int]  # how many norms were not finite
+    taken: int  # moments in it
 
 
 @dataclass
 class GradientFlow:
-    """Gradient norm of each layer over time. The longer the run, the longer the stretch that one column stands for.
+    """Gradient norm of each layer over time. The longer the run, the longer the stretch that one column stands for."""
 
-    Args:
-        layers: Names of the layers, the input's first; of more than 200 an even choice is kept.
-        columns: At most 128, oldest first.
-        width: Moments in a column.
-        of: How many layers there are in truth; 0 for as many as are named.
-    """
-
-    layers: list[str]
-    columns: list[Column] = field(default_factory=list)
-    width: int = 1
-    of: int = 0
+    layers: list[str]  # names of the layers, the input's first; of more than 200 an even choice is kept
+    columns: list[Column] = field(default_factory=list)  # at most 128, oldest first
+    width: int = 1  # moments in a column
+    of: int = 0  # how many layers there are in truth; 0 for as many as are named
 
     def __post_init__(self) -> None:
         self.of = self.of or len(self.layers)
@@ -70,7 +54,7 @@ class GradientFlow:
                 column.broken[row] += 1
 
     def means(self) -> list[list[float | None]]:
-        """Mean norm by layer and column; None where there was no gradient, NaN where one was not finite."""
+        """Return the mean norm by layer and column; None where there was no gradient, NaN where one was not finite."""
         return [[_mean(column, row) for column in self.columns] for row in range(len(self.layers))]
 
     def arrange(self, names: Sequence[str]) -> None:
@@ -85,13 +69,13 @@ class GradientFlow:
             column.broken = [column.broken[row] for row in order]
 
     def state(self) -> dict[str, Any]:
-        """Plain numbers and lists."""
+        """Return the history as plain numbers and lists."""
         columns = [[c.first, c.last, c.total, c.count, c.broken, c.taken] for c in self.columns]
         return {"layers": list(self.layers), "columns": columns, "width": self.width, "of": self.of}
 
     @classmethod
     def load(cls, state: Mapping[str, Any]) -> "GradientFlow":
-        """The history that `state` was taken of."""
+        """Return the history that a state was made of."""
         columns = [
             Column(first, last, list(total), list(count), list(broken), taken)
             for first, last, total, count, broken, taken in state["columns"]
@@ -108,7 +92,7 @@ class GradientFlow:
             column.broken.append(0)
 
     def _open(self, step: int, rows: Sequence[int]) -> Column:
-        """The column to add to: the last one while it has room, or while another optimizer's layers fill it."""
+        # The last one while it has room, or while another optimizer's layers fill it.
         last = self.columns[-1] if self.columns else None
         if last is not None and last.taken <= self.width and not any(last.count[r] + last.broken[r] for r in rows):
             last.taken = max(last.taken, 1)

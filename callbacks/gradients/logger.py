@@ -8,10 +8,10 @@ from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch.optim import Optimizer
 
 from callbacks.gradients.flow import GradientFlow
-from callbacks.gradients.session import GradientSession, Pace, StepAhead
-from callbacks.gradients.writer import show_flow
+from callbacks.gradients.session import GradientSchedule, GradientSession, ReadingAhead
 from callbacks.host import Guard
-from callbacks.loggers.figures import png_of
+from callbacks.loggers import dispatch
+from callbacks.loggers.figures import png_of, rgb
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,7 +90,7 @@ class GradientLogger(Callback):
         self._session: GradientSession | None = None
 
     def figure(self) -> "Figure | None":
-        """The picture of gradient flow so far, to show or save; None before the first gradient was read."""
+        """Draw gradient flow so far, to show or save; None before the first gradient was read."""
         self.state_dict()  # brings the history up to date
         if self._flow is None or not self._flow.columns:
             return None
@@ -104,7 +104,7 @@ class GradientLogger(Callback):
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps each optimizer has taken, and the history of gradient flow."""
+        """Return how many steps each optimizer has taken, and the history of gradient flow."""
         if self._session is not None:
             self._session.flush()
             self._counts, self._flow = self._session.counts, self._session.flow
@@ -127,24 +127,25 @@ class GradientLogger(Callback):
         """Begin to follow the optimizers, on the rank that writes."""
         if not trainer.is_global_zero:
             return
-        reason = _obstacle(trainer)
-        if reason is not None:
+        if isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy):
             if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
-                self._guard.once(trainer, f"nothing is logged: {reason}")
+                reason = "shards parameters, so that no rank has a whole gradient"
+                self._guard.once(trainer, f"nothing is logged: {type(trainer.strategy).__name__} {reason}.")
             return
         with self._guard(trainer, "following the optimizers"):
-            pace = Pace(
-                every=self.every,
-                updates_every=self.updates_every,
-                histograms_every=self.histograms_every,
+            schedule = GradientSchedule(
+                self.every,
+                self.updates_every,
+                self.histograms_every,
                 write_every=self.write_every,
                 flow_every=self.flow_every,
                 sample=self.sample,
             )
             self._session = GradientSession(
+                self,
                 trainer,
                 pl_module,
-                pace=pace,
+                schedule=schedule,
                 guard=self._guard,
                 flow=self._flow,
                 counts=self._counts,
@@ -152,12 +153,12 @@ class GradientLogger(Callback):
             )
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Gradients are unscaled and accumulated, and not yet clipped."""
+        """Read gradients if that is due: they are unscaled and accumulated, and not yet clipped."""
         if self._session is not None:
             self._session.before_step(optimizer)
 
     def steps_free(self, trainer: Trainer) -> float:
-        """How many steps from now on may pass without the hooks: they are read on the way."""
+        """Return how many steps from now on may pass without the hooks: they are read on the way."""
         return math.inf if self._session is None else self._session.steps_free
 
     def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Any) -> None:
@@ -166,26 +167,26 @@ class GradientLogger(Callback):
             self._session.skip(len(taken.losses))
 
     def next_reading(self, trainer: Trainer, ahead: int) -> float:
-        """Which of the coming steps, `ahead` or later, is due."""
+        """Return which of the coming steps, `ahead` or later, is due."""
         return math.inf if self._session is None else self._session.next_reading(ahead)
 
-    def read_gradients(self, trainer: Trainer, ahead: int) -> StepAhead:
+    def read_gradients(self, trainer: Trainer, ahead: int) -> ReadingAhead:
         """Read a coming step."""
         assert self._session is not None  # else none was announced
         return self._session.read_ahead(ahead)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write and draw what is left, and let go of the optimizers."""
+        """Write and draw what is left, and leave the optimizers."""
         if self._session is not None and self.flow_every:
             self._draw(trainer)
         self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write what is left, and let go of the optimizers."""
+        """Write what is left, and leave the optimizers."""
         self._close()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the optimizers, whatever happened."""
+        """Leave the optimizers, whatever happened."""
         self._close()
 
     def _close(self) -> None:
@@ -202,10 +203,6 @@ class GradientLogger(Callback):
         if trainer.fast_dev_run or not session.flow.columns:  # type: ignore[attr-defined]  # a connector's
             return
         with self._guard(trainer, "drawing gradient flow"):
-            show_flow(trainer, session.flow)
-
-
-def _obstacle(trainer: Trainer) -> str | None:
-    if isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy):
-        return f"{type(trainer.strategy).__name__} shards parameters, so that no rank has a whole gradient."
-    return None
+            figure = self.figure()
+            assert figure is not None  # there are columns
+            dispatch.write_image(trainer, "gradients/flow", rgb(figure), session.flow.columns[-1].last)

@@ -1,14 +1,16 @@
-"""Finds what an optimizer is about to change, and keeps a probe ready for it."""
+"""Read gradients and weights around a step: norms of all elements, samples, and histograms of these."""
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import gcd
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from callbacks.loggers.base import Histogram
 
 TOTAL = "total"  # stands where a layer's name stands, for all of them
 WRAPPERS = ("_orig_mod", "_forward_module")  # what torch.compile and Lightning's wrappers add to a path
@@ -16,21 +18,15 @@ WRAPPERS = ("_orig_mod", "_forward_module")  # what torch.compile and Lightning'
 
 @dataclass(frozen=True)
 class Place:
-    """Where a parameter stands.
+    """Where a parameter stands."""
 
-    Args:
-        index: Number of its layer, in the order in which the module registers them: the input's first.
-        layer: Path of the module that owns it, e.g. `encoder.0`.
-        name: Path of the parameter, e.g. `encoder.0.weight`.
-    """
-
-    index: int
-    layer: str
-    name: str
+    index: int  # number of its layer, in the order in which the module registers them: the input's first
+    layer: str  # path of the module that owns it, e.g. `encoder.0`
+    name: str  # path of the parameter, e.g. `encoder.0.weight`
 
 
 def places(module: nn.Module) -> dict[Tensor, Place]:
-    """The place of every parameter of a module, a tied one under its first owner alone.
+    """Return the place of every parameter of a module, a tied one under its first owner alone.
 
     A layer is a module with parameters of its own. Those of the outermost module itself go by its class's name.
     """
@@ -48,13 +44,8 @@ def places(module: nn.Module) -> dict[Tensor, Place]:
     return found
 
 
-def outside(index: int) -> Place:
-    """The place of a parameter that an optimizer has and the module has not."""
-    return Place(index, "elsewhere", f"elsewhere.{index}")
-
-
 def sharded(parameters: Iterable[Tensor]) -> list[Tensor]:
-    """Those of which this rank holds a part alone: what is said of the part is not true of the whole."""
+    """Return those of which this rank holds a part alone: what is said of the part is not true of the whole."""
     loaded = sys.modules.get("torch.distributed.tensor")  # heavy to import, and without it there can be none
     kind = getattr(loaded, "DTensor", None)
     return [] if kind is None else [p for p in parameters if isinstance(p, kind)]
@@ -64,15 +55,15 @@ def _clean(path: str) -> str:
     return ".".join(part for part in path.split(".") if part not in WRAPPERS)
 
 
-ALL = 2**22  # elements looked at in all: 16 MiB a row
+ALL = 2**22  # elements read in all: 16 MiB a row
 GRADIENT, WEIGHT, UPDATE = range(3)  # rows of the buffer
-NONZERO = GRADIENT  # what is left in the gradient's row once it was looked at
+NONZERO = GRADIENT  # what is left in the gradient's row once it was read
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 def norms(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The 2-norm of each tensor, scalars on the first one's device; half precision is summed in single."""
+    """Return the 2-norm of each tensor, scalars on the first one's device; half precision is summed in single."""
     if not tensors:
         return []
     kinds = {(t.dtype, t.device) for t in tensors}
@@ -92,7 +83,7 @@ class Probe:
     Args:
         parameters: Those that have a gradient, layer by layer.
         placed: Where each of them stands.
-        sample: Elements of a parameter that are looked at, at most.
+        sample: Elements of a parameter that are read, at most.
     """
 
     def __init__(self, parameters: Sequence[Tensor], placed: Sequence[Place], *, sample: int) -> None:
@@ -103,6 +94,7 @@ class Probe:
         self._sizes = [_real(p.detach()).numel() for p in parameters]
         self._strides = [_stride(size, limit) for size in self._sizes]
         self.slots = [-(-size // stride) for size, stride in zip(self._sizes, self._strides, strict=True)]
+        self.whole = True  # whether it reads all gradients of the optimizer
         self._sparse = [i for i, p in enumerate(parameters) if p.grad is not None and p.grad.is_sparse]
         self._plain = not self._sparse and not any(p.is_complex() for p in parameters)
         self._starts = [i for i, p in enumerate(placed) if not i or p.layer != placed[i - 1].layer]
@@ -117,7 +109,7 @@ class Probe:
 
     @torch.no_grad()
     def gradient_norms(self, unscale: Tensor | None = None) -> Tensor:
-        """2-norm of each parameter's gradient, times `unscale`."""
+        """Return the 2-norm of each parameter's gradient, times `unscale`."""
         if self._plain:
             found = torch.stack(norms([_dense(p) for p in self.parameters]))
         else:
@@ -138,9 +130,9 @@ class Probe:
 
     @torch.no_grad()
     def after(self) -> Tensor:
-        """What became of what was kept, after the step, as 2-norms `[rows, parameters]`.
+        """Return 2-norms `[rows, parameters]` of what was kept and its change, still on the device.
 
-        NONZERO is the root of a count. Still on the device.
+        NONZERO is the root of a count.
         """
         kept = self._buffer
         self._read_weights(UPDATE)
@@ -152,7 +144,7 @@ class Probe:
         return found
 
     def samples(self, which: Sequence[int], limit: int) -> Tensor:
-        """Elements of some parameters' gradients, then of their weights, as kept before the step."""
+        """Return elements of some parameters' gradients, then of their weights, as kept before the step."""
         parts = []
         for row in (GRADIENT, WEIGHT):
             slots = self._buffer[row].split_with_sizes(self.slots)
@@ -160,22 +152,22 @@ class Probe:
         return torch.cat(parts)
 
     def sample_sizes(self, which: Sequence[int], limit: int) -> list[int]:
-        """How many elements of each of these parameters `samples` gives."""
+        """Return how many elements of each of these parameters `samples` gives."""
         return [-(-self.slots[i] // _stride(self.slots[i], limit)) for i in which]
 
     def is_sparse(self, index: int) -> bool:
-        """Whether a parameter's gradient is sparse."""
+        """Return whether a parameter's gradient is sparse."""
         return index in self._sparse
 
     def by_layer(self, numbers: Array) -> Array:
-        """Numbers `[…, parameters]` summed to `[…, layers + 1]`, the last for all layers together."""
+        """Sum numbers `[…, parameters]` to `[…, layers + 1]`, the last for all layers together."""
         sums = np.empty((*numbers.shape[:-1], len(self.layers) + 1))
         np.add.reduceat(numbers, self._starts, axis=-1, out=sums[..., :-1])
         np.add.reduce(sums[..., :-1], axis=-1, out=sums[..., -1])
         return sums
 
     def squares(self, found: Array) -> Array:
-        """Sums of squares `[…, rows, layers + 1]` over all elements, out of what `after` gave; NONZERO is a count."""
+        """Return square sums `[…, rows, layers + 1]` over all elements, of what `after` gives; NONZERO is a count."""
         squares = found**2
         squares[..., NONZERO, :] = squares[..., NONZERO, :].round()  # a count went through a root and back
         return self.by_layer(squares * self._scales)
@@ -226,7 +218,7 @@ def _real(tensor: Tensor) -> Tensor:
 
 
 def _part(tensor: Tensor, stride: int) -> Tensor:
-    """Every stride-th element; of a large one in the order of memory where that spares a copy of the whole."""
+    # In the order of memory where that spares a copy of the whole.
     if tensor.is_complex():
         tensor = _real(tensor)
     if stride > 1 and tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
@@ -236,12 +228,9 @@ def _part(tensor: Tensor, stride: int) -> Tensor:
 
 
 def _stride(size: int, limit: int) -> int:
-    """Steps that reach at most `limit` of `size` elements, and in a matrix every column as often as any other.
-
-    A stride that shares a factor with the width of the rows would see some columns alone.
-    """
+    # A stride that shares a factor with the width of the rows would see some columns alone.
     stride = -(-size // limit)
-    while stride > 1 and gcd(stride, size) > 1:
+    while stride > 1 and math.gcd(stride, size) > 1:
         stride += 1
     return stride
 
@@ -253,27 +242,16 @@ PER_HISTOGRAM = 2048  # elements; their 26 counts are within 12 % of what all el
 
 @dataclass
 class Moment:
-    """A step that was read; what it holds is still on the device.
+    """A step that was read; what it holds is still on the device."""
 
-    Args:
-        step: On the loggers' axis.
-        probe: Who read it.
-        total: What the sum over all layers is called.
-        gradients: Norms of the gradients, a parameter each.
-        clipped: The same after clipping, if that was asked for.
-        follows: Whether weights are read around the step.
-        updates: What `Probe.after` gave, if so.
-        samples: What `Probe.samples` gave, if it was time for histograms.
-    """
-
-    step: int
-    probe: Probe
-    total: str
-    gradients: Tensor
-    clipped: Tensor | None = None
-    follows: bool = False
-    updates: Tensor | None = None
-    samples: Tensor | None = None
+    step: int  # on the loggers' axis
+    probe: Probe  # who read it
+    total: str  # what the sum over all layers is called
+    gradients: Tensor  # norms of the gradients, a parameter each
+    clipped: Tensor | None = None  # the same after clipping, if that was asked for
+    follows: bool = False  # whether weights are read around the step
+    updates: Tensor | None = None  # what `Probe.after` gave, if so
+    samples: Tensor | None = None  # what `Probe.samples` gave, if it was time for histograms
 
 
 class GradientReader:
@@ -281,8 +259,8 @@ class GradientReader:
 
     Args:
         module: Gives the names.
-        sample: Elements of a parameter that are looked at, at most.
-        left_out: Told the names of the parameters that cannot be looked at.
+        sample: Elements of a parameter that are read, at most.
+        left_out: Told the names of the parameters that cannot be read.
     """
 
     def __init__(self, module: nn.Module, *, sample: int, left_out: Callable[[Sequence[str]], None]) -> None:
@@ -293,7 +271,7 @@ class GradientReader:
         self._probes: dict[tuple[tuple[int, int, bool], ...], Probe | None] = {}
 
     def probe(self, optimizer: Optimizer) -> Probe | None:
-        """The probe for the parameters that have a gradient now; None if none has."""
+        """Return the probe for the parameters that have a gradient now; None if none has."""
         found = [(p, p.grad) for group in optimizer.param_groups for p in group["params"]]
         # An id holds while the probe does.
         key = tuple([(id(p), p.numel(), grad.is_sparse) for p, grad in found if grad is not None])
@@ -310,14 +288,19 @@ class GradientReader:
         if skipped:
             self._left_out([self._place(p).name for p in live if id(p) in skipped])
         ordered = sorted((p for p in live if id(p) not in skipped), key=lambda p: self._place(p).index)
-        return Probe(ordered, [self._place(p) for p in ordered], sample=self._sample) if ordered else None
+        if not ordered:
+            return None
+        probe = Probe(ordered, [self._place(p) for p in ordered], sample=self._sample)
+        probe.whole = not skipped
+        return probe
 
     def _place(self, parameter: Tensor) -> Place:
-        return self._places.get(parameter) or outside(len(self._places))
+        outside = len(self._places)  # a parameter that the optimizer has and the module has not
+        return self._places.get(parameter) or Place(outside, "elsewhere", f"elsewhere.{outside}")
 
 
 def shown(probe: Probe) -> list[int]:
-    """Which parameters of a probe get histograms: all, or an even choice over the depth.
+    """Return which parameters of a probe get histograms: all, or an even choice over the depth.
 
     A bias beside a matrix gets none: to write it costs as much as the matrix, and it tells less.
     """
@@ -325,3 +308,53 @@ def shown(probe: Probe) -> list[int]:
     places = enumerate(zip(probe.parameters, probe.places, strict=True))
     kept = [i for i, (p, place) in places if p.ndim > 1 or place.layer not in wide]
     return kept if len(kept) <= MOST else [kept[i * len(kept) // MOST] for i in range(MOST)]
+
+
+BINS = 30  # TensorBoard's Histograms tab lays what it gets over 30 bins of its own
+
+Whole = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+
+
+def histograms(values: Array, sizes: Sequence[int]) -> list[Histogram | None]:
+    """Return one for each of the groups of `sizes` that `values` consists of, none of them empty.
+
+    Counts are of the finite values, between the smallest and the largest; None where there are none, or where they lie
+    further apart than a number can tell. Bins are as many as Rice's rule says, twice the cube root of the numbers
+    (https://en.wikipedia.org/wiki/Histogram#Rice_rule), and at most 30.
+    """
+    starts = np.cumsum([0, *sizes[:-1]])
+    lows, highs = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
+    with np.errstate(over="ignore", invalid="ignore"):
+        spans = highs - lows
+    if np.isfinite(spans).all():
+        return list(_finite(values, np.asarray(sizes), starts, lows=lows, highs=highs))
+    found: list[Histogram | None] = []  # broken ones are dear, and rare
+    for group in np.split(values, starts[1:]):
+        kept = group[np.isfinite(group)]
+        with np.errstate(over="ignore"):
+            tellable = len(kept) > 0 and bool(np.isfinite(np.ptp(kept)))
+        found += histograms(kept, [len(kept)]) if tellable else [None]
+    return found
+
+
+def _finite(values: Array, sizes: Whole, starts: Whole, *, lows: Array, highs: Array) -> list[Histogram]:
+    margins = np.where(lows == highs, np.maximum(np.abs(lows) * 1e-3, 1e-12), 0.0)  # one value stands in the middle
+    lows, highs = lows - margins, highs + margins
+    bins = np.array([bins_for(int(size)) for size in sizes])
+    firsts = np.cumsum(bins) - bins
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        places = ((values - np.repeat(lows, sizes)) * np.repeat(bins / (highs - lows), sizes)).astype(np.int64)
+        squares = np.add.reduceat(values * values, starts).tolist()
+    places = np.clip(places, 0, np.repeat(bins - 1, sizes)) + np.repeat(firsts, sizes)
+    counts = np.bincount(places, minlength=int(bins.sum())).tolist()
+    totals = np.add.reduceat(values, starts).tolist()
+    edges = zip(lows.tolist(), highs.tolist(), firsts.tolist(), bins.tolist(), strict=True)
+    return [
+        Histogram(low, high, counts[first : first + many], total, square)
+        for (low, high, first, many), total, square in zip(edges, totals, squares, strict=True)
+    ]
+
+
+def bins_for(size: int) -> int:
+    """Return how many bins so many numbers get."""
+    return min(math.ceil(2 * math.cbrt(size)), BINS)

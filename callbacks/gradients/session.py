@@ -1,44 +1,37 @@
-"""One fit, looked at: brings the steps that are due, what is read of them, and the loggers together."""
+"""Read gradients at the steps of a fit that are due, turn them into numbers and histograms, and write these."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
+import numpy as np
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks.gradients.flow import GradientFlow
-from callbacks.gradients.probe import PER_HISTOGRAM, TOTAL, GradientReader, Moment, places, shown
-from callbacks.gradients.writer import GradientWriter
+from callbacks.gradients.probe import (
+    NONZERO,
+    PER_HISTOGRAM,
+    TOTAL,
+    UPDATE,
+    WEIGHT,
+    Array,
+    GradientReader,
+    Moment,
+    Probe,
+    histograms,
+    places,
+    shown,
+)
 from callbacks.host import Guard
-from callbacks.readers.optimizer_steps import StepWatch
+from callbacks.loggers import dispatch
+from callbacks.loggers.base import Histogram
+from callbacks.readers.optimizer_steps import ObservedSteps, StepListener
 from callbacks.readers.pacing import NEVER, AnyOf, Every, SpareTime
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How often and how much is looked at.
-
-    Args:
-        every: Steps from one reading of gradient norms to the next; 0 for never.
-        updates_every: Steps from one look at weights and updates to the next; 0 for never.
-        histograms_every: Steps from one set of histograms to the next; 0 for never.
-        write_every: Steps whose readings are written as one.
-        flow_every: Steps of the first optimizer from one picture of gradient flow to the next; 0 for never.
-        sample: Elements of a parameter that are looked at, at most.
-    """
-
-    every: int
-    updates_every: int
-    histograms_every: int
-    write_every: int
-    flow_every: int
-    sample: int
-
 
 UNSORTED = 100  # norms of steps that wait to be put into the history: many at once are put in quicker
 DRAWING = 0.02  # share of the time that goes into pictures on the way
@@ -46,11 +39,23 @@ GUESS = 0.5  # seconds that the first one takes
 PATIENCE = 10.0  # seconds after which what was read is written, block or no block
 
 
-class StepAhead:
+@dataclass(frozen=True)
+class GradientSchedule:
+    """How often and how much is read."""
+
+    every: int  # steps from one reading of gradient norms to the next; 0 for never
+    updates_every: int  # steps from one reading of weights and updates to the next; 0 for never
+    histograms_every: int  # steps from one set of histograms to the next; 0 for never
+    write_every: int  # steps whose readings are written as one
+    flow_every: int  # steps of the first optimizer from one picture of gradient flow to the next; 0 for never
+    sample: int  # elements of a parameter that are read, at most
+
+
+class ReadingAhead:
     """What is read of a coming step that does not pass through Lightning's loop.
 
     Args:
-        session: Who reads.
+        session: The session that reads.
         moment: What was read before the step; None if it could not be.
     """
 
@@ -60,21 +65,22 @@ class StepAhead:
     def stepped(self) -> None:
         """Read the weights after the step, if that is due."""
         if self._moment is not None:
-            self._session.follow(self._moment)
+            self._session.read_updates(self._moment)
 
     def keep(self) -> None:
-        """The step holds."""
+        """Keep what was read: the step holds."""
         if self._moment is not None:
             self._session.keep(self._moment)
 
 
-class GradientSession:
-    """Looks at the steps of all optimizers of a fit.
+class GradientSession(StepListener):
+    """Reads the steps of all optimizers of a fit.
 
     Args:
+        owner: The callback that it reads for.
         trainer: The fit.
-        module: What it trains.
-        pace: How often.
+        module: The module it trains.
+        schedule: How often to read.
         guard: Reports failures.
         flow: The history so far.
         counts: Steps that each optimizer has taken before.
@@ -83,29 +89,29 @@ class GradientSession:
 
     def __init__(
         self,
+        owner: Callback,
         trainer: Trainer,
         module: LightningModule,
         *,
-        pace: Pace,
+        schedule: GradientSchedule,
         guard: Guard,
         flow: GradientFlow | None,
         counts: Sequence[int],
         draw: Callable[[], None],
     ) -> None:
+        self._owner = owner
         self._trainer = trainer
         self._module = module
         self._guard = guard
-        self._pace = pace
-        self._updates, self._histograms = Every(pace.updates_every), Every(pace.histograms_every)
-        self._looks = AnyOf((self._updates, self._histograms))
-        self._readings = AnyOf((Every(pace.every), self._looks))
-        self._pictures = Every(pace.flow_every)
+        self._schedule = schedule
+        self._updates, self._histograms = Every(schedule.updates_every), Every(schedule.histograms_every)
+        self._readings = AnyOf((Every(schedule.every), self._updates, self._histograms))
+        self._pictures = Every(schedule.flow_every)
         self._clips = _may_clip(trainer, module)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         self._scaler = scaler if isinstance(scaler, torch.amp.GradScaler) else None
-        self._writer = GradientWriter(pace.write_every)
         self._pending: list[Moment] = []
-        self._watches: dict[Optimizer, StepWatch] = {}
+        self._steps: dict[Optimizer, ObservedSteps] = {}
         self._readers: dict[Optimizer, GradientReader] = {}
         self._open: dict[Optimizer, Moment] = {}
         self._counts = list(counts)
@@ -117,51 +123,51 @@ class GradientSession:
         self.flow = flow or GradientFlow(_trained(module))
         self._next_picture = self._pictures.upcoming(sum(counts[:1]) + 1)
         for optimizer in trainer.optimizers:
-            self._watch(optimizer)
+            self._observe(optimizer)
 
     @property
     def counts(self) -> list[int]:
         """Steps that each optimizer has taken."""
-        return [watch.count for watch in self._watches.values()]
+        return [steps.count for steps in self._steps.values()]
 
     def before_step(self, optimizer: Optimizer) -> None:
-        """Lightning's `on_before_optimizer_step`."""
-        watch = self._watches.get(optimizer) or self._watch(optimizer)
-        if watch is not None:
-            watch.before_step()
+        """Pass on Lightning's `on_before_optimizer_step`."""
+        steps = self._steps.get(optimizer) or self._observe(optimizer)
+        if steps is not None:
+            steps.observer.before_step(steps)
 
     # ------------------------------------------------------------------ steps taken without Lightning's loop
 
     @property
     def steps_free(self) -> float:
         """Steps that may pass so: all, since they are read on the way; none where several optimizers take turns."""
-        return math.inf if len(self._watches) == 1 else 0
+        return math.inf if len(self._steps) == 1 else 0
 
     def skip(self, n: int) -> None:
         """Count steps of the one optimizer that passed so."""
-        for watch in self._watches.values():
-            watch.skip(n)
-            self._draw_if_due(watch)
+        for steps in self._steps.values():
+            steps.skip(n)
+            self._draw_if_due(steps)
 
     def next_reading(self, ahead: int) -> float:
-        """Which of the coming steps, `ahead` or later, has gradients that are due; 0 the next one."""
+        """Return which of the coming steps, `ahead` or later, has gradients that are due; 0 the next one."""
         count = sum(self.counts)
         due = self._readings.upcoming(count + ahead)
         return math.inf if due == NEVER else due - count
 
-    def read_ahead(self, ahead: int) -> StepAhead:
+    def read_ahead(self, ahead: int) -> ReadingAhead:
         """Read gradients of a coming step, and weights if that is due."""
-        watch = next(iter(self._watches.values()))
-        moment = self._read(watch, max(self._trainer.global_step, watch.count) + ahead)
+        steps = next(iter(self._steps.values()))
+        moment = self._read(steps, max(self._trainer.global_step, steps.count) + ahead)
         if moment is not None:
             with self._guard(self._trainer, "reading gradients"):
-                self._look(moment, watch.count + ahead, None)
-        return StepAhead(self, moment)
+                self._read_samples(moment, steps.count + ahead, None)
+        return ReadingAhead(self, moment)
 
     def flush(self) -> None:
-        """Between two steps: hand what is pending to the loggers, and bring the history up to date."""
-        for watch in self._watches.values():
-            watch.settle_skipped()
+        """Hand what is pending to the loggers, and bring the history up to date; between two steps."""
+        for steps in self._steps.values():
+            steps.observer.settle_skipped()
         self._write()
         self._add_to_flow()
         layers = len(self.flow.layers)
@@ -171,15 +177,15 @@ class GradientSession:
 
     def close(self) -> None:
         """Leave the optimizers alone, and hand over what is left."""
-        for watch in self._watches.values():
-            watch.detach()
+        for steps in self._steps.values():
+            steps.observer.leave(steps)
         self.flush()
 
     def _write(self) -> None:
         moments, self._pending = self._pending, []
         if moments:
             with self._guard(self._trainer, "writing gradients"):
-                self._not_in_flow += self._writer.write(self._trainer, moments)
+                self._not_in_flow += _write_moments(self._trainer, moments, self._schedule.write_every)
         if len(self._not_in_flow) > UNSORTED:
             self._add_to_flow()
 
@@ -188,69 +194,64 @@ class GradientSession:
             self.flow.add(step, norms)
         self._not_in_flow = []
 
-    # ------------------------------------------------------------------ told by the watches
+    # ------------------------------------------------------------------ told by the observer of steps
 
-    def gradients(self, watch: StepWatch) -> None:
+    def gradients(self, steps: ObservedSteps) -> Tensor | None:
         """Read gradients, and weights if that is due, before the step."""
-        optimizer = watch.optimizer
+        optimizer = steps.optimizer
         self._open.pop(optimizer, None)
-        moment = self._read(watch, self._step())
+        # Raw optimizers' steps are not in global_step; those of a run whose checkpoint did not know us are only there.
+        moment = self._read(steps, max(self._trainer.global_step, sum(self.counts) - 1))
         if moment is None:
-            return
+            return None
         with self._guard(self._trainer, "reading gradients"):
-            self._look(moment, watch.step, self._unscale(optimizer))
+            self._read_samples(moment, steps.step, self._unscale(optimizer))
             self._open[optimizer] = moment
+        return moment.gradients if moment.probe.whole else None
 
-    def _look(self, moment: Moment, step: int, unscale: Tensor | None) -> None:
+    def _read(self, steps: ObservedSteps, step: int) -> Moment | None:
+        """Read gradient norms, at a step of the loggers' axis."""
+        with self._guard(self._trainer, "reading gradients"):
+            probe = self._readers[steps.optimizer].probe(steps.optimizer)
+            if probe is not None:
+                total = TOTAL if len(self._steps) == 1 else f"{TOTAL}_{steps.index}"
+                return Moment(step, probe, total, probe.gradient_norms(self._unscale(steps.optimizer)))
+        return None
+
+    def _read_samples(self, moment: Moment, step: int, unscale: Tensor | None) -> None:
         """Read more than norms, if that is due at a step of the optimizer."""
-        probe = moment.probe
         moment.follows = self._updates(step)
         draws = self._histograms(step)
         if moment.follows or draws:
-            probe.keep(unscale)
+            moment.probe.keep(unscale)
         if draws:
-            moment.samples = probe.samples(shown(probe), PER_HISTOGRAM)
+            moment.samples = moment.probe.samples(shown(moment.probe), PER_HISTOGRAM)
 
-    def _read(self, watch: StepWatch, step: int) -> Moment | None:
-        """Gradient norms of a step of the loggers' axis."""
-        with self._guard(self._trainer, "reading gradients"):
-            probe = self._readers[watch.optimizer].probe(watch.optimizer)
-            if probe is not None:
-                total = TOTAL if len(self._watches) == 1 else f"{TOTAL}_{watch.index}"
-                return Moment(step, probe, total, probe.gradient_norms(self._unscale(watch.optimizer)))
-        return None
-
-    def clipped(self, watch: StepWatch) -> None:
+    def clipped(self, steps: ObservedSteps) -> None:
         """Read the gradients again where something may have clipped them."""
-        if self._clips and watch.optimizer in self._open:
+        if self._clips and steps.optimizer in self._open:
             with self._guard(self._trainer, "reading clipped gradients"):
-                moment = self._open[watch.optimizer]
-                moment.clipped = moment.probe.gradient_norms(self._unscale(watch.optimizer))
+                moment = self._open[steps.optimizer]
+                moment.clipped = moment.probe.gradient_norms(self._unscale(steps.optimizer))
 
-    def stepped(self, watch: StepWatch) -> None:
+    def stepped(self, steps: ObservedSteps) -> None:
         """Read the weights after the step, and write if what is pending has waited long."""
-        moment = self._open.pop(watch.optimizer, None)
-        if moment is None:
-            return
-        self.follow(moment)
-        self.keep(moment)
-        self._draw_if_due(watch)
+        moment = self._open.pop(steps.optimizer, None)
+        if moment is not None:
+            self.read_updates(moment)
+            self.keep(moment)
+            self._draw_if_due(steps)
 
-    def follow(self, moment: Moment) -> None:
+    def read_updates(self, moment: Moment) -> None:
         """Read the weights after a step, if that is due."""
         if moment.follows:
             with self._guard(self._trainer, "reading updates"):
                 moment.updates = moment.probe.after()
 
-    def _draw_if_due(self, watch: StepWatch) -> None:
-        if watch.index == 0 and NEVER != self._next_picture <= watch.count and self._spare.is_due:
-            self._next_picture = self._pictures.upcoming(watch.count + 1)
-            with self._spare.work():
-                self._draw()
-
     def keep(self, moment: Moment) -> None:
         """Let what was read wait for its block to be full, or for a while."""
-        if self._pending and self._pending[0].step // self._pace.write_every != moment.step // self._pace.write_every:
+        every = self._schedule.write_every
+        if self._pending and self._pending[0].step // every != moment.step // every:
             self._write()
         now = monotonic()
         if not self._pending:
@@ -259,12 +260,14 @@ class GradientSession:
         if now - self._since > PATIENCE:
             self._write()
 
-    def _step(self) -> int:
-        # Raw optimizers' steps are not in global_step; those of a run whose checkpoint did not know us are only there.
-        return max(self._trainer.global_step, sum(self.counts) - 1)
+    def _draw_if_due(self, steps: ObservedSteps) -> None:
+        if steps.index == 0 and NEVER != self._next_picture <= steps.count and self._spare.is_due:
+            self._next_picture = self._pictures.upcoming(steps.count + 1)
+            with self._spare.work():
+                self._draw()
 
     def _unscale(self, optimizer: Optimizer) -> Tensor | None:
-        """What gradients are to be multiplied by: a fused optimizer unscales them itself, within its step."""
+        """Return what gradients are to be multiplied by: a fused optimizer unscales them itself, within its step."""
         if self._scaler is None or not optimizer.defaults.get("fused"):
             return None
         one = torch.ones((), device=optimizer.param_groups[0]["params"][0].device)
@@ -272,19 +275,26 @@ class GradientSession:
         assert isinstance(scaled, Tensor)
         return 1 / scaled
 
-    def _watch(self, optimizer: Optimizer) -> StepWatch | None:
-        index = len(self._watches)
+    def _observe(self, optimizer: Optimizer) -> ObservedSteps | None:
+        index = len(self._steps)
         if not hasattr(optimizer, "register_step_post_hook"):
             name = type(optimizer).__name__
             self._guard.once(self._trainer, f"{name} is left out: it is no torch.optim.Optimizer with step hooks.")
             return None
-        count = self._counts[index] if index < len(self._counts) else 0
-        watch = StepWatch(optimizer, index, upcoming=self._readings.upcoming, witness=self, count=count)
-        self._watches[optimizer] = watch
-        self._readers[optimizer] = GradientReader(self._module, sample=self._pace.sample, left_out=self._left_out)
-        return watch
+        self._readers[optimizer] = GradientReader(
+            self._module, sample=self._schedule.sample, left_out=self._say_left_out
+        )
+        self._steps[optimizer] = ObservedSteps(
+            optimizer,
+            index,
+            upcoming=self._readings.upcoming,
+            listener=self,
+            owner=self._owner,
+            count=self._counts[index] if index < len(self._counts) else 0,
+        )
+        return self._steps[optimizer]
 
-    def _left_out(self, names: Sequence[str]) -> None:
+    def _say_left_out(self, names: Sequence[str]) -> None:
         some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         self._guard.once(self._trainer, f"{some} left out: sharded, so that no rank has the whole gradient.")
 
@@ -298,3 +308,83 @@ def _may_clip(trainer: Trainer, module: LightningModule) -> bool:
     """Whether something may change the gradients between Lightning's hook and the update."""
     own = any(is_overridden(hook, module) for hook in ("configure_gradient_clipping", "on_before_optimizer_step"))
     return own or bool(trainer.gradient_clip_val)
+
+
+def _write_moments(trainer: Trainer, moments: Sequence[Moment], write_every: int) -> list[tuple[int, dict[str, float]]]:
+    """Write moments, oldest first; return the step and the gradient norm of each layer of each."""
+    groups: dict[tuple[int, str, Probe], list[Moment]] = {}
+    for moment in moments:
+        groups.setdefault((moment.step // write_every, moment.total, moment.probe), []).append(moment)
+    flows = []
+    for together in sorted(groups.values(), key=lambda group: group[-1].step):
+        norms = _write_together(trainer, together)
+        layers = together[0].probe.layers
+        flows += [(m.step, dict(zip(layers, row, strict=False))) for m, row in zip(together, norms, strict=True)]
+    return sorted(flows, key=lambda flow: flow[0]) if len(groups) > 1 else flows
+
+
+def _write_together(trainer: Trainer, moments: list[Moment]) -> list[list[float]]:
+    last = moments[-1]
+    norms, values = _numbers(moments)
+    names = [*last.probe.layers, last.total]
+    # A ratio to weights that are all zero is no number. Norms that are none are told as they are.
+    scalars = {
+        f"{quantity}/{name}": value
+        for quantity, row in values.items()
+        for name, value in zip(names, row.tolist(), strict=True)
+        if value == value or quantity != "update_ratio"
+    }
+    if len(moments) > 1:
+        scalars[f"grad_norm_max/{last.total}"] = float(norms[:, -1].max())
+    for moment in moments[:-1]:
+        if moment.samples is not None:
+            dispatch.write_moment(trainer, moment.step, {}, _histograms(moment))
+    dispatch.write_moment(trainer, last.step, scalars, _histograms(last))
+    found: list[list[float]] = norms.tolist()
+    return found
+
+
+def _numbers(moments: Sequence[Moment]) -> tuple[Array, dict[str, Array]]:
+    """Return gradient norms `[moments, layers + 1]` of one probe, and the means of all quantities, `[layers + 1]`.
+
+    The last column is for all layers together. One transfer from the device.
+    """
+    probe = moments[0].probe
+    clipped = [moment.clipped for moment in moments if moment.clipped is not None]
+    updates = [moment.updates for moment in moments if moment.updates is not None]
+    found = torch.stack([*[moment.gradients for moment in moments], *clipped])
+    if updates:
+        found = torch.cat([found.to(updates[0]), *updates])
+    numbers = found.cpu().double().numpy()
+    with np.errstate(all="ignore"):
+        count = len(moments) + len(clipped)
+        norms = np.sqrt(probe.by_layer(numbers[:count] ** 2))
+        values = {"grad_norm": norms[: len(moments)].mean(0)}
+        if clipped:
+            values["grad_norm_clipped"] = norms[len(moments) :].mean(0)
+        if updates:
+            values |= _around(probe, numbers[count:].reshape(len(updates), 3, -1))
+    return norms[: len(moments)], values
+
+
+def _around(probe: Probe, numbers: Array) -> dict[str, Array]:
+    """Return means of what was read around steps; a ratio is over the steps that have one, NaN where none has."""
+    squares = probe.squares(numbers)
+    weights = np.sqrt(squares[:, WEIGHT])
+    ratios = np.sqrt(squares[:, UPDATE]) / weights
+    there = (weights > 0) & ~np.isnan(ratios)
+    return {
+        "weight_norm": weights.mean(0),
+        "update_ratio": np.where(there, ratios, 0.0).sum(0) / there.sum(0),
+        "grad_zeros": (1 - squares[:, NONZERO] / probe.numels).mean(0),
+    }
+
+
+def _histograms(moment: Moment) -> dict[str, Histogram]:
+    if moment.samples is None:
+        return {}
+    probe, which = moment.probe, shown(moment.probe)
+    drawn = histograms(moment.samples.cpu().double().numpy(), 2 * probe.sample_sizes(which, PER_HISTOGRAM))
+    tags = [f"{kind}/{probe.places[i].name}" for kind in ("gradients", "weights") for i in which]
+    sparse = {f"gradients/{probe.places[i].name}" for i in which if probe.is_sparse(i)}
+    return {tag: one for tag, one in zip(tags, drawn, strict=True) if one is not None and tag not in sparse}

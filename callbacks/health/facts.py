@@ -1,130 +1,80 @@
-"""What the judgement rests on: readings of a run as plain numbers. NaN means: could not be read."""
+"""Hold what the rules judge: readings of a run as plain numbers. NaN means: could not be read."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the first layer was given in the first steps.
-
-    Args:
-        layer: Its name.
-        rows: Rows seen.
-        columns: Different inputs of a row: columns of a table, or all pixels.
-        largest: The largest absolute value.
-        rms: Root of the mean square.
-        column_rms: The same of the column where it is largest; of pictures the same as `rms`.
-        spread: Largest deviation of a column within a batch.
-        unit_rows: Whether all rows have length 1.
-        from_batch: Whether they stand in the batch as they are, instead of being made in the step.
-    """
+    """What the first layer was given in the first steps."""
 
     layer: str
-    rows: int
-    columns: int
-    largest: float
-    rms: float
-    column_rms: float
-    spread: float
-    unit_rows: bool = False
-    from_batch: bool = True
+    rows: int  # rows seen
+    columns: int  # different inputs of a row: columns of a table, or all pixels
+    largest: float  # the largest absolute value
+    rms: float  # root of the mean square
+    column_rms: float  # the same of the column where it is largest; of pictures the same as `rms`
+    spread: float  # largest deviation of a column within a batch
+    unit_rows: bool = False  # whether all rows have length 1
+    from_batch: bool = True  # whether they stand in the batch as they are, instead of being made in the step
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The classes that one epoch of training batches holds.
+    """The classes that one epoch of training batches holds."""
 
-    Args:
-        counts: Rows of each class that occurs.
-        within: Mean impurity (chance that two rows differ) within a batch, over that of the epoch; 1 if shuffled.
-        runs: Stretches of batches with the same commonest class.
-        batches: How many batches that was.
-        weighted: Whether the loss weighs classes or rows.
-    """
-
-    counts: dict[int, int]
+    counts: dict[int, int]  # rows of each class that occurs
+    # mean impurity (chance that two rows differ) within a batch, over that of the epoch; 1 if shuffled
     within: float = 1.0
-    runs: int = 0
-    batches: int = 0
-    weighted: bool = False
+    runs: int = 0  # stretches of batches with the same commonest class
+    batches: int = 0  # how many batches that was
+    weighted: bool = False  # whether the loss weighs classes or rows
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """The targets of a regression in one epoch.
+    """The targets of a regression in one epoch."""
 
-    Args:
-        rows: How many.
-        within: Mean variance within a batch over that of the epoch; 1 if shuffled.
-        trend: Rank correlation of the batches' means with time, -1 to 1.
-        batches: How many batches that was.
-        apart: Largest difference of the distribution functions of training and validation targets, 0 to 1.
-        narrower: Distance of the quartiles in training over that in validation.
-    """
-
-    rows: int
-    within: float = 1.0
-    trend: float = 0.0
-    batches: int = 0
-    apart: float = 0.0
-    narrower: float = 1.0
+    rows: int  # how many
+    within: float = 1.0  # mean variance within a batch over that of the epoch; 1 if shuffled
+    trend: float = 0.0  # rank correlation of the batches' means with time, -1 to 1
+    batches: int = 0  # how many batches that was
+    apart: float = 0.0  # largest difference of the distribution functions of training and validation targets, 0 to 1
+    narrower: float = 1.0  # distance of the quartiles in training over that in validation
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """How training rows differ from validation rows.
+    """How training rows differ from validation rows."""
 
-    Args:
-        rows: Rows of the smaller of the two samples.
-        effects: Difference of the means of a statistic of a row, in its standard deviations, by the statistic's name.
-        likeness: Correlation of the mean training picture with the mean validation picture; None of tables.
-        reliable: The least correlation of the mean pictures of two halves of one sample.
-        label_shift: Half the sum of the differences between the shares of the classes, 0 to 1.
-    """
-
-    rows: int
+    rows: int  # rows of the smaller of the two samples
+    # difference of the means of a statistic of a row, in its standard deviations, by the statistic's name
     effects: dict[str, float]
+    # correlation of the mean training picture with the mean validation picture; None of tables
     likeness: float | None = None
-    reliable: float = 0.0
-    label_shift: float = 0.0
+    reliable: float = 0.0  # the least correlation of the mean pictures of two halves of one sample
+    label_shift: float = 0.0  # half the sum of the differences between the shares of the classes, 0 to 1
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """How often near rows have the same label (or of numbers, how near their ranks are, 0 to 1), in equal samples.
+    """How often near rows have the same label (or of numbers, how near their ranks are, 0 to 1), in equal samples."""
 
-    Args:
-        rows: Rows of each sample.
-        train: The share among training rows.
-        val: The same among validation rows.
-        chance: The same for labels dealt at random.
-        density: Distance of a training row's nearest neighbour over that of a validation row's.
-    """
-
-    rows: int
-    train: float
-    val: float
-    chance: float
-    density: float = 1.0
+    rows: int  # rows of each sample
+    train: float  # the share among training rows
+    val: float  # the same among validation rows
+    chance: float  # the same for labels dealt at random
+    density: float = 1.0  # distance of a training row's nearest neighbour over that of a validation row's
 
 
 @dataclass(frozen=True)
 class Dependence:
-    """Whether labels have to do with inputs, in a run that does not learn.
+    """Whether labels have to do with inputs, in a run that does not learn."""
 
-    Args:
-        rows: Training rows compared.
-        neighbours: Standard deviations by which labels agree with those of near rows beyond chance.
-        column: The same for the single column that tells most.
-        best_val_loss: Least validation loss so far over that of the best constant.
-        epochs: Epochs trained.
-    """
-
-    rows: int
-    neighbours: float
-    column: float
-    best_val_loss: float
-    epochs: int
+    rows: int  # training rows compared
+    neighbours: float  # standard deviations by which labels agree with those of near rows beyond chance
+    column: float  # the same for the single column that tells most
+    best_val_loss: float  # least validation loss so far over that of the best constant
+    epochs: int  # epochs trained
 
 
 # Operations that move or copy numbers and leave each as it is.
@@ -144,55 +94,34 @@ class Op:
 
 @dataclass(frozen=True)
 class Target:
-    """What a loss compares with.
-
-    Args:
-        shape: Its shape.
-        integer: Whether its type is an integer.
-        low: Its least value.
-        high: Its greatest value.
-        distinct: Different values in it, counted up to a bound.
-        one_hot: Whether every row is one 1 among zeros.
-        given: Whether it stands in the batch, instead of being made in the step.
-        address: Where it lies in memory, to find it in the batch.
-        beyond: Share of values below -0.05, above 1.05 and outside of ±1.05.
-    """
+    """What a loss compares with."""
 
     shape: tuple[int, ...] = ()
-    integer: bool = False
+    integer: bool = False  # whether its type is an integer
     low: float = 0.0
     high: float = 0.0
-    distinct: int = 0
-    one_hot: bool = False
-    given: bool = False
-    address: int = 0
-    beyond: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    distinct: int = 0  # different values in it, counted up to a bound
+    one_hot: bool = False  # whether every row is one 1 among zeros
+    given: bool = False  # whether it stands in the batch, instead of being made in the step
+    address: int = 0  # where it lies in memory, to find it in the batch
+    beyond: tuple[float, float, float] = (0.0, 0.0, 0.0)  # share of values below -0.05, above 1.05 and outside of ±1.05
 
 
 @dataclass(frozen=True)
 class Term:
-    """One term of a loss.
+    """One term of a loss."""
 
-    Args:
-        kind: nll, picked (log-probabilities of the classes picked by hand), soft (… weighted), bce, bce_logits,
-            regression, or unknown.
-        sign: 1 as it should be, -1 if turned, 0 if it cannot be told.
-        shape: The shape of the prediction that it is given.
-        chain: The operations before it, last first, down to the first affine one or where it can't be followed.
-        target: What it compares with, if that can be seen.
-        stretched: Whether prediction and target were broadcast into a square.
-        weighted: Whether the loss weighs classes.
-        ignored: The class that stands for none; torch's own word for it is -100.
-    """
-
+    # nll, picked (log-probabilities of the classes picked by hand), soft (… weighted), bce, bce_logits, regression,
+    # or unknown
     kind: str
-    sign: int = 1
-    shape: tuple[int, ...] = ()
+    sign: int = 1  # 1 as it should be, -1 if turned, 0 if it cannot be told
+    shape: tuple[int, ...] = ()  # the shape of the prediction that it is given
+    # the operations before it, last first, down to the first affine one or where it can't be followed
     chain: tuple[Op, ...] = ()
-    target: Target | None = None
-    stretched: bool = False
-    weighted: bool = False
-    ignored: int = -100
+    target: Target | None = None  # what it compares with, if that can be seen
+    stretched: bool = False  # whether prediction and target were broadcast into a square
+    weighted: bool = False  # whether the loss weighs classes
+    ignored: int = -100  # the class that stands for none; torch's own word for it is -100
 
     @property
     def real(self) -> tuple[Op, ...]:
@@ -212,38 +141,23 @@ class Loss:
 
 @dataclass(frozen=True)
 class Layer:
-    """One affine layer of the graph.
+    """One affine layer of the graph."""
 
-    Args:
-        convolution: Whether it is one.
-        fed_by: What its inputs come from: an operation such as `Relu`, `affine`, `input`, or `?`.
-        normed: Whether a norm stands between.
-        inputs: Its inputs, 0 if not known.
-        outputs: Its outputs, 0 if not known.
-    """
-
-    convolution: bool
-    fed_by: str
-    normed: bool = False
-    inputs: int = 0
-    outputs: int = 0
+    convolution: bool  # whether it is one
+    fed_by: str  # what its inputs come from: an operation such as `Relu`, `affine`, `input`, or `?`
+    normed: bool = False  # whether a norm stands between
+    inputs: int = 0  # its inputs, 0 if not known
+    outputs: int = 0  # its outputs, 0 if not known
 
 
 @dataclass(frozen=True)
 class Structure:
-    """The network behind a loss.
+    """The network behind a loss."""
 
-    Args:
-        layers: Its affine layers, last first.
-        linear: Whether nothing in it is known or suspected to be non-linear.
-        normed: Whether there is a norm anywhere.
-        skips: Whether branches are added or joined.
-    """
-
-    layers: tuple[Layer, ...] = ()
-    linear: bool = False
-    normed: bool = False
-    skips: bool = False
+    layers: tuple[Layer, ...] = ()  # its affine layers, last first
+    linear: bool = False  # whether nothing in it is known or suspected to be non-linear
+    normed: bool = False  # whether there is a norm anywhere
+    skips: bool = False  # whether branches are added or joined
 
 
 @dataclass(frozen=True)
@@ -260,48 +174,28 @@ class BatchNorm:
 
 @dataclass(frozen=True)
 class WeightStart:
-    """A weight matrix before the first step.
+    """A weight matrix before the first step."""
 
-    Args:
-        name: Its module.
-        fan_in: Inputs of each unit.
-        size: Elements.
-        rms: Root mean square.
-        peak: Largest absolute value.
-        rows_alike: Whether all units, at least two, hold the same weights.
-        trainable: Whether it is to be trained.
-    """
-
-    name: str
-    fan_in: int
-    size: int
-    rms: float
-    peak: float
-    rows_alike: bool
-    trainable: bool
+    name: str  # its module
+    fan_in: int  # inputs of each unit
+    size: int  # elements
+    rms: float  # root mean square
+    peak: float  # largest absolute value
+    rows_alike: bool  # whether all units, at least two, hold the same weights
+    trainable: bool  # whether it is to be trained
 
 
 @dataclass(frozen=True)
 class LayerReading:
-    """A parameter around one optimizer step, as root mean squares over its elements.
+    """A parameter around one optimizer step, as root mean squares over its elements."""
 
-    Args:
-        name: Its full name.
-        matrix: Whether it is the weight matrix of a linear or convolutional layer.
-        weight: After the step.
-        start: Before the first step of the run.
-        gradient: What the step used; NaN without a gradient.
-        update: What the step changed.
-        travelled: Distance from where it started.
-    """
-
-    name: str
-    matrix: bool
-    weight: float
-    start: float
-    gradient: float
-    update: float
-    travelled: float
+    name: str  # its full name
+    matrix: bool  # whether it is the weight matrix of a linear or convolutional layer
+    weight: float  # after the step
+    start: float  # before the first step of the run
+    gradient: float  # what the step used; NaN without a gradient
+    update: float  # what the step changed
+    travelled: float  # distance from where it started
 
 
 @dataclass(frozen=True)
@@ -314,87 +208,49 @@ class Reading:
 
 @dataclass(frozen=True)
 class Units:
-    """Units of one activation over a window of batches.
+    """Units of one activation over a window of batches."""
 
-    Args:
-        layer: The layer whose output goes into the activation.
-        kind: `relu`, `sigmoid` or `tanh`.
-        units: How many; 0 where they are not told apart.
-        share: For `relu` the share of units that were zero for every sample, else the median share of flat values.
-        batches: Batches looked at.
-    """
-
-    layer: str
-    kind: str
-    units: int
-    share: float
-    batches: int
+    layer: str  # the layer whose output goes into the activation
+    kind: str  # `relu`, `sigmoid` or `tanh`
+    units: int  # how many; 0 where they are not told apart
+    share: float  # for `relu` the share of units that were zero for every sample, else the median share of flat values
+    batches: int  # batches looked at
 
 
 @dataclass(frozen=True)
 class OptimizerFacts:
-    """One group of parameters of an optimizer, as it was set up.
+    """One group of parameters of an optimizer, as it was set up."""
 
-    Args:
-        kind: The optimizer's class.
-        lr: Learning rate; NaN if there is none.
-        eps: Term against division by zero; NaN if there is none.
-        usual_eps: That class's default.
-        decay: Weight decay.
-    """
-
-    kind: str
-    lr: float
-    eps: float
-    usual_eps: float
-    decay: float
+    kind: str  # the optimizer's class
+    lr: float  # learning rate; NaN if there is none
+    eps: float  # term against division by zero; NaN if there is none
+    usual_eps: float  # that class's default
+    decay: float  # weight decay
 
 
 @dataclass(frozen=True)
 class Head:
-    """The first loss against what a prediction that knows nothing would have.
+    """The first loss against what a prediction that knows nothing would have."""
 
-    Args:
-        loss: The first loss, without other terms that may be added to it; NaN if not known.
-        ignorant: The loss of such a prediction, e.g. ln 10 for cross-entropy over ten classes; NaN if not known.
-        outputs: Root mean square of the outputs of a regression; NaN if not known.
-        targets: Root mean square of its targets.
-    """
-
-    loss: float
-    ignorant: float
-    outputs: float
-    targets: float
+    loss: float  # the first loss, without other terms that may be added to it; NaN if not known
+    ignorant: float  # the loss of such a prediction, e.g. ln 10 for cross-entropy over ten classes; NaN if not known
+    outputs: float  # root mean square of the outputs of a regression; NaN if not known
+    targets: float  # root mean square of its targets
 
 
 @dataclass
 class Facts:
-    """All there is to judge by.
+    """All there is to judge by."""
 
-    Args:
-        weights: The weight matrices at the start; empty if the run was resumed.
-        optimizers: How the optimizers were set up.
-        dropouts: From module name to the share that is dropped.
-        frozen: Weight matrices that are not to be trained and still hold random initial values.
-        strangers: Parameters that get gradients and stand in no optimizer.
-        unreached: Parameters that are in an optimizer and never got a gradient other than zero.
-        head: What the first loss was compared with.
-        kept_gradients: Steps that used the gradients of the step before again.
-        regularised: Whether dropout, weight decay or augmentation that can be seen is there.
-        alone: Whether one optimizer minimises one loss, so that the loss can be judged.
-        readings: The latest, oldest first, the very first ones kept.
-        units: The latest window.
-    """
-
-    weights: tuple[WeightStart, ...] = ()
-    optimizers: tuple[OptimizerFacts, ...] = ()
-    dropouts: dict[str, float] = field(default_factory=dict)
-    frozen: tuple[str, ...] = ()
-    strangers: tuple[str, ...] = ()
-    unreached: tuple[str, ...] = ()
-    head: Head | None = None
-    kept_gradients: int = 0
-    alone: bool = True
-    regularised: bool = False
-    readings: list[Reading] = field(default_factory=list)
-    units: tuple[Units, ...] = ()
+    weights: tuple[WeightStart, ...] = ()  # the weight matrices at the start; empty if the run was resumed
+    optimizers: tuple[OptimizerFacts, ...] = ()  # how the optimizers were set up
+    dropouts: dict[str, float] = field(default_factory=dict)  # from module name to the share that is dropped
+    frozen: tuple[str, ...] = ()  # weight matrices that are not to be trained and still hold random initial values
+    unoptimized: tuple[str, ...] = ()  # parameters that get gradients and stand in no optimizer
+    unreached: tuple[str, ...] = ()  # parameters that are in an optimizer and never got a gradient other than zero
+    head: Head | None = None  # what the first loss was compared with
+    kept_gradients: int = 0  # steps that used the gradients of the step before again
+    alone: bool = True  # whether one optimizer minimises one loss, so that the loss can be judged
+    regularised: bool = False  # whether dropout, weight decay or augmentation that can be seen is there
+    readings: list[Reading] = field(default_factory=list)  # the latest, oldest first, the very first ones kept
+    units: tuple[Units, ...] = ()  # the latest window

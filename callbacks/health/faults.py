@@ -1,4 +1,4 @@
-"""Findings as text and as plain data."""
+"""Name faults, say which explains which, and write findings as text and as plain data."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -51,37 +51,20 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault that the evidence supports.
+    """One fault that the evidence supports."""
 
-    Args:
-        fault: What is wrong.
-        where: The layer, parameter, column or loader it shows in; empty if it is the whole run.
-        step: The optimizer step at which it was established.
-        why: What was seen, with the numbers.
-        advice: What to change, most promising first.
-    """
-
-    fault: Fault
-    where: str
-    step: int
-    why: str
-    advice: str
+    fault: Fault  # what is wrong
+    where: str  # the layer, parameter, column or loader it shows in; empty if it is the whole run
+    step: int  # the optimizer step at which it was established
+    why: str  # what was seen, with the numbers
+    advice: str  # what to change, most promising first
 
 
-_NETWORK = frozenset(
-    {Fault.CONSTANT_INITIALISATION, Fault.WRONG_INITIALISATION, Fault.WRONG_ACTIVATION, Fault.MISSING_NORMALISATION}
-)
+_INITIALISATION = frozenset({Fault.CONSTANT_INITIALISATION, Fault.WRONG_INITIALISATION})
+_NETWORK = _INITIALISATION | {Fault.WRONG_ACTIVATION, Fault.MISSING_NORMALISATION}
 _SCALE = frozenset({Fault.INPUTS_UNSCALED, Fault.INPUTS_TOO_SMALL, Fault.INPUTS_CONSTANT, Fault.LOSS_SIGN})
-_HEAD = frozenset(
-    {
-        Fault.WRONG_LOSS,
-        Fault.MISSING_SOFTMAX,
-        Fault.REDUNDANT_SOFTMAX,
-        Fault.WRONG_SOFTMAX,
-        Fault.WRONG_OUTPUT_ACTIVATION,
-        Fault.OUTPUTS_OVERSCALED,
-    }
-)
+_SOFTMAX = frozenset({Fault.MISSING_SOFTMAX, Fault.REDUNDANT_SOFTMAX, Fault.WRONG_SOFTMAX})
+_HEAD = _SOFTMAX | {Fault.WRONG_LOSS, Fault.WRONG_OUTPUT_ACTIVATION, Fault.OUTPUTS_OVERSCALED}
 _LABELS = frozenset({Fault.LABELS_OUT_OF_RANGE, Fault.LABELS_ONE_CLASS, Fault.LABELS_WRONG})
 _DECAY = frozenset({Fault.OVER_REGULARISED})
 _ZEROING = frozenset({Fault.GRADIENTS_NOT_ZEROED})
@@ -110,7 +93,7 @@ PATIENT = frozenset({Fault.VANISHING_GRADIENT, Fault.EXPLODING_GRADIENT, Fault.D
 
 
 def explained(fault: Fault, established: Iterable[Fault]) -> bool:
-    """Whether a fault that was established already is the cause of this one."""
+    """Return whether a fault that was established already is the cause of this one."""
     return bool(CAUSES.get(fault, frozenset()) & frozenset(established))
 
 
@@ -136,18 +119,18 @@ ADVICE: dict[Fault, str] = {
 
 
 def named(names: Sequence[str]) -> str:
-    """Some names as words, the rest as a number."""
+    """Return some names as words, the rest as a number."""
     return ", ".join(f"`{n}`" for n in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def line(found: Finding) -> str:
-    """One finding as one line: what, where, when, why, and what to do."""
+    """Return one finding as one line: what, where, when, why, and what to do."""
     where = f" in `{found.where}`" if found.where else ""
     return f"{found.fault.replace('_', ' ')}{where} at step {found.step}: {found.why} → {found.advice}"
 
 
 def summary(findings: Sequence[Finding], skipped: int, *, steps: int, batches: int) -> str:
-    """What a run's end says: one line if nothing was found, else a block with the faults in the order they came.
+    """Return what a run's end says: one line if nothing was found, else a block with the faults in the order they came.
 
     Args:
         findings: What was found.
@@ -164,10 +147,10 @@ def summary(findings: Sequence[Finding], skipped: int, *, steps: int, batches: i
 
 
 def to_plain(found: Finding) -> dict[str, Any]:
-    """A finding as a checkpoint holds it."""
+    """Return a finding as a checkpoint holds it."""
     return {**asdict(found), "fault": str(found.fault)}
 
 
 def from_plain(values: dict[str, Any]) -> Finding:
-    """A finding from a checkpoint."""
+    """Return a finding from a checkpoint."""
     return Finding(**{**values, "fault": Fault(values["fault"])})

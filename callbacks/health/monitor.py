@@ -1,7 +1,7 @@
 """`GradientMonitor`: names what is broken in a run, where, and what to do; silent when nothing is."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -9,13 +9,21 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks.health import faults as _health_report
+from callbacks.health.faults import PATIENCE, PATIENT, Fault, Finding, explained, from_plain, line, summary, to_plain
 from callbacks.health.nonfinite import CHOICES, NonFiniteError, NonFiniteGuard
 from callbacks.health.probe import TrainingProbe
-from callbacks.health.rules.training import PATIENCE, PATIENT, Fault, Finding, explained
 from callbacks.health.training_watch import TrainingWatch
 from callbacks.host import Guard, say
 from callbacks.loggers.dispatch import write_text
+from callbacks.readers.optimizer_steps import ObservedSteps, StepListener
+
+
+class _EveryStep(StepListener):
+    def __init__(self, before_step: Callable[[Optimizer], None]) -> None:
+        self._before_step = before_step
+
+    def gradients(self, steps: ObservedSteps) -> None:
+        self._before_step(steps.optimizer)
 
 
 class GradientMonitor(Callback):
@@ -62,16 +70,14 @@ class GradientMonitor(Callback):
         self._guard = Guard("GradientMonitor")
         self._nonfinite = NonFiniteGuard(self.on_nonfinite)
         self._watch = TrainingWatch(self.every)
-        self._hooks: list[Any] = []
+        self._steps: list[ObservedSteps] = []
         self._pending: list[Finding] = []
         self._probe = TrainingProbe()
 
-    # ------------------------------------------------------------------ state
-
     def state_dict(self) -> dict[str, Any]:
-        """What was found, and how far it got."""
+        """Return what was found, and how far it got."""
         return {
-            "findings": [_health_report.to_plain(found) for found in self.findings],
+            "findings": [to_plain(found) for found in self.findings],
             "skipped": self._nonfinite.skipped,
             "steps": self._nonfinite.steps,
             "watch": self._watch.state_dict(),
@@ -80,7 +86,7 @@ class GradientMonitor(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the findings of a checkpoint."""
-        self.findings = [_health_report.from_plain(found) for found in state_dict["findings"]]
+        self.findings = [from_plain(found) for found in state_dict["findings"]]
         self._nonfinite.skipped, self._nonfinite.steps = state_dict["skipped"], state_dict["steps"]
         self._watch.load_state_dict(state_dict["watch"])
         self._probe.load_state_dict(state_dict["probe"])
@@ -93,12 +99,12 @@ class GradientMonitor(Callback):
             self._begin()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the weights and the optimizers before anything moved."""
+        """Read weights and optimizers before anything moved."""
         with self._guard(trainer, "looking at the start"):
-            self._nonfinite.begin(trainer, pl_module)
+            self._nonfinite.begin(trainer, pl_module, self)
             self._watch.begin(trainer, pl_module)
             if not pl_module.automatic_optimization:
-                self._hook_optimizers(trainer, pl_module)
+                self._observe(trainer, pl_module)
             self._probe.begin(trainer, pl_module)
 
     # What runs with every batch is kept cheap: no context managers, no properties of the trainer.
@@ -116,14 +122,14 @@ class GradientMonitor(Callback):
             self._guard.failed(trainer, "looking at the batch", error)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Check the loss; now and then look at the operations behind it."""
+        """Check the loss; now and then read the operations behind it."""
         nonfinite = self._nonfinite
         try:
             nonfinite.before_backward(trainer, pl_module, loss)
             self._watch.losses.append(nonfinite.loss)
             if self._watch.due:
                 self._watch.graph(loss)
-            if self._probe.listening:
+            if self._probe.wants_losses:
                 self._probe.before_backward(trainer, pl_module, loss)
         except Exception as error:  # noqa: BLE001  # as in `Guard`
             self._guard.failed(trainer, "looking at the loss", error)
@@ -139,12 +145,13 @@ class GradientMonitor(Callback):
         if pl_module.automatic_optimization:
             self._before_step(trainer, pl_module, optimizer)
 
-    def _hook_optimizers(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Under manual optimization Lightning does not call the hook above for a raw optimizer; torch calls this one.
-        def before(optimizer: Optimizer, *_: Any) -> None:
-            self._before_step(trainer, pl_module, optimizer)
-
-        self._hooks = [optimizer.register_step_pre_hook(before) for optimizer in trainer.optimizers]
+    def _observe(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Under manual optimization Lightning does not call the hook above for a raw optimizer.
+        listener = _EveryStep(lambda optimizer: self._before_step(trainer, pl_module, optimizer))
+        self._steps = [
+            ObservedSteps(optimizer, index, upcoming=lambda step: step, listener=listener, owner=self)
+            for index, optimizer in enumerate(trainer.optimizers)
+        ]
 
     def _before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         nonfinite = self._nonfinite
@@ -160,14 +167,14 @@ class GradientMonitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at what the step did."""
+        """Read what the step did."""
         watch, probe = self._watch, self._probe
         try:
             self._nonfinite.after_batch()
             if watch.busy:
                 watch.after_batch(trainer)
             watch.batches += 1
-            if probe.awake or batch_idx == 0:
+            if probe.wants_batches or batch_idx == 0:
                 probe.after_batch(trainer, pl_module, outputs, batch, batch_idx)
         except Exception as error:  # noqa: BLE001  # as in `Guard`
             self._guard.failed(trainer, "looking at the batch", error)
@@ -175,18 +182,18 @@ class GradientMonitor(Callback):
             self._speak(trainer)
 
     def steps_free(self, trainer: Trainer) -> float:
-        """How many steps from now on may pass without a look at more than loss and batch."""
+        """Return how many steps from now on may pass if loss and batch are read."""
         watch, probe = self._watch, self._probe
         if watch.due or watch.busy or probe.busy or self._nonfinite.sums:
             return 0
         return max(0, math.ceil(watch.next) - watch.batches)
 
     def steps_taken(self, trainer: Trainer, pl_module: LightningModule, taken: Any) -> None:
-        """Take in steps that were taken without the hooks; all is finite."""
+        """Read losses and batches of steps that were taken without the hooks; all is finite."""
         self._watch.losses += taken.losses
         self._watch.batches += len(taken.losses)
         self._nonfinite.steps += len(taken.losses)
-        if self._probe.awake:
+        if self._probe.wants_batches:
             with self._guard(trainer, "looking at the batch"):
                 self._probe.batches(trainer, taken.batches)
             self._speak(trainer)
@@ -226,11 +233,12 @@ class GradientMonitor(Callback):
             with self._guard(trainer, "looking at the error"):
                 self._probe.failed(trainer, pl_module, exception)
             self._close(trainer)
+            self._leave_optimizers()
 
     def _close(self, trainer: Trainer) -> None:
         self._speak(trainer, ended=True)
         steps, skipped = self._nonfinite.steps, self._nonfinite.skipped
-        self.last_word = _health_report.summary(self.findings, skipped, steps=steps, batches=self._watch.batches)
+        self.last_word = summary(self.findings, skipped, steps=steps, batches=self._watch.batches)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
             return
         if self.closing:
@@ -242,10 +250,13 @@ class GradientMonitor(Callback):
         """Take every hook away."""
         self._nonfinite.end()
         self._watch.end()
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        self._leave_optimizers()
         self._probe.end()
+
+    def _leave_optimizers(self) -> None:
+        for steps in self._steps:
+            steps.observer.leave(steps)
+        self._steps = []
 
     # ------------------------------------------------------------------ speaking
 
@@ -258,7 +269,7 @@ class GradientMonitor(Callback):
             # No vote is needed: the gradients are the sum over all ranks, so every rank saw the same.
             trainer.should_stop = True
         elif self.on_nonfinite == "raise":
-            raise NonFiniteError(_health_report.line(found))
+            raise NonFiniteError(line(found))
 
     def _speak(self, trainer: Trainer, *, ended: bool = False) -> None:
         self._establish(trainer, self._probe.news())
@@ -275,4 +286,4 @@ class GradientMonitor(Callback):
                 continue
             if not explained(found.fault, (old.fault for old in self.findings)):
                 self.findings.append(found)
-                say(trainer, f"GradientMonitor: {_health_report.line(found)}")
+                say(trainer, f"GradientMonitor: {line(found)}")

@@ -1,4 +1,4 @@
-"""Keeps one batch that is not finite from spoiling the weights, and says where it came from."""
+"""Keep one batch that is not finite from spoiling the weights, and say where it came from."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,13 +6,15 @@ from math import isfinite, nan
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
 
-from callbacks.health.rules.training import Fault, Finding
+from callbacks.health.faults import Fault, Finding
 from callbacks.readers.autograd import AutogradNode, operations
+from callbacks.readers.optimizer_steps import StepObserver
 
 VECTOR = 65_536  # elements of a bias at most; a longer vector counts as a matrix
 FEW = 8  # tensors that are cheaper to add up one by one than to join first: 4 µs each amid a training step
@@ -24,8 +26,8 @@ class NonFiniteError(ArithmeticError):
     """A loss or a gradient was not finite, and the monitor was told to raise."""
 
 
-class GradientSentinel:
-    """Says whether the gradients of a module are finite, at the price of some microseconds.
+class GradientCheck:
+    """Tells whether the gradients of a module are finite, at the price of some microseconds.
 
     Every step it adds up the gradients of all vectors (biases, the weights of normalisation) and of every parameter
     whose module has none. A number that is not finite in the gradient of a layer's output is in the gradient of its
@@ -52,9 +54,23 @@ class GradientSentinel:
         near = one_by_one and next(iter(self.vectors)).type == "cpu"
         self._few = next(iter(self.vectors.values())) if near else []
         self._groups = [] if near else list(self.vectors.values())
+        self._read_in_full = -RARELY  # the step at which somebody's norms showed all gradients to be finite
 
-    def finite(self, step: int) -> bool:
-        """Whether the gradients now held are finite; `step` says whether the rare reading is due."""
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All parameters that are watched."""
+        return [*(p for group in self.vectors.values() for p in group), *self.alone, *self.answered_for]
+
+    def finite(self, step: int, norms: Tensor | None = None) -> bool:
+        """Return whether the gradients now held are finite.
+
+        Args:
+            step: Says whether the rare reading is due.
+            norms: Of all gradients, if somebody has read them: they spare a reading of our own.
+        """
+        if norms is not None:
+            self._read_in_full = step
+            return isfinite(norms.sum().item()) or self._exactly()
         for parameter in self._few:
             gradient = parameter.grad
             if gradient is not None and not isfinite(gradient.sum().item()):
@@ -69,17 +85,17 @@ class GradientSentinel:
                 return self._exactly()
         if self.alone and not _may_be_finite(self.alone):
             return self._exactly()
-        if not step % RARELY and self.answered_for and not _may_be_finite(self.answered_for):
+        rare = not step % RARELY and step - self._read_in_full >= RARELY
+        if rare and self.answered_for and not _may_be_finite(self.answered_for):
             return self._exactly()
         return True
 
     def _exactly(self) -> bool:
-        everything = (*(p for group in self.vectors.values() for p in group), *self.alone, *self.answered_for)
-        return all(_all_finite(p.grad) for p in everything if p.grad is not None)
+        return all(_all_finite(p.grad) for p in self.parameters if p.grad is not None)
 
 
 def _may_be_finite(parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether the sums of gradients are finite: no sum is that has a term which is not."""
+    # No sum is finite that has a term which is not.
     grads = [_plain(p.grad) for p in parameters if p.grad is not None]
     if len(grads) <= FEW and all(grad.device.type == "cpu" for grad in grads):
         return all(isfinite(grad.sum().item()) for grad in grads)
@@ -87,7 +103,7 @@ def _may_be_finite(parameters: Sequence[nn.Parameter]) -> bool:
 
 
 def drop_gradients(module: nn.Module) -> None:
-    """Take every gradient away: torch's optimizers then pass the parameters by, momentum and decay included."""
+    """Drop every gradient: torch's optimizers then pass the parameters by, momentum and decay included."""
     for parameter in module.parameters():
         parameter.grad = None
 
@@ -109,7 +125,7 @@ class BufferKeeper:
         self._kept: list[Tensor] = []
 
     def keep(self) -> None:
-        """Remember what the buffers hold now."""
+        """Copy what the buffers hold now."""
         with torch.no_grad():
             self._kept = [torch.cat([b.reshape(-1) for b in kind]) for kind in self._kinds]
 
@@ -121,11 +137,8 @@ class BufferKeeper:
                     buffer.copy_(old.view_as(buffer))
 
 
-# ---------------------------------------------------------------------- where it came from
-
-
 def locate(loss: Tensor, batch: Any, module: nn.Module, layer_of: Mapping[int, str]) -> tuple[str, str]:
-    """The first layer that a non-finite loss can be followed back to, and what is known about its cause.
+    """Follow a loss that is not finite back to the first layer it can have come from.
 
     Args:
         loss: The loss, its graph still alive.
@@ -151,7 +164,7 @@ def locate(loss: Tensor, batch: Any, module: nn.Module, layer_of: Mapping[int, s
 
 
 def _first_not_finite(ops: Sequence[AutogradNode]) -> AutogradNode | None:
-    """The first operation that returned something not finite, as far as autograd kept what it returned or was given."""
+    # As far as autograd kept what operations returned or were given.
     for op in ops:
         if any(not _all_finite(taken) for taken in op.taken()):
             return op.before or op
@@ -177,7 +190,7 @@ def inputs_not_finite(batch: Any, path: str = "batch") -> Iterator[str]:
 
 
 def gradients_not_finite(parameters: Iterable[tuple[str, Tensor]]) -> list[str]:
-    """The parameters whose gradient is not finite, in the order given."""
+    """Return the parameters whose gradient is not finite, in the order given."""
     return [name for name, p in parameters if p.grad is not None and not _all_finite(p.grad)]
 
 
@@ -196,20 +209,13 @@ CALIBRATING = 25  # steps in a row with infinite gradients: a loss scale halves 
 
 
 @dataclass(frozen=True)
-class Suspect:
-    """The first sign, since an optimizer last stepped, of a number that is not finite.
+class NonFiniteOrigin:
+    """The first number that was not finite since an optimizer last stepped, and where it came from."""
 
-    Args:
-        batch_idx: The batch it came with.
-        what: What was not finite, in words.
-        where: The layer it was followed back to, empty if none can be named.
-        cause: What is known about its cause, empty if nothing is.
-    """
-
-    batch_idx: int
-    what: str
-    where: str
-    cause: str
+    batch_idx: int  # the batch it came with
+    what: str  # what was not finite, in words
+    where: str  # the layer it was followed back to, empty if none can be named
+    cause: str  # what is known about its cause, empty if nothing is
 
 
 class NonFiniteGuard:
@@ -226,7 +232,7 @@ class NonFiniteGuard:
         self.loss = nan  # of the last batch, unscaled
         self.news: Finding | None = None  # what was found; whoever reads it clears it
         self.sums = False  # whether a step may use the gradients of several batches
-        self.suspect: Suspect | None = None
+        self.origin: NonFiniteOrigin | None = None
         self._batch: Any = None
         self._batch_idx = 0
         self._stepped = True
@@ -239,11 +245,20 @@ class NonFiniteGuard:
         self._parameters: list[nn.Parameter] = []
         self._layer_of: dict[int, str] = {}
         self._module: nn.Module = nn.Module()
-        self._sentinel = GradientSentinel(self._module)
+        self._check = GradientCheck(self._module)
         self._buffers: BufferKeeper | None = None
+        self._owner = Callback()
+        self._observer: StepObserver | None = None
 
-    def begin(self, trainer: Trainer, module: LightningModule) -> None:
-        """Learn what there is to watch."""
+    def begin(self, trainer: Trainer, module: LightningModule, owner: Callback) -> None:
+        """Find what there is to watch.
+
+        Args:
+            trainer: The fit.
+            module: The module it trains.
+            owner: The callback that calls these hooks.
+        """
+        self._owner = owner
         self._module = module
         buffers = BufferKeeper(module)
         self._buffers = buffers if buffers.any else None
@@ -261,14 +276,26 @@ class NonFiniteGuard:
         if trained != self._trained:
             self._parameters = list(module.parameters())
             self._trained = [*held, -1, *(p.requires_grad for p in self._parameters)]
-            self._sentinel = GradientSentinel(module)
+            self._check = GradientCheck(module)
+        self._observer = self._shared_observer(trainer) if module.automatic_optimization else None
+
+    def _shared_observer(self, trainer: Trainer) -> StepObserver | None:
+        """Return the observer whose listeners read the same gradients as the check; ranks must judge by the same."""
+        optimizer = trainer.optimizers[0] if len(trainer.optimizers) == 1 else None
+        if not isinstance(optimizer, Optimizer) or self._scaler is not None or not self._alone:
+            return None
+        observer = StepObserver.of(optimizer)
+        if not observer.agrees_with(self._owner, trainer.callbacks):  # type: ignore[attr-defined]  # a connector's
+            return None
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        return observer if all(id(p) in held for p in self._check.parameters) else None
 
     def end(self) -> None:
-        """Let go of the last batch and of the module."""
-        self._batch = self._buffers = None
+        """Drop the last batch and the module."""
+        self._batch = self._buffers = self._observer = None
         self._module = nn.Module()
         self._parameters = []
-        self._sentinel = GradientSentinel(self._module)
+        self._check = GradientCheck(self._module)
 
     def before_batch(self, batch: Any, batch_idx: int) -> None:
         """Keep the batch in case it must be named, and the buffers as they were before a step's first batch."""
@@ -276,7 +303,7 @@ class NonFiniteGuard:
         self.loss = nan
         if self._stepped or not self.sums:
             self._stepped = self._bad_loss = self._left_out = False
-            self.suspect = None
+            self.origin = None
             if self._buffers is not None:
                 self._buffers.keep()
 
@@ -289,23 +316,25 @@ class NonFiniteGuard:
             self.loss /= self._scaler.get_scale()
         if not isfinite(self.loss):
             self._bad_loss = True
-            if self.suspect is None:
+            if self.origin is None:
                 place = locate(loss, self._batch, module, self._layer_of)
-                self.suspect = Suspect(self._batch_idx, f"the loss is {self.loss}", *place)
+                self.origin = NonFiniteOrigin(self._batch_idx, f"the loss is {self.loss}", *place)
 
     def after_backward(self) -> None:
         """Where a step uses several batches' gradients, tell with which of them a number that is not finite came."""
-        if self.suspect is None and not self._sentinel.finite(1):
-            self.suspect = self._suspect_gradients()
+        if self.origin is None and not self._check.finite(1):
+            self.origin = self._origin_in_gradients()
 
     def after_batch(self) -> None:
-        """Let go of the batch."""
+        """Drop the batch."""
         self._batch = None
 
     def before_step(self, trainer: Trainer, module: LightningModule) -> bool:
         """Check the gradients, take them away if one is not finite, and say whether they were left."""
         # Across ranks the summed gradient alone decides: it is the same everywhere, a loss is not.
-        spoilt = (self._bad_loss and self._alone) or not self._sentinel.finite(self.steps)
+        observer = self._observer
+        norms = observer.norms() if observer is not None and observer.is_due else None
+        spoilt = (self._bad_loss and self._alone) or not self._check.finite(self.steps, norms)
         self.steps += 1
         self._stepped = True
         if not spoilt:
@@ -314,30 +343,34 @@ class NonFiniteGuard:
         self._in_a_row += 1
         if self._scaler is not None and not self._bad_loss and self._in_a_row < CALIBRATING:
             return False  # the scaler leaves this step out itself, and tries a smaller scale
-        self.news = self._describe(trainer, self.suspect or self._suspect_gradients())
+        self.news = self._describe(trainer, self.origin or self._origin_in_gradients())
         drop_gradients(module)
+        if observer is not None:
+            observer.gradients_changed()
         if self._buffers is not None:
             self._buffers.restore()
         self.skipped += not self._left_out
         self._left_out = True
         return False
 
-    def _suspect_gradients(self) -> Suspect:
+    def _origin_in_gradients(self) -> NonFiniteOrigin:
         # The last one in forward order is where it began: from there it spreads to the layers before.
         names = gradients_not_finite(self._module.named_parameters())
         cause = next(inputs_not_finite(self._batch), "")
         where = (names[0] if cause else names[-1]).rpartition(".")[0] if names else ""
-        return Suspect(self._batch_idx, f"the gradients of {len(names)} parameters are not finite", where, cause)
+        return NonFiniteOrigin(
+            self._batch_idx, f"the gradients of {len(names)} parameters are not finite", where, cause
+        )
 
-    def _describe(self, trainer: Trainer, suspect: Suspect) -> Finding:
-        because = f", because {suspect.cause}" if suspect.cause else ""
+    def _describe(self, trainer: Trainer, origin: NonFiniteOrigin) -> Finding:
+        because = f", because {origin.cause}" if origin.cause else ""
         left = "the step that used it" if self.sums else "this batch"
         kept = {"stop": "training stops", "skip": f"{left} is left out", "raise": "raised"}[self.choice]
-        where = f"in batch {suspect.batch_idx} of epoch {trainer.current_epoch}"
+        where = f"in batch {origin.batch_idx} of epoch {trainer.current_epoch}"
         advice = (
             "clean the data"
-            if "itself holds" in suspect.cause
+            if "itself holds" in origin.cause
             else "lower the learning rate, clip gradients, or guard log, sqrt and division"
         )
-        why = f"{suspect.what} {where}{because}; weights kept, {kept}"
-        return Finding(Fault.NON_FINITE, suspect.where, trainer.global_step, why, advice)
+        why = f"{origin.what} {where}{because}; weights kept, {kept}"
+        return Finding(Fault.NON_FINITE, origin.where, trainer.global_step, why, advice)

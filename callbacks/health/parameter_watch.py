@@ -1,20 +1,20 @@
-"""Notices gradients that nobody cleared: what a step uses is then what came in, plus what the last step used."""
+"""Read parameters, their gradients and updates, and units, at the steps that are sampled."""
 
 from collections.abc import Sequence
 from itertools import chain
 from math import gcd, nan, sqrt
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from callbacks.health.facts import LayerReading, Units, WeightStart
 from callbacks.readers.autograd import AutogradNode
 
 ENOUGH = 12  # samplings without a gradient; modules that are used now and then have had their turn
-STRANGER = 3  # samplings with one
+ENOUGH_GRADIENTS = 3  # samplings with one
 
 
 class ReachWatch:
@@ -29,20 +29,20 @@ class ReachWatch:
         self._times = [0] * len(self._named)
         self._samplings = 0
 
-    def look(self) -> None:
-        """Look at the gradients before a step; parameters that were seen often enough are passed by."""
+    def add(self) -> None:
+        """Read the gradients before a step; parameters that had one often enough are passed by."""
         self._samplings += 1
         for i, (_, p) in enumerate(self._named):
-            if self._times[i] < STRANGER and p.grad is not None and (p.grad.is_sparse or bool(p.grad.any())):
+            if self._times[i] < ENOUGH_GRADIENTS and p.grad is not None and (p.grad.is_sparse or bool(p.grad.any())):
                 self._times[i] += 1
 
     def read(self, optimizers: Sequence[Optimizer]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Parameters that get gradients in no optimizer, and parameters in one that never got any."""
+        """Return parameters that get gradients in no optimizer, and parameters in one that never got any."""
         known = {id(p) for p in chain.from_iterable(g["params"] for o in optimizers for g in o.param_groups)}
         rows = [(n, id(p) in known, times) for (n, p), times in zip(self._named, self._times, strict=True)]
-        strangers = tuple(n for n, held, times in rows if not held and times >= STRANGER)
+        unoptimized = tuple(n for n, held, times in rows if not held and times >= ENOUGH_GRADIENTS)
         unreached = tuple(n for n, held, times in rows if held and not times) if self._samplings >= ENOUGH else ()
-        return strangers, unreached
+        return unoptimized, unreached
 
 
 WINDOW = 12  # samplings a judgement rests on; then it starts anew, so that late deaths are seen
@@ -51,7 +51,7 @@ FLAT = {"Sigmoid": (0.01, 0.99), "Tanh": (-0.99, 0.99)}  # beyond these the slop
 
 
 class UnitWatch:
-    """Which units of hidden layers were ever alive, and what share of values is saturated, over a window."""
+    """Reads which units of hidden layers were ever alive, and what share of values is saturated, over a window."""
 
     def __init__(self) -> None:
         self._begin()
@@ -62,8 +62,8 @@ class UnitWatch:
         self._kinds: dict[str, str] = {}
         self._samplings = 0
 
-    def look(self, ops: Sequence[AutogradNode]) -> None:
-        """Take in one batch."""
+    def add(self, ops: Sequence[AutogradNode]) -> None:
+        """Read one batch."""
         self._samplings += 1
         times: dict[str, int] = {}
         for op in ops:
@@ -74,9 +74,9 @@ class UnitWatch:
             result = op.result()
             if result is not None and result.ndim > 1 and result.numel():
                 self._kinds[key] = op.kind
-                self._take(key, op, result)
+                self._add(key, op, result)
 
-    def _take(self, key: str, op: AutogradNode, result: Tensor) -> None:
+    def _add(self, key: str, op: AutogradNode, result: Tensor) -> None:
         if op.kind == "Relu":
             unit = _unit_dimension(op, result)
             alive = (result > 0).any([i for i in range(result.ndim) if i != unit])
@@ -92,7 +92,7 @@ class UnitWatch:
         return self._samplings >= WINDOW
 
     def read(self) -> tuple[Units, ...]:
-        """What the window shows; begins the next."""
+        """Return what the window shows; begin the next."""
         found = [
             Units(layer, "relu", len(alive), 1 - alive.float().mean().item(), self._samplings)
             for layer, alive in self._alive.items()
@@ -106,7 +106,7 @@ class UnitWatch:
 
 
 def _unit_dimension(op: AutogradNode, result: Tensor) -> int:
-    """Channels come second after a convolution and in pictures, and last elsewhere."""
+    # Channels come second after a convolution and in pictures, and last elsewhere.
     convolved = op.before is not None and op.before.kind in _CHANNELS_SECOND
     return 1 if result.ndim > 3 or (convolved and result.ndim == 3) else result.ndim - 1
 
@@ -116,7 +116,7 @@ _MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class UpdateWatch:
-    """Weights, gradients and updates of the trainable parameters of a module.
+    """Reads weights, gradients and updates of the trainable parameters of a module.
 
     Args:
         module: Whose parameters to watch; lazy, complex and quantised ones are passed by.
@@ -130,7 +130,7 @@ class UpdateWatch:
             for name, p in module.named_parameters()
             if p.requires_grad and not is_lazy(p) and p.is_floating_point() and p.numel() and id(p) not in embeddings
         ]
-        self.names = [name for name, _ in named]
+        self._names = [name for name, _ in named]
         self.parameters = [p for _, p in named]
         self._sampler = Sampler(self.parameters)
         self._start = self._sampler.read(self.parameters)
@@ -153,17 +153,14 @@ class UpdateWatch:
         """Read what the optimizer changed."""
         now = self._sampler.read(self.parameters)
         before = now if self._before is None else self._before
-        found = self._sampler.rms([now, now - before, now - self._start, *self._gradients])
-        weights, updates, travelled = found[:3]
-        gradients = [next((g for g in reversed(each) if g == g), nan) for each in zip(*found[3:], strict=True)]
-        self._before, self._gradients = None, []
-        rows = zip(
-            self.names, self.parameters, weights, self._start_rms, gradients, updates, travelled, strict=True
-        )  # fmt: skip
-        return tuple(
-            LayerReading(name, id(p) in self._matrices, weight, start, gradient, update, way)
-            for name, p, weight, start, gradient, update, way in rows
+        weights, updates, travelled, *gradients = self._sampler.rms(
+            [now, now - before, now - self._start, *self._gradients]
         )
+        self._before, self._gradients = None, []
+        last = [next((g for g in reversed(each) if g == g), nan) for each in zip(*gradients, strict=True)]
+        matrices = [id(p) in self._matrices for p in self.parameters]
+        rows = zip(self._names, matrices, weights, self._start_rms, last, updates, travelled, strict=True)
+        return tuple(LayerReading(*row) for row in rows)
 
 
 class Sampler:
@@ -182,7 +179,7 @@ class Sampler:
         self._sizes = sizes.to(self._device)
 
     def read(self, values: Sequence[Tensor | None]) -> Tensor:
-        """A copy of the samples, as floats on one device; NaN for a tensor that is missing or sparse."""
+        """Return a copy of the samples, as floats on one device; NaN for a tensor that is missing or sparse."""
         with torch.no_grad():
             parts = [self._part(v, *place) for v, place in zip(values, self._places, strict=True)]
             return torch.cat(parts) if parts else torch.zeros(0, device=self._device)
@@ -199,7 +196,7 @@ class Sampler:
         return part.to(self._device, torch.float32)
 
     def rms(self, samples: Sequence[Tensor]) -> list[list[float]]:
-        """The root mean square of each tensor, for each of some samples; NaN where one was missing."""
+        """Return the root mean square of each tensor, for each of some samples; NaN where one was missing."""
         if not self._places:
             return [[] for _ in samples]
         squares = torch.stack(list(samples)).square()
@@ -208,7 +205,7 @@ class Sampler:
 
 
 def weights_at_start(module: nn.Module) -> tuple[WeightStart, ...]:
-    """What the weight matrices of linear and convolutional layers hold before the first step."""
+    """Return what the weight matrices of linear and convolutional layers hold before the first step."""
     found = []
     for name, part in module.named_modules():
         if not isinstance(part, _MATRICES) or is_lazy(part.weight) or not part.weight.is_floating_point():
@@ -223,7 +220,7 @@ def weights_at_start(module: nn.Module) -> tuple[WeightStart, ...]:
 
 
 def _stride(size: int) -> int:
-    """A step through all elements that does not follow a row or a column."""
+    # It does not follow a row or a column.
     stride = max(1, size // SAMPLE)
     while gcd(stride, size) != 1:
         stride -= 1
@@ -237,24 +234,24 @@ NEAR, FAR = 1e-3, 1e-2  # of the largest value: rounding of a sum in another ord
 class ZeroingWatch:
     """Compares, for one small parameter of an optimizer, what came in by backward passes with what a step uses.
 
-    It adds a hook that only looks to that parameter for a few steps at the start, and takes it away again. Gradients
-    that are summed over several backward passes on purpose come in in full, so accumulation does not mislead it.
+    It hangs a hook on that parameter for a few steps at the start. Gradients that are summed over several backward
+    passes on purpose come in in full, so accumulation does not mislead it.
     """
 
     def __init__(self) -> None:
-        self.kept: int = 0  # steps that used the last step's gradient again
+        self.kept = 0  # steps that used the last step's gradient again
         self.done = False
         self._parameter: nn.Parameter | None = None
         self._optimizer: Optimizer | None = None
         self._held: Tensor | None = None
         self._came: Tensor | None = None
-        self._hook: Any = None
+        self._hook: RemovableHandle | None = None
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Compare, when the optimizer that is watched is about to step."""
         if self.done or self._hook is None or optimizer is not self._optimizer:
             return
-        self._disarm()
+        self._unhook()
         gradient = self._parameter.grad if self._parameter is not None else None
         if gradient is None or self._held is None or self._came is None:
             return
@@ -272,13 +269,9 @@ class ZeroingWatch:
         if self.done or optimizer is None or self._hook is not None:
             return
         own = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-        if all(p.grad is None for p in own):
-            self.done = True  # cleared after the step
-            return
-        self._parameter = min(
-            (p for p in own if p.grad is not None and not p.grad.is_sparse), key=nn.Parameter.numel, default=None
-        )
-        if self._parameter is None or self._parameter.grad is None:
+        held = [p for p in own if p.grad is not None and not p.grad.is_sparse]
+        self._parameter = min(held, key=nn.Parameter.numel, default=None)
+        if self._parameter is None or self._parameter.grad is None:  # cleared after the step
             self.done = True
             return
         self._optimizer, self._held, self._came = optimizer, self._parameter.grad.detach().clone(), None
@@ -290,12 +283,12 @@ class ZeroingWatch:
         came = gradient.detach()
         self._came = came.clone() if self._came is None else self._came + came
 
-    def _disarm(self) -> None:
+    def _unhook(self) -> None:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
 
     def end(self) -> None:
         """Take the hook away."""
-        self._disarm()
+        self._unhook()
         self._parameter = self._optimizer = self._held = self._came = None

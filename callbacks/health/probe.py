@@ -1,4 +1,4 @@
-"""`TrainingProbe`: looks at the data, the head and the structure of whatever a trainer trains, rarely and cheaply."""
+"""Read the data, the head and the structure of whatever a trainer trains, rarely and cheaply."""
 
 import math
 import re
@@ -18,6 +18,7 @@ from torch.utils.data import (
 )
 
 from callbacks.health.facts import Loss, Structure
+from callbacks.health.faults import Fault, Finding, from_plain, to_plain
 from callbacks.health.readers.data import (
     PendingFinding,
     Sample,
@@ -31,35 +32,15 @@ from callbacks.health.readers.data import (
 )
 from callbacks.health.readers.loss import read_loss, with_batch
 from callbacks.health.readers.network import NUMERIC, LayerInputs, read_batch_norms, read_structure
-from callbacks.health.rules.data import (
-    NO_SKILL,
-    class_findings,
-    contrast_findings,
-    dependence_findings,
-    input_findings,
-    label_findings,
-    may_be_unlearnable,
-    neighbour_findings,
-    number_findings,
-    out_of_range,
-)
-from callbacks.health.rules.network import (
-    fades,
-    head_findings,
-    signal_findings,
-    start_findings,
-    structure_findings,
-    training_findings,
-    validation_findings,
-)
-from callbacks.health.rules.training import Fault, Finding
+from callbacks.health.rules import data as data_rules
+from callbacks.health.rules import network as network_rules
 from callbacks.host import logged
 
 MOST_CLASSES = 1000
 
 
 class DataWatch:
-    """Knows which tensor of a batch is the input and which the target, once it was told, and keeps samples of both.
+    """Finds which tensor of a batch is the input and which the target, and keeps samples of both.
 
     Batches of one epoch and one validation are kept, then nothing more is.
     """
@@ -77,7 +58,7 @@ class DataWatch:
         self.baseline: float | None = None  # loss of the best constant
         self.best_val_loss = math.inf  # over the baseline
         self.compared = False  # training rows with validation rows
-        self.suspicion: PendingFinding | None = None
+        self.pending: PendingFinding | None = None
 
     def learn(self, tensors: Sequence[Tensor], given: Tensor | None, losses: Sequence[Loss]) -> None:
         """Find the input, which the first layer was given, and the target, which the loss was given."""
@@ -101,29 +82,27 @@ class DataWatch:
         elif term.kind in ("nll", "picked", "soft") and len(whole) == 1:  # cast on the way to the loss
             self.target = whole[0]
         elif term.target is None and len(tensors) == 2 and len(wanted) == 1 and self.input is not None:
-            self.target, self.known = (
-                wanted[0],
-                False,
-            )  # it looks like one: enough to tell order, not to tell what is wrong with it
+            self.target = wanted[0]
+            self.known = False  # it looks like one: enough to tell order, not to tell what is wrong with it
         if term.kind == "nll" and len(term.shape) == 2:
             self.outputs, self.ignored = term.shape[1], term.ignored
         if self.target is not None:
             self.classes = self.target in whole or term.kind in ("bce", "bce_logits")
 
     def out_of_range(self, tensors: Sequence[Tensor], step: int) -> list[Finding]:
-        """Whether a class of the batch has no output; only where asking does not hold up a device."""
+        """Return whether a class of the batch has no output; only where asking does not hold up a device."""
         target = _at(tensors, self.target)
         if target is None or not self.classes or target.device.type != "cpu" or not len(target):
             return []
         low, high = (int(value) for value in target.aminmax())
         if self.ignored in (low, high):
             return []
-        return class_findings(low, high, self.outputs, step)
+        return data_rules.class_findings(low, high, self.outputs, step)
 
     def training_batch(self, trainer: Trainer, tensors: Sequence[Tensor]) -> None:
-        """Keep a part of a training batch of the first epoch; later only look whether suspected rows come again."""
-        if self.suspicion is not None and not self.open:
-            self.suspicion.look(_at(tensors, self.input))
+        """Keep a part of a training batch of the first epoch; later only see whether rows come again."""
+        if self.pending is not None and not self.open:
+            self.pending.add(_at(tensors, self.input))
         if self.open and (self.input is not None or self.target is not None):
             self.train.spread_over(trainer.num_training_batches)
             self.train.add(_at(tensors, self.input), self._labels(tensors))
@@ -142,15 +121,15 @@ class DataWatch:
         return target.round().long() if self.classes and target.is_floating_point() else target
 
     @property
-    def asks(self) -> bool:
+    def may_tell(self) -> bool:
         """Whether the end of an epoch may tell anything."""
         rows = self.train.kept and (self.compared or self.val.kept)
-        return bool(self.open or rows or self.suspicion is not None)
+        return bool(self.open or rows or self.pending is not None)
 
     def judge(self, trainer: Trainer) -> list[Finding]:
-        """What an epoch says; samples are let go as soon as all was asked."""
-        found = self.suspicion.verdict() if self.suspicion is not None else []
-        self.suspicion = None
+        """Return what an epoch says; samples are dropped as soon as all was asked."""
+        found = self.pending.findings() if self.pending is not None else []
+        self.pending = None
         if self.open:
             self.open = False
             found += self._judge_labels(trainer) if self.train.labels else []
@@ -168,11 +147,11 @@ class DataWatch:
                 return []
             rows = sum(classes.counts.values())
             self.baseline = -sum(n / rows * math.log(n / rows) for n in classes.counts.values())
-            found = label_findings(classes, step, sequential=sequential, random=random)
+            found = data_rules.label_findings(classes, step, sequential=sequential, random=random)
         else:
             numbers = read_numbers(labels, self.val.labels)
             self.baseline = float(torch.cat(labels).float().var(correction=0))
-            found = number_findings(numbers, step, random=random) if numbers else []
+            found = data_rules.number_findings(numbers, step, random=random) if numbers else []
         return [finding for finding in found if self.known or finding.fault is Fault.UNSHUFFLED]
 
     def _judge_rows(self, step: int) -> list[Finding]:
@@ -184,10 +163,10 @@ class DataWatch:
         contrast = read_contrast(train, val, both)
         if contrast is None:
             return []
-        found = contrast_findings(contrast, step)
+        found = data_rules.contrast_findings(contrast, step)
         near = read_neighbours((train, both[0]), (val, both[1])) if both and self.known and not found else None
-        suspected = neighbour_findings(near, step) if near else []
-        self.suspicion = PendingFinding(suspected, train) if suspected else None
+        possible = data_rules.neighbour_findings(near, step) if near else []
+        self.pending = PendingFinding(possible, train) if possible else None
         if found or both is None or not self.known:
             self.train.clear()
         self.val.clear()
@@ -201,17 +180,19 @@ class DataWatch:
         losses += [value for name, value in logged(trainer, "val").items() if "loss" in name and value == value]
         best = self.best_val_loss = min(losses) / self.baseline
         epochs, step, found = trainer.current_epoch + 1, trainer.global_step, list[Finding]()
-        asks = may_be_unlearnable(best, epochs, step)
+        asks = data_rules.may_be_unlearnable(best, epochs, step)
         rows, labels = (self.train.rows(), self.train.row_labels()) if asks else (None, None)
         if rows is not None and labels is not None:
-            found = dependence_findings(read_dependence(rows, labels, best_val_loss=best, epochs=epochs), step)
-        if best <= NO_SKILL or asks:  # data that tell something go on telling it: nobody needs to ask again
+            found = data_rules.dependence_findings(
+                read_dependence(rows, labels, best_val_loss=best, epochs=epochs), step
+            )
+        if best <= data_rules.NO_SKILL or asks:  # data that tell something go on telling it: nobody needs to ask again
             self.train.clear()
         return found
 
 
 def order_of(loader: Any) -> tuple[bool, bool]:
-    """Whether a loader is known to keep the order of its rows, and whether it is known to draw them at random."""
+    """Return whether a loader is known to keep the order of its rows, and whether it is known to draw at random."""
     batches = getattr(loader, "batch_sampler", None)
     if type(batches) is not BatchSampler:  # one's own: it may do anything
         return False, False
@@ -232,7 +213,7 @@ def _at(tensors: Sequence[Tensor], position: int | None) -> Tensor | None:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether a tensor holds the other's numbers, perhaps in another shape."""
+    # Perhaps in another shape.
     return one.numel() > 0 and one.data_ptr() == other.data_ptr() and one.numel() == other.numel()
 
 
@@ -252,12 +233,12 @@ class TrainingProbe:
     def __init__(self) -> None:
         self._findings: dict[tuple[Fault, str], Finding] = {}
         self._steps = 0
-        self.new: list[Finding] = []  # since they were last taken
+        self.new: list[Finding] = []
         self._clear()
 
     def _clear(self) -> None:
-        self.awake = True  # whether `after_batch` has anything to do but with an epoch's first batch
-        self.listening = True  # whether `before_backward` has
+        self.wants_batches = True  # whether `after_batch` has anything to do but with an epoch's first batch
+        self.wants_losses = True  # whether `before_backward` has
         self._norms_seen = [0, 0]  # epochs and validations that began
         self._read: list[Loss] = []  # losses of the step that is under way
         self._layers = LayerInputs()
@@ -273,13 +254,13 @@ class TrainingProbe:
     # ------------------------------------------------------------------ hooks
 
     def begin(self, trainer: Trainer, module: LightningModule) -> None:
-        """Look at the structure before the first step, and hang hooks on the layers for the first few."""
+        """Read the structure before the first step, and hang hooks on the layers for the first few."""
         self.end()
         self._clear()
         self._steps = 0
         norms = read_batch_norms(module, fresh=True)
         self._norms = bool(norms)
-        self._add(start_findings(norms, trainer.global_step))
+        self._add(network_rules.start_findings(norms, trainer.global_step))
         self._layers.open(module)
 
     def before_batch(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -290,7 +271,7 @@ class TrainingProbe:
     def failed(self, trainer: Trainer, module: LightningModule, error: BaseException) -> None:
         """Say in plain words what stopped the run, if it is a label that the loss refused."""
         if isinstance(error, IndexError | RuntimeError) and REFUSED.search(str(error)):
-            self._add([out_of_range(f"the loss refuses a label: {error}", trainer.global_step)])
+            self._add([data_rules.out_of_range(f"the loss refuses a label: {error}", trainer.global_step)])
 
     def before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
         """Read the graph of the first losses."""
@@ -303,42 +284,46 @@ class TrainingProbe:
         maximised = any(group.get("maximize") for optimizer in optimizers for group in optimizer.param_groups)
         facts = read_loss(loss, alone=alone, maximised=maximised)
         self._read.append(facts)
-        self._add(head_findings(facts, trainer.global_step))
+        self._add(network_rules.head_findings(facts, trainer.global_step))
         if self._steps == 0 and len(self._read) == 1:
             self._structure = read_structure(loss)
-            self._add(structure_findings(self._structure, trainer.global_step))
+            self._add(network_rules.structure_findings(self._structure, trainer.global_step))
 
     def after_batch(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Read the first batches, and with an epoch's first batch, more and more rarely, the mode of batch norms."""
         self._steps += 1
         if batch_idx == 0 and self._norms_trained and self._steps > FIRST_STEPS and self._now_and_then(0):
             norms = read_batch_norms(module, fresh=False)
-            self._add(training_findings(norms, trainer.global_step, root_training=module.training, were_training=True))
-        if not self.awake:
+            self._add(
+                network_rules.training_findings(
+                    norms, trainer.global_step, root_training=module.training, were_training=True
+                )
+            )
+        if not self.wants_batches:
             return
         tensors = tensors_in(batch)
         if self._steps <= FIRST_STEPS:
             self._first_steps(trainer, module, tensors)
         self._data.training_batch(trainer, tensors)
-        self._rest()
+        self._update_wants()
 
     @property
     def busy(self) -> bool:
         """Whether it has to see every step."""
-        return self._steps < FIRST_STEPS or self.listening
+        return self._steps < FIRST_STEPS or self.wants_losses
 
     def batches(self, trainer: Trainer, batches: Iterable[Any]) -> None:
-        """Take in training batches of steps that need not be seen."""
+        """Read training batches of steps that need not be seen."""
         for batch in batches:
             self._data.training_batch(trainer, tensors_in(batch))
-        self._rest()
+        self._update_wants()
 
-    def _rest(self) -> None:
-        self.listening = self._steps < FIRST_STEPS or bool(self._signals)
-        self.awake = self._steps < FIRST_STEPS or self._data.open or self._data.suspicion is not None
+    def _update_wants(self) -> None:
+        self.wants_losses = self._steps < FIRST_STEPS or bool(self._signals)
+        self.wants_batches = self._steps < FIRST_STEPS or self._data.open or self._data.pending is not None
 
     def _now_and_then(self, which: int) -> bool:
-        """The first time, the second, the fourth, the eighth, …"""
+        # The first time, the second, the fourth, the eighth, …
         self._norms_seen[which] += 1
         return not self._norms_seen[which] & (self._norms_seen[which] - 1)
 
@@ -347,20 +332,20 @@ class TrainingProbe:
     ) -> None:
         """Read validation batches of the first epoch, and the mode that batch norms are in."""
         if self._norms and batch_idx == 0 and not trainer.sanity_checking and self._now_and_then(1):
-            self._add(validation_findings(read_batch_norms(module, fresh=False), trainer.global_step))
+            self._add(network_rules.validation_findings(read_batch_norms(module, fresh=False), trainer.global_step))
         if not self._data.compared and self._steps:
             self._data.validation_batch(trainer, tensors_in(batch))
 
     def epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Judge what one epoch gathered."""
         self._judge_inputs(trainer)
-        if self._data.asks:
+        if self._data.may_tell:
             self._add(self._data.judge(trainer))
-            self._rest()
+            self._update_wants()
         self._judge_signal(trainer)
 
     def end(self) -> None:
-        """Let go of everything but the findings."""
+        """Drop everything but the findings."""
         self._layers.close()
         self._read.clear()
         self._given.clear()
@@ -371,26 +356,21 @@ class TrainingProbe:
     # ------------------------------------------------------------------ findings
 
     def news(self) -> list[Finding]:
-        """Faults established since this was last asked."""
+        """Return the faults established since this was last asked."""
         found, self.new = self.new, []
         return found
 
     def findings(self) -> Sequence[Finding]:
-        """All faults established so far, oldest first, one for each fault and place."""
+        """Return all faults established so far, oldest first, one for each fault and place."""
         return tuple(self._findings.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """The findings as plain data."""
-        return {
-            "findings": [
-                {"fault": str(f.fault), "where": f.where, "step": f.step, "why": f.why, "advice": f.advice}
-                for f in self._findings.values()
-            ]
-        }
+        """Return the findings as plain data."""
+        return {"findings": [to_plain(found) for found in self._findings.values()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the findings of a checkpoint."""
-        found = [Finding(**{**entry, "fault": Fault(entry["fault"])}) for entry in state["findings"]]
+        found = map(from_plain, state["findings"])
         self._findings = {(finding.fault, finding.where): finding for finding in found}
 
     def _add(self, found: Iterable[Finding]) -> None:
@@ -405,7 +385,7 @@ class TrainingProbe:
         step = trainer.global_step
         facts = [with_batch(loss, tensors) for loss in self._read]
         for loss in facts:
-            self._add(head_findings(loss, step))
+            self._add(network_rules.head_findings(loss, step))
         first = self._layers.first
         self._data.learn(tensors, first[2] if first else None, facts)
         if first is not None:
@@ -418,7 +398,7 @@ class TrainingProbe:
         if self._norms and self._steps in (1, FIRST_STEPS):
             norms = read_batch_norms(module, fresh=True)
             self._norms_trained = self._norms_trained or any(norm.training for norm in norms)
-            self._add(training_findings(norms, step, root_training=module.training, were_training=False))
+            self._add(network_rules.training_findings(norms, step, root_training=module.training, were_training=False))
         if self._steps == FIRST_STEPS:
             self._layers.close()
             self._judge_inputs(trainer)
@@ -426,7 +406,7 @@ class TrainingProbe:
                 values = torch.stack([signal for _, signal in self._layers.signals]).tolist()
                 names = [name for name, _ in self._layers.signals]
                 self._signals = list(zip(names, values, strict=True))
-            if not fades(self._structure, self._signals):  # then nobody asks how the loss goes on
+            if not network_rules.fades(self._structure, self._signals):  # then nobody asks how the loss goes on
                 self._signals.clear()
                 self._losses.clear()
 
@@ -435,14 +415,14 @@ class TrainingProbe:
             facts = read_inputs(self._fed, self._given, from_batch=self._data.input is not None)
             self._given = []
             if facts is not None:
-                self._add(input_findings(facts, trainer.global_step))
+                self._add(data_rules.input_findings(facts, trainer.global_step))
 
     def _judge_signal(self, trainer: Trainer) -> None:
         if self._signals and len(self._losses) >= 100:
             first, last = self._losses[:FIRST_LOSSES], self._losses[-LAST_LOSSES:]
             means = float(torch.stack(first).mean()), float(torch.stack(last).mean())
             if all(math.isfinite(mean) for mean in means):
-                self._add(signal_findings(self._structure, self._signals, means, trainer.global_step))
+                self._add(network_rules.signal_findings(self._structure, self._signals, means, trainer.global_step))
             if len(self._losses) >= LOSSES_KEPT:
                 self._losses.clear()
                 self._signals.clear()

@@ -1,4 +1,4 @@
-"""`TrainingWatch`: gathers readings of units, gradients, updates and the loss, and has them judged."""
+"""Sample units, gradients, updates and the loss of a run, more and more rarely, and have them judged."""
 
 from collections.abc import Mapping
 from math import nan
@@ -9,22 +9,22 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks.health.facts import Facts, Reading
+from callbacks.health.faults import Finding, Said
 from callbacks.health.parameter_watch import ReachWatch, UnitWatch, UpdateWatch, ZeroingWatch, weights_at_start
 from callbacks.health.readers.network import frozen_at_random, is_alone, read_dropouts, read_head, read_optimizers
-from callbacks.health.rules import training as health
+from callbacks.health.rules import training as rules
 from callbacks.health.rules.training import LossCourse
 from callbacks.host import logged
 from callbacks.readers.autograd import operations
 
 KEPT = 16  # readings: the first ones, and the latest
-MOST_LOSSES = 512  # that wait to be taken in: together they cost less
+MOST_LOSSES = 512  # that wait to be added to the course: together they cost less
 GROWTH = 1.5  # of the distance between two samplings, until it is `every`
 OTHER_UNITS = 10.0  # times what is minimised: a logged training loss so far from it is in units of its own
-_TRAIN, _VAL = ("train", "loss"), ("val", "loss")
 
 
 class TrainingWatch:
-    """Watches the dynamics of a run. `due` says whether a batch is to be looked at; the rest costs next to nothing.
+    """Watches the dynamics of a run. `due` says whether a batch is to be sampled; the rest costs next to nothing.
 
     A caller that is in a hurry need not call `before_batch` before the batch `next`, nor `before_step` and `ended`
     unless it is `busy`; it then adds one to `batches` itself.
@@ -40,8 +40,8 @@ class TrainingWatch:
         self.busy = True
         self.batches = 0
         self.next = 0.0
-        self.new: list[health.Finding] = []
-        self.losses: list[float] = []  # that were not yet taken in
+        self.new: list[Finding] = []
+        self.losses: list[float] = []  # not yet in the course
         self._gap = 1.0
         self._facts = Facts()
         self._epochs: list[tuple[float, float]] = []
@@ -52,10 +52,8 @@ class TrainingWatch:
         self._stepped: Optimizer | None = None
         self._factor = 1
 
-    # ------------------------------------------------------------------ hooks
-
     def begin(self, trainer: Trainer, module: LightningModule) -> None:
-        """Look at what there is before the first step."""
+        """Read weights and optimizers before the first step."""
         self._layer_of = {id(p): name.rpartition(".")[0] for name, p in module.named_parameters()}
         self._updates = UpdateWatch(module)
         self._reach = ReachWatch(module)
@@ -74,21 +72,21 @@ class TrainingWatch:
             facts.frozen = frozen_at_random(module, facts.weights)
 
     def before_batch(self) -> None:
-        """Say whether this batch is to be looked at."""
+        """Decide whether this batch is to be sampled."""
         if self.batches >= self.next:
             self.due = self.busy = True
 
-    def _take_losses(self) -> None:
-        """Take in the losses of the batches since the last time; those that are not finite are left out."""
+    def _add_losses(self) -> None:
+        """Add the losses since the last time to the course; those that are not finite are left out."""
         finite = self.course.extend([value * self._factor for value in self.losses])
         self._epoch_losses[0] += sum(finite)
         self._epoch_losses[1] += len(finite)
         self.losses.clear()
 
     def graph(self, loss: Tensor) -> None:
-        """Look at the operations behind a loss; on batches that are due."""
+        """Read the operations behind a loss; on batches that are due."""
         ops = operations(loss, self._layer_of)
-        self._units.look(ops)
+        self._units.add(ops)
         if self.batches == 0 and self._facts.weights:
             self._facts.head = read_head(ops)
 
@@ -99,7 +97,7 @@ class TrainingWatch:
             self._zeroing.before_step(optimizer)
         if self.due:
             self._updates.before_step()
-            self._reach.look()
+            self._reach.add()
 
     def after_batch(self, trainer: Trainer) -> None:
         """Read what the step changed, and judge."""
@@ -113,75 +111,74 @@ class TrainingWatch:
     def epoch_end(self, trainer: Trainer) -> None:
         """Pair the losses of the epoch and judge."""
         self._ended_epochs += 1
-        wanted = self._next_epoch - health.LASTING  # after it come the last epochs when they are judged next
+        wanted = self._next_epoch - rules.LASTING  # after it come the last epochs when they are judged next
         if self._ended_epochs <= wanted:
             if self._ended_epochs + 1 > wanted or len(self.losses) >= MOST_LOSSES:
-                self._take_losses()
+                self._add_losses()
                 self._epoch_losses = [0.0, 0.0]
             return
-        self._take_losses()
+        self._add_losses()
         total, count = self._epoch_losses
         self._epoch_losses = [0.0, 0.0]
         mean = total / count if count else nan
         values = {name.lower(): value for name, value in logged(trainer).items()}
-        train_loss, val_loss, accuracy = (_first(values, *words) for words in (_TRAIN, _VAL, ("val", "acc")))
-        self._epochs = [*self._epochs, (mean, _in_units(val_loss, mean, train_loss))][-health.LASTING :]
+        train_loss, val_loss, accuracy = (
+            _first(values, *words) for words in (("train", "loss"), ("val", "loss"), ("val", "acc"))
+        )
+        self._epochs = [*self._epochs, (mean, _in_units(val_loss, mean, train_loss))][-rules.LASTING :]
         if self._ended_epochs < self._next_epoch:
             return
         self._next_epoch = self._ended_epochs * 1.25  # what one more epoch shows grows less and less
         self._judge(trainer, seen_epoch=True)
-        said = health.judge_epochs(self._facts, self.course.start, self._epochs, accuracy)
-        self.new += health.findings_of(said, trainer.global_step)
+        self._add(trainer, rules.judge_epochs(self._facts, self.course.start, self._epochs, accuracy))
 
     def blown_up(self, trainer: Trainer) -> None:
         """Ask why a run whose data are finite reached a number that is not."""
-        self._take_losses()
+        self._add_losses()
         last = self._facts.readings[-1] if self._facts.readings else None
         if self._facts.alone:
-            self.new += health.findings_of(health.judge_blow_up(self.course, last), trainer.global_step)
+            self._add(trainer, rules.judge_blow_up(self.course, last))
 
     def end(self) -> None:
         """Take hooks away."""
         self._zeroing.end()
 
-    def news(self) -> list[health.Finding]:
-        """What was found since this was last asked."""
+    def news(self) -> list[Finding]:
+        """Return what was found since this was last asked."""
         found, self.new = self.new, []
         return found
 
-    # ------------------------------------------------------------------ judging
-
     def _sample(self, trainer: Trainer) -> None:
-        self._take_losses()
+        self._add_losses()
         readings = self._facts.readings
         readings.append(Reading(trainer.global_step, self._updates.after_step()))
         if len(readings) > KEPT:
-            del readings[health.EARLY]
+            del readings[rules.EARLY]
         self.due = False
-        if len(readings) > health.EARLY:
+        if len(readings) > rules.EARLY:
             self._gap = min(float(self.every), self._gap * GROWTH)
         self.next = self.batches + self._gap
         if self.batches == 0 or len(readings) == 1:
             self._facts.optimizers = read_optimizers(trainer.optimizers)
-            self.new += health.findings_of(health.judge_start(self._facts), trainer.global_step)
+            self._add(trainer, rules.judge_start(self._facts))
         if self._units.full():
             self._facts.units = self._units.read()
-            self.new += health.findings_of(health.judge_units(self._facts), trainer.global_step)
+            self._add(trainer, rules.judge_units(self._facts))
         self._judge(trainer, seen_epoch=False)
 
     def _judge(self, trainer: Trainer, *, seen_epoch: bool) -> None:
         facts = self._facts
         facts.kept_gradients = self._zeroing.kept if self._zeroing.kept >= 3 else 0
-        facts.strangers, facts.unreached = self._reach.read(trainer.optimizers)
+        facts.unoptimized, facts.unreached = self._reach.read(trainer.optimizers)
         facts.optimizers = read_optimizers(trainer.optimizers)
-        said = health.judge_course(facts, self.course, seen_epoch=seen_epoch)
-        self.new += health.findings_of(said, trainer.global_step)
+        self._add(trainer, rules.judge_course(facts, self.course, seen_epoch=seen_epoch))
 
-    # ------------------------------------------------------------------ state
+    def _add(self, trainer: Trainer, said: Said) -> None:
+        self.new += rules.findings_of(said, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """The course of the loss and how far the sampling got, as plain data."""
-        self._take_losses()
+        """Return the course of the loss and how far the sampling got, as plain data."""
+        self._add_losses()
         return {
             "course": self.course.state(),
             "batches": self.batches,
@@ -198,11 +195,11 @@ class TrainingWatch:
 
 
 def _first(values: Mapping[str, float], *words: str) -> float:
-    """The first metric whose name holds all the words; NaN if none does."""
+    """Return the first metric whose name holds all the words; NaN if none does."""
     return next((value for name, value in values.items() if all(word in name for word in words)), nan)
 
 
 def _in_units(val_loss: float, mean: float, train_loss: float) -> float:
-    """A validation loss in the units that are minimised: a scaled target is often logged in its own."""
+    """Return a validation loss in the units that are minimised: a scaled target is often logged in its own."""
     scale = mean / train_loss if train_loss > 0 else nan
     return val_loss * scale if scale > OTHER_UNITS or 0 < scale < 1 / OTHER_UNITS else val_loss

@@ -1,105 +1,199 @@
-"""Follows one optimizer through its steps: when its gradients are there, when they are clipped, when it has stepped."""
+"""Follow an optimizer through its steps: when its gradients are there, when they are clipped, when it has stepped.
 
-from collections.abc import Callable
-from typing import Any, Protocol
+Lightning runs forward, backward, `on_before_optimizer_step` and clipping in a closure within the step; with a gradient
+scaler before it, and the scaler may then leave the step out. In manual optimization a raw optimizer may step with no
+closure and no Lightning. So the moments come from three sides: torch's hooks around the step, the end of the closure,
+and Lightning's hook.
+"""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from pytorch_lightning import Callback
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 BETWEEN, BEFORE, WITHIN = range(3)  # steps; a step whose gradients are there, before `step` is called; the call
 
 
-class StepObserver(Protocol):
-    """Looks at the steps that are due."""
+class StepListener:
+    """Reads the steps of an optimizer that are due; what it leaves out is passed by."""
 
-    def gradients(self, watch: "StepWatch") -> None:
-        """The gradients are there, unscaled and accumulated; nothing has clipped them yet."""
+    def gradients(self, steps: "ObservedSteps") -> Tensor | None:
+        """Read gradients: they are unscaled and accumulated, and nothing has clipped them yet.
 
-    def clipped(self, watch: "StepWatch") -> None:
-        """Whatever clips has clipped; the weights are still the old ones."""
+        Returns:
+            The norms of all gradients of the optimizer, on their device; None if they were not read.
+        """
+        return None
 
-    def stepped(self, watch: "StepWatch") -> None:
-        """The step was taken, or a gradient scaler left it out."""
+    def clipped(self, steps: "ObservedSteps") -> None:
+        """Read gradients after whatever clips has clipped; the weights are still the old ones."""
+
+    def stepped(self, steps: "ObservedSteps") -> None:
+        """Read weights after the step was taken, or a gradient scaler left it out."""
 
 
-class StepWatch:
-    """Tells a witness of the steps of one optimizer that are due, whoever calls `step`, and how.
-
-    Lightning runs forward, backward, `on_before_optimizer_step` and clipping in a closure within the step; with a
-    gradient scaler before it, and the scaler may then leave the step out. In manual optimization a raw optimizer may
-    step with no closure and no Lightning. So the moments come from three sides: torch's hooks around the step, the
-    end of the closure, and Lightning's hook.
+class ObservedSteps:
+    """Counts the steps of one optimizer for one listener, from now until it leaves the `observer`.
 
     Args:
-        optimizer: Whom to follow.
+        optimizer: The optimizer to follow.
         index: Its place among the trainer's.
         upcoming: The first step from a given one on that is due; steps of this optimizer, 0 the first. It is asked
             after each that was due, so that the others cost a comparison.
-        witness: Whom to tell.
-        count: Steps it has taken before.
+        listener: Is told of the steps that are due.
+        owner: The callback that the listener reads for.
+        count: Steps taken before.
     """
 
     def __init__(
-        self, optimizer: Optimizer, index: int, *, upcoming: Callable[[int], int], witness: StepObserver, count: int = 0
+        self,
+        optimizer: Optimizer,
+        index: int,
+        *,
+        upcoming: Callable[[int], int],
+        listener: StepListener,
+        owner: Callback,
+        count: int = 0,
     ) -> None:
         self.optimizer = optimizer
         self.index = index
+        self.upcoming = upcoming
+        self.listener = listener
+        self.owner = owner
         self.count = count  # steps begun
-        self._upcoming = upcoming
-        self._next = upcoming(count)
-        self._witness = witness
-        self._where = BETWEEN
-        self._is_due = self._read = self._read_clipped = False
-        self._handles = [optimizer.register_step_pre_hook(self._enter), optimizer.register_step_post_hook(self._leave)]
+        self.next = upcoming(count)
+        self.is_due = False  # whether the step that is under way is
+        self.had_turn = False  # whether Lightning's hook of the owner was called in it
+        self.read = self.read_clipped = False  # in this step
+        self.norms: Tensor | None = None  # of the gradients of this step
+        self.observer = StepObserver.of(optimizer)
+        self.observer.listen(self)
 
     @property
     def step(self) -> int:
-        """Number of the step it is in, 0 the first."""
+        """Number of the step that is under way, 0 the first."""
         return self.count - 1
 
     def skip(self, n: int) -> None:
-        """Count steps that were taken by somebody who told the witness of those that were due."""
+        """Count steps that were taken by somebody who told the listener of those that were due."""
         self.count += n
-        self._next = self._upcoming(self.count)
+        self.next = self.upcoming(self.count)
 
-    def detach(self) -> None:
-        """Follow no longer."""
-        for handle in self._handles:
-            handle.remove()
+    def read_gradients(self) -> None:
+        """Have the gradients read, once a step."""
+        if not self.read:
+            self.read = True
+            self.norms = self.listener.gradients(self)
 
-    def before_step(self) -> None:
-        """Lightning's `on_before_optimizer_step`."""
-        if self._where != WITHIN:  # there is a scaler: the step comes later
+
+class StepObserver:
+    """Observes one optimizer for all callbacks that listen to its steps, with one pair of hooks.
+
+    It is told by Lightning through the callbacks, and by torch; its hooks are gone when the last listener has left.
+    """
+
+    def __init__(self) -> None:
+        self.is_due = False  # whether a step is under way that somebody reads
+        self._listening: list[ObservedSteps] = []
+        self._where = BETWEEN
+        self._hooks: list[RemovableHandle] = []
+
+    @staticmethod
+    def of(optimizer: Optimizer) -> "StepObserver":
+        """Return the one observer of an optimizer."""
+        found = _OBSERVERS.get(optimizer)
+        if found is None:
+            found = _OBSERVERS[optimizer] = StepObserver()
+        return found
+
+    def listen(self, steps: ObservedSteps) -> None:
+        """Tell a listener of the steps to come."""
+        if not self._listening:
+            self._where = BETWEEN
+            self._hooks = [
+                steps.optimizer.register_step_pre_hook(self._enter),
+                steps.optimizer.register_step_post_hook(self._leave),
+            ]
+        self._listening.append(steps)
+
+    def leave(self, steps: ObservedSteps) -> None:
+        """Tell a listener no longer."""
+        if steps in self._listening:
+            self._listening.remove(steps)
+        if not self._listening:
+            self.is_due = False
+            for hook in self._hooks:
+                hook.remove()
+
+    # ------------------------------------------------------------------ one reading for several callbacks
+
+    def agrees_with(self, callback: Callback, callbacks: Sequence[Callback]) -> bool:
+        """Return whether listeners see the gradients that a callback sees: none between them may change these.
+
+        Args:
+            callback: Has no listener of its own here.
+            callbacks: The trainer's, in the order in which their hooks are called.
+        """
+        owners = [callback, *(steps.owner for steps in self._listening)]
+        places = [i for i, each in enumerate(callbacks) if any(each is owner for owner in owners)]
+        between = (callbacks[i] for i in range(min(places, default=0), max(places, default=0)) if i not in places)
+        changed = any(is_overridden("on_before_optimizer_step", each, Callback) for each in between)
+        return bool(self._listening) and not changed
+
+    def norms(self) -> Tensor | None:
+        """Return the norms of the gradients of this step if a listener reads them: it reads them now, and not again.
+
+        They are given out once, since LBFGS computes other gradients within the step.
+        """
+        for steps in self._listening:
+            if steps.is_due and self._where == WITHIN:
+                steps.read_gradients()
+                if steps.norms is not None:
+                    norms, steps.norms = steps.norms, None
+                    return norms
+        return None
+
+    def gradients_changed(self) -> None:
+        """Let those listeners read anew whose own turn in this step is still to come."""
+        for steps in self._listening:
+            if not steps.had_turn:
+                steps.read, steps.norms = False, None
+
+    # ------------------------------------------------------------------ moments
+
+    def before_step(self, steps: ObservedSteps) -> None:
+        """Read gradients in Lightning's `on_before_optimizer_step` of the callback that owns these steps."""
+        if self._where == BETWEEN or (self._where == BEFORE and steps.had_turn):  # a scaler: the step comes later
             self._settle()
             self._begin()
             self._where = BEFORE
-        if self._is_due and not self._read:
-            self._read = True
-            self._witness.gradients(self)
+        steps.had_turn = True
+        if steps.is_due:
+            steps.read_gradients()
 
     def settle_skipped(self) -> None:
         """Close a step that a scaler left out."""
         if self._where != WITHIN:
             self._settle()
 
-    def _settle(self) -> None:
-        self._where = BETWEEN
-        if self._is_due:
-            self._is_due = False
-            if self._read:
-                self._read = self._read_clipped = False
-                self._witness.stepped(self)
-
     def _begin(self) -> None:
-        if self.count == self._next:
-            self._is_due = True
-            self._next = self._upcoming(self.count + 1)
-        self.count += 1
+        for steps in self._listening:
+            steps.had_turn = False
+            if steps.count == steps.next:
+                steps.is_due = self.is_due = True
+                steps.next = steps.upcoming(steps.count + 1)
+            steps.count += 1
 
     def _enter(self, _: Optimizer, args: Any, kwargs: Any) -> Any:
         if self._where == BETWEEN:
             self._begin()
         self._where = WITHIN
-        if not self._is_due:
+        if not self.is_due:
             return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
@@ -118,15 +212,27 @@ class StepWatch:
         return run
 
     def _about_to_update(self) -> None:
-        if not self._read:  # Lightning had no say in this step
-            self._read = True
-            self._witness.gradients(self)
-        if not self._read_clipped:  # LBFGS comes here several times a step
-            self._read_clipped = True
-            self._witness.clipped(self)
+        for steps in self._listening:
+            if steps.is_due:
+                steps.read_gradients()  # it may be that Lightning had no say in this step
+                if not steps.read_clipped:  # LBFGS comes here several times a step
+                    steps.read_clipped = True
+                    steps.listener.clipped(steps)
 
     def _leave(self, *_: Any) -> None:
-        if self._is_due:
-            self._settle()
-        else:
-            self._where = BETWEEN
+        self._settle()
+
+    def _settle(self) -> None:
+        self._where = BETWEEN
+        if not self.is_due:
+            return
+        self.is_due = False
+        for steps in self._listening:
+            was_read = steps.is_due and steps.read
+            steps.is_due = steps.read = steps.read_clipped = False
+            steps.norms = None
+            if was_read:
+                steps.listener.stepped(steps)
+
+
+_OBSERVERS: WeakKeyDictionary[Optimizer, StepObserver] = WeakKeyDictionary()

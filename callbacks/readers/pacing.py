@@ -1,4 +1,4 @@
-"""How often work that costs time may be done: as often as it takes no more than a share of it."""
+"""Say when work is due: at every n-th step, or as often as it takes no more than a share of the time."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,11 +30,11 @@ class Every:
             raise ValueError(f"n must be at least 0, not {self.n}.")
 
     def __call__(self, step: int) -> bool:
-        """Whether it is due."""
+        """Return whether a step is due."""
         return self.n > 0 and step % self.n == 0
 
     def upcoming(self, step: int) -> int:
-        """The first step from this one on that is due, or `NEVER`."""
+        """Return the first step from this one on that is due, or `NEVER`."""
         return -(-step // self.n) * self.n if self.n else NEVER
 
 
@@ -46,17 +46,17 @@ class AnyOf:
     [0, 4, 6, 8]
 
     Args:
-        schedules: The several.
+        schedules: The schedules.
     """
 
     schedules: tuple["Every | AnyOf", ...]
 
     def __call__(self, step: int) -> bool:
-        """Whether one of them is due."""
+        """Return whether one of the schedules is due."""
         return any(schedule(step) for schedule in self.schedules)
 
     def upcoming(self, step: int) -> int:
-        """The first step from this one on at which one of them is due, or `NEVER`."""
+        """Return the first step from this one on at which one of the schedules is due, or `NEVER`."""
         return min((due for each in self.schedules if (due := each.upcoming(step)) != NEVER), default=NEVER)
 
 
@@ -80,7 +80,7 @@ class SpareTime:
 
     @contextmanager
     def work(self) -> Iterator[None]:
-        """Do it."""
+        """Time the work that is done in this context."""
         began = monotonic()
         try:
             yield

@@ -60,9 +60,7 @@ def write_pictures(folder: Path, rows: Sequence[TrialRow], report: str, *, axes:
     writer = SummaryWriter(str(folder / RUN))
     try:
         for name, figure in figures.items():
-            drawn = import_module("lightning_mods.callbacks.loggers.figures").png(
-                figure
-            )  # once: it takes as long as many fits
+            drawn = png(figure)  # once: it takes as long as many fits
             with replacing(folder / f"{name}.png") as partial:
                 partial.write_bytes(drawn)
             _add_png(writer, name, drawn)

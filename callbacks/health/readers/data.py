@@ -1,4 +1,4 @@
-"""A suspicion about training rows that holds only if the next epoch brings the same rows, not augmented ones."""
+"""Read the inputs and labels of batches, and how training rows differ from validation rows, into plain facts."""
 
 import dataclasses
 import math
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from callbacks.health.facts import Contrast, Dependence, Inputs, Labels, Neighbours, Numbers
-from callbacks.health.rules.training import Finding
+from callbacks.health.faults import Finding
 
 DEEPEST, MOST = 4, 32
 _MOST_BATCH_VALUES = 1 << 18  # of one batch that are looked at: a millisecond
 
 
 def tensors_in(batch: Any) -> list[Tensor]:
-    """The tensors of a batch of nested mappings, sequences and dataclasses, in their order."""
+    """Return the tensors of a batch of nested mappings, sequences and dataclasses, in their order."""
     return [tensor for _, tensor in zip(range(MOST), _walk(batch, DEEPEST), strict=False)]
 
 
@@ -33,19 +33,19 @@ def _walk(batch: Any, levels: int) -> Iterator[Tensor]:
         for part in batch[:MOST]:
             yield from _walk(part, levels - 1)
     elif levels and dataclasses.is_dataclass(batch):
-        for field in dataclasses.fields(batch):
-            yield from _walk(getattr(batch, field.name, None), levels - 1)
+        for each in dataclasses.fields(batch):
+            yield from _walk(getattr(batch, each.name, None), levels - 1)
 
 
 def flat_rows(tensor: Tensor, most: int | None = None) -> Tensor:
-    """The first rows of a batch as float vectors, of a bounded size in all."""
+    """Return the first rows of a batch as float vectors, of a bounded size in all."""
     width = max(tensor[0].numel(), 1)
     rows = min(len(tensor), most or len(tensor), max(_MOST_BATCH_VALUES // width, 2))
     return tensor.detach()[:rows].reshape(rows, -1).float()
 
 
 def read_inputs(layer: str, batches: Sequence[Tensor], *, from_batch: bool) -> Inputs | None:
-    """What a layer was given in some batches; None of less than two rows or of numbers that are not finite."""
+    """Read what a layer was given in some batches; None of less than two rows or of numbers that are not finite."""
     if not batches or min(len(batch) for batch in batches) < 2 or len({batch[0].shape for batch in batches}) > 1:
         return None
     rows = torch.cat([flat_rows(batch) for batch in batches])
@@ -64,7 +64,7 @@ def read_inputs(layer: str, batches: Sequence[Tensor], *, from_batch: bool) -> I
 
 
 def read_labels(batches: list[Tensor], *, weighted: bool, ignored: int = -100) -> Labels:
-    """Balance and order of the classes of an epoch, from its batches' labels."""
+    """Read balance and order of the classes of an epoch from its batches' labels."""
     split = [batch.cpu().long() for batch in batches]
     if set(torch.unique(torch.cat(split)).tolist()) != {-1, 1}:  # else below 0 is torch's and scikit-learn's "no label"
         split = [batch[(batch >= 0) & (batch != ignored)] for batch in split]
@@ -82,13 +82,13 @@ def read_labels(batches: list[Tensor], *, weighted: bool, ignored: int = -100) -
 
 
 def _impurity(counts: Tensor) -> float:
-    """Chance that two different rows differ in class."""
+    # Chance that two different rows differ in class.
     rows = int(counts.sum())
     return 1 - float((counts * (counts - 1)).sum()) / (rows * (rows - 1)) if rows > 1 else 0.0
 
 
 def read_numbers(batches: list[Tensor], validation: list[Tensor]) -> Numbers | None:
-    """Spread and order of a regression's targets in an epoch; None if a target is not finite."""
+    """Read spread and order of a regression's targets in an epoch; None if a target is not finite."""
     split = [batch.cpu().double() for batch in batches if len(batch) > 1]
     every = torch.cat(split)
     if not bool(every.isfinite().all()):
@@ -116,14 +116,14 @@ def _quartiles(values: Tensor) -> float:
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
-    """Kolmogorov's and Smirnov's distance of two samples."""
+    # Kolmogorov's and Smirnov's distance.
     both = torch.cat([one, other])
     below = [torch.searchsorted(part.sort().values, both, right=True) / len(part) for part in (one, other)]
     return float((below[0] - below[1]).abs().max())
 
 
 def read_contrast(train: Tensor, val: Tensor, labels: tuple[Tensor, Tensor] | None) -> Contrast | None:
-    """How training rows (N, …) differ from validation rows (M, …); None if a number is not finite."""
+    """Compare training rows (N, …) with validation rows (M, …); None if a number is not finite."""
     if train.shape[1:] != val.shape[1:] or min(len(train), len(val)) < 8:
         return None
     if not bool(train.isfinite().all() and val.isfinite().all()):
@@ -265,29 +265,24 @@ MOST_BATCHES = 2000
 
 @dataclass
 class Sample:
-    """Rows and labels of batches as they came, on the device they came on.
+    """Rows and labels of batches as they came, on the device they came on."""
 
-    Args:
-        a_batch: Rows kept of each batch.
-        spread: Whether that brings rows from all over the epoch.
-    """
-
-    a_batch: int = MOST_ROWS
+    a_batch: int = MOST_ROWS  # rows kept of each batch
     inputs: list[Tensor] = field(default_factory=list)
     input_labels: list[Tensor] = field(default_factory=list)
     labels: list[Tensor] = field(default_factory=list)
     kept: int = 0
     seen: int = 0
     batches: int = 0
-    spread: bool = False
+    spread: bool = False  # whether that brings rows from all over the epoch
 
     def spread_over(self, batches: float) -> None:
-        """Take rows from all of an epoch's batches, if their number is known."""
+        """Keep rows of all of an epoch's batches, if their number is known."""
         self.spread = math.isfinite(batches)
         self.a_batch = max(1, math.ceil(MOST_ROWS / batches)) if self.spread and batches else 16
 
     def add(self, x: Tensor | None, y: Tensor | None) -> None:
-        """Take down a batch: what is kept is copied."""
+        """Add a batch: what is kept is copied."""
         self.batches += 1
         if y is not None and self.seen < MOST_LABELS and len(self.labels) < MOST_BATCHES:
             self.labels.append(y.reshape(-1).clone())
@@ -303,19 +298,19 @@ class Sample:
             self.kept += rows
 
     def rows(self) -> Tensor | None:
-        """The kept rows on the CPU as floats; None if there are none, or of different shapes."""
+        """Return the kept rows on the CPU as floats; None if there are none, or of different shapes."""
         if not self.inputs or len({x.shape[1:] for x in self.inputs}) > 1:
             return None
         return torch.cat(self.inputs).cpu().float()
 
     def row_labels(self) -> Tensor | None:
-        """The labels of the kept rows, or None."""
+        """Return the labels of the kept rows, or None."""
         if not self.input_labels or len(self.input_labels) != len(self.inputs):
             return None
         return torch.cat(self.input_labels).cpu()
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Drop everything."""
         self.inputs.clear()
         self.input_labels.clear()
         self.labels.clear()
@@ -327,25 +322,25 @@ AGAIN = 0.9  # of the rows
 
 
 class PendingFinding:
-    """Findings that wait for an epoch.
+    """Findings about training rows that hold only if the next epoch brings the same rows, not augmented ones.
 
     Args:
-        findings: What is to be said if rows come unchanged.
+        findings: The findings.
         rows: Training rows (N, …) as they came before.
     """
 
     def __init__(self, findings: Sequence[Finding], rows: Tensor) -> None:
-        self.findings = list(findings)
+        self._findings = list(findings)
         self._before = _marks(rows)
         self._since: list[Tensor] = []
 
-    def look(self, rows: Tensor | None) -> None:
-        """Take down a batch of the next epoch."""
+    def add(self, rows: Tensor | None) -> None:
+        """Read a batch of the next epoch."""
         if rows is not None and len(rows):
             self._since.append(_marks(rows))
 
-    def verdict(self) -> list[Finding]:
-        """The findings, if nearly all rows came again as they were."""
+    def findings(self) -> list[Finding]:
+        """Return the findings if nearly all rows came again as they were."""
         if not self._since:
             return []
         since = torch.cat(self._since).cpu().sort().values
@@ -353,10 +348,10 @@ class PendingFinding:
         around = torch.stack([since[(near - 1).clamp_max(len(since) - 1)], since[near.clamp_max(len(since) - 1)]])
         apart = (around - self._before).abs().amin(0)
         again = (apart <= SAME * (self._before.abs() + 1)).double().mean()
-        return self.findings if float(again) >= AGAIN else []
+        return self._findings if float(again) >= AGAIN else []
 
 
 def _marks(rows: Tensor) -> Tensor:
-    """One number a row that hardly any two rows share."""
+    # One number a row that hardly any two rows share.
     flat = rows.detach().reshape(len(rows), -1).double()
     return (flat * torch.linspace(0.5, 1.5, flat.shape[1], dtype=torch.double, device=flat.device)).sum(1)

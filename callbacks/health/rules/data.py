@@ -1,10 +1,10 @@
-"""What can be wrong with the data of a run, as arithmetic over plain numbers."""
+"""Judge inputs and labels: arithmetic over plain numbers."""
 
 import math
 from collections.abc import Iterator
 
 from callbacks.health.facts import Contrast, Dependence, Inputs, Labels, Neighbours, Numbers
-from callbacks.health.rules.training import Fault, Finding
+from callbacks.health.faults import Fault, Finding
 
 UNSCALED_RMS = 10.0  # standardised columns have 1, pixels from 0 to 1 less, pixels from 0 to 255 about 85
 SMALL_RMS, SMALL_LARGEST = 0.05, 0.1  # pixels divided by 255 twice reach 0.004; rows of length 1 are left alone
@@ -20,7 +20,7 @@ LOST = 0.35  # of the agreement of neighbours beyond chance
 
 
 def input_findings(inputs: Inputs, step: int) -> list[Finding]:
-    """What is wrong with the numbers that the first layer is given; NaN makes no finding."""
+    """Find faults of the numbers that the first layer is given; NaN makes no finding."""
     found = list(_inputs(inputs))[:1]
     return [Finding(fault, inputs.layer, step, why, advice) for fault, why, advice in found]
 
@@ -40,15 +40,12 @@ def _inputs(x: Inputs) -> Iterator[tuple[Fault, str, str]]:
         yield Fault.INPUTS_UNSCALED, why, "Scale each column to mean 0 and deviation 1, or pixels to 0…1."
     if not x.unit_rows and x.rms < SMALL_RMS and 0 < x.largest < SMALL_LARGEST:
         why = f"`{x.layer}` is given at most {x.largest:.2g}; the root mean square is {x.rms:.2g}, not about 1"
-        yield (
-            Fault.INPUTS_TOO_SMALL,
-            why,
-            "Look whether the inputs are scaled twice, e.g. divided by 255 in two places.",
-        )
+        advice = "Look whether the inputs are scaled twice, e.g. divided by 255 in two places."
+        yield Fault.INPUTS_TOO_SMALL, why, advice
 
 
 def class_findings(low: int, high: int, classes: int, step: int) -> list[Finding]:
-    """Whether a batch holds a class that the head has no output for; -100 is torch's word for no class."""
+    """Find a class of a batch that the head has no output for; -100 is torch's word for no class."""
     if low >= 0 and high < classes:
         return []
     which = high if high >= classes else low
@@ -58,17 +55,17 @@ def class_findings(low: int, high: int, classes: int, step: int) -> list[Finding
 
 
 def out_of_range(why: str, step: int) -> Finding:
-    """A label that no output stands for."""
+    """Return the finding about a label that no output stands for."""
     advice = "Count classes from 0, and give the last layer one output for each."
     return Finding(Fault.LABELS_OUT_OF_RANGE, "training data", step, why, advice)
 
 
 def label_findings(labels: Labels, step: int, *, sequential: bool, random: bool) -> list[Finding]:
-    """What is wrong with the classes of one epoch.
+    """Find faults of the classes of one epoch.
 
     Args:
         labels: What the epoch held.
-        step: Now.
+        step: The optimizer step it is at.
         sequential: Whether the loader is known to go through the rows in their order.
         random: Whether it is known to draw them at random.
     """
@@ -101,15 +98,12 @@ def _balance(labels: Labels) -> Iterator[tuple[Fault, str, str]]:
     two = len(shares) == 2
     if not labels.weighted and most / rows > (DOMINANT_OF_TWO if two else DOMINANT) and evenness < EVENNESS:
         why = f"{most / rows:.1%} of {rows} training rows are of class {commonest} (of {len(shares)})"
-        yield (
-            Fault.LABELS_UNBALANCED,
-            why,
-            "Weigh the classes in the loss, or draw rare ones more often (WeightedRandomSampler).",
-        )
+        advice = "Weigh the classes in the loss, or draw rare ones more often (WeightedRandomSampler)."
+        yield Fault.LABELS_UNBALANCED, why, advice
 
 
 def number_findings(numbers: Numbers, step: int, *, random: bool) -> list[Finding]:
-    """What is wrong with the targets of a regression in one epoch; `random` as for `label_findings`."""
+    """Find faults of the targets of a regression in one epoch; `random` as for `label_findings`."""
     found = []
     if not random and numbers.batches >= 6 and numbers.within < ORDERED and abs(numbers.trend) > 0.9:
         why = (
@@ -130,7 +124,7 @@ def number_findings(numbers: Numbers, step: int, *, random: bool) -> list[Findin
 
 
 def contrast_findings(contrast: Contrast, step: int) -> list[Finding]:
-    """Whether training rows are made so differently from validation rows that they teach something else."""
+    """Find training rows made so differently from validation rows that they teach something else."""
     if contrast.label_shift > 0.25 or contrast.rows < 40:
         return []
     name, effect = max(contrast.effects.items(), key=lambda item: abs(item[1]), default=("", 0.0))
@@ -146,7 +140,7 @@ def contrast_findings(contrast: Contrast, step: int) -> list[Finding]:
 
 
 def may_be_unlearnable(best_val_loss: float, epochs: int, steps: int) -> bool:
-    """Whether a run has trained long enough, and learnt nothing, to ask whether there is anything to learn.
+    """Return whether a run has trained long enough, and learnt nothing, to ask whether there is anything to learn.
 
     Args:
         best_val_loss: Least validation loss so far over that of the best constant; infinite if not known.
@@ -157,7 +151,7 @@ def may_be_unlearnable(best_val_loss: float, epochs: int, steps: int) -> bool:
 
 
 def dependence_findings(seen: Dependence, step: int) -> list[Finding]:
-    """Whether labels have nothing to do with the inputs: neither the network nor neighbours nor a column tell them."""
+    """Find labels that have nothing to do with the inputs: neither network nor neighbours nor a column tell them."""
     if seen.rows < 200 or max(abs(seen.neighbours), seen.column) > CHANCE or seen.best_val_loss < NO_SKILL:
         return []
     why = (
@@ -169,7 +163,7 @@ def dependence_findings(seen: Dependence, step: int) -> list[Finding]:
 
 
 def neighbour_findings(seen: Neighbours, step: int) -> list[Finding]:
-    """Whether a good part of the training labels is wrong: near rows agree much less than in validation.
+    """Find out whether a good part of the training labels is wrong: near rows agree much less than in validation.
 
     Rows that augmentation made lie further apart than validation rows; of those nothing is said.
     """

@@ -1,9 +1,10 @@
-"""What can be wrong with the layers of a network, as arithmetic over plain facts."""
+"""Judge the head, the activations, the depth and the batch norms of a network: arithmetic over plain facts."""
 
 from collections.abc import Iterator, Sequence
+from math import prod
 
 from callbacks.health.facts import AFFINE, MOVES, BatchNorm, Loss, Op, Structure, Term
-from callbacks.health.rules.training import Fault, Finding
+from callbacks.health.faults import Fault, Finding, named
 
 BOUNDED = {"Sigmoid": (0.0, 1.0), "Tanh": (-1.0, 1.0), "Relu": (0.0, None), "Softplus": (0.0, None)}
 CLIPPED = {**BOUNDED, "Softmax": (0.0, 1.0), "Hardtanh": (None, None), "Elu": (-1.0, None), "Gelu": (-0.2, None)}
@@ -15,7 +16,7 @@ Case = tuple[Fault, str, str]
 
 
 def head_findings(loss: Loss, step: int) -> list[Finding]:
-    """What is wrong with the head and the loss; empty if nothing is, or if the loss is of no known make."""
+    """Find faults of the head and the loss; none of a loss of no known make."""
     cases = list(_sign(loss))
     for term in loss.terms:
         cases += [case for check in CHECKS for case in check(term)][:1]
@@ -44,11 +45,8 @@ NAMES = {
 def _one_output(term: Term) -> Iterator[Case]:
     if term.kind in ("nll", "soft") and _classes(term) == 1:
         why = "cross-entropy over 1 output: the softmax of one number is 1, the loss is always 0"
-        yield (
-            Fault.WRONG_LOSS,
-            why,
-            "Use MSELoss for a regression, BCEWithLogitsLoss for two classes, or one output a class.",
-        )
+        advice = "Use MSELoss for a regression, BCEWithLogitsLoss for two classes, or one output a class."
+        yield Fault.WRONG_LOSS, why, advice
 
 
 def _stretched(term: Term) -> Iterator[Case]:
@@ -77,11 +75,8 @@ def _redundant(term: Term) -> Iterator[Case]:
         why = (
             "a softmax stands before a loss that takes a softmax itself: probabilities, at most 1 apart, are its scores"
         )
-        yield (
-            Fault.REDUNDANT_SOFTMAX,
-            why,
-            "Hand the raw scores (logits) to CrossEntropyLoss; take softmax for predictions only.",
-        )
+        advice = "Hand the raw scores (logits) to CrossEntropyLoss; take softmax for predictions only."
+        yield Fault.REDUNDANT_SOFTMAX, why, advice
     if term.kind == "bce_logits" and _first(term) == "Sigmoid":
         why = "a sigmoid stands before BCEWithLogitsLoss, which takes the sigmoid itself"
         yield Fault.REDUNDANT_SOFTMAX, why, "Hand the raw scores to BCEWithLogitsLoss, or use BCELoss."
@@ -121,7 +116,7 @@ def _softmax_of_one(term: Term) -> Iterator[Case]:
 
 def _range(term: Term) -> Iterator[Case]:
     name, target = _first(term), term.target
-    if term.kind != "regression" or name not in BOUNDED or target is None or _size(target.shape) < FEW:
+    if term.kind != "regression" or name not in BOUNDED or target is None or prod(target.shape) < FEW:
         return
     below, above, outside = target.beyond
     share = {"Sigmoid": below + above, "Tanh": outside}.get(name, below)
@@ -136,7 +131,7 @@ def _range(term: Term) -> Iterator[Case]:
 
 def _target(term: Term) -> Iterator[Case]:
     target = term.target
-    if target is None or _size(target.shape) < 2:
+    if target is None or prod(target.shape) < 2:
         return
     if term.kind in ("bce", "bce_logits") and (target.low < 0 or target.high > 1):
         if target.distinct <= 2 and float(target.low).is_integer() and float(target.high).is_integer():
@@ -144,11 +139,8 @@ def _target(term: Term) -> Iterator[Case]:
             yield Fault.LABELS_OUT_OF_RANGE, why, "Map the two labels to 0 and 1."
         else:
             why = f"binary cross-entropy with targets from {target.low:.3g} to {target.high:.3g} has no minimum"
-            yield (
-                Fault.WRONG_LOSS,
-                why,
-                "Use MSELoss for numbers, CrossEntropyLoss for more than two classes, 0 and 1 for two.",
-            )
+            advice = "Use MSELoss for numbers, CrossEntropyLoss for more than two classes, 0 and 1 for two."
+            yield Fault.WRONG_LOSS, why, advice
     if term.kind == "regression" and target.one_hot and target.given:
         why = f"a squared or absolute distance to one-hot labels of {target.shape[-1]} classes"
         yield Fault.WRONG_LOSS, why, "Use CrossEntropyLoss on the raw scores for classes."
@@ -182,20 +174,13 @@ def _classes(term: Term) -> int:
     return term.shape[1] if len(term.shape) > 1 else term.shape[0] if term.shape else 0
 
 
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-    return size
-
-
 DEEP = 7  # layers that a signal passes without a norm; six keep a 200th of it, as torch initialises them
 FADED = 0.005
 STUCK = 0.9  # of the first losses
 
 
 def structure_findings(structure: Structure, step: int) -> list[Finding]:
-    """Whether the hidden activations can do their work."""
+    """Find hidden activations that cannot do their work."""
     cases = list(_activations(structure))[:1]
     return [Finding(Fault.WRONG_ACTIVATION, "network", step, why, advice) for why, advice in cases]
 
@@ -220,13 +205,13 @@ def _activations(net: Structure) -> Iterator[tuple[str, str]]:
 
 
 def _bottleneck(net: Structure) -> bool:
-    """Whether a hidden layer is narrower than what goes in and comes out: then two linear layers mean something."""
+    # A hidden layer is narrower than what goes in and comes out: then two linear layers mean something.
     ends = min(net.layers[-1].inputs, net.layers[0].outputs)
     return any(0 < layer.outputs < ends for layer in net.layers[1:])
 
 
 def fades(structure: Structure, signals: Sequence[tuple[str, float]]) -> bool:
-    """Whether a deep network without norms and skips starts with next to no signal at its end."""
+    """Return whether a deep network without norms and skips starts with next to no signal at its end."""
     if structure.normed or structure.skips or len(signals) < DEEP or len(structure.layers) != len(signals):
         return False
     return 0 < signals[-1][1] < FADED * signals[0][1]
@@ -235,13 +220,13 @@ def fades(structure: Structure, signals: Sequence[tuple[str, float]]) -> bool:
 def signal_findings(
     structure: Structure, signals: Sequence[tuple[str, float]], losses: tuple[float, float], step: int
 ) -> list[Finding]:
-    """Whether a deep network without a norm loses its signal on the way.
+    """Find out whether a deep network without a norm loses its signal on the way.
 
     Args:
         structure: The network.
         signals: Names of layers in their order, and how much their inputs differ from row to row.
         losses: The mean of the first training losses and of those just now.
-        step: Now.
+        step: The optimizer step it is at.
     """
     if not fades(structure, signals) or not losses[1] > STUCK * losses[0] > 0:
         return []
@@ -255,46 +240,41 @@ def signal_findings(
 
 
 def start_findings(norms: Sequence[BatchNorm], step: int) -> list[Finding]:
-    """Batch norms that can never learn what to use in evaluation."""
+    """Find batch norms that can never learn what to use in evaluation."""
     stiff = [n.name for n in norms if n.tracked and n.momentum == 0 and n.fresh]
-    why = f"momentum=0 of {_names(stiff)}: running statistics stay 0 and 1 for ever, evaluation does not normalise"
+    why = f"momentum=0 of {named(stiff)}: running statistics stay 0 and 1 for ever, evaluation does not normalise"
     return [_mode(stiff[0], step, why, "Use the default momentum, 0.1.")] if stiff else []
 
 
 def training_findings(
     norms: Sequence[BatchNorm], step: int, *, root_training: bool, were_training: bool
 ) -> list[Finding]:
-    """Batch norms in the wrong mode in a training step.
+    """Find batch norms in the wrong mode in a training step.
 
     Args:
         norms: As they are in the step.
-        step: Now.
+        step: The optimizer step it is at.
         root_training: Whether the whole module is in training mode.
         were_training: Whether they were in an earlier step.
     """
     asleep = [n.name for n in norms if not n.training and n.tracked and n.trainable and n.fresh]
     if asleep:
-        why = f"{_names(asleep)} trains in evaluation mode with running statistics that nobody ever computed"
+        why = f"{named(asleep)} trains in evaluation mode with running statistics that nobody ever computed"
         return [_mode(asleep[0], step, why, "Call train() on the module before training.")]
     left = [n.name for n in norms if not n.training and n.tracked]
     if left and were_training and not root_training:
-        why = f"{_names(left)} was left in evaluation mode with the module around it: training uses fixed statistics"
+        why = f"{named(left)} was left in evaluation mode with the module around it: training uses fixed statistics"
         return [_mode(left[0], step, why, "Call train() again after an evaluation in the middle of training.")]
     return []
 
 
 def validation_findings(norms: Sequence[BatchNorm], step: int) -> list[Finding]:
-    """Batch norms that normalise validation rows by each other, and learn from them."""
+    """Find batch norms that normalise validation rows by each other, and learn from them."""
     awake = [n.name for n in norms if n.training and n.tracked and n.momentum != 0]
-    why = f"{_names(awake)} is in training mode during validation: it learns from its rows, each depends on its batch"
+    why = f"{named(awake)} is in training mode during validation: it learns from its rows, each depends on its batch"
     advice = "Don't call train() in validation; Lightning calls eval() before it and train() after it."
     return [_mode(awake[0], step, why, advice)] if awake else []
 
 
 def _mode(name: str, step: int, why: str, advice: str) -> Finding:
     return Finding(Fault.BATCH_NORM_MODE, name, step, why, advice)
-
-
-def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(f"`{name}`" for name in names[:3])
-    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown

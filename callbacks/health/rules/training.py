@@ -1,4 +1,4 @@
-"""What can be wrong with a training run, as arithmetic over plain numbers: no tensor comes here."""
+"""Judge weights, updates, gradients, units and losses of a run: arithmetic over plain numbers."""
 
 from collections.abc import Callable, Iterable, Sequence
 from math import exp, isfinite, log, nan, sqrt
@@ -6,7 +6,7 @@ from statistics import fmean, median
 from typing import Any
 
 from callbacks.health.facts import Facts, LayerReading, Reading, Units
-from callbacks.health.faults import ADVICE, PATIENCE, PATIENT, Fault, Finding, Said, explained, named
+from callbacks.health.faults import ADVICE, Fault, Finding, Said, named
 
 FIRST = 8  # losses kept as they came
 BLOCKS = 64  # means kept at most; then neighbours are joined
@@ -29,12 +29,8 @@ class LossCourse:
         self._size = 1
         self._open: list[float] = []
 
-    def add(self, loss: float) -> None:
-        """Take in the loss of one batch."""
-        self.extend([loss])
-
     def extend(self, losses: Iterable[float]) -> list[float]:
-        """Take in the losses of some batches, in their order; return those that are finite."""
+        """Add the losses of some batches, in their order; return those that are finite."""
         finite = [loss for loss in losses if isfinite(loss)]
         if not finite:
             return finite
@@ -53,18 +49,18 @@ class LossCourse:
 
     @property
     def start(self) -> float:
-        """The loss of the first batch; NaN before it."""
+        """Loss of the first batch; NaN before it."""
         return self.first[0] if self.first else float("nan")
 
     @property
     def recent(self) -> float:
-        """The mean over the last eighth of the run, at least two blocks; NaN before the first."""
+        """Mean over the last eighth of the run, at least two blocks; NaN before the first."""
         tail = self.means[-max(2, len(self.means) // 8) :]
         return fmean(tail) if tail else float("nan")
 
     @property
     def floor(self) -> float:
-        """The lowest of the last eighth of the means, at least four: one batch of a single row lifts no floor."""
+        """Lowest of the last eighth of the means, at least four: one batch of a single row lifts no floor."""
         return min(self.means[-max(4, len(self.means) // 8) :], default=float("nan"))
 
     @property
@@ -80,7 +76,7 @@ class LossCourse:
         return abs(here - there) < max(STILL * abs(here), chance)
 
     def state(self) -> dict[str, Any]:
-        """The course as plain data."""
+        """Return the course as plain data."""
         return {
             "first": list(self.first),
             "means": list(self.means),
@@ -108,7 +104,7 @@ LOUD_OUTPUT = 3.0  # a regression's first outputs, and the same times its target
 
 
 def judge_start(facts: Facts) -> Said:
-    """What weights, optimizers and the first loss show before training moved anything; NaN shows nothing."""
+    """Judge weights, optimizers and the first loss before training moved anything; NaN shows nothing."""
     yield from _initialisation(facts)
     for group in facts.optimizers:
         if group.eps < EPSILON * group.usual_eps:
@@ -117,18 +113,12 @@ def judge_start(facts: Facts) -> Said:
         if share >= DROPPED:
             yield Fault.OVER_REGULARISED, name, f"dropout takes {share:.0%} of the units away"
     if facts.frozen:
-        yield (
-            Fault.NOT_UPDATING,
-            facts.frozen[0],
-            f"{named(facts.frozen)}: requires_grad=False on random initial weights",
-        )
+        why = f"{named(facts.frozen)}: requires_grad=False on random initial weights"
+        yield Fault.NOT_UPDATING, facts.frozen[0], why
     head = facts.head
     if head is not None and head.loss > LOUD * head.ignorant:
-        yield (
-            Fault.OUTPUTS_OVERSCALED,
-            "",
-            f"the first loss is {head.loss:.3g} where knowing nothing costs {head.ignorant:.3g}: outputs are huge",
-        )
+        why = f"the first loss is {head.loss:.3g} where knowing nothing costs {head.ignorant:.3g}: outputs are huge"
+        yield Fault.OUTPUTS_OVERSCALED, "", why
     if head is not None and head.outputs > LOUD_OUTPUT * max(1.0, head.targets):
         size = f"{head.outputs:.3g} against targets of {head.targets:.3g}"
         yield Fault.OUTPUTS_OVERSCALED, "", f"the first outputs have size {size} (root mean squares)"
@@ -157,20 +147,6 @@ def _initialisation(facts: Facts) -> Said:
         yield Fault.WRONG_INITIALISATION, name, f"{times}: the signal {how} layer by layer"
 
 
-__all__ = [
-    "PATIENCE",
-    "PATIENT",
-    "Fault",
-    "Finding",
-    "explained",
-    "findings_of",
-    "judge_blow_up",
-    "judge_course",
-    "judge_epochs",
-    "judge_start",
-    "judge_units",
-]
-
 EARLY = 6  # readings (the first ones are a step apart)
 LEAP = 0.5  # update over weight; 0.001 is usual, and a step of half a weight's size forgets what was learned
 DIVERGED = 3.0  # times the first loss
@@ -190,7 +166,7 @@ MEMORISED, GAP, HELD, LASTING = 0.05, 0.3, 0.9, 3
 
 
 def judge_units(facts: Facts) -> Said:
-    """What a window of activations shows."""
+    """Judge a window of activations."""
     dead = [u for u in facts.units if u.kind == "relu" and u.share >= DEAD and u.units > 1]
     if dead:
         counts = f"{round(dead[0].share * dead[0].units)} of {dead[0].units} units"
@@ -207,7 +183,7 @@ def _also(units: Sequence[Units]) -> str:
 
 
 def judge_course(facts: Facts, course: LossCourse, *, seen_epoch: bool) -> Said:
-    """What the readings so far and the course of the loss show.
+    """Judge the readings so far and the course of the loss.
 
     Args:
         facts: The readings; NaN among them is passed by.
@@ -217,12 +193,9 @@ def judge_course(facts: Facts, course: LossCourse, *, seen_epoch: bool) -> Said:
     if facts.kept_gradients:
         why = f"{facts.kept_gradients} steps in a row used the gradients of the step before once more"
         yield Fault.GRADIENTS_NOT_ZEROED, "", why
-    if facts.strangers:
-        yield (
-            Fault.NOT_UPDATING,
-            facts.strangers[0],
-            f"{named(facts.strangers)} get gradients and stand in no optimizer",
-        )
+    if facts.unoptimized:
+        why = f"{named(facts.unoptimized)} get gradients and stand in no optimizer"
+        yield Fault.NOT_UPDATING, facts.unoptimized[0], why
     if facts.unreached:
         yield Fault.NOT_UPDATING, facts.unreached[0], f"{named(facts.unreached)} never got a gradient other than zero"
     if not facts.readings:
@@ -234,7 +207,7 @@ def judge_course(facts: Facts, course: LossCourse, *, seen_epoch: bool) -> Said:
 
 
 def judge_epochs(facts: Facts, start: float, epochs: Sequence[tuple[float, float]], accuracy: float) -> Said:
-    """What the losses of whole epochs show.
+    """Judge the losses of whole epochs.
 
     Args:
         facts: Whether anything regularises.
@@ -254,17 +227,14 @@ def judge_epochs(facts: Facts, start: float, epochs: Sequence[tuple[float, float
 
 
 def judge_blow_up(course: LossCourse, reading: Reading | None) -> Said:
-    """Why a run whose data are finite reached a number that is not."""
+    """Tell why a run whose data are finite reached a number that is not."""
     ratio = nan if reading is None else _over_matrices(reading, lambda r: r.update / r.weight)
     if course.count > 1 and course.peak > 10 * max(abs(course.start), 1e-3):
         why = f"the loss rose from {course.start:.3g} to {course.peak:.3g} and then out of range"
         yield Fault.LEARNING_RATE_TOO_HIGH, "", why
     elif ratio > LEAP:
-        yield (
-            Fault.LEARNING_RATE_TOO_HIGH,
-            "",
-            f"steps changed the weights by {ratio:.0%} of their size, then out of range",
-        )
+        why = f"steps changed the weights by {ratio:.0%} of their size, then out of range"
+        yield Fault.LEARNING_RATE_TOO_HIGH, "", why
 
 
 def _leaps(facts: Facts, course: LossCourse) -> Said:
@@ -292,11 +262,8 @@ def _crawls(facts: Facts, course: LossCourse) -> Said:
         return
     large = next((g for g in facts.optimizers if g.eps > 1e-4 and g.eps > 100 * g.usual_eps), None)
     if large is not None:
-        yield (
-            Fault.OPTIMIZER_EPSILON,
-            large.kind,
-            f"eps is {large.eps:g}, usual is {large.usual_eps:g}, and nothing moves",
-        )
+        why = f"eps is {large.eps:g}, usual is {large.usual_eps:g}, and nothing moves"
+        yield Fault.OPTIMIZER_EPSILON, large.kind, why
         return
     rate = max((g.lr for g in facts.optimizers), default=nan)
     why = f"at lr {rate:.3g} weights moved by {way:.2%} of their size in {last.step} steps, the loss from"
@@ -330,7 +297,7 @@ def _depth(facts: Facts, course: LossCourse) -> Said:
 
 
 def _idle(matrices: Sequence[Sequence[LayerReading]]) -> bool:
-    """Whether the first layers stand beside one that the gradient reaches, as queries and keys beside values."""
+    # The first layers stand beside one that the gradient reaches, as queries and keys beside values.
     if len(matrices[0]) < FEWEST:
         return False
     first, second, third = (_ratio(matrices, layer.name) for layer in matrices[0][:3])
@@ -338,18 +305,17 @@ def _idle(matrices: Sequence[Sequence[LayerReading]]) -> bool:
 
 
 def _ratio(matrices: Sequence[Sequence[LayerReading]], name: str) -> float:
-    """Gradient of a layer over that of the last one: the median of the readings that have it."""
-    found = [r.gradient / layers[-1].gradient for layers in matrices for r in layers if r.name == name]
-    return median(found)
+    # Of a layer's gradient to that of the last one: the median of the readings that have it.
+    return median(r.gradient / layers[-1].gradient for layers in matrices for r in layers if r.name == name)
 
 
 def _over_matrices(reading: Reading, ratio: Callable[[LayerReading], float]) -> float:
-    """The median over weight matrices of a ratio; NaN if none has one. Those that started at zero have none."""
+    # The median; NaN if none has one. Matrices that started at zero have none.
     values = [ratio(r) for r in reading.layers if r.matrix and r.start > 0 and r.weight > 0]
     values = [v for v in values if v == v]
     return median(values) if values else nan
 
 
 def findings_of(said: Said, step: int) -> list[Finding]:
-    """Findings with their advice, of what was said at a step."""
+    """Return findings with their advice, of what was said at a step."""
     return [Finding(fault, where, step, why, ADVICE[fault]) for fault, where, why in said]

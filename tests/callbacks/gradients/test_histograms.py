@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from callbacks.gradients.writer import BINS, bins_for, histograms
+from callbacks.gradients.probe import BINS, bins_for, histograms
 
 
 def test_counts_are_those_of_numpy():

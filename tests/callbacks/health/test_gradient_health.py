@@ -3,12 +3,11 @@ import math
 import pytest
 
 from callbacks.health.facts import Facts, Head, LayerReading, OptimizerFacts, Reading, Units, WeightStart
+from callbacks.health.faults import Fault, explained
 from callbacks.health.rules.training import (
     BLOCKS,
     FIRST,
-    Fault,
     LossCourse,
-    explained,
     findings_of,
     judge_blow_up,
     judge_course,
@@ -23,7 +22,7 @@ NAN = math.nan
 def course(values):
     kept = LossCourse()
     for value in values:
-        kept.add(value)
+        kept.extend([value])
     return kept
 
 
@@ -103,7 +102,7 @@ def test_usual_updates_say_nothing_whatever_the_loss_does(losses):
         (facts(matrix(weight=1e-3)), FALLING, Fault.OVER_REGULARISED),  # the penalty is part of the loss
         (facts(kept_gradients=3), FALLING, Fault.GRADIENTS_NOT_ZEROED),
         (facts(unreached=("a.weight",)), FALLING, Fault.NOT_UPDATING),
-        (facts(strangers=("a.weight",)), FALLING, Fault.NOT_UPDATING),
+        (facts(unoptimized=("a.weight",)), FALLING, Fault.NOT_UPDATING),
         (facts(matrix(travelled=0.0), matrix("b"), matrix("c")), FALLING, Fault.NOT_UPDATING),
         (facts(matrix(gradient=1e-9), matrix("b"), matrix("c"), matrix("d")), LEVEL, Fault.VANISHING_GRADIENT),
         (facts(matrix(gradient=1e4), matrix("b"), matrix("c"), matrix("d")), FALLING, Fault.EXPLODING_GRADIENT),

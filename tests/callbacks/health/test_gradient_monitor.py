@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import GradientMonitor
-from callbacks.health.rules.training import Fault
+from callbacks.health.faults import Fault
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),

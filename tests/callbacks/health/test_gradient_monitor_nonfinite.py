@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from callbacks import GradientMonitor
-from callbacks.health.nonfinite import BufferKeeper, GradientSentinel, NonFiniteGuard, drop_gradients, inputs_not_finite
-from callbacks.health.rules.training import Fault
+from callbacks.health.faults import Fault
+from callbacks.health.nonfinite import BufferKeeper, GradientCheck, NonFiniteGuard, drop_gradients, inputs_not_finite
 
 pytestmark = LIGHTNINGS_WARNINGS
 BAD = (1, 3)  # epoch, batch
@@ -198,12 +198,13 @@ def weights(net, x):
 def test_the_first_layer_that_is_not_finite_is_named(body, words):
     net = Deep(body)
     guard = NonFiniteGuard("stop")
-    guard.begin(pl.Trainer(logger=False, accelerator="cpu", enable_progress_bar=False, enable_checkpointing=False), net)
+    trainer = pl.Trainer(logger=False, accelerator="cpu", enable_progress_bar=False, enable_checkpointing=False)
+    guard.begin(trainer, net, pl.Callback())
     x = torch.ones(5, 3)
     guard.before_batch((x, x), 7)
     guard.before_backward(None, net, net(x).mean())
-    assert guard.suspect.where == "second"
-    assert words in guard.suspect.cause
+    assert guard.origin.where == "second"
+    assert words in guard.origin.cause
 
 
 def test_nested_batches_are_searched():
@@ -222,34 +223,34 @@ class Gate(nn.Module):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(("name", "step"), [("gain", 5), ("layer.bias", 5), ("layer.weight", 16), ("table.weight", 5)])
-def test_the_sentinel_sees_one_bad_number(name, step, value):
+def test_the_check_sees_one_bad_number(name, step, value):
     gate = Gate()
-    sentinel = GradientSentinel(gate)
-    assert sentinel.finite(step)  # no gradients yet
+    check = GradientCheck(gate)
+    assert check.finite(step)  # no gradients yet
     for parameter in gate.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    assert sentinel.finite(step)
+    assert check.finite(step)
     gate.get_parameter(name).grad.view(-1)[1] = value
-    assert not sentinel.finite(step)
+    assert not check.finite(step)
     drop_gradients(gate)
-    assert sentinel.finite(step)
+    assert check.finite(step)
 
 
 def test_large_finite_gradients_whose_sum_overflows_are_finite():
     gate = Gate()
     for parameter in gate.parameters():
         parameter.grad = torch.full_like(parameter, 3e38)
-    assert GradientSentinel(gate).finite(0)
+    assert GradientCheck(gate).finite(0)
 
 
 def test_a_sparse_gradient_is_read():
     gate = Gate()
     gate.table(torch.tensor([1])).sum().backward()
-    sentinel = GradientSentinel(gate)
-    assert sentinel.finite(0)
+    check = GradientCheck(gate)
+    assert check.finite(0)
     gate.zero_grad()
     (gate.table(torch.tensor([1])) * math.nan).sum().backward()
-    assert not sentinel.finite(0)
+    assert not check.finite(0)
 
 
 def test_buffers_of_every_type_come_back_and_large_ones_are_left_alone():
@@ -276,7 +277,7 @@ def test_while_a_loss_scale_is_sought_infinite_gradients_are_no_fault():
     net.automatic_optimization = True
     trainer = pl.Trainer(logger=False, accelerator="cpu", enable_progress_bar=False, enable_checkpointing=False)
     guard = NonFiniteGuard("stop")
-    guard.begin(trainer, net)
+    guard.begin(trainer, net, pl.Callback())
     guard._scaler = Scaler()
     guard.before_batch(None, 0)
     guard.before_backward(trainer, net, torch.tensor(8.0))
