@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lightning_mods.siblings import NAMES, install, version
+from lightning_mods.cli.siblings import NAMES, install, version
 
 if TYPE_CHECKING:
     from lightning_mods.loggers.comet import OfflineCometLogger

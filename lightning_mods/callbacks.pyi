@@ -1,4 +1,4 @@
-# For type checkers alone: at run time `lightning_mods/siblings.py` finds this module.
+# For type checkers alone: at run time `lightning_mods/cli/siblings.py` finds this module.
 from callbacks import FitMonitor as FitMonitor
 from callbacks import GradientLogger as GradientLogger
 from callbacks import GradientMonitor as GradientMonitor

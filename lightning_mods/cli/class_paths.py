@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from lightning_mods.cli.command_line import CommandLine, Flag
-from lightning_mods.siblings import NAMES, shadowed
+from lightning_mods.cli.siblings import NAMES, shadowed
 
 _OURS = re.compile(rf"(?<![\w.])(?:{'|'.join(NAMES)})(?:\.\w+)+")
 _LONG = re.compile(rf"\blightning_mods\.(?=(?:{'|'.join(NAMES)})\.)")

@@ -30,7 +30,19 @@ from callbacks import (
 )
 from callbacks.host import replacing
 from datamodules import TabularDataModule
-from lightning_mods.checkpoints import (
+from lightning_mods.cli.classes import BY_TASK, CLASS_KEYS, OURS, find_class, own_arguments, with_classes
+from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
+from lightning_mods.cli.flags import ABOUT, EXAMPLES, LINKED, MAX_EPOCHS, Reference, add_verb_arguments
+from lightning_mods.cli.loggers import LOGGER_FLAG, RunPlace, asks_for_logger, with_places
+from lightning_mods.loggers.progress import Announcement, EpochTimer, ProgressLines, progress_callbacks
+from lightning_mods.loggers.tensorboard import EventLogger
+from lightning_mods.loggers.terminal import say
+from lightning_mods.models.classifier import MLPClassifier
+from lightning_mods.models.fused.overhead import NoProfiler, pass_by_idle_hooks
+from lightning_mods.models.module import MLPModule
+from lightning_mods.models.regressor import MLPRegressor
+from lightning_mods.runs import RUN_MARK, run_of
+from lightning_mods.runs.checkpoints import (
     AtomicCheckpointIO,
     BestCheckpoint,
     LastCheckpoint,
@@ -38,18 +50,6 @@ from lightning_mods.checkpoints import (
     folder_of_run,
     read_checkpoint,
 )
-from lightning_mods.cli.classes import BY_TASK, CLASS_KEYS, OURS, find_class, own_arguments, with_classes
-from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
-from lightning_mods.cli.flags import ABOUT, EXAMPLES, LINKED, MAX_EPOCHS, Reference, add_verb_arguments
-from lightning_mods.cli.loggers import LOGGER_FLAG, RunPlace, asks_for_logger, with_places
-from lightning_mods.console.progress import Announcement, EpochTimer, ProgressLines, progress_callbacks
-from lightning_mods.console.terminal import say
-from lightning_mods.fused.overhead import NoProfiler, pass_by_idle_hooks
-from lightning_mods.loggers.tensorboard import EventLogger
-from lightning_mods.models.classifier import MLPClassifier
-from lightning_mods.models.module import MLPModule
-from lightning_mods.models.regressor import MLPRegressor
-from lightning_mods.runs import RUN_MARK, run_of
 
 
 class RunRecord(SaveConfigCallback):

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_mods.cli.command_line import CommandLine, UsageError, from_yaml
-from lightning_mods.console.terminal import say
 from lightning_mods.loggers import BUILD_VISDOM
+from lightning_mods.loggers.terminal import say
 
 LOGGER_FLAG = "trainer.logger"
 _HERE = "."  # where a logger writes to of which nothing else was said; the run's folder takes its place

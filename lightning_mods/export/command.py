@@ -6,16 +6,16 @@ from pathlib import Path
 from pytorch_lightning import LightningModule
 
 from datamodules import TabularDataModule
-from lightning_mods.checkpoints import read_checkpoint
 from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.cli.flags import FORMATS
 from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.verbs import mistakes_in_one_line, run
-from lightning_mods.console.terminal import say
 from lightning_mods.export.runtime import require
 from lightning_mods.export.schema import schema_path
 from lightning_mods.export.table import export_module, export_table
+from lightning_mods.loggers.terminal import say
 from lightning_mods.models.module import MLPModule
+from lightning_mods.runs.checkpoints import read_checkpoint
 
 _DEPRECATED = (
     "note: TorchScript is deprecated in PyTorch, and Lightning drops it in 2.8; torch.export replaces it: "

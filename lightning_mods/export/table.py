@@ -14,13 +14,13 @@ from callbacks.host import replacing
 from datamodules import TabularDataModule
 from datamodules.encoding import Encoding, RawRows, Tally, raw_rows
 from lightning_mods.cli.command_line import UsageError
-from lightning_mods.console.terminal import say
 from lightning_mods.export.comparison import Difference, difference, in_batches, made_rows, real_rows
 from lightning_mods.export.formats import MAX_BATCH, Subject, example_subject, mapped, tensors_in, with_rows, write
 from lightning_mods.export.model import TableModel
 from lightning_mods.export.report import print_module_export, print_table_export
 from lightning_mods.export.runtime import Arrays, flat_arrays, open_exported
 from lightning_mods.export.schema import input_names, schema_of, schema_path, write_schema
+from lightning_mods.loggers.terminal import say
 from lightning_mods.models.module import MLPModule
 from lightning_mods.runs import RunError
 

@@ -18,8 +18,8 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from callbacks.loggers.base import Drawing, Histogram, LoggerAdapter
-from lightning_mods.console.terminal import say
 from lightning_mods.loggers import BUILD_VISDOM
+from lightning_mods.loggers.terminal import say
 
 ROUND = 0.5  # seconds between two rounds of sending
 POINTS = 10_000  # of a line; with more, every second one goes: a screen has fewer columns

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics import Metric
 
-from lightning_mods.fused.chain_rule import CrossEntropy, LossRule
+from lightning_mods.models.fused.chain_rule import CrossEntropy, LossRule
 from lightning_mods.models.metrics import ClassScores
 from lightning_mods.models.mlp import Activation
 from lightning_mods.models.module import MLPModule

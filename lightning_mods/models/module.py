@@ -10,10 +10,10 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_mods.fused.chain_rule import ChainRule, LossRule
-from lightning_mods.fused.group import TrialGroup, worth_together
-from lightning_mods.fused.limits import BATCH_HOOKS
-from lightning_mods.fused.steps import FastSteps, LossSums, add_loss, mixed_seed, open_fast_steps, seed_batch
+from lightning_mods.models.fused.chain_rule import ChainRule, LossRule
+from lightning_mods.models.fused.group import TrialGroup, worth_together
+from lightning_mods.models.fused.limits import BATCH_HOOKS
+from lightning_mods.models.fused.steps import FastSteps, LossSums, add_loss, mixed_seed, open_fast_steps, seed_batch
 from lightning_mods.models.metrics import scores_one_by_one
 from lightning_mods.models.mlp import MLP, Activation, check_sgd
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, R2Score
 
-from lightning_mods.fused.chain_rule import LossRule, SquaredError
+from lightning_mods.models.fused.chain_rule import LossRule, SquaredError
 from lightning_mods.models.mlp import Activation
 from lightning_mods.models.module import MLPModule
 

@@ -17,7 +17,7 @@ from callbacks.tuning.study import rows_of
 from lightning_mods import fit
 from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.cli.verbs import mistakes_in_one_line
-from lightning_mods.console.terminal import quiet, say, speak_as, writers_report_once
+from lightning_mods.loggers.terminal import quiet, say, speak_as, writers_report_once
 from lightning_mods.runs import newest_run
 from lightning_mods.study.processes import ProcessEnd, rank_processes, run_workers
 from lightning_mods.study.ranks import RankTrialRunner, check_ranks

@@ -14,8 +14,8 @@ from typing import Any, Self
 
 from callbacks.search.results import Progress
 from lightning_mods.cli.command_line import CommandLine
-from lightning_mods.console.terminal import say
-from lightning_mods.siblings import can_preload
+from lightning_mods.cli.siblings import can_preload
+from lightning_mods.loggers.terminal import say
 
 
 def context() -> Any:

@@ -16,7 +16,7 @@ from pytorch_lightning import Trainer
 from callbacks.search.plan import SearchError
 from callbacks.tuning.trials import TrialRunner, others_learn
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
-from lightning_mods.console.terminal import quiet, speak_as, writers_report_once
+from lightning_mods.loggers.terminal import quiet, speak_as, writers_report_once
 from lightning_mods.study.processes import ChildProcesses, ProcessEnd, rank_processes
 from lightning_mods.study.trial_cli import StudyCLI
 from lightning_mods.study.trials import StudyFits, forget_attempts

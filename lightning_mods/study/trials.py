@@ -17,8 +17,8 @@ from callbacks.tuning.study import plain, write_events
 from callbacks.tuning.trials import GroupedTrialRunner, TrialEnd, TrialFit, TrialRunner, TrialSettings, TrialTemplate
 from datamodules import TabularDataModule
 from lightning_mods.cli.verbs import limit_threads
-from lightning_mods.fused.group import RATES
 from lightning_mods.models.classifier import MLPClassifier
+from lightning_mods.models.fused.group import RATES
 from lightning_mods.models.regressor import MLPRegressor
 from lightning_mods.study.trial_cli import StudyCLI, short_names
 

@@ -36,7 +36,7 @@ PACKAGES = (callbacks, datamodules, lightning_mods)
 CPU = "--trainer.accelerator=cpu"
 SMALL = ("--data.path=iris", "--model.hidden_sizes=[8]", CPU)
 # The only modules that are named here.
-CHECKPOINTS = "lightning_mods.checkpoints"
+CHECKPOINTS = "lightning_mods.runs.checkpoints"
 # Also as they stood before the move into rooms.
 MODELS = {
     "MLPClassifier": ["lightning_mods.MLPClassifier", "lightning_mods.classifier.MLPClassifier"],

@@ -228,7 +228,7 @@ def test_a_callback_is_found_where_it_stood(path, written):
 
 def test_our_checkpoint_is_found_where_it_stood(written):
     folder = written("iris")
-    path = "lightning_mods.checkpoints.BestCheckpoint"
+    path = "lightning_mods.runs.checkpoints.BestCheckpoint"
     succeed("fit", f"--config={RUN / 'config.yaml'}", "--watch=[]", f"--trainer.callbacks+={path}")
     made = torch.load(folder / "lightning_logs/version_1/checkpoints/best.ckpt", weights_only=True)
     assert_close(made["state_dict"], checkpoint(folder, "best")["state_dict"])

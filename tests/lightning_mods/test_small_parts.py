@@ -12,7 +12,7 @@ from callbacks.host import replacing
 from datamodules import DataError
 from lightning_mods.cli.command_line import UsageError, error_line
 from lightning_mods.cli.predictions import prediction_rows, write_csv
-from lightning_mods.console.terminal import RunSummary
+from lightning_mods.loggers.terminal import RunSummary
 from lightning_mods.runs import RunError
 
 

@@ -26,7 +26,7 @@ from foreign_modules import (
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from callbacks import FitMonitor
-from lightning_mods.checkpoints import BestCheckpoint, LastCheckpoint
+from lightning_mods.runs.checkpoints import BestCheckpoint, LastCheckpoint
 
 pytestmark = LIGHTNINGS_WARNINGS
 SLASHES = {"train_loss": "train/loss", "val_loss": "val/loss", "metric": "val/f1"}

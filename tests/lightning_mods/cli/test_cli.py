@@ -12,10 +12,10 @@ from torch import nn
 
 from callbacks import FitMonitor, GradientLogger, GradientMonitor, GraphLogger, TensorBoardLayout
 from lightning_mods import MLPClassifier, MLPRegressor, fit
-from lightning_mods.checkpoints import BestCheckpoint, LastCheckpoint
 from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.runs import RUN_MARK
+from lightning_mods.runs.checkpoints import BestCheckpoint, LastCheckpoint
 
 # Lightning 2.6 itself calls names that jsonargparse 5 will drop.
 pytestmark = pytest.mark.filterwarnings(

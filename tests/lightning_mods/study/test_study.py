@@ -13,8 +13,8 @@ from torch import nn
 
 from datamodules import TabularDataModule
 from lightning_mods import fit, study
-from lightning_mods.checkpoints import metrics_in, read_checkpoint
 from lightning_mods.cli.command_line import CommandLine
+from lightning_mods.runs.checkpoints import metrics_in, read_checkpoint
 from lightning_mods.study.command import StudyCommand
 from lightning_mods.study.trial_cli import fold
 

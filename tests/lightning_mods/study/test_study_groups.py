@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from callbacks.tuning import trials as tuning_trials
 from lightning_mods import fit, study
 from lightning_mods.cli.command_line import CommandLine
-from lightning_mods.fused.group import TrialGroup
+from lightning_mods.models.fused.group import TrialGroup
 from lightning_mods.study.command import StudyCommand
 from lightning_mods.study.trials import obstacle
 

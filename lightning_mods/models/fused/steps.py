@@ -20,8 +20,8 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 import callbacks
-from lightning_mods.fused.chain_rule import ChainRule, Sgd
-from lightning_mods.fused.limits import (
+from lightning_mods.models.fused.chain_rule import ChainRule, Sgd
+from lightning_mods.models.fused.limits import (
     Hooks,
     Limit,
     LooksNowAndThen,

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lightning_mods import MLPClassifier, MLPRegressor
-from lightning_mods.fused.chain_rule import ChainRule, CrossEntropy, SquaredError
+from lightning_mods.models.fused.chain_rule import ChainRule, CrossEntropy, SquaredError
 
 ACTIVATIONS = ["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "identity"]
 ROWS = 101

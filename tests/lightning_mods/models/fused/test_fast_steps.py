@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from callbacks import FitMonitor, GradientLogger, GradientMonitor, GraphLogger
 from datamodules import TabularDataModule
 from lightning_mods import MLPClassifier, MLPRegressor
-from lightning_mods.checkpoints import BestCheckpoint, LastCheckpoint
+from lightning_mods.runs.checkpoints import BestCheckpoint, LastCheckpoint
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import torch
 
 from datamodules import TabularDataModule
 from lightning_mods import MLPClassifier, MLPRegressor
-from lightning_mods.fused.group import CACHE, MOST, worth_together
-from lightning_mods.fused.group_ops import GroupCrossEntropy, Linear, aligned
+from lightning_mods.models.fused.group import CACHE, MOST, worth_together
+from lightning_mods.models.fused.group_ops import GroupCrossEntropy, Linear, aligned
 
 EPOCHS = 3
 SEED = 7

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_mods.checkpoints import (
+from lightning_mods.runs import RunError
+from lightning_mods.runs.checkpoints import (
     AtomicCheckpointIO,
     BestCheckpoint,
     LastCheckpoint,
@@ -15,7 +16,6 @@ from lightning_mods.checkpoints import (
     metrics_in,
     read_checkpoint,
 )
-from lightning_mods.runs import RunError
 
 CHECKPOINT = {"state_dict": {"w": torch.ones(3)}, "pytorch-lightning_version": "2.6.6"}
 

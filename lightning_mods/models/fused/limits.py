@@ -12,7 +12,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_mods.fused.chain_rule import ChainRule
+from lightning_mods.models.fused.chain_rule import ChainRule
 
 _ON_MODULES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _ON_PARAMETERS = ("_backward_hooks", "_post_accumulate_grad_hooks")

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.trainer.states import TrainerFn
 
-from lightning_mods.console.terminal import say
+from lightning_mods.loggers.terminal import say
 
 DRAWING = 0.1  # seconds from one drawing of the bar to the next
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_mods.fused.chain_rule import Activation, CrossEntropy, LossRule, activation_of
+from lightning_mods.models.fused.chain_rule import Activation, CrossEntropy, LossRule, activation_of
 
 _aten = torch.ops.aten
 

@@ -9,8 +9,8 @@ import pytorch_lightning as pl
 
 from datamodules import TabularDataModule
 from lightning_mods import MLPClassifier
-from lightning_mods.console import progress
-from lightning_mods.console.progress import ProgressLines, TimedBar, in_notebook, progress_callbacks
+from lightning_mods.loggers import progress
+from lightning_mods.loggers.progress import ProgressLines, TimedBar, in_notebook, progress_callbacks
 
 
 def fit(tmp_path, capsys, **given):

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_mods.fused.chain_rule import LossRule, activation_of
-from lightning_mods.fused.group_ops import GroupActivation, GroupLoss, Linear, as_aligned, group_loss, shaped
-from lightning_mods.fused.steps import mixed_seed
+from lightning_mods.models.fused.chain_rule import LossRule, activation_of
+from lightning_mods.models.fused.group_ops import GroupActivation, GroupLoss, Linear, as_aligned, group_loss, shaped
+from lightning_mods.models.fused.steps import mixed_seed
 
 _ALIGNED = 32  # floats, as in `aligned`
 MOST = 16  # trials at once: by then there is nothing left of the costs that they share

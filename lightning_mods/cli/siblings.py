@@ -25,13 +25,13 @@ NAMES = ("callbacks", "datamodules")
 
 _PACKAGE = "lightning_mods"
 # These two run before it is known where the user's modules are looked for.
-_BEFORE = (f"{_PACKAGE}.__main__", f"{_PACKAGE}.siblings")
+_BEFORE = (f"{_PACKAGE}.__main__", f"{_PACKAGE}.cli", f"{_PACKAGE}.cli.siblings")
 
 
 def _home() -> "Path":
     from pathlib import Path
 
-    return Path(__file__).parent.parent
+    return Path(__file__).parents[2]
 
 
 def install() -> None:

@@ -1,1 +1,0 @@
-"""Show progress and the last word on the terminal."""
