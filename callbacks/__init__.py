@@ -32,9 +32,22 @@ _HOMES = {
     "TrialPruning": "tuning.observer",
 }
 
+# What the modules were called up to version 0.1: configurations name classes by them.
+_FORMER = {
+    "fit_monitor": "fit.monitor",
+    "gradient_logger": "gradients.logger",
+    "gradient_monitor": "health.monitor",
+    "graph_logger": "graphs.logger",
+    "optuna_search": "tuning.optuna_search",
+    "tensorboard_layout": "loggers.layout",
+    "trial_pruning": "tuning.observer",
+}
+
 
 def __getattr__(name: str) -> Any:
     # Lazy, so that the parts that need only the standard library cost no torch.
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _FORMER:
+        return import_module(f"{__name__}.{_FORMER[name]}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

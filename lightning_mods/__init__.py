@@ -26,11 +26,23 @@ _HOMES = {
     "VisdomLogger": "loggers.visdom",
 }
 
+# What the modules were called up to version 0.1: configurations name classes by them.
+_FORMER = {
+    "checkpoints": "runs.checkpoints",
+    "classifier": "models.classifier",
+    "comet_logger": "loggers.comet",
+    "event_logger": "loggers.tensorboard",
+    "regressor": "models.regressor",
+    "visdom_logger": "loggers.visdom",
+}
+
 
 def __getattr__(name: str) -> Any:
     # Names load on first use: `python -m lightning_mods.fit --help` need not wait for torchmetrics.
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _FORMER:
+        return import_module(f"{__name__}.{_FORMER[name]}")
     if name in NAMES:
         return import_module(f"{__name__}.{name}")
     if name == "__version__":

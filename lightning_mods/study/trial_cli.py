@@ -6,7 +6,6 @@ import json
 from argparse import ArgumentError
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -23,7 +22,7 @@ from callbacks.search.plan import SearchError
 from callbacks.search.space import Space, batch_sizes, parse_space
 from datamodules import TabularDataModule
 from datamodules.batching import Rows, eval_loader, train_loader
-from lightning_mods.cli.classes import own_arguments
+from lightning_mods.cli.classes import import_class, own_arguments
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line, read_config
 from lightning_mods.cli.flags import LINKED, StudyFlags
 from lightning_mods.cli.lightning_cli import ModsCLI
@@ -121,8 +120,7 @@ class StudyCLI(ModsCLI):
         chosen = self.config.get(section)
         if chosen is None:
             return None
-        module, _, name = chosen.class_path.rpartition(".")
-        found: type = getattr(import_module(module), name)
+        found: type = import_class(chosen.class_path)
         return found
 
     def value(self, name: str) -> Any:
