@@ -15,7 +15,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from datamodules.encoding import Encoding, Tally, raw_rows
@@ -51,6 +50,8 @@ def refuse_code(file: Path) -> None:
 
 
 def _code_in(archive: zipfile.ZipFile) -> Iterator[str]:
+    import torch  # not for an ONNX file
+
     for name in archive.namelist():
         inner = name.partition("/")[2]
         if not inner.startswith(_PARTS):
