@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datamodules.encoding import Encoding, Tally, raw_rows
+from datamodules.encoding import Encoding, InfinityCount, raw_rows
 from datamodules.errors import DataError
 from datamodules.readers import open_table
 from datamodules.readers.table import Table
@@ -254,10 +254,10 @@ def _predict(args: Sequence[str]) -> None:
 
 def _predictions(run: Run, encoding: Encoding, table: Table, schema: Mapping[str, Any]) -> Iterator[NDArray[Any]]:
     step = schema["max_batch"] or _ROWS
-    tally, start = Tally(), 0
+    infinities, start = InfinityCount(), 0
     for chunk in table.chunks(encoding.inputs):
-        rows = raw_rows(encoding, chunk, start, tally)
-        tally.check(table.label)
+        rows = raw_rows(encoding, chunk, start, infinities)
+        infinities.check(table.label)
         for low in range(0, len(rows), step):
             yield run(rows[low : low + step].arrays)[0]
         start += chunk.num_rows

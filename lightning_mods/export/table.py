@@ -11,7 +11,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 
 from datamodules import TabularDataModule
-from datamodules.encoding import Encoding, RawRows, Tally, raw_rows
+from datamodules.encoding import Encoding, RawRows, InfinityCount, raw_rows
 from lightning_mods.cli.arguments import UsageError
 from lightning_mods.console.terminal import say
 from lightning_mods.export.comparison import Difference, difference, in_batches, made_rows, real_rows
@@ -93,10 +93,10 @@ def _both_sides(model: MLPModule, encoding: Encoding, chunks: Sequence[Any]) -> 
     parts: list[RawRows] = []
     wanted = []
     for chunk in chunks:
-        rows = raw_rows(encoding, chunk, 0, Tally())
+        rows = raw_rows(encoding, chunk, 0, InfinityCount())
         finite = ~np.isinf(rows.numbers).any(axis=1)  # such rows are refused by `predict`
         parts.append(rows[finite])
-        encoded = encoding.encode(chunk, 0, Tally())[finite]
+        encoded = encoding.encode(chunk, 0, InfinityCount())[finite]
         with torch.no_grad():
             wanted.append(flat_arrays(model(torch.from_numpy(encoded)))[0])
     arrays = [np.concatenate(each) for each in zip(*(part.arrays for part in parts), strict=True)]
