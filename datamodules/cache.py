@@ -115,19 +115,15 @@ class ArrayFile:
 def encoded_sets(table: Table, encoding: Encoding, sets: Sets, folders: Mapping[str, Path] | None) -> dict[str, Rows]:
     """Encode some sets of rows of a table in one pass over it.
 
-    Args:
-        table: Where the rows are.
-        encoding: Learned on training rows.
-        sets: Which rows, and their targets.
-        folders: Where to keep each set's `x.npy` and `y.npy`; those that exist are reused. None for memory.
+    Each set is kept as `x.npy` and `y.npy` in its one of the `folders`, those that exist are reused; None for memory.
 
     Raises:
         DataError: A cell in use is infinite, or text where numbers are needed; or the disk is full.
     """
+    width = len(encoding.feature_names)
     if folders is not None:
         _write_missing(table, encoding, sets, folders)
         return {s: open_rows(f) for s, f in folders.items()}
-    width = len(encoding.feature_names)
     memory = {s: np.empty((len(rows), width), dtype=np.float32) for s, (rows, _) in sets.items()}
     for stage, place, values in encode_rows(table, encoding, {s: rows for s, (rows, _) in sets.items()}):
         memory[stage][place] = values

@@ -209,7 +209,7 @@ class Encoding:
             )
 
     def to_plain(self) -> dict[str, Any]:
-        """Return the encoding as dicts, lists, strings and numbers, as JSON and `torch.load(weights_only=True)` take."""
+        """Return the encoding as dicts, lists, strings and numbers, for JSON and `torch.load(weights_only=True)`."""
         columns = [{"kind": c.kind, **asdict(c)} for c in self.columns]
         for column in columns:
             if "categories" in column:

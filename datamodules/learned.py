@@ -253,13 +253,7 @@ def min_rows_for_category(n_rows: int) -> int:
 def choose_encoding(
     summaries: Sequence[ColumnSummary], dropped: dict[str, str], *, label: str, n_rows: int
 ) -> Encoding:
-    """Decide how to encode each column, or why to leave it out.
-
-    Args:
-        summaries: Of the training rows, in file order.
-        dropped: Columns left out already, and why.
-        label: What to call the table in messages.
-        n_rows: Rows of the whole table, for messages.
+    """Decide how to encode each column, or why to leave it out; `dropped` are left out already.
 
     Raises:
         DataError: A column in use has infinities, or no column is left.

@@ -71,12 +71,7 @@ def check_target(table: Table, target: str | None) -> str:
 
 
 def read_target(table: Table, name: str, task: str) -> Target:
-    """Read the target and tell the task.
-
-    Args:
-        table: Where it is; only this column is read.
-        name: The column.
-        task: "auto", or the task the user wants.
+    """Read the target for a task; "auto" tells the task from its values.
 
     Raises:
         DataError: The column cannot be the target of that task, or of any.
@@ -244,13 +239,9 @@ class Splits:
 
 
 def quantile_bins(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Cut numbers into up to ten bins of equally many rows, to stratify a regression by.
+    """Return the bin of each number, of up to ten of equally many rows, to stratify a regression by.
 
-    Args:
-        values: Shape (rows,), finite. Equal values are told apart by their place in the file, so bins stay equal.
-
-    Returns:
-        Bin numbers, shape (rows,), int64.
+    Equal values are told apart by their place in the file, so bins stay equal. `values` are finite.
     """
     n = len(values)
     # a bin of fewer than 20 rows would have nothing to give to a set of 5 %
@@ -274,14 +265,14 @@ def split_rows(
     """Share rows out among training, validation and test, each stratum in proportion.
 
     Each held-out set gets `round(fraction * rows)` rows (at least one), handed to the strata by the largest
-    remainder; every stratum keeps at least one row in training.
+    remainder; every stratum keeps at least one row in training. The result is a function of the arguments.
 
     Args:
-        rows: Row numbers, shape (rows,), distinct.
+        rows: Distinct row numbers, shape (rows,).
         strata: The class or bin of each, shape (rows,), whole numbers from 0.
-        val_fraction: Share of the rows to validate on, in [0, 1).
-        test_fraction: Share of the rows to test on, in [0, 1); the two sum to less than 1.
-        seed: With the other arguments it fixes the result.
+        val_fraction: Share of the rows to validate on.
+        test_fraction: Share of the rows to test on; the two sum to less than 1.
+        seed: Of the generator.
 
     Raises:
         DataError: There are too few rows to fill the sets.
@@ -328,18 +319,13 @@ def _apportion(
 
 
 def majority_metrics(codes: NDArray[np.int64], majority: int) -> dict[str, float]:
-    """Score the prediction that is always the class `majority`.
+    """Score the prediction that is always the class `majority`, on class numbers of shape (rows,).
 
-    Args:
-        codes: Class numbers, shape (rows,); no missing ones.
-        majority: The class most training rows have.
-
-    Returns:
-        `accuracy`; `f1`, macro over the classes that occur in `codes` or are predicted; `auroc`, 0.5 by definition.
-        All NaN without rows (AUROC also with one class only).
+    `f1` is macro over the classes that occur or are predicted, `auroc` 0.5 by definition. All are NaN without rows,
+    `auroc` also where there is one class only.
     """
     if len(codes) == 0:
-        return {"accuracy": float("nan"), "f1": float("nan"), "auroc": float("nan")}
+        return dict.fromkeys(("accuracy", "f1", "auroc"), float("nan"))
     share = float(np.mean(codes == majority))
     present = set(np.unique(codes).tolist())
     f1 = 2 * share / (1 + share) / len(present | {majority})
@@ -347,18 +333,13 @@ def majority_metrics(codes: NDArray[np.int64], majority: int) -> dict[str, float
 
 
 def mean_metrics(values: NDArray[np.float64], mean: float) -> dict[str, float]:
-    """Score the prediction that is always `mean`.
+    """Score the prediction that is always `mean`, on targets of shape (rows,) without NaN.
 
-    Args:
-        values: Targets in their own units, shape (rows,); no NaN.
-        mean: Of the training rows.
-
-    Returns:
-        `rmse` and `mae` in the target's units and `r2` (at most 0). NaN without rows; `r2` is NaN too where all
-        targets are one.
+    `rmse` and `mae` are in the target's units, `r2` is at most 0. All are NaN without rows, `r2` also where all
+    targets are one.
     """
     if len(values) == 0:
-        return {"rmse": float("nan"), "mae": float("nan"), "r2": float("nan")}
+        return dict.fromkeys(("rmse", "mae", "r2"), float("nan"))
     error = values - mean
     spread = float(np.square(values - values.mean()).sum())
     r2 = 1 - float(np.square(error).sum()) / spread if spread > 0 else float("nan")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.errors import DataError, shortened
-from datamodules.readers.table import CHUNK_ROWS, Table, explained
+from datamodules.readers.table import CHUNK_ROWS, Batches, Table, explained
 
 _TARGET = "target"  # what the target column of a bundled table is called
 
@@ -33,18 +33,14 @@ def parquet_table(file: Path) -> Table:
     except (OSError, pa.ArrowException) as error:
         raise explained(file, error, "Parquet") from error
 
-    def batches(columns: Sequence[str]) -> Iterator[Any]:
-        try:
-            # `pre_buffer` would keep the bytes of the whole file until the last batch.
-            with pq.ParquetFile(file, pre_buffer=False) as reader:
-                # a Parquet column path is dotted, so ["a.b"] would also find b inside a: select by name afterwards
-                roots = [n for n in reader.schema_arrow.names if n in set(columns)]
-                for batch in reader.iter_batches(batch_size=CHUNK_ROWS, columns=roots):
-                    yield batch.select(list(columns))
-        except (OSError, pa.ArrowException) as error:
-            raise explained(file, error, "Parquet") from error
+    def read(columns: Sequence[str]) -> Iterator[Any]:
+        # `pre_buffer` would keep the bytes of the whole file until the last batch.
+        with pq.ParquetFile(file, pre_buffer=False) as reader:
+            # a Parquet column path is dotted, so ["a.b"] would also find b inside a: `_arrow_table` selects by name
+            roots = [n for n in reader.schema_arrow.names if n in set(columns)]
+            yield from reader.iter_batches(batch_size=CHUNK_ROWS, columns=roots)
 
-    return Table(str(file), names, batches, file, bytes_estimate=3 * size, is_columnar=True)
+    return _arrow_table(file, "Parquet", names, 3 * size, read)
 
 
 def feather_table(file: Path) -> Table:
@@ -63,16 +59,25 @@ def feather_table(file: Path) -> Table:
             raise DataError(f"{str(file)!r} is Feather version 1; write it anew as version 2 or Parquet.") from error
         raise explained(file, error, "Feather") from error
 
+    def read(columns: Sequence[str]) -> Iterator[Any]:
+        with pa.memory_map(str(file)) as stream:
+            reader = pa.ipc.open_file(stream)
+            yield from map(reader.get_batch, range(reader.num_record_batches))
+
+    return _arrow_table(file, "Feather", names, 4 * file.stat().st_size, read)
+
+
+def _arrow_table(file: Path, kind: str, names: tuple[str, ...], size: int, read: Batches) -> Table:
+    import pyarrow as pa
+
     def batches(columns: Sequence[str]) -> Iterator[Any]:
         try:
-            with pa.memory_map(str(file)) as stream:
-                reader = pa.ipc.open_file(stream)
-                for i in range(reader.num_record_batches):
-                    yield reader.get_batch(i).select(list(columns))
+            for batch in read(columns):
+                yield batch.select(list(columns))
         except (OSError, pa.ArrowException) as error:
-            raise explained(file, error, "Feather") from error
+            raise explained(file, error, kind) from error
 
-    return Table(str(file), names, batches, file, bytes_estimate=4 * file.stat().st_size, is_columnar=True)
+    return Table(str(file), names, batches, file, bytes_estimate=size, is_columnar=True)
 
 
 def _magic(file: Path) -> bytes:
