@@ -77,13 +77,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
-    words = list(args)
+    typed = list(args)
     parser = _parser()
-    flags = words[: words.index("--")] if "--" in words else words
+    flags = typed[: typed.index("--")] if "--" in typed else typed
     refuse_unknown(flags, [*_FLAGS, "help"])
-    for at in reversed([i for i, word in enumerate(words[:-1]) if word == "--baseline"]):
-        words[at : at + 2] = [f"--baseline={words[at + 1]}"]  # argparse takes -1e-3 for a flag
-    given = parser.parse_intermixed_args(words)
+    for at in reversed([i for i, word in enumerate(typed[:-1]) if word == "--baseline"]):
+        typed[at : at + 2] = [f"--baseline={typed[at + 1]}"]  # argparse takes -1e-3 for a flag
+    given = parser.parse_intermixed_args(typed)
     if given.baseline is not None and not isfinite(given.baseline):
         raise UsageError(f"--baseline needs a finite number, not {given.baseline}.")
     return given
@@ -267,11 +267,7 @@ def diagnose_log(log: RunLog, baseline: float | None = None) -> LogVerdict:
     """Return the verdict on a log that was read; `baseline` is the validation loss of the best constant."""
     curves = log.curves
     verdict = diagnose(
-        curves.train,
-        curves.val,
-        val_metric=curves.metric,
-        metric_mode=log.columns.metric_mode,
-        baseline_loss=baseline,
+        curves.train, curves.val, val_metric=curves.metric, metric_mode=log.columns.metric_mode, baseline_loss=baseline
     )
     return LogVerdict(log.path, log, verdict)
 

@@ -1,27 +1,47 @@
-"""What `export` does once the command line has been looked at: write the model of a checkpoint, and check it."""
+"""Export of a checkpoint's model as a file for other programs, compared with the checkpoint before it is left there."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from pytorch_lightning import LightningModule
+from torch import Tensor
 
 from datamodules import TabularDataModule
+from datamodules.encoding import Encoding, InfinityCount, RawRows, raw_rows
 from lightning_mods.checkpoints import read_checkpoint
 from lightning_mods.cli.arguments import UsageError, asks_for_help, flags
 from lightning_mods.cli.flags import FORMATS
 from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.run import mistakes_in_one_line, run
 from lightning_mods.console.terminal import say
-from lightning_mods.export.runtime import require
-from lightning_mods.export.schema import schema_path
-from lightning_mods.export.table import export_module, export_table
+from lightning_mods.export.comparison import Difference, difference, in_batches, made_rows, real_rows
+from lightning_mods.export.formats import (
+    MAX_BATCH,
+    NetworkExample,
+    example_of,
+    tensors_in,
+    with_rows,
+    with_tensors,
+    write,
+)
+from lightning_mods.export.model import TableModel
+from lightning_mods.export.report import print_module_export, print_table_export
+from lightning_mods.export.runtime import Arrays, flat_arrays, open_exported, require
+from lightning_mods.export.schema import input_names, schema_of, schema_path, write_schema
 from lightning_mods.models.module import MLPModule
+from lightning_mods.runs import RunError, replacing
 
 _DEPRECATED = (
     "note: TorchScript is deprecated in PyTorch, and Lightning drops it in 2.8; torch.export replaces it: "
     "--format=pt2, or --format=aoti for C++."
 )
+_EXAMPLE_ROWS = 8  # of a table, for the exporters
+_NOISY_ROWS = 5  # of the second batch of a module's example that is compared: other than the example's
 
 
 def export(args: Sequence[str]) -> None:
@@ -36,20 +56,14 @@ def export(args: Sequence[str]) -> None:
     ]
     given = [f"{bare}=true" if lonely else word for word, lonely in zip(args, alone, strict=True)]
     if not asks_for_help(given):
-        with mistakes_in_one_line("export"):
-            _look_ahead(given)
+        with mistakes_in_one_line("export"):  # what can be refused before a model is made
+            file_format = dict(flags(given)).get("format")
+            if file_format is not None:
+                _check_format(file_format)
     run("export", given, _export)
 
 
-def _look_ahead(args: Sequence[str]) -> None:
-    """What can be refused before a model is made."""
-    typed = dict(flags(args))
-    if typed.get("format") is not None:
-        check_format(str(typed["format"]))
-
-
-def check_format(name: str) -> None:
-    """Raise a UsageError unless `name` is a format that can be written here."""
+def _check_format(name: str) -> None:
     if name not in FORMATS:
         near = get_close_matches(name.lower(), FORMATS, 1, 0.3)
         hint = f"; did you mean {near[0]}?" if near else "."
@@ -59,44 +73,39 @@ def check_format(name: str) -> None:
 
 def _export(cli: ModsCLI, checkpoint: Path | None) -> None:
     file_format = str(cli.config.format)
-    check_format(file_format)
+    _check_format(file_format)
     output = Path(cli.config.output or f"model{FORMATS[file_format]}")
-    check_output(output, file_format, overwrite=bool(cli.config.overwrite))
+    overwrite = bool(cli.config.overwrite)
+    _check_output(output, file_format, overwrite=overwrite)
     if file_format == "torchscript":
         say(_DEPRECATED)
     assert checkpoint is not None  # `run` found one, as `export` is no `fit`
-    model = restored(cli.model, checkpoint)
+    model = _restored(cli.model, checkpoint)
     if isinstance(model, MLPModule) and isinstance(cli.datamodule, TabularDataModule):
-        check_free(schema_path(output), overwrite=bool(cli.config.overwrite))
+        _check_free(schema_path(output), overwrite=overwrite)
         export_table(model, cli.datamodule, file_format, output)
     else:
         export_module(model, file_format, output)
 
 
-def check_output(output: Path, file_format: str, *, overwrite: bool) -> None:
-    """Raise a UsageError if the output cannot be there, before anything is computed for it."""
+def _check_output(output: Path, file_format: str, *, overwrite: bool) -> None:
     suffix = FORMATS[file_format]
     if output.exists() and not output.is_file():  # a device would be replaced
         raise UsageError(f"--output needs a file; {output} is {'a folder' if output.is_dir() else 'none'}.")
-    check_free(output, overwrite=overwrite)
+    _check_free(output, overwrite=overwrite)
     if not output.parent.is_dir():
         raise UsageError(f"--output needs a folder that is there; {output.parent} is not.")
     if suffix == ".pt2" and output.suffix != suffix:
         raise UsageError(f"--format={file_format} needs a file whose name ends in .pt2, as torch asks for; {output}.")
 
 
-def check_free(path: Path, *, overwrite: bool) -> None:
-    """Raise a UsageError if there is a file already, and it is not to be replaced."""
+def _check_free(path: Path, *, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise UsageError(f"{path} is there already; give another --output, or --overwrite to replace it.")
 
 
-def restored(model: LightningModule, checkpoint: Path) -> LightningModule:
-    """The model with the weights of a checkpoint, as Lightning would restore it to predict.
-
-    Raises:
-        UsageError: They are another model's.
-    """
+def _restored(model: LightningModule, checkpoint: Path) -> LightningModule:
+    # as Lightning would restore it to predict
     state = read_checkpoint(checkpoint)
     model.configure_model()
     model.on_load_checkpoint(state)
@@ -108,3 +117,108 @@ def restored(model: LightningModule, checkpoint: Path) -> LightningModule:
             f"{checkpoint} holds the weights of another model than {type(model).__name__}: {why[0].strip()[:200]}"
         ) from error
     return model.cpu().eval()
+
+
+def export_table(model: MLPModule, data: TabularDataModule, file_format: str, output: Path) -> None:
+    """Write a model of a table, compare it with the checkpoint's, and print what was written.
+
+    Args:
+        model: With the checkpoint's weights.
+        data: With what the checkpoint learned of the table.
+        file_format: `onnx`, `torchscript`, `pt2`, `aoti` or `executorch`.
+        output: The file; its schema goes beside it.
+
+    Raises:
+        RunError: The written file predicts something else than the checkpoint; nothing is left of it.
+    """
+    encoding = data.learned.encoding
+    most = MAX_BATCH.get(file_format)
+    names = data.class_names
+    schema = schema_of(encoding, target=data.learned.target, class_names=names, file_format=file_format, max_batch=most)
+    chunk, source = real_rows(data)
+    made = made_rows(encoding)
+    inputs, wanted = _both_sides(model, encoding, [made] if chunk is None else [chunk, made])
+    example = tuple(torch.from_numpy(array[:_EXAMPLE_ROWS].copy()) for array in inputs)
+    network = NetworkExample(
+        TableModel(encoding, model).eval(),
+        example,
+        input_names=input_names(schema),
+        output_names=[each["name"] for each in schema["outputs"]],
+    )
+    with replacing(output, f".partial{output.suffix}") as file, replacing(schema_path(output)) as beside:
+        if not write(file_format, network, file):
+            raise UsageError(f"{type(model).__name__} takes batches of one length alone; its forward must take any.")
+        found = in_batches(open_exported(file_format, file), inputs, most)
+        apart = difference(found, wanted, 1.0 if names else data.target_std)
+        _refuse_if_apart(apart, file_format)
+        # The last made-up row and what the model says of it, so that a caller elsewhere can check himself.
+        cells = [[None if cell != cell else cell for cell in array[-1].tolist()] for array in inputs]
+        schema["example"] = {"inputs": cells, "outputs": [found[0][-1].tolist()]}
+        write_schema(schema, file, beside)
+    print_table_export(output, schema, apart, source=source, real=0 if chunk is None else chunk.num_rows)
+
+
+def _refuse_if_apart(apart: Difference, file_format: str) -> None:
+    if not apart.tolerable:
+        raise RunError(
+            f"the model as {file_format} differs from the checkpoint by up to {apart.largest:.3g} on {apart.rows} "
+            "rows, more than rounding explains; nothing was written."
+        )
+
+
+def _both_sides(model: MLPModule, encoding: Encoding, chunks: Sequence[Any]) -> tuple[Arrays, list[NDArray[Any]]]:
+    # what goes into the exported model, and what the checkpoint makes of the same rows
+    parts: list[RawRows] = []
+    wanted = []
+    for chunk in chunks:
+        rows = raw_rows(encoding, chunk, 0, InfinityCount())
+        finite = ~np.isinf(rows.numbers).any(axis=1)  # such rows are refused by `predict`
+        parts.append(rows[finite])
+        encoded = encoding.encode(chunk, 0, InfinityCount())[finite]
+        with torch.no_grad():
+            wanted.append(flat_arrays(model(torch.from_numpy(encoded)))[0])
+    arrays = [np.concatenate(each) for each in zip(*(part.arrays for part in parts), strict=True)]
+    return arrays, [np.concatenate(wanted)]
+
+
+def export_module(model: LightningModule, file_format: str, output: Path) -> None:
+    """Write the forward of anybody's module, without preprocessing or schema; compare it, and print what was written.
+
+    Args:
+        model: With the checkpoint's weights, and an `example_input_array`.
+        file_format: `onnx`, `torchscript`, `pt2`, `aoti` or `executorch`.
+        output: The file.
+
+    Raises:
+        UsageError: It has no example input, or the format has no words for what it does.
+        RunError: The written file says something else than the checkpoint; nothing is left of it.
+    """
+    network = example_of(model)
+    with replacing(output, f".partial{output.suffix}") as file:
+        free = write(file_format, network, file)
+        execute = open_exported(file_format, file, list(network.kwargs))
+        wanted, found = [], []
+        for args, kwargs in ((network.args, network.kwargs), _with_noise(network, free=free)):
+            with torch.no_grad():
+                wanted += flat_arrays(model(*args, **kwargs))
+            found += execute([tensor.numpy() for tensor in tensors_in([args, kwargs])])
+        apart = difference(found, wanted, None)
+        _refuse_if_apart(apart, file_format)
+    if not free:
+        say(f"note: the file takes batches of {network.rows} rows alone, those of the example: its code asks for it.")
+    print_module_export(output, file_format, network, apart, free=free)
+
+
+def _with_noise(network: NetworkExample, *, free: bool) -> tuple[Any, Any]:
+    # Zeros alone, as examples often are, would tell little.
+    rows = network.rows
+    picked = [row % rows for row in range(_NOISY_ROWS if free else rows)]
+    args, kwargs = with_rows([list(network.args), dict(network.kwargs)], rows, picked)
+    noise = torch.Generator().manual_seed(0)
+
+    def noisy(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return tensor + torch.randn(tensor.shape, generator=noise).to(tensor.dtype)
+
+    return with_tensors(args, noisy), with_tensors(kwargs, noisy)

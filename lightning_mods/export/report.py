@@ -1,4 +1,4 @@
-"""What one got from an export: the file, what goes in and comes out, how near it is, and how to run it."""
+"""Report on an export: the file, what goes in and comes out, how near it is to the checkpoint, and how to run it."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_mods.export.comparison import MADE_ROWS, Difference
-from lightning_mods.export.formats import Subject, tensors_in
+from lightning_mods.export.formats import NetworkExample
 from lightning_mods.export.schema import schema_path
 
 _SHOWN = 4  # names in a line; the schema has all
@@ -39,7 +39,7 @@ def print_table_export(output: Path, schema: Mapping[str, Any], apart: Differenc
         lines.append(f"  batch    up to {schema['max_batch']} rows")
     made = f"{MADE_ROWS} made-up ones with gaps and categories never seen"
     rows = f"{real} rows of {source} and {made}" if real else f"{made} (real ones cannot be read: {source})"
-    lines.append(f"  checked  largest difference from the checkpoint {_number(apart)}, on {rows}")
+    lines.append(f"  checked  largest difference from the checkpoint {apart.largest:.2g}, on {rows}")
     lines.append(
         f"  run it   python -m lightning_mods.predict --exported={output} --data.predict_path=new.csv --output=out.csv"
     )
@@ -47,25 +47,21 @@ def print_table_export(output: Path, schema: Mapping[str, Any], apart: Differenc
     sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
-def print_module_export(output: Path, file_format: str, subject: Subject, apart: Difference, *, free: bool) -> None:
+def print_module_export(
+    output: Path, file_format: str, network: NetworkExample, apart: Difference, *, free: bool
+) -> None:
     """Print what an export of anybody's module wrote; `free` says whether a batch may have any number of rows."""
-    tensors = tensors_in(subject.all_inputs)
-    rows = next(len(tensor) for tensor in tensors if tensor.ndim)
-    shapes = [["batch" if free and at == 0 and n == rows else str(n) for at, n in enumerate(t.shape)] for t in tensors]
-    inputs = _names(
-        [f"{str(t.dtype).removeprefix('torch.')} [{', '.join(s)}]" for t, s in zip(tensors, shapes, strict=True)]
-    )
+    inputs = []
+    for tensor in network.tensors:
+        shape = ["batch" if free and at == 0 and n == network.rows else str(n) for at, n in enumerate(tensor.shape)]
+        inputs.append(f"{str(tensor.dtype).removeprefix('torch.')} [{', '.join(shape)}]")
     lines = [
-        f"{output}  {file_format}, {_size(output)}; {type(subject.module).__name__}.forward, without preprocessing",
-        f"  in       as the example: {inputs}",
-        f"  checked  largest difference from the checkpoint {_number(apart)}, on its example input and noise",
+        f"{output}  {file_format}, {_size(output)}; {type(network.module).__name__}.forward, without preprocessing",
+        f"  in       as the example: {_names(inputs)}",
+        f"  checked  largest difference from the checkpoint {apart.largest:.2g}, on its example input and noise",
         f"  run it   {_RUN[file_format].format(file=str(output))}",
     ]
     sys.stdout.write("".join(f"{line}\n" for line in lines))
-
-
-def _number(apart: Difference) -> str:
-    return f"{apart.largest:.2g}"
 
 
 def _size(file: Path) -> str:

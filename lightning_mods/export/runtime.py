@@ -1,4 +1,4 @@
-"""`predict --exported`: predict the rows of a file with an exported model. An ONNX file needs no torch for it."""
+"""Exported models opened and run, and `predict --exported` with one: an ONNX file needs no torch for it."""
 
 import io
 import json
@@ -15,7 +15,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from datamodules.encoding import Encoding, InfinityCount, raw_rows
@@ -28,59 +27,61 @@ from lightning_mods.cli.predictions import prediction_rows, write_csv
 from lightning_mods.export.schema import class_names_in, encoding_in, read_schema
 from lightning_mods.runs import RunError
 
-# The parts of an archive that torch.export.save writes for plain tensors; data/aotinductor/ would be compiled code.
-_PARTS = ("models/", "data/weights/", "data/constants/", "data/sample_inputs/", "archive_", "byteorder", ".data/")
-# Sizes such as `Symbol('s21', positive=True)` and `Max(1, u0)`: torch hands them to sympy, which evaluates them as
-# Python. Without dots, words in quotes and names of functions in small letters there is nothing to be run.
-_SIZE = re.compile(r"(\d+|'[su]\d+'|[su]\d+|[A-Z]\w*|[a-z]+=(?=True|False)|[\s+\-*/(),<>=])*")
-
-
-def refuse_code(file: Path) -> None:
-    """Raise a RunError if a `.pt2` archive holds pickles, compiled code or sizes that are programs.
-
-    `torch.export.load` (2.13) unpickles weights and constants that say `use_pickle`, sample inputs that do not load
-    weights-only, and the older layout; it opens compiled code, and evaluates the expressions of sizes.
-    `torch.export.save` writes none of these for plain tensors.
-    """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            found = next(_code_in(archive), None)
-    except (zipfile.BadZipFile, ValueError, KeyError, RuntimeError, UnpicklingError) as error:
-        raise RunError(f"{file} is no whole .pt2 archive of torch.export, or holds pickles; export it anew.") from error
-    if found is not None:
-        raise RunError(f"{file} holds {found}, which a model of plain tensors has not; export it anew.")
-
-
-def _code_in(archive: zipfile.ZipFile) -> Iterator[str]:
-    for name in archive.namelist():
-        inner = name.partition("/")[2]
-        if not inner.startswith(_PARTS):
-            yield inner or name
-        if inner.startswith("data/sample_inputs/"):
-            torch.load(io.BytesIO(archive.read(name)), weights_only=True)
-        elif inner.endswith(".json"):
-            for key, value in _entries(json.loads(archive.read(name))):
-                if key == "use_pickle" and value is not False:
-                    yield f"pickles ({inner})"
-                if key == "expr_str" and not _SIZE.fullmatch(str(value)):
-                    yield f"a size {str(value)[:40]!r}"
-
-
-def _entries(plain: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(plain, dict):
-        for key, value in plain.items():
-            yield key, value
-            yield from _entries(value)
-    elif isinstance(plain, list):
-        for value in plain:
-            yield from _entries(value)
-
-
 Arrays = Sequence[NDArray[Any]]
 Run = Callable[[Arrays], list[NDArray[Any]]]
 # Packages beyond our own dependencies, by format: to write a file (which is then run), and to run it.
 _TO_WRITE = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "executorch": ("executorch",)}
 _TO_RUN = {"onnx": ("onnxruntime",), "executorch": ("executorch",)}
+# The parts of an archive that torch.export.save writes for plain tensors; data/aotinductor/ would be compiled code.
+_PARTS = ("models/", "data/weights/", "data/constants/", "data/sample_inputs/", "archive_", "byteorder", ".data/")
+# Sizes such as `Symbol('s21', positive=True)` and `Max(1, u0)`: torch hands them to sympy, which evaluates them as
+# Python. Without dots, words in quotes and names of functions in small letters there is nothing to be run.
+_SIZE = re.compile(r"(\d+|'[su]\d+'|[su]\d+|[A-Z]\w*|[a-z]+=(?=True|False)|[\s+\-*/(),<>=])*")
+_ROWS = 8192  # rows in a call: enough to be quick, few enough to be small in memory
+
+
+def predict_exported(args: Sequence[str]) -> None:
+    """Predict the rows of a file with an exported model.
+
+    Args:
+        args: The flags.
+    """
+    try:
+        check_flags(args)
+        _predict(asked_of(args))
+    except (UsageError, RunError, DataError, OSError) as error:
+        sys.stderr.write(f"predict: {explain(error)}\n")
+        raise SystemExit(2) from None
+
+
+def _predict(asked: Mapping[str, str | None]) -> None:
+    path = asked["data.predict_path"]
+    if not path:
+        raise DataError("--data.predict_path is needed: a file with the rows to predict.")
+    file, output = Path(str(asked["exported"])).expanduser(), Path(asked["output"] or "predictions.csv")
+    schema = read_schema(file)
+    encoding = encoding_in(schema)
+    table = open_table(path)
+    encoding.check_columns(table.names, table.label)
+    if schema["format"] == "aoti":
+        sys.stderr.write(f"note: {file} is compiled code, which runs with your rights: use what you trust.\n")
+    run = open_exported(schema["format"], file)
+    header, rows = prediction_rows(_predictions(run, encoding, table, schema), class_names_in(schema))
+    count = write_csv(output, header, rows)
+    sys.stderr.write(f"{count} predictions in {output}\n")
+
+
+def _predictions(run: Run, encoding: Encoding, table: Table, schema: Mapping[str, Any]) -> Iterator[NDArray[Any]]:
+    step = schema["max_batch"] or _ROWS
+    infinities, start = InfinityCount(), 0
+    for chunk in table.chunks(encoding.inputs):
+        rows = raw_rows(encoding, chunk, start, infinities)
+        infinities.check(table.label)
+        for low in range(0, len(rows), step):
+            yield run(rows[low : low + step].arrays)[0]
+        start += chunk.num_rows
+    if not start:
+        raise DataError(f"{table.label!r} has a header but no rows.")
 
 
 def require(file_format: str, *, writing: bool) -> None:
@@ -114,7 +115,7 @@ def unspoken() -> Iterator[None]:
 
 
 def open_exported(file_format: str, file: Path, keywords: Sequence[str] = ()) -> Run:
-    """Open an exported file.
+    """Open an exported file and return the function that runs it.
 
     Args:
         file_format: `onnx`, `torchscript`, `pt2`, `aoti` or `executorch`.
@@ -135,10 +136,7 @@ def open_exported(file_format: str, file: Path, keywords: Sequence[str] = ()) ->
         raise
     except Exception as error:  # every runtime has exceptions of its own
         raise RunError(f"{file} cannot be opened as {file_format}: {' '.join(str(error).split())[:200]}") from error
-    return _in_one_line(run, file)
 
-
-def _in_one_line(run: Run, file: Path) -> Run:
     def told(arrays: Arrays) -> list[NDArray[Any]]:
         try:
             return run(arrays)
@@ -200,11 +198,10 @@ def _with_torch(model: Callable[..., Any], keywords: Sequence[str]) -> Run:
 
 
 def flat_arrays(outputs: Any) -> list[NDArray[Any]]:
-    """All tensors of a model's outputs, however they are nested, as arrays."""
-    if isinstance(outputs, Mapping):
-        return [array for each in outputs.values() for array in flat_arrays(each)]
-    if isinstance(outputs, list | tuple):
-        return [array for each in outputs for array in flat_arrays(each)]
+    """Return all tensors of a model's outputs, however they are nested, as arrays."""
+    if isinstance(outputs, Mapping | list | tuple):
+        parts = outputs.values() if isinstance(outputs, Mapping) else outputs
+        return [array for each in parts for array in flat_arrays(each)]
     return [outputs.detach().cpu().numpy()] if hasattr(outputs, "detach") else []
 
 
@@ -217,49 +214,44 @@ _OPENERS: dict[str, Callable[[Path, Sequence[str]], Run]] = {
 }
 
 
-_ROWS = 8192  # rows in a call: enough to be quick, few enough to be small in memory
+def refuse_code(file: Path) -> None:
+    """Raise a RunError if a `.pt2` archive holds pickles, compiled code or sizes that are programs.
 
-
-def predict_exported(args: Sequence[str]) -> None:
-    """Predict the rows of a file with an exported model.
-
-    Args:
-        args: The flags.
+    `torch.export.load` (2.13) unpickles weights and constants that say `use_pickle`, sample inputs that do not load
+    weights-only, and the older layout; it opens compiled code, and evaluates the expressions of sizes.
+    `torch.export.save` writes none of these for plain tensors.
     """
     try:
-        _predict(args)
-    except (UsageError, RunError, DataError, OSError) as error:
-        sys.stderr.write(f"predict: {explain(error)}\n")
-        raise SystemExit(2) from None
+        with zipfile.ZipFile(file) as archive:
+            found = next(_code_in(archive), None)
+    except (zipfile.BadZipFile, ValueError, KeyError, RuntimeError, UnpicklingError) as error:
+        raise RunError(f"{file} is no whole .pt2 archive of torch.export, or holds pickles; export it anew.") from error
+    if found is not None:
+        raise RunError(f"{file} holds {found}, which a model of plain tensors has not; export it anew.")
 
 
-def _predict(args: Sequence[str]) -> None:
-    check_flags(args)
-    asked = asked_of(args)
-    path = asked["data.predict_path"]
-    if not path:
-        raise DataError("--data.predict_path is needed: a file with the rows to predict.")
-    file, output = Path(str(asked["exported"])).expanduser(), Path(asked["output"] or "predictions.csv")
-    schema = read_schema(file)
-    encoding = encoding_in(schema)
-    table = open_table(path)
-    encoding.check_columns(table.names, table.label)
-    if schema["format"] == "aoti":
-        sys.stderr.write(f"note: {file} is compiled code, which runs with your rights: use what you trust.\n")
-    run = open_exported(schema["format"], file)
-    header, rows = prediction_rows(_predictions(run, encoding, table, schema), class_names_in(schema))
-    count = write_csv(output, header, rows)
-    sys.stderr.write(f"{count} predictions in {output}\n")
+def _code_in(archive: zipfile.ZipFile) -> Iterator[str]:
+    import torch
+
+    for name in archive.namelist():
+        inner = name.partition("/")[2]
+        if not inner.startswith(_PARTS):
+            yield inner or name
+        if inner.startswith("data/sample_inputs/"):
+            torch.load(io.BytesIO(archive.read(name)), weights_only=True)
+        elif inner.endswith(".json"):
+            for key, value in _entries(json.loads(archive.read(name))):
+                if key == "use_pickle" and value is not False:
+                    yield f"pickles ({inner})"
+                if key == "expr_str" and not _SIZE.fullmatch(str(value)):
+                    yield f"a size {str(value)[:40]!r}"
 
 
-def _predictions(run: Run, encoding: Encoding, table: Table, schema: Mapping[str, Any]) -> Iterator[NDArray[Any]]:
-    step = schema["max_batch"] or _ROWS
-    infinities, start = InfinityCount(), 0
-    for chunk in table.chunks(encoding.inputs):
-        rows = raw_rows(encoding, chunk, start, infinities)
-        infinities.check(table.label)
-        for low in range(0, len(rows), step):
-            yield run(rows[low : low + step].arrays)[0]
-        start += chunk.num_rows
-    if not start:
-        raise DataError(f"{table.label!r} has a header but no rows.")
+def _entries(plain: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(plain, dict):
+        for key, value in plain.items():
+            yield key, value
+            yield from _entries(value)
+    elif isinstance(plain, list):
+        for value in plain:
+            yield from _entries(value)
