@@ -5,6 +5,7 @@ Copies of a data module share it.
 
 import json
 import sys
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -48,11 +49,14 @@ class TablePreparation:
 
     @property
     def table(self) -> Table:
-        """Return the table at `path`: kept in memory once it was read, if it fits and reading it again takes long."""
+        """Return the table at `path`: kept in memory once it was read if it fits and to read it again takes long."""
         if self._table is None:
-            table = open_table(self.options.path)
-            self._table = table if table.is_columnar or self._is_mapped(table) else table.in_memory()
+            self._table = self._open(self.options.path)
         return self._table
+
+    def _open(self, path: str) -> Table:
+        table = open_table(path)
+        return table if table.is_columnar or self._is_mapped(table) else table.in_memory()
 
     def _is_mapped(self, table: Table) -> bool:
         asked = self.options.memory_map
@@ -135,16 +139,12 @@ class TablePreparation:
         if path is None:
             return None
         if stage not in self._held_out:
-            table, known = self._openable(path), self.learned
+            table, known = self._open(path), self.learned
+            known.encoding.check_columns(table.names, table.label)
             target = read_known_target(table, known.target, known.task, known.class_names)
             check_gaps(table.label, known.target, int(target.missing.sum()), known.drop_missing_target)
             self._held_out[stage] = table, target
         return self._held_out[stage]
-
-    def _openable(self, path: str) -> Table:
-        table = open_table(path)
-        self.learned.encoding.check_columns(table.names, table.label)
-        return table
 
     def _stage_rows(self, stage: Stage) -> tuple[Table, Target, NDArray[np.int64]]:
         separate = self._held_out_file(stage)
@@ -194,6 +194,7 @@ class TablePreparation:
         if all(s in self._sets or not self.size(s) for s in STAGES):
             # Neither its text nor what led to the sets is needed any more; who asks nevertheless has it read again.
             self._table = self._target = self._splits = None
+            self._held_out = {}
             if "pyarrow" in sys.modules:  # else it read nothing here
                 sys.modules["pyarrow"].default_memory_pool().release_unused()  # it keeps as much again for later
 
@@ -206,15 +207,19 @@ class TablePreparation:
         return self._encoded(self.table, stages)
 
     def _encoded(self, table: Table, stages: list[Stage]) -> dict[str, Rows]:
-        sets = {s: (self._stage_rows(s)[2], self.stage_target(s)) for s in stages}
-        folders = None
-        if self._is_mapped(table):
-            folders = {s: folder_for(s, table, self.learned.to_plain()) for s in stages}
+        sets: dict[str, tuple[NDArray[np.int64], NDArray[Any]]] = {}
+        folders: dict[str, Path] | None = {} if self._is_mapped(table) else None
+        for stage in stages:
+            sets[stage] = self._stage_rows(stage)[2], self.stage_target(stage)
+            if folders is not None:
+                folders[stage] = folder_for(stage, table, self.learned.to_plain())
         return encoded_sets(table, self.learned.encoding, sets, folders)
 
     def unlabelled(self, path: str) -> Rows:
         """Encode all rows of a file that needs no target, in file order."""
-        return encoded_table(self._openable(path), self.learned.encoding)
+        table = open_table(path)  # read once, so not kept
+        self.learned.encoding.check_columns(table.names, table.label)
+        return encoded_table(table, self.learned.encoding)
 
 
 def _check_same(mine: Learned, recorded: Learned, path: str) -> None:

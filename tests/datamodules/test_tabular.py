@@ -227,18 +227,18 @@ def test_the_table_is_read_once_however_much_is_asked(mixed, monkeypatch):
     assert len(opened) == 1
 
 
-@pytest.mark.parametrize(("target", "drop"), [("kind", None), ("amount", ["who"])])
-def test_a_csv_is_opened_and_parsed_once_for_the_task_and_a_fit(mixed, monkeypatch, target, drop):
+@pytest.mark.parametrize(("target", "held_out"), [("kind", []), ("amount", []), ("kind", ["v.csv"])])
+def test_a_csv_is_opened_and_parsed_once_for_the_task_and_a_fit(mixed, monkeypatch, target, held_out):
     opened, parsed = [], []
     open_table, open_csv = preparation.open_table, pyarrow.csv.open_csv
     monkeypatch.setattr(preparation, "open_table", lambda path: opened.append(path) or open_table(path))
     monkeypatch.setattr(pyarrow.csv, "open_csv", lambda *args, **kwargs: parsed.append(1) or open_csv(*args, **kwargs))
-    dm = TabularDataModule(mixed(), target, drop=drop)
+    dm = TabularDataModule(mixed(), target, val_path=mixed(held_out[0], 50, 1) if held_out else None)
     _ = dm.task
     dm.prepare_data()
     dm.setup("fit")
     _ = dm.description, dm.baseline("test"), list(dm.train_dataloader())
-    assert (len(opened), len(parsed)) == (1, 1)
+    assert len(opened) == len(parsed) == 1 + len(held_out)
 
 
 def test_a_target_that_is_not_there_is_refused_before_the_table_is_read(mixed, monkeypatch):
