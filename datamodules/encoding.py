@@ -264,13 +264,7 @@ class RawRows:
 
 
 def raw_rows(encoding: Encoding, chunk: Any, start: int, infinities: InfinityCount) -> RawRows:
-    """Read a chunk (an Arrow table) as rows for an exported model.
-
-    Args:
-        encoding: Says which columns are in use, and the categories' codes.
-        chunk: Holds all of `encoding.inputs`; other columns are ignored.
-        start: The number of its first row in the file, for messages.
-        infinities: Counts infinite cells; check it after the last chunk.
+    """Read a chunk (an Arrow table) as rows for an exported model; the arguments are those of `Encoding.encode`.
 
     Raises:
         DataError: A number column holds text, or dates, and did not in training.

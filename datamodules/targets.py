@@ -1,6 +1,6 @@
 """The target column: what task it makes, its classes or numbers, the split by it, and what a constant would score."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -148,11 +148,13 @@ def _named(table: Table, name: str, task: str, numbers: NDArray[np.float64] | No
             f"--data.task=regression needs numbers; the target {name!r} holds {shown!r}. Use "
             "--data.task=classification."
         )
-    order = in_order(names)
-    place = np.empty(len(names) + 1, dtype=np.int64)
-    place[np.array([names.index(n) for n in order], dtype=np.int64)] = np.arange(len(names))
-    place[-1] = -1
-    return Target("classification", place[codes], tuple(order))
+    return _numbered(codes, names, in_order(names))
+
+
+def _numbered(codes: NDArray[np.int64], names: Sequence[str], classes: Iterable[str]) -> Target:
+    number = {name: i for i, name in enumerate(classes)}
+    remap = np.array([*(number[name] for name in names), -1], dtype=np.int64)  # the last is reached by -1: missing
+    return Target("classification", remap[codes], tuple(classes))
 
 
 def in_order(names: Sequence[str]) -> list[str]:
@@ -188,7 +190,7 @@ def read_known_target(table: Table, name: str, task: Task, class_names: Sequence
             raise DataError(f"The target {name!r} of {table.label!r} must be numbers; it holds {shown}.")
         _check_finite(table, name, numbers)
         return Target(task, numbers)
-    known = {n: i for i, n in enumerate(class_names or ())}
+    known = dict.fromkeys(class_names or ())
     codes, names = read_labels(table, name)
     if len(codes) == 0:
         raise DataError(f"{table.label!r} has a header but no rows.")
@@ -198,8 +200,7 @@ def read_known_target(table: Table, name: str, task: Task, class_names: Sequence
             f"{table.label!r} has classes in {name!r} that the training rows lack: {shortened(map(repr, unseen))}; "
             f"known are {shortened(map(repr, known))}."
         )
-    remap = np.array([*(known[n] for n in names), -1], dtype=np.int64)
-    return Target(task, remap[codes], tuple(known))
+    return _numbered(codes, names, known)
 
 
 def check_learnable(target: Target, name: str) -> None:

@@ -159,11 +159,7 @@ class RunLog:
 
 
 def read_log(path: Path, asked: ColumnRequest | None = None) -> RunLog:
-    """Read a log as curves.
-
-    Args:
-        path: A text file, an event file, or a folder with event files of one run.
-        asked: What is known of its columns.
+    """Read a log as curves: a text file, an event file, or a folder with event files of one run.
 
     Raises:
         LogError: It is no log, or its columns cannot be told.

@@ -125,10 +125,7 @@ def is_step(name: str) -> bool:
 
 
 def read_table(path: Path) -> Table:
-    """Read a log as a table.
-
-    Args:
-        path: A text file, an event file, or a folder with event files of one run.
+    """Read a log as a table: a text file, an event file, or a folder with event files of one run.
 
     Raises:
         LogError: It is no log.

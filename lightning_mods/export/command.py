@@ -45,11 +45,7 @@ _NOISY_ROWS = 5  # of the second batch of a module's example that is compared: o
 
 
 def export(args: Sequence[str]) -> None:
-    """Write the model of a checkpoint to a file.
-
-    Args:
-        args: The flags.
-    """
+    """Write the model of a checkpoint to a file, as the flags say."""
     bare = "--overwrite"  # as a person types it; a parser of ours wants a value
     alone = [
         word == bare and not next_word[:1].isalnum() for word, next_word in zip(args, [*args[1:], ""], strict=True)
@@ -120,13 +116,7 @@ def _restored(model: LightningModule, checkpoint: Path) -> LightningModule:
 
 
 def export_table(model: MLPModule, data: TabularDataModule, file_format: str, output: Path) -> None:
-    """Write a model of a table, compare it with the checkpoint's, and print what was written.
-
-    Args:
-        model: With the checkpoint's weights.
-        data: With what the checkpoint learned of the table.
-        file_format: `onnx`, `torchscript`, `pt2`, `aoti` or `executorch`.
-        output: The file; its schema goes beside it.
+    """Write a model of a table with its schema beside it, compare it with the checkpoint's, and print what was written.
 
     Raises:
         RunError: The written file predicts something else than the checkpoint; nothing is left of it.
@@ -183,11 +173,6 @@ def _both_sides(model: MLPModule, encoding: Encoding, chunks: Sequence[Any]) -> 
 
 def export_module(model: LightningModule, file_format: str, output: Path) -> None:
     """Write the forward of anybody's module, without preprocessing or schema; compare it, and print what was written.
-
-    Args:
-        model: With the checkpoint's weights, and an `example_input_array`.
-        file_format: `onnx`, `torchscript`, `pt2`, `aoti` or `executorch`.
-        output: The file.
 
     Raises:
         UsageError: It has no example input, or the format has no words for what it does.

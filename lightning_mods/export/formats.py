@@ -103,12 +103,7 @@ def with_rows(value: Any, rows: int, picked: Sequence[int]) -> Any:
 
 
 def write(file_format: str, network: NetworkExample, path: Path) -> bool:
-    """Write a network to a file.
-
-    Args:
-        file_format: `onnx`, `torchscript`, `pt2`, `aoti` or `executorch`.
-        network: The network and an example of its inputs.
-        path: The file; for `aoti` it ends in `.pt2`.
+    """Write a network to a file; for `aoti` its name ends in `.pt2`.
 
     Returns:
         Whether the number of rows is free; else it is that of the example.

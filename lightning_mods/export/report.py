@@ -22,12 +22,7 @@ _RUN = {
 def print_table_export(output: Path, schema: Mapping[str, Any], apart: Difference, *, source: str, real: int) -> None:
     """Print what an export of a model of a table wrote.
 
-    Args:
-        output: The file.
-        schema: Of the model.
-        apart: How far it is from the checkpoint.
-        source: The table that the real rows are from; where there are none, why not.
-        real: How many of the rows compared are real.
+    `real` rows of the table `source` were compared; where there are none, `source` says why not.
     """
     lines = [f"{output}  {schema['format']}, {_size(output)}; {schema_path(output).name} beside it describes it"]
     for each in schema["inputs"]:

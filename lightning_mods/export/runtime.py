@@ -22,7 +22,7 @@ from datamodules.errors import DataError
 from datamodules.readers import open_table
 from datamodules.readers.table import Table
 from lightning_mods.cli.arguments import UsageError, explain
-from lightning_mods.cli.flags import asked_of, check_flags
+from lightning_mods.cli.flags import FORMATS, asked_of, check_flags
 from lightning_mods.cli.predictions import prediction_rows, write_csv
 from lightning_mods.export.schema import class_names_in, encoding_in, read_schema
 from lightning_mods.runs import RunError
@@ -41,11 +41,7 @@ _ROWS = 8192  # rows in a call: enough to be quick, few enough to be small in me
 
 
 def predict_exported(args: Sequence[str]) -> None:
-    """Predict the rows of a file with an exported model.
-
-    Args:
-        args: The flags.
-    """
+    """Predict the rows of a file with an exported model, as the flags say."""
     try:
         check_flags(args)
         _predict(asked_of(args))
@@ -85,12 +81,7 @@ def _predictions(run: Run, encoding: Encoding, table: Table, schema: Mapping[str
 
 
 def require(file_format: str, *, writing: bool) -> None:
-    """Raise a UsageError if an optional package is missing.
-
-    Args:
-        file_format: `onnx`, `torchscript`, `pt2`, `aoti` or `executorch`.
-        writing: Whether it is to be written, or only run.
-    """
+    """Raise a UsageError if an optional package is missing to write a format, or only to run it."""
     needed = (_TO_WRITE if writing else _TO_RUN).get(file_format, ())
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
@@ -117,21 +108,23 @@ def unspoken() -> Iterator[None]:
 def open_exported(file_format: str, file: Path, keywords: Sequence[str] = ()) -> Run:
     """Open an exported file and return the function that runs it.
 
-    Args:
-        file_format: `onnx`, `torchscript`, `pt2`, `aoti` or `executorch`.
-        file: Where it is.
-        keywords: Names of its inputs, if it is to be called with these; positions else.
+    With `keywords` the inputs of a model in torch go by these names, else by position.
 
     Raises:
         RunError: The file is damaged, or of another format.
         UsageError: The format is not known here, or a package it needs is not installed.
     """
-    if file_format not in _OPENERS:
-        raise UsageError(f"A file of the format {file_format!r} cannot be run here; {', '.join(_OPENERS)} can.")
+    if file_format not in FORMATS:
+        raise UsageError(f"A file of the format {file_format!r} cannot be run here; {', '.join(FORMATS)} can.")
     require(file_format, writing=False)
     try:
         with unspoken():
-            run = _OPENERS[file_format](file, keywords)
+            if file_format == "onnx":
+                run = _onnx(file)
+            elif file_format == "executorch":
+                run = _executorch(file)
+            else:
+                run = _with_torch(file_format, file, keywords)
     except RunError:
         raise
     except Exception as error:  # every runtime has exceptions of its own
@@ -146,7 +139,7 @@ def open_exported(file_format: str, file: Path, keywords: Sequence[str] = ()) ->
     return told
 
 
-def _onnx(file: Path, keywords: Sequence[str]) -> Run:
+def _onnx(file: Path) -> Run:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
@@ -154,27 +147,7 @@ def _onnx(file: Path, keywords: Sequence[str]) -> Run:
     return lambda arrays: list(map(np.asarray, session.run(None, dict(zip(names, arrays, strict=True)))))
 
 
-def _torchscript(file: Path, keywords: Sequence[str]) -> Run:
-    import torch
-
-    model = torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]
-    return _with_torch(model, keywords)
-
-
-def _pt2(file: Path, keywords: Sequence[str]) -> Run:
-    import torch
-
-    refuse_code(file)
-    return _with_torch(torch.export.load(file).module(), keywords)
-
-
-def _aoti(file: Path, keywords: Sequence[str]) -> Run:
-    from torch._inductor import aoti_load_package  # its documented place, underscore or not
-
-    return _with_torch(aoti_load_package(file), keywords)
-
-
-def _executorch(file: Path, keywords: Sequence[str]) -> Run:
+def _executorch(file: Path) -> Run:
     import torch
     from executorch.runtime import Runtime
 
@@ -184,8 +157,19 @@ def _executorch(file: Path, keywords: Sequence[str]) -> Run:
     ]
 
 
-def _with_torch(model: Callable[..., Any], keywords: Sequence[str]) -> Run:
+def _with_torch(file_format: str, file: Path, keywords: Sequence[str]) -> Run:
     import torch
+
+    model: Callable[..., Any]
+    if file_format == "torchscript":
+        model = torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]
+    elif file_format == "pt2":
+        refuse_code(file)
+        model = torch.export.load(file).module()
+    else:
+        from torch._inductor import aoti_load_package  # its documented place, underscore or not
+
+        model = aoti_load_package(file)
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
@@ -203,15 +187,6 @@ def flat_arrays(outputs: Any) -> list[NDArray[Any]]:
         parts = outputs.values() if isinstance(outputs, Mapping) else outputs
         return [array for each in parts for array in flat_arrays(each)]
     return [outputs.detach().cpu().numpy()] if hasattr(outputs, "detach") else []
-
-
-_OPENERS: dict[str, Callable[[Path, Sequence[str]], Run]] = {
-    "onnx": _onnx,
-    "torchscript": _torchscript,
-    "pt2": _pt2,
-    "aoti": _aoti,
-    "executorch": _executorch,
-}
 
 
 def refuse_code(file: Path) -> None:

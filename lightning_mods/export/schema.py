@@ -24,12 +24,7 @@ def schema_of(
 ) -> dict[str, Any]:
     """Return the description of a model with its preprocessing, all but the file it is in.
 
-    Args:
-        encoding: Of the columns that go in.
-        target: Name of the column that is predicted.
-        class_names: The classes by number; None for a regression.
-        file_format: `onnx`, `torchscript`, `pt2`, `aoti` or `executorch`.
-        max_batch: Most rows in a call; None for no limit.
+    `class_names` are None for a regression, `max_batch` (most rows in a call) for no limit.
     """
     numbers = [
         {
