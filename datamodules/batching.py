@@ -65,13 +65,6 @@ class TrainOrder(DistributedSampler[int]):
     All ranks draw the same permutation and cut it into global batches of `batch_size * num_replicas` rows, of which
     each takes its own slice: so many ranks see together what one would see alone with the larger batch. Up to
     `num_replicas - 1` rows sit out an epoch (others each time), so that all ranks have equal batches.
-
-    Args:
-        dataset: The training rows.
-        batch_size: Rows a batch and rank, at least 1.
-        seed: Any whole number; the epoch is mixed into it.
-        rank: This process.
-        num_replicas: Number of processes.
     """
 
     def __init__(self, dataset: Rows, *, batch_size: int, seed: int, rank: int, num_replicas: int) -> None:
