@@ -1,6 +1,7 @@
 """Export of a checkpoint's model as a file for other programs, compared with the checkpoint before it is left there."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from lightning_mods.cli.flags import FORMATS
 from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.run import mistakes_in_one_line, run
 from lightning_mods.console.terminal import say
-from lightning_mods.export.comparison import Difference, difference, in_batches, made_rows, real_rows
+from lightning_mods.export.comparison import MADE_ROWS, Difference, difference, in_batches, made_rows, real_rows
 from lightning_mods.export.formats import (
     MAX_BATCH,
     NetworkExample,
@@ -30,7 +31,6 @@ from lightning_mods.export.formats import (
     write,
 )
 from lightning_mods.export.model import TableModel
-from lightning_mods.export.report import print_module_export, print_table_export
 from lightning_mods.export.runtime import Arrays, flat_arrays, open_exported, require
 from lightning_mods.export.schema import input_names, schema_of, schema_path, write_schema
 from lightning_mods.models.module import MLPModule
@@ -40,6 +40,14 @@ _DEPRECATED = (
     "note: TorchScript is deprecated in PyTorch, and Lightning drops it in 2.8; torch.export replaces it: "
     "--format=pt2, or --format=aoti for C++."
 )
+_SHOWN = 4  # names in a line; the schema has all
+_RUN = {
+    "onnx": "onnxruntime.InferenceSession({file!r}).run(None, {{…}})",
+    "torchscript": "torch.jit.load({file!r})(…), or torch::jit::load in C++",
+    "pt2": "torch.export.load({file!r}).module()(…)",
+    "aoti": "torch._inductor.aoti_load_package({file!r})(…), or AOTIModelPackageLoader in C++: examples/cpp",
+    "executorch": "executorch.runtime.Runtime.get().load_program({file!r}); Android and iOS: docs/mobile.md",
+}
 _EXAMPLE_ROWS = 8  # of a table, for the exporters
 _NOISY_ROWS = 5  # of the second batch of a module's example that is compared: other than the example's
 
@@ -145,7 +153,7 @@ def export_table(model: MLPModule, data: TabularDataModule, file_format: str, ou
         cells = [[None if cell != cell else cell for cell in array[-1].tolist()] for array in inputs]
         schema["example"] = {"inputs": cells, "outputs": [found[0][-1].tolist()]}
         write_schema(schema, file, beside)
-    print_table_export(output, schema, apart, source=source, real=0 if chunk is None else chunk.num_rows)
+    _print_table_export(output, schema, apart, source=source, real=0 if chunk is None else chunk.num_rows)
 
 
 def _refuse_if_apart(apart: Difference, file_format: str) -> None:
@@ -191,7 +199,7 @@ def export_module(model: LightningModule, file_format: str, output: Path) -> Non
         _refuse_if_apart(apart, file_format)
     if not free:
         say(f"note: the file takes batches of {network.rows} rows alone, those of the example: its code asks for it.")
-    print_module_export(output, file_format, network, apart, free=free)
+    _print_module_export(output, file_format, network, apart, free=free)
 
 
 def _with_noise(network: NetworkExample, *, free: bool) -> tuple[Any, Any]:
@@ -207,3 +215,58 @@ def _with_noise(network: NetworkExample, *, free: bool) -> tuple[Any, Any]:
         return tensor + torch.randn(tensor.shape, generator=noise).to(tensor.dtype)
 
     return with_tensors(args, noisy), with_tensors(kwargs, noisy)
+
+
+def _print_table_export(output: Path, schema: Mapping[str, Any], apart: Difference, *, source: str, real: int) -> None:
+    # `real` rows of the table `source` were compared; where there are none, `source` says why not
+    lines = [f"{output}  {schema['format']}, {_size(output)}; {schema_path(output).name} beside it describes it"]
+    for each in schema["inputs"]:
+        lines.append(f"  in       {_tensor(each)}: {_names([_column(column) for column in each['columns']])}")
+    for each in schema["outputs"]:
+        what = _names(each["classes"]) if "classes" in each else f"{schema['target']}, in its own units"
+        lines.append(f"  out      {_tensor(each)}: {what}")
+    if schema["max_batch"]:
+        lines.append(f"  batch    up to {schema['max_batch']} rows")
+    made = f"{MADE_ROWS} made-up ones with gaps and categories never seen"
+    rows = f"{real} rows of {source} and {made}" if real else f"{made} (real ones cannot be read: {source})"
+    lines.append(f"  checked  largest difference from the checkpoint {apart.largest:.2g}, on {rows}")
+    lines.append(
+        f"  run it   python -m lightning_mods.predict --exported={output} --data.predict_path=new.csv --output=out.csv"
+    )
+    lines.append(f"  or       {_RUN[schema['format']].format(file=str(output))}")
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+
+
+def _print_module_export(
+    output: Path, file_format: str, network: NetworkExample, apart: Difference, *, free: bool
+) -> None:
+    # `free` says whether a batch may have any number of rows
+    inputs = []
+    for tensor in network.tensors:
+        shape = ["batch" if free and at == 0 and n == network.rows else str(n) for at, n in enumerate(tensor.shape)]
+        inputs.append(f"{str(tensor.dtype).removeprefix('torch.')} [{', '.join(shape)}]")
+    lines = [
+        f"{output}  {file_format}, {_size(output)}; {type(network.module).__name__}.forward, without preprocessing",
+        f"  in       as the example: {_names(inputs)}",
+        f"  checked  largest difference from the checkpoint {apart.largest:.2g}, on its example input and noise",
+        f"  run it   {_RUN[file_format].format(file=str(output))}",
+    ]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+
+
+def _size(file: Path) -> str:
+    size = file.stat().st_size
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(size / 1e3, 0.1):.1f} kB"
+
+
+def _tensor(each: Mapping[str, Any]) -> str:
+    return f"{each['name']} {each['dtype']} [{', '.join(map(str, each['shape']))}]"
+
+
+def _column(column: Mapping[str, Any]) -> str:
+    return f"{column['name']} ({len(column['codes'])})" if "codes" in column else str(column["name"])
+
+
+def _names(names: Sequence[str]) -> str:
+    rest = len(names) - _SHOWN
+    return ", ".join(map(str, names[:_SHOWN])) + (f" and {rest} more" if rest > 0 else "")
