@@ -4,7 +4,7 @@ The loader is a `torch.utils.data.DataLoader` and the orders are `DistributedSam
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, starmap
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ ON_DEVICE = 0.25
 
 
 class Rows(Dataset[Batch]):
-    """Rows of a table: features `x` (float32, shape (rows, features)) and, but for prediction, targets `y`."""
+    """Encoded rows of a table: features `x` (float32, shape (rows, features)) and, but for prediction, targets `y`."""
 
     def __init__(self, x: Tensor, y: Tensor | None = None) -> None:
         self.x = x
@@ -47,7 +47,7 @@ class Rows(Dataset[Batch]):
         return x if self.y is None else (x, self.y.index_select(0, at))
 
     def between(self, start: int, stop: int) -> Batch:
-        """Rows that stand together, without a copy."""
+        """Return rows that stand together, without a copy."""
         return self.x[start:stop] if self.y is None else (self.x[start:stop], self.y[start:stop])
 
 
@@ -60,18 +60,11 @@ def world() -> tuple[int, int]:
 
 
 class TrainOrder(DistributedSampler[int]):
-    """Every row at most once an epoch, in an order that is a pure function of (seed, epoch).
+    """Order of training rows: each at most once an epoch, a pure function of (seed, epoch).
 
     All ranks draw the same permutation and cut it into global batches of `batch_size * num_replicas` rows, of which
     each takes its own slice: so many ranks see together what one would see alone with the larger batch. Up to
     `num_replicas - 1` rows sit out an epoch (others each time), so that all ranks have equal batches.
-
-    Args:
-        dataset: The training rows.
-        batch_size: Rows a batch and rank, at least 1.
-        seed: Any whole number; the epoch is mixed into it.
-        rank: This process.
-        num_replicas: Number of processes.
     """
 
     def __init__(self, dataset: Rows, *, batch_size: int, seed: int, rank: int, num_replicas: int) -> None:
@@ -84,11 +77,11 @@ class TrainOrder(DistributedSampler[int]):
 
     @property
     def n_batches(self) -> int:
-        """Batches an epoch, on every rank."""
+        """Return the number of batches an epoch, on every rank."""
         return -(-self.rows_per_rank // self.batch_size)
 
     def permutation(self) -> Tensor:
-        """All rows in this epoch's order, shape (rows,); int32 where that holds their numbers."""
+        """Return all rows in this epoch's order, shape (rows,); int32 where that holds their numbers."""
         # SeedSequence mixes the pair: seed 1, epoch 0 shares nothing with seed 0, epoch 1
         state = np.random.SeedSequence([self.seed & (2**64 - 1), self.epoch]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
@@ -97,7 +90,7 @@ class TrainOrder(DistributedSampler[int]):
         return torch.randperm(rows, generator=generator, dtype=torch.int32 if rows < 2**31 else torch.int64)
 
     def batch(self, permutation: Tensor, index: int) -> Tensor:
-        """The row numbers of this rank's batch `index`, out of the epoch's permutation."""
+        """Return the row numbers of this rank's batch `index`, out of the epoch's permutation."""
         total = self.rows_per_rank * self.num_replicas
         step = self.batch_size * self.num_replicas
         first = index * step
@@ -117,7 +110,7 @@ class TrainOrder(DistributedSampler[int]):
 
 
 class EvalOrder(DistributedSampler[int]):
-    """Every row exactly once over all ranks, in file order: a stretch of rows for each rank.
+    """Order of rows to evaluate: each exactly once over all ranks, in file order, a stretch for each rank.
 
     No row is repeated to even out the ranks; their batches differ in size by one row at most, and are equally many.
     """
@@ -168,7 +161,7 @@ class TableLoader(DataLoader[Batch]):
     _permutation: Tensor | None = None  # of the epoch that is being handed out
 
     def _ordered(self) -> bool:
-        """Whether the order is still ours: Lightning puts in its own to predict and to overfit."""
+        # Whether the order is still ours: Lightning puts in its own to predict and to overfit.
         return isinstance(self.sampler, TrainOrder | EvalOrder) and type(self.batch_sampler) is BatchSampler
 
     def __len__(self) -> int:
@@ -177,13 +170,19 @@ class TableLoader(DataLoader[Batch]):
     def __iter__(self) -> Any:
         if not self._ordered():
             return super().__iter__()
-        return self._train() if isinstance(self.sampler, TrainOrder) else self._evaluate()
+        if isinstance(self.sampler, EvalOrder):
+            return starmap(self._rows.between, self.sampler.spans())
+        return self._train()
+
+    @property
+    def _rows(self) -> Rows:
+        assert isinstance(self.dataset, Rows)
+        return self.dataset
 
     def _train(self) -> Iterator[Batch]:
         # A generator: it starts at the first `next`, and Lightning sets the epoch between `iter` and that.
-        order, rows = self.sampler, self.dataset
+        order, rows = self.sampler, self._rows
         assert isinstance(order, TrainOrder)
-        assert isinstance(rows, Rows)
         # the state of an epoch that was over says nothing about the next
         if not (self._resuming and order.epoch == self._epoch and self._done < order.n_batches):
             self._done = 0
@@ -200,7 +199,7 @@ class TableLoader(DataLoader[Batch]):
             yield rows.__getitems__(indices)
 
     def coming(self, n: int) -> Sequence[Tensor]:
-        """The row numbers of the next n training batches, fewer at an epoch's end; none where the order is not ours."""
+        """Return the row numbers of the next n training batches, fewer at an epoch's end; none in another's order."""
         order = self.sampler
         if not isinstance(order, TrainOrder) or self._permutation is None:
             return []
@@ -208,18 +207,16 @@ class TableLoader(DataLoader[Batch]):
         return [order.batch(self._permutation, index) for index in range(self._done, stop)]
 
     def gather(self, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The training rows of these numbers, as a batch on the device."""
-        rows = self.dataset
-        assert isinstance(rows, Rows)
+        """Return the training rows of these numbers, as a batch on the device."""
+        rows = self._rows
         if device.type != "cpu" and (there := self._rows_on(device, rows)) is not None:
             rows, indices = there, indices.to(device)
         assert rows.y is not None
         return rows.x.index_select(0, indices).to(device), rows.y.index_select(0, indices).to(device)
 
     def gather_each(self, batches: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training rows of each of some batches; small ones are gathered together, as the calls cost more."""
-        rows = self.dataset
-        assert isinstance(rows, Rows)
+        """Yield the training rows of each batch; small ones are gathered together, as the calls cost more."""
+        rows = self._rows
         assert rows.y is not None
         widths = [part[:1].nbytes for part in (rows.x, rows.y)]
         at = 0
@@ -234,7 +231,7 @@ class TableLoader(DataLoader[Batch]):
             at += len(block)
 
     def _rows_on(self, device: torch.device, rows: Rows) -> Rows | None:
-        """The whole table on an accelerator, copied there once; None where it would take much of its memory."""
+        # The whole table on an accelerator, copied there once; None where it would take much of its memory.
         if self._there is None or self._there[0] != device:
             assert rows.y is not None
             size = rows.x.nbytes + rows.y.nbytes
@@ -243,18 +240,11 @@ class TableLoader(DataLoader[Batch]):
         return self._there[1]
 
     def move_on(self, n: int) -> None:
-        """Take the next n training batches for handed out."""
+        """Count the next n training batches as handed out."""
         self._done += n
 
-    def _evaluate(self) -> Iterator[Batch]:
-        order, rows = self.sampler, self.dataset
-        assert isinstance(order, EvalOrder)
-        assert isinstance(rows, Rows)
-        for start, stop in order.spans():
-            yield rows.between(start, stop)
-
     def state_dict(self) -> dict[str, int]:
-        """Where the epoch stands: its number and the batches handed out, the same on every rank."""
+        """Return where the epoch stands: its number and the batches handed out, the same on every rank."""
         return {"epoch": self._epoch, "batches": self._done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""A table's rows, encoded and ready to be batched: in memory, or in files that are mapped."""
+"""Encoded rows of a table, ready to be batched: in memory, or in a cache of files that are mapped."""
 
 import hashlib
 import json
@@ -9,50 +9,45 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from datamodules.batching import Rows
-from datamodules.encoding import Encoding, Tally
+from datamodules.encoding import Encoding, InfinityCount
 from datamodules.errors import DataError
 from datamodules.readers.table import Table
 
 _FORMAT = 1  # of the files; a change makes older ones unfindable
 
+Sets = Mapping[str, tuple[NDArray[np.int64], NDArray[Any]]]
+"""For each set the row numbers it takes from a table, sorted, and their targets."""
+
 
 def cache_root() -> Path:
-    """`$XDG_CACHE_HOME/lightning_mods`, by default `~/.cache/lightning_mods`."""
+    """Return `$XDG_CACHE_HOME/lightning_mods`, by default `~/.cache/lightning_mods`."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "lightning_mods"
 
 
-def folder_for(*parts: Any) -> Path:
-    """The folder for what depends on `parts` (anything JSON takes) and on nothing else."""
-    text = json.dumps([_FORMAT, _version(), *parts], sort_keys=True)
+def folder_for(kind: str, table: Table, settings: Mapping[str, Any]) -> Path:
+    """Return the folder for what depends on this state of a table and on `settings` (JSON) and on nothing else."""
+    try:  # another release may encode otherwise: it shall not find what this one wrote
+        release = version("lightning-mods")
+    except PackageNotFoundError:  # run from a checkout
+        release = "unknown"
+    state: list[Any] = [table.label]
+    if table.file is not None:
+        stat = table.file.stat()
+        state = [str(table.file.resolve()), stat.st_size, stat.st_mtime_ns]
+    text = json.dumps([_FORMAT, release, kind, state, settings], sort_keys=True)
     return cache_root() / hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _version() -> str:
-    """Another release may encode otherwise: it shall not find what this one wrote."""
-    try:
-        return version("lightning-mods")
-    except PackageNotFoundError:  # run from a checkout
-        return "unknown"
-
-
-def identity(label: str, file: Path | None) -> list[Any]:
-    """What tells one state of a file from another: path, size, time of change."""
-    if file is None:
-        return [label]
-    stat = file.stat()
-    return [str(file.resolve()), stat.st_size, stat.st_mtime_ns]
-
-
 def available_memory() -> int:
-    """Bytes of memory that can be had now; all there is where the system does not say."""
+    """Return the bytes of memory that can be had now; all there is where the system does not say."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -117,58 +112,22 @@ class ArrayFile:
         self._stream.close()
 
 
-def mapped(path: Path) -> NDArray[Any]:
-    """Map an `.npy` file; copy-on-write, since torch wants arrays it may write to."""
-    try:
-        loaded: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
-    except ValueError:  # a set without rows: nothing to map
-        loaded = np.load(path, allow_pickle=False)
-    return loaded
-
-
-Sets = Mapping[str, tuple[NDArray[np.int64], NDArray[Any]]]
-"""For each set the row numbers it takes from a table, sorted, and their targets."""
-
-
-class Sink(Protocol):
-    """Where encoded rows go: memory, or a file."""
-
-    def append(self, values: NDArray[Any]) -> None:
-        """Take more rows."""
-
-
-class ArrayMemory:
-    """Rows gathered in memory allocated once."""
-
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self.array = np.empty(shape, dtype=np.float32)
-        self._filled = 0
-
-    def append(self, values: NDArray[Any]) -> None:
-        """Take more rows."""
-        self.array[self._filled : self._filled + len(values)] = values
-        self._filled += len(values)
-
-
 def encoded_sets(table: Table, encoding: Encoding, sets: Sets, folders: Mapping[str, Path] | None) -> dict[str, Rows]:
     """Encode some sets of rows of a table in one pass over it.
 
-    Args:
-        table: Where the rows are.
-        encoding: Learned on training rows.
-        sets: Which rows, and their targets.
-        folders: Where to keep each set's `x.npy` and `y.npy`; those that exist are reused. None for memory.
+    Each set is kept as `x.npy` and `y.npy` in its one of the `folders`, those that exist are reused; None for memory.
 
     Raises:
         DataError: A cell in use is infinite, or text where numbers are needed; or the disk is full.
     """
+    width = len(encoding.feature_names)
     if folders is not None:
         _write_missing(table, encoding, sets, folders)
         return {s: open_rows(f) for s, f in folders.items()}
-    width = len(encoding.feature_names)
-    memory = {s: ArrayMemory((len(rows), width)) for s, (rows, _) in sets.items()}
-    encode_rows(table, encoding, {s: rows for s, (rows, _) in sets.items()}, memory)
-    return {s: _as_rows(memory[s].array, y) for s, (_, y) in sets.items()}
+    memory = {s: np.empty((len(rows), width), dtype=np.float32) for s, (rows, _) in sets.items()}
+    for stage, place, values in encode_rows(table, encoding, {s: rows for s, (rows, _) in sets.items()}):
+        memory[stage][place] = values
+    return {s: _as_rows(memory[s], y) for s, (_, y) in sets.items()}
 
 
 def _write_missing(table: Table, encoding: Encoding, sets: Sets, folders: Mapping[str, Path]) -> None:
@@ -182,46 +141,53 @@ def _write_missing(table: Table, encoding: Encoding, sets: Sets, folders: Mappin
             np.save(draft / "y.npy", y)
             files[stage] = ArrayFile(draft / "x.npy", (len(rows), width), np.float32)
             stack.callback(files[stage].close)
-        encode_rows(table, encoding, {s: sets[s][0] for s in files}, files)
+        for stage, _, values in encode_rows(table, encoding, {s: sets[s][0] for s in files}):
+            files[stage].append(values)
+
+
+def encode_rows(
+    table: Table, encoding: Encoding, rows: Mapping[str, NDArray[np.int64]]
+) -> Iterator[tuple[str, slice, NDArray[np.float32]]]:
+    """Encode a table chunk by chunk and yield the rows of each set: which set, their place in it, the rows.
+
+    Raises:
+        DataError: A cell in use is infinite, or text where numbers are needed.
+    """
+    for start, x in _encoded_chunks(table, encoding) if rows else ():
+        for stage, at in rows.items():
+            low, high = np.searchsorted(at, [start, start + len(x)])
+            if high > low:
+                yield stage, slice(low, high), x[at[low:high] - start]
+
+
+def _encoded_chunks(table: Table, encoding: Encoding) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    infinities, start = InfinityCount(), 0
+    for chunk in table.chunks(encoding.inputs):
+        yield start, encoding.encode(chunk, start, infinities)
+        start += chunk.num_rows
+    infinities.check(table.label)
 
 
 def encoded_table(table: Table, encoding: Encoding) -> Rows:
     """Encode all rows of a table that needs no target, in file order."""
-    parts: list[NDArray[np.float32]] = []
-    tally, start = Tally(), 0
-    for chunk in table.chunks(encoding.inputs):
-        parts.append(encoding.encode(chunk, start, tally))
-        start += chunk.num_rows
-    tally.check(table.label)
+    parts = [x for _, x in _encoded_chunks(table, encoding)]
     if not parts:
         raise DataError(f"{table.label!r} has a header but no rows.")
     return _as_rows(np.concatenate(parts), None)
 
 
-def encode_rows(
-    table: Table, encoding: Encoding, rows: Mapping[str, NDArray[np.int64]], sinks: Mapping[str, Sink]
-) -> None:
-    """Encode a table chunk by chunk and hand each set its rows.
+def open_rows(folder: Path) -> Rows:
+    """Map a set that was written before."""
+    return _as_rows(_mapped(folder / "x.npy"), _mapped(folder / "y.npy"))
 
-    Raises:
-        DataError: A cell in use is infinite, or text where numbers are needed.
-    """
-    tally, start = Tally(), 0
-    for chunk in table.chunks(encoding.inputs) if rows else ():
-        stop = start + chunk.num_rows
-        x = encoding.encode(chunk, start, tally)
-        for stage, at in rows.items():
-            low, high = np.searchsorted(at, [start, stop])
-            if high > low:
-                sinks[stage].append(x[at[low:high] - start])
-        start = stop
-    tally.check(table.label)
+
+def _mapped(path: Path) -> NDArray[Any]:
+    try:  # copy-on-write, since torch wants arrays it may write to
+        loaded: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
+    except ValueError:  # a set without rows: nothing to map
+        loaded = np.load(path, allow_pickle=False)
+    return loaded
 
 
 def _as_rows(x: NDArray[Any], y: NDArray[Any] | None) -> Rows:
     return Rows(torch.from_numpy(x), None if y is None else torch.from_numpy(np.ascontiguousarray(y)))
-
-
-def open_rows(folder: Path) -> Rows:
-    """Map a set that was written before."""
-    return _as_rows(mapped(folder / "x.npy"), mapped(folder / "y.npy"))

@@ -1,4 +1,4 @@
-"""What the training rows of one column look like: counts and sums, gathered chunk by chunk."""
+"""Columns of a table: cells read as numbers or names, and the counts and sums of one column's training rows."""
 
 import re
 from dataclasses import dataclass, field
@@ -10,12 +10,22 @@ from numpy.typing import NDArray
 Kind = Literal["number", "text", "bool", "category", "time", "other"]
 """What the file says a column is: `text` may still be numbers, as everything in a CSV is text."""
 
+MAX_TRACKED = 20_000
+"""Different names remembered of a column; more of them can only be text or an identifier."""
+
+_COUNTERS = frozenset({"", "rownames", "rowname", "row", "rowid", "row_id", "index", "unnamed: 0"})
+_SAMPLE = 200  # names kept of a column with more than that, to tell dates from text
+_DATE = re.compile(
+    r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))"
+    r"([T ]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?\s?([AaPp][Mm])?\s?(Z|[+-]\d{2}:?\d{2})?)?"
+    r"|\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?"
+)
 _WHOLE_FLOAT = re.compile(r"[+-]?\d+\.0+")
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """A column read as numbers.
+    """A column that was read as numbers.
 
     Attributes:
         values: float64, shape (rows,); NaN where the cell is missing or no number.
@@ -30,7 +40,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Labels:
-    """A column read as names: `names[codes[i]]` is row i.
+    """A column that was read as names: `names[codes[i]]` is row i.
 
     Attributes:
         codes: int64, shape (rows,); -1 where the cell is missing.
@@ -59,7 +69,7 @@ def kind_of(dtype: Any) -> Kind:
 
 
 def label_of(value: object) -> str | None:
-    """Write a cell as a name; None for a missing one (None, NaN, empty or blank text).
+    """Return a cell as a name; None for a missing one (None, NaN, empty or blank text).
 
     Whole floats lose their ".0", also as text, because pandas writes whole numbers with gaps that way and the same
     category must have one name in every file.
@@ -74,8 +84,8 @@ def label_of(value: object) -> str | None:
     return text or None
 
 
-def coded(array: Any) -> Any:
-    """Replace the cells of an Arrow array by numbers into the list of its different values."""
+def _coded(array: Any) -> Any:
+    # cells replaced by numbers into the list of the different values
     import pyarrow as pa
 
     if pa.types.is_decimal(array.type):
@@ -87,7 +97,7 @@ def as_labels(array: Any) -> Labels:
     """Read an Arrow array of any flat type as names."""
     import pyarrow as pa
 
-    array = coded(array)
+    array = _coded(array)
     places: dict[str, int] = {}
     # one entry more, reached by code -1: the cell that is missing
     remap = np.full(len(array.dictionary) + 1, -1, dtype=np.int64)
@@ -132,7 +142,7 @@ def _numbers_in_text(array: Any) -> Numbers:
 
 
 def _count_blanks(array: Any) -> int:
-    """Count the cells that hold only white space: no number, though as a name they count as missing."""
+    # cells that hold only white space: no number, though as a name they count as missing
     import pyarrow.compute as pc
 
     if kind_of(array.type) != "text":
@@ -140,8 +150,8 @@ def _count_blanks(array: Any) -> int:
     return int(pc.sum(pc.utf8_is_space(array)).as_py() or 0)
 
 
-def count_missing(array: Any) -> int:
-    """Count the cells without a name (None, empty or blank text), without making a list of names."""
+def _count_missing(array: Any) -> int:
+    # cells without a name (None, empty or blank text), counted without making a list of names
     import pyarrow.compute as pc
 
     empty = pc.sum(pc.equal(array, "")).as_py() or 0 if kind_of(array.type) == "text" else 0
@@ -149,17 +159,15 @@ def count_missing(array: Any) -> int:
 
 
 def number_of(text: str) -> float:
-    """Parse a number as a CSV writes it; NaN for anything else ("1_000" is a Python habit, not a number)."""
-    if "_" in text:
-        return float("nan")
+    """Return the number that a CSV writes so; NaN for anything else ("1_000" is a Python habit, not a number)."""
     try:
-        return float(text)
+        return float("nan" if "_" in text else text)
     except ValueError:
         return float("nan")
 
 
 def single(chunk: Any, name: str) -> Any:
-    """One column of a chunk (an Arrow table) as one Arrow array."""
+    """Return one column of a chunk (an Arrow table) as one Arrow array."""
     import pyarrow as pa
 
     column = chunk.column(name)
@@ -167,18 +175,6 @@ def single(chunk: Any, name: str) -> Any:
         return column.chunk(0)
     combined = column.combine_chunks()
     return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
-
-
-MAX_TRACKED = 20_000
-"""Different names remembered of a column; more of them can only be text or an identifier."""
-
-_COUNTERS = frozenset({"", "rownames", "rowname", "row", "rowid", "row_id", "index", "unnamed: 0"})
-_SAMPLE = 200  # names kept of a column with more than that, to tell dates from text
-_DATE = re.compile(
-    r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))"
-    r"([T ]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?\s?([AaPp][Mm])?\s?(Z|[+-]\d{2}:?\d{2})?)?"
-    r"|\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?"
-)
 
 
 @dataclass
@@ -214,18 +210,18 @@ class Moments:
 
     @property
     def constant(self) -> bool:
-        """Whether all numbers are one, up to what float64 can tell apart after a mean was taken off."""
+        """Return whether all numbers are one, up to what float64 can tell apart after a mean was taken off."""
         size = max(abs(self.low), abs(self.high))
         return self.n == 0 or self.high - self.low <= 1e-13 * size
 
     @property
     def center(self) -> float:
-        """The mean; where that overflowed, the middle of the range."""
+        """Return the mean; where that overflowed, the middle of the range."""
         return self.mean if np.isfinite(self.mean) else self.low / 2 + self.high / 2
 
     @property
     def std(self) -> float:
-        """Standard deviation (of all, not a sample's); half the range where its square leaves float64."""
+        """Return the standard deviation (of all, not a sample's); half the range where its square leaves float64."""
         variance = self.m2 / self.n if self.n else 0.0
         if np.isfinite(variance) and variance > 1e-300:
             return float(np.sqrt(variance))
@@ -233,7 +229,7 @@ class Moments:
 
     @property
     def scale(self) -> float:
-        """What to divide by: the standard deviation, or a tenth of the range where that is larger.
+        """Return the number to divide by: the standard deviation, or a tenth of the range where that is larger.
 
         In a column of nearly all zeros, or with a heavy tail, a rare cell lies 30 standard deviations out; as an
         input of a network it would outweigh all others. A tenth of the range keeps it linear and within 10.
@@ -243,7 +239,7 @@ class Moments:
 
 @dataclass
 class ColumnSummary:
-    """One column of the training rows, as far as it has been read.
+    """Counts and sums of a column's training rows, as far as it has been read.
 
     Attributes:
         name: The column.
@@ -310,20 +306,20 @@ class ColumnSummary:
         self.row_numbers = tuple(c for c in self.row_numbers if np.array_equal(values, rows + (start + c)))
 
     def _add_labels(self, array: Any) -> None:
-        """Count the names of training rows; past `MAX_TRACKED` only the gaps, as spelling names out costs most."""
+        # past `MAX_TRACKED` names only the gaps are counted, as spelling names out costs most
         import pyarrow as pa
 
         whole = self.kind == "number"
         if isinstance(array, pa.DictionaryArray):  # its list may hold values that no training row has
             array = array.dictionary.take(array.indices)
-        array = array if self.overflow else coded(array)
+        array = array if self.overflow else _coded(array)
         if not self.overflow and not self.forced and len(array.dictionary) > MAX_TRACKED:
             self.overflow = True
             sample = as_labels(array.dictionary.slice(0, _SAMPLE))
             self.counts = dict(list(self.counts.items())[:_SAMPLE]) or dict.fromkeys(sample.names, 1)
             array = array.dictionary.take(array.indices)
         if self.overflow:
-            self.n_missing += 0 if whole else count_missing(array)
+            self.n_missing += 0 if whole else _count_missing(array)
             return
         read = as_labels(array)
         self.n_missing += 0 if whole else int((read.codes < 0).sum())
@@ -336,12 +332,12 @@ class ColumnSummary:
 
     @property
     def n_present(self) -> int:
-        """Training rows with a cell, junk included."""
+        """Return the number of training rows with a cell, junk included."""
         return self.n - self.n_missing
 
     @property
     def is_row_number(self) -> bool:
-        """Whether the column only counts the rows: from 0 or 1, or rising under a name that says so.
+        """Return whether the column only counts the rows: from 0 or 1, or rising under a name that says so.
 
         The second is what a part of a numbered table looks like. Tables are often sorted by what is to be predicted,
         so that their row numbers tell the target in training, and nothing in a new table.
@@ -352,6 +348,6 @@ class ColumnSummary:
 
     @property
     def looks_like_dates(self) -> bool:
-        """Whether nine in ten of the names are written like a date or a time of day."""
+        """Return whether nine in ten of the names are written like a date or a time of day."""
         names = list(self.counts)[:_SAMPLE]
         return bool(names) and sum(map(bool, map(_DATE.fullmatch, names))) >= 0.9 * len(names)

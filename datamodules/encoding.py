@@ -1,4 +1,4 @@
-"""Rows as an exported model takes them: numbers as they stand in the table, and a code for each category."""
+"""Columns as features: numbers standardised, categories one-hot; and as the raw inputs of an exported model."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -23,7 +23,7 @@ the range.
 
 @dataclass(frozen=True)
 class NumericColumn:
-    """A number, standardised; a missing one becomes the mean, that is 0.
+    """A column of numbers, standardised; a missing one becomes the mean, that is 0.
 
     Attributes:
         name: The column.
@@ -44,10 +44,10 @@ class NumericColumn:
 
     @property
     def feature_names(self) -> list[str]:
-        """The features this column becomes."""
+        """Return the names of the features that the column becomes."""
         return [self.name] * (not self.constant) + [f"{self.name} is missing"] * self.indicator
 
-    def values(self, array: Any, start: int, tally: "Tally") -> NDArray[np.float64]:
+    def values(self, array: Any, start: int, infinities: "InfinityCount") -> NDArray[np.float64]:
         """Read cells as numbers, shape (rows,); NaN where they are missing."""
         read = as_numbers(array)
         if read.n_junk and not self.junk:
@@ -55,12 +55,12 @@ class NumericColumn:
                 f"Column {self.name!r} held numbers in the training rows; here {read.n_junk} cells are text, such as "
                 f"{read.example!r}. Mend or empty them."
             )
-        tally.add(self.name, read.values, start)
+        infinities.add(self.name, read.values, start)
         return read.values
 
-    def encode(self, array: Any, start: int, tally: "Tally") -> NDArray[np.float32]:
+    def encode(self, array: Any, start: int, infinities: "InfinityCount") -> NDArray[np.float32]:
         """Encode cells, shape (rows,), as float32 of shape (rows, features)."""
-        values = self.values(array, start, tally)
+        values = self.values(array, start, infinities)
         missing = np.isnan(values)
         with np.errstate(over="ignore", invalid="ignore"):
             scaled = (values - self.mean) / self.scale
@@ -75,7 +75,7 @@ class NumericColumn:
 
 @dataclass(frozen=True)
 class CategoryColumn:
-    """A category, one-hot over the names that were frequent enough in the training rows.
+    """A column of categories, one-hot over the names that were frequent enough in the training rows.
 
     Attributes:
         name: The column.
@@ -93,7 +93,7 @@ class CategoryColumn:
 
     @property
     def feature_names(self) -> list[str]:
-        """The features this column becomes."""
+        """Return the names of the features that the column becomes."""
         return (
             [f"{self.name}={c}" for c in self.categories]
             + [f"{self.name} is infrequent"] * self.infrequent
@@ -102,12 +102,12 @@ class CategoryColumn:
 
     @property
     def unknown_code(self) -> int:
-        """The code of a name that is none of `categories`: one more than the last of these."""
+        """Return the code of a name that is none of `categories`: one more than the last of these."""
         return len(self.categories)
 
     @property
     def missing_code(self) -> int:
-        """The code of a missing cell."""
+        """Return the code of a missing cell."""
         return len(self.categories) + 1
 
     def codes(self, array: Any) -> NDArray[np.int64]:
@@ -118,7 +118,7 @@ class CategoryColumn:
         known = [*(place.get(n, self.unknown_code) for n in read.names), self.missing_code]
         return np.array(known, dtype=np.int64)[read.codes]
 
-    def encode(self, array: Any, start: int, tally: "Tally") -> NDArray[np.float32]:
+    def encode(self, array: Any, start: int, infinities: "InfinityCount") -> NDArray[np.float32]:
         """Encode cells, shape (rows,), as float32 of shape (rows, features)."""
         # a code that is no feature's number leaves 0 in every feature
         k = len(self.categories)
@@ -135,8 +135,8 @@ Column = NumericColumn | CategoryColumn
 
 
 @dataclass
-class Tally:
-    """Infinite cells met while encoding, so that the error can say how many there are in all."""
+class InfinityCount:
+    """Count of infinite cells met while encoding, so that the error can say how many there are in all."""
 
     found: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -148,13 +148,13 @@ class Tally:
             self.found[name] = (n + len(infinite), first)
 
     def check(self, label: str) -> None:
-        """Raise a DataError if there were any."""
+        """Raise a DataError if infinite cells were met."""
         for name, (n, first) in self.found.items():
             raise infinite_error(label, name, n, first)
 
 
 def infinite_error(label: str, column: str, n: int, first: int) -> DataError:
-    """Say how many infinities a column has and where the first is; `first` counts rows from 0."""
+    """Return the error that says how many infinities a column has and where the first is, counted from row 0."""
     return DataError(
         f"{label!r}: column {column!r} has {n} infinite value{'s' * (n != 1)}, the first in row {first + 1} (the row "
         f"after the header is 1); make them missing, or leave the column out with --data.drop=[{column}]."
@@ -163,7 +163,7 @@ def infinite_error(label: str, column: str, n: int, first: int) -> DataError:
 
 @dataclass(frozen=True)
 class Encoding:
-    """All columns in use, in file order.
+    """Encoding of all columns in use, in file order.
 
     Attributes:
         columns: How each is encoded.
@@ -177,26 +177,26 @@ class Encoding:
 
     @property
     def feature_names(self) -> list[str]:
-        """Names of the encoded features, in their order."""
+        """Return the names of the encoded features, in their order."""
         return [f for c in self.columns for f in c.feature_names]
 
     @property
     def inputs(self) -> list[str]:
-        """The columns a file must have to be encoded."""
+        """Return the columns a file must have to be encoded."""
         return [c.name for c in self.columns]
 
-    def encode(self, chunk: Any, start: int, tally: Tally) -> NDArray[np.float32]:
+    def encode(self, chunk: Any, start: int, infinities: InfinityCount) -> NDArray[np.float32]:
         """Encode a chunk (an Arrow table) as float32 of shape (rows, features).
 
         Args:
             chunk: Holds all of `inputs`; other columns are ignored.
             start: The number of its first row in the file, for messages.
-            tally: Collects infinities; check it after the last chunk.
+            infinities: Counts infinite cells; check it after the last chunk.
 
         Raises:
             DataError: A number column holds text, or dates, and did not in training.
         """
-        parts = [c.encode(flat(chunk, c), start, tally) for c in self.columns]
+        parts = [c.encode(_cells(chunk, c), start, infinities) for c in self.columns]
         return np.concatenate(parts, axis=1) if parts else np.zeros((chunk.num_rows, 0), dtype=np.float32)
 
     def check_columns(self, names: tuple[str, ...], label: str) -> None:
@@ -209,7 +209,7 @@ class Encoding:
             )
 
     def to_plain(self) -> dict[str, Any]:
-        """Return dicts, lists, strings and numbers only: JSON, and `torch.load(weights_only=True)`, take them."""
+        """Return the encoding as dicts, lists, strings and numbers, for JSON and `torch.load(weights_only=True)`."""
         columns = [{"kind": c.kind, **asdict(c)} for c in self.columns]
         for column in columns:
             if "categories" in column:
@@ -218,23 +218,18 @@ class Encoding:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Encoding":
-        """Undo `to_plain`."""
-        return cls(tuple(map(_column, plain["columns"])), dict(plain["dropped"]), tuple(plain["notes"]))
+        """Return the encoding that `to_plain` wrote."""
+        columns: list[Column] = []
+        for column in plain["columns"]:
+            fields = {k: v for k, v in column.items() if k != "kind"}
+            if column["kind"] == NumericColumn.kind:
+                columns.append(NumericColumn(**fields))
+            else:
+                columns.append(CategoryColumn(**{**fields, "categories": tuple(fields["categories"])}))
+        return cls(tuple(columns), dict(plain["dropped"]), tuple(plain["notes"]))
 
 
-def _column(plain: Mapping[str, Any]) -> Column:
-    fields = {k: v for k, v in plain.items() if k != "kind"}
-    if plain["kind"] == NumericColumn.kind:
-        return NumericColumn(**fields)
-    return CategoryColumn(**{**fields, "categories": tuple(fields["categories"])})
-
-
-def flat(chunk: Any, column: Column) -> Any:
-    """A column of a chunk (an Arrow table) as one array of cells.
-
-    Raises:
-        DataError: It holds lists or the like, or dates where numbers are needed.
-    """
+def _cells(chunk: Any, column: Column) -> Any:
     array = single(chunk, column.name)
     kind = kind_of(array.type)
     if kind == "other" or (kind == "time" and column.kind == NumericColumn.kind):
@@ -246,7 +241,7 @@ def flat(chunk: Any, column: Column) -> Any:
 
 @dataclass(frozen=True)
 class RawRows:
-    """Some rows, their columns in the order of the encoding's.
+    """Rows as an exported model takes them, their columns in the order of the encoding's.
 
     Attributes:
         numbers: float64, shape (rows, number columns); NaN where a cell is missing.
@@ -264,26 +259,19 @@ class RawRows:
 
     @property
     def arrays(self) -> list[NDArray[Any]]:
-        """Those of the two that have a column: a table may have numbers alone, or categories alone."""
+        """Return those of the two that have a column: a table may have numbers alone, or categories alone."""
         return [array for array in (self.numbers, self.codes) if array.shape[1]]
 
 
-def raw_rows(encoding: Encoding, chunk: Any, start: int, tally: Tally) -> RawRows:
-    """Read a chunk (an Arrow table) as rows for an exported model.
-
-    Args:
-        encoding: Says which columns are in use, and the categories' codes.
-        chunk: Holds all of `encoding.inputs`; other columns are ignored.
-        start: The number of its first row in the file, for messages.
-        tally: Collects infinities; check it after the last chunk.
+def raw_rows(encoding: Encoding, chunk: Any, start: int, infinities: InfinityCount) -> RawRows:
+    """Read a chunk (an Arrow table) as rows for an exported model; the arguments are those of `Encoding.encode`.
 
     Raises:
         DataError: A number column holds text, or dates, and did not in training.
     """
-    numbers = [c.values(flat(chunk, c), start, tally) for c in encoding.columns if isinstance(c, NumericColumn)]
-    codes = [c.codes(flat(chunk, c)) for c in encoding.columns if isinstance(c, CategoryColumn)]
-    return RawRows(_beside(numbers, chunk.num_rows, np.float64), _beside(codes, chunk.num_rows, np.int64))
-
-
-def _beside(columns: list[NDArray[Any]], rows: int, dtype: Any) -> NDArray[Any]:
-    return np.stack(columns, axis=1) if columns else np.zeros((rows, 0), dtype=dtype)
+    none = np.zeros((chunk.num_rows, 0))
+    numbers = [c.values(_cells(chunk, c), start, infinities) for c in encoding.columns if isinstance(c, NumericColumn)]
+    codes = [c.codes(_cells(chunk, c)) for c in encoding.columns if isinstance(c, CategoryColumn)]
+    return RawRows(
+        np.stack(numbers, axis=1) if numbers else none, np.stack(codes, axis=1) if codes else none.astype(np.int64)
+    )

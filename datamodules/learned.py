@@ -1,8 +1,8 @@
-"""Everything learned from the training table before the first batch: task, splits, encoding, target statistics."""
+"""Everything learned from the training table before the first batch: how each column is encoded, target statistics."""
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,7 @@ from datamodules.columns import MAX_TRACKED, ColumnSummary, kind_of, single
 from datamodules.encoding import CategoryColumn, Column, Encoding, NumericColumn, infinite_error
 from datamodules.errors import DataError, nearest, shortened
 from datamodules.readers.table import Table
-from datamodules.splits import Splits, quantile_bins, split_rows
-from datamodules.targets import Target, Task, check_learnable, check_target, read_known_target, read_target
+from datamodules.targets import Splits, Target, Task, check_learnable, check_target, read_known_target, read_target
 
 NUMERIC_SHARE = 0.9
 """A text column is numbers when at least this share of its cells parse; the rest is junk such as "?"."""
@@ -24,113 +23,6 @@ MAX_CATEGORIES = 100
 MIN_COVERAGE = 0.5
 """Names frequent enough for a feature of their own must cover this share of the rows, else it is free text."""
 
-
-def min_rows_for_category(n_rows: int) -> int:
-    """Training rows a name needs for a feature of its own: one in a thousand, at least 2, at most 20.
-
-    Once is never evidence; and twenty rows are enough to learn a weight from, however large the table.
-    """
-    return min(max(2, n_rows // 1000), 20)
-
-
-def choose_encoding(
-    summaries: Sequence[ColumnSummary], dropped: dict[str, str], *, label: str, n_rows: int
-) -> Encoding:
-    """Decide about every column.
-
-    Args:
-        summaries: Of the training rows, in file order.
-        dropped: Columns left out already, and why.
-        label: What to call the table in messages.
-        n_rows: Rows of the whole table, for messages.
-
-    Raises:
-        DataError: A column in use has infinities, or no column is left.
-    """
-    used: list[tuple[ColumnSummary, Column]] = []
-    reasons = dict(dropped)
-    for summary in summaries:
-        decided = _decide(summary)
-        if isinstance(decided, str):
-            reasons[summary.name] = decided
-            continue
-        if summary.n_infinite and isinstance(decided, NumericColumn):
-            raise infinite_error(label, summary.name, summary.n_infinite, summary.first_infinite or 0)
-        used.append((summary, decided))
-    if not used:
-        why = shortened((f"{name} ({reason})" for name, reason in reasons.items()), 8)
-        raise DataError(
-            f"{label!r} has no column left to learn from, among {n_rows} rows; left out: {why or 'none there'}. "
-            "Name columns in --data.categorical=[…] to keep them as categories."
-        )
-    return Encoding(tuple(column for _, column in used), reasons, tuple(_column_notes(used)))
-
-
-def _column_notes(used: Sequence[tuple[ColumnSummary, Column]]) -> list[str]:
-    """What a user should know about columns in use: junk taken for gaps, rare names pooled."""
-    notes = [
-        f"{s.name}: numbers; {s.n_junk} cells such as {s.junk!r} count as missing"
-        for s, column in used
-        if isinstance(column, NumericColumn) and s.n_junk
-    ]
-    pooled = [
-        f"{s.name} ({len(s.counts) - len(column.categories)} of {len(s.counts)})"
-        for s, column in used
-        if isinstance(column, CategoryColumn) and column.infrequent
-    ]
-    return notes + ([f"rare categories share one feature in {shortened(pooled, 8)}"] if pooled else [])
-
-
-def _decide(s: ColumnSummary) -> Column | str:
-    """Return how to encode a column, or why not to."""
-    if s.kind == "other":
-        return "neither numbers nor text"
-    if s.n_present == 0 or (s.kind == "number" and s.moments.n + s.n_infinite == 0 and not s.forced):
-        return "all missing"
-    if s.forced:
-        return _category(s)
-    if s.kind == "time" or (s.kind == "text" and s.looks_like_dates):
-        return "date or time"
-    parsed = s.kind == "number" or (s.kind == "text" and s.moments.n >= NUMERIC_SHARE * _cells(s))
-    return _numeric(s) if parsed and s.moments.n + s.n_infinite else _category(s)
-
-
-def _cells(s: ColumnSummary) -> int:
-    """Cells that say something: numbers in a text column, or names."""
-    return max(s.n_present, s.moments.n)
-
-
-def _numeric(s: ColumnSummary) -> NumericColumn | str:
-    if s.is_row_number:
-        return "only counts the rows"
-    # junk and blanks are missing cells of a number column
-    gaps = s.moments.n + s.n_infinite < s.n
-    if s.moments.constant and not s.n_infinite:
-        if not gaps:
-            return "constant"
-        return NumericColumn(s.name, s.moments.center, 1.0, indicator=True, junk=s.n_junk > 0, constant=True)
-    return NumericColumn(s.name, s.moments.center, s.moments.scale, indicator=gaps, junk=s.n_junk > 0)
-
-
-def _category(s: ColumnSummary) -> CategoryColumn | str:
-    if s.overflow:
-        return f"text or identifier: more than {MAX_TRACKED} different values"
-    if len(s.counts) == 1 and not s.n_missing:
-        return "constant"
-    by_count = sorted(s.counts, key=lambda name: (-s.counts[name], name))
-    floor = min_rows_for_category(s.n)
-    kept = [name for name in by_count[:MAX_CATEGORIES] if s.counts[name] >= floor]
-    if s.forced and not kept:
-        kept = by_count[:MAX_CATEGORIES]
-    covered = sum(s.counts[name] for name in kept)
-    if covered < MIN_COVERAGE * s.n_present and not s.forced:
-        return (
-            f"text or identifier: {len(s.counts)} different values in {s.n_present} rows, and the frequent ones "
-            f"cover {covered / s.n_present:.0%}"
-        )
-    return CategoryColumn(s.name, tuple(sorted(kept)), len(kept) < len(by_count), s.n_missing > 0)
-
-
 STATE_VERSION = 1
 
 _FLOAT32_ROUNDING = 2.0**-24
@@ -139,7 +31,7 @@ _TARGET_PRECISION = 1e-3  # of the target's standard deviation: far below what a
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for, as it bears on what is learned."""
+    """The arguments of the data module that bear on what is learned."""
 
     path: str
     target: str | None
@@ -156,18 +48,18 @@ class Options:
 
     @property
     def resolved_seed(self) -> int:
-        """The seed asked for, else the one of `seed_everything`, else 0."""
+        """Return the seed asked for, else the one of `seed_everything`, else 0."""
         return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", 0))
 
     @property
     def fractions(self) -> tuple[float, float]:
-        """Shares of the table for validation and test; 0 where a file of their own is given."""
+        """Return the shares of the table for validation and test; 0 where a file of their own is given."""
         return (0.0 if self.val_path else self.val_fraction), (0.0 if self.test_path else self.test_fraction)
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What a checkpoint keeps of the data; see `to_plain`.
+    """Everything that a checkpoint keeps of the data; see `to_plain`.
 
     Attributes:
         target: Name of the target column.
@@ -206,7 +98,7 @@ class Learned:
     notes: tuple[str, ...] = ()
 
     def to_plain(self) -> dict[str, Any]:
-        """Return dicts, lists, strings, numbers, booleans and None only."""
+        """Return what was learned as dicts, lists, strings, numbers, booleans and None only."""
         plain = {**vars(self), "version": STATE_VERSION, "encoding": self.encoding.to_plain()}
         for name in ("class_names", "class_counts", "notes"):
             plain[name] = None if plain[name] is None else list(plain[name])
@@ -215,7 +107,7 @@ class Learned:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Learned":
-        """Undo `to_plain`.
+        """Return what `to_plain` wrote.
 
         Raises:
             DataError: Another version of this package wrote it.
@@ -274,6 +166,15 @@ def check_gaps(label: str, name: str, n_missing: int, drop: bool) -> None:
         )
 
 
+def check_row_count(label: str, then: int, now: int) -> None:
+    """Raise a DataError if a table has another number of rows than when a checkpoint was trained on it."""
+    if now != then:
+        raise DataError(
+            f"{label!r} has changed: the checkpoint was trained when it had {then} rows, now it has {now}. Restore "
+            "the file, or train anew."
+        )
+
+
 def recorded_target(table: Table, learned: Learned) -> Target:
     """Read the target of the table that a checkpoint was trained on.
 
@@ -281,21 +182,9 @@ def recorded_target(table: Table, learned: Learned) -> Target:
         DataError: The table has another number of rows now.
     """
     target = read_known_target(table, learned.target, learned.task, learned.class_names)
-    if len(target.values) != learned.n_rows:
-        raise DataError(
-            f"{table.label!r} has changed: the checkpoint was trained when it had {learned.n_rows} rows, now it has "
-            f"{len(target.values)}. Restore the file, or train anew."
-        )
+    check_row_count(table.label, learned.n_rows, len(target.values))
     check_gaps(table.label, learned.target, int(target.missing.sum()), learned.drop_missing_target)
     return target
-
-
-def split_target(target: Target, fractions: tuple[float, float], seed: int) -> Splits:
-    """Split the rows that have a target, stratified by class or by deciles of the target."""
-    rows = np.flatnonzero(~target.missing).astype(np.int64)
-    values = target.values[rows]
-    strata = values if target.task == "classification" else quantile_bins(values)
-    return split_rows(rows, strata, val_fraction=fractions[0], test_fraction=fractions[1], seed=seed)
 
 
 def learn(table: Table, name: str, target: Target, splits: Splits, options: Options) -> Learned:
@@ -308,14 +197,23 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
     columns = [c for c in table.names if c != name and c not in dropped]
     summaries = _summaries(table, columns, splits.train, {*options.categorical})
     encoding = choose_encoding(summaries, dropped, label=table.label, n_rows=len(target.values))
-    blank = Learned(
+    counts = mean = std = None
+    wide = False
+    values = target.values[splits.train]
+    if target.task == "classification":
+        counts = tuple(np.bincount(values, minlength=len(target.class_names or ())).tolist())
+    else:
+        mean, std = float(values.mean()), float(values.std())
+        wide = float(np.abs(values).max()) * _FLOAT32_ROUNDING > _TARGET_PRECISION * std
+    few = shortened([repr((target.class_names or ())[c]) for c in splits.unshared]) if counts else ""
+    return Learned(
         target=name,
         task=target.task,
         class_names=target.class_names,
-        class_counts=None,
-        target_mean=None,
-        target_std=None,
-        wide_target=False,
+        class_counts=counts,
+        target_mean=mean,
+        target_std=std,
+        wide_target=wide,
         seed=options.resolved_seed,
         val_fraction=options.fractions[0],
         test_fraction=options.fractions[1],
@@ -324,18 +222,8 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
         n_no_target=int(target.missing.sum()),
         sizes={"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
         encoding=encoding,
-        notes=_notes(target, splits),
+        notes=(f"too few rows to share out, all in training: class {few}",) if few else (),
     )
-    return _with_statistics(blank, target.values[splits.train])
-
-
-def _with_statistics(learned: Learned, values: NDArray[Any]) -> Learned:
-    if learned.task == "classification":
-        counts = np.bincount(values, minlength=len(learned.class_names or ()))
-        return replace(learned, class_counts=tuple(counts.tolist()))
-    mean, std = float(values.mean()), float(values.std())
-    rounding = float(np.abs(values).max()) * _FLOAT32_ROUNDING
-    return replace(learned, target_mean=mean, target_std=std, wide_target=rounding > _TARGET_PRECISION * std)
 
 
 def _summaries(table: Table, columns: list[str], train: NDArray[np.int64], forced: set[str]) -> list[ColumnSummary]:
@@ -354,9 +242,97 @@ def _summaries(table: Table, columns: list[str], train: NDArray[np.int64], force
     return list(found.values())
 
 
-def _notes(target: Target, splits: Splits) -> tuple[str, ...]:
-    if target.task == "regression" or not splits.unshared:
-        return ()
-    names = target.class_names or ()
-    few = shortened([repr(names[c]) for c in splits.unshared])
-    return (f"too few rows to share out, all in training: class {few}",)
+def min_rows_for_category(n_rows: int) -> int:
+    """Return how many training rows a name needs for a feature of its own: a thousandth, at least 2, at most 20.
+
+    Once is never evidence; and twenty rows are enough to learn a weight from, however large the table.
+    """
+    return min(max(2, n_rows // 1000), 20)
+
+
+def choose_encoding(
+    summaries: Sequence[ColumnSummary], dropped: dict[str, str], *, label: str, n_rows: int
+) -> Encoding:
+    """Decide how to encode each column, or why to leave it out; `dropped` are left out already.
+
+    Raises:
+        DataError: A column in use has infinities, or no column is left.
+    """
+    used: list[tuple[ColumnSummary, Column]] = []
+    reasons = dict(dropped)
+    for summary in summaries:
+        decided = _decide(summary)
+        if isinstance(decided, str):
+            reasons[summary.name] = decided
+            continue
+        if summary.n_infinite and isinstance(decided, NumericColumn):
+            raise infinite_error(label, summary.name, summary.n_infinite, summary.first_infinite or 0)
+        used.append((summary, decided))
+    if not used:
+        why = shortened((f"{name} ({reason})" for name, reason in reasons.items()), 8)
+        raise DataError(
+            f"{label!r} has no column left to learn from, among {n_rows} rows; left out: {why or 'none there'}. "
+            "Name columns in --data.categorical=[…] to keep them as categories."
+        )
+    return Encoding(tuple(column for _, column in used), reasons, tuple(_column_notes(used)))
+
+
+def _column_notes(used: Sequence[tuple[ColumnSummary, Column]]) -> list[str]:
+    # junk taken for gaps, rare names pooled
+    notes = [
+        f"{s.name}: numbers; {s.n_junk} cells such as {s.junk!r} count as missing"
+        for s, column in used
+        if isinstance(column, NumericColumn) and s.n_junk
+    ]
+    pooled = [
+        f"{s.name} ({len(s.counts) - len(column.categories)} of {len(s.counts)})"
+        for s, column in used
+        if isinstance(column, CategoryColumn) and column.infrequent
+    ]
+    return notes + ([f"rare categories share one feature in {shortened(pooled, 8)}"] if pooled else [])
+
+
+def _decide(s: ColumnSummary) -> Column | str:
+    # how to encode a column, or why not to
+    if s.kind == "other":
+        return "neither numbers nor text"
+    if s.n_present == 0 or (s.kind == "number" and s.moments.n + s.n_infinite == 0 and not s.forced):
+        return "all missing"
+    if s.forced:
+        return _category(s)
+    if s.kind == "time" or (s.kind == "text" and s.looks_like_dates):
+        return "date or time"
+    # cells that say something: numbers in a text column, or names
+    parsed = s.kind == "number" or (s.kind == "text" and s.moments.n >= NUMERIC_SHARE * max(s.n_present, s.moments.n))
+    return _numeric(s) if parsed and s.moments.n + s.n_infinite else _category(s)
+
+
+def _numeric(s: ColumnSummary) -> NumericColumn | str:
+    if s.is_row_number:
+        return "only counts the rows"
+    # junk and blanks are missing cells of a number column
+    gaps = s.moments.n + s.n_infinite < s.n
+    if s.moments.constant and not s.n_infinite:
+        if not gaps:
+            return "constant"
+        return NumericColumn(s.name, s.moments.center, 1.0, indicator=True, junk=s.n_junk > 0, constant=True)
+    return NumericColumn(s.name, s.moments.center, s.moments.scale, indicator=gaps, junk=s.n_junk > 0)
+
+
+def _category(s: ColumnSummary) -> CategoryColumn | str:
+    if s.overflow:
+        return f"text or identifier: more than {MAX_TRACKED} different values"
+    if len(s.counts) == 1 and not s.n_missing:
+        return "constant"
+    by_count = sorted(s.counts, key=lambda name: (-s.counts[name], name))
+    floor = min_rows_for_category(s.n)
+    kept = [name for name in by_count[:MAX_CATEGORIES] if s.counts[name] >= floor]
+    if s.forced and not kept:
+        kept = by_count[:MAX_CATEGORIES]
+    covered = sum(s.counts[name] for name in kept)
+    if covered < MIN_COVERAGE * s.n_present and not s.forced:
+        return (
+            f"text or identifier: {len(s.counts)} different values in {s.n_present} rows, and the frequent ones "
+            f"cover {covered / s.n_present:.0%}"
+        )
+    return CategoryColumn(s.name, tuple(sorted(kept)), len(kept) < len(by_count), s.n_missing > 0)

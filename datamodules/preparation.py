@@ -1,8 +1,10 @@
-"""The work behind the data module, each part done once and when first asked for; copies of the module share it."""
+"""The preparation of a table: opened, read, split, learned and encoded, each once and when first asked for.
+
+Copies of a data module share it.
+"""
 
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,21 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.batching import Rows
-from datamodules.cache import (
-    all_or_nothing,
-    available_memory,
-    encoded_sets,
-    encoded_table,
-    folder_for,
-    identity,
-    open_rows,
-)
+from datamodules.cache import all_or_nothing, available_memory, encoded_sets, encoded_table, folder_for, open_rows
 from datamodules.errors import DataError
-from datamodules.learned import Learned, Options, check_gaps, first_target, learn, recorded_target, split_target
+from datamodules.learned import Learned, Options, check_gaps, check_row_count, first_target, learn, recorded_target
 from datamodules.readers import open_table
 from datamodules.readers.table import Table
-from datamodules.splits import Splits
-from datamodules.targets import Target, read_known_target
+from datamodules.targets import Splits, Target, read_known_target, split_target
 
 Stage = Literal["train", "val", "test"]
 STAGES: tuple[Stage, ...] = ("train", "val", "test")
@@ -43,6 +36,7 @@ class TablePreparation:
         self._target: tuple[str, Target] | None = None
         self._splits: Splits | None = None
         self._learned: Learned | None = None
+        self._held_out_paths = {"val": options.val_path, "test": options.test_path}
         self._held_out: dict[str, tuple[Table, Target]] = {}
         self._sets: dict[str, Rows] = {}
         self._mapping: dict[str, bool] = {}
@@ -55,11 +49,14 @@ class TablePreparation:
 
     @property
     def table(self) -> Table:
-        """The table at `path`, in memory if it fits and would take long to be read again."""
+        """Return the table at `path`: kept in memory once it was read if it fits and to read it again takes long."""
         if self._table is None:
-            table = open_table(self.options.path)
-            self._table = table if table.is_columnar or self._is_mapped(table) else table.held()
+            self._table = self._open(self.options.path)
         return self._table
+
+    def _open(self, path: str) -> Table:
+        table = open_table(path)
+        return table if table.is_columnar or self._is_mapped(table) else table.in_memory()
 
     def _is_mapped(self, table: Table) -> bool:
         asked = self.options.memory_map
@@ -72,7 +69,7 @@ class TablePreparation:
 
     @property
     def target(self) -> tuple[str, Target]:
-        """The target column's name and what it holds."""
+        """Return the target column's name and what it holds."""
         if self._target is None:
             if self._learned is not None:
                 self._target = self._learned.target, recorded_target(self.table, self._learned)
@@ -82,7 +79,7 @@ class TablePreparation:
 
     @property
     def splits(self) -> Splits:
-        """Row numbers of each set taken from the table: with the seed and shares of a checkpoint if one was loaded."""
+        """Return the row numbers of each share of the table, with the seed and shares of a checkpoint if loaded."""
         if self._splits is None:
             known = self._learned
             fractions = (known.val_fraction, known.test_fraction) if known else self.options.fractions
@@ -92,20 +89,19 @@ class TablePreparation:
 
     @property
     def known(self) -> Learned | None:
-        """What was learned so far, without learning it now."""
+        """Return what was learned so far, without learning it now."""
         return self._learned
 
     @property
     def learned(self) -> Learned:
-        """What the training rows teach; read from the cache if the table is mapped and was seen before."""
+        """Return what the training rows teach; from the cache if the table is mapped and was seen before."""
         if self._learned is None:
-            table = open_table(self.options.path) if self._table is None else self._table
-            self._learned = self._learned_from_cache(table) if self._is_mapped(table) else self._learn()
+            self._learned = self._learned_from_cache() if self._is_mapped(self.table) else self._learn()
         return self._learned
 
     @property
     def plain(self) -> dict[str, Any]:
-        """What was learned so far as plain data, the same object each time; empty if nothing was."""
+        """Return what was learned so far as plain data, the same object each time; empty if nothing was."""
         if self._learned is None:
             return {}
         if self._plain is None or self._plain[0] is not self._learned:
@@ -116,12 +112,10 @@ class TablePreparation:
         name, target = self.target
         return learn(self.table, name, target, self.splits, self.options)
 
-    def _learned_from_cache(self, table: Table) -> Learned:
-        asked = {**vars(self.options), "seed": self.options.resolved_seed}
-        folder = folder_for("learned", identity(table.label, table.file), asked)
+    def _learned_from_cache(self) -> Learned:
+        folder = folder_for("learned", self.table, {**vars(self.options), "seed": self.options.resolved_seed})
         if not folder.is_dir():
-            plain = self._learn().to_plain()
-            text = json.dumps(plain)
+            text = json.dumps(self._learn().to_plain())
             with all_or_nothing(folder, len(text)) as draft:
                 (draft / "learned.json").write_text(text)
         return Learned.from_plain(json.loads((folder / "learned.json").read_text()))
@@ -139,43 +133,40 @@ class TablePreparation:
             self._splits, self._target, self._sets, self._held_out = None, None, {}, {}
         self._learned = recorded
 
-    def held_out(self, stage: Stage) -> tuple[Table, Target] | None:
-        """The file given for this stage and its target; None if the stage is a share of the table."""
-        path = {"val": self.options.val_path, "test": self.options.test_path}.get(stage)
+    def _held_out_file(self, stage: Stage) -> tuple[Table, Target] | None:
+        # The file given for this stage and its target; None if the stage is a share of the table.
+        path = self._held_out_paths.get(stage)
         if path is None:
             return None
         if stage not in self._held_out:
-            table = open_table(path)
-            self.learned.encoding.check_columns(table.names, table.label)
-            known = self.learned
+            table, known = self._open(path), self.learned
+            known.encoding.check_columns(table.names, table.label)
             target = read_known_target(table, known.target, known.task, known.class_names)
             check_gaps(table.label, known.target, int(target.missing.sum()), known.drop_missing_target)
             self._held_out[stage] = table, target
         return self._held_out[stage]
 
-    def stage_rows(self, stage: Stage) -> tuple[Table, Target, NDArray[np.int64]]:
-        """The table, its target, and which rows make up the stage."""
-        separate = self.held_out(stage)
+    def _stage_rows(self, stage: Stage) -> tuple[Table, Target, NDArray[np.int64]]:
+        separate = self._held_out_file(stage)
         if separate is not None:
             return (*separate, np.flatnonzero(~separate[1].missing).astype(np.int64))
         return self.table, self.target[1], getattr(self.splits, stage)
 
     def stage_target(self, stage: Stage) -> NDArray[Any]:
-        """Targets of a stage's rows, as handed out, shape (rows,)."""
+        """Return the targets of a stage's rows, as handed out, shape (rows,)."""
         if stage in self._sets:
             y = self._sets[stage].y
             assert y is not None
             return y.numpy()
-        _, target, rows = self.stage_rows(stage)
+        _, target, rows = self._stage_rows(stage)
         return self.learned.target_values(target.values[rows])
 
     def size(self, stage: Stage) -> int:
-        """Rows of a stage."""
-        given = {"val": self.options.val_path, "test": self.options.test_path}.get(stage)
-        return len(self.stage_target(stage)) if given else self.learned.sizes[stage]
+        """Return the number of rows of a stage."""
+        return len(self.stage_target(stage)) if self._held_out_paths.get(stage) else self.learned.sizes[stage]
 
     def rows(self, stage: Stage) -> Rows:
-        """The encoded rows of a stage."""
+        """Return the encoded rows of a stage."""
         if stage not in self._sets:
             self.make([stage])
         return self._sets[stage]
@@ -185,57 +176,54 @@ class TablePreparation:
 
         Not with a checkpoint loaded first: it may be used where the training table is not.
         """
-        if not self._adopted and self._is_mapped(self._table or open_table(self.options.path)):
+        if not self._adopted and self._is_mapped(self.table):
             self.make(list(STAGES))
 
     def make(self, stages: list[Stage]) -> None:
         """Encode the rows of some stages, those of one table in one pass over it."""
         wanted = [s for s in stages if s not in self._sets and self.size(s)]
-        known = self.learned
-        for stage in [s for s in wanted if self.held_out(s) is not None]:
-            table, target, rows = self.stage_rows(stage)
-            self._sets |= self._encoded(table, {stage: (rows, known.target_values(target.values[rows]))})
-        shares = [s for s in wanted if self.held_out(s) is None]
+        shares = []
+        for stage in wanted:
+            separate = self._held_out_file(stage)
+            if separate is None:
+                shares.append(stage)
+            else:
+                self._sets |= self._encoded(separate[0], [stage])
         if shares:
             self._sets |= self._shares(shares)
         if all(s in self._sets or not self.size(s) for s in STAGES):
             # Neither its text nor what led to the sets is needed any more; who asks nevertheless has it read again.
             self._table = self._target = self._splits = None
+            self._held_out = {}
             if "pyarrow" in sys.modules:  # else it read nothing here
                 sys.modules["pyarrow"].default_memory_pool().release_unused()  # it keeps as much again for later
 
     def _shares(self, stages: list[Stage]) -> dict[str, Rows]:
-        table = self._table or open_table(self.options.path)
-        if self._is_mapped(table):
-            folders = {s: self._folder(table, s) for s in stages}
-            if all(f.is_dir() for f in folders.values()):
-                return {s: open_rows(f) for s, f in folders.items()}
+        if self._is_mapped(self.table):  # what was written before needs no look into the table
+            folders = {s: folder_for(s, self.table, self.learned.to_plain()) for s in stages}
+            if all(folder.is_dir() for folder in folders.values()):
+                return {s: open_rows(folder) for s, folder in folders.items()}
         self.learned.encoding.check_columns(self.table.names, self.table.label)
-        parts = {s: self.stage_rows(s)[2] for s in stages}
-        values = self.target[1].values
-        return self._encoded(self.table, {s: (r, self.learned.target_values(values[r])) for s, r in parts.items()})
+        return self._encoded(self.table, stages)
 
-    def _folder(self, table: Table, stage: str) -> Path:
-        return folder_for(stage, identity(table.label, table.file), self.learned.to_plain())
-
-    def _encoded(self, table: Table, sets: Mapping[str, tuple[NDArray[np.int64], NDArray[Any]]]) -> dict[str, Rows]:
-        folders = {s: self._folder(table, s) for s in sets} if self._is_mapped(table) else None
+    def _encoded(self, table: Table, stages: list[Stage]) -> dict[str, Rows]:
+        sets: dict[str, tuple[NDArray[np.int64], NDArray[Any]]] = {}
+        folders: dict[str, Path] | None = {} if self._is_mapped(table) else None
+        for stage in stages:
+            sets[stage] = self._stage_rows(stage)[2], self.stage_target(stage)
+            if folders is not None:
+                folders[stage] = folder_for(stage, table, self.learned.to_plain())
         return encoded_sets(table, self.learned.encoding, sets, folders)
 
     def unlabelled(self, path: str) -> Rows:
         """Encode all rows of a file that needs no target, in file order."""
-        table = open_table(path)
+        table = open_table(path)  # read once, so not kept
         self.learned.encoding.check_columns(table.names, table.label)
         return encoded_table(table, self.learned.encoding)
 
 
 def _check_same(mine: Learned, recorded: Learned, path: str) -> None:
-    """Raise a DataError if a checkpoint was trained on other data than the table holds now."""
-    if mine.n_rows != recorded.n_rows:
-        raise DataError(
-            f"{path!r} has changed: the checkpoint was trained when it had {recorded.n_rows} rows, now it has "
-            f"{mine.n_rows}. Restore the file, or train anew."
-        )
+    check_row_count(path, recorded.n_rows, mine.n_rows)
     for what, now, then in (
         ("target", mine.target, recorded.target),
         ("task", mine.task, recorded.task),

@@ -1,7 +1,6 @@
-"""TabularDataModule: a table becomes mini-batches. The shell over sources, splits, encoding and batching."""
+"""The data module of a table: arguments, properties and hooks over what `preparation` reads, learns and encodes."""
 
 import math
-from collections.abc import Mapping
 from itertools import groupby
 from textwrap import wrap
 from typing import Any, Literal
@@ -9,65 +8,19 @@ from typing import Any, Literal
 from pytorch_lightning import LightningDataModule
 
 from datamodules.batching import TableLoader, eval_loader, predict_loader, train_loader, world
-from datamodules.encoding import CategoryColumn, NumericColumn
+from datamodules.encoding import Encoding, NumericColumn
 from datamodules.errors import DataError, check_batch_size, check_choice, check_fractions, shortened
 from datamodules.learned import Learned, Options
 from datamodules.preparation import STAGES, Stage, TablePreparation
 from datamodules.targets import Task, majority_metrics, mean_metrics
 
-_WIDTH = 110
-
-
-def describe(learned: Learned, path: str, sizes: Mapping[str, int], asked_batch: int | str, batch_size: int) -> str:
-    """Describe what was learned and how the rows are shared out."""
-    lines = [
-        f"data: {path}, {learned.n_rows:,} rows",
-        f"target: {learned.target!r}, {_task(learned)}",
-        _features(learned),
-        *_dropped(learned),
-        *(f"  {note}" for note in (*learned.encoding.notes, *learned.notes)),
-        _rows(learned, sizes),
-        f"batch size: {batch_size}" + ("" if isinstance(asked_batch, int) else f" ({asked_batch})"),
-    ]
-    return "\n".join(part for line in lines for part in wrap(line, _WIDTH, subsequent_indent="    "))
-
-
-def _task(learned: Learned) -> str:
-    if learned.class_names is None:
-        return f"regression, mean {learned.target_mean:.6g}, standard deviation {learned.target_std:.6g}"
-    return f"classification, {len(learned.class_names)} classes: {shortened(learned.class_names, 10)}"
-
-
-def _features(learned: Learned) -> str:
-    columns = learned.encoding.columns
-    numeric = sum(isinstance(c, NumericColumn) for c in columns)
-    categories = sum(isinstance(c, CategoryColumn) for c in columns)
-    gaps = [c.name for c in columns if (c.indicator if isinstance(c, NumericColumn) else c.missing)]
-    text = f"features: {len(learned.encoding.feature_names)} from {numeric} number and {categories} category columns"
-    return text + (f"; gaps in {shortened(gaps, 8)}" if gaps else "")
-
-
-def _dropped(learned: Learned) -> list[str]:
-    by_reason = sorted(learned.encoding.dropped.items(), key=lambda item: item[1])
-    return [
-        f"left out: {shortened((name for name, _ in group), 8)} ({reason})"
-        for reason, group in groupby(by_reason, key=lambda item: item[1])
-    ]
-
-
-def _rows(learned: Learned, sizes: Mapping[str, int]) -> str:
-    kept = "stratified by class" if learned.task == "classification" else "stratified by target"
-    text = f"rows: {sizes['train']:,} train, {sizes['val']:,} validation, {sizes['test']:,} test"
-    left = f"; {learned.n_no_target:,} without a target left out" if learned.n_no_target else ""
-    return f"{text} ({kept}, seed {learned.seed}){left}"
-
-
+_WIDTH = 110  # of a line of the description
 _STEPS_AN_EPOCH = 200  # what "auto" aims at: enough steps to learn from, few enough to be quick
 _AUTO_BATCH = (32, 512)
 
 
 class TabularDataModule(LightningDataModule):
-    """Reads a table, splits it, turns its columns into numbers and hands out mini-batches.
+    """Read a table, split it, turn its columns into numbers and hand out mini-batches.
 
     Numbers are standardised, categories become one column each (one-hot), gaps are filled and marked, all learned
     from the training rows alone. Dates, identifiers, free text and constant columns are left out, and it says so.
@@ -152,61 +105,61 @@ class TabularDataModule(LightningDataModule):
 
     @property
     def learned(self) -> Learned:
-        """All that was learned from the training rows; learns it now if need be."""
+        """Return all that was learned from the training rows; learn it now if need be."""
         return self._work.learned
 
     @property
     def task(self) -> Task:
-        """The task, told from the target column alone if nothing else has been read."""
+        """Return the task, told from the target column alone if nothing else has been read."""
         known = self._work.known
         return known.task if known is not None else self._work.target[1].task
 
     @property
     def in_features(self) -> int:
-        """Features of an encoded row."""
+        """Return the number of features of an encoded row."""
         return len(self.learned.encoding.feature_names)
 
     @property
     def feature_names(self) -> list[str]:
-        """Names of the encoded features, in their order."""
+        """Return the names of the encoded features, in their order."""
         return self.learned.encoding.feature_names
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes; None for a regression."""
+        """Return the number of classes; None for a regression."""
         names = self.learned.class_names
         return None if names is None else len(names)
 
     @property
     def class_names(self) -> list[str] | None:
-        """The classes by number, as the table writes them; None for a regression."""
+        """Return the classes by number, as the table writes them; None for a regression."""
         names = self.learned.class_names
         return None if names is None else list(names)
 
     @property
     def class_counts(self) -> list[int] | None:
-        """Training rows of each class; None for a regression."""
+        """Return the number of training rows of each class; None for a regression."""
         counts = self.learned.class_counts
         return None if counts is None else list(counts)
 
     @property
     def target_mean(self) -> float | None:
-        """Mean target of the training rows, in its own units; None for a classification."""
+        """Return the mean target of the training rows, in its own units; None for a classification."""
         return self.learned.target_mean
 
     @property
     def target_std(self) -> float | None:
-        """Standard deviation of the training rows' target, in its own units; None for a classification."""
+        """Return the standard deviation of the training rows' target, in its units; None for a classification."""
         return self.learned.target_std
 
     @property
     def n_train(self) -> int:
-        """Training rows."""
+        """Return the number of training rows."""
         return self.learned.sizes["train"]
 
     @property
     def resolved_batch_size(self) -> int:
-        """Rows of a training batch on each device, what "auto" and "full" stand for.
+        """Return the rows of a training batch on each device, what "auto" and "full" stand for.
 
         Raises:
             DataError: More were asked for than a device has training rows.
@@ -228,9 +181,21 @@ class TabularDataModule(LightningDataModule):
 
     @property
     def description(self) -> str:
-        """A few lines for the user: the task, what became of each column, the rows of each set, the batch size."""
-        sizes: dict[str, int] = {stage: self._work.size(stage) for stage in STAGES}
-        return describe(self.learned, str(self.path), sizes, self.batch_size, self.resolved_batch_size)
+        """Return a few lines for the user: the task, what became of the columns, rows of each set, batch size."""
+        learned = self.learned
+        train, val, test = map(self._work.size, STAGES)
+        kept = "stratified by class" if learned.task == "classification" else "stratified by target"
+        left = f"; {learned.n_no_target:,} without a target left out" if learned.n_no_target else ""
+        lines = [
+            f"data: {self.path}, {learned.n_rows:,} rows",
+            f"target: {learned.target!r}, {_task(learned)}",
+            *_columns(learned.encoding),
+            *(f"  {note}" for note in (*learned.encoding.notes, *learned.notes)),
+            f"rows: {train:,} train, {val:,} validation, {test:,} test ({kept}, seed {learned.seed}){left}",
+            f"batch size: {self.resolved_batch_size}"
+            + ("" if isinstance(self.batch_size, int) else f" ({self.batch_size})"),
+        ]
+        return "\n".join(part for line in lines for part in wrap(line, _WIDTH, subsequent_indent="    "))
 
     def baseline(self, stage: Literal["val", "test"]) -> dict[str, float]:
         """Score the trivial prediction (most frequent training class, or training mean) on a stage's rows.
@@ -247,7 +212,8 @@ class TabularDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Write the memory map, on one process only; nothing for a table in memory."""
-        if self._stage() == "fit":
+        fn = self.trainer.state.fn if self.trainer is not None else None
+        if fn is None or fn.value == "fit":
             self._work.prepare()
 
     def setup(self, stage: str | None = None) -> None:
@@ -256,20 +222,16 @@ class TabularDataModule(LightningDataModule):
             _ = self.resolved_batch_size
             self._work.make(list(STAGES))
 
-    def _stage(self) -> str:
-        fn = self.trainer.state.fn if self.trainer is not None else None
-        return fn.value if fn is not None else "fit"
-
     def train_dataloader(self) -> TableLoader:
-        """Shuffled mini-batches `(x, y)`, for this process; a new loader follows `batch_size` as it is now."""
+        """Return shuffled mini-batches `(x, y)`, for this process; a new loader follows `batch_size` as it is now."""
         return train_loader(self._work.rows("train"), self.resolved_batch_size, self.learned.seed)
 
     def val_dataloader(self) -> TableLoader | list[Any]:
-        """Validation rows in file order; an empty list if there are none."""
+        """Return the validation rows in file order; an empty list if there are none."""
         return self._eval_loader("val")
 
     def test_dataloader(self) -> TableLoader | list[Any]:
-        """Test rows in file order; an empty list if there are none."""
+        """Return the test rows in file order; an empty list if there are none."""
         return self._eval_loader("test")
 
     def _eval_loader(self, stage: Stage) -> TableLoader | list[Any]:
@@ -278,7 +240,7 @@ class TabularDataModule(LightningDataModule):
         return eval_loader(self._work.rows(stage), self._rows_at_once())
 
     def predict_dataloader(self) -> TableLoader:
-        """All rows of `predict_path` in file order, batches `x` without a target."""
+        """Return all rows of `predict_path` in file order, batches `x` without a target."""
         if self.predict_path is None:
             raise DataError("Which rows shall be predicted? Give --data.predict_path=FILE.")
         return predict_loader(self._work.unlabelled(str(self.predict_path)), self._rows_at_once())
@@ -287,7 +249,7 @@ class TabularDataModule(LightningDataModule):
         return self.batch_size if isinstance(self.batch_size, int) else 1
 
     def state_dict(self) -> dict[str, Any]:
-        """All that was learned, as plain numbers, strings, lists and dicts; empty if nothing was."""
+        """Return all that was learned, as plain numbers, strings, lists and dicts; empty if nothing was."""
         return self._work.plain
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -298,3 +260,26 @@ class TabularDataModule(LightningDataModule):
         """
         if state_dict:
             self._work.adopt(Learned.from_plain(state_dict))
+
+
+def _task(learned: Learned) -> str:
+    if learned.class_names is None:
+        return f"regression, mean {learned.target_mean:.6g}, standard deviation {learned.target_std:.6g}"
+    return f"classification, {len(learned.class_names)} classes: {shortened(learned.class_names, 10)}"
+
+
+def _columns(encoding: Encoding) -> list[str]:
+    columns = encoding.columns
+    numeric = sum(isinstance(c, NumericColumn) for c in columns)
+    gaps = [c.name for c in columns if (c.indicator if isinstance(c, NumericColumn) else c.missing)]
+    used = (
+        f"features: {len(encoding.feature_names)} from {numeric} number and {len(columns) - numeric} category columns"
+    )
+    by_reason = sorted(encoding.dropped.items(), key=lambda item: item[1])
+    return [
+        used + (f"; gaps in {shortened(gaps, 8)}" if gaps else ""),
+        *(
+            f"left out: {shortened((name for name, _ in group), 8)} ({reason})"
+            for reason, group in groupby(by_reason, key=lambda item: item[1])
+        ),
+    ]

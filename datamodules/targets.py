@@ -1,6 +1,6 @@
-"""The target column: what task it makes, its classes or numbers, and which rows have none."""
+"""The target column: what task it makes, its classes or numbers, the split by it, and what a constant would score."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,45 +11,6 @@ from datamodules.columns import Kind, as_labels, as_numbers, kind_of, number_of,
 from datamodules.errors import DataError, nearest, shortened
 from datamodules.readers.table import Table
 
-
-def majority_metrics(codes: NDArray[np.int64], majority: int) -> dict[str, float]:
-    """Score "always the class `majority`".
-
-    Args:
-        codes: Class numbers, shape (rows,); no missing ones.
-        majority: The class most training rows have.
-
-    Returns:
-        `accuracy`; `f1`, macro over the classes that occur in `codes` or are predicted; `auroc`, 0.5 by definition.
-        All NaN without rows (AUROC also with one class only).
-    """
-    if len(codes) == 0:
-        return {"accuracy": float("nan"), "f1": float("nan"), "auroc": float("nan")}
-    share = float(np.mean(codes == majority))
-    present = set(np.unique(codes).tolist())
-    f1 = 2 * share / (1 + share) / len(present | {majority})
-    return {"accuracy": share, "f1": f1, "auroc": 0.5 if len(present) > 1 else float("nan")}
-
-
-def mean_metrics(values: NDArray[np.float64], mean: float) -> dict[str, float]:
-    """Score "always `mean`".
-
-    Args:
-        values: Targets in their own units, shape (rows,); no NaN.
-        mean: Of the training rows.
-
-    Returns:
-        `rmse` and `mae` in the target's units and `r2` (at most 0). NaN without rows; `r2` is NaN too where all
-        targets are one.
-    """
-    if len(values) == 0:
-        return {"rmse": float("nan"), "mae": float("nan"), "r2": float("nan")}
-    error = values - mean
-    spread = float(np.square(values - values.mean()).sum())
-    r2 = 1 - float(np.square(error).sum()) / spread if spread > 0 else float("nan")
-    return {"rmse": float(np.sqrt(np.mean(np.square(error)))), "mae": float(np.mean(np.abs(error))), "r2": r2}
-
-
 Task = Literal["classification", "regression"]
 
 MAX_INTEGER_CLASSES = 20
@@ -59,14 +20,20 @@ MIN_ROWS_PER_CLASS = 5
 """Whole numbers need this many rows a class on average to be classes."""
 
 _EXACT = 2.0**53  # float64 tells whole numbers apart up to here
+_KINDS: dict[Kind, str] = {"time": "dates or times", "other": "neither numbers nor names"}  # that are no target
+
+MIN_ROWS_TO_SHARE = 3
+"""A class with fewer rows stays in training whole: one row each for three sets is the least one can share."""
+
+_BINS = 10  # deciles of a regression target: enough to spread its tails evenly over the sets
 
 
 @dataclass(frozen=True)
 class Target:
-    """A target column, read.
+    """A target column that was read.
 
     Attributes:
-        task: What it makes.
+        task: What the column makes.
         values: Shape (rows,): class numbers as int64 (-1 where missing), or float64 (NaN where missing).
         class_names: The classes by number, for a classification.
     """
@@ -77,12 +44,12 @@ class Target:
 
     @property
     def missing(self) -> NDArray[np.bool_]:
-        """Which rows have no target, shape (rows,)."""
+        """Return which rows have no target, shape (rows,)."""
         return np.asarray(self.values < 0 if self.task == "classification" else np.isnan(self.values))
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """Rows a class, for a classification."""
+        """Return the rows of each class, for a classification."""
         return np.bincount(self.values[self.values >= 0], minlength=len(self.class_names or ()))
 
 
@@ -104,18 +71,13 @@ def check_target(table: Table, target: str | None) -> str:
 
 
 def read_target(table: Table, name: str, task: str) -> Target:
-    """Read the target and tell the task.
-
-    Args:
-        table: Where it is; only this column is read.
-        name: The column.
-        task: "auto", or the task the user wants.
+    """Read the target for a task; "auto" tells the task from its values.
 
     Raises:
         DataError: The column cannot be the target of that task, or of any.
     """
     kind, numbers, example = _as_numbers(table, name)
-    if kind in ("time", "other"):
+    if kind in _KINDS:
         raise DataError(f"Column {name!r} holds {_KINDS[kind]}; a target is numbers or names.")
     if numbers is None or kind in ("bool", "category"):
         return _named(table, name, task, numbers, example)
@@ -140,11 +102,8 @@ def read_target(table: Table, name: str, task: str) -> Target:
     return Target("classification", np.where(np.isnan(numbers), -1, codes), names)
 
 
-_KINDS: dict[Kind, str] = {"time": "dates or times", "other": "neither numbers nor names"}
-
-
 def _as_numbers(table: Table, name: str) -> tuple[Kind, NDArray[np.float64] | None, str | None]:
-    """Read the column as numbers; None for them, and an example, if some cell is none."""
+    # None for the numbers, and an example, if some cell is none.
     parts: list[NDArray[np.float64]] = []
     kind: Kind = "text"
     n_junk = 0
@@ -152,7 +111,7 @@ def _as_numbers(table: Table, name: str) -> tuple[Kind, NDArray[np.float64] | No
     for chunk in table.chunks([name]):
         array = single(chunk, name)
         kind = kind_of(array.type)
-        if kind in ("time", "other"):
+        if kind in _KINDS:
             return kind, None, None
         read = as_numbers(array)
         n_junk += read.n_junk
@@ -189,22 +148,21 @@ def _named(table: Table, name: str, task: str, numbers: NDArray[np.float64] | No
             f"--data.task=regression needs numbers; the target {name!r} holds {shown!r}. Use "
             "--data.task=classification."
         )
-    order = in_order(names)
-    place = np.empty(len(names) + 1, dtype=np.int64)
-    place[np.array([names.index(n) for n in order], dtype=np.int64)] = np.arange(len(names))
-    place[-1] = -1
-    return Target("classification", place[codes], tuple(order))
+    return _numbered(codes, names, in_order(names))
+
+
+def _numbered(codes: NDArray[np.int64], names: Sequence[str], classes: Iterable[str]) -> Target:
+    number = {name: i for i, name in enumerate(classes)}
+    remap = np.array([*(number[name] for name in names), -1], dtype=np.int64)  # the last is reached by -1: missing
+    return Target("classification", remap[codes], tuple(classes))
 
 
 def in_order(names: Sequence[str]) -> list[str]:
-    """Sort class names: as numbers when all of them are, else alphabetically."""
+    """Return class names sorted: as numbers when all of them are, else alphabetically."""
     try:
-        return sorted(names, key=int)
+        return sorted(names, key=int)  # exact, however large
     except ValueError:
-        pass
-    if all(number_of(n) == number_of(n) for n in names):
-        return sorted(names, key=number_of)
-    return sorted(names)
+        return sorted(names, key=number_of) if all(number_of(n) == number_of(n) for n in names) else sorted(names)
 
 
 def read_labels(table: Table, name: str) -> tuple[NDArray[np.int64], list[str]]:
@@ -219,7 +177,7 @@ def read_labels(table: Table, name: str) -> tuple[NDArray[np.int64], list[str]]:
 
 
 def read_known_target(table: Table, name: str, task: Task, class_names: Sequence[str] | None) -> Target:
-    """Read the target of another file, whose task and classes are settled.
+    """Read the target of another file for a task and classes that are settled.
 
     Raises:
         DataError: It has no such column, a class that training never saw, or text where numbers are needed.
@@ -232,7 +190,7 @@ def read_known_target(table: Table, name: str, task: Task, class_names: Sequence
             raise DataError(f"The target {name!r} of {table.label!r} must be numbers; it holds {shown}.")
         _check_finite(table, name, numbers)
         return Target(task, numbers)
-    known = {n: i for i, n in enumerate(class_names or ())}
+    known = dict.fromkeys(class_names or ())
     codes, names = read_labels(table, name)
     if len(codes) == 0:
         raise DataError(f"{table.label!r} has a header but no rows.")
@@ -242,8 +200,7 @@ def read_known_target(table: Table, name: str, task: Task, class_names: Sequence
             f"{table.label!r} has classes in {name!r} that the training rows lack: {shortened(map(repr, unseen))}; "
             f"known are {shortened(map(repr, known))}."
         )
-    remap = np.array([*(known[n] for n in names), -1], dtype=np.int64)
-    return Target(task, remap[codes], tuple(known))
+    return _numbered(codes, names, known)
 
 
 def check_learnable(target: Target, name: str) -> None:
@@ -263,3 +220,128 @@ def check_learnable(target: Target, name: str) -> None:
             f"The target {name!r} has {found} classes in {len(present)} rows, fewer than 2 rows a class (such as "
             f"{shortened(map(repr, names), 3)}); an identifier? Choose another --data.target, or task=regression."
         )
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Disjoint, sorted row numbers (int64) of three sets; together they are all rows that were given.
+
+    Attributes:
+        train: Rows to learn from.
+        val: Rows to choose by; may be empty.
+        test: Rows to judge by; may be empty.
+        unshared: Strata (class numbers) that stayed in training whole because they have too few rows.
+    """
+
+    train: NDArray[np.int64]
+    val: NDArray[np.int64]
+    test: NDArray[np.int64]
+    unshared: tuple[int, ...] = ()
+
+
+def quantile_bins(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the bin of each number, of up to ten of equally many rows, to stratify a regression by.
+
+    Equal values are told apart by their place in the file, so bins stay equal. `values` are finite.
+    """
+    n = len(values)
+    # a bin of fewer than 20 rows would have nothing to give to a set of 5 %
+    bins = int(np.clip(n // 20, 1, _BINS))
+    ranks = np.empty(n, dtype=np.int64)
+    ranks[np.argsort(values, kind="stable")] = np.arange(n)
+    return ranks * bins // max(n, 1)
+
+
+def split_target(target: Target, fractions: tuple[float, float], seed: int) -> Splits:
+    """Split the rows that have a target, stratified by class or by deciles of the target."""
+    rows = np.flatnonzero(~target.missing).astype(np.int64)
+    values = target.values[rows]
+    strata = values if target.task == "classification" else quantile_bins(values)
+    return split_rows(rows, strata, val_fraction=fractions[0], test_fraction=fractions[1], seed=seed)
+
+
+def split_rows(
+    rows: NDArray[np.int64], strata: NDArray[np.int64], *, val_fraction: float, test_fraction: float, seed: int
+) -> Splits:
+    """Share rows out among training, validation and test, each stratum in proportion.
+
+    Each held-out set gets `round(fraction * rows)` rows (at least one), handed to the strata by the largest
+    remainder; every stratum keeps at least one row in training. The result is a function of the arguments.
+
+    Args:
+        rows: Distinct row numbers, shape (rows,).
+        strata: The class or bin of each, shape (rows,), whole numbers from 0.
+        val_fraction: Share of the rows to validate on.
+        test_fraction: Share of the rows to test on; the two sum to less than 1.
+        seed: Of the generator.
+
+    Raises:
+        DataError: There are too few rows to fill the sets.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = np.bincount(strata) if len(strata) else np.zeros(0, dtype=np.int64)
+    held = int(val_fraction > 0) + int(test_fraction > 0)
+    spare = np.where(sizes >= MIN_ROWS_TO_SHARE, sizes - 1, 0)
+    n_val = _apportion(sizes, spare, val_fraction, rng)
+    n_test = _apportion(sizes, spare - n_val, test_fraction, rng)
+    if held and (n_val.sum() == 0) * (val_fraction > 0) + (n_test.sum() == 0) * (test_fraction > 0):
+        raise DataError(
+            f"{len(rows)} rows with a target are too few to hold out {val_fraction:g} for validation and "
+            f"{test_fraction:g} for test; give more rows, or set the fraction to 0."
+        )
+    # rows of one stratum stand together, in random order within it
+    order = rng.permutation(len(rows))
+    order = order[np.argsort(strata[order], kind="stable")]
+    place = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    in_val = place < np.repeat(n_val, sizes)
+    in_test = ~in_val & (place < np.repeat(n_val + n_test, sizes))
+    few = np.flatnonzero((sizes > 0) & (sizes < MIN_ROWS_TO_SHARE)) if held else np.zeros(0, dtype=np.int64)
+    return Splits(
+        train=np.sort(rows[order[~in_val & ~in_test]]),
+        val=np.sort(rows[order[in_val]]),
+        test=np.sort(rows[order[in_test]]),
+        unshared=tuple(int(c) for c in few),
+    )
+
+
+def _apportion(
+    sizes: NDArray[np.int64], spare: NDArray[np.int64], fraction: float, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    # Whole numbers near `fraction * sizes`, none above `spare`, summing to the rounded total where that can be.
+    shares = np.where(spare > 0, sizes, 0) * fraction
+    given = np.minimum(np.floor(shares).astype(np.int64), spare)
+    total = min(max(round(float(sizes.sum()) * fraction), int(fraction > 0)), int(spare.sum()))
+    # ties are broken at random, else the first classes would always win the odd row
+    by_remainder = np.lexsort((rng.random(len(sizes)), -(shares - given)))
+    while given.sum() < total:
+        room = by_remainder[(given < spare)[by_remainder]][: total - int(given.sum())]
+        given[room] += 1
+    return given
+
+
+def majority_metrics(codes: NDArray[np.int64], majority: int) -> dict[str, float]:
+    """Score the prediction that is always the class `majority`, on class numbers of shape (rows,).
+
+    `f1` is macro over the classes that occur or are predicted, `auroc` 0.5 by definition. All are NaN without rows,
+    `auroc` also where there is one class only.
+    """
+    if len(codes) == 0:
+        return dict.fromkeys(("accuracy", "f1", "auroc"), float("nan"))
+    share = float(np.mean(codes == majority))
+    present = set(np.unique(codes).tolist())
+    f1 = 2 * share / (1 + share) / len(present | {majority})
+    return {"accuracy": share, "f1": f1, "auroc": 0.5 if len(present) > 1 else float("nan")}
+
+
+def mean_metrics(values: NDArray[np.float64], mean: float) -> dict[str, float]:
+    """Score the prediction that is always `mean`, on targets of shape (rows,) without NaN.
+
+    `rmse` and `mae` are in the target's units, `r2` is at most 0. All are NaN without rows, `r2` also where all
+    targets are one.
+    """
+    if len(values) == 0:
+        return dict.fromkeys(("rmse", "mae", "r2"), float("nan"))
+    error = values - mean
+    spread = float(np.square(values - values.mean()).sum())
+    r2 = 1 - float(np.square(error).sum()) / spread if spread > 0 else float("nan")
+    return {"rmse": float(np.sqrt(np.mean(np.square(error)))), "mae": float(np.mean(np.abs(error))), "r2": r2}

@@ -1,4 +1,4 @@
-"""CSV and TSV, plain or gzipped, every column read as text: what it means is decided later, from all of its rows.
+"""CSV and TSV files, plain or gzipped, every column read as text: what it means is decided from all of its rows.
 
 Arrow's own guess looks at the first block alone and fails when a later row disagrees.
 """
@@ -23,21 +23,21 @@ _GZIP_FACTOR = 8  # text usually shrinks to an eighth or more
 _STRING_FACTOR = 3  # text, its Arrow offsets, and the float32 copy
 
 
-def delimited_table(file: Path, suffix: str) -> Table:
+def delimited_table(file: Path) -> Table:
     """Open a delimited text file; the delimiter of `.csv` is the most frequent of `, ; tab |` in its header.
 
     Raises:
         DataError: It is empty, not UTF-8, or ragged (which is noticed while it is read).
     """
     header, header_bytes = _header(file)
-    delimiter = "\t" if suffix.startswith(".tsv") else sniffed(header)
+    delimiter = "\t" if file.name.lower().removesuffix(".gz").endswith(".tsv") else sniffed(header)
     try:
         raw = next(csv.reader([header], delimiter=delimiter), [])
     except csv.Error as error:
         raise explained(file, error, "delimited text") from error
     # a nameless first column is what pandas and R write for row names
     names = tuple(n if n.strip() else f"column_{i + 1}" for i, n in enumerate(raw))
-    size = file.stat().st_size * (_GZIP_FACTOR if suffix.endswith(".gz") else 1)
+    size = file.stat().st_size * (_GZIP_FACTOR if _is_gzip(file) else 1)
 
     def batches(columns: Sequence[str]) -> Iterator[Any]:
         yield from _read(file, header_bytes, names, delimiter, columns)
@@ -46,7 +46,7 @@ def delimited_table(file: Path, suffix: str) -> Table:
 
 
 def sniffed(header: str) -> str:
-    """Tell the delimiter of a header line: the most frequent candidate outside quotes, a comma if there is none."""
+    """Return the delimiter of a header line: the most frequent candidate outside quotes, a comma if there is none."""
     bare = "".join(header.split('"')[::2])
     return max(DELIMITERS, key=lambda d: (bare.count(d), -DELIMITERS.index(d)))
 
@@ -55,13 +55,8 @@ def _is_gzip(file: Path) -> bool:
     return file.name.lower().endswith(".gz")
 
 
-def _open_text(file: Path) -> TextIO:
-    opener = gzip.open if _is_gzip(file) else open
-    return cast(TextIO, opener(file, "rt", encoding="utf-8-sig", newline=""))
-
-
 def _header(file: Path) -> tuple[str, int]:
-    """The first record as text, with its quotes and any line breaks inside them, and the bytes up to its end."""
+    # The first record as text, with its quotes and any line breaks inside them, and the bytes up to its end.
     lines: list[bytes] = []
     passed = 0
     try:
@@ -111,17 +106,18 @@ def _read(
 
 
 def _why(file: Path, names: tuple[str, ...], delimiter: str, error: BaseException) -> DataError:
-    """Find out what is wrong with a file that Arrow refuses; reads it once more, slowly, up to the trouble."""
+    # What is wrong with a file that Arrow refuses: it is read once more, slowly, up to the trouble.
     try:
-        with _open_text(file) as text:
+        opener = gzip.open if _is_gzip(file) else open
+        with cast(TextIO, opener(file, "rt", encoding="utf-8-sig", newline="")) as text:
             reader = csv.reader(text, delimiter=delimiter)
             before = 1
             for record in reader:
                 if record and len(record) != len(names):
+                    start = " ".join(record[:4])[:60]
                     return DataError(
                         f"{str(file)!r}, line {before}: {len(names)} fields are needed as in the header, "
-                        f"{len(record)} came: {_start(record)}; mend that line or quote the field that holds "
-                        f"{delimiter!r}."
+                        f"{len(record)} came: {start!r}; mend that line or quote the field that holds {delimiter!r}."
                     )
                 before = reader.line_num + 1
     except UnicodeDecodeError:
@@ -129,10 +125,6 @@ def _why(file: Path, names: tuple[str, ...], delimiter: str, error: BaseExceptio
     except (csv.Error, OSError, EOFError, zlib.error) as other:
         return explained(file, other, "delimited text")
     return explained(file, error, "delimited text")
-
-
-def _start(record: list[str]) -> str:
-    return repr(" ".join(record[:4])[:60])
 
 
 def _not_utf8(file: Path) -> DataError:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,28 +41,33 @@ class Table:
         """Yield Arrow tables of exactly `CHUNK_ROWS` rows (the last has the rest) with the named columns."""
         import pyarrow as pa
 
-        held: list[Any] = []
+        waiting: list[Any] = []
         rows = 0
         for batch in self.batches(columns):
-            held.append(batch)
+            waiting.append(batch)
             rows += batch.num_rows
             while rows >= CHUNK_ROWS:
-                whole = pa.Table.from_batches(held)
+                whole = pa.Table.from_batches(waiting)
                 yield whole.slice(0, CHUNK_ROWS).combine_chunks()
-                held = whole.slice(CHUNK_ROWS).to_batches()
+                waiting = whole.slice(CHUNK_ROWS).to_batches()
                 rows -= CHUNK_ROWS
         if rows:
-            yield pa.Table.from_batches(held).combine_chunks()
+            yield pa.Table.from_batches(waiting).combine_chunks()
 
-    def held(self) -> "Table":
-        """Return the same table, read once and kept in memory."""
-        import pyarrow as pa
+    def in_memory(self) -> "Table":
+        """Return the same table, kept in memory from its first reading on."""
 
-        read = list(self.batches(self.names))
-        if not read:
-            return replace(self, batches=lambda _columns: iter(()))
-        whole = pa.Table.from_batches(read)
-        return replace(self, batches=lambda columns: iter(whole.select(list(columns)).to_batches()))
+        @cache
+        def whole() -> Any:
+            import pyarrow as pa
+
+            read = list(self.batches(self.names))
+            return pa.Table.from_batches(read) if read else None
+
+        def batches(columns: Sequence[str]) -> Iterator[Any]:
+            return iter(()) if whole() is None else iter(whole().select(list(columns)).to_batches())
+
+        return replace(self, batches=batches)
 
 
 def explained(file: Path, error: BaseException, what: str) -> DataError:

@@ -1,6 +1,7 @@
 """`python -m lightning_mods.diagnose LOG`: what became of a run, from the log that any framework wrote."""
 
 import argparse
+import glob
 import json
 import sys
 from collections.abc import Sequence
@@ -13,157 +14,34 @@ from typing import Any, NoReturn
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
 from callbacks.host import replacing
 from lightning_mods.cli.command_line import CommandLine, UsageError
-from lightning_mods.diagnose.curves import Asked
-from lightning_mods.diagnose.logs import RunLog, find_logs, read_log
-from lightning_mods.diagnose.table import LogError
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A log with its verdict, or with the reason why it has none."""
-
-    path: Path
-    log: RunLog | None = None
-    diagnosis: Diagnosis | None = None
-    error: str | None = None
-
-
-def judge(log: RunLog, baseline: float | None = None) -> Judged:
-    """Ask for the verdict on a log that was read."""
-    curves = log.curves
-    verdict = diagnose(
-        curves.train, curves.val, val_metric=curves.metric, metric_mode=log.columns.metric_mode, baseline_loss=baseline
-    )
-    return Judged(log.path, log, verdict)
-
-
-def is_worth_a_line(judged: Judged) -> bool:
-    """Whether a file that nobody named turned out to be the log of a run, not a summary or a data set."""
-    return judged.log is not None and sum(value is not None for value in judged.log.curves.val) > 1
-
-
-def headline(diagnosis: Diagnosis) -> str:
-    """The verdict in one line: `overfit (92 %), memorising`."""
-    cause = diagnosis.cause.replace("_", " ")
-    if diagnosis.fit is Fit.UNKNOWN:
-        return f"unknown, because: {cause}"
-    return f"{diagnosis.fit} ({_percent(diagnosis)}), {cause}"
-
-
-def paragraph(judged: Judged) -> str:
-    """The verdict on one log with its grounds, what to do, and what was read."""
-    if judged.log is None or judged.diagnosis is None:
-        return f"{judged.path}: {judged.error}"
-    log, found = judged.log, judged.diagnosis
-    advice = [f"  {number}. {line}" for number, line in enumerate(found.advice, 1)]
-    notes = [f"Note: {note}." for note in log.notes]
-    return "\n".join([headline(found), found.reason, *advice, _taken(log), *notes])
-
-
-def table(all_judged: Sequence[Judged]) -> str:
-    """One line a log, aligned."""
-    rows = [["file", "verdict", "sure", "cause", "best", "onset"]]
-    for each in all_judged:
-        if each.diagnosis is None:
-            rows.append([str(each.path), "unreadable", "-", "-", "-", "-"])  # why stands on stderr
-            continue
-        found = each.diagnosis
-        epochs = ["-" if epoch is None else str(epoch) for epoch in (found.best_epoch, found.onset_epoch)]
-        sure = "-" if found.fit is Fit.UNKNOWN else _percent(found)
-        rows.append([str(each.path), str(found.fit), sure, found.cause.replace("_", " "), *epochs])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(w) if i in (2, 4, 5) else cell.ljust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
-def as_json(all_judged: Sequence[Judged]) -> str:
-    """An object for one log, a list for several; the keys are the same for each."""
-    objects = [_object(each) for each in all_judged]
-    return json.dumps(objects if len(objects) != 1 else objects[0], indent=2, allow_nan=False)
-
-
-def _object(judged: Judged) -> dict[str, Any]:
-    log, found = judged.log, judged.diagnosis
-    columns = log.columns if log else None
-    return {
-        "file": str(judged.path),
-        "error": judged.error,
-        "fit": str(found.fit) if found else None,
-        "cause": found.cause if found else None,
-        "probabilities": {str(fit): round(p, 4) for fit, p in found.probabilities.items()} if found else None,
-        "best_epoch": found.best_epoch if found else None,
-        "onset_epoch": found.onset_epoch if found else None,
-        "best_in_log": _place(log, found.best_epoch) if log and found else None,
-        "onset_in_log": _place(log, found.onset_epoch) if log and found else None,
-        "reason": found.reason if found else None,
-        "advice": list(found.advice) if found else None,
-        "format": log.kind if log else None,
-        "columns": {
-            "train": list(columns.train) if columns else [],
-            "val": list(columns.val) if columns else [],
-            "metric": columns.metric if columns else None,
-            "metric_mode": columns.metric_mode if columns and columns.metric else None,
-            "epoch": columns.epoch if columns else None,
-            "step": columns.step if columns else None,
-        },
-        "unit": log.curves.unit if log else None,
-        "points": len(log.curves.val) if log else None,
-        "evaluations": sum(v is not None for v in log.curves.val) if log else None,
-        "notes": list(log.notes) if log else [],
-    }
-
-
-def _place(log: RunLog, epoch: int | None) -> float | None:
-    """What the log itself calls an epoch that is counted from 0."""
-    if epoch is None or epoch >= len(log.curves.places):
-        return None
-    place = log.curves.places[epoch]
-    if place is None or not isfinite(place):
-        return None
-    return int(place) if place.is_integer() else place
-
-
-def _percent(diagnosis: Diagnosis) -> str:
-    return f"{100 * diagnosis.probabilities[diagnosis.fit]:.0f} %"
-
-
-def _taken(log: RunLog) -> str:
-    columns = log.columns
-    parts = [f"train {' + '.join(columns.train)}" if columns.train else "", f"val {' + '.join(columns.val)}"]
-    parts = [part if columns.val or not part.startswith("val") else "" for part in parts]
-    if columns.metric:
-        parts.append(f"metric {columns.metric} ({columns.metric_mode})")
-    axis = columns.epoch or columns.step
-    parts.append(f"by {axis}" if axis else "")
-    return f"Read {log.path} ({log.kind}): {', '.join(part for part in parts if part)}."
-
+from lightning_mods.diagnose.curves import ColumnRequest, Columns, Curves, choose_columns, pair_rows
+from lightning_mods.diagnose.formats import EVENTS_MARK, STAGES, TRAIN, LogError, event_folders, read_table, words
 
 _FLAGS = ("train", "val", "metric", "metric_mode", "baseline", "epoch", "json", "plot")
+_KNOWN = {"metrics.csv", "results.csv", "history.json", "history.csv", "training.log"}
+_STATE = "trainer_state.json"
+_SUFFIXES = {".csv", ".tsv", ".json", ".jsonl", ".ndjson"}
+_LARGEST = 50_000_000  # bytes; what is larger and called differently is a data set
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Say what became of runs, from their logs.
+    """Print what became of runs, from their logs.
 
     Args:
         args: The command line; None for the one of the process.
     """
     try:
         given = _parse(sys.argv[1:] if args is None else args)
-        judged = _judge_all(given)
-        if given.plot is not None and len(judged) > 1:
-            raise UsageError(f"--plot draws one log; {len(judged)} were given.")
+        verdicts = _diagnose_all(given)
         if given.plot is not None:
-            _plot(judged[0], Path(given.plot))
-        _say(judged, given.json)
+            if len(verdicts) > 1:
+                raise UsageError(f"--plot draws one log; {len(verdicts)} were given.")
+            _plot(verdicts[0], Path(given.plot))
+        _print(verdicts, as_json=given.json)
     except (UsageError, LogError, OSError) as error:
-        _fail(_explain(error))
-    if any(each.error for each in judged):
+        sys.stderr.write(f"diagnose: {_explain(error)}\n")
+        raise SystemExit(2) from None
+    if any(each.error for each in verdicts):
         raise SystemExit(2)
 
 
@@ -199,56 +77,61 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
-    words = list(args)
+    typed = list(args)
     parser = _parser()
-    flags = words[: words.index("--")] if "--" in words else words
+    flags = typed[: typed.index("--")] if "--" in typed else typed
     CommandLine.parse("diagnose", flags, configs=False).refuse_unknown([*_FLAGS, "help"])
-    for at in reversed([i for i, word in enumerate(words[:-1]) if word == "--baseline"]):
-        words[at : at + 2] = [f"--baseline={words[at + 1]}"]  # argparse takes -1e-3 for a flag
-    given = parser.parse_intermixed_args(words)
+    for at in reversed([i for i, word in enumerate(typed[:-1]) if word == "--baseline"]):
+        typed[at : at + 2] = [f"--baseline={typed[at + 1]}"]  # argparse takes -1e-3 for a flag
+    given = parser.parse_intermixed_args(typed)
     if given.baseline is not None and not isfinite(given.baseline):
         raise UsageError(f"--baseline needs a finite number, not {given.baseline}.")
     return given
 
 
-def _judge_all(given: argparse.Namespace) -> list[Judged]:
+def _diagnose_all(given: argparse.Namespace) -> list["LogVerdict"]:
+    asked = ColumnRequest(given.train, given.val, given.metric, given.metric_mode, given.epoch)
     paths = find_logs(given.logs)
-    judged = [_judge(path, given) for path in paths]
-    kept = [each for each in judged if paths[each.path] or is_worth_a_line(each)]
-    if not kept:
-        raise LogError(f"{' '.join(given.logs)}: none of {len(judged)} files holds losses; name a file to learn why.")
-    return kept
+    verdicts = []
+    for path, is_named in paths.items():
+        try:
+            verdict = diagnose_log(read_log(path, asked), given.baseline)
+        except (LogError, OSError) as error:
+            verdict = LogVerdict(path, error=_explain(error))
+        # A file that nobody named may turn out to be a summary or a data set, not the log of a run.
+        evaluations = sum(v is not None for v in verdict.log.curves.val) if verdict.log else 0
+        if is_named or evaluations > 1:
+            verdicts.append(verdict)
+    if not verdicts:
+        raise LogError(f"{' '.join(given.logs)}: none of {len(paths)} files holds losses; name a file to learn why.")
+    return verdicts
 
 
-def _judge(path: Path, given: argparse.Namespace) -> Judged:
-    asked = Asked(given.train, given.val, given.metric, given.metric_mode, given.epoch)
-    try:
-        return judge(read_log(path, asked), given.baseline)
-    except (LogError, OSError) as error:
-        return Judged(path, error=_explain(error))
-
-
-def _say(judged: Sequence[Judged], machine: bool) -> None:
-    for each in judged:
+def _print(verdicts: Sequence["LogVerdict"], *, as_json: bool) -> None:
+    for each in verdicts:
         if each.error:
             sys.stderr.write(f"diagnose: {each.path}: {each.error}\n")
-    if machine:
-        sys.stdout.write(as_json(judged) + "\n")
-    elif len(judged) > 1:
-        sys.stdout.write(table(judged) + "\n")
-    elif not judged[0].error:
-        sys.stdout.write(paragraph(judged[0]) + "\n")
+    if as_json:  # an object for one log, a list for several; the keys are the same for each
+        objects = [_object(each) for each in verdicts]
+        text = json.dumps(objects if len(objects) != 1 else objects[0], indent=2, allow_nan=False)
+    elif len(verdicts) > 1:
+        text = _table(verdicts)
+    elif verdicts[0].error:
+        return
+    else:
+        text = _paragraph(verdicts[0])
+    sys.stdout.write(text + "\n")
 
 
-def _plot(judged: Judged, target: Path) -> None:
-    if judged.log is None or judged.diagnosis is None:
+def _plot(verdict: "LogVerdict", target: Path) -> None:
+    if verdict.log is None or verdict.diagnosis is None:
         return
     try:
         draw_fit = import_module("lightning_mods.callbacks.fit.figure").draw_fit
     except ImportError as error:
         raise UsageError(f"--plot needs matplotlib (pip install matplotlib): {error}.") from error
-    curves = judged.log.curves
-    figure = draw_fit(curves.train, curves.val, judged.diagnosis, val_metric=curves.metric, title=judged.path.name)
+    curves = verdict.log.curves
+    figure = draw_fit(curves.train, curves.val, verdict.diagnosis, val_metric=curves.metric, title=verdict.path.name)
     try:
         with replacing(target) as partial:
             figure.savefig(partial, format=target.suffix[1:] or "png")
@@ -264,6 +147,205 @@ def _explain(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _fail(message: str) -> NoReturn:
-    sys.stderr.write(f"diagnose: {message}\n")
-    raise SystemExit(2)
+@dataclass(frozen=True)
+class RunLog:
+    """A log that was read: its kind, the columns taken, their curves and what a person should know about these."""
+
+    path: Path
+    kind: str
+    columns: Columns
+    curves: Curves
+    notes: tuple[str, ...]
+
+
+def read_log(path: Path, asked: ColumnRequest | None = None) -> RunLog:
+    """Read a log as curves: a text file, an event file, or a folder with event files of one run.
+
+    Raises:
+        LogError: It is no log, or its columns cannot be told.
+        OSError: It cannot be opened.
+    """
+    table = read_table(path)
+    columns = choose_columns(table, asked or ColumnRequest())
+    curves = pair_rows(table, columns)
+    return RunLog(path, table.kind, columns, curves, (*table.notes, *_notes(columns, curves)))
+
+
+def _notes(columns: Columns, curves: Curves) -> list[str]:
+    notes = []
+    if not columns.train:
+        notes.append("no training loss is logged")
+    if not columns.val:
+        notes.append("no validation loss is found; name it with --val if it is there")
+    places = curves.places
+    if curves.unit != "epoch":
+        what = {"evaluation": "evaluations, for epochs are not told apart", "row": "rows, for no epochs are logged"}
+        notes.append(f"epochs below are {what[curves.unit]}, counted from 0")
+    elif places and places[0]:
+        notes.append(f"epochs are counted from 0, which is the log's {places[0]:g}")
+    return notes
+
+
+def find_logs(given: Sequence[str]) -> dict[Path, bool]:
+    """Return the logs that files, patterns and folders stand for, each once.
+
+    Returns:
+        Each with whether it is sure to be meant as a log: it was named, or it is called as a logger calls it. What
+        else a folder holds may be a log or not.
+
+    Raises:
+        LogError: One that stands for none.
+    """
+    found: dict[Path, bool] = {}
+    for name in given:
+        paths = [Path(name)]
+        if not paths[0].exists():
+            paths = [Path(each) for each in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 -- Path.glob refuses absolute ones
+        if not paths:
+            raise LogError(f"{name}: there is no such file or folder.")
+        for path in paths:
+            found |= {each: sure or found.get(each, False) for each, sure in _logs_at(path).items()}
+    return found
+
+
+def _logs_at(path: Path) -> dict[Path, bool]:
+    if not path.is_dir():
+        return {path: True}
+    files = [each for each in sorted(path.rglob("*")) if each.is_file()]
+    states = [each for each in files if each.name == _STATE]
+    known = [*(each for each in files if each.name.lower() in _KNOWN), *_newest(states), *_event_runs(path)]
+    others = [each for each in files if each.suffix.lower() in _SUFFIXES and each not in [*known, *states]]
+    others = [each for each in others if each.stat().st_size <= _LARGEST]
+    if not known and not others:
+        raise LogError(
+            f"{path}: there is no log in this folder; TensorBoard event files have `{EVENTS_MARK}` in their names."
+        )
+    return {each: each in known for each in sorted([*known, *others])}
+
+
+def _newest(states: list[Path]) -> list[Path]:
+    # one `trainer_state.json` a run: the run's own, or else that of its last checkpoint
+    runs: dict[Path, Path] = {}
+    for path in states:
+        run = path.parent.parent if path.parent.name.startswith("checkpoint-") else path.parent
+        runs[run] = max(runs.get(run, path), path, key=_state_age)
+    return list(runs.values())
+
+
+def _state_age(path: Path) -> float:
+    number = path.parent.name.removeprefix("checkpoint-")
+    return float(number) if number.isdecimal() else float("inf")
+
+
+def _event_runs(root: Path) -> list[Path]:
+    # the folders of runs: one with event files, or one whose sub-folders hold a stage each
+    folders = event_folders(root)
+    runs = []
+    for folder in folders:
+        siblings = [each for each in folders if each.parent == folder.parent and STAGES & set(words(each.name))]
+        stages = {bool(TRAIN & set(words(each.name))) for each in siblings}
+        split = folder in siblings and len(stages) == 2 and folder != root
+        runs.append(folder.parent if split else folder)
+    return [run for run in dict.fromkeys(runs) if not set(run.parents) & set(runs)]
+
+
+@dataclass(frozen=True)
+class LogVerdict:
+    """A log with its verdict, or with the reason why it has none."""
+
+    path: Path
+    log: RunLog | None = None
+    diagnosis: Diagnosis | None = None
+    error: str | None = None
+
+
+def diagnose_log(log: RunLog, baseline: float | None = None) -> LogVerdict:
+    """Return the verdict on a log that was read; `baseline` is the validation loss of the best constant."""
+    curves = log.curves
+    verdict = diagnose(
+        curves.train, curves.val, val_metric=curves.metric, metric_mode=log.columns.metric_mode, baseline_loss=baseline
+    )
+    return LogVerdict(log.path, log, verdict)
+
+
+def _paragraph(verdict: LogVerdict) -> str:
+    log, found = verdict.log, verdict.diagnosis
+    assert log is not None
+    assert found is not None
+    cause = found.cause.replace("_", " ")
+    unknown = found.fit is Fit.UNKNOWN
+    headline = f"unknown, because: {cause}" if unknown else f"{found.fit} ({_percent(found)}), {cause}"
+    advice = [f"  {number}. {line}" for number, line in enumerate(found.advice, 1)]
+    notes = [f"Note: {note}." for note in log.notes]
+    columns = log.columns
+    parts = [
+        f"train {' + '.join(columns.train)}" if columns.train else "",
+        f"val {' + '.join(columns.val)}" if columns.val else "",
+        f"metric {columns.metric} ({columns.metric_mode})" if columns.metric else "",
+        f"by {columns.epoch or columns.step}" if columns.epoch or columns.step else "",
+    ]
+    taken = f"Read {log.path} ({log.kind}): {', '.join(filter(None, parts))}."
+    return "\n".join([headline, found.reason, *advice, taken, *notes])
+
+
+def _table(verdicts: Sequence[LogVerdict]) -> str:
+    rows = [["file", "verdict", "sure", "cause", "best", "onset"]]
+    for each in verdicts:
+        if each.diagnosis is None:
+            rows.append([str(each.path), "unreadable", "-", "-", "-", "-"])  # why stands on stderr
+            continue
+        found = each.diagnosis
+        epochs = ["-" if epoch is None else str(epoch) for epoch in (found.best_epoch, found.onset_epoch)]
+        sure = "-" if found.fit is Fit.UNKNOWN else _percent(found)
+        rows.append([str(each.path), str(found.fit), sure, found.cause.replace("_", " "), *epochs])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    aligned = [str.ljust, str.ljust, str.rjust, str.ljust, str.rjust, str.rjust]
+    return "\n".join(
+        "  ".join(pad(cell, width) for pad, cell, width in zip(aligned, row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _object(verdict: LogVerdict) -> dict[str, Any]:
+    log, found = verdict.log, verdict.diagnosis
+    columns = log.columns if log else None
+    return {
+        "file": str(verdict.path),
+        "error": verdict.error,
+        "fit": str(found.fit) if found else None,
+        "cause": found.cause if found else None,
+        "probabilities": {str(fit): round(p, 4) for fit, p in found.probabilities.items()} if found else None,
+        "best_epoch": found.best_epoch if found else None,
+        "onset_epoch": found.onset_epoch if found else None,
+        "best_in_log": _place(log, found.best_epoch) if log and found else None,
+        "onset_in_log": _place(log, found.onset_epoch) if log and found else None,
+        "reason": found.reason if found else None,
+        "advice": list(found.advice) if found else None,
+        "format": log.kind if log else None,
+        "columns": {
+            "train": list(columns.train) if columns else [],
+            "val": list(columns.val) if columns else [],
+            "metric": columns.metric if columns else None,
+            "metric_mode": columns.metric_mode if columns and columns.metric else None,
+            "epoch": columns.epoch if columns else None,
+            "step": columns.step if columns else None,
+        },
+        "unit": log.curves.unit if log else None,
+        "points": len(log.curves.val) if log else None,
+        "evaluations": sum(v is not None for v in log.curves.val) if log else None,
+        "notes": list(log.notes) if log else [],
+    }
+
+
+def _place(log: RunLog, epoch: int | None) -> float | None:
+    # what the log itself calls an epoch that is counted from 0
+    if epoch is None or epoch >= len(log.curves.places):
+        return None
+    place = log.curves.places[epoch]
+    if place is None or not isfinite(place):
+        return None
+    return int(place) if place.is_integer() else place
+
+
+def _percent(diagnosis: Diagnosis) -> str:
+    return f"{100 * diagnosis.probabilities[diagnosis.fit]:.0f} %"

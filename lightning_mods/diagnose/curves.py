@@ -1,4 +1,4 @@
-"""Pairing: a log's scattered rows as curves of one value an epoch, training and validation side by side.
+"""Curves out of a log's table: which columns are the losses and the metric, and their rows paired by epoch.
 
 The training loss of an epoch is the mean of its rows, the validation loss and the metric its last. Where epochs
 cannot be told apart, or are fractions, or too few are left, an evaluation takes the place of an epoch. Rows may
@@ -7,6 +7,7 @@ come in any order; of rows written twice the later wins. NaN counts where an epo
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,8 @@ from statistics import fmean
 from typing import Any
 
 from callbacks.diagnosis.verdict import FEWEST
-from lightning_mods.diagnose.table import (
-    LOSS,
-    LOSS_LIKE,
+from lightning_mods.diagnose.formats import (
+    STAGES,
     TEST,
     TRAIN,
     VAL,
@@ -28,20 +28,42 @@ from lightning_mods.diagnose.table import (
     Table,
     is_epoch,
     is_step,
-    loss_extras,
-    metric_mode,
-    metric_rank,
-    part_of,
     plain,
-    preference,
+    words,
 )
 
+_LOSS = {"loss", "losses"}
+_LOSS_LIKE = {"nll", "bce", "xent", "crossentropy", "logloss", "mlogloss", "cost", "objective", "mse", "rmse", "mae"}
+_PARTS = {"box", "cls", "dfl", "obj", "seg", "sem", "pose", "kobj", "giou", "l1", "rle", "angle"}  # of Ultralytics
+_NOT_A_CURVE = {"best", "min", "max", "std", "var", "weight", "scale", "lowest"}
+_SPANS = {"epoch", "step", "mean", "avg", "average", "total", "running"}
+_NEUTRAL = {*_SPANS, "dataloader", "idx", "0", "metrics", "metric"}
+_METRICS = (  # the first that is found; a pattern over the words joined by _
+    *("accuracy|acc|top_?1|accuracy_top1", "f1|f1_score|f1score", "auroc|auc|roc_auc"),
+    *("map50_95|map_50_95|map_0_5_0_95|map", r"map\d*|map_\d+(_\d+)?", "iou|miou|jaccard|dice", "mcc|kappa"),
+    *("bleu|rouge\\w*", "wer|cer|error_rate|err"),
+)
+_LOW_IS_GOOD = {
+    *_LOSS,
+    *_LOSS_LIKE,
+    "error",
+    "err",
+    "wer",
+    "cer",
+    "perplexity",
+    "ppl",
+    "fid",
+    "distance",
+    "mape",
+    "msle",
+}
 _FEWEST = 2  # numbers; a column with one is a summary and gives way to a column with more
+_WIDEST = 20  # points there may be for each epoch that was logged; beyond it the numbers are no epochs in a row
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the person said of the columns; what is empty or None is looked for.
+class ColumnRequest:
+    """The columns that a person asked for; what is empty or None is looked for.
 
     Attributes:
         train: columns whose sum is the training loss.
@@ -60,7 +82,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that are taken; several of a loss are summed."""
+    """The columns of a log that are taken; several of a loss are summed."""
 
     train: tuple[str, ...]
     val: tuple[str, ...]
@@ -70,8 +92,8 @@ class Columns:
     step: str | None
 
 
-def choose(table: Table, asked: Asked) -> Columns:
-    """Choose the columns.
+def choose_columns(table: Table, asked: ColumnRequest) -> Columns:
+    """Choose the columns of a log that are its losses, its metric and what counts its epochs.
 
     Raises:
         LogError: A column that was asked for is not there or holds no numbers; or no loss is found, or several are
@@ -87,7 +109,7 @@ def choose(table: Table, asked: Asked) -> Columns:
     if not train and not val:
         raise LogError(f"no loss is found; name the columns with --train and --val. {_list(usable)}")
     metric = _metric(table, asked, usable, val)
-    mode = asked.metric_mode or (metric_mode(metric) if metric else "max")
+    mode = asked.metric_mode or (_metric_mode(metric) if metric else "max")
     epochs = [name for name in usable if is_epoch(name)]
     epoch = _named(table, asked.epoch, "--epoch") if asked.epoch else next(iter(epochs), None)
     steps = sorted((name for name in usable if is_step(name)), key=lambda name: -table.count(name))
@@ -95,7 +117,7 @@ def choose(table: Table, asked: Asked) -> Columns:
 
 
 def _named(table: Table, name: str, flag: str) -> str:
-    """The column that a person means, whatever its case and separators."""
+    # whatever its case and separators
     names = list(table.columns)
     same = [each for each in names if each == name.strip()] or [each for each in names if plain(each) == plain(name)]
     if len(same) != 1:
@@ -112,10 +134,10 @@ def _named(table: Table, name: str, flag: str) -> str:
 def _find_val(table: Table, usable: list[str]) -> tuple[str, ...]:
     parts = _parts(usable, VAL)
     for stages in (VAL, TEST):
-        for losses in (LOSS, LOSS_LIKE):
-            names = [name for name in usable if loss_extras(name, stages, losses) is not None]
-            names = [name for name in names if loss_extras(name, TRAIN, losses) is None]
-            found = _one_of(table, names, stages, losses, "--val", parts)
+        for losses in (_LOSS, _LOSS_LIKE):
+            names = [name for name in usable if _loss_extras(name, stages, losses) is not None]
+            names = [name for name in names if _loss_extras(name, TRAIN, losses) is None]
+            found = _likeliest(table, names, stages, losses, "--val", parts)
             if found:
                 return found
     return ()
@@ -124,55 +146,55 @@ def _find_val(table: Table, usable: list[str]) -> tuple[str, ...]:
 def _find_train(table: Table, usable: list[str], val: tuple[str, ...]) -> tuple[str, ...]:
     parts = _parts(usable, TRAIN)
     if len(val) > 1:  # the same parts, or the gap between the two would be of different things
-        wanted = {part_of(name) for name in val}
-        return tuple(name for name in parts if part_of(name) in wanted)
-    for losses in (LOSS, LOSS_LIKE):
-        staged = [name for name in usable if loss_extras(name, TRAIN, losses) is not None]
-        staged = [name for name in staged if loss_extras(name, VAL | TEST, losses) is None]
-        bare = [name for name in usable if loss_extras(name, set(), losses) == frozenset()]
+        wanted = {_part_of(name) for name in val}
+        return tuple(name for name in parts if _part_of(name) in wanted)
+    for losses in (_LOSS, _LOSS_LIKE):
+        staged = [name for name in usable if _loss_extras(name, TRAIN, losses) is not None]
+        staged = [name for name in staged if _loss_extras(name, VAL | TEST, losses) is None]
+        bare = [name for name in usable if _loss_extras(name, set(), losses) == frozenset()]
         if bare and len(_full(table, staged + bare)) < len(staged + bare):
             staged = _full(table, staged)  # Hugging Face's closing `train_loss` beside the `loss` of every step
-        same = [n for n in staged if val and loss_extras(n, TRAIN, losses) == _extras(val[0])]
-        found = _one_of(table, same or staged, TRAIN, losses, "--train", parts)
+        same = [n for n in staged if val and _loss_extras(n, TRAIN, losses) == _extras(val[0])]
+        found = _likeliest(table, same or staged, TRAIN, losses, "--train", parts)
         if found or bare:
-            return found or tuple(sorted(bare, key=preference)[:1])
+            return found or tuple(sorted(bare, key=_preference)[:1])
     return ()
 
 
 def _extras(name: str) -> frozenset[str] | None:
-    found = (loss_extras(name, stages, losses) for stages in (VAL, TEST) for losses in (LOSS, LOSS_LIKE))
+    found = (_loss_extras(name, stages, losses) for stages in (VAL, TEST) for losses in (_LOSS, _LOSS_LIKE))
     return next((extras for extras in found if extras is not None), None)
 
 
 def _full(table: Table, names: list[str]) -> list[str]:
-    """Those with more than a closing number, where there are such."""
+    # those with more than a closing number, where there are such
     full = [name for name in names if table.count(name) >= _FEWEST]
     return full or ([] if table.length >= _FEWEST else names)
 
 
-def _one_of(
+def _likeliest(
     table: Table, names: list[str], stages: set[str], losses: set[str], flag: str, parts: list[str]
 ) -> tuple[str, ...]:
-    """The likeliest of the candidates; all of Ultralytics' parts where there is no whole."""
+    # all of Ultralytics' parts where there is no whole
     names = [n for n in names if table.count(n) >= _FEWEST] or names
     if not names:
         return ()
-    extras = {name: loss_extras(name, stages, losses) or frozenset() for name in names}
+    extras = {name: _loss_extras(name, stages, losses) or frozenset() for name in names}
     fewest = min(len(extra) for extra in extras.values())
     best = [name for name in names if len(extras[name]) == fewest]
     if fewest and len(parts) > 1:
         return tuple(parts)
-    best.sort(key=preference)
-    if len({extras[name] for name in best}) > 1 or len([n for n in best if preference(n) == preference(best[0])]) > 1:
+    best.sort(key=_preference)
+    if len({extras[name] for name in best}) > 1 or len([n for n in best if _preference(n) == _preference(best[0])]) > 1:
         raise LogError(f"several columns may be meant by {flag}; name one of {', '.join(best)}.")
     return (best[0],)
 
 
 def _parts(names: list[str], stages: set[str]) -> list[str]:
-    return [name for name in names if part_of(name) and plain(name).split("_")[0] in stages]
+    return [name for name in names if _part_of(name) and plain(name).split("_")[0] in stages]
 
 
-def _metric(table: Table, asked: Asked, usable: list[str], val: tuple[str, ...]) -> str | None:
+def _metric(table: Table, asked: ColumnRequest, usable: list[str], val: tuple[str, ...]) -> str | None:
     if asked.metric is not None:
         if asked.metric.lower() == "none" and "none" not in table.columns:
             return None
@@ -180,7 +202,7 @@ def _metric(table: Table, asked: Asked, usable: list[str], val: tuple[str, ...])
     stages = TEST if val and _extras(val[0]) is not None and not VAL & set(plain(val[0]).split("_")) else VAL
     if table.kind == "YOLO results":
         stages = stages | {"metrics"}  # Ultralytics evaluates on the validation set alone
-    ranks = {name: metric_rank(name, stages) for name in usable if table.count(name) >= _FEWEST}
+    ranks = {name: _metric_rank(name, stages) for name in usable if table.count(name) >= _FEWEST}
     ranked = [(rank, name) for name, rank in ranks.items() if rank is not None]
     return min(ranked)[1] if ranked else None
 
@@ -190,18 +212,57 @@ def _short(text: str, most: int = 40) -> str:
 
 
 def _list(names: list[str]) -> str:
-    shown = ", ".join(_short(name, 80) for name in names[:20]) + (
-        f" and {len(names) - 20} more" if len(names) > 20 else ""
-    )
-    return f"Its columns: {shown or 'none with numbers'}."
+    shown = ", ".join(_short(name, 80) for name in names[:20])
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return f"Its columns: {shown or 'none with numbers'}{more}."
 
 
-_WIDEST = 20  # points there may be for each epoch that was logged; beyond it the numbers are no epochs in a row
+def _loss_extras(name: str, stages: set[str], losses: set[str]) -> frozenset[str] | None:
+    # What a loss of a stage says beyond that: `{"ce"}` for `val_ce_loss`; None where it is no loss of that stage.
+    # Without `stages` it is to name none.
+    said = words(name)
+    if not losses & set(said) or _NOT_A_CURVE & set(said):
+        return None
+    if not (stages & set(said) if stages else not STAGES & set(said)):
+        return None
+    return frozenset(set(said) - stages - losses - _NEUTRAL)
+
+
+def _part_of(name: str) -> str | None:
+    # of Ultralytics' loss, in a column such as `train/box_loss`
+    match = re.fullmatch(r"(?:train|val)_([a-z0-9]+)_loss", plain(name))
+    return match[1] if match and match[1] in _PARTS else None
+
+
+def _preference(name: str) -> int:
+    # The lowest is to be taken: the mean of an epoch before what names no span, and that before single steps.
+    said = set(words(name))
+    if said & {"step", "batch", "running"}:
+        return 3
+    if "dataloader" in said and "0" not in said:
+        return 4
+    return 0 if "epoch" in said else 1 if not said & _NEUTRAL else 2
+
+
+def _metric_rank(name: str, stages: set[str]) -> tuple[int, int] | None:
+    # The lowest is to be taken; None is no metric.
+    said = words(name)
+    if not stages & set(said) or _NOT_A_CURVE & set(said):
+        return None
+    rest = "_".join(word for word in said if word not in stages | _NEUTRAL)
+    for rank, pattern in enumerate(_METRICS):
+        if re.search(rf"(^|_)({pattern})(_|$)", rest):
+            return rank, len(said) + 10 * _preference(name)
+    return None
+
+
+def _metric_mode(name: str) -> str:
+    return "min" if _LOW_IS_GOOD & set(words(name)) else "max"
 
 
 @dataclass(frozen=True)
 class Curves:
-    """The curves, of one length.
+    """The curves of a log, of one length.
 
     Attributes:
         train: training loss; empty where none is logged.
@@ -226,8 +287,8 @@ class _Entry:
     value: float
 
 
-def pair(table: Table, columns: Columns) -> Curves:
-    """Pair the chosen columns of a table."""
+def pair_rows(table: Table, columns: Columns) -> Curves:
+    """Pair the rows of a log: a point holds what was logged of one epoch, or of one evaluation."""
     epochs = _epochs(table, columns)
     train, val = _entries(table, columns, columns.train, epochs), _entries(table, columns, columns.val, epochs)
     metric = _entries(table, columns, (columns.metric,) if columns.metric else (), epochs)
@@ -242,28 +303,23 @@ def pair(table: Table, columns: Columns) -> Curves:
 
 
 def _epochs(table: Table, columns: Columns) -> list[Cell]:
-    """The epoch of every row; of a row without one, that of the next row with one, or else of the last.
-
-    Where only the training rows lie within epochs (Hugging Face), they belong to the epoch that they end in.
-    """
+    # Of a row without an epoch it is that of the next row with one, or else of the last. Where only the training
+    # rows lie within epochs (Hugging Face), they belong to the epoch that they end in.
     if columns.epoch is None:
         return [None] * table.length
     epochs = [value if value is not None and isfinite(value) else None for value in table.columns[columns.epoch]]
     following: Cell = next((value for value in reversed(epochs) if value is not None), None)
     for row in reversed(range(len(epochs))):
         following = epochs[row] = following if epochs[row] is None else epochs[row]
-    evaluated = [epochs[row] for row in range(len(epochs)) if any(_has(table, name, row) for name in columns.val)]
+    val = [table.columns[name] for name in columns.val]
+    evaluated = [epoch for row, epoch in enumerate(epochs) if any(cells[row] is not None for cells in val)]
     if evaluated and all(epoch is not None and epoch.is_integer() for epoch in evaluated):
         return [None if epoch is None else float(ceil(epoch)) for epoch in epochs]
     return epochs
 
 
-def _has(table: Table, name: str, row: int) -> bool:
-    return table.columns[name][row] is not None
-
-
 def _entries(table: Table, columns: Columns, names: Iterable[str], epochs: list[Cell]) -> list[_Entry]:
-    """The cells that hold a number, several columns summed; a hole written as NaN between numbers is left out."""
+    # Several columns are summed; a hole written as NaN between numbers is left out.
     parts = [table.columns[name] for name in names]
     steps = table.columns[columns.step] if columns.step else [None] * table.length
     found = []
@@ -276,9 +332,7 @@ def _entries(table: Table, columns: Columns, names: Iterable[str], epochs: list[
 
 
 def _by_epoch(train: list[_Entry], val: list[_Entry], metric: list[_Entry]) -> Curves:
-    trained = {epoch: _mean(rows) for epoch, rows in _grouped(train).items()}
-    evaluated = {epoch: _last(rows) for epoch, rows in _grouped(val).items()}
-    measured = {epoch: _last(rows) for epoch, rows in _grouped(metric).items()}
+    trained, evaluated, measured = _grouped(train, _mean), _grouped(val, _last), _grouped(metric, _last)
     logged = sorted({*trained, *evaluated})
     first, last = int(logged[0]), int(logged[-1])
     if last - first < _WIDEST * len(logged):
@@ -292,12 +346,9 @@ def _by_epoch(train: list[_Entry], val: list[_Entry], metric: list[_Entry]) -> C
     )
 
 
-def _grouped(entries: list[_Entry]) -> dict[float, list[float]]:
-    """The values of each epoch in the order of their steps.
-
-    A log that was started again goes back a few times, one out of order nearly every row: the first is read run
-    by run, so that a later run's epoch replaces an earlier one's, the second is sorted.
-    """
+def _grouped(entries: list[_Entry], summary: Callable[[list[float]], Cell]) -> dict[float, Cell]:
+    # In the order of their steps. A log that was started again goes back a few times, one out of order nearly every
+    # row: the first is read run by run, so that a later run's epoch replaces an earlier one's, the second is sorted.
     steps = [entry.step for entry in entries]
     back = sum(b is not None and a is not None and b < a for a, b in pairwise(steps))
     if None in steps or 4 * back < len(entries):
@@ -307,14 +358,14 @@ def _grouped(entries: list[_Entry]) -> dict[float, list[float]]:
         for entry in entries:
             blocks.setdefault(entry.epoch, []).append(entry)
     return {
-        epoch: [entry.value for entry in _unrepeated(rows, lambda entry: entry.step)]
+        epoch: summary([entry.value for entry in _unrepeated(rows, lambda entry: entry.step)])
         for epoch, rows in blocks.items()
         if epoch is not None
     }
 
 
 def _unrepeated(entries: list[_Entry], place: Callable[[_Entry], Any]) -> list[_Entry]:
-    """In the order of their places, the later of two at one place; as they are where a place is missing."""
+    # In the order of their places, the later of two at one place; as they are where a place is missing.
     if any(place(entry) is None for entry in entries):
         return entries
     last = {place(entry): entry for entry in entries}
@@ -322,14 +373,8 @@ def _unrepeated(entries: list[_Entry], place: Callable[[_Entry], Any]) -> list[_
 
 
 def _by_evaluation(train: list[_Entry], val: list[_Entry], metric: list[_Entry], fractions: bool) -> Curves:
-    """A point an evaluation, with the training rows since the one before.
-
-    Args:
-        train: Rows of the training loss.
-        val: Rows of the validation loss.
-        metric: Rows of the metric.
-        fractions: Whether epochs tell more than their number, so that they do without steps.
-    """
+    # A point is an evaluation with the training rows since the one before. With `fractions` epochs tell more than
+    # their number, so that they do without steps.
     placed = fractions or all(entry.step is not None for entry in train + val)
 
     def place(entry: _Entry) -> tuple[float, float]:
@@ -356,12 +401,9 @@ def _by_evaluation(train: list[_Entry], val: list[_Entry], metric: list[_Entry],
 
 
 def _mean(values: list[float]) -> Cell:
-    """NaN only where there is nothing else."""
     numbers = [value for value in values if value == value]
-    if not values:
-        return None
     if not numbers:
-        return values[-1]
+        return values[-1] if values else None
     return fmean(numbers) if all(map(isfinite, numbers)) else sum(numbers)
 
 

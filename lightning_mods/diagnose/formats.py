@@ -1,96 +1,143 @@
-"""Text files as tables: comma, tab, semicolon or space between the cells, JSON, or JSON a line."""
+"""Log files of any format as a table of numbers: CSV and its kin, JSON, JSON a line, TensorBoard events."""
 
 import csv
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from io import StringIO
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from lightning_mods.diagnose.table import STAGES, LogError, Table, is_epoch, is_step, number, plain, table_of
-
-MARK = "tfevents"  # in the name of every event file
-
-
-def is_event_file(path: Path) -> bool:
-    """Whether a file is called like an event file."""
-    return MARK in path.name
-
-
-def event_folders(root: Path) -> list[Path]:
-    """The folders under `root`, itself among them, that hold event files."""
-    return sorted({path.parent for path in root.rglob(f"*{MARK}*") if path.is_file()})
-
-
-def read_events(path: Path, folders: list[Path] | None = None) -> Table:
-    """Read an event file, or the folders of one run.
-
-    Args:
-        path: The file, or the folder of the run.
-        folders: The folders under it that belong to the run (Keras writes `train` and `validation`,
-            `add_scalars` one for each curve); their names go before the tags.
-
-    Raises:
-        LogError: There is no scalar in it.
-    """
-    rows: dict[int, dict[str, object]] = {}
-    for folder in folders or [path]:
-        prefix = "" if folder == path else f"{folder.relative_to(path).as_posix()}/"
-        for tag, step, value in _scalars(folder):
-            rows.setdefault(step, {})[prefix + tag] = value  # written again by a restart: the later wins
-    if not rows:
-        raise LogError("TensorBoard scalars are needed; there are none in it.")
-    table = table_of("TensorBoard events", [{"step": step, **rows[step]} for step in sorted(rows)])
-    if any(name != "step" for name in table.columns):
-        return table
-    raise LogError("TensorBoard scalars are needed; there are none in it.")
-
-
-def _scalars(path: Path) -> list[tuple[str, int, float]]:
-    # Half a second, and only events need it.
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.util import tb_logging
-
-    tb_logging.get_logger().setLevel(logging.CRITICAL)  # a file cut short is said there, and read as far as it goes
-    events: Any = EventAccumulator(str(path), size_guidance={"scalars": 0, "tensors": 0})
-    try:
-        events.Reload()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise LogError(f"a TensorBoard event file is needed; {' '.join(str(error).split())}.") from error
-    tags = events.Tags()
-    found = [(tag, event.step, event.value) for tag in tags["scalars"] for event in events.Scalars(tag)]
-    return found + [item for tag in tags["tensors"] for item in _tensors(events, tag)]
-
-
-def _tensors(events: Any, tag: str) -> list[tuple[str, int, float]]:
-    """The scalars that TensorFlow 2 writes as tensors without dimensions."""
-    from tensorboard.util.tensor_util import make_ndarray
-
-    found = []
-    for event in events.Tensors(tag):
-        if event.tensor_proto.string_val:
-            return []
-        array = make_ndarray(event.tensor_proto)
-        if array.size == 1 and array.dtype.kind in "fiu":
-            found.append((tag, event.step, float(array.reshape(()))))
-    return found
-
-
-_BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # what a Windows shell's `>` writes
-_LARGEST_CELL = 10_000_000  # characters; the csv module's own 131 072 is less than a logged histogram
+TRAIN = {"train", "training", "tr", "trn"}
+VAL = {"val", "valid", "validation", "vali", "eval", "evaluation", "dev"}
+TEST = {"test", "testing"}  # many call their validation set so; taken where there is no other
+STAGES = TRAIN | VAL | TEST
+EVENTS_MARK = "tfevents"  # in the name of every event file
 
 _STAGE_COLUMNS = {"mode", "phase", "split", "stage", "subset", "set", "dataset"}
+_BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # what a Windows shell's `>` writes
+_LARGEST_CELL = 10_000_000  # characters; the csv module's own 131 072 is less than a logged histogram
+_MISSING = {"", "-", "na", "n/a", "none", "null", "nil", "."}
+_TENSOR = re.compile(r"tensor\(\s*([-+.\w]+).*\)", re.DOTALL)  # what str() makes of a torch scalar
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+(e[-+]?\d+)?", re.IGNORECASE)
+
+Cell = float | None  # None is an empty cell; NaN is what the run wrote
 
 
-def read_text(path: Path) -> Table:
-    """Read a log by what it holds, whatever it is called.
+class LogError(ValueError):
+    """Raised when a log cannot be read; says why in one line for the person who gave it."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A log's columns, all of one length, in the order of the file.
+
+    Attributes:
+        kind: what wrote it, in words.
+        columns: the numbers.
+        words: of a column that holds words, the first of them.
+        notes: what was left out while reading.
+    """
+
+    kind: str
+    columns: dict[str, list[Cell]]
+    words: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Return the number of rows."""
+        return max((len(values) for values in self.columns.values()), default=0)
+
+    def count(self, name: str) -> int:
+        """Return how many cells of a column hold a number, NaN among them."""
+        return sum(value is not None for value in self.columns[name])
+
+
+def number(value: object) -> Cell | str:
+    """Return what a cell says: a number, None where it is empty, or else its words.
+
+    `NaN`, `Infinity` and `inf` are numbers, whatever their case; a list of one number is that number.
+    """
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+    if value is None or isinstance(value, bool):
+        return None if value is None else str(value)
+    if isinstance(value, str) and value.strip().lower() in _MISSING:
+        return None
+    if not isinstance(value, str | int | float):
+        return type(value).__name__
+    text = str(value).strip()
+    tensor = _TENSOR.fullmatch(text)
+    if tensor:
+        text = tensor[1]
+    elif _DECIMAL_COMMA.fullmatch(text):
+        text = text.replace(",", ".")
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _table(kind: str, rows: Iterable[Mapping[str, object]], notes: Sequence[str] = ()) -> Table:
+    # out of rows, each with some of the columns
+    columns: dict[str, list[Cell]] = {}
+    words: dict[str, str] = {}
+    length = 0
+    for row in rows:
+        for name, value in row.items():
+            cell = number(value)
+            if isinstance(cell, str):
+                words.setdefault(name, cell)
+                cell = None
+            column = columns.setdefault(name, [])
+            column.extend([None] * (length - len(column)))
+            column.append(cell)
+        length += 1
+    for column in columns.values():
+        column.extend([None] * (length - len(column)))
+    return Table(kind, columns, words, tuple(notes))
+
+
+def words(name: str) -> list[str]:
+    """Return the words of a column's name: `valLoss`, `Val Loss`, `val/loss` and `val_loss` have the same."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.replace("mAP", "map"))
+    return [word for word in re.split(r"[^a-z0-9]+", spaced.lower()) if word]
+
+
+def plain(name: str) -> str:
+    """Return the words of a name in one form."""
+    return "_".join(words(name))
+
+
+def is_epoch(name: str) -> bool:
+    """Return whether a column counts epochs, by its name."""
+    return plain(name) in {"epoch", "epochs", "ep", "current_epoch", "trainer_epoch", "train_epoch", "epoch_num"}
+
+
+def is_step(name: str) -> bool:
+    """Return whether a column counts optimizer steps, by its name."""
+    known = {"step", "steps", "global_step", "iter", "iters", "iteration", "iterations", "n_iter", "update", "updates"}
+    return plain(name).removeprefix("trainer_").removeprefix("train_") in known
+
+
+def read_table(path: Path) -> Table:
+    """Read a log as a table: a text file, an event file, or a folder with event files of one run.
 
     Raises:
-        LogError: It is empty, no text, has a header only, or is JSON of another shape.
+        LogError: It is no log.
         OSError: It cannot be opened.
     """
+    if path.is_dir():
+        return _read_events(path, event_folders(path))
+    return _read_events(path, [path]) if EVENTS_MARK in path.name else _read_text(path)
+
+
+def _read_text(path: Path) -> Table:
+    # by what it holds, whatever it is called
     content = _decode(path.read_bytes())
     if not content.strip():
         raise LogError("a log with a header and rows is needed; the file is empty.")
@@ -128,7 +175,7 @@ def _delimited(content: str) -> Table:
     filled = (
         dict(zip_longest(names, row[: len(names)], fillvalue="")) for row in body if list(map(str.strip, row)) != again
     )
-    return table_of(_kind_of(names), _by_stage(filled))
+    return _table(_kind_of(names), _by_stage(filled))
 
 
 def _split(content: str) -> Iterator[list[str]]:
@@ -141,7 +188,7 @@ def _split(content: str) -> Iterator[list[str]]:
 
 
 def _by_stage(rows: Iterable[Mapping[str, object]]) -> Iterator[Mapping[str, object]]:
-    """Rows of `phase=train, loss=1` and `phase=val, loss=2` with the stage before the names: `train/loss`."""
+    # Rows of `phase=train, loss=1` and `phase=val, loss=2` get the stage before the names: `train/loss`.
     for row in rows:
         stages = [value for name, value in row.items() if plain(name) in _STAGE_COLUMNS and isinstance(value, str)]
         stage = stages[0].strip().lower() if stages else ""
@@ -190,9 +237,8 @@ def _json_lines(content: str, whole: Exception) -> Table:
             broken += 1
     if not rows or broken > len(rows):
         raise LogError(f"JSON, or JSON a line, is needed; {' '.join(str(whole).split())}.")
-    return _records(
-        rows, "JSON lines", [f"{broken} of {broken + len(rows)} lines are no JSON and were left out"] if broken else []
-    )
+    note = f"{broken} of {broken + len(rows)} lines are no JSON and were left out"
+    return _records(rows, "JSON lines", [note] if broken else [])
 
 
 def _json_object(found: dict[str, Any]) -> Table:
@@ -204,19 +250,16 @@ def _json_object(found: dict[str, Any]) -> Table:
         epochs = {"epoch": found["epoch"]} if isinstance(found.get("epoch"), list) else {}
         found = {**epochs, **found["history"]}
     flat = dict(_flat(found))
-    lists = {name: value for name, value in flat.items() if isinstance(value, list) and value}
-    by_row = _by_row(found)
-    if by_row:
-        lists = by_row
+    lists = _by_row(found) or {name: value for name, value in flat.items() if isinstance(value, list) and value}
     if lists and max(map(len, lists.values())) > 1:
-        return table_of("Keras history", _by_epoch(lists))
+        return _table("Keras history", _by_epoch(lists))
     if any(isinstance(number(value), float) for value in flat.values()):
-        return table_of("JSON lines", [flat])
+        return _table("JSON lines", [flat])
     raise LogError(f"JSON with named lists or rows of numbers is needed; this holds {', '.join(found) or 'nothing'}.")
 
 
 def _by_row(found: dict[str, Any]) -> dict[str, list[Any]]:
-    """What pandas' `to_json` writes: every column an object of row number -> value."""
+    # what pandas' `to_json` writes: every column an object of row number -> value
     inner = [value for value in found.values() if isinstance(value, dict)]
     if not inner or len(inner) < len(found) or not all(key.isdecimal() for each in inner for key in each):
         return {}
@@ -224,7 +267,7 @@ def _by_row(found: dict[str, Any]) -> dict[str, list[Any]]:
 
 
 def _by_epoch(lists: dict[str, list[Any]]) -> Iterator[dict[str, object]]:
-    """A row an epoch; a list of a k-th of the length was written every k epochs (Keras' `validation_freq`)."""
+    # A row is an epoch; a list of a k-th of the length was written every k epochs (Keras' `validation_freq`).
     length = max(len(values) for values in lists.values())
     for name, values in lists.items():
         every = length // len(values)
@@ -235,15 +278,15 @@ def _by_epoch(lists: dict[str, list[Any]]) -> Iterator[dict[str, object]]:
         yield {"epoch": row, **{name: values[row] for name, values in lists.items() if row < len(values)}}
 
 
-def _records(rows: list[dict[str, Any]], kind: str, notes: list[str] | None = None) -> Table:
+def _records(rows: list[dict[str, Any]], kind: str, notes: Sequence[str] = ()) -> Table:
     flat = [dict(_flat(row)) for row in rows]
     if any("eval_loss" in row for row in flat) and any("loss" in row for row in flat):
         kind, flat = "Hugging Face log", _without_summary(flat)
-    return table_of(kind, _by_stage(flat), notes or ())
+    return _table(kind, _by_stage(flat), notes)
 
 
 def _without_summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without the closing summary and what follows it: that evaluates the best weights, put back, not the last."""
+    # Without the closing summary and what follows it: that evaluates the best weights, put back, not the last.
     last = max(i for i, row in enumerate(rows) if "loss" in row)
     ends = [i for i, row in enumerate(rows) if "train_runtime" in row and i > last]
     return [row for row in rows[: ends[0] if ends else None] if "train_runtime" not in row]
@@ -255,3 +298,52 @@ def _flat(row: Mapping[str, Any], prefix: str = "", depth: int = 4) -> Iterator[
             yield from _flat(value, f"{prefix}{name}/", depth - 1)
         else:
             yield f"{prefix}{name}".strip(), value
+
+
+def event_folders(root: Path) -> list[Path]:
+    """Return the folders under `root`, itself among them, that hold event files."""
+    return sorted({path.parent for path in root.rglob(f"*{EVENTS_MARK}*") if path.is_file()})
+
+
+def _read_events(path: Path, folders: list[Path]) -> Table:
+    # The folders belong to one run (Keras writes `train` and `validation`, `add_scalars` one for each curve); their
+    # names go before the tags.
+    rows: dict[int, dict[str, object]] = {}
+    for folder in folders:
+        prefix = "" if folder == path else f"{folder.relative_to(path).as_posix()}/"
+        for tag, step, value in _scalars(folder):
+            rows.setdefault(step, {})[prefix + tag] = value  # written again by a restart: the later wins
+    table = _table("TensorBoard events", [{"step": step, **rows[step]} for step in sorted(rows)])
+    if not set(table.columns) - {"step"}:
+        raise LogError("TensorBoard scalars are needed; there are none in it.")
+    return table
+
+
+def _scalars(path: Path) -> list[tuple[str, int, float]]:
+    # Half a second, and only events need it.
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util import tb_logging
+
+    tb_logging.get_logger().setLevel(logging.CRITICAL)  # a file cut short is said there, and read as far as it goes
+    events: Any = EventAccumulator(str(path), size_guidance={"scalars": 0, "tensors": 0})
+    try:
+        events.Reload()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise LogError(f"a TensorBoard event file is needed; {' '.join(str(error).split())}.") from error
+    tags = events.Tags()
+    found = [(tag, event.step, event.value) for tag in tags["scalars"] for event in events.Scalars(tag)]
+    return found + [item for tag in tags["tensors"] for item in _tensors(events, tag)]
+
+
+def _tensors(events: Any, tag: str) -> list[tuple[str, int, float]]:
+    # what TensorFlow 2 writes as tensors without dimensions
+    from tensorboard.util.tensor_util import make_ndarray
+
+    found = []
+    for event in events.Tensors(tag):
+        if event.tensor_proto.string_val:
+            return []
+        array = make_ndarray(event.tensor_proto)
+        if array.size == 1 and array.dtype.kind in "fiu":
+            found.append((tag, event.step, float(array.reshape(()))))
+    return found

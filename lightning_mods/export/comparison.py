@@ -1,4 +1,4 @@
-"""Rows to compare an exported model with its checkpoint on: those of the table, and some made up."""
+"""Comparison of an exported model with its checkpoint, on rows of the table and on some made up."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,14 @@ from lightning_mods.export.runtime import Arrays, Run
 from lightning_mods.runs import RunError
 
 TOLERANCE = 1e-5
+REAL_ROWS = 1024
+MADE_ROWS = 128
+_GAPS = 0.15  # share of the cells that are left out, and of names never seen
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two models are apart.
+    """Difference between the outputs of two models.
 
     Attributes:
         largest: Largest difference, in the output's units.
@@ -34,12 +37,12 @@ class Difference:
 
     @property
     def tolerable(self) -> bool:
-        """Whether no output differs by more than rounding explains."""
+        """Return whether no output differs by more than rounding explains."""
         return self.relative <= TOLERANCE
 
 
 def difference(found: Sequence[NDArray[Any]], wanted: Sequence[NDArray[Any]], unit: float | None) -> Difference:
-    """Compare outputs.
+    """Return how far an exported model's outputs are from its checkpoint's.
 
     Args:
         found: Of the exported model, one array an output.
@@ -66,26 +69,21 @@ def difference(found: Sequence[NDArray[Any]], wanted: Sequence[NDArray[Any]], un
 
 
 def _spread(values: NDArray[np.float64]) -> float:
-    """What is large for these outputs: their standard deviation; 1 where they do not differ."""
+    # what is large for these outputs: their standard deviation; 1 where they do not differ
     finite = values[np.isfinite(values)]
     return (float(finite.std()) if len(finite) else 0.0) or 1.0
 
 
 def in_batches(run: Run, inputs: Arrays, most: int | None) -> list[NDArray[Any]]:
-    """Run a model over rows, at most so many at a time, and put the outputs together."""
+    """Run a model over rows, `most` at a time, and return the outputs put together."""
     rows = len(inputs[0])
     step = most or max(rows, 1)
     parts = [run([array[start : start + step] for array in inputs]) for start in range(0, rows, step)]
     return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
 
-REAL_ROWS = 1024
-MADE_ROWS = 128
-_GAPS = 0.15  # share of the cells that are left out, and of names never seen
-
-
 def real_rows(data: TabularDataModule) -> tuple[Any | None, str]:
-    """The first rows of the table that the checkpoint was trained on.
+    """Return the first rows of the table that the checkpoint was trained on.
 
     Returns:
         An Arrow table of at most `REAL_ROWS` rows, None if it cannot be read; and its name, or why not.
@@ -102,7 +100,7 @@ def real_rows(data: TabularDataModule) -> tuple[Any | None, str]:
 
 
 def made_rows(encoding: Encoding, count: int = MADE_ROWS) -> Any:
-    """Rows drawn from what was learned of each column, with gaps, names never seen and numbers far outside.
+    """Draw rows from what was learned of each column, with gaps, names never seen and numbers far outside.
 
     Returns:
         An Arrow table with the columns of the encoding.
@@ -125,7 +123,7 @@ def _cells(column: Column, count: int, draw: np.random.Generator) -> Any:
 
 
 def never_seen(categories: Sequence[str]) -> str:
-    """A name that is none of `categories`."""
+    """Return a name that is none of `categories`."""
     name = "never seen"
     while name in categories:
         name += "!"

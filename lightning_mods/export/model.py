@@ -1,4 +1,4 @@
-"""`TableModel`: a trained model with the preprocessing of its table in front, as one network."""
+"""A trained model with the preprocessing of its table in front, as one network."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ _NOTHING = -1  # no cell has this code once it went through `_codes`
 
 
 class TableModel(nn.Module):
-    """What `Encoding.encode` does to a table's cells, then the model; the same numbers.
+    """Network that does to a table's cells what `Encoding.encode` does, then what the model does; the same numbers.
 
     Numbers are standardised in float64, as float32 does not tell one second from the next in a time stamp, and
     handed to the model as float32. It takes one or two inputs: without number columns the codes alone, and without
@@ -40,7 +40,7 @@ class TableModel(nn.Module):
         self.register_buffer(name, values, persistent=True)
 
     def _add_codes(self) -> None:
-        """For each feature of a category, its column and the two codes that set it."""
+        # for each feature of a category, its column and the two codes that set it
         columns, first, second = [], [], []
         for at, column in enumerate(self._categories):
             unknown, missing = column.unknown_code, column.missing_code
@@ -62,7 +62,7 @@ class TableModel(nn.Module):
         self._keep("hot_code_too", torch.tensor(second, dtype=torch.int64))
 
     def _add_order(self, encoding: Encoding) -> None:
-        """Where each feature stands among all numbers, then all marks of missing ones, then all of categories."""
+        # where each feature stands among all numbers, then all marks of missing ones, then all of categories
         width = len(self._numbers)
         number, hot, order = 0, 2 * width, []
         for column in encoding.columns:

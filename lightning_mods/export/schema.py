@@ -1,4 +1,4 @@
-"""The schema beside an exported model: what goes in, what comes out, in JSON. Needs no torch to be read."""
+"""The schema beside an exported model: what goes in and what comes out, as JSON that needs no torch to be read."""
 
 import hashlib
 import json
@@ -15,24 +15,40 @@ VERSION = 1
 
 
 def schema_path(file: Path) -> Path:
-    """Where the schema of an exported file is: `model.onnx.json` beside `model.onnx`."""
+    """Return where the schema of an exported file is: `model.onnx.json` beside `model.onnx`."""
     return file.with_name(f"{file.name}.json")
 
 
 def schema_of(
     encoding: Encoding, *, target: str, class_names: Sequence[str] | None, file_format: str, max_batch: int | None
 ) -> dict[str, Any]:
-    """Describe a model with its preprocessing, all but the file it is in.
+    """Return the description of a model with its preprocessing, all but the file it is in.
 
-    Args:
-        encoding: Of the columns that go in.
-        target: Name of the column that is predicted.
-        class_names: The classes by number; None for a regression.
-        file_format: `onnx`, `torchscript`, `pt2`, `aoti` or `executorch`.
-        max_batch: Most rows in a call; None for no limit.
+    `class_names` are None for a regression, `max_batch` (most rows in a call) for no limit.
     """
-    numbers = [_number(column) for column in encoding.columns if isinstance(column, NumericColumn)]
-    categories = [_category(column) for column in encoding.columns if isinstance(column, CategoryColumn)]
+    numbers = [
+        {
+            "name": column.name,
+            "type": "number",
+            "missing": "NaN",
+            "text_counts_as_missing": column.junk,
+            "mean": column.mean,
+            "scale": column.scale,
+        }
+        for column in encoding.columns
+        if isinstance(column, NumericColumn)
+    ]
+    categories = [
+        {
+            "name": column.name,
+            "type": "category",
+            "codes": {name: code for code, name in enumerate(column.categories)},
+            "unknown": column.unknown_code,
+            "missing": column.missing_code,
+        }
+        for column in encoding.columns
+        if isinstance(column, CategoryColumn)
+    ]
     inputs = [
         {"name": name, "dtype": dtype, "shape": ["batch", len(columns)], "columns": columns}
         for name, dtype, columns in (("numbers", "float64", numbers), ("categories", "int64", categories))
@@ -48,27 +64,6 @@ def schema_of(
         "outputs": [_output(target, class_names)],
         "max_batch": max_batch,
         "missing_text": list(MISSING),
-    }
-
-
-def _number(column: NumericColumn) -> dict[str, Any]:
-    return {
-        "name": column.name,
-        "type": "number",
-        "missing": "NaN",
-        "text_counts_as_missing": column.junk,
-        "mean": column.mean,
-        "scale": column.scale,
-    }
-
-
-def _category(column: CategoryColumn) -> dict[str, Any]:
-    return {
-        "name": column.name,
-        "type": "category",
-        "codes": {name: code for code, name in enumerate(column.categories)},
-        "unknown": column.unknown_code,
-        "missing": column.missing_code,
     }
 
 
@@ -91,7 +86,7 @@ def write_schema(schema: Mapping[str, Any], file: Path, path: Path) -> None:
 
 
 def read_schema(file: Path) -> dict[str, Any]:
-    """The schema of an exported file.
+    """Return the schema of an exported file.
 
     Raises:
         RunError: There is no such file, it has no schema, or the schema is another file's.
@@ -119,13 +114,13 @@ def read_schema(file: Path) -> dict[str, Any]:
 
 
 def digest(file: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def encoding_in(schema: Mapping[str, Any]) -> Encoding:
-    """What reads a table's cells for the model: an encoding that knows names, codes and what counts as missing."""
+    """Return the encoding that reads a table's cells for the model: it knows names, codes and what is missing."""
     return Encoding(tuple(_column(plain) for each in schema["inputs"] for plain in each["columns"]))
 
 
@@ -138,11 +133,11 @@ def _column(plain: Mapping[str, Any]) -> Column:
 
 
 def class_names_in(schema: Mapping[str, Any]) -> list[str] | None:
-    """The classes by number; None for a regression."""
+    """Return the classes by number; None for a regression."""
     names = schema["outputs"][0].get("classes")
     return None if names is None else [str(name) for name in names]
 
 
 def input_names(schema: Mapping[str, Any]) -> list[str]:
-    """The model's inputs, in order."""
+    """Return the names of the model's inputs, in order."""
     return [str(each["name"]) for each in schema["inputs"]]

@@ -6,10 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules import DataError, TabularDataModule
-from datamodules import cache as encoded
-from datamodules import cache as memory_map
-from datamodules import preparation as workbench_module
+from datamodules import DataError, TabularDataModule, cache, preparation
 from datamodules.cache import all_or_nothing, cache_root
 from datamodules.readers import table
 
@@ -44,8 +41,8 @@ def test_the_map_is_made_once_and_reused(mixed, monkeypatch):
     first = sets(TabularDataModule(path, "kind", memory_map=True))
     made = {f: f.stat().st_mtime_ns for f in files()}
     assert len(made) == 7  # what was learned, and x and y of three sets
-    monkeypatch.setattr(encoded, "encode_rows", None)
-    monkeypatch.setattr(workbench_module, "learn", None)
+    monkeypatch.setattr(cache, "encode_rows", None)
+    monkeypatch.setattr(preparation, "learn", None)
     again = TabularDataModule(path, "kind", memory_map=True)
     assert all(torch.equal(rows.x, first[s].x) for s, rows in sets(again).items())
     assert {f: f.stat().st_mtime_ns for f in files()} == made
@@ -73,7 +70,7 @@ def test_a_batch_may_be_changed_without_touching_the_file(mixed):
 
 @pytest.mark.parametrize("memory_map", [True, "auto"])
 def test_a_table_larger_than_half_the_free_memory_is_mapped_by_itself(mixed, monkeypatch, memory_map):
-    monkeypatch.setattr(workbench_module, "available_memory", lambda: 1000)
+    monkeypatch.setattr(preparation, "available_memory", lambda: 1000)
     sets(TabularDataModule(mixed(), "kind", memory_map=memory_map))
     assert files()
 
@@ -99,7 +96,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_behind(mixed, monkeypatch, w
     dm = TabularDataModule(mixed(), "kind", memory_map=True)
     _ = dm.in_features
     before = files()
-    real = memory_map.ArrayFile.append
+    real = cache.ArrayFile.append
     calls = []
 
     def append(self, values):
@@ -108,7 +105,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_behind(mixed, monkeypatch, w
             raise OSError(errno.ENOSPC, "No space left on device")
         real(self, values)
 
-    monkeypatch.setattr(memory_map.ArrayFile, "append", append)
+    monkeypatch.setattr(cache.ArrayFile, "append", append)
     monkeypatch.setattr(table, "CHUNK_ROWS", 50)
     with pytest.raises(DataError, match=r"cannot be written.*No space left.*set XDG_CACHE_HOME") as caught:
         dm.prepare_data()

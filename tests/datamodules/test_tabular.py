@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import torch
 
-from datamodules import DataError, TabularDataModule
-from datamodules import preparation as workbench_module
+from datamodules import DataError, TabularDataModule, preparation
 
 
 def tensors(dm, stage):
@@ -216,8 +216,8 @@ def test_a_module_travels_to_a_spawned_process(mixed):
 
 def test_the_table_is_read_once_however_much_is_asked(mixed, monkeypatch):
     opened = []
-    real = workbench_module.open_table
-    monkeypatch.setattr(workbench_module, "open_table", lambda path: opened.append(path) or real(path))
+    real = preparation.open_table
+    monkeypatch.setattr(preparation, "open_table", lambda path: opened.append(path) or real(path))
     dm = TabularDataModule(mixed(), "kind")
     again = copy.copy(dm)
     _ = dm.task, dm.in_features, again.description, again.task, dm.class_counts
@@ -225,6 +225,26 @@ def test_the_table_is_read_once_however_much_is_asked(mixed, monkeypatch):
     again.setup("fit")
     _ = list(again.train_dataloader()), dm.val_dataloader(), dm.baseline("val")
     assert len(opened) == 1
+
+
+@pytest.mark.parametrize(("target", "held_out"), [("kind", []), ("amount", []), ("kind", ["v.csv"])])
+def test_a_csv_is_opened_and_parsed_once_for_the_task_and_a_fit(mixed, monkeypatch, target, held_out):
+    opened, parsed = [], []
+    open_table, open_csv = preparation.open_table, pyarrow.csv.open_csv
+    monkeypatch.setattr(preparation, "open_table", lambda path: opened.append(path) or open_table(path))
+    monkeypatch.setattr(pyarrow.csv, "open_csv", lambda *args, **kwargs: parsed.append(1) or open_csv(*args, **kwargs))
+    dm = TabularDataModule(mixed(), target, val_path=mixed(held_out[0], 50, 1) if held_out else None)
+    _ = dm.task
+    dm.prepare_data()
+    dm.setup("fit")
+    _ = dm.description, dm.baseline("test"), list(dm.train_dataloader())
+    assert len(opened) == len(parsed) == 1 + len(held_out)
+
+
+def test_a_target_that_is_not_there_is_refused_before_the_table_is_read(mixed, monkeypatch):
+    monkeypatch.setattr(pyarrow.csv, "open_csv", None)
+    with pytest.raises(DataError, match="has no column 'kin'"):
+        _ = TabularDataModule(mixed(), "kin").task
 
 
 @pytest.mark.parametrize("stage", ["val", "test"])

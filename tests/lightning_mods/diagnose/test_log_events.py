@@ -9,8 +9,8 @@ from tensorboard.util.tensor_util import make_tensor_proto
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
 
-from lightning_mods.diagnose.logs import find_logs, read_log
-from lightning_mods.diagnose.table import LogError
+from lightning_mods.diagnose.command import find_logs, read_log
+from lightning_mods.diagnose.formats import LogError
 
 TRAIN = [1.0, 0.5, 0.25, 0.125, 0.0625]
 VAL = [1.5, 1.0, 0.75, 0.875, 1.0]

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from callbacks.diagnosis.verdict import diagnose
-from lightning_mods.diagnose.command import judge
-from lightning_mods.diagnose.curves import Asked
-from lightning_mods.diagnose.logs import find_logs, read_log
-from lightning_mods.diagnose.table import LogError, number
+from lightning_mods.diagnose.command import diagnose_log, find_logs, read_log
+from lightning_mods.diagnose.curves import ColumnRequest
+from lightning_mods.diagnose.formats import LogError, number
 
 EPOCHS = 30
 TRAIN = [round(2 * exp(-e / 8) + 0.05, 6) for e in range(EPOCHS)]
@@ -23,7 +22,7 @@ HISTORIES = Path(__file__).parents[4] / "shared" / "curves" / "lightning_logs.js
 
 def log_of(path, text, *, encoding="utf-8", **asked):
     path.write_text(text, encoding=encoding)
-    return read_log(path, Asked(**asked))
+    return read_log(path, ColumnRequest(**asked))
 
 
 def table(names, *columns, mark=","):
@@ -162,7 +161,7 @@ def test_nan_is_a_hole_between_numbers_and_an_end_at_the_end(tmp_path):
     text = table(["epoch", "loss", "val_loss"], range(10), [*TRAIN[:7], *["NaN"] * 3], [*VAL[:7], *["nan"] * 3])
     log = log_of(tmp_path / "end.csv", text)
     assert [isnan(value) for value in log.curves.val] == [False] * 7 + [True] * 3
-    assert judge(log).diagnosis.fit == "diverged"
+    assert diagnose_log(log).diagnosis.fit == "diverged"
 
 
 def test_missing_cells_stay_missing(tmp_path):
@@ -257,7 +256,7 @@ def test_json_lines_that_end_in_infinity_have_diverged(tmp_path):
     ]
     log = log_of(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
     assert log.curves.val[-1] == inf
-    assert judge(log).diagnosis.fit == "diverged"
+    assert diagnose_log(log).diagnosis.fit == "diverged"
 
 
 @pytest.mark.parametrize("form", ["json", "csv"])
@@ -284,14 +283,14 @@ def test_columns_may_be_named_whatever_their_case(tmp_path):
 
 
 def test_training_alone_is_unknown_because_validation_is_missing(tmp_path):
-    judged = judge(log_of(tmp_path / "x.csv", table(["epoch", "loss"], range(EPOCHS), TRAIN)))
+    judged = diagnose_log(log_of(tmp_path / "x.csv", table(["epoch", "loss"], range(EPOCHS), TRAIN)))
     assert (judged.diagnosis.fit, judged.diagnosis.cause) == ("unknown", "no_validation")
     assert "--val" in judged.log.notes[0]
 
 
 def test_the_verdict_is_that_of_diagnose_on_the_curves(tmp_path):
     log = log_of(tmp_path / "metrics.csv", lightning_text())
-    assert judge(log, 2.0).diagnosis == diagnose(TRAIN, VAL, val_metric=ACCURACY, baseline_loss=2.0)
+    assert diagnose_log(log, 2.0).diagnosis == diagnose(TRAIN, VAL, val_metric=ACCURACY, baseline_loss=2.0)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +319,7 @@ def test_what_is_no_log_is_said_in_one_line(tmp_path, content, asked, says):
     path = tmp_path / "log"
     path.write_bytes(content)
     with pytest.raises(LogError, match=says) as error:
-        read_log(path, Asked(**asked))
+        read_log(path, ColumnRequest(**asked))
     assert "\n" not in str(error.value)
 
 
@@ -380,7 +379,7 @@ def test_real_logs_of_lightning_all_get_a_verdict(tmp_path):
             log = log_of(tmp_path / f"{number_}.csv", "\n".join(lines))
             last = {epoch: value for _, epoch, value in run["val"]}
             assert [value for value in log.curves.val if value is not None] == [last[e] for e in sorted(last)]
-            fits.append(judge(log).diagnosis.fit)
+            fits.append(diagnose_log(log).diagnosis.fit)
     assert len(fits) == 177
     assert fits.count("unknown") < 10
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.encoding import CategoryColumn, Encoding, NumericColumn, Tally, raw_rows
+from datamodules.encoding import CategoryColumn, Encoding, InfinityCount, NumericColumn, raw_rows
 from lightning_mods import MLPClassifier, MLPRegressor
 from lightning_mods.export.comparison import made_rows, never_seen
 from lightning_mods.export.model import TableModel
@@ -30,8 +30,8 @@ def both(columns, table):
     encoding = Encoding(tuple(columns))
     torch.manual_seed(0)
     model = MLPRegressor(len(encoding.feature_names), 10.0, 3.0, hidden_sizes=[8]).eval()
-    raw = raw_rows(encoding, table, 0, Tally())
-    encoded = torch.from_numpy(encoding.encode(table, 0, Tally()))
+    raw = raw_rows(encoding, table, 0, InfinityCount())
+    encoded = torch.from_numpy(encoding.encode(table, 0, InfinityCount()))
     with torch.no_grad():
         return model(encoded), TableModel(encoding, model).eval()(*map(torch.from_numpy, raw.arrays))
 

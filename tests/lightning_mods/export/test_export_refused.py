@@ -54,7 +54,7 @@ def test_a_model_that_differs_is_not_left_there(monkeypatch):
         run = opened(file_format, file)
         return lambda arrays: [out + 1 for out in run(arrays)]
 
-    monkeypatch.setattr("lightning_mods.export.table.open_exported", wrong)
+    monkeypatch.setattr("lightning_mods.export.command.open_exported", wrong)
     assert "differs from the checkpoint by up to 1 on" in refused("--format=pt2", "--output=wrong.pt2")
 
 

@@ -15,7 +15,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from datamodules.errors import DataError
-from datamodules.readers import BUNDLED, bundled, open_table
+from datamodules.readers import BUNDLED, columnar, open_table
 from datamodules.readers.table import CHUNK_ROWS, Table
 
 COLUMNS = {"a b": [1.5, 2.0, -3.0], "ü.x": ["p", "q,r", 'say "s"\nthen t'], "n": [1, 2, 3]}
@@ -50,7 +50,7 @@ def test_every_format_gives_the_same_columns_and_cells(tmp_path, name):
     found = cells(table)
     assert [float(v) for v in found["a b"]] == COLUMNS["a b"]
     assert found["ü.x"] == COLUMNS["ü.x"]
-    assert cells(table.held()) == found
+    assert cells(table.in_memory()) == found
     assert list(cells(table, ["n", "a b"])) == ["n", "a b"]
 
 
@@ -76,7 +76,7 @@ def test_the_digits_are_those_of_scikit_learn_without_loading_it():
 
 def test_digits_that_scikit_learn_keeps_elsewhere_are_still_found(monkeypatch):
     here = cells(open_table("digits"))
-    monkeypatch.setattr(bundled, "_digits_file", lambda: None)
+    monkeypatch.setattr(columnar, "_digits_file", lambda: None)
     assert cells(open_table("digits")) == here
 
 
@@ -204,7 +204,7 @@ def test_a_single_array_is_no_table(tmp_path):
 
 def test_a_header_alone_is_a_table_without_rows(write):
     assert cells(open_table(write("t.csv", "a,b"))) == {"a": [], "b": []}
-    assert cells(open_table(write("u.csv", "a,b\n")).held()) == {"a": [], "b": []}
+    assert cells(open_table(write("u.csv", "a,b\n")).in_memory()) == {"a": [], "b": []}
 
 
 def test_a_directory_a_missing_file_and_an_unknown_name_are_errors(tmp_path):
