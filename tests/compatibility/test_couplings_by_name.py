@@ -3,6 +3,7 @@
 import ast
 import json
 import multiprocessing.context
+import os
 import runpy
 import subprocess
 import sys
@@ -148,25 +149,34 @@ def test_every_verb_finds_its_work(verb, flags, why):
     assert why in err
 
 
-def answer_and_torch(*args):
-    """What `fit` says in a process of its own, and whether it needed torch for that."""
-    code = "import sys; from lightning_mods.fit import main\ntry: main(sys.argv[1:])\n"
+@pytest.fixture(scope="module")
+def asked_before(tmp_path_factory):
+    """A folder for what the parser printed the first time."""
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+def answer_and_torch(cache, *args):
+    """What `fit` says in a process of its own the second time, and whether it needed torch for that."""
+    code = "import sys; from lightning_mods.fit import main\ntry: main()\n"
     code += "except SystemExit as end: print('code', end.code)\nprint('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code, *args]
+    for _ in range(2):
+        environment = {**os.environ, "XDG_CACHE_HOME": cache}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("model", [name for short, more in MODELS.items() for name in (short, *more)])
-def test_the_help_of_our_models_needs_no_torch_however_they_are_named(model):
-    out, _ = answer_and_torch(f"--model={model}", "--help")
+def test_the_help_of_our_models_needs_no_torch_however_they_are_named(model, asked_before):
+    out, _ = answer_and_torch(asked_before, f"--model={model}", "--help")
     assert out.endswith("False\n")
     assert "--model.hidden_sizes HIDDEN_SIZES" in out
     assert ("--model.class_weight" in out) == ("Classifier" in model)
 
 
 @pytest.mark.parametrize("data", DATA_MODULES)
-def test_a_misspelt_flag_of_our_data_module_needs_no_torch_however_it_is_named(data):
-    out, err = answer_and_torch(f"--data={data}", "--data.batchsize=3")
+def test_a_misspelt_flag_of_our_data_module_needs_no_torch_however_it_is_named(data, asked_before):
+    out, err = answer_and_torch(asked_before, f"--data={data}", "--data.batchsize=3")
     assert out == "code 2\nFalse\n"
     assert "did you mean --data.batch_size?" in err
 

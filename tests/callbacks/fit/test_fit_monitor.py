@@ -102,13 +102,11 @@ def test_the_weights_are_those_without_it(tmp_path, module, train_slice):
     trainer, watched = fit(tmp_path / "b", Helps, monitor)
     same = zip(alone.state_dict().values(), watched.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in same)
-    assert len(curves(monitor)["train_eval_loss"]) == (6 if train_slice else 0)
+    assert len(curves(monitor)["fair_loss"]) == (6 if train_slice else 0)
     if train_slice:
         with torch.no_grad():
             rows = trainer.train_dataloader.dataset[range(0, 24, 3)]
-            assert curves(monitor)["train_eval_loss"][-1] == pytest.approx(
-                float(watched.eval().batch_loss(rows)), rel=1e-5
-            )
+            assert curves(monitor)["fair_loss"][-1] == pytest.approx(float(watched.eval().batch_loss(rows)), rel=1e-5)
 
 
 def test_a_slice_needs_the_modules_help(tmp_path, capsys):

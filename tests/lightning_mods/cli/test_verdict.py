@@ -46,7 +46,7 @@ def test_a_resumed_fit_ends_with_the_same_diagnosis(tmp_path):
     whole = run(tmp_path / "whole", "--trainer.max_epochs=8", *monitor)
     run(tmp_path / "cut", "--trainer.max_epochs=4", *monitor)
     assert run(tmp_path / "cut", "--trainer.max_epochs=8", "--ckpt_path=last", *monitor) == whole
-    assert None not in whole["curves"]["train_eval_loss"]
+    assert None not in whole["curves"]["fair_loss"]
 
 
 @pytest.mark.parametrize("kind", ["classifier", "regressor"])
