@@ -93,12 +93,8 @@ def _open_study(storage: BaseStorage, where: str | None, space: Space, plan: Pla
     from optuna.study import StudyDirection
 
     with study_lock(where, storage):
-        study = optuna.create_study(
-            storage=storage,
-            study_name=plan.name,
-            directions=[StudyDirection[way.upper()] for way in plan.directions],
-            load_if_exists=True,
-        )
+        ways = [StudyDirection[way.upper()] for way in plan.directions]
+        study = optuna.create_study(storage=storage, study_name=plan.name, directions=ways, load_if_exists=True)
         there = [way.name.lower() for way in study.directions]
         if there != list(plan.directions):
             raise SearchError(
@@ -111,27 +107,20 @@ def _open_study(storage: BaseStorage, where: str | None, space: Space, plan: Pla
 
 def _check_space(study: Study, where: str | None, asked: Mapping[str, str]) -> None:
     there: Mapping[str, str] | None = study.user_attrs.get("space")
+    named = f"The study {study.study_name!r} in {where}"
     if there is None:
         if study.get_trials(deepcopy=False):
-            raise SearchError(
-                f"The study {study.study_name!r} in {where} was made by another program; give another name."
-            )
+            raise SearchError(f"{named} was made by another program; give another name.")
         study.set_user_attr("space", dict(asked))
         return
-    differ = [
-        f"{name} was {there.get(name, 'absent')} and is {asked.get(name, 'absent')}"
-        for name in sorted({*there, *asked})
-        if there.get(name) != asked.get(name)
-    ]
+    names = [name for name in sorted({*there, *asked}) if there.get(name) != asked.get(name)]
+    differ = [f"{name} was {there.get(name, 'absent')} and is {asked.get(name, 'absent')}" for name in names]
     if differ:
-        raise SearchError(
-            f"The study {study.study_name!r} in {where} has another space: {'; '.join(differ)}. "
-            "Give the same space, or another name."
-        )
+        raise SearchError(f"{named} has another space: {'; '.join(differ)}. Give the same space, or another name.")
 
 
 def _without_connections(study: Study, storage: BaseStorage, where: str | None) -> Study:
-    """The study to be handed out, over a storage that keeps no connection to a server."""
+    """Return the study to be handed out, over a storage that keeps no connection to a server."""
     from optuna import load_study
 
     engine = engine_of(storage)
@@ -141,7 +130,7 @@ def _without_connections(study: Study, storage: BaseStorage, where: str | None) 
 
 
 def _start_values(values: Mapping[str, Any], space: Space) -> dict[str, Any]:
-    """Values to start from, if they lie in the space."""
+    """Return values to start from, if they lie in the space."""
     from optuna.trial import TrialState, create_trial
 
     for name, value in values.items():
@@ -160,7 +149,7 @@ def _start_values(values: Mapping[str, Any], space: Space) -> dict[str, Any]:
 
 
 class _Search:
-    """One process's part in a study."""
+    """Takes one process's part in a study."""
 
     def __init__(self, train: Train, space: Space, plan: Plan, study: Study, report: Report) -> None:
         self._train, self._space, self._plan, self._study, self._report = train, space, plan, study, report
@@ -180,15 +169,9 @@ class _Search:
 
     def run(self, storage: BaseStorage, where: str | None, run: str) -> None:
         """Run all trials there are to be run here."""
+        total, retries, given = self._total, self._plan.retries, self._given
         self._claims = TrialClaims(
-            self._study,
-            storage,
-            where=where,
-            space=self._space,
-            n_trials=self._total,
-            retries=self._plan.retries,
-            given=lambda place: self._given[place] if place < len(self._given) else {},
-            run=run,
+            self._study, storage, where, self._space, n_trials=total, retries=retries, given=given, run=run
         )
         history = self._claims.history()
         self._tell(history)
@@ -317,7 +300,7 @@ class _Search:
 
 
 def _numbers(returned: object, directions: int) -> list[float]:
-    """What an objective returned, as floats; TypeError if it is no number, or not one for each direction."""
+    """Return what an objective returned, as floats; TypeError if it is no number, or not one for each direction."""
     items = list(returned) if isinstance(returned, Sequence) else [returned]
     try:
         values = [float(item) for item in items]  # type: ignore[arg-type]  # what is no number raises
@@ -329,7 +312,7 @@ def _numbers(returned: object, directions: int) -> list[float]:
 
 
 def _is_lack_of_memory(error: BaseException) -> bool:
-    """Whether the machine or a device had no memory left; torch names it in several ways."""
+    """Return whether the machine or a device had no memory left; torch names it in several ways."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     text = str(error).lower()
     return named or "out of memory" in text or "can't allocate memory" in text

@@ -29,21 +29,13 @@ HEARTBEAT = "beat"  # user attribute: counts up while the trial runs, where the 
 
 @dataclass(frozen=True)
 class FinishedTrial:
-    """The end of a trial.
-
-    Args:
-        number: The trial.
-        reason: Why it was pruned; empty if it was trained to the end.
-        values: What is optimized. A trial that was trained to the end fails if one of them is not finite.
-        attrs: Its user attributes.
-        reports: What pruning goes by, a value for each epoch. A pruned trial has the last one as its value.
-    """
+    """Says how a trial ended."""
 
     number: int
-    reason: str
-    values: Sequence[float]
-    attrs: Mapping[str, Any]
-    reports: Sequence[float]
+    reason: str  # why it was pruned; empty if it was trained to the end
+    values: Sequence[float]  # what is optimized; a trial that was trained to the end fails if one is not finite
+    attrs: Mapping[str, Any]  # user attributes
+    reports: Sequence[float]  # what pruning goes by, one for each epoch; the last one is a pruned trial's value
 
 
 def not_finite(values: Sequence[float]) -> str:
@@ -80,12 +72,7 @@ def engine_of(storage: BaseStorage | None) -> Any:
 
 
 class TrialWriter:
-    """Write the trials of a study through its storage. Trials are given by their numbers.
-
-    Args:
-        study: The study.
-        storage: What it is kept in.
-    """
+    """Writes the trials of a study through its storage. Trials are given by their numbers."""
 
     writes_many = True  # trials that have all of their values when they start, and end together
 
@@ -200,14 +187,11 @@ class TrialWriter:
 
 
 class PlainTrialWriter:
-    """Write the trials of a study by `Study.ask` and `Study.tell` alone, one after the other.
+    """Writes the trials of a study by `Study.ask` and `Study.tell` alone, one after the other.
 
     Against `TrialWriter`: no waves; trials of other machines are told from lost ones by counted heartbeats on databases
     too; a trial that was killed too often has no reason, and one that was killed before it drew its values draws them
     anew. Without a lock two processes may take up each other's trials.
-
-    Args:
-        study: The study.
     """
 
     writes_many = has_heartbeats = False
@@ -258,10 +242,5 @@ class PlainTrialWriter:
 
 
 def trial_writer(study: Study, storage: BaseStorage) -> TrialWriter | PlainTrialWriter:
-    """Return what writes the trials of a study.
-
-    Args:
-        study: The study.
-        storage: What it is kept in.
-    """
+    """Return what writes the trials of a study."""
     return TrialWriter(study, storage) if is_known(storage) else PlainTrialWriter(study)

@@ -18,12 +18,7 @@ class SearchError(ValueError):
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """Return the kind of an exception and the first line of its text.
-
-    Args:
-        error: What was raised.
-        limit: Letters to keep of the text.
-    """
+    """Return the kind of an exception and so many letters of the first line of its text."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {text[:limit]}" if text else type(error).__name__
 
@@ -47,13 +42,10 @@ def _check_engines(sampler: str, pruner: str) -> None:
 
 
 def make_sampler(name: str, seed: int, place: int) -> BaseSampler:
-    """Make a sampler for one trial. It has no memory of its own: everything it goes by is in the study.
+    """Make a sampler for the trial at a place. It has no memory of its own: everything it goes by is in the study.
 
-    Args:
-        name: One of `SAMPLERS`; the points of a grid are given, what is beyond them is drawn at random.
-        seed: The study's seed.
-        place: The trial's place in the study. A sampler that is made anew after a kill would draw its first numbers
-            again; with the place in its seed it draws what it would have drawn.
+    A sampler that is made anew after a kill would draw its first numbers again; with the place in its seed it draws
+    what it would have drawn. The points of a grid are given, what is beyond them is drawn at random.
     """
     from optuna import samplers
 
@@ -79,11 +71,7 @@ def make_sampler(name: str, seed: int, place: int) -> BaseSampler:
 
 
 def make_pruner(name: str) -> BasePruner:
-    """Make a pruner; each compares only with trials that ended, and leaves the first ones alone.
-
-    Args:
-        name: One of `PRUNERS`.
-    """
+    """Make a pruner; each compares only with trials that ended, and leaves the first ones alone."""
     from optuna import pruners
 
     makers: dict[str, Callable[[], BasePruner]] = {
@@ -123,10 +111,7 @@ def best_so_far(values: Sequence[float], *, high: bool) -> float:
 def survivors(values: Mapping[int, float], others: Sequence[float], *, high: bool) -> list[int]:
     """Return the trials that go on: those among the best third of all so far, one at least if it is the best of all.
 
-    Args:
-        values: Trial to its best value up to the rung; NaN never goes on.
-        others: Those of trials that have ended.
-        high: Whether values are good when they are high.
+    NaN never goes on. The `others` are the best values of trials that have ended.
     """
     sign = -1.0 if high else 1.0
     numbers = {trial: sign * value for trial, value in values.items() if value == value}

@@ -25,13 +25,9 @@ LOST_SECONDS = 60  # without a heartbeat after which a trial of another machine 
 def open_storage(where: str | None, *, keep: bool = False) -> BaseStorage:
     """Open a storage, and make it if it is not there.
 
-    Args:
-        where: A path ending in `.journal`; `sqlite:///…`, `postgresql://…` or any URL SQLAlchemy knows; None for
-            memory.
-        keep: Keep connections to a server open between uses; give it to `close_storage` then.
-
-    Raises:
-        SearchError: It cannot be written, is no journal, cannot be reached, is locked, or lacks a driver.
+    It is a path ending in `.journal`, any URL that SQLAlchemy knows, or None for memory. With `keep` the connections to
+    a server stay open between uses, until `close_storage`. A `SearchError` says that it cannot be written, is no
+    journal, cannot be reached, is locked, or lacks a driver.
     """
     from optuna.storages import InMemoryStorage
 
@@ -92,7 +88,7 @@ def _open_journal(path: Path) -> BaseStorage:
 
 
 def _journal(path: Path) -> BaseStorage:
-    """A journal whose writes can be held back, and which a writer that was killed doesn't harm."""
+    """Open a journal whose writes can be held back, and which a writer that was killed doesn't harm."""
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
@@ -233,14 +229,11 @@ def is_storage_error(error: BaseException) -> bool:
 
 @contextmanager
 def study_lock(where: str | None, storage: BaseStorage | None = None) -> Iterator[None]:
-    """Keep other processes from starting a trial at the same moment.
+    """Keep other processes from starting a trial at the same moment in what `open_storage` opened.
 
     For tidiness, not for truth: `TrialHistory` finds out who came first without it, but then a surplus trial is left
-    behind. Where there is no such lock (another system, a file system without) or it is held for 10 s, go on.
-
-    Args:
-        where: As given to `open_storage`.
-        storage: What it opened; a PostgreSQL server keeps the lock itself, for processes of all machines.
+    behind. Where there is no such lock (another system, a file system without) or it is held for 10 s, go on. A
+    PostgreSQL server keeps the lock itself, for processes of all machines.
     """
     engine = engine_of(storage)
     if engine is not None and engine.dialect.name == "postgresql":

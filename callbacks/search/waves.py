@@ -71,11 +71,6 @@ class TrialGroup(Protocol):
         """
 
 
-Member = SampledTrial  # this and the next two: the names of before
-Ended = TrialOutcome
-Group = TrialGroup
-
-
 @runtime_checkable
 class TrainsTogether(Protocol):
     """A train function that can also train several trials at once.
@@ -94,17 +89,11 @@ class TrainsTogether(Protocol):
 
 
 class SharedValues:
-    """Values that the places of a wave take over from its first one, for which the sampler chooses among all.
+    """Holds values that the places of a wave take over from its first one, for which the sampler chooses among all.
 
     Not in the first wave, whose places are all drawn; and only where there are so few values that it tries each twice
     or so. Which place is the first depends on the place alone, so that a study that was killed while it drew a wave
-    goes on as it would have.
-
-    Args:
-        study: The study.
-        space: What is searched.
-        names: Those of its names that the trials of a group have in common.
-        width: Places of a wave.
+    goes on as it would have. The `names` are those that the trials of a group have in common.
     """
 
     def __init__(self, study: Study, space: Space, names: Sequence[str], *, width: int) -> None:
@@ -143,14 +132,7 @@ def suits_waves(train: TrainsTogether, plan: Plan) -> bool:
 
 
 class WaveSampler:
-    """Draw the places of a wave one after the other; each draw sees those before it as trials that run.
-
-    Args:
-        study: The study; it is not changed.
-        space: What is searched.
-        sampled_by: Makes the sampler for a place.
-        shared: What the places of a wave have in common.
-    """
+    """Draws the places of a wave one after the other; each draw sees those before it as trials that run."""
 
     def __init__(
         self, study: Study, space: Space, sampled_by: Callable[[int], BaseSampler], *, shared: SharedValues
@@ -158,20 +140,14 @@ class WaveSampler:
         import optuna
 
         self._space, self._sampled_by, self._shared = space, sampled_by, shared
-        self._copy = optuna.create_study(directions=study.directions)
+        self._copy = optuna.create_study(directions=study.directions)  # the study itself is not changed
         # What waits would be drawn again.
         self._copy.add_trials([one for one in study.get_trials(deepcopy=False) if one.state.name != "WAITING"])
 
     def __call__(
         self, place: int, params: dict[str, Any], distributions: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return all parameters and distributions of a trial, as the study holds them.
-
-        Args:
-            place: The place of the trial.
-            params: Those that are given.
-            distributions: Theirs.
-        """
+        """Return all parameters and distributions of a trial, as the study holds them, from those that are given."""
         self._copy.sampler = self._sampled_by(place)
         taken = self._shared.at(place)
         known = params or {self._space[name].key(name): self._space[name].store(taken[name]) for name in taken}
@@ -184,15 +160,7 @@ class WaveSampler:
 
 
 class Wave:
-    """Train the groups of a wave in step, epoch by epoch.
-
-    Args:
-        study: The study.
-        groups: Groups of its trials.
-        epochs: Epochs of a trial.
-        halving: Whether successive halving prunes.
-        finish: Called with the trials that end together.
-    """
+    """Trains the groups of a wave in step, epoch by epoch."""
 
     def __init__(
         self,
@@ -200,8 +168,8 @@ class Wave:
         groups: Sequence[TrialGroup],
         *,
         epochs: int,
-        halving: bool,
-        finish: Callable[[Sequence[FinishedTrial]], None],
+        halving: bool,  # whether successive halving prunes
+        finish: Callable[[Sequence[FinishedTrial]], None],  # called with the trials that end together
     ) -> None:
         self._study, self._epochs, self._finish = study, epochs, finish
         self._rungs = rungs(epochs) if halving and len(study.directions) == 1 else []
@@ -235,9 +203,8 @@ class Wave:
         ended = [trial.intermediate_values for trial in trials if trial.state.is_finished()]
         others = [best([told[step] for step in told if step < epoch]) for told in ended if epoch - 1 in told]
         kept = set(survivors(values, others, high=self._high))
-        return {
-            n: f"halving: at best {value:.6g} up to step {epoch - 1}" for n, value in values.items() if n not in kept
-        }
+        why = "halving: at best {:.6g} up to step {}"
+        return {n: why.format(value, epoch - 1) for n, value in values.items() if n not in kept}
 
     def _end(self, reasons: Mapping[int, str]) -> None:
         if not reasons:

@@ -18,7 +18,7 @@ from callbacks.search.plan import Plan, SearchError
 from callbacks.search.results import TrialRow, setting
 from callbacks.search.space import parse_space
 from callbacks.tuning.copies import holds, parts, set_hyperparameter, set_rate
-from callbacks.tuning.study import AUTO, CURVES, SearchBeforeFit, holders, runs_folder
+from callbacks.tuning.study import AUTO, CURVES, SearchBeforeFit, holders
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -166,13 +166,12 @@ class OptunaSearch(Callback):
         if stage != "fit":
             return
         self._begin()
-        log_dir = trainer.log_dir  # asks all ranks
-        self._folder = None if "://" in str(log_dir) else Path(log_dir or trainer.default_root_dir)
-        runs = runs_folder(trainer, log_dir)
+        folder = str(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
+        self._folder = None if "://" in folder else Path(folder)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
             say(trainer, "search: skipped, as fast_dev_run tries the fit alone.")
         elif isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-            self._hook = ConfigureOptimizersHook(pl_module, lambda: self._before_optimizers(trainer, pl_module, runs))
+            self._hook = ConfigureOptimizersHook(pl_module, lambda: self._before_optimizers(trainer, pl_module))
         else:
             raise MisconfigurationException(
                 f"OptunaSearch trains copies of the module on one device; {type(trainer.strategy).__name__} has none."
@@ -211,11 +210,11 @@ class OptunaSearch(Callback):
 
     # --------------------------------------------------------------- searching
 
-    def _before_optimizers(self, trainer: Trainer, module: LightningModule, runs: Path | None) -> float | None:
+    def _before_optimizers(self, trainer: Trainer, module: LightningModule) -> float | None:
         """Search, or take what was found before; the rate is returned if it has to be put into the optimizer."""
         if trainer.ckpt_path is None:
             try:
-                result = SearchBeforeFit(self, trainer, module, runs, self._guard).run()
+                result = SearchBeforeFit(self, trainer, module, self._folder, self._guard).run()
             except SearchError as error:
                 raise MisconfigurationException(f"OptunaSearch: {error}") from error
             self.found, self._by_hand, self._rows = (result[name] for name in ("found", "by_hand", "rows"))

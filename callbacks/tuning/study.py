@@ -40,6 +40,7 @@ CURVES = "curves"  # by name, one value an epoch: what this process knows of a t
 _FEWEST = 8  # trials below which nothing is said of what mattered
 _DRIVEN = "driven"  # attribute of the study: whether the module's rate reaches its optimizer
 _UNKNOWN_ROWS = 512  # training rows taken for granted where the loader does not tell: batches of 8 to 256
+_RUN = re.compile(r"version_\d+")
 _UNLIMITED = 1000  # epochs of a fit that was given none: Lightning's own default
 
 
@@ -55,10 +56,12 @@ class SearchBeforeFit:
         asked: "OptunaSearch",
         trainer: Trainer,
         module: LightningModule,
-        runs: Path | None,  # where the trials' TensorBoard runs go; None if it is not local
+        folder: Path | None,  # of the fit's run; None if it is not local
         guard: Guard,  # lets the search go on when writing fails
     ) -> None:
-        self._trainer, self._runs, self._guard, self._monitor = trainer, runs, guard, asked.monitor
+        self._trainer, self._guard, self._monitor = trainer, guard, asked.monitor
+        # A run that is started again gets the next number, and its search must be found.
+        self._runs = folder.parent if folder is not None and _RUN.fullmatch(folder.name) else folder
         self._space = _space(asked, trainer, module)
         names = asked.options.lr_name, asked.options.batch_size_name
         lr_name, batch_size_name = (name if name in self._space else "" for name in names)
@@ -82,7 +85,7 @@ class SearchBeforeFit:
         plan = asked.plan()
         name = plan.name or study_name(trainer, module, self._space, facts, (plan.sampler, plan.pruner, plan.seed))
         self._plan = replace(plan, name=name)
-        self._storage = asked.options.storage or (None if runs is None else str(runs / "search.journal"))
+        self._storage = asked.options.storage or (str(self._runs / "search.journal") if self._runs else None)
         self._where = f"{name} in {self._storage or 'memory'}"
         self._lr_name = lr_name
         self._curves: dict[int, Mapping[str, Any]] = {}
@@ -266,21 +269,7 @@ def rows_of(study: "Study", space: Space) -> list[TrialRow]:
     return [row for row in rows if row.state in ("COMPLETE", "PRUNED") or (row.state == "FAIL" and row.reason)]
 
 
-_RUN = re.compile(r"version_\d+")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-
-
-def runs_folder(trainer: Trainer, log_dir: str | None) -> Path | None:
-    """Return the folder in which each run gets one, or the run's where that is named; None if it is not local.
-
-    All ranks must have asked for the trainer's `log_dir`.
-    """
-    folder = str(log_dir or trainer.default_root_dir)
-    if "://" in folder:
-        return None
-    path = Path(folder)
-    # A run that is started again gets the next number, and its search must be found.
-    return path.parent if _RUN.fullmatch(path.name) else path
 
 
 def study_name(trainer: Trainer, module: LightningModule, space: Space, facts: str, engines: Sequence[object]) -> str:
