@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from callbacks.search.claims import TrialClaims, TrialHistory, named_search
@@ -14,7 +15,7 @@ from callbacks.search.optuna_internals import REASON, FinishedTrial, engine_of, 
 from callbacks.search.plan import Plan, SearchError, make_pruner, make_sampler, one_line
 from callbacks.search.results import Progress
 from callbacks.search.space import Space, decode, grid
-from callbacks.search.storage import close_storage, is_storage_error, open_storage, quiet, study_lock, why
+from callbacks.search.storage import is_storage_error, open_storage, quiet, study_lock, why
 from callbacks.search.waves import SampledTrial, SharedValues, TrainsTogether, Wave, WaveSampler, suits_waves
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def search(
                 study = _open_study(opened, storage, space, plan)
                 _Search(train, space, plan, study, report or (lambda progress: None)).run(opened, storage, run)
         finally:
-            close_storage(opened)
+            if (engine := engine_of(opened)) is not None:
+                engine.dispose()  # it can still be used, and opens new connections then
         return _without_connections(study, opened, storage)
 
 
@@ -82,9 +84,6 @@ def _lost_storage_in_one_line() -> Iterator[None]:
         if not is_storage_error(error):
             raise
         raise SearchError(f"The storage was lost ({why(error.__cause__ or error)}); start again to go on.") from error
-
-
-# ----------------------------------------------------------------------- the study
 
 
 def _open_study(storage: BaseStorage, where: str | None, space: Space, plan: Plan) -> Study:
@@ -145,15 +144,13 @@ def _start_values(values: Mapping[str, Any], space: Space) -> dict[str, Any]:
     return dict(values)
 
 
-# ---------------------------------------------------------------------- its trials
-
-
 class _Search:
     """Takes one process's part in a study."""
 
     def __init__(self, train: Train, space: Space, plan: Plan, study: Study, report: Report) -> None:
         self._train, self._space, self._plan, self._study, self._report = train, space, plan, study, report
         study.pruner = make_pruner(plan.pruner)
+        self._sampler = partial(make_sampler, plan.sampler, plan.seed)
         points = self._grid() if plan.sampler == "grid" else []
         self._given = [*(_start_values(values, space) for values in plan.start), *points]
         self._total = min(plan.n_trials, len(self._given)) if points else plan.n_trials
@@ -175,7 +172,7 @@ class _Search:
         )
         history = self._claims.history()
         self._tell(history)
-        while not self._is_late():
+        while self._plan.timeout is None or time.monotonic() - self._began < self._plan.timeout:
             if self._run_wave():
                 history = self._claims.history()
             else:
@@ -193,9 +190,8 @@ class _Search:
     def _run_wave(self) -> bool:
         """Claim several trials and train them together; return whether this could be and there were any."""
         train: object = self._train
-        if not (self._claims.writer.writes_many and isinstance(train, TrainsTogether)):
-            return False
-        if not suits_waves(train, self._plan):
+        many = self._claims.writer.writes_many
+        if not (many and isinstance(train, TrainsTogether) and suits_waves(train, self._plan)):
             return False
         width = train.together(self._plan.n_trials)
         shared = SharedValues(self._study, self._space, getattr(train, "alike", list)(), width=width)
@@ -221,10 +217,8 @@ class _Search:
         wave = Wave(self._study, groups, epochs=train.epochs(), halving=halving, finish=self._finish)
         try:
             wave.run()
-        except SearchError:
-            raise
         except Exception as error:  # whatever it was, each trial may meet it alone
-            if is_storage_error(error):
+            if isinstance(error, SearchError) or is_storage_error(error):
                 raise
         grouped = {member.number for group in groups for member in group.members}
         for number in [*wave.left, *(n for n in numbers if n not in grouped)]:
@@ -234,9 +228,6 @@ class _Search:
     def _finish(self, finished: Sequence[FinishedTrial]) -> None:
         self._claims.writer.finish(finished)
         self._tell(self._claims.history())
-
-    def _sampler(self, place: int) -> Any:
-        return make_sampler(self._plan.sampler, self._plan.seed, place)
 
     def _run_one(self, trial: Trial) -> None:
         """Run a trial and tell the study what came of it."""
@@ -282,9 +273,6 @@ class _Search:
             is_over = self._study.get_trials(deepcopy=False)[trial.number].state.is_finished()
             if self._claims.history().place_of(trial.number) is not None and not is_over:
                 raise
-
-    def _is_late(self) -> bool:
-        return self._plan.timeout is not None and time.monotonic() - self._began >= self._plan.timeout
 
     def _tell(self, history: TrialHistory) -> None:
         self._at_start = len(history.settled) if self._at_start is None else self._at_start

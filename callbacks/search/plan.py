@@ -50,20 +50,17 @@ def make_sampler(name: str, seed: int, place: int) -> BaseSampler:
     from optuna import samplers
 
     own = (seed * 1_000_003 + place) % 2**32
+    # All trials must be points of one sequence, so all get the same scramble.
+    points: dict[str, Any] = {"scramble": True, "seed": seed, "warn_asynchronous_seeding": False}
+    calm: dict[str, Any] = {"warn_independent_sampling": False}
+    at_random = samplers.RandomSampler(seed=own)
     makers: dict[str, Callable[[], BaseSampler]] = {
         "tpe": lambda: samplers.TPESampler(seed=own),
-        "gp": lambda: samplers.GPSampler(seed=own, warn_independent_sampling=False),
-        "random": lambda: samplers.RandomSampler(seed=own),
-        "cmaes": lambda: samplers.CmaEsSampler(seed=own, warn_independent_sampling=False),
-        # All trials must be points of one sequence, so all get the same scramble.
-        "qmc": lambda: samplers.QMCSampler(
-            scramble=True,
-            seed=seed,
-            independent_sampler=samplers.RandomSampler(seed=own),
-            warn_asynchronous_seeding=False,
-            warn_independent_sampling=False,
-        ),
-        "grid": lambda: samplers.RandomSampler(seed=own),
+        "gp": lambda: samplers.GPSampler(seed=own, **calm),
+        "random": lambda: at_random,
+        "cmaes": lambda: samplers.CmaEsSampler(seed=own, **calm),
+        "qmc": lambda: samplers.QMCSampler(independent_sampler=at_random, **points, **calm),
+        "grid": lambda: at_random,
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ExperimentalWarning of QMC and Wilcoxon; constraints.txt pins what was tried

@@ -76,20 +76,12 @@ class Progress:
     ) -> Progress:
         """Make it of the trials of a study; `at_start` is how many were done when this process began."""
         settled = history.settled
-        states = [trial.state.name for trial in settled]
-        done = len(states)
-        since = done - at_start
-        return cls(
-            done=done,
-            total=total,
-            complete=states.count("COMPLETE"),
-            pruned=states.count("PRUNED"),
-            failed=states.count("FAIL"),
-            running=sum(trial.state.name == "RUNNING" for trial in history.places),
-            best=_best(study, space, settled),
-            elapsed=elapsed,
-            left=elapsed / since * (total - done) if since else None,
-        )
+        states, done = [trial.state.name for trial in settled], len(settled)
+        complete, pruned, failed = (states.count(state) for state in ("COMPLETE", "PRUNED", "FAIL"))
+        running = sum(trial.state.name == "RUNNING" for trial in history.places)
+        best = _best(study, space, settled)
+        left = elapsed / (done - at_start) * (total - done) if done != at_start else None
+        return cls(done, total, complete, pruned, failed, running, best, elapsed, left)
 
 
 def best(study: Study, space: Space) -> TrialRow | None:
@@ -98,9 +90,7 @@ def best(study: Study, space: Space) -> TrialRow | None:
 
 
 def _best(study: Study, space: Space, trials: Sequence[Any]) -> TrialRow | None:
-    if len(study.directions) > 1:
-        return None
-    whole = _in_order(study, trials)
+    whole = [] if len(study.directions) > 1 else _in_order(study, trials)
     return row_of(whole[0], space) if whole else None
 
 
@@ -125,15 +115,9 @@ def best_trials(study: Study, space: Space, count: int = 10) -> list[TrialRow]:
 
 def row_of(trial: FrozenTrial, space: Space) -> TrialRow:
     """Return a trial as plain data."""
-    return TrialRow(
-        number=trial.number,
-        state=trial.state.name,
-        params=decode(space, trial.params),
-        values=tuple(trial.values or ()),
-        seconds=trial.duration.total_seconds() if trial.duration else None,
-        reason=str(trial.user_attrs.get(REASON, "")),
-        attrs=dict(trial.user_attrs),
-    )
+    params, values, attrs = decode(space, trial.params), tuple(trial.values or ()), dict(trial.user_attrs)
+    seconds = trial.duration.total_seconds() if trial.duration else None
+    return TrialRow(trial.number, trial.state.name, params, values, seconds, str(attrs.get(REASON, "")), attrs)
 
 
 def importances(study: Study, space: Space, objective: int = 0, least: int = 8) -> dict[str, float]:

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ def open_storage(where: str | None, *, keep: bool = False) -> BaseStorage:
     """Open a storage, and make it if it is not there.
 
     It is a path ending in `.journal`, any URL that SQLAlchemy knows, or None for memory. With `keep` the connections to
-    a server stay open between uses, until `close_storage`. A `SearchError` says that it cannot be written, is no
+    a server stay open between uses, for the caller to dispose of. A `SearchError` says that it cannot be written, is no
     journal, cannot be reached, is locked, or lacks a driver.
     """
     from optuna.storages import InMemoryStorage
@@ -41,13 +42,6 @@ def open_storage(where: str | None, *, keep: bool = False) -> BaseStorage:
             f"postgresql://user@host/name; {where!r} is neither."
         )
     return _open_journal(Path(where))
-
-
-def close_storage(storage: BaseStorage) -> None:
-    """End the connections that are kept. The storage can still be used; it opens new ones."""
-    engine = engine_of(storage)
-    if engine is not None:
-        engine.dispose()
 
 
 @contextmanager
@@ -145,7 +139,8 @@ def _open_database(url: str, *, keep: bool) -> RDBStorage:
         shown = parsed.render_as_string(hide_password=True)
         # psycopg 3 is what our extra installs; SQLAlchemy alone would ask for psycopg2.
         if parsed.drivername in ("postgresql", "postgres"):
-            parsed = parsed.set(drivername=_postgresql_driver())
+            driver = "psycopg2" if find_spec("psycopg") is None and find_spec("psycopg2") else "psycopg"
+            parsed = parsed.set(drivername=f"postgresql+{driver}")
         parsed.get_dialect()
     except ImportError as error:
         raise SearchError(f"The storage {url.partition('://')[0]} needs a driver: {_driver_hint(url)}") from error
@@ -172,33 +167,25 @@ def _rdb_storage(url: Any, *, is_file: bool, keep: bool) -> RDBStorage:
     from sqlalchemy.pool import NullPool
 
     waits: dict[str, Any] = {"sqlite": {"timeout": BUSY_SECONDS}, "postgresql": {"connect_timeout": 10}}
-    options: dict[str, Any] = {"connect_args": waits.get(url.get_backend_name(), {})}
-    if keep and url.get_backend_name() != "sqlite":
+    backend = url.get_backend_name()
+    options: dict[str, Any] = {"connect_args": waits.get(backend, {})}
+    if keep and backend != "sqlite":
         options["pool_pre_ping"] = True  # between two trials lie minutes, or a restart of the server
-    elif is_file or url.get_backend_name() != "sqlite":
+    elif is_file or backend != "sqlite":
         options["poolclass"] = NullPool  # nobody closes a storage
+    address = url.render_as_string(hide_password=False)
+    beats: dict[str, Any] = {"heartbeat_interval": HEARTBEAT_SECONDS, "grace_period": LOST_SECONDS}
     for pause in (1, 2, 3, 4, None):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # heartbeats are experimental; their part here is small
-                return RDBStorage(
-                    url.render_as_string(hide_password=False),
-                    engine_kwargs=options,
-                    heartbeat_interval=HEARTBEAT_SECONDS,
-                    grace_period=LOST_SECONDS,
-                )
+                return RDBStorage(address, engine_kwargs=options, **beats)
         except (IntegrityError, OperationalError, ProgrammingError) as error:
             # Workers that make the tables at the same moment get in each other's way once.
             if pause is None or not any(sign in str(error).lower() for sign in ("unique", "duplicate", "exists")):
                 raise
             time.sleep(0.2 * pause)
     raise AssertionError("the last attempt returns or raises")
-
-
-def _postgresql_driver() -> str:
-    from importlib.util import find_spec
-
-    return "postgresql+psycopg2" if find_spec("psycopg") is None and find_spec("psycopg2") else "postgresql+psycopg"
 
 
 def _driver_hint(url: str) -> str:

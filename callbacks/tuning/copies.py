@@ -301,9 +301,7 @@ class CopiedFits:
             num_sanity_val_steps=0,
             logger=DummyLogger(),  # modules may ask for `self.logger.experiment`
             callbacks=callbacks,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
+            **dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
         )
 
     def _check(self, module: LightningModule, rows: int | None, trainer: Trainer) -> None:

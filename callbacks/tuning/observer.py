@@ -37,9 +37,7 @@ class TrialObserver(Callback):
         high: bool,  # whether it is good when it is high
         val_loss: str,
         prunes: bool,
-        # Asked on rank zero whether other trials of the study learned something. A trial that learns nothing is ended
-        # only then: where nothing learns, something must be left.
-        others_learn: Callable[[], bool],
+        others_learn: Callable[[], bool],  # asked on rank zero: whether another trial of the study learned something
     ) -> None:
         self.metric, self.high = metric, high
         self.baseline: float | None = None
@@ -54,8 +52,6 @@ class TrialObserver(Callback):
         self._is_read = False  # since the epoch began
         self._judged = -1
         self._exploded = ""
-
-    # ------------------------------------------------------------------ the verdict
 
     def losses(self) -> dict[str, list[float | None]]:
         """Return training and validation loss by name, one value an epoch."""
@@ -76,7 +72,7 @@ class TrialObserver(Callback):
         """Return why the trial is to end now, of so many epochs in all (below 1: unknown); empty if it is to go on.
 
         It is hopeless if its loss has diverged (or is NaN), or if it has learned nothing by a quarter of its epochs
-        (a slow start is no failure) although another trial has.
+        (a slow start is no failure) although another trial has: where nothing learns, something must be left.
         """
         epoch, base = self.epochs - 1, self.baseline
         val = self._reader.record.at("val_loss", epoch)
@@ -98,8 +94,6 @@ class TrialObserver(Callback):
     def _diagnosis(self) -> Diagnosis:
         train, val, metric = self._reader.record.paired()
         return diagnose(train, val, val_metric=metric, baseline_loss=self.baseline)
-
-    # ------------------------------------------------------------------ reading
 
     def take(self, curves: Mapping[str, Sequence[float]]) -> None:
         """Read the newest epoch of a fit that no trainer runs: one number an epoch by name."""
@@ -258,8 +252,6 @@ class TrialPruning(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raise if the metric never came."""
         self._all_ranks(trainer, (_Verdict(wrong=self._never_logged(trainer, after=0)), None))
-
-    # ----------------------------------------------------------------- deciding
 
     def _report(self, trainer: Trainer) -> tuple[_Verdict, Exception | None]:
         """Return what rank zero makes of the newest value; other ranks read along and decide nothing."""

@@ -1,7 +1,7 @@
 """Finds the learning rate and the batch size before a fit, and lets it go on with them: `OptunaSearch`."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,16 +113,9 @@ class OptunaSearch(Callback):
 
     def plan(self) -> Plan:
         """Return how the search goes; without a name where none is given."""
-        options = self.options
-        return Plan(
-            name=options.name or "",
-            n_trials=self.n_trials,
-            timeout=options.timeout,
-            sampler=options.sampler,
-            pruner=options.pruner,
-            directions=("minimize" if self.mode == "min" else "maximize",),
-            seed=options.seed,
-        )
+        chosen = {name: getattr(self.options, name) for name in ("timeout", "sampler", "pruner", "seed")}
+        directions = ("minimize" if self.mode == "min" else "maximize",)
+        return Plan(self.options.name or "", self.n_trials, directions=directions, **chosen)
 
     def _begin(self) -> None:
         self.found: dict[str, Any] = {}  # the values, by name
@@ -143,8 +136,6 @@ class OptunaSearch(Callback):
 
     def _repr_png_(self) -> bytes | None:
         return png_of(self.figure())  # a notebook shows it where the search is a cell's last word
-
-    # ------------------------------------------------------------------- hooks
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was found."""
@@ -186,29 +177,27 @@ class OptunaSearch(Callback):
         if self._rows and trainer.is_global_zero:
             if self._folder is not None:
                 with self._guard(trainer, "writing found.yaml"):
-                    write_found(self._folder, self._sections(trainer))
+                    self._write_found(trainer, self._folder)
             with self._guard(trainer, "drawing the search"):
                 show_pictures(trainer, self._rows, list(self.found), self.monitor, self.mode)
 
-    def _sections(self, trainer: Trainer) -> dict[str, dict[str, Any]]:
-        """Return what was found, by the section of a Lightning CLI's configuration that it belongs to."""
+    def _write_found(self, trainer: Trainer, folder: Path) -> None:
+        """Write what was found as a fragment of a Lightning CLI's configuration: `fit --config found.yaml`."""
         data, rows = getattr(trainer, "datamodule", None), self.options.batch_size_name
-        homes = {
-            self.options.lr_name: "optimizer" if self._by_hand else "model",
-            rows: "data" if holds(data, rows) else "model",
-        }
+        homes = {self.options.lr_name: "optimizer" if self._by_hand else "model"}
+        homes[rows] = "data" if holds(data, rows) else "model"
         sections: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "optimizer": {}}
         for name, value in self.found.items():
             section = homes[name]
             sections[section]["lr" if section == "optimizer" else name] = value
-        return sections
+        fragment = {section: {"init_args": values} for section, values in sections.items() if values}
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "found.yaml").write_text(yaml.safe_dump(fragment, sort_keys=False), encoding="utf-8")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the module as it was if it was never asked for its optimizers."""
         if self._hook is not None:
             self._hook.leave()
-
-    # --------------------------------------------------------------- searching
 
     def _before_optimizers(self, trainer: Trainer, module: LightningModule) -> float | None:
         """Search, or take what was found before; the rate is returned if it has to be put into the optimizer."""
@@ -259,13 +248,6 @@ class ConfigureOptimizersHook:
         if rate is not None:
             set_rate(*parts(made), rate)
         return made
-
-
-def write_found(folder: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write what was found, by section, as a fragment of a Lightning CLI's configuration: `fit --config found.yaml`."""
-    fragment = {section: {"init_args": dict(values)} for section, values in sections.items() if values}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "found.yaml").write_text(yaml.safe_dump(fragment, sort_keys=False), encoding="utf-8")
 
 
 def show_pictures(trainer: Trainer, rows: Sequence[TrialRow], names: Sequence[str], monitor: str, mode: str) -> None:

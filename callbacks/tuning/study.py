@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from itertools import count
+from itertools import count, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,10 +153,8 @@ class SearchBeforeFit:
             return
         with self._guard(self._trainer, "writing a trial's TensorBoard run"):
             folder, column = self._runs / self._plan.name / f"trial_{end.number:03d}", f"hp/{self._monitor}"
-            scalars: list[dict[str, float]] = [{} for _ in range(max(map(len, losses.values()), default=0) or 1)]
-            for name, curve in losses.items():
-                for epoch, value in enumerate(curve):
-                    scalars[epoch] |= {} if value is None else {name: value}
+            told = [dict(zip(losses, epoch, strict=True)) for epoch in zip_longest(*losses.values())] or [{}]
+            scalars = [{name: value for name, value in epoch.items() if value is not None} for epoch in told]
             scalars[0] |= {} if end.result is None else {column: end.result[0]}
             params = {**end.values, "verdict": observer.verdict()[0]}
             write_events(folder, params, {column: 0.0}, scalars)
@@ -348,9 +346,8 @@ def write_events(
 
     row = hparams({name: plain(value) for name, value in params.items()}, dict(results))  # type: ignore[no-untyped-call]
     summaries = [(each, 0) for each in row] if results else []
-    for epoch, values in enumerate(scalars):
-        tags = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        summaries.append((Summary(value=tags), epoch))
+    tags = [[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()] for values in scalars]
+    summaries += [(Summary(value=values), epoch) for epoch, values in enumerate(tags)]
     now = time.time()
     folder.mkdir(parents=True, exist_ok=True)
     name = f"events.out.tfevents.{int(now):010d}.{platform.node()}.{os.getpid()}.{next(_FILES)}"
