@@ -32,8 +32,6 @@ ATTEMPT = "attempt"  # user attribute: 1 for the first attempt after the origina
 OWNER = "owner"  # user attribute: the process that runs the trial
 
 
-# ----------------------------------------------------------------------- processes
-
 _PROCESS: dict[int, dict[str, Any]] = {}
 _SEARCHES: set[str] = set()  # searches that go on in this process
 
@@ -95,9 +93,6 @@ def _state_and_start(pid: int) -> tuple[str | None, str | None]:
     except OSError:
         return None, None
     return fields[0], fields[19]
-
-
-# ------------------------------------------------------------------------- history
 
 
 @dataclass(frozen=True)
@@ -165,8 +160,6 @@ class TrialHistory:
         last = chain[-1]
         return last.state.name == "FAIL" and REASON not in last.user_attrs and len(chain) <= self._retries
 
-
-# -------------------------------------------------------------------------- claims
 
 # From a place, parameters and distributions that are given, to all parameters and distributions.
 DrawParameters = Callable[[int, dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]

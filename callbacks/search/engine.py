@@ -16,7 +16,7 @@ from callbacks.search.plan import Plan, SearchError, make_pruner, make_sampler, 
 from callbacks.search.results import Progress
 from callbacks.search.space import Space, decode, grid
 from callbacks.search.storage import is_storage_error, open_storage, quiet, study_lock, why
-from callbacks.search.waves import SampledTrial, SharedValues, TrainsTogether, Wave, WaveSampler, suits_waves
+from callbacks.search.waves import SampledTrial, TrainsTogether, Wave, WaveSampler, suits_waves
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -156,7 +156,6 @@ class _Search:
         self._total = min(plan.n_trials, len(self._given)) if points else plan.n_trials
         self._began = time.monotonic()
         self._errors: list[str] = []
-        self._at_start: int | None = None  # trials that were done when this process began
 
     def _grid(self) -> list[dict[str, Any]]:
         # As many levels as the first process wanted: with more trials later, the first points stay the same.
@@ -171,6 +170,7 @@ class _Search:
             self._study, storage, where, self._space, n_trials=total, retries=retries, given=given, run=run
         )
         history = self._claims.history()
+        self._at_start = len(history.settled)
         self._tell(history)
         while self._plan.timeout is None or time.monotonic() - self._began < self._plan.timeout:
             if self._run_wave():
@@ -194,8 +194,8 @@ class _Search:
         if not (many and isinstance(train, TrainsTogether) and suits_waves(train, self._plan)):
             return False
         width = train.together(self._plan.n_trials)
-        shared = SharedValues(self._study, self._space, getattr(train, "alike", list)(), width=width)
-        draw = WaveSampler(self._study, self._space, self._sampler, shared=shared)
+        names: Sequence[str] = getattr(train, "alike", list)()
+        draw = WaveSampler(self._study, self._space, self._sampler, names, width=width)
         numbers = self._claims.claim_many(width, draw)
         if not numbers:
             return False
@@ -275,7 +275,6 @@ class _Search:
                 raise
 
     def _tell(self, history: TrialHistory) -> None:
-        self._at_start = len(history.settled) if self._at_start is None else self._at_start
         elapsed = time.monotonic() - self._began
         self._report(Progress.of(self._study, self._space, history, self._total, self._at_start, elapsed))
 

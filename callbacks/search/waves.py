@@ -88,33 +88,6 @@ class TrainsTogether(Protocol):
         """Return groups of those trials that can be trained in step; those in none are trained alone."""
 
 
-class SharedValues:
-    """Holds values that the places of a wave take over from its first one, for which the sampler chooses among all.
-
-    Not in the first wave, whose places are all drawn; and only where there are so few values that it tries each twice
-    or so. Which place is the first depends on the place alone, so that a study that was killed while it drew a wave
-    goes on as it would have. The `names` are those that the trials of a group have in common.
-    """
-
-    def __init__(self, study: Study, space: Space, names: Sequence[str], *, width: int) -> None:
-        found = [name for name in names if name in space]
-        self._names = found if 1 < prod(_count(space[name]) for name in found) <= width // 2 else []
-        self._width = width
-        self._first: dict[int, dict[str, Any]] = {}
-        for trial in study.get_trials(deepcopy=False):
-            if PLACE in trial.user_attrs:
-                self.note(trial.user_attrs[PLACE], decode(space, trial.params))
-
-    def note(self, place: int, values: Mapping[str, Any]) -> None:
-        """Note what a place tries."""
-        if place >= self._width and place % self._width == 0 and all(name in values for name in self._names):
-            self._first[place] = {name: values[name] for name in self._names}
-
-    def at(self, place: int) -> Mapping[str, Any]:
-        """Return what a place takes over."""
-        return self._first.get(place - place % self._width, {})
-
-
 def _count(dimension: object) -> float:
     if isinstance(dimension, Choice):
         return len(dimension.options)
@@ -132,14 +105,26 @@ def suits_waves(train: TrainsTogether, plan: Plan) -> bool:
 
 
 class WaveSampler:
-    """Draws the places of a wave one after the other; each draw sees those before it as trials that run."""
+    """Draws the places of a wave one after the other; each draw sees those before it as trials that run.
+
+    Values that the trials of a group have in common (`names`) are drawn for the first place of a wave, by a sampler
+    that chooses among all, and taken over by the others. Not in the first wave, whose places are all drawn; and only
+    where there are so few values that the sampler tries each twice or so. Which place is the first depends on the place
+    alone, so that a study that was killed while it drew a wave goes on as it would have.
+    """
 
     def __init__(
-        self, study: Study, space: Space, sampled_by: Callable[[int], BaseSampler], *, shared: SharedValues
+        self, study: Study, space: Space, sampled_by: Callable[[int], BaseSampler], names: Sequence[str], *, width: int
     ) -> None:
         import optuna
 
-        self._space, self._sampled_by, self._shared = space, sampled_by, shared
+        self._space, self._sampled_by, self._width = space, sampled_by, width
+        found = [name for name in names if name in space]
+        self._shared = found if 1 < prod(_count(space[name]) for name in found) <= width // 2 else []
+        self._firsts: dict[int, dict[str, Any]] = {}  # what is shared, by the first place of a wave
+        for trial in study.get_trials(deepcopy=False):
+            if PLACE in trial.user_attrs:
+                self._note(trial.user_attrs[PLACE], decode(space, trial.params))
         self._copy = optuna.create_study(directions=study.directions)  # the study itself is not changed
         # What waits would be drawn again.
         self._copy.add_trials([one for one in study.get_trials(deepcopy=False) if one.state.name != "WAITING"])
@@ -149,14 +134,18 @@ class WaveSampler:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return all parameters and distributions of a trial, as the study holds them, from those that are given."""
         self._copy.sampler = self._sampled_by(place)
-        taken = self._shared.at(place)
+        taken = self._firsts.get(place - place % self._width, {})
         known = params or {self._space[name].key(name): self._space[name].store(taken[name]) for name in taken}
         if known:
             self._copy.enqueue_trial(known)
         trial = self._copy.ask()
         values = {name: dimension.suggest(trial, name) for name, dimension in self._space.items()}
-        self._shared.note(place, values)
+        self._note(place, values)
         return dict(trial.params), dict(trial.distributions)
+
+    def _note(self, place: int, values: Mapping[str, Any]) -> None:
+        if place >= self._width and place % self._width == 0 and all(name in values for name in self._shared):
+            self._firsts[place] = {name: values[name] for name in self._shared}
 
 
 class Wave:

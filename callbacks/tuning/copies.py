@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -63,14 +63,6 @@ def moved_to(made: Any, theirs: nn.Module, ours: nn.Module) -> Any:
         return made
     pairs = zip(theirs.parameters(), ours.parameters(), strict=True)
     return copy.deepcopy(made, {id(original): parameter for original, parameter in pairs})
-
-
-def drives(make: Callable[[], Any], set_value: Callable[[float], None], value: float) -> bool:
-    """Return whether the rate that a module holds, and is left with as `value`, decides what its optimizers do."""
-    set_value(2 * value)
-    other = _facts(make())
-    set_value(value)
-    return _facts(make()) != other
 
 
 def _facts(made: Any) -> list[Any]:
@@ -180,7 +172,7 @@ def set_hyperparameter(name: str, value: Any, holders: Iterable[Holder | None]) 
 
 # ------------------------------------------------------------------------ copies
 
-# They shape the training itself, so that a trial without them would be another fit.
+# They shape the training itself.
 TRAINING = (BaseFinetuning, EarlyStopping, GradientAccumulationScheduler, StochasticWeightAveraging)
 # What a trial's trainer takes over from that of the fit.
 _TAKEN_OVER = (
@@ -219,8 +211,7 @@ class CopiedFits:
             if rate is not None:
                 set_hyperparameter(self._lr_name, rate, (module, data))
                 self._drive(module, rate)
-            shaping = [copy.deepcopy(each) for each in callbacks_of(self._trainer) if isinstance(each, TRAINING)]
-            trainer = self._trainer_of([*fit.callbacks, *shaping])
+            trainer = self._trainer_of([*fit.callbacks, *map(copy.deepcopy, self._shaping())])
             try:
                 trainer.fit(module, datamodule=data)
             except SystemExit as error:
@@ -252,9 +243,13 @@ class CopiedFits:
             and not fit.overfit_batches  # type: ignore[attr-defined]  # a connector's
         )
         alone = fit.world_size == 1 and fit.strategy.root_device.type == "cpu" and self._max_epochs > 0
-        shaped = any(isinstance(each, TRAINING) for each in callbacks_of(fit))
         offers = isinstance(self._module, BatchesTrials) and self._lr_name in ("", "lr")
-        return usual and alone and not shaped and offers and getattr(fit, "datamodule", None) is not None
+        return usual and alone and not self._shaping() and offers and getattr(fit, "datamodule", None) is not None
+
+    def _shaping(self) -> list[Callback]:
+        """Return those of the fit's callbacks without which a trial would be another fit."""
+        found: list[Callback] = self._trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        return [each for each in found if isinstance(each, TRAINING)]
 
     def _copies(self, values: Mapping[str, Any]) -> tuple[LightningModule, LightningDataModule | None, int | None]:
         """Copy the module and the data module; the copies have the batch size that is tried, which is returned too."""
@@ -283,8 +278,11 @@ class CopiedFits:
 
         def configured() -> Any:
             if self.driven is None:
-                set_rate_of = lambda value: set_hyperparameter(self._lr_name, value, (module,))  # noqa: E731
-                self.driven = drives(configure, set_rate_of, rate)
+                facts = []
+                for tried in (2 * rate, rate):
+                    set_hyperparameter(self._lr_name, tried, (module,))
+                    facts.append(_facts(configure()))
+                self.driven = facts[0] != facts[1]
             made = moved_to(configure(), self._module, module)
             if not self.driven:
                 set_rate(*parts(made), rate)
@@ -301,7 +299,9 @@ class CopiedFits:
             num_sanity_val_steps=0,
             logger=DummyLogger(),  # modules may ask for `self.logger.experiment`
             callbacks=callbacks,
-            **dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
         )
 
     def _check(self, module: LightningModule, rows: int | None, trainer: Trainer) -> None:
@@ -323,12 +323,6 @@ class CopiedFits:
                     f"The batch size has no effect: with {sorted(self._sizes)} the loader gave batches of {size}; make "
                     f"the loaders in `train_dataloader`, with `{self._batch_size_name}` as it is then."
                 )
-
-
-def callbacks_of(trainer: Trainer) -> list[Callback]:
-    """Return all callbacks of a trainer."""
-    found: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
-    return found
 
 
 def _is_ordered(loader: object) -> bool:

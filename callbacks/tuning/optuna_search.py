@@ -233,13 +233,11 @@ class ConfigureOptimizersHook:
 
     def leave(self) -> None:
         """Put the module's own method back."""
-        if not self._waits:
-            return
-        self._waits = False
-        if self._own is None:
+        if self._waits and self._own is None:
             delattr(self._module, _NAME)
-        else:
+        elif self._waits:
             setattr(self._module, _NAME, self._own)
+        self._waits = False
 
     def _configure_optimizers(self) -> Any:
         self.leave()

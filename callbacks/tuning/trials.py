@@ -205,7 +205,8 @@ class GroupedTrialRunner:
     def __init__(
         self,
         runner: TrialRunner,
-        template: Callable[[Mapping[str, Any], int], TrialTemplate | None],  # by values, of their fit of that index
+        # Makes what trials with these values have in common in their fit of that index; None: to be trained alone.
+        template: Callable[[Mapping[str, Any], int], TrialTemplate | None],
         *,
         names: Sequence[str],  # of what is searched
         rates: Mapping[str, str],  # the module's word for what trials of a group may differ in, to the searched name
