@@ -17,7 +17,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from callbacks.search.optuna_internals import HEARTBEAT, PLACE, REASON, trial_writer
+from callbacks.search.optuna_internals import HEARTBEAT, PLACE, REASON, PlainTrialWriter, TrialWriter, is_known
 from callbacks.search.space import Space
 from callbacks.search.storage import HEARTBEAT_SECONDS, LOST_SECONDS, study_lock
 
@@ -184,7 +184,7 @@ class TrialClaims:
         self._space, self._n_trials, self._retries = space, n_trials, retries
         self._given = dict(enumerate(given))
         self._owner = {**this_process(), "run": run}
-        self.writer = trial_writer(study, storage)
+        self.writer = TrialWriter(study, storage) if is_known(storage) else PlainTrialWriter(study)
         self._last_signs: dict[int, tuple[object, float]] = {}  # of trials of other machines, and when each was seen
 
     def history(self) -> TrialHistory:

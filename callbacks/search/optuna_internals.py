@@ -233,8 +233,3 @@ class PlainTrialWriter:
     def finish(self, finished: Sequence[FinishedTrial]) -> None:
         """Refuse: without `writes_many` no trials end together."""
         raise NotImplementedError
-
-
-def trial_writer(study: Study, storage: BaseStorage) -> TrialWriter | PlainTrialWriter:
-    """Return what writes the trials of a study."""
-    return TrialWriter(study, storage) if is_known(storage) else PlainTrialWriter(study)

@@ -32,15 +32,6 @@ FIRST, SHARE = 2, 3
 _NEEDS = {"cmaes": ("cmaes",), "gp": ("torch", "scipy"), "qmc": ("scipy",), "wilcoxon": ("scipy",)}
 
 
-def _check_engines(sampler: str, pruner: str) -> None:
-    for kind, name, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
-        if name not in known:
-            raise SearchError(f"The {kind} is one of {', '.join(known)}, not {name!r}.")
-        for package in _NEEDS.get(name, ()):
-            if find_spec(package) is None:
-                raise SearchError(f"The {kind} {name!r} needs a package more: pip install {package}")
-
-
 def make_sampler(name: str, seed: int, place: int) -> BaseSampler:
     """Make a sampler for the trial at a place. It has no memory of its own: everything it goes by is in the study.
 
@@ -169,4 +160,9 @@ class Plan:
             raise SearchError(f"Every direction is `minimize` or `maximize`; got {list(self.directions)}.")
         if self.sampler == "cmaes" and len(self.directions) > 1:
             raise SearchError("The sampler 'cmaes' is for one direction; tpe, gp, random, qmc and grid take several.")
-        _check_engines(self.sampler, self.pruner)
+        for kind, name, known in (("sampler", self.sampler, SAMPLERS), ("pruner", self.pruner, PRUNERS)):
+            if name not in known:
+                raise SearchError(f"The {kind} is one of {', '.join(known)}, not {name!r}.")
+            for package in _NEEDS.get(name, ()):
+                if find_spec(package) is None:
+                    raise SearchError(f"The {kind} {name!r} needs a package more: pip install {package}")
