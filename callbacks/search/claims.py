@@ -192,10 +192,7 @@ class TrialClaims:
         return TrialHistory(self.study.get_trials(deepcopy=False), self._n_trials, self._retries)
 
     def claim(self, sampled_by: Callable[[int], Any]) -> Trial | None:
-        """Take up the next trial, by the sampler of its place; it runs, owned by this process.
-
-        None if there is nothing left to start.
-        """
+        """Take up the next trial as this process's, by the sampler of its place; None if nothing is left to start."""
         while True:
             with study_lock(self._where, self._storage):
                 history = self.recover()

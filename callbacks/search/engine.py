@@ -89,10 +89,9 @@ def _lost_storage_in_one_line() -> Iterator[None]:
 def _open_study(storage: BaseStorage, where: str | None, space: Space, plan: Plan) -> Study:
     """Open the study of a plan, new or as it was left."""
     import optuna
-    from optuna.study import StudyDirection
 
     with study_lock(where, storage):
-        ways = [StudyDirection[way.upper()] for way in plan.directions]
+        ways = [optuna.study.StudyDirection[way.upper()] for way in plan.directions]
         study = optuna.create_study(storage=storage, study_name=plan.name, directions=ways, load_if_exists=True)
         there = [way.name.lower() for way in study.directions]
         if there != list(plan.directions):
@@ -151,17 +150,16 @@ class _Search:
         self._train, self._space, self._plan, self._study, self._report = train, space, plan, study, report
         study.pruner = make_pruner(plan.pruner)
         self._sampler = partial(make_sampler, plan.sampler, plan.seed)
-        points = self._grid() if plan.sampler == "grid" else []
+        points = []
+        if plan.sampler == "grid":
+            # As many levels as the first process wanted: with more trials later, the first points stay the same.
+            if "grid_points" not in study.user_attrs:
+                study.set_user_attr("grid_points", plan.n_trials)
+            points = grid(space, int(study.user_attrs["grid_points"]), plan.seed)
         self._given = [*(_start_values(values, space) for values in plan.start), *points]
         self._total = min(plan.n_trials, len(self._given)) if points else plan.n_trials
         self._began = time.monotonic()
         self._errors: list[str] = []
-
-    def _grid(self) -> list[dict[str, Any]]:
-        # As many levels as the first process wanted: with more trials later, the first points stay the same.
-        if "grid_points" not in self._study.user_attrs:
-            self._study.set_user_attr("grid_points", self._plan.n_trials)
-        return grid(self._space, int(self._study.user_attrs["grid_points"]), self._plan.seed)
 
     def run(self, storage: BaseStorage, where: str | None, run: str) -> None:
         """Run all trials there are to be run here."""
@@ -261,14 +259,13 @@ class _Search:
             self._end(trial, "FAIL")
 
     def _end(self, trial: Trial, state: str, *, values: Sequence[float] | None = None, reason: str = "") -> None:
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
+        import optuna
 
         try:
             if reason:
                 trial.set_user_attr(REASON, reason)
-            self._study.tell(trial, values, TrialState[state])
-        except (UpdateFinishedTrialError, ValueError):
+            self._study.tell(trial, values, optuna.trial.TrialState[state])
+        except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
             # Taken for lost while this machine slept: another process tries it again, so this result must not count.
             is_over = self._study.get_trials(deepcopy=False)[trial.number].state.is_finished()
             if self._claims.history().place_of(trial.number) is not None and not is_over:

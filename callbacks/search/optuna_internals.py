@@ -224,11 +224,10 @@ class PlainTrialWriter:
 
     def fail(self, number: int, reason: str = "") -> None:
         """Fail a running trial of any process, so that it will be tried again."""
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
+        import optuna
 
-        with suppress(UpdateFinishedTrialError):
-            self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._study.tell(number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
 
     def finish(self, finished: Sequence[FinishedTrial]) -> None:
         """Refuse: without `writes_many` no trials end together."""

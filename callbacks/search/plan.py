@@ -1,4 +1,4 @@
-"""How to search, as plain data; the samplers, the pruners and where successive halving prunes."""
+"""Describe how to search, as plain data; make samplers and pruners, and say where successive halving prunes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search came to: its trials as plain data, how far it is, what mattered, and the lines that say so."""
+"""Tell what a search came to: its trials as plain data, how far it is, what mattered, and the lines that say so."""
 
 from __future__ import annotations
 
@@ -165,17 +165,15 @@ def setting(params: Mapping[str, Any]) -> str:
 
 
 class ProgressLine:
-    """Shows the progress: on a terminal in one line that is written over, elsewhere a line now and then."""
+    """Shows the progress: on a terminal in one line that is written over, elsewhere a line now and then.
+
+    In place of a name of the space stands what `shown` has for it.
+    """
 
     def __init__(
-        self,
-        monitor: str,
-        stream: TextIO | None = None,  # None for standard error
-        *,
-        name: str = "search",  # who speaks
-        shown: Mapping[str, str] | None = None,  # names of the space to those that are shown in their place
+        self, monitor: str, stream: TextIO | None = None, *, name: str = "search", shown: Mapping[str, str] = {}
     ) -> None:
-        self._monitor, self._name, self._shown = monitor, name, shown or {}
+        self._monitor, self._name, self._shown = monitor, name, shown
         self._stream = stream or sys.stderr
         self._live, self._open = self._stream.isatty(), False
         self._last, self._done = time.monotonic(), 0

@@ -57,9 +57,6 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-# ------------------------------------------------------------------------ journals
-
-
 def _open_journal(path: Path) -> BaseStorage:
     path = path.absolute()  # a trial may change the working folder
     try:
@@ -127,9 +124,6 @@ def _drop_half_line(path: Path) -> None:
             file.truncate(file.read().rfind(b"\n") + 1)
 
 
-# ----------------------------------------------------------------------- databases
-
-
 def _open_database(url: str, *, keep: bool) -> RDBStorage:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
@@ -189,11 +183,9 @@ def _rdb_storage(url: Any, *, is_file: bool, keep: bool) -> RDBStorage:
 
 
 def _driver_hint(url: str) -> str:
-    if url.startswith("postgres"):
-        return "pip install 'psycopg[binary]'"
-    if url.startswith("mysql"):
-        return "pip install pymysql, and mysql+pymysql://…"
-    return "install the one that SQLAlchemy's documentation names for it"
+    known = {"postgres": "pip install 'psycopg[binary]'", "mysql": "pip install pymysql, and mysql+pymysql://…"}
+    usual = "install the one that SQLAlchemy's documentation names for it"
+    return next((hint for kind, hint in known.items() if url.startswith(kind)), usual)
 
 
 def why(error: BaseException) -> str:
@@ -209,9 +201,6 @@ def is_storage_error(error: BaseException) -> bool:
     from sqlalchemy.exc import SQLAlchemyError
 
     return isinstance(error, StorageInternalError | SQLAlchemyError)
-
-
-# --------------------------------------------------------------------------- locks
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Waves of trials: drawn one after the other, trained in step by who can, pruned and ended together."""
+"""Run waves of trials: drawn one after the other, trained in step by who can, pruned and ended together."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class Wave:
 
     @property
     def left(self) -> list[int]:
-        """Numbers of the trials that have not ended."""
+        """Return the numbers of the trials that have not ended."""
         return list(self._left)
 
     def run(self) -> None:

@@ -30,8 +30,6 @@ from torch.utils.data.distributed import DistributedSampler
 from callbacks.search.plan import SearchError
 from callbacks.tuning.trials import BatchesTrials, TrialFit, TrialTemplate, quiet, same_random_numbers
 
-# ------------------------------------------------------------------ hyperparameters
-
 # They begin at learning rates of their own, or hold further schedulers that do.
 _OWN_RATES = (lr_scheduler.ChainedScheduler, lr_scheduler.CyclicLR, lr_scheduler.OneCycleLR, lr_scheduler.SequentialLR)
 
@@ -77,10 +75,8 @@ def _plain(value: Any) -> Any:
 def set_rate(optimizers: Sequence[Optimizer], schedulers: Sequence[LRScheduler], rate: float) -> None:
     """Let an optimizer that has not stepped, and its schedulers, begin with a rate as if made with it.
 
-    Groups of parameters with a rate of their own keep their ratio to the others.
-
-    Raises:
-        SearchError: There are more optimizers or none, or a scheduler that brings its own rates.
+    Groups of parameters with a rate of their own keep their ratio to the others. A `SearchError` says that there are
+    more optimizers or none, or a scheduler that brings its own rates.
     """
     if len(optimizers) != 1:
         raise SearchError(
@@ -170,8 +166,6 @@ def set_hyperparameter(name: str, value: Any, holders: Iterable[Holder | None]) 
                 kept[name] = value
 
 
-# ------------------------------------------------------------------------ copies
-
 # They shape the training itself.
 TRAINING = (BaseFinetuning, EarlyStopping, GradientAccumulationScheduler, StochasticWeightAveraging)
 # What a trial's trainer takes over from that of the fit.
@@ -200,11 +194,7 @@ class CopiedFits:
         self._is_checked = False
 
     def fit(self, fit: TrialFit) -> Trainer:
-        """Train one.
-
-        Raises:
-            SearchError: What every trial would meet: a rate or batch size without effect, a copy that trains nothing.
-        """
+        """Train one; what every trial would meet is a `SearchError`: a value without effect, a copy left as it was."""
         with same_random_numbers(), quiet():
             module, data, rows = self._copies(fit.values)
             rate = fit.values.get(self._lr_name)
@@ -353,28 +343,22 @@ def _processes(fit: Trainer) -> dict[str, Any]:
 class _RunningProcesses(ClusterEnvironment):
     """Describes the processes of a fit to one inside it: nobody has to start or to connect them."""
 
-    def __init__(self, fit: Trainer) -> None:
-        super().__init__()
-        self._fit = fit
-
     creates_processes_externally = True
     main_address, main_port = "127.0.0.1", 0  # asked for by who connects
+    detect = staticmethod(lambda: False)
 
-    @staticmethod
-    def detect() -> bool:
-        return False
+    def __init__(self, fit: Trainer) -> None:
+        self._fit = fit
 
     def world_size(self) -> int:
         return self._fit.world_size
 
-    def set_world_size(self, size: int) -> None:
-        pass
+    def set_world_size(self, size: int) -> None: ...
 
     def global_rank(self) -> int:
         return self._fit.global_rank
 
-    def set_global_rank(self, rank: int) -> None:
-        pass
+    def set_global_rank(self, rank: int) -> None: ...
 
     def local_rank(self) -> int:
         return self._fit.local_rank

@@ -264,19 +264,14 @@ class TrialPruning(Callback):
         self._seen = True
         if self.trial is None or not trainer.is_global_zero or len(self.trial.study.directions) > 1:
             return _Verdict(), None
+        if not math.isfinite(value):
+            return _Verdict(prune=f"{self.monitor} is {value} at step {step}"), None
         try:
-            return _Verdict(prune=self._judge(value, step)), None
+            self.trial.report(value, step)
+            pruner = type(self.trial.study.pruner).__name__ if self.trial.should_prune() else ""
         except Exception as error:  # noqa: BLE001  # raised again, once the other ranks know
             return _Verdict(broken=f"{type(error).__name__}: {error}"), error
-
-    def _judge(self, value: float, step: int) -> str:
-        """Return why the trial ends here; empty if it goes on."""
-        assert self.trial is not None
-        if not math.isfinite(value):
-            return f"{self.monitor} is {value} at step {step}"
-        self.trial.report(value, step)
-        pruner = type(self.trial.study.pruner).__name__
-        return f"{pruner}: {self.monitor} {value:.6g} at step {step}" if self.trial.should_prune() else ""
+        return _Verdict(prune=f"{pruner}: {self.monitor} {value:.6g} at step {step}" if pruner else ""), None
 
     def _all_ranks(self, trainer: Trainer, decided: tuple[_Verdict, Exception | None]) -> None:
         """Let every rank do what rank zero decided: one that went on alone would wait for the others for ever."""

@@ -150,9 +150,6 @@ class OptunaSearch(Callback):
 
         Then a checkpoint has been loaded, if there is one (a trainer does not tell before), and nothing yet depends on
         the learning rate or the batch size: neither optimizers nor loaders are there.
-
-        Raises:
-            MisconfigurationException: The fit's strategy cuts the module into parts, of which no copy can be trained.
         """
         if stage != "fit":
             return

@@ -45,19 +45,13 @@ _UNLIMITED = 1000  # epochs of a fit that was given none: Lightning's own defaul
 
 
 class SearchBeforeFit:
-    """Searches as a callback asks for before one fit.
+    """Searches as a callback asks for before one fit, of which the run's `folder` is None if it is not local.
 
-    Raises:
-        SearchError: There is nothing to search, no trial can be had, or nothing says for how long to train.
+    A `SearchError` says that there is nothing to search, no trial can be had, or nothing says for how long to train.
     """
 
     def __init__(
-        self,
-        asked: "OptunaSearch",
-        trainer: Trainer,
-        module: LightningModule,
-        folder: Path | None,  # of the fit's run; None if it is not local
-        guard: Guard,  # lets the search go on when writing fails
+        self, asked: "OptunaSearch", trainer: Trainer, module: LightningModule, folder: Path | None, guard: Guard
     ) -> None:
         self._trainer, self._guard, self._monitor = trainer, guard, asked.monitor
         # A run that is started again gets the next number, and its search must be found.
@@ -126,7 +120,8 @@ class SearchBeforeFit:
         return self._conclude(study)
 
     def _conclude(self, study: "Study") -> dict[str, Any]:
-        rows = [self._with_curves(row) for row in rows_of(study, self._space)]
+        ended = rows_of(study, self._space)
+        rows = [replace(row, attrs={**row.attrs, CURVES: self._curves.get(row.number)}) for row in ended]
         top = best(study, self._space)
         if top is None:
             why = next((f"; the last one: {row.reason}" for row in reversed(rows) if row.reason), "")
@@ -138,10 +133,6 @@ class SearchBeforeFit:
         say(self._trainer, "\n".join(closing(top, rows, monitor=self._monitor, shares=shares, where=self._where)))
         by_hand = bool(self._lr_name) and study.user_attrs.get(_DRIVEN) is False
         return {"found": dict(top.params), "by_hand": by_hand, "rows": rows}
-
-    def _with_curves(self, row: TrialRow) -> TrialRow:
-        known = self._curves.get(row.number)
-        return row if known is None else replace(row, attrs={**row.attrs, CURVES: known})
 
     def _note(self, end: TrialEnd) -> None:
         """Keep what was learned from a trial, and write a TensorBoard run of it where the fit writes one."""
@@ -179,8 +170,7 @@ class RankedSearch:
     def run(self, search: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Search; every rank must call this, and gets the result.
 
-        Raises:
-            SearchError: It failed on rank zero, which raises what it was; or a rank was lost.
+        A `SearchError` says that it failed on rank zero, which raises what it was; or that a rank was lost.
         """
         if self._trainer.world_size == 1:
             return search()

@@ -61,7 +61,7 @@ class TrialSettings:
 
 @dataclass(frozen=True)
 class TrialFit:
-    """A fit to be trained."""
+    """Describes a fit to be trained."""
 
     number: int  # the trial's
     index: int  # which of the trial's fits, from 0
@@ -72,7 +72,7 @@ class TrialFit:
 
 @dataclass(frozen=True)
 class TrialEnd:
-    """A trial that has ended."""
+    """Tells of a trial that has ended."""
 
     study: "Study"
     number: int
@@ -150,8 +150,6 @@ def _compare_fits(trial: Any, value: float, index: int, trainer: Trainer) -> Non
     if trainer.strategy.broadcast(worse, src=0):
         raise TrialPruned(f"WilcoxonPruner: worse than the best trial over {index + 1} fits")
 
-
-# -------------------------------------------------------------------- many at once
 
 MOST = 16  # trials at once: by then there is nothing left of the costs that they share
 GENERATIONS = 4  # times at least that a study is asked, as each trial learns from those before
@@ -256,11 +254,7 @@ class GroupedTrialRunner:
 
 
 class GroupedTrials:
-    """Trains trials in step; what is found of each is what its own fit would find.
-
-    Raises:
-        ValueError: They cannot be trained in step.
-    """
+    """Trains trials in step, or raises a ValueError; what is found of each is what its own fit would find."""
 
     def __init__(self, grouped: GroupedTrialRunner, members: Sequence[SampledTrial], study: "Study") -> None:
         self.members, self._study = members, study
