@@ -31,7 +31,6 @@ ORIGIN = "origin"  # user attribute: number of the original that this trial trie
 ATTEMPT = "attempt"  # user attribute: 1 for the first attempt after the original, 2 for the next, …
 OWNER = "owner"  # user attribute: the process that runs the trial
 
-
 _PROCESS: dict[int, dict[str, Any]] = {}
 _SEARCHES: set[str] = set()  # searches that go on in this process
 

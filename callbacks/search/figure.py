@@ -163,10 +163,7 @@ def _scale(axes: Axes, points: Any, *, flat: bool) -> None:
 
 
 def _surface(figure: Figure, axes: Axes, rows: Sequence[TrialRow], points: Any, *, monitor: str, mode: str) -> None:
-    """Draw the metric between the trials: the mean of its ranks, weighted by nearness (Nadaraya 1964, Watson 1964).
-
-    Coloured by rank, since one trial that exploded would make all others look alike.
-    """
+    """Draw the metric between the trials: the mean of its ranks, weighted by nearness (Nadaraya 1964, Watson 1964)."""
     known = [(place, value) for row, place in zip(rows, points, strict=True) if (value := _value(row)) is not None]
     if len(known) < _FEWEST or points.min() <= 0 or (np.ptp(points, axis=0) == 0).any():
         return
@@ -178,6 +175,7 @@ def _surface(figure: Figure, axes: Axes, rows: Sequence[TrialRow], points: Any, 
     grid = np.stack(np.meshgrid(x, y), axis=-1)[:, :, None, :]
     apart = (((grid - places) / (high - low)) ** 2).sum(axis=-1)
     near = np.exp(-apart / (2 * 0.08**2)) + 1e-12
+    # By rank, since one trial that exploded would make all others look alike.
     ranks = values.argsort().argsort() / max(1, len(values) - 1)
     shade = (near * ranks).sum(axis=-1) / near.sum(axis=-1)
     colours = "viridis_r" if mode == "min" else "viridis"

@@ -87,11 +87,8 @@ def rungs(epochs: int) -> list[int]:
 
 
 def best_so_far(values: Sequence[float], *, high: bool) -> float:
-    """Return the best of some values, NaN apart; NaN without any.
-
-    Trials are compared by it: by the last value, a single bad epoch ended the best trial in many studies of digits and
-    breast_cancer.
-    """
+    """Return the best of some values, NaN apart, by which trials are compared; NaN without any."""
+    # By the last value, a single bad epoch ended the best trial in many studies of digits and breast_cancer.
     numbers = [value for value in values if value == value]
     return (max if high else min)(numbers, default=float("nan"))
 

@@ -59,21 +59,19 @@ class SearchBeforeFit:
         self._space = _space(asked, trainer, module)
         names = asked.options.lr_name, asked.options.batch_size_name
         lr_name, batch_size_name = (name if name in self._space else "" for name in names)
-        self._max_epochs = asked.max_epochs or trainer.max_epochs or _UNLIMITED
-        if self._max_epochs < 0 and trainer.max_steps < 0:
+        epochs = self._max_epochs = asked.max_epochs or trainer.max_epochs or _UNLIMITED
+        if epochs < 0 and trainer.max_steps < 0:
             raise SearchError("the fit has no limit of epochs or steps; max_epochs says how many a trial has.")
         kept = [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
         keeps_best = any(each.monitor is not None for each in kept)
-        self._fits = CopiedFits(
-            trainer, module, max_epochs=self._max_epochs, lr_name=lr_name, batch_size_name=batch_size_name
-        )
+        self._fits = CopiedFits(trainer, module, max_epochs=epochs, lr_name=lr_name, batch_size_name=batch_size_name)
         metric, high, attrs = asked.monitor, asked.mode != "min", ("verdict", "cause", "epochs")
         val_loss = "val_loss" if high else metric
-        trial = TrialSettings([metric], high, self._max_epochs, val_loss=val_loss, keeps_best=keeps_best, attrs=attrs)
+        trial = TrialSettings([metric], high, epochs, val_loss=val_loss, keeps_best=keeps_best, attrs=attrs)
         self._runner = TrialRunner(trial, self._fits.fit, self._note)
         # As it has always been written, so that a study of before is found again.
         facts = (
-            f"Recipe(monitor={asked.monitor!r}, mode={asked.mode!r}, max_epochs={self._max_epochs!r}, "
+            f"Recipe(monitor={asked.monitor!r}, mode={asked.mode!r}, max_epochs={epochs!r}, "
             f"keeps_best={keeps_best!r}, lr_name={lr_name!r}, batch_size_name={batch_size_name!r})"
         )
         plan = asked.plan()
