@@ -303,8 +303,8 @@ class TrialClaims:
         if last != sign or now - since <= LOST_SECONDS:
             return False
         if self.writer.has_heartbeats:
-            # They are the database's to judge; but it misses none of a trial that was killed before its first one,
-            # which is given here, once.
+            # They are the database's to judge; but it knows no trial that was killed before its first one: that one is
+            # given here, once, and missed from then on.
             self.writer.heartbeat(trial.number, 0)
             self._last_signs[trial.number] = (sign, math.inf)
         return not self.writer.has_heartbeats and self._where is not None
