@@ -81,7 +81,7 @@ class TrialWriter:
         from optuna.storages import JournalStorage, RDBStorage
         from optuna.trial import TrialState
 
-        self._states, self._is_over = TrialState, UpdateFinishedTrialError
+        self._states, self._already_finished = TrialState, UpdateFinishedTrialError
         self.has_heartbeats = isinstance(storage, RDBStorage)  # which the database judges itself
         self._counts_heartbeats = isinstance(storage, JournalStorage)
         self._study, self._storage = study, storage
@@ -126,7 +126,7 @@ class TrialWriter:
 
     def fail(self, number: int, reason: str = "") -> None:
         """Fail a running trial of any process; without a reason it is lost, and will be tried again."""
-        with suppress(self._is_over):  # another process saw it too
+        with suppress(self._already_finished):  # another process saw it too
             if reason:
                 self._storage.set_trial_user_attr(self._id(number), REASON, reason)
             self._storage.set_trial_state_values(self._id(number), state=self._states.FAIL)
@@ -139,7 +139,7 @@ class TrialWriter:
         try:
             for trial in finished:
                 # Taken for lost while this machine slept: another process tries it again, so this one must not count.
-                with suppress(self._is_over):
+                with suppress(self._already_finished):
                     self._finish(self._id(trial.number), trial)
         finally:
             if backend is not None:
@@ -170,7 +170,7 @@ class TrialWriter:
     def _read_past_refused_lines(self) -> None:
         """Read on in a journal where another process has failed a trial before its end was written."""
         while True:  # each reading stops behind one line that is refused
-            with suppress(self._is_over):
+            with suppress(self._already_finished):
                 self._storage.get_all_studies()
                 return
 

@@ -64,7 +64,7 @@ def moved_to(made: Any, theirs: nn.Module, ours: nn.Module) -> Any:
 
 
 def _facts(made: Any) -> list[Any]:
-    groups = [group for made_one in parts(made)[0] for group in (made_one.defaults, *made_one.param_groups)]
+    groups = [group for optimizer in parts(made)[0] for group in (optimizer.defaults, *optimizer.param_groups)]
     return [{name: _plain(item) for name, item in group.items() if name != "params"} for group in groups]
 
 
