@@ -167,7 +167,8 @@ class OptunaSearch(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the loggers what Lightning will not, and show the search."""
-        logged = {name for holder in holders(trainer, pl_module) for name in holder.hparams_initial}
+        kept = holders(trainer, pl_module) if self.found else []
+        logged = {name for holder in kept for name in holder.hparams_initial}
         unsaid = {name: value for name, value in self.found.items() if name not in logged}
         for logger in trainer.loggers if unsaid else []:
             logger.log_hyperparams(unsaid)
