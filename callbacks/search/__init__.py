@@ -30,43 +30,30 @@ if TYPE_CHECKING:
     from callbacks.search.plan import PRUNERS, SAMPLERS, Plan, SearchError
     from callbacks.search.results import Progress, TrialRow, best, best_trials, importances
     from callbacks.search.space import Space, batch_sizes, decode, parse_space
-    from callbacks.search.waves import Ended, Group, Member, SampledTrial, TrainsTogether, TrialGroup, TrialOutcome
+    from callbacks.search.waves import SampledTrial, TrainsTogether, TrialGroup, TrialOutcome
+    from callbacks.search.waves import SampledTrial as Member
+    from callbacks.search.waves import TrialGroup as Group
+    from callbacks.search.waves import TrialOutcome as Ended
 
 __all__ = [
-    "PRUNERS",
-    "SAMPLERS",
-    "Ended",
-    "Group",
-    "Member",
-    "Plan",
-    "Progress",
-    "SampledTrial",
-    "SearchError",
-    "Space",
-    "TrainsTogether",
-    "TrialGroup",
-    "TrialOutcome",
-    "TrialRow",
-    "batch_sizes",
-    "best",
-    "best_trials",
-    "decode",
-    "importances",
-    "parse_space",
-    "search",
-]
+    "PRUNERS", "SAMPLERS", "Ended", "Group", "Member", "Plan", "Progress", "SampledTrial", "SearchError", "Space",
+    "TrainsTogether", "TrialGroup", "TrialOutcome", "TrialRow", "batch_sizes", "best", "best_trials", "decode",
+    "importances", "parse_space", "search",
+]  # fmt: skip
 
 _HOMES = {
     "engine": ("search",),
     "plan": ("PRUNERS", "SAMPLERS", "Plan", "SearchError"),
     "results": ("Progress", "TrialRow", "best", "best_trials", "importances"),
     "space": ("Space", "batch_sizes", "decode", "parse_space"),
-    "waves": ("Ended", "Group", "Member", "SampledTrial", "TrainsTogether", "TrialGroup", "TrialOutcome"),
+    "waves": ("SampledTrial", "TrainsTogether", "TrialGroup", "TrialOutcome"),
 }
+_FORMER = {"Ended": "TrialOutcome", "Group": "TrialGroup", "Member": "SampledTrial"}  # names of before
 
 
 def __getattr__(name: str) -> Any:
+    found = _FORMER.get(name, name)
     for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
+        if found in names:
+            return getattr(import_module(f"{__name__}.{module}"), found)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

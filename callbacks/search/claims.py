@@ -17,7 +17,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from callbacks.search.optuna_internals import HEARTBEAT, PLACE, REASON, trial_writer
+from callbacks.search.optuna_internals import HEARTBEAT, PLACE, REASON, PlainTrialWriter, TrialWriter, is_known
 from callbacks.search.space import Space
 from callbacks.search.storage import HEARTBEAT_SECONDS, LOST_SECONDS, study_lock
 
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 ORIGIN = "origin"  # user attribute: number of the original that this trial tries again
 ATTEMPT = "attempt"  # user attribute: 1 for the first attempt after the original, 2 for the next, …
 OWNER = "owner"  # user attribute: the process that runs the trial
-
-
-# ----------------------------------------------------------------------- processes
 
 _PROCESS: dict[int, dict[str, Any]] = {}
 _SEARCHES: set[str] = set()  # searches that go on in this process
@@ -50,15 +47,12 @@ def named_search() -> Iterator[str]:
 
 
 def this_process() -> dict[str, Any]:
-    """Return this process as plain data: host, life of its machine, process id and when it began.
-
-    Process ids are used again, so the start stands beside it; it counts from when the machine was started (and a
-    container has ids of its own), so these stand there too.
-    """
+    """Return this process as plain data; ids are used again, so when it and its machine began stand beside."""
     pid = os.getpid()
     if pid not in _PROCESS:  # asked by the id, since a fork takes the cache along
         _PROCESS.clear()
         try:
+            # Starts count from when the machine was started, and a container has ids of its own.
             boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
             life = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
         except OSError:
@@ -73,10 +67,7 @@ def is_elsewhere(owner: Mapping[str, Any]) -> bool:
 
 
 def is_gone(owner: Mapping[str, Any]) -> bool:
-    """Return whether an owner of trials was a search on this machine that has ended.
-
-    Machines that share a storage need different host names.
-    """
+    """Return whether an owner of trials was a search on this machine that ended; machines need different host names."""
     if is_elsewhere(owner):
         return False
     if owner.get("life") != this_process()["life"]:
@@ -95,7 +86,7 @@ def is_gone(owner: Mapping[str, Any]) -> bool:
 
 
 def _state_and_start(pid: int) -> tuple[str | None, str | None]:
-    """State of a process, and clock ticks from the machine's start to its own; None where the system does not tell."""
+    """Return a process's state, and the clock ticks from its machine's start to its own; None where nothing tells."""
     try:  # proc(5): the name may hold anything but stands in brackets
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -103,33 +94,20 @@ def _state_and_start(pid: int) -> tuple[str | None, str | None]:
     return fields[0], fields[19]
 
 
-# ------------------------------------------------------------------------- history
-
-
 @dataclass(frozen=True)
 class Claim:
-    """The next trial to run: another attempt at a place, a trial that waits in the queue, or a new place.
+    """Names the next trial to run: another attempt at a place, a trial that waits in the queue, or a new place."""
 
-    Args:
-        place: Index of the place among those of the study, from 0.
-        attempt: 0 for an original.
-        lost: The attempt before, whose parameters are taken; None for a new place.
-        waiting: A trial that somebody queued, to be taken out.
-    """
-
-    place: int
-    attempt: int = 0
-    lost: FrozenTrial | None = None
-    waiting: FrozenTrial | None = None
+    place: int  # among those of the study, from 0
+    attempt: int = 0  # 0 for an original
+    lost: FrozenTrial | None = None  # the attempt before, whose parameters are taken; None for a new place
+    waiting: FrozenTrial | None = None  # somebody queued it, to be taken out
 
 
 class TrialHistory:
-    """The trials of a study by their places: which count, which have ended, and which are to be run.
+    """Sorts the trials of a study by their places: which count, which have ended, and which are to be run.
 
-    Args:
-        trials: All trials of the study, in any order.
-        n_trials: Places in the study. Originals beyond it are surplus.
-        retries: Attempts after the original; a place whose last one is lost too counts as failed.
+    Originals beyond `n_trials` are surplus. A place whose last retry is lost too counts as failed.
     """
 
     def __init__(self, trials: Sequence[FrozenTrial], n_trials: int, retries: int) -> None:
@@ -145,12 +123,12 @@ class TrialHistory:
 
     @property
     def places(self) -> list[FrozenTrial]:
-        """The latest attempt at every place that counts, in order."""
+        """Return the latest attempt at every place that counts, in order."""
         return [chain[-1] for chain in self._chains[: self._total]]
 
     @property
     def settled(self) -> list[FrozenTrial]:
-        """Those that ended: complete, pruned, failed by themselves, or lost too often."""
+        """Return those that ended: complete, pruned, failed by themselves, or lost too often."""
         ended = ("COMPLETE", "PRUNED", "FAIL")
         counted = self._chains[: self._total]
         return [chain[-1] for chain in counted if chain[-1].state.name in ended and not self._is_lost(chain)]
@@ -182,42 +160,30 @@ class TrialHistory:
         return last.state.name == "FAIL" and REASON not in last.user_attrs and len(chain) <= self._retries
 
 
-# -------------------------------------------------------------------------- claims
-
 # From a place, parameters and distributions that are given, to all parameters and distributions.
 DrawParameters = Callable[[int, dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
 
 
 class TrialClaims:
-    """Hand out the trials of one study, each exactly once however many processes ask.
-
-    Args:
-        study: The study.
-        storage: What it is kept in.
-        where: The storage as the user named it, None for memory.
-        space: What is searched.
-        n_trials: Places in the study.
-        retries: Attempts after a lost trial.
-        given: The values of a place if they are not to be drawn, by its index.
-        run: The name of this search among those of the process.
-    """
+    """Hands out the trials of one study, each exactly once however many processes ask."""
 
     def __init__(
         self,
         study: Study,
         storage: BaseStorage,
-        *,
-        where: str | None,
+        where: str | None,  # the storage as the user named it, None for memory
         space: Space,
-        n_trials: int,
-        retries: int,
-        given: Callable[[int], Mapping[str, Any]],
-        run: str,
+        *,
+        n_trials: int,  # places in the study
+        retries: int,  # attempts after a lost trial
+        given: Sequence[Mapping[str, Any]],  # the values of the first places, which are not drawn
+        run: str,  # the name of this search among those of the process
     ) -> None:
         self.study, self._storage, self._where = study, storage, where
-        self._space, self._n_trials, self._retries, self._given = space, n_trials, retries, given
+        self._space, self._n_trials, self._retries = space, n_trials, retries
+        self._given = dict(enumerate(given))
         self._owner = {**this_process(), "run": run}
-        self.writer = trial_writer(study, storage)
+        self.writer = TrialWriter(study, storage) if is_known(storage) else PlainTrialWriter(study)
         self._last_signs: dict[int, tuple[object, float]] = {}  # of trials of other machines, and when each was seen
 
     def history(self) -> TrialHistory:
@@ -225,14 +191,7 @@ class TrialClaims:
         return TrialHistory(self.study.get_trials(deepcopy=False), self._n_trials, self._retries)
 
     def claim(self, sampled_by: Callable[[int], Any]) -> Trial | None:
-        """Take up the next trial.
-
-        Args:
-            sampled_by: Makes the sampler for a place.
-
-        Returns:
-            The trial, running and owned by this process; None if there is nothing left to start.
-        """
+        """Take up the next trial as this process's, by the sampler of its place; None if nothing is left to start."""
         while True:
             with study_lock(self._where, self._storage):
                 history = self.recover()
@@ -251,13 +210,7 @@ class TrialClaims:
     def claim_many(self, most: int, draw: DrawParameters) -> list[int]:
         """Take up the next trials, with all their parameters; only where the `writer` writes many.
 
-        Args:
-            most: How many at most.
-            draw: Draws the parameters of a place that are not given.
-
-        Returns:
-            The numbers of the trials, running and owned by this process. None if there is nothing left to start, or if
-            the next trial waits in a queue and is for `claim`.
+        Returns their numbers: none if nothing is left to start, or if the next one waits in a queue and is for `claim`.
         """
         with study_lock(self._where, self._storage):
             history = self.recover()
@@ -266,11 +219,7 @@ class TrialClaims:
         return [n for n, claim in started if n is not None and self._place_kept(n, claim) is not None]
 
     def recover(self) -> TrialHistory:
-        """Fail the trials whose process is gone, without a reason among their attributes: they are lost.
-
-        Returns:
-            The trials of the study afterwards.
-        """
+        """Fail the trials whose process is gone, without a reason: they are lost. Return the trials afterwards."""
         from optuna.storages import fail_stale_trials
 
         with warnings.catch_warnings():
@@ -305,11 +254,10 @@ class TrialClaims:
             thread.join()
 
     def _start(self, claim: Claim, history: TrialHistory, draw: DrawParameters | None = None) -> int | None:
-        """Start a trial with the name of its owner on it; None if another process was first."""
+        """Start a trial with the name of its owner on it; return None if another process was first."""
         attrs: dict[str, Any] = {OWNER: self._owner, PLACE: claim.place}
-        number: int | None
         if claim.waiting is not None:
-            number = self.writer.start_waiting(claim.waiting.number, attrs)
+            number: int | None = self.writer.start_waiting(claim.waiting.number, attrs)
         else:
             if claim.lost is not None:
                 attrs |= {ORIGIN: history.origin(claim.place), ATTEMPT: claim.attempt}
@@ -324,12 +272,9 @@ class TrialClaims:
     def _values(self, claim: Claim) -> tuple[dict[str, Any], dict[str, Any]]:
         if claim.lost is not None and claim.lost.params:
             return dict(claim.lost.params), dict(claim.lost.distributions)
-        given = {name: value for name, value in self._given(claim.place).items() if name in self._space}
-        keys = {name: self._space[name].key(name) for name in given}
-        return (
-            {keys[name]: self._space[name].store(value) for name, value in given.items()},
-            {keys[name]: self._space[name].distribution() for name in given},
-        )
+        given = {name: value for name, value in self._given.get(claim.place, {}).items() if name in self._space}
+        params = {self._space[name].key(name): self._space[name].store(value) for name, value in given.items()}
+        return params, {self._space[name].key(name): self._space[name].distribution() for name in given}
 
     def _place_kept(self, number: int, claim: Claim) -> int | None:
         """Return the place of a trial: that of its claim, or another that nothing is given for; None if it has none.
@@ -339,7 +284,7 @@ class TrialClaims:
         place = self.history().place_of(number)
         if place == claim.place:
             return place
-        if place is None or claim.lost is not None or self._given(place) or self._given(claim.place):
+        if place is None or claim.lost is not None or self._given.get(place) or self._given.get(claim.place):
             self.writer.fail(number)  # without a reason: what holds a place is tried again, surplus never counts
             return None
         self.writer.set_place(number, place)
@@ -358,8 +303,8 @@ class TrialClaims:
         if last != sign or now - since <= LOST_SECONDS:
             return False
         if self.writer.has_heartbeats:
-            # They are the database's to judge; but it knows no trial that was killed before its first one. That one is
-            # given here, once, and from then on it is missed.
+            # They are the database's to judge; but it knows no trial that was killed before its first one: that one is
+            # given here, once, and missed from then on.
             self.writer.heartbeat(trial.number, 0)
             self._last_signs[trial.number] = (sign, math.inf)
         return not self.writer.has_heartbeats and self._where is not None

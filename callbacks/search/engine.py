@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from callbacks.search.claims import TrialClaims, TrialHistory, named_search
@@ -14,8 +15,8 @@ from callbacks.search.optuna_internals import REASON, FinishedTrial, engine_of, 
 from callbacks.search.plan import Plan, SearchError, make_pruner, make_sampler, one_line
 from callbacks.search.results import Progress
 from callbacks.search.space import Space, decode, grid
-from callbacks.search.storage import close_storage, is_storage_error, open_storage, quiet, study_lock, why
-from callbacks.search.waves import SampledTrial, SharedValues, TrainsTogether, Wave, WaveSampler, suits_waves
+from callbacks.search.storage import is_storage_error, open_storage, quiet, study_lock, why
+from callbacks.search.waves import SampledTrial, TrainsTogether, Wave, WaveSampler, suits_waves
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -66,7 +67,8 @@ def search(
                 study = _open_study(opened, storage, space, plan)
                 _Search(train, space, plan, study, report or (lambda progress: None)).run(opened, storage, run)
         finally:
-            close_storage(opened)
+            if (engine := engine_of(opened)) is not None:
+                engine.dispose()  # it can still be used, and opens new connections then
         return _without_connections(study, opened, storage)
 
 
@@ -84,21 +86,13 @@ def _lost_storage_in_one_line() -> Iterator[None]:
         raise SearchError(f"The storage was lost ({why(error.__cause__ or error)}); start again to go on.") from error
 
 
-# ----------------------------------------------------------------------- the study
-
-
 def _open_study(storage: BaseStorage, where: str | None, space: Space, plan: Plan) -> Study:
     """Open the study of a plan, new or as it was left."""
     import optuna
-    from optuna.study import StudyDirection
 
     with study_lock(where, storage):
-        study = optuna.create_study(
-            storage=storage,
-            study_name=plan.name,
-            directions=[StudyDirection[way.upper()] for way in plan.directions],
-            load_if_exists=True,
-        )
+        ways = [optuna.study.StudyDirection[way.upper()] for way in plan.directions]
+        study = optuna.create_study(storage=storage, study_name=plan.name, directions=ways, load_if_exists=True)
         there = [way.name.lower() for way in study.directions]
         if there != list(plan.directions):
             raise SearchError(
@@ -111,27 +105,20 @@ def _open_study(storage: BaseStorage, where: str | None, space: Space, plan: Pla
 
 def _check_space(study: Study, where: str | None, asked: Mapping[str, str]) -> None:
     there: Mapping[str, str] | None = study.user_attrs.get("space")
+    named = f"The study {study.study_name!r} in {where}"
     if there is None:
         if study.get_trials(deepcopy=False):
-            raise SearchError(
-                f"The study {study.study_name!r} in {where} was made by another program; give another name."
-            )
+            raise SearchError(f"{named} was made by another program; give another name.")
         study.set_user_attr("space", dict(asked))
         return
-    differ = [
-        f"{name} was {there.get(name, 'absent')} and is {asked.get(name, 'absent')}"
-        for name in sorted({*there, *asked})
-        if there.get(name) != asked.get(name)
-    ]
+    names = [name for name in sorted({*there, *asked}) if there.get(name) != asked.get(name)]
+    differ = [f"{name} was {there.get(name, 'absent')} and is {asked.get(name, 'absent')}" for name in names]
     if differ:
-        raise SearchError(
-            f"The study {study.study_name!r} in {where} has another space: {'; '.join(differ)}. "
-            "Give the same space, or another name."
-        )
+        raise SearchError(f"{named} has another space: {'; '.join(differ)}. Give the same space, or another name.")
 
 
 def _without_connections(study: Study, storage: BaseStorage, where: str | None) -> Study:
-    """The study to be handed out, over a storage that keeps no connection to a server."""
+    """Return the study to be handed out, over a storage that keeps no connection to a server."""
     from optuna import load_study
 
     engine = engine_of(storage)
@@ -141,7 +128,7 @@ def _without_connections(study: Study, storage: BaseStorage, where: str | None) 
 
 
 def _start_values(values: Mapping[str, Any], space: Space) -> dict[str, Any]:
-    """Values to start from, if they lie in the space."""
+    """Return values to start from, if they lie in the space."""
     from optuna.trial import TrialState, create_trial
 
     for name, value in values.items():
@@ -156,43 +143,34 @@ def _start_values(values: Mapping[str, Any], space: Space) -> dict[str, Any]:
     return dict(values)
 
 
-# ---------------------------------------------------------------------- its trials
-
-
 class _Search:
-    """One process's part in a study."""
+    """Takes one process's part in a study."""
 
     def __init__(self, train: Train, space: Space, plan: Plan, study: Study, report: Report) -> None:
         self._train, self._space, self._plan, self._study, self._report = train, space, plan, study, report
         study.pruner = make_pruner(plan.pruner)
-        points = self._grid() if plan.sampler == "grid" else []
+        self._sampler = partial(make_sampler, plan.sampler, plan.seed)
+        points = []
+        if plan.sampler == "grid":
+            # As many levels as the first process wanted: with more trials later, the first points stay the same.
+            if "grid_points" not in study.user_attrs:
+                study.set_user_attr("grid_points", plan.n_trials)
+            points = grid(space, int(study.user_attrs["grid_points"]), plan.seed)
         self._given = [*(_start_values(values, space) for values in plan.start), *points]
         self._total = min(plan.n_trials, len(self._given)) if points else plan.n_trials
         self._began = time.monotonic()
         self._errors: list[str] = []
-        self._at_start: int | None = None  # trials that were done when this process began
-
-    def _grid(self) -> list[dict[str, Any]]:
-        # As many levels as the first process wanted: with more trials later, the first points stay the same.
-        if "grid_points" not in self._study.user_attrs:
-            self._study.set_user_attr("grid_points", self._plan.n_trials)
-        return grid(self._space, int(self._study.user_attrs["grid_points"]), self._plan.seed)
 
     def run(self, storage: BaseStorage, where: str | None, run: str) -> None:
         """Run all trials there are to be run here."""
+        total, retries, given = self._total, self._plan.retries, self._given
         self._claims = TrialClaims(
-            self._study,
-            storage,
-            where=where,
-            space=self._space,
-            n_trials=self._total,
-            retries=self._plan.retries,
-            given=lambda place: self._given[place] if place < len(self._given) else {},
-            run=run,
+            self._study, storage, where, self._space, n_trials=total, retries=retries, given=given, run=run
         )
         history = self._claims.history()
+        self._at_start = len(history.settled)
         self._tell(history)
-        while not self._is_late():
+        while self._plan.timeout is None or time.monotonic() - self._began < self._plan.timeout:
             if self._run_wave():
                 history = self._claims.history()
             else:
@@ -210,13 +188,12 @@ class _Search:
     def _run_wave(self) -> bool:
         """Claim several trials and train them together; return whether this could be and there were any."""
         train: object = self._train
-        if not (self._claims.writer.writes_many and isinstance(train, TrainsTogether)):
-            return False
-        if not suits_waves(train, self._plan):
+        many = self._claims.writer.writes_many
+        if not (many and isinstance(train, TrainsTogether) and suits_waves(train, self._plan)):
             return False
         width = train.together(self._plan.n_trials)
-        shared = SharedValues(self._study, self._space, getattr(train, "alike", list)(), width=width)
-        draw = WaveSampler(self._study, self._space, self._sampler, shared=shared)
+        names: Sequence[str] = getattr(train, "alike", list)()
+        draw = WaveSampler(self._study, self._space, self._sampler, names, width=width)
         numbers = self._claims.claim_many(width, draw)
         if not numbers:
             return False
@@ -238,10 +215,8 @@ class _Search:
         wave = Wave(self._study, groups, epochs=train.epochs(), halving=halving, finish=self._finish)
         try:
             wave.run()
-        except SearchError:
-            raise
         except Exception as error:  # whatever it was, each trial may meet it alone
-            if is_storage_error(error):
+            if isinstance(error, SearchError) or is_storage_error(error):
                 raise
         grouped = {member.number for group in groups for member in group.members}
         for number in [*wave.left, *(n for n in numbers if n not in grouped)]:
@@ -251,9 +226,6 @@ class _Search:
     def _finish(self, finished: Sequence[FinishedTrial]) -> None:
         self._claims.writer.finish(finished)
         self._tell(self._claims.history())
-
-    def _sampler(self, place: int) -> Any:
-        return make_sampler(self._plan.sampler, self._plan.seed, place)
 
     def _run_one(self, trial: Trial) -> None:
         """Run a trial and tell the study what came of it."""
@@ -287,24 +259,19 @@ class _Search:
             self._end(trial, "FAIL")
 
     def _end(self, trial: Trial, state: str, *, values: Sequence[float] | None = None, reason: str = "") -> None:
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
+        import optuna
 
         try:
             if reason:
                 trial.set_user_attr(REASON, reason)
-            self._study.tell(trial, values, TrialState[state])
-        except (UpdateFinishedTrialError, ValueError):
+            self._study.tell(trial, values, optuna.trial.TrialState[state])
+        except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
             # Taken for lost while this machine slept: another process tries it again, so this result must not count.
             is_over = self._study.get_trials(deepcopy=False)[trial.number].state.is_finished()
             if self._claims.history().place_of(trial.number) is not None and not is_over:
                 raise
 
-    def _is_late(self) -> bool:
-        return self._plan.timeout is not None and time.monotonic() - self._began >= self._plan.timeout
-
     def _tell(self, history: TrialHistory) -> None:
-        self._at_start = len(history.settled) if self._at_start is None else self._at_start
         elapsed = time.monotonic() - self._began
         self._report(Progress.of(self._study, self._space, history, self._total, self._at_start, elapsed))
 
@@ -317,7 +284,7 @@ class _Search:
 
 
 def _numbers(returned: object, directions: int) -> list[float]:
-    """What an objective returned, as floats; TypeError if it is no number, or not one for each direction."""
+    """Return what an objective returned, as floats; TypeError if it is no number, or not one for each direction."""
     items = list(returned) if isinstance(returned, Sequence) else [returned]
     try:
         values = [float(item) for item in items]  # type: ignore[arg-type]  # what is no number raises
@@ -329,7 +296,7 @@ def _numbers(returned: object, directions: int) -> list[float]:
 
 
 def _is_lack_of_memory(error: BaseException) -> bool:
-    """Whether the machine or a device had no memory left; torch names it in several ways."""
+    """Return whether the machine or a device had no memory left; torch names it in several ways."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     text = str(error).lower()
     return named or "out of memory" in text or "can't allocate memory" in text

@@ -35,15 +35,8 @@ def draw_search(
 ) -> Figure:
     """Draw the trials over two of their values, coloured by verdict, above the metric between them.
 
-    Args:
-        rows: The trials. Of a value that is no number, or none, the trial alone is drawn.
-        x: Name of the value to the right, on a logarithmic axis where all are above 0.
-        y: Name of the value upwards; where no trial has it, the metric stands there instead.
-        monitor: Name of the metric.
-        mode: `min` or `max`: which values are good.
-
-    Returns:
-        A figure of its own, unknown to pyplot: nothing need be closed.
+    A trial whose value of `x` or `y` is no number is left out. An axis is logarithmic where all are above 0; where no
+    trial has `y`, the metric stands there instead. The figure is unknown to pyplot: nothing need be closed.
     """
     figure, axes = _figure()
     flat = not any(y in row.params for row in rows)
@@ -57,9 +50,8 @@ def draw_search(
     _mark(axes, shown, points)
     best = _best(shown, mode)
     if best is not None:
-        axes.plot(
-            *points[shown.index(best)][:, None], "*", color="white", markeredgecolor="black", markersize=19, zorder=6
-        )
+        look: dict[str, Any] = {"color": "white", "markeredgecolor": "black", "markersize": 19, "zorder": 6}
+        axes.plot(*points[shown.index(best)][:, None], "*", **look)
         axes.set_title(f"best {monitor} {best.values[0]:.5g}, trial {best.number}", loc="left", fontsize=11)
     axes.set_xlabel(x)
     axes.set_ylabel(monitor if flat else y)
@@ -68,16 +60,10 @@ def draw_search(
 
 
 def draw_history(rows: Sequence[TrialRow], *, monitor: str = "val_loss", mode: str = "min") -> Figure:
-    """Draw what the trials came to by their number, and the best so far.
+    """Draw what the trials came to by their number, and the best so far; the figure is unknown to pyplot.
 
-    Args:
-        rows: The trials. Those without a value stand at the bad edge, and so do those worse than all complete trials
-            and than three in four of all: one that exploded would press the others flat.
-        monitor: Name of the metric.
-        mode: `min` or `max`.
-
-    Returns:
-        A figure of its own, unknown to pyplot.
+    Those without a value stand at the bad edge, and so do those worse than all complete trials and than three in four
+    of all: one that exploded would press the others flat.
     """
     figure, axes = _figure()
     rows = sorted(rows, key=lambda row: row.number)
@@ -99,14 +85,14 @@ def draw_history(rows: Sequence[TrialRow], *, monitor: str = "val_loss", mode: s
 
 
 def _figure() -> tuple[Figure, Axes]:
-    """A figure with margins of a fixed width: a layout that measures all words takes twice as long as the drawing."""
+    """Make a figure with margins of a fixed width: a layout that measures all words takes twice as long to draw."""
     figure = Figure(figsize=(_WIDTH, _HEIGHT), dpi=110)
     FigureCanvasAgg(figure)
     return figure, figure.add_axes(_box(_LEFT, _WIDTH - _RIGHT))
 
 
 def _box(left: float, right: float) -> tuple[float, float, float, float]:
-    """From inches to what matplotlib takes."""
+    """Turn inches into what matplotlib takes."""
     return left / _WIDTH, _BOTTOM / _HEIGHT, (right - left) / _WIDTH, (_HEIGHT - _BOTTOM - _TOP) / _HEIGHT
 
 
@@ -132,7 +118,7 @@ def _so_far(rows: Sequence[TrialRow], mode: str) -> list[tuple[int, float]]:
 
 
 def _edge(rows: Sequence[TrialRow], mode: str) -> float:
-    """The worst value that is drawn where it is."""
+    """Return the worst value that is drawn where it is."""
     sign = 1.0 if mode == "min" else -1.0
     values = [(sign * value, row.state) for row in rows if (value := _value(row)) is not None]
     if not values:
@@ -177,10 +163,7 @@ def _scale(axes: Axes, points: Any, *, flat: bool) -> None:
 
 
 def _surface(figure: Figure, axes: Axes, rows: Sequence[TrialRow], points: Any, *, monitor: str, mode: str) -> None:
-    """The metric between the trials: the mean of its ranks, weighted by nearness (Nadaraya 1964, Watson 1964).
-
-    Coloured by rank, since one trial that exploded would make all others look alike.
-    """
+    """Draw the metric between the trials: the mean of its ranks, weighted by nearness (Nadaraya 1964, Watson 1964)."""
     known = [(place, value) for row, place in zip(rows, points, strict=True) if (value := _value(row)) is not None]
     if len(known) < _FEWEST or points.min() <= 0 or (np.ptp(points, axis=0) == 0).any():
         return
@@ -192,6 +175,7 @@ def _surface(figure: Figure, axes: Axes, rows: Sequence[TrialRow], points: Any, 
     grid = np.stack(np.meshgrid(x, y), axis=-1)[:, :, None, :]
     apart = (((grid - places) / (high - low)) ** 2).sum(axis=-1)
     near = np.exp(-apart / (2 * 0.08**2)) + 1e-12
+    # By rank, since one trial that exploded would make all others look alike.
     ranks = values.argsort().argsort() / max(1, len(values) - 1)
     shade = (near * ranks).sum(axis=-1) / near.sum(axis=-1)
     colours = "viridis_r" if mode == "min" else "viridis"

@@ -29,21 +29,13 @@ HEARTBEAT = "beat"  # user attribute: counts up while the trial runs, where the 
 
 @dataclass(frozen=True)
 class FinishedTrial:
-    """The end of a trial.
-
-    Args:
-        number: The trial.
-        reason: Why it was pruned; empty if it was trained to the end.
-        values: What is optimized. A trial that was trained to the end fails if one of them is not finite.
-        attrs: Its user attributes.
-        reports: What pruning goes by, a value for each epoch. A pruned trial has the last one as its value.
-    """
+    """Says how a trial ended."""
 
     number: int
-    reason: str
-    values: Sequence[float]
-    attrs: Mapping[str, Any]
-    reports: Sequence[float]
+    reason: str  # why it was pruned; empty if it was trained to the end
+    values: Sequence[float]  # what is optimized; a trial that was trained to the end fails if one is not finite
+    attrs: Mapping[str, Any]  # user attributes
+    reports: Sequence[float]  # what pruning goes by, one for each epoch; the last one is a pruned trial's value
 
 
 def not_finite(values: Sequence[float]) -> str:
@@ -80,18 +72,16 @@ def engine_of(storage: BaseStorage | None) -> Any:
 
 
 class TrialWriter:
-    """Write the trials of a study through its storage. Trials are given by their numbers.
-
-    Args:
-        study: The study.
-        storage: What it is kept in.
-    """
+    """Writes the trials of a study through its storage. Trials are given by their numbers."""
 
     writes_many = True  # trials that have all of their values when they start, and end together
 
     def __init__(self, study: Study, storage: BaseStorage) -> None:
+        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.storages import JournalStorage, RDBStorage
+        from optuna.trial import TrialState
 
+        self._states, self._already_finished = TrialState, UpdateFinishedTrialError
         self.has_heartbeats = isinstance(storage, RDBStorage)  # which the database judges itself
         self._counts_heartbeats = isinstance(storage, JournalStorage)
         self._study, self._storage = study, storage
@@ -100,9 +90,10 @@ class TrialWriter:
 
     def start(self, params: dict[str, Any], distributions: dict[str, Any], attrs: dict[str, Any]) -> int:
         """Start a trial that has its parameters and attributes from its first moment on; return its number."""
-        from optuna.trial import TrialState, create_trial
+        from optuna.trial import create_trial
 
-        template = create_trial(state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=attrs)
+        state = self._states.RUNNING
+        template = create_trial(state=state, params=params, distributions=distributions, user_attrs=attrs)
         trial_id = self._storage.create_new_trial(self._study_id, template_trial=template)
         number = int(self._storage.get_trial_number_from_id(trial_id))
         self._ids[number] = trial_id
@@ -110,9 +101,7 @@ class TrialWriter:
 
     def start_waiting(self, number: int, attrs: dict[str, Any]) -> int | None:
         """Start a trial that waits in the queue; return its number, or None if another process was first."""
-        from optuna.trial import TrialState
-
-        if not self._storage.set_trial_state_values(self._id(number), state=TrialState.RUNNING):
+        if not self._storage.set_trial_state_values(self._id(number), state=self._states.RUNNING):
             return None
         for name, value in attrs.items():
             self._storage.set_trial_user_attr(self._id(number), name, value)
@@ -137,25 +126,20 @@ class TrialWriter:
 
     def fail(self, number: int, reason: str = "") -> None:
         """Fail a running trial of any process; without a reason it is lost, and will be tried again."""
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
-
-        with suppress(UpdateFinishedTrialError):  # another process saw it too
+        with suppress(self._already_finished):  # another process saw it too
             if reason:
                 self._storage.set_trial_user_attr(self._id(number), REASON, reason)
-            self._storage.set_trial_state_values(self._id(number), state=TrialState.FAIL)
+            self._storage.set_trial_state_values(self._id(number), state=self._states.FAIL)
 
     def finish(self, finished: Sequence[FinishedTrial]) -> None:
         """Write the ends of some trials of this process; in one go to a journal, where a write waits for the disk."""
-        from optuna.exceptions import UpdateFinishedTrialError
-
         backend = getattr(self._storage, "backend", None)  # of `open_storage`'s journals
         if backend is not None:
             backend.held_back = []
         try:
             for trial in finished:
                 # Taken for lost while this machine slept: another process tries it again, so this one must not count.
-                with suppress(UpdateFinishedTrialError):
+                with suppress(self._already_finished):
                     self._finish(self._id(trial.number), trial)
         finally:
             if backend is not None:
@@ -166,14 +150,13 @@ class TrialWriter:
 
     def _finish(self, trial_id: int, trial: FinishedTrial) -> None:
         from optuna.storages import RDBStorage
-        from optuna.trial import TrialState
 
         reports = {step: value for step, value in enumerate(trial.reports) if math.isfinite(value)}
-        state, values, reason = TrialState.COMPLETE, list(trial.values), trial.reason
+        state, values, reason = self._states.COMPLETE, list(trial.values), trial.reason
         if reason:
-            state, values = TrialState.PRUNED, list(reports.values())[-1:]
+            state, values = self._states.PRUNED, list(reports.values())[-1:]
         elif reason := not_finite(values):
-            state, values = TrialState.FAIL, []
+            state, values = self._states.FAIL, []
         steps = list(reports)
         if isinstance(self._storage, RDBStorage):  # takes some 20 ms for each: those that are compared, and the last
             compared = {epoch - 1 for epoch in rungs(len(steps))}
@@ -186,10 +169,8 @@ class TrialWriter:
 
     def _read_past_refused_lines(self) -> None:
         """Read on in a journal where another process has failed a trial before its end was written."""
-        from optuna.exceptions import UpdateFinishedTrialError
-
         while True:  # each reading stops behind one line that is refused
-            with suppress(UpdateFinishedTrialError):
+            with suppress(self._already_finished):
                 self._storage.get_all_studies()
                 return
 
@@ -200,14 +181,11 @@ class TrialWriter:
 
 
 class PlainTrialWriter:
-    """Write the trials of a study by `Study.ask` and `Study.tell` alone, one after the other.
+    """Writes the trials of a study by `Study.ask` and `Study.tell` alone, one after the other.
 
     Against `TrialWriter`: no waves; trials of other machines are told from lost ones by counted heartbeats on databases
     too; a trial that was killed too often has no reason, and one that was killed before it drew its values draws them
     anew. Without a lock two processes may take up each other's trials.
-
-    Args:
-        study: The study.
     """
 
     writes_many = has_heartbeats = False
@@ -246,22 +224,11 @@ class PlainTrialWriter:
 
     def fail(self, number: int, reason: str = "") -> None:
         """Fail a running trial of any process, so that it will be tried again."""
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
+        import optuna
 
-        with suppress(UpdateFinishedTrialError):
-            self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._study.tell(number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
 
     def finish(self, finished: Sequence[FinishedTrial]) -> None:
         """Refuse: without `writes_many` no trials end together."""
         raise NotImplementedError
-
-
-def trial_writer(study: Study, storage: BaseStorage) -> TrialWriter | PlainTrialWriter:
-    """Return what writes the trials of a study.
-
-    Args:
-        study: The study.
-        storage: What it is kept in.
-    """
-    return TrialWriter(study, storage) if is_known(storage) else PlainTrialWriter(study)

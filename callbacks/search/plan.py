@@ -1,4 +1,4 @@
-"""How to search, as plain data; the samplers, the pruners and where successive halving prunes."""
+"""Describe how to search, as plain data; make samplers and pruners, and say where successive halving prunes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,7 @@ class SearchError(ValueError):
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """Return the kind of an exception and the first line of its text.
-
-    Args:
-        error: What was raised.
-        limit: Letters to keep of the text.
-    """
+    """Return the kind of an exception and so many letters of the first line of its text."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {text[:limit]}" if text else type(error).__name__
 
@@ -37,41 +32,26 @@ FIRST, SHARE = 2, 3
 _NEEDS = {"cmaes": ("cmaes",), "gp": ("torch", "scipy"), "qmc": ("scipy",), "wilcoxon": ("scipy",)}
 
 
-def _check_engines(sampler: str, pruner: str) -> None:
-    for kind, name, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
-        if name not in known:
-            raise SearchError(f"The {kind} is one of {', '.join(known)}, not {name!r}.")
-        for package in _NEEDS.get(name, ()):
-            if find_spec(package) is None:
-                raise SearchError(f"The {kind} {name!r} needs a package more: pip install {package}")
-
-
 def make_sampler(name: str, seed: int, place: int) -> BaseSampler:
-    """Make a sampler for one trial. It has no memory of its own: everything it goes by is in the study.
+    """Make a sampler for the trial at a place. It has no memory of its own: everything it goes by is in the study.
 
-    Args:
-        name: One of `SAMPLERS`; the points of a grid are given, what is beyond them is drawn at random.
-        seed: The study's seed.
-        place: The trial's place in the study. A sampler that is made anew after a kill would draw its first numbers
-            again; with the place in its seed it draws what it would have drawn.
+    A sampler that is made anew after a kill would draw its first numbers again; with the place in its seed it draws
+    what it would have drawn. The points of a grid are given, what is beyond them is drawn at random.
     """
     from optuna import samplers
 
     own = (seed * 1_000_003 + place) % 2**32
+    # All trials must be points of one sequence, so all get the same scramble.
+    points: dict[str, Any] = {"scramble": True, "seed": seed, "warn_asynchronous_seeding": False}
+    calm: dict[str, Any] = {"warn_independent_sampling": False}
+    at_random = samplers.RandomSampler(seed=own)
     makers: dict[str, Callable[[], BaseSampler]] = {
         "tpe": lambda: samplers.TPESampler(seed=own),
-        "gp": lambda: samplers.GPSampler(seed=own, warn_independent_sampling=False),
-        "random": lambda: samplers.RandomSampler(seed=own),
-        "cmaes": lambda: samplers.CmaEsSampler(seed=own, warn_independent_sampling=False),
-        # All trials must be points of one sequence, so all get the same scramble.
-        "qmc": lambda: samplers.QMCSampler(
-            scramble=True,
-            seed=seed,
-            independent_sampler=samplers.RandomSampler(seed=own),
-            warn_asynchronous_seeding=False,
-            warn_independent_sampling=False,
-        ),
-        "grid": lambda: samplers.RandomSampler(seed=own),
+        "gp": lambda: samplers.GPSampler(seed=own, **calm),
+        "random": lambda: at_random,
+        "cmaes": lambda: samplers.CmaEsSampler(seed=own, **calm),
+        "qmc": lambda: samplers.QMCSampler(independent_sampler=at_random, **points, **calm),
+        "grid": lambda: at_random,
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ExperimentalWarning of QMC and Wilcoxon; constraints.txt pins what was tried
@@ -79,11 +59,7 @@ def make_sampler(name: str, seed: int, place: int) -> BaseSampler:
 
 
 def make_pruner(name: str) -> BasePruner:
-    """Make a pruner; each compares only with trials that ended, and leaves the first ones alone.
-
-    Args:
-        name: One of `PRUNERS`.
-    """
+    """Make a pruner; each compares only with trials that ended, and leaves the first ones alone."""
     from optuna import pruners
 
     makers: dict[str, Callable[[], BasePruner]] = {
@@ -111,11 +87,8 @@ def rungs(epochs: int) -> list[int]:
 
 
 def best_so_far(values: Sequence[float], *, high: bool) -> float:
-    """Return the best of some values, NaN apart; NaN without any.
-
-    Trials are compared by it: by the last value, a single bad epoch ended the best trial in many studies of digits and
-    breast_cancer.
-    """
+    """Return the best of some values, NaN apart, by which trials are compared; NaN without any."""
+    # By the last value, a single bad epoch ended the best trial in many studies of digits and breast_cancer.
     numbers = [value for value in values if value == value]
     return (max if high else min)(numbers, default=float("nan"))
 
@@ -123,10 +96,7 @@ def best_so_far(values: Sequence[float], *, high: bool) -> float:
 def survivors(values: Mapping[int, float], others: Sequence[float], *, high: bool) -> list[int]:
     """Return the trials that go on: those among the best third of all so far, one at least if it is the best of all.
 
-    Args:
-        values: Trial to its best value up to the rung; NaN never goes on.
-        others: Those of trials that have ended.
-        high: Whether values are good when they are high.
+    NaN never goes on. The `others` are the best values of trials that have ended.
     """
     sign = -1.0 if high else 1.0
     numbers = {trial: sign * value for trial, value in values.items() if value == value}
@@ -187,4 +157,9 @@ class Plan:
             raise SearchError(f"Every direction is `minimize` or `maximize`; got {list(self.directions)}.")
         if self.sampler == "cmaes" and len(self.directions) > 1:
             raise SearchError("The sampler 'cmaes' is for one direction; tpe, gp, random, qmc and grid take several.")
-        _check_engines(self.sampler, self.pruner)
+        for kind, name, known in (("sampler", self.sampler, SAMPLERS), ("pruner", self.pruner, PRUNERS)):
+            if name not in known:
+                raise SearchError(f"The {kind} is one of {', '.join(known)}, not {name!r}.")
+            for package in _NEEDS.get(name, ()):
+                if find_spec(package) is None:
+                    raise SearchError(f"The {kind} {name!r} needs a package more: pip install {package}")

@@ -1,4 +1,4 @@
-"""What a search came to: its trials as plain data, how far it is, what mattered, and the lines that say so."""
+"""Tell what a search came to: its trials as plain data, how far it is, what mattered, and the lines that say so."""
 
 from __future__ import annotations
 
@@ -76,20 +76,12 @@ class Progress:
     ) -> Progress:
         """Make it of the trials of a study; `at_start` is how many were done when this process began."""
         settled = history.settled
-        states = [trial.state.name for trial in settled]
-        done = len(states)
-        since = done - at_start
-        return cls(
-            done=done,
-            total=total,
-            complete=states.count("COMPLETE"),
-            pruned=states.count("PRUNED"),
-            failed=states.count("FAIL"),
-            running=sum(trial.state.name == "RUNNING" for trial in history.places),
-            best=_best(study, space, settled),
-            elapsed=elapsed,
-            left=elapsed / since * (total - done) if since else None,
-        )
+        states, done = [trial.state.name for trial in settled], len(settled)
+        complete, pruned, failed = (states.count(state) for state in ("COMPLETE", "PRUNED", "FAIL"))
+        running = sum(trial.state.name == "RUNNING" for trial in history.places)
+        best = _best(study, space, settled)
+        left = elapsed / (done - at_start) * (total - done) if done != at_start else None
+        return cls(done, total, complete, pruned, failed, running, best, elapsed, left)
 
 
 def best(study: Study, space: Space) -> TrialRow | None:
@@ -98,9 +90,7 @@ def best(study: Study, space: Space) -> TrialRow | None:
 
 
 def _best(study: Study, space: Space, trials: Sequence[Any]) -> TrialRow | None:
-    if len(study.directions) > 1:
-        return None
-    whole = _in_order(study, trials)
+    whole = [] if len(study.directions) > 1 else _in_order(study, trials)
     return row_of(whole[0], space) if whole else None
 
 
@@ -125,15 +115,9 @@ def best_trials(study: Study, space: Space, count: int = 10) -> list[TrialRow]:
 
 def row_of(trial: FrozenTrial, space: Space) -> TrialRow:
     """Return a trial as plain data."""
-    return TrialRow(
-        number=trial.number,
-        state=trial.state.name,
-        params=decode(space, trial.params),
-        values=tuple(trial.values or ()),
-        seconds=trial.duration.total_seconds() if trial.duration else None,
-        reason=str(trial.user_attrs.get(REASON, "")),
-        attrs=dict(trial.user_attrs),
-    )
+    params, values, attrs = decode(space, trial.params), tuple(trial.values or ()), dict(trial.user_attrs)
+    seconds = trial.duration.total_seconds() if trial.duration else None
+    return TrialRow(trial.number, trial.state.name, params, values, seconds, str(attrs.get(REASON, "")), attrs)
 
 
 def importances(study: Study, space: Space, objective: int = 0, least: int = 8) -> dict[str, float]:
@@ -181,30 +165,19 @@ def setting(params: Mapping[str, Any]) -> str:
 
 
 class ProgressLine:
-    """Show the progress: on a terminal in one line that is written over, elsewhere a line now and then.
+    """Shows the progress: on a terminal in one line that is written over, elsewhere a line now and then.
 
-    Args:
-        monitor: Name of the metric.
-        stream: Where to; None for standard error.
-        name: Who speaks.
-        shown: Names of the space to those that are shown in their place.
+    In place of a name of the space stands what `shown` has for it.
     """
 
     def __init__(
-        self,
-        monitor: str,
-        stream: TextIO | None = None,
-        *,
-        name: str = "search",
-        shown: Mapping[str, str] | None = None,
+        self, monitor: str, stream: TextIO | None = None, *, name: str = "search", shown: Mapping[str, str] = {}
     ) -> None:
-        self._monitor, self._name, self._shown = monitor, name, shown or {}
+        self._monitor, self._name, self._shown = monitor, name, shown
         self._stream = stream or sys.stderr
-        self._live = self._stream.isatty()
-        self._last = time.monotonic()
-        self._done = 0
+        self._live, self._open = self._stream.isatty(), False
+        self._last, self._done = time.monotonic(), 0
         self._best: tuple[float, ...] | None = None
-        self._open = False
 
     def show(self, at: Progress) -> None:
         """Show the progress, if it is time; not what is older than what stands there."""
@@ -238,30 +211,20 @@ class ProgressLine:
 def closing(
     best: TrialRow, rows: Sequence[TrialRow], *, monitor: str, shares: Mapping[str, float], where: str
 ) -> list[str]:
-    """Return the lines that say what the search came to.
-
-    Args:
-        best: The best trial.
-        rows: All trials that count.
-        monitor: Name of the metric.
-        shares: How much each name mattered, empty if that cannot be said.
-        where: Where the study lies.
-    """
-    states = [row.state for row in rows]
-    counts = [
-        f"{states.count(state)} {word}"
-        for state, word in (("COMPLETE", "complete"), ("PRUNED", "pruned"), ("FAIL", "failed"))
-        if states.count(state)
-    ]
-    lines = [
-        f"search: {setting(best.params)} reached {monitor} {best.values[0]:.6g}, the best of {len(rows)} trials "
-        f"({', '.join(counts)})."
-    ]
+    """Return the lines that say what the search came to, from all trials that count."""
+    reached = f"{setting(best.params)} reached {monitor} {best.values[0]:.6g}"
+    lines = [f"search: {reached}, the best of {len(rows)} trials ({counted(rows)})."]
     if len(shares) > 1:
         lines.append("  mattered  " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items()))
     if corner := corners(rows):
         lines.append(f"  verdicts  {corner}")
     return [*lines, f"  study     {where}"]
+
+
+def counted(rows: Sequence[TrialRow]) -> str:
+    """Return how many trials ended in which way: `9 complete, 3 pruned`."""
+    states, words = [row.state for row in rows], {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+    return ", ".join(f"{states.count(state)} {word}" for state, word in words.items() if state in states)
 
 
 def corners(rows: Sequence[TrialRow]) -> str:
@@ -274,10 +237,8 @@ def corners(rows: Sequence[TrialRow]) -> str:
     numeric = {name: None for row in judged for name, value in row.params.items() if isinstance(value, int | float)}
     said = []
     for verdict in ("underfit", "good", "overfit", "diverged", "unknown"):
-        group = [row for row in judged if row.attrs["verdict"] == verdict]
-        if group:
-            places = [_side(name, group, judged) for name in numeric]
-            at = " and ".join(place for place in places if place)
+        if group := [row for row in judged if row.attrs["verdict"] == verdict]:
+            at = " and ".join(filter(None, (_side(name, group, judged) for name in numeric)))
             word = "too short to tell" if verdict == "unknown" else verdict
             said.append(f"{len(group)} {word}" + (f" at {at}" if at else ""))
     return "; ".join(said)
@@ -297,7 +258,7 @@ def _side(name: str, group: Sequence[TrialRow], rows: Sequence[TrialRow]) -> str
 
 
 def _rank(value: Any, values: Sequence[Any]) -> float:
-    """The share of values that are lower, equal ones counted by half."""
+    """Return the share of values that are lower, equal ones counted by half."""
     return (bisect_left(values, value) + bisect_right(values, value)) / 2 / len(values)
 
 

@@ -24,7 +24,7 @@ _PLAIN = (type(None), bool, int, float, str)
 
 
 class Dimension:
-    """What one name of a space may be: how its values are drawn, and what the study holds for them."""
+    """Says what one name of a space may be: how its values are drawn, and what the study holds for them."""
 
     def key(self, name: str) -> str:
         """Return the name of the parameter in the study."""
@@ -53,7 +53,7 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Choice(Dimension):
-    """One of a list: `[relu, tanh]`, `[[64], [128, 128]]`; a single value is a list of one.
+    """Chooses one of a list: `[relu, tanh]`, `[[64], [128, 128]]`; a single value is a list of one.
 
     Lists and mappings are kept in the study as JSON text, so that a resumed study finds its own choices again.
     """
@@ -85,7 +85,7 @@ class Choice(Dimension):
 
 @dataclass(frozen=True)
 class FloatRange(Dimension):
-    """A float between two bounds, both included; `log` draws its logarithm uniformly: `0..0.5`, `log 1e-6..1e-2`."""
+    """Draws a float between two bounds, both included, by its logarithm if `log`: `0..0.5`, `log 1e-6..1e-2`."""
 
     low: float
     high: float
@@ -118,7 +118,7 @@ class FloatRange(Dimension):
 
 @dataclass(frozen=True)
 class IntRange(Dimension):
-    """A whole number between two bounds, both included: `1..5`, `log 1..1024`."""
+    """Draws a whole number between two bounds, both included: `1..5`, `log 1..1024`."""
 
     low: int
     high: int
@@ -142,7 +142,7 @@ class IntRange(Dimension):
 
 @dataclass(frozen=True)
 class PowersOfTwo(IntRange):
-    """`2**low`, …, `2**high`: `pow2 16..512`. The study holds the exponent as `log2_NAME`, which stays comparable."""
+    """Draws one of `2**low`, …, `2**high`: `pow2 16..512`; the study holds the exponent, comparable, as `log2_NAME`."""
 
     def key(self, name: str) -> str:
         return f"log2_{name}"
@@ -231,7 +231,7 @@ def grid(space: Space, points: int, seed: int) -> list[dict[str, Any]]:
 
 
 def _numbers(value: Any) -> Any:
-    """YAML 1.1 reads `1e-4` as text, since it has no dot."""
+    """Turn what YAML 1.1 reads as text since it has no dot, such as `1e-4`, into numbers."""
     if isinstance(value, str) and _FLOAT.fullmatch(value):
         return float(value)
     return [_numbers(item) for item in value] if isinstance(value, list) else value

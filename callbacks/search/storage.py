@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,9 @@ LOST_SECONDS = 60  # without a heartbeat after which a trial of another machine 
 def open_storage(where: str | None, *, keep: bool = False) -> BaseStorage:
     """Open a storage, and make it if it is not there.
 
-    Args:
-        where: A path ending in `.journal`; `sqlite:///…`, `postgresql://…` or any URL SQLAlchemy knows; None for
-            memory.
-        keep: Keep connections to a server open between uses; give it to `close_storage` then.
-
-    Raises:
-        SearchError: It cannot be written, is no journal, cannot be reached, is locked, or lacks a driver.
+    It is a path ending in `.journal`, any URL that SQLAlchemy knows, or None for memory. With `keep` the connections to
+    a server stay open between uses, for the caller to dispose of. A `SearchError` says that it cannot be written, is no
+    journal, cannot be reached, is locked, or lacks a driver.
     """
     from optuna.storages import InMemoryStorage
 
@@ -47,13 +44,6 @@ def open_storage(where: str | None, *, keep: bool = False) -> BaseStorage:
     return _open_journal(Path(where))
 
 
-def close_storage(storage: BaseStorage) -> None:
-    """End the connections that are kept. The storage can still be used; it opens new ones."""
-    engine = engine_of(storage)
-    if engine is not None:
-        engine.dispose()
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence Optuna's log but for errors; the search reports in its own words."""
@@ -65,9 +55,6 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
-
-
-# ------------------------------------------------------------------------ journals
 
 
 def _open_journal(path: Path) -> BaseStorage:
@@ -92,7 +79,7 @@ def _open_journal(path: Path) -> BaseStorage:
 
 
 def _journal(path: Path) -> BaseStorage:
-    """A journal whose writes can be held back, and which a writer that was killed doesn't harm."""
+    """Open a journal whose writes can be held back, and which a writer that was killed doesn't harm."""
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
@@ -137,9 +124,6 @@ def _drop_half_line(path: Path) -> None:
             file.truncate(file.read().rfind(b"\n") + 1)
 
 
-# ----------------------------------------------------------------------- databases
-
-
 def _open_database(url: str, *, keep: bool) -> RDBStorage:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
@@ -149,7 +133,8 @@ def _open_database(url: str, *, keep: bool) -> RDBStorage:
         shown = parsed.render_as_string(hide_password=True)
         # psycopg 3 is what our extra installs; SQLAlchemy alone would ask for psycopg2.
         if parsed.drivername in ("postgresql", "postgres"):
-            parsed = parsed.set(drivername=_postgresql_driver())
+            driver = "psycopg2" if find_spec("psycopg") is None and find_spec("psycopg2") else "psycopg"
+            parsed = parsed.set(drivername=f"postgresql+{driver}")
         parsed.get_dialect()
     except ImportError as error:
         raise SearchError(f"The storage {url.partition('://')[0]} needs a driver: {_driver_hint(url)}") from error
@@ -176,21 +161,19 @@ def _rdb_storage(url: Any, *, is_file: bool, keep: bool) -> RDBStorage:
     from sqlalchemy.pool import NullPool
 
     waits: dict[str, Any] = {"sqlite": {"timeout": BUSY_SECONDS}, "postgresql": {"connect_timeout": 10}}
-    options: dict[str, Any] = {"connect_args": waits.get(url.get_backend_name(), {})}
-    if keep and url.get_backend_name() != "sqlite":
+    backend = url.get_backend_name()
+    options: dict[str, Any] = {"connect_args": waits.get(backend, {})}
+    if keep and backend != "sqlite":
         options["pool_pre_ping"] = True  # between two trials lie minutes, or a restart of the server
-    elif is_file or url.get_backend_name() != "sqlite":
+    elif is_file or backend != "sqlite":
         options["poolclass"] = NullPool  # nobody closes a storage
+    address = url.render_as_string(hide_password=False)
+    beats: dict[str, Any] = {"heartbeat_interval": HEARTBEAT_SECONDS, "grace_period": LOST_SECONDS}
     for pause in (1, 2, 3, 4, None):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # heartbeats are experimental; their part here is small
-                return RDBStorage(
-                    url.render_as_string(hide_password=False),
-                    engine_kwargs=options,
-                    heartbeat_interval=HEARTBEAT_SECONDS,
-                    grace_period=LOST_SECONDS,
-                )
+                return RDBStorage(address, engine_kwargs=options, **beats)
         except (IntegrityError, OperationalError, ProgrammingError) as error:
             # Workers that make the tables at the same moment get in each other's way once.
             if pause is None or not any(sign in str(error).lower() for sign in ("unique", "duplicate", "exists")):
@@ -199,18 +182,10 @@ def _rdb_storage(url: Any, *, is_file: bool, keep: bool) -> RDBStorage:
     raise AssertionError("the last attempt returns or raises")
 
 
-def _postgresql_driver() -> str:
-    from importlib.util import find_spec
-
-    return "postgresql+psycopg2" if find_spec("psycopg") is None and find_spec("psycopg2") else "postgresql+psycopg"
-
-
 def _driver_hint(url: str) -> str:
-    if url.startswith("postgres"):
-        return "pip install 'psycopg[binary]'"
-    if url.startswith("mysql"):
-        return "pip install pymysql, and mysql+pymysql://…"
-    return "install the one that SQLAlchemy's documentation names for it"
+    known = {"postgres": "pip install 'psycopg[binary]'", "mysql": "pip install pymysql, and mysql+pymysql://…"}
+    usual = "install the one that SQLAlchemy's documentation names for it"
+    return next((hint for kind, hint in known.items() if url.startswith(kind)), usual)
 
 
 def why(error: BaseException) -> str:
@@ -228,19 +203,13 @@ def is_storage_error(error: BaseException) -> bool:
     return isinstance(error, StorageInternalError | SQLAlchemyError)
 
 
-# --------------------------------------------------------------------------- locks
-
-
 @contextmanager
 def study_lock(where: str | None, storage: BaseStorage | None = None) -> Iterator[None]:
-    """Keep other processes from starting a trial at the same moment.
+    """Keep other processes from starting a trial at the same moment in what `open_storage` opened.
 
     For tidiness, not for truth: `TrialHistory` finds out who came first without it, but then a surplus trial is left
-    behind. Where there is no such lock (another system, a file system without) or it is held for 10 s, go on.
-
-    Args:
-        where: As given to `open_storage`.
-        storage: What it opened; a PostgreSQL server keeps the lock itself, for processes of all machines.
+    behind. Where there is no such lock (another system, a file system without) or it is held for 10 s, go on. A
+    PostgreSQL server keeps the lock itself, for processes of all machines.
     """
     engine = engine_of(storage)
     if engine is not None and engine.dialect.name == "postgresql":

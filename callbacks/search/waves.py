@@ -1,4 +1,4 @@
-"""Waves of trials: drawn one after the other, trained in step by who can, pruned and ended together."""
+"""Run waves of trials: drawn one after the other, trained in step by who can, pruned and ended together."""
 
 from __future__ import annotations
 
@@ -71,11 +71,6 @@ class TrialGroup(Protocol):
         """
 
 
-Member = SampledTrial  # this and the next two: the names of before
-Ended = TrialOutcome
-Group = TrialGroup
-
-
 @runtime_checkable
 class TrainsTogether(Protocol):
     """A train function that can also train several trials at once.
@@ -91,39 +86,6 @@ class TrainsTogether(Protocol):
 
     def groups(self, members: Sequence[SampledTrial], study: Study) -> Sequence[TrialGroup]:
         """Return groups of those trials that can be trained in step; those in none are trained alone."""
-
-
-class SharedValues:
-    """Values that the places of a wave take over from its first one, for which the sampler chooses among all.
-
-    Not in the first wave, whose places are all drawn; and only where there are so few values that it tries each twice
-    or so. Which place is the first depends on the place alone, so that a study that was killed while it drew a wave
-    goes on as it would have.
-
-    Args:
-        study: The study.
-        space: What is searched.
-        names: Those of its names that the trials of a group have in common.
-        width: Places of a wave.
-    """
-
-    def __init__(self, study: Study, space: Space, names: Sequence[str], *, width: int) -> None:
-        found = [name for name in names if name in space]
-        self._names = found if 1 < prod(_count(space[name]) for name in found) <= width // 2 else []
-        self._width = width
-        self._first: dict[int, dict[str, Any]] = {}
-        for trial in study.get_trials(deepcopy=False):
-            if PLACE in trial.user_attrs:
-                self.note(trial.user_attrs[PLACE], decode(space, trial.params))
-
-    def note(self, place: int, values: Mapping[str, Any]) -> None:
-        """Note what a place tries."""
-        if place >= self._width and place % self._width == 0 and all(name in values for name in self._names):
-            self._first[place] = {name: values[name] for name in self._names}
-
-    def at(self, place: int) -> Mapping[str, Any]:
-        """Return what a place takes over."""
-        return self._first.get(place - place % self._width, {})
 
 
 def _count(dimension: object) -> float:
@@ -143,56 +105,51 @@ def suits_waves(train: TrainsTogether, plan: Plan) -> bool:
 
 
 class WaveSampler:
-    """Draw the places of a wave one after the other; each draw sees those before it as trials that run.
+    """Draws the places of a wave one after the other; each draw sees those before it as trials that run.
 
-    Args:
-        study: The study; it is not changed.
-        space: What is searched.
-        sampled_by: Makes the sampler for a place.
-        shared: What the places of a wave have in common.
+    Values that the trials of a group have in common (`names`) are drawn for the first place of a wave, by a sampler
+    that chooses among all, and taken over by the others. Not in the first wave, whose places are all drawn; and only
+    where there are so few values that the sampler tries each twice or so. Which place is the first depends on the place
+    alone, so that a study that was killed while it drew a wave goes on as it would have.
     """
 
     def __init__(
-        self, study: Study, space: Space, sampled_by: Callable[[int], BaseSampler], *, shared: SharedValues
+        self, study: Study, space: Space, sampled_by: Callable[[int], BaseSampler], names: Sequence[str], *, width: int
     ) -> None:
         import optuna
 
-        self._space, self._sampled_by, self._shared = space, sampled_by, shared
-        self._copy = optuna.create_study(directions=study.directions)
+        self._space, self._sampled_by, self._width = space, sampled_by, width
+        found = [name for name in names if name in space]
+        self._shared = found if 1 < prod(_count(space[name]) for name in found) <= width // 2 else []
+        self._firsts: dict[int, dict[str, Any]] = {}  # what is shared, by the first place of a wave
+        for trial in study.get_trials(deepcopy=False):
+            if PLACE in trial.user_attrs:
+                self._note(trial.user_attrs[PLACE], decode(space, trial.params))
+        self._copy = optuna.create_study(directions=study.directions)  # the study itself is not changed
         # What waits would be drawn again.
         self._copy.add_trials([one for one in study.get_trials(deepcopy=False) if one.state.name != "WAITING"])
 
     def __call__(
         self, place: int, params: dict[str, Any], distributions: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return all parameters and distributions of a trial, as the study holds them.
-
-        Args:
-            place: The place of the trial.
-            params: Those that are given.
-            distributions: Theirs.
-        """
+        """Return all parameters and distributions of a trial, as the study holds them, from those that are given."""
         self._copy.sampler = self._sampled_by(place)
-        taken = self._shared.at(place)
+        taken = self._firsts.get(place - place % self._width, {})
         known = params or {self._space[name].key(name): self._space[name].store(taken[name]) for name in taken}
         if known:
             self._copy.enqueue_trial(known)
         trial = self._copy.ask()
         values = {name: dimension.suggest(trial, name) for name, dimension in self._space.items()}
-        self._shared.note(place, values)
+        self._note(place, values)
         return dict(trial.params), dict(trial.distributions)
+
+    def _note(self, place: int, values: Mapping[str, Any]) -> None:
+        if place >= self._width and place % self._width == 0 and all(name in values for name in self._shared):
+            self._firsts[place] = {name: values[name] for name in self._shared}
 
 
 class Wave:
-    """Train the groups of a wave in step, epoch by epoch.
-
-    Args:
-        study: The study.
-        groups: Groups of its trials.
-        epochs: Epochs of a trial.
-        halving: Whether successive halving prunes.
-        finish: Called with the trials that end together.
-    """
+    """Trains the groups of a wave in step, epoch by epoch."""
 
     def __init__(
         self,
@@ -200,8 +157,8 @@ class Wave:
         groups: Sequence[TrialGroup],
         *,
         epochs: int,
-        halving: bool,
-        finish: Callable[[Sequence[FinishedTrial]], None],
+        halving: bool,  # whether successive halving prunes
+        finish: Callable[[Sequence[FinishedTrial]], None],  # called with the trials that end together
     ) -> None:
         self._study, self._epochs, self._finish = study, epochs, finish
         self._rungs = rungs(epochs) if halving and len(study.directions) == 1 else []
@@ -210,7 +167,7 @@ class Wave:
 
     @property
     def left(self) -> list[int]:
-        """Numbers of the trials that have not ended."""
+        """Return the numbers of the trials that have not ended."""
         return list(self._left)
 
     def run(self) -> None:
@@ -235,9 +192,8 @@ class Wave:
         ended = [trial.intermediate_values for trial in trials if trial.state.is_finished()]
         others = [best([told[step] for step in told if step < epoch]) for told in ended if epoch - 1 in told]
         kept = set(survivors(values, others, high=self._high))
-        return {
-            n: f"halving: at best {value:.6g} up to step {epoch - 1}" for n, value in values.items() if n not in kept
-        }
+        why = "halving: at best {:.6g} up to step {}"
+        return {n: why.format(value, epoch - 1) for n, value in values.items() if n not in kept}
 
     def _end(self, reasons: Mapping[int, str]) -> None:
         if not reasons:

@@ -1,11 +1,10 @@
-"""Trains trials on copies of a fit's module: on all processes of that fit, where rank zero searches."""
+"""Trains trials on copies of a fit's module, with the learning rate and the batch size that each of them tries."""
 
 import copy
-import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -19,27 +18,161 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities import CombinedLoader
 from pytorch_lightning.utilities.compile import to_uncompiled
-from torch import distributed
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from callbacks.search.plan import SearchError, one_line
-from callbacks.tuning.hyperparameters import batch_size_of, drives, moved_to, parts, set_hyperparameter, set_rate
-from callbacks.tuning.trials import BatchesTrials, TrialFit, TrialRunner, TrialTemplate, quiet, same_random_numbers
+from callbacks.search.plan import SearchError
+from callbacks.tuning.trials import BatchesTrials, TrialFit, TrialTemplate, quiet, same_random_numbers
 
-if TYPE_CHECKING:
-    from optuna import Trial
+# They begin at learning rates of their own, or hold further schedulers that do.
+_OWN_RATES = (lr_scheduler.ChainedScheduler, lr_scheduler.CyclicLR, lr_scheduler.OneCycleLR, lr_scheduler.SequentialLR)
 
 
-# They shape the training itself, so that a trial without them would be another fit.
+def parts(made: Any) -> tuple[list[Optimizer], list[LRScheduler]]:
+    """Return the optimizers and schedulers in whatever `configure_optimizers` returned."""
+    found = list(_walk(made))
+    return [o for o in found if isinstance(o, Optimizer)], [s for s in found if isinstance(s, LRScheduler)]
+
+
+def _walk(made: Any) -> Iterator[Any]:
+    if isinstance(made, Mapping):
+        made = list(made.values())
+    if isinstance(made, list | tuple):
+        for part in made:
+            yield from _walk(part)
+    else:
+        yield made
+
+
+def moved_to(made: Any, theirs: nn.Module, ours: nn.Module) -> Any:
+    """Return what was made for the parameters of one module as made for those of its copy.
+
+    Lightning's own CLI binds a ready optimizer to the module: a copy of the module would train the original.
+    """
+    originals = {id(parameter) for parameter in theirs.parameters()}
+    held = {id(p) for optimizer in parts(made)[0] for group in optimizer.param_groups for p in group["params"]}
+    if not held & originals:
+        return made
+    pairs = zip(theirs.parameters(), ours.parameters(), strict=True)
+    return copy.deepcopy(made, {id(original): parameter for original, parameter in pairs})
+
+
+def _facts(made: Any) -> list[Any]:
+    groups = [group for optimizer in parts(made)[0] for group in (optimizer.defaults, *optimizer.param_groups)]
+    return [{name: _plain(item) for name, item in group.items() if name != "params"} for group in groups]
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, Tensor) else copy.copy(value)
+
+
+def set_rate(optimizers: Sequence[Optimizer], schedulers: Sequence[LRScheduler], rate: float) -> None:
+    """Let an optimizer that has not stepped, and its schedulers, begin with a rate as if made with it.
+
+    Groups of parameters with a rate of their own keep their ratio to the others. A `SearchError` says that there are
+    more optimizers or none, or a scheduler that brings its own rates.
+    """
+    if len(optimizers) != 1:
+        raise SearchError(
+            f"The module's learning rate has no effect on its {len(optimizers) or 'missing'} optimizers; a search "
+            "needs a `configure_optimizers` that reads it."
+        )
+    if own := [type(scheduler).__name__ for scheduler in schedulers if isinstance(scheduler, _OWN_RATES)]:
+        raise SearchError(
+            f"The module's learning rate has no effect: {own[0]} brings its own; a search needs a "
+            "`configure_optimizers` that hands it the module's."
+        )
+    faithful = [_is_faithful(scheduler) for scheduler in schedulers]
+    optimizer = optimizers[0]
+    base = float(optimizer.defaults["lr"])
+    shares = []
+    for group in optimizer.param_groups:
+        first = float(group.get("initial_lr", group["lr"]))
+        shares.append(float(group["lr"]) / first if first else 0.0)
+        value = rate if first == base or not base else rate * first / base
+        for name in ("lr", "initial_lr"):
+            if name in group:
+                _write(group, name, value)
+    optimizer.defaults["lr"] = rate
+    for scheduler, exact in zip(schedulers, faithful, strict=True):
+        _begin(scheduler, exact, shares)
+
+
+def _begin(scheduler: LRScheduler, exact: bool, shares: Sequence[float]) -> None:
+    """Do the scheduler's first step again, from the groups' new rates."""
+    groups = scheduler.optimizer.param_groups
+    if not isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.base_lrs = [group["initial_lr"] for group in groups]
+        rates = _first(scheduler) if exact else [g["initial_lr"] * s for g, s in zip(groups, shares, strict=True)]
+        for group, value in zip(groups, rates, strict=True):
+            _write(group, "lr", float(value))
+    if "_last_lr" in scheduler.state_dict():
+        scheduler.load_state_dict({**scheduler.state_dict(), "_last_lr": [_plain(group["lr"]) for group in groups]})
+
+
+def _is_faithful(scheduler: LRScheduler) -> bool:
+    """Return whether asking it for its first rates gives those it set when it was made."""
+    if isinstance(scheduler, ReduceLROnPlateau):
+        return False
+    groups = scheduler.optimizer.param_groups
+    there = [_plain(group["lr"]) for group in groups]
+    for group in groups:
+        _write(group, "lr", float(group["initial_lr"]))
+    try:
+        return [float(value) for value in _first(scheduler)] == there
+    finally:
+        for group, value in zip(groups, there, strict=True):
+            _write(group, "lr", value)
+
+
+def _first(scheduler: LRScheduler) -> list[Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is meant to be asked from within a step
+        return list(scheduler.get_lr())
+
+
+def _write(group: dict[str, Any], name: str, value: float) -> None:
+    if isinstance(group[name], Tensor):
+        group[name].fill_(value)
+    else:
+        group[name] = value
+
+
+Holder = LightningModule | LightningDataModule
+
+
+def holds(holder: Holder | None, name: str) -> bool:
+    """Return whether there is such an attribute or hyperparameter."""
+    return holder is not None and (hasattr(holder, name) or name in holder.hparams)
+
+
+def set_hyperparameter(name: str, value: Any, holders: Iterable[Holder | None]) -> None:
+    """Set a value wherever it is held: as an attribute, in `hparams`, and in what loggers will be told."""
+    for holder in holders:
+        if holder is None:
+            continue
+        if hasattr(holder, name):
+            setattr(holder, name, value)
+        # A private name, for want of another: `hparams_initial` gives a copy, and saving all of them anew would
+        # forget under which argument they came and log those that were not to be logged.
+        for kept in (holder.hparams, getattr(holder, "_hparams_initial", {})):
+            if name in kept:
+                kept[name] = value
+
+
+# They shape the training itself.
 TRAINING = (BaseFinetuning, EarlyStopping, GradientAccumulationScheduler, StochasticWeightAveraging)
 # What a trial's trainer takes over from that of the fit.
 _TAKEN_OVER = (
     "precision", "max_steps", "limit_train_batches", "limit_val_batches", "val_check_interval",
     "check_val_every_n_epoch", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm",
-    "reload_dataloaders_every_n_epochs", "default_root_dir",
+    "reload_dataloaders_every_n_epochs", "default_root_dir", "overfit_batches",
 )  # fmt: skip
 
 
@@ -47,44 +180,28 @@ class CopiedFits:
     """Trains fits of copies of a module, each on as many processes as the fit that is to come.
 
     Every one starts from the module's weights and from the random numbers as they are now, and leaves both. The data
-    module's copy is not set up again: it shares what the fit has prepared, so all trials see the same split.
-
-    Args:
-        trainer: The trainer of the fit; its precision, clipping, accumulation and limits are taken.
-        module: The module of the fit.
-        max_epochs: Epochs of a trial.
-        lr_name: The module's learning rate, empty if it is not searched.
-        batch_size_name: The batch size, empty if it is not searched.
-
-    Attributes:
-        driven: Whether the module's rate reaches its optimizer; None before the first fit.
+    module's copy is not set up again: it shares what the fit has prepared, so all trials see the same split. The name
+    of the learning rate or batch size is empty if it is not searched.
     """
 
     def __init__(
         self, trainer: Trainer, module: LightningModule, *, max_epochs: int, lr_name: str, batch_size_name: str
     ) -> None:
-        self.driven: bool | None = None
+        self.driven: bool | None = None  # whether the module's rate reaches its optimizer; None before the first fit
         self._trainer, self._module, self._max_epochs = trainer, module, max_epochs
         self._lr_name, self._batch_size_name = lr_name, batch_size_name
         self._sizes: dict[int, int] = {}  # what the loader gave, by what it was asked for
         self._is_checked = False
 
     def fit(self, fit: TrialFit) -> Trainer:
-        """Train one.
-
-        Raises:
-            SearchError: What every trial would meet: a rate or batch size without effect, a copy that trains nothing.
-        """
+        """Train one; what every trial would meet is a `SearchError`: a value without effect, a copy left as it was."""
         with same_random_numbers(), quiet():
-            module, data = self._copies()
-            rate, rows = fit.values.get(self._lr_name), fit.values.get(self._batch_size_name)
+            module, data, rows = self._copies(fit.values)
+            rate = fit.values.get(self._lr_name)
             if rate is not None:
                 set_hyperparameter(self._lr_name, rate, (module, data))
                 self._drive(module, rate)
-            if rows is not None:
-                set_hyperparameter(self._batch_size_name, rows, (module, data))
-            shaping = [copy.deepcopy(each) for each in callbacks_of(self._trainer) if isinstance(each, TRAINING)]
-            trainer = self._trainer_of([*fit.callbacks, *shaping])
+            trainer = self._trainer_of([*fit.callbacks, *map(copy.deepcopy, self._shaping())])
             try:
                 trainer.fit(module, datamodule=data)
             except SystemExit as error:
@@ -97,10 +214,7 @@ class CopiedFits:
 
     def template(self, values: Mapping[str, Any], index: int) -> TrialTemplate | None:
         """Return what trials with one batch size have in common; None if they must be trained alone."""
-        module, data = self._copies()
-        rows = values.get(self._batch_size_name)
-        if rows is not None:
-            set_hyperparameter(self._batch_size_name, rows, (module, data))
+        module, data, rows = self._copies(values)
         if data is None or not isinstance(module, BatchesTrials):
             return None
         train, val = data.train_dataloader(), data.val_dataloader()
@@ -109,7 +223,7 @@ class CopiedFits:
         return TrialTemplate(module, train, val, train.batch_size, torch.initial_seed())
 
     def is_plain(self) -> bool:
-        """Whether the trials are fits with nothing but epochs, on one CPU, which a module may train at once."""
+        """Return whether the trials are fits with nothing but epochs, on one CPU, which a module may train at once."""
         fit = self._trainer
         usual = (
             fit.precision == "32-true"
@@ -119,11 +233,16 @@ class CopiedFits:
             and not fit.overfit_batches  # type: ignore[attr-defined]  # a connector's
         )
         alone = fit.world_size == 1 and fit.strategy.root_device.type == "cpu" and self._max_epochs > 0
-        shaped = any(isinstance(each, TRAINING) for each in callbacks_of(fit))
         offers = isinstance(self._module, BatchesTrials) and self._lr_name in ("", "lr")
-        return usual and alone and not shaped and offers and getattr(fit, "datamodule", None) is not None
+        return usual and alone and not self._shaping() and offers and getattr(fit, "datamodule", None) is not None
 
-    def _copies(self) -> tuple[LightningModule, LightningDataModule | None]:
+    def _shaping(self) -> list[Callback]:
+        """Return those of the fit's callbacks without which a trial would be another fit."""
+        found: list[Callback] = self._trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        return [each for each in found if isinstance(each, TRAINING)]
+
+    def _copies(self, values: Mapping[str, Any]) -> tuple[LightningModule, LightningDataModule | None, int | None]:
+        """Copy the module and the data module; the copies have the batch size that is tried, which is returned too."""
         try:
             module = copy.deepcopy(self._module)
         except Exception as error:  # whatever a stranger's attribute raises
@@ -138,7 +257,10 @@ class CopiedFits:
             data.trainer = None
             for hook in ("prepare_data", "setup", "teardown"):
                 setattr(data, hook, lambda *args, **kwargs: None)
-        return module, data
+        rows: int | None = values.get(self._batch_size_name)
+        if rows is not None:
+            set_hyperparameter(self._batch_size_name, rows, (module, data))
+        return module, data, rows
 
     def _drive(self, module: LightningModule, rate: float) -> None:
         """See that the rate reaches the optimizer of the copy, and that this optimizer trains the copy."""
@@ -146,8 +268,11 @@ class CopiedFits:
 
         def configured() -> Any:
             if self.driven is None:
-                set_rate_of = lambda value: set_hyperparameter(self._lr_name, value, (module,))  # noqa: E731
-                self.driven = drives(configure, set_rate_of, rate)
+                facts = []
+                for tried in (2 * rate, rate):
+                    set_hyperparameter(self._lr_name, tried, (module,))
+                    facts.append(_facts(configure()))
+                self.driven = facts[0] != facts[1]
             made = moved_to(configure(), self._module, module)
             if not self.driven:
                 set_rate(*parts(made), rate)
@@ -157,8 +282,6 @@ class CopiedFits:
 
     def _trainer_of(self, callbacks: list[Callback]) -> Trainer:
         fit = self._trainer
-        few: float = fit.overfit_batches  # type: ignore[attr-defined]  # a connector's
-        limits: dict[str, Any] = {"overfit_batches": few} if few else {}
         return Trainer(
             **_processes(fit),
             **{name: getattr(fit, name) for name in _TAKEN_OVER},
@@ -169,7 +292,6 @@ class CopiedFits:
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            **limits,
         )
 
     def _check(self, module: LightningModule, rows: int | None, trainer: Trainer) -> None:
@@ -181,9 +303,11 @@ class CopiedFits:
                     "A trial trained nothing: the optimizer or the loss of the module's copy belongs to the original."
                 )
             self._is_checked = True
-        size = batch_size_of(trainer.train_dataloader) if rows is not None else None
-        if rows is not None and size is not None:
-            self._sizes[rows] = size
+        if rows is None:
+            return
+        first = next(iter(CombinedLoader(trainer.train_dataloader).flattened), None)
+        if isinstance(first, DataLoader) and first.batch_size is not None:
+            size = self._sizes[rows] = first.batch_size
             if len(self._sizes) > 2 and len(set(self._sizes.values())) == 1:
                 raise SearchError(
                     f"The batch size has no effect: with {sorted(self._sizes)} the loader gave batches of {size}; make "
@@ -191,14 +315,8 @@ class CopiedFits:
                 )
 
 
-def callbacks_of(trainer: Trainer) -> list[Callback]:
-    """Return all callbacks of a trainer."""
-    found: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
-    return found
-
-
 def _is_ordered(loader: object) -> bool:
-    """Whether the order of rows is a function of the epoch, so that all trials see the same."""
+    """Return whether the order of rows is a function of the epoch, so that all trials see the same."""
     return isinstance(loader, DataLoader) and isinstance(loader.sampler, DistributedSampler) and not loader.num_workers
 
 
@@ -211,11 +329,8 @@ def _processes(fit: Trainer) -> dict[str, Any]:
         return {"accelerator": accelerator, "devices": devices, "plugins": [LightningEnvironment()]}
     wrapped = fit.strategy.model
     assert isinstance(wrapped, DistributedDataParallel)
-    strategy = DDPStrategy(
-        find_unused_parameters=wrapped.find_unused_parameters,
-        static_graph=wrapped.static_graph,
-        gradient_as_bucket_view=wrapped.gradient_as_bucket_view,
-    )
+    names = ("find_unused_parameters", "static_graph", "gradient_as_bucket_view")
+    strategy = DDPStrategy(**{name: getattr(wrapped, name) for name in names})
     return {
         "accelerator": accelerator,
         "devices": fit.num_devices if device.type == "cpu" else fit.device_ids,
@@ -226,139 +341,27 @@ def _processes(fit: Trainer) -> dict[str, Any]:
 
 
 class _RunningProcesses(ClusterEnvironment):
-    """The processes of a fit, for one inside it: nobody has to start or to connect them."""
-
-    def __init__(self, fit: Trainer) -> None:
-        super().__init__()
-        self._fit = fit
+    """Describes the processes of a fit to one inside it: nobody has to start or to connect them."""
 
     creates_processes_externally = True
     main_address, main_port = "127.0.0.1", 0  # asked for by who connects
+    detect = staticmethod(lambda: False)
 
-    @staticmethod
-    def detect() -> bool:
-        return False
+    def __init__(self, fit: Trainer) -> None:
+        self._fit = fit
 
     def world_size(self) -> int:
         return self._fit.world_size
 
-    def set_world_size(self, size: int) -> None:
-        pass
+    def set_world_size(self, size: int) -> None: ...
 
     def global_rank(self) -> int:
         return self._fit.global_rank
 
-    def set_global_rank(self, rank: int) -> None:
-        pass
+    def set_global_rank(self, rank: int) -> None: ...
 
     def local_rank(self) -> int:
         return self._fit.local_rank
 
     def node_rank(self) -> int:
         return self._fit.node_rank
-
-
-PULSE = 60.0  # seconds between two messages of rank zero's at most, but while a trial is trained
-PATIENCE = 300.0  # seconds that a rank waits for one, or for the others to end a trial
-
-
-class RankedSearch:
-    """Searches on rank zero of a fit, and trains the trials on all ranks.
-
-    Rank zero alone has the study. It tells the others the values of each trial, and at last the result.
-
-    Args:
-        trainer: The trainer of the fit.
-        runner: Trains a trial as one of the ranks.
-    """
-
-    def __init__(self, trainer: Trainer, runner: TrialRunner) -> None:
-        self._trainer, self._runner = trainer, runner
-        self._group: Any = None
-        self._last = time.monotonic()
-
-    def run(self, search: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Search; every rank must call this, and gets the result.
-
-        Raises:
-            SearchError: It failed on rank zero, which raises what it was; or a rank was lost.
-        """
-        if self._trainer.world_size == 1:
-            return search()
-        # Apart from the fit's own: it must not be waited for as long, and needs no device.
-        self._group = distributed.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE))
-        try:
-            return self._lead(search) if self._trainer.is_global_zero else self._follow()
-        finally:
-            distributed.destroy_process_group(self._group)
-            self._group = None
-
-    def _lead(self, search: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        try:
-            result = search()
-        except BaseException as error:
-            with suppress(Exception):  # they may be gone already
-                self._send({"failed": one_line(error)})
-            raise
-        self._send({"result": result})
-        return result
-
-    def pulse(self) -> None:
-        """Give the others a sign of life if it is time; called on rank zero while no trial is trained."""
-        if self._group is not None and time.monotonic() - self._last > PULSE:
-            self._send({})
-
-    def __call__(self, trial: "Trial", values: Mapping[str, Any]) -> list[float]:
-        """Train a trial on all ranks; called on rank zero, as the runner is."""
-        if self._group is None:
-            return self._runner(trial, values)
-        self._send({"values": dict(values), "number": trial.number})
-        return self._train(trial, values, trial.number)
-
-    def _follow(self) -> dict[str, Any]:
-        while True:
-            message = self._send({})
-            if "failed" in message:
-                raise SearchError(f"The search on rank zero ended: {message['failed']}")
-            if "result" in message:
-                result: dict[str, Any] = message["result"]
-                return result
-            if "values" in message:
-                with suppress(_RaisedOnAllRanksError):
-                    self._train(None, message["values"], message["number"])
-
-    def _train(self, trial: "Trial | None", values: Mapping[str, Any], number: int) -> list[float]:
-        learned = (lambda: self._runner.others_learn(trial.study)) if trial is not None else bool
-        mine: Exception | None = None
-        result: list[float] = []
-        try:
-            result = self._runner.train(trial, values, number=number, others_learn=learned)
-        except Exception as error:  # noqa: BLE001  # whatever a fit raises; what it means the ranks say together
-            mine = error
-        told = [""] * self._trainer.world_size
-        try:
-            distributed.all_gather_object(told, "" if mine is None else one_line(mine), group=self._group)
-        except Exception as error:
-            # One rank is lost; or it has failed alone, and the others wait for it in the midst of a step.
-            if trial is None and mine is not None:
-                raise mine from error
-            raise SearchError(f"A rank was lost in trial {number} ({one_line(mine or error)}).") from error
-        self._last = time.monotonic()
-        if trial is None and any(told):
-            raise _RaisedOnAllRanksError
-        if mine is not None:
-            raise mine
-        if lost := next((text for text in told if text), ""):
-            raise RuntimeError(lost)
-        return result
-
-    def _send(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Broadcast rank zero's message; the others' own is not looked at."""
-        self._last = time.monotonic()
-        box = [message]
-        distributed.broadcast_object_list(box, src=0, group=self._group)
-        return box[0]
-
-
-class _RaisedOnAllRanksError(Exception):
-    """A trial ended with an exception, of which rank zero tells the study."""

@@ -28,43 +28,30 @@ class TrialObserver(Callback):
 
     With several processes rank zero decides, and all ranks raise together. Comes before a `TrialPruning`, which may
     end the trial where this reads.
-
-    Args:
-        metric: Name of the logged metric whose best epoch counts.
-        high: Whether it is good when it is high.
-        val_loss: Name of the validation loss.
-        prunes: Whether to end a hopeless trial.
-        others_learn: Asked on rank zero whether other trials of the study learned something. A trial that learns
-            nothing is ended only then: where nothing learns, something must be left.
-
-    Attributes:
-        values: The metric after each epoch; NaN and infinity as they were logged.
-        best: All metrics of the best epoch; empty before any finite value of the metric.
-        best_epoch: That epoch.
-        epochs: Epochs begun.
-        curves: One number an epoch by name, of a fit that no trainer runs; else empty.
-        improved: Called with the trainer at every new best epoch.
     """
 
     def __init__(
-        self, metric: str, *, high: bool, val_loss: str, prunes: bool, others_learn: Callable[[], bool]
+        self,
+        metric: str,  # as logged; its best epoch counts
+        *,
+        high: bool,  # whether it is good when it is high
+        val_loss: str,
+        prunes: bool,
+        others_learn: Callable[[], bool],  # asked on rank zero: whether another trial of the study learned something
     ) -> None:
         self.metric, self.high = metric, high
         self.baseline: float | None = None
-        self.values: list[float] = []
-        self.best: Mapping[str, float] = {}
+        self.values: list[float] = []  # the metric after each epoch; NaN and infinity as they were logged
+        self.best: Mapping[str, float] = {}  # all metrics of the best epoch; empty before any finite value
         self.best_epoch: int | None = None
-        self.epochs = 0
-        self.curves: Mapping[str, Sequence[float]] = {}
-        self.improved: Callable[[Trainer], object] | None = None
+        self.epochs = 0  # begun
+        self.curves: Mapping[str, Sequence[float]] = {}  # one number an epoch, of a fit that no trainer runs
+        self.improved: Callable[[Trainer], object] | None = None  # called at every new best epoch
         self._prunes, self._others_learn = prunes, others_learn
-        self._reader = FitReader("train_loss", val_loss, AUTO)
-        self._fresh = Fresh()
+        self._reader, self._fresh = FitReader("train_loss", val_loss, AUTO), Fresh()
         self._is_read = False  # since the epoch began
         self._judged = -1
         self._exploded = ""
-
-    # ------------------------------------------------------------------ the verdict
 
     def losses(self) -> dict[str, list[float | None]]:
         """Return training and validation loss by name, one value an epoch."""
@@ -82,13 +69,10 @@ class TrialObserver(Callback):
         return found.fit.value, found.cause, found.reason
 
     def hopeless(self, max_epochs: int) -> str:
-        """Return why the trial is to end now; empty if it is to go on.
+        """Return why the trial is to end now, of so many epochs in all (below 1: unknown); empty if it is to go on.
 
         It is hopeless if its loss has diverged (or is NaN), or if it has learned nothing by a quarter of its epochs
-        (a slow start is no failure) although another trial has.
-
-        Args:
-            max_epochs: Epochs of the whole fit; below 1 if that is not known.
+        (a slow start is no failure) although another trial has: where nothing learns, something must be left.
         """
         epoch, base = self.epochs - 1, self.baseline
         val = self._reader.record.at("val_loss", epoch)
@@ -111,8 +95,6 @@ class TrialObserver(Callback):
         train, val, metric = self._reader.record.paired()
         return diagnose(train, val, val_metric=metric, baseline_loss=self.baseline)
 
-    # ------------------------------------------------------------------ reading
-
     def take(self, curves: Mapping[str, Sequence[float]]) -> None:
         """Read the newest epoch of a fit that no trainer runs: one number an epoch by name."""
         self.curves = curves
@@ -124,7 +106,7 @@ class TrialObserver(Callback):
         self._add(curves[self.metric][-1], self.epochs - 1, lambda: {n: each[-1] for n, each in curves.items()})
 
     def _add(self, value: float, epoch: int, found: Callable[[], Mapping[str, float]]) -> bool:
-        """Add a value of the metric; whether it is the best."""
+        """Add a value of the metric; return whether it is the best."""
         self.values.append(value)
         best = self.best.get(self.metric)
         is_best = math.isfinite(value) and (best is None or (value > best if self.high else value < best))
@@ -183,7 +165,7 @@ class TrialObserver(Callback):
             self._reader.epoch(trainer, trainer.current_epoch)
 
     def _is_of_validation(self, trainer: Trainer) -> bool:
-        """Whether the metric is read behind a validation: those of training come later in an epoch."""
+        """Return whether the metric is read behind a validation: those of training come later in an epoch."""
         return trainer.enable_validation and not self.metric.startswith("train")
 
     def _read(self, trainer: Trainer) -> None:
@@ -202,7 +184,7 @@ def baseline_of(module: LightningModule) -> float | None:
 
 @dataclass(frozen=True)
 class _Verdict:
-    """What rank zero decides and every rank does."""
+    """Says what rank zero decides and every rank does."""
 
     prune: str = ""  # why the trial is pruned
     wrong: str = ""  # what the user has to put right
@@ -230,10 +212,8 @@ class TrialPruning(Callback):
     """
 
     def __init__(self, trial: Trial | None, monitor: str = "val_loss", *, first_step: int = 0) -> None:
-        self.trial = trial
-        self.monitor = monitor
-        self.first_step = first_step
-        self.next_step = first_step
+        self.trial, self.monitor = trial, monitor
+        self.first_step = self.next_step = first_step
         self._begin()
 
     def _begin(self) -> None:
@@ -243,7 +223,7 @@ class TrialPruning(Callback):
 
     @property
     def state_key(self) -> str:
-        """Tells the prunings of one trainer apart by what they read."""
+        """Tell the prunings of one trainer apart by what they read."""
         return f"{type(self).__qualname__}[{self.monitor}]"
 
     def state_dict(self) -> dict[str, Any]:
@@ -271,38 +251,27 @@ class TrialPruning(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raise if the metric never came."""
-        never = self._missed and not self._seen and self.monitor not in trainer.callback_metrics
-        self._all_ranks(trainer, (_Verdict(wrong=self._never_logged(trainer) if never else ""), None))
-
-    # ----------------------------------------------------------------- deciding
+        self._all_ranks(trainer, (_Verdict(wrong=self._never_logged(trainer, after=0)), None))
 
     def _report(self, trainer: Trainer) -> tuple[_Verdict, Exception | None]:
-        """What rank zero makes of the newest value; other ranks read along and decide nothing."""
+        """Return what rank zero makes of the newest value; other ranks read along and decide nothing."""
         value = self._fresh.read(trainer, self.monitor)
         step = self.next_step
         self.next_step += 1
         if value is None:
             self._missed += 1
-            late = self._missed > 1 and not self._seen and self.monitor not in trainer.callback_metrics
-            return _Verdict(wrong=self._never_logged(trainer) if late else ""), None
+            return _Verdict(wrong=self._never_logged(trainer, after=1)), None
         self._seen = True
         if self.trial is None or not trainer.is_global_zero or len(self.trial.study.directions) > 1:
             return _Verdict(), None
+        if not math.isfinite(value):
+            return _Verdict(prune=f"{self.monitor} is {value} at step {step}"), None
         try:
-            return _Verdict(prune=self._judge(value, step)), None
+            self.trial.report(value, step)
+            pruner = type(self.trial.study.pruner).__name__ if self.trial.should_prune() else ""
         except Exception as error:  # noqa: BLE001  # raised again, once the other ranks know
             return _Verdict(broken=f"{type(error).__name__}: {error}"), error
-
-    def _judge(self, value: float, step: int) -> str:
-        """Why the trial ends here; empty if it goes on."""
-        assert self.trial is not None
-        if not math.isfinite(value):
-            return f"{self.monitor} is {value} at step {step}"
-        self.trial.report(value, step)
-        hopeless = self.trial.should_prune()
-        return (
-            f"{type(self.trial.study.pruner).__name__}: {self.monitor} {value:.6g} at step {step}" if hopeless else ""
-        )
+        return _Verdict(prune=f"{pruner}: {self.monitor} {value:.6g} at step {step}" if pruner else ""), None
 
     def _all_ranks(self, trainer: Trainer, decided: tuple[_Verdict, Exception | None]) -> None:
         """Let every rank do what rank zero decided: one that went on alone would wait for the others for ever."""
@@ -319,6 +288,9 @@ class TrialPruning(Callback):
 
             raise TrialPruned(verdict.prune)
 
-    def _never_logged(self, trainer: Trainer) -> str:
+    def _never_logged(self, trainer: Trainer, *, after: int) -> str:
+        """Return what is wrong if the metric was missed more than `after` times and never came; else nothing."""
+        if self._missed <= after or self._seen or self.monitor in trainer.callback_metrics:
+            return ""
         there = ", ".join(sorted(logged(trainer))) or "nothing"
         return f"TrialPruning reads {self.monitor!r}, which was not logged; logged were: {there}."

@@ -1,7 +1,7 @@
-"""`OptunaSearch`: finds the learning rate and the batch size before a fit, and lets it go on with them."""
+"""Finds the learning rate and the batch size before a fit, and lets it go on with them: `OptunaSearch`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +13,12 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
 from callbacks.host import Guard, say
 from callbacks.loggers import dispatch
-from callbacks.loggers.figures import png_of
+from callbacks.loggers.figures import png_of, rgb
 from callbacks.search.plan import Plan, SearchError
 from callbacks.search.results import TrialRow, setting
 from callbacks.search.space import parse_space
-from callbacks.tuning import hyperparameters as settings
-from callbacks.tuning.hyperparameters import ConfigureOptimizersHook
-from callbacks.tuning.study import AUTO, CURVES, SearchBeforeFit, SearchRequest, holders, runs_folder
+from callbacks.tuning.copies import holds, parts, set_hyperparameter, set_rate
+from callbacks.tuning.study import AUTO, CURVES, SearchBeforeFit, holders
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,40 +102,20 @@ class OptunaSearch(Callback):
             raise ValueError(f"max_epochs must be at least 1, not {max_epochs}.")
         if lr is None and batch_size is None:
             raise ValueError("OptunaSearch needs something to search: lr, batch_size, or both.")
-        self.n_trials = n_trials
-        self.monitor = monitor
-        self.mode = mode
-        self.max_epochs = max_epochs
-        self.lr = lr
-        self.batch_size = batch_size
-        self._request().plan.check()
+        self.n_trials, self.max_epochs = n_trials, max_epochs
+        self.monitor, self.mode = monitor, mode
+        self.lr, self.batch_size = lr, batch_size
+        self.plan().check()
         for given in (lr, None if batch_size == AUTO else batch_size):
             if given is not None:
                 parse_space(given)
         self._begin()
 
-    def _request(self) -> SearchRequest:
-        options = self.options
-        plan = Plan(
-            name=options.name or "",
-            n_trials=self.n_trials,
-            timeout=options.timeout,
-            sampler=options.sampler,
-            pruner=options.pruner,
-            directions=("minimize" if self.mode == "min" else "maximize",),
-            seed=options.seed,
-        )
-        return SearchRequest(
-            monitor=self.monitor,
-            mode=self.mode,
-            max_epochs=self.max_epochs,
-            lr=self.lr,
-            batch_size=self.batch_size,
-            lr_name=options.lr_name,
-            batch_size_name=options.batch_size_name,
-            storage=options.storage,
-            plan=plan,
-        )
+    def plan(self) -> Plan:
+        """Return how the search goes; without a name where none is given."""
+        chosen = {name: getattr(self.options, name) for name in ("timeout", "sampler", "pruner", "seed")}
+        directions = ("minimize" if self.mode == "min" else "maximize",)
+        return Plan(self.options.name or "", self.n_trials, directions=directions, **chosen)
 
     def _begin(self) -> None:
         self.found: dict[str, Any] = {}  # the values, by name
@@ -158,8 +137,6 @@ class OptunaSearch(Callback):
     def _repr_png_(self) -> bytes | None:
         return png_of(self.figure())  # a notebook shows it where the search is a cell's last word
 
-    # ------------------------------------------------------------------- hooks
-
     def state_dict(self) -> dict[str, Any]:
         """Return what was found."""
         return {"found": self.found}
@@ -173,20 +150,16 @@ class OptunaSearch(Callback):
 
         Then a checkpoint has been loaded, if there is one (a trainer does not tell before), and nothing yet depends on
         the learning rate or the batch size: neither optimizers nor loaders are there.
-
-        Raises:
-            MisconfigurationException: The fit's strategy cuts the module into parts, of which no copy can be trained.
         """
         if stage != "fit":
             return
         self._begin()
-        log_dir = trainer.log_dir  # asks all ranks
-        self._folder = None if "://" in str(log_dir) else Path(log_dir or trainer.default_root_dir)
-        runs = runs_folder(trainer, log_dir)
+        folder = str(trainer.log_dir or trainer.default_root_dir)  # asks all ranks
+        self._folder = None if "://" in folder else Path(folder)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
             say(trainer, "search: skipped, as fast_dev_run tries the fit alone.")
         elif isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-            self._hook = ConfigureOptimizersHook(pl_module, lambda: self._before_optimizers(trainer, pl_module, runs))
+            self._hook = ConfigureOptimizersHook(pl_module, lambda: self._before_optimizers(trainer, pl_module))
         else:
             raise MisconfigurationException(
                 f"OptunaSearch trains copies of the module on one device; {type(trainer.strategy).__name__} has none."
@@ -194,87 +167,98 @@ class OptunaSearch(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the loggers what Lightning will not, and show the search."""
-        kept = holders(trainer, pl_module)
-        unsaid = {name: value for name, value in self.found.items() if not settings.is_logged(name, kept)}
+        kept = holders(trainer, pl_module) if self.found else []
+        logged = {name for holder in kept for name in holder.hparams_initial}
+        unsaid = {name: value for name, value in self.found.items() if name not in logged}
         for logger in trainer.loggers if unsaid else []:
             logger.log_hyperparams(unsaid)
         if self._rows and trainer.is_global_zero:
             if self._folder is not None:
                 with self._guard(trainer, "writing found.yaml"):
-                    write_found(self._folder, self._sections(trainer))
+                    self._write_found(trainer, self._folder)
             with self._guard(trainer, "drawing the search"):
                 show_pictures(trainer, self._rows, list(self.found), self.monitor, self.mode)
 
-    def _sections(self, trainer: Trainer) -> dict[str, dict[str, Any]]:
-        """What was found, by the section of a Lightning CLI's configuration that it belongs to."""
-        data = getattr(trainer, "datamodule", None)
-        homes = {
-            self.options.lr_name: "optimizer" if self._by_hand else "model",
-            self.options.batch_size_name: "data" if settings.holds(data, self.options.batch_size_name) else "model",
-        }
+    def _write_found(self, trainer: Trainer, folder: Path) -> None:
+        """Write what was found as a fragment of a Lightning CLI's configuration: `fit --config found.yaml`."""
+        data, rows = getattr(trainer, "datamodule", None), self.options.batch_size_name
+        homes = {self.options.lr_name: "optimizer" if self._by_hand else "model"}
+        homes[rows] = "data" if holds(data, rows) else "model"
         sections: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "optimizer": {}}
         for name, value in self.found.items():
             section = homes[name]
             sections[section]["lr" if section == "optimizer" else name] = value
-        return sections
+        fragment = {section: {"init_args": values} for section, values in sections.items() if values}
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "found.yaml").write_text(yaml.safe_dump(fragment, sort_keys=False), encoding="utf-8")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the module as it was if it was never asked for its optimizers."""
         if self._hook is not None:
             self._hook.leave()
 
-    # --------------------------------------------------------------- searching
-
-    def _before_optimizers(self, trainer: Trainer, module: LightningModule, runs: Path | None) -> float | None:
+    def _before_optimizers(self, trainer: Trainer, module: LightningModule) -> float | None:
         """Search, or take what was found before; the rate is returned if it has to be put into the optimizer."""
         if trainer.ckpt_path is None:
             try:
-                self._by_hand = self._search(trainer, module, runs)
+                result = SearchBeforeFit(self, trainer, module, self._folder, self._guard).run()
             except SearchError as error:
                 raise MisconfigurationException(f"OptunaSearch: {error}") from error
+            self.found, self._by_hand, self._rows = (result[name] for name in ("found", "by_hand", "rows"))
         else:
             what = f"goes on with {setting(self.found)} found before" if self.found else "goes on from a checkpoint"
             say(trainer, f"search: skipped, the fit {what}.")
         for name, value in self.found.items():
-            settings.set_hyperparameter(name, value, holders(trainer, module))
+            set_hyperparameter(name, value, holders(trainer, module))
         # Of a fit that goes on the rate comes with the optimizer's state.
         return self.found[self.options.lr_name] if self._by_hand else None
 
-    def _search(self, trainer: Trainer, module: LightningModule, runs: Path | None) -> bool:
-        result = SearchBeforeFit(self._request(), trainer, module, runs, self._guard).run()
-        self.found, self._rows = result["found"], result["rows"]
-        return bool(result["by_hand"])
+
+_NAME = "configure_optimizers"
 
 
-def write_found(folder: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write what was found as a fragment of a Lightning CLI's configuration, `found.yaml`: `fit --config found.yaml`.
+class ConfigureOptimizersHook:
+    """Acts before a module is asked for its optimizers, once, and leaves no trace on the module.
 
-    Args:
-        folder: The run's folder.
-        sections: `model`, `data` or `optimizer` to values by name.
+    What acts returns the rate that the optimizer is to have whatever the module says, or None.
     """
-    fragment = {section: {"init_args": dict(values)} for section, values in sections.items() if values}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "found.yaml").write_text(yaml.safe_dump(fragment, sort_keys=False), encoding="utf-8")
+
+    def __init__(self, module: LightningModule, before: Callable[[], float | None]) -> None:
+        self._module, self._before = module, before
+        self._own = vars(module).get(_NAME)  # a method bound to this very module, as Lightning's CLI does
+        self._waits = True
+        setattr(module, _NAME, self._configure_optimizers)
+
+    def leave(self) -> None:
+        """Put the module's own method back."""
+        if self._waits and self._own is None:
+            delattr(self._module, _NAME)
+        elif self._waits:
+            setattr(self._module, _NAME, self._own)
+        self._waits = False
+
+    def _configure_optimizers(self) -> Any:
+        self.leave()
+        rate = self._before()
+        made = self._module.configure_optimizers()
+        if rate is not None:
+            set_rate(*parts(made), rate)
+        return made
 
 
 def show_pictures(trainer: Trainer, rows: Sequence[TrialRow], names: Sequence[str], monitor: str, mode: str) -> None:
     """Draw the search, and list its trials, a line of JSON for each."""
     dispatch.write_text(trainer, "search/trials", "\n".join(map(_line, rows)))
-    from callbacks.loggers.figures import rgb
     from callbacks.search.figure import draw_history, draw_search  # matplotlib takes half a second to load
 
     x, y = [*names, ""][:2]
-    figures = {
-        "loss": draw_search(rows, x=x, y=y, monitor=monitor, mode=mode),
-        "history": draw_history(rows, monitor=monitor, mode=mode),
-    }
-    for what, figure in figures.items():
-        dispatch.write_image(trainer, f"search/{what}", rgb(figure), 0)
+    figures = draw_search(rows, x=x, y=y, monitor=monitor, mode=mode), draw_history(rows, monitor=monitor, mode=mode)
+    for name, figure in zip(("loss", "history"), figures, strict=True):
+        dispatch.write_image(trainer, f"search/{name}", rgb(figure), 0)
 
 
 def _line(row: TrialRow) -> str:
-    """A trial as a line of JSON, with its curves where this process trained it."""
+    """Return a trial as a line of JSON, with its curves where this process trained it."""
     facts = {"number": row.number, "state": row.state, "params": dict(row.params), "values": row.values}
     more = {"seconds": row.seconds, "reason": row.reason or None, "curves": row.attrs.get(CURVES)}
     return json.dumps({**facts, **{name: fact for name, fact in more.items() if fact is not None}}, default=str)

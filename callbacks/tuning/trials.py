@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.utilities.seed import isolate_rng
 
-from callbacks.search.waves import Ended, Member
+from callbacks.search.waves import SampledTrial, TrialOutcome
 from callbacks.tuning.observer import TrialObserver, TrialPruning, baseline_of
 
 if TYPE_CHECKING:
@@ -24,29 +24,17 @@ ATTRS = ("verdict", "cause", "why", "epochs", "best_epoch", "metrics")  # user a
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """Says what a trial is, and what counts of it.
+    """Says what a trial is, and what counts of it."""
 
-    Args:
-        metrics: Names of the objectives; the best epoch is by the first.
-        high: Whether the first is good when it is high.
-        max_epochs: Epochs of a fit; below 0 if other limits end it.
-        val_loss: Name of the validation loss.
-        keeps_best: Whether the best epoch's values count, else the last one's.
-        fits: Fits of a trial, whose mean counts.
-        prunes_hopeless: Whether to end a trial that has diverged, or learns nothing.
-        compares_fits: Whether Optuna's pruner is told of whole fits, not of their epochs.
-        attrs: User attributes to keep of a trial, of `ATTRS`.
-    """
-
-    metrics: Sequence[str]
-    high: bool
-    max_epochs: int
+    metrics: Sequence[str]  # names of the objectives; the best epoch is by the first
+    high: bool  # whether the first is good when it is high
+    max_epochs: int  # of a fit; below 0 if other limits end it
     val_loss: str = "val_loss"
-    keeps_best: bool = True
-    fits: int = 1
-    prunes_hopeless: bool = True
-    compares_fits: bool = False
-    attrs: Sequence[str] = ATTRS
+    keeps_best: bool = True  # whether the best epoch's values count, else the last one's
+    fits: int = 1  # of a trial, whose mean counts
+    prunes_hopeless: bool = True  # whether to end a trial that has diverged, or learns nothing
+    compares_fits: bool = False  # whether Optuna's pruner is told of whole fits, not of their epochs
+    attrs: Sequence[str] = ATTRS  # those to keep of a trial
 
     def observer(self, others_learn: Callable[[], bool]) -> TrialObserver:
         """Make the observer of a fit."""
@@ -73,7 +61,7 @@ class TrialSettings:
 
 @dataclass(frozen=True)
 class TrialFit:
-    """A fit to be trained."""
+    """Describes a fit to be trained."""
 
     number: int  # the trial's
     index: int  # which of the trial's fits, from 0
@@ -84,7 +72,7 @@ class TrialFit:
 
 @dataclass(frozen=True)
 class TrialEnd:
-    """A trial that has ended."""
+    """Tells of a trial that has ended."""
 
     study: "Study"
     number: int
@@ -95,32 +83,19 @@ class TrialEnd:
 
 
 class TrialRunner:
-    """Trains the trials of one study, one after the other.
-
-    Args:
-        settings: What a trial is.
-        fit: Trains one fit of a trial, and returns its trainer.
-        ended: Called when a trial has ended, however it did.
-    """
+    """Trains the trials of one study, one after the other."""
 
     def __init__(
         self,
         settings: TrialSettings,
-        fit: Callable[[TrialFit], Trainer],
-        ended: Callable[[TrialEnd], object] | None = None,
+        fit: Callable[[TrialFit], Trainer],  # trains one fit of a trial, and returns its trainer
+        ended: Callable[[TrialEnd], object] | None = None,  # called when a trial has ended, however it did
     ) -> None:
-        self.settings = settings
-        self.ended = ended
-        self._fit = fit
+        self.settings, self.ended, self._fit = settings, ended, fit
         self._others_learn = False  # who has learned something once stays in the study
 
     def __call__(self, trial: "Trial", values: Mapping[str, Any]) -> list[float]:
-        """Train a trial and return its objectives.
-
-        Raises:
-            SearchError: What every trial would meet.
-            optuna.TrialPruned: It is hopeless.
-        """
+        """Train a trial and return its objectives; a `SearchError` is what every trial would meet."""
         return self.train(trial, values, number=trial.number, others_learn=lambda: self.others_learn(trial.study))
 
     def train(
@@ -128,14 +103,9 @@ class TrialRunner:
     ) -> list[float]:
         """Train a trial as one of the ranks that do.
 
-        Args:
-            trial: The trial, or what stands for it; None on all ranks but the first.
-            values: What it tries, by name.
-            number: Its number.
-            others_learn: Asked on rank zero whether other trials learned something.
+        `trial` is None on all ranks but the first, where other things may stand for it too and `others_learn` is asked.
         """
-        settings, fits = self.settings, list[TrialObserver]()
-        next_step, result = 0, None
+        settings, fits, next_step, result = self.settings, list[TrialObserver](), 0, None
         try:
             for index in range(settings.fits):
                 fits.append(settings.observer(others_learn))
@@ -159,13 +129,13 @@ class TrialRunner:
                 self.ended(TrialEnd(trial.study, number, trial.user_attrs, values, fits, result))
 
     def others_learn(self, study: "Study") -> bool:
-        """Whether a whole trial of the study learned something."""
+        """Return whether a whole trial of the study learned something."""
         self._others_learn = self._others_learn or others_learn(study)
         return self._others_learn
 
 
 def others_learn(study: "Study") -> bool:
-    """Whether a whole trial of the study learned something."""
+    """Return whether a whole trial of the study learned something."""
     whole = [each for each in study.get_trials(deepcopy=False) if each.state.name == "COMPLETE"]
     return any(each.user_attrs.get("cause", "not_learning") != "not_learning" for each in whole)
 
@@ -181,17 +151,15 @@ def _compare_fits(trial: Any, value: float, index: int, trainer: Trainer) -> Non
         raise TrialPruned(f"WilcoxonPruner: worse than the best trial over {index + 1} fits")
 
 
-# -------------------------------------------------------------------- many at once
-
 MOST = 16  # trials at once: by then there is nothing left of the costs that they share
 GENERATIONS = 4  # times at least that a study is asked, as each trial learns from those before
 CURVES = ("val_accuracy", "val_r2")  # what of our own models' metrics a verdict goes by
 
 
 class BatchedFits(Protocol):
-    """Fits that are trained in step, named by their places. `curves` hold one number an epoch by name."""
+    """Trains fits in step, which are named by their places."""
 
-    curves: Sequence[Mapping[str, Sequence[float]]]
+    curves: Sequence[Mapping[str, Sequence[float]]]  # of each fit: one number an epoch by name
 
     def run(self, epochs: int) -> None:
         """Train until so many epochs are done."""
@@ -205,7 +173,7 @@ class BatchedFits(Protocol):
 
 @runtime_checkable
 class BatchesTrials(Protocol):
-    """A module that can train many fits of itself at once, each to the numbers it would come to alone."""
+    """Names a module that can train many fits of itself at once, each to the numbers it would come to alone."""
 
     def trials_at_once(self, rows: int) -> int:
         """Return how many, with mini-batches of so many rows; 0 if each is better trained alone."""
@@ -213,10 +181,8 @@ class BatchesTrials(Protocol):
     def trial_group(self, rates: Sequence[Mapping[str, float]], **how: Any) -> BatchedFits | None:
         """Make the fits from the weights as they are; None if the module cannot.
 
-        Args:
-            rates: For each fit what differs from the module's own, such as `lr`, by name.
-            **how: `seed` of the run, `train` and `val` loaders, `monitor` and whether it is good when `high`, and
-                further `curves` that are wanted.
+        Of each fit `rates` says what differs from the module's own, such as `lr`. The rest is the `seed` of the run,
+        `train` and `val` loaders, `monitor` and whether it is good when `high`, and further `curves` that are wanted.
         """
 
 
@@ -232,27 +198,18 @@ class TrialTemplate:
 
 
 class GroupedTrialRunner:
-    """Trains the trials of one study: at once where each comes out as it would alone, else one by one.
-
-    Args:
-        runner: Trains one.
-        template: Makes what trials like one with these values have in common, for their fit of that index; None if
-            they must be trained alone.
-        names: What is searched.
-        rates: The module's word for what trials of a group may differ in, to the name in the space.
-        at_once: Whether any trials can be trained at once.
-        workers: Processes that train the study's trials.
-    """
+    """Trains the trials of one study: at once where each comes out as it would alone, else one by one."""
 
     def __init__(
         self,
         runner: TrialRunner,
+        # Makes what trials with these values have in common in their fit of that index; None: to be trained alone.
         template: Callable[[Mapping[str, Any], int], TrialTemplate | None],
         *,
-        names: Sequence[str],
-        rates: Mapping[str, str],
-        at_once: bool,
-        workers: int = 1,
+        names: Sequence[str],  # of what is searched
+        rates: Mapping[str, str],  # the module's word for what trials of a group may differ in, to the searched name
+        at_once: bool,  # whether any trials can be trained at once
+        workers: int = 1,  # processes that train the study's trials
     ) -> None:
         self.runner, self.rates = runner, rates
         self._template, self._names, self._at_once, self._workers = template, names, at_once, workers
@@ -273,15 +230,15 @@ class GroupedTrialRunner:
         """Return the epochs of a trial, over all its fits."""
         return self.runner.settings.fits * self.runner.settings.max_epochs
 
-    def groups(self, members: Sequence[Member], study: "Study") -> list["GroupedTrials"]:
+    def groups(self, members: Sequence[SampledTrial], study: "Study") -> list["GroupedTrials"]:
         """Return groups of those that differ in their rates alone."""
-        alike: dict[str, list[Member]] = {}
+        alike: dict[str, list[SampledTrial]] = {}
         for member in members:
             others = {name: value for name, value in member.values.items() if name not in self.rates.values()}
             alike.setdefault(json.dumps(others, sort_keys=True), []).append(member)
         return [group for some in alike.values() for group in self._groups_of(some, study)]
 
-    def _groups_of(self, members: Sequence[Member], study: "Study") -> list["GroupedTrials"]:
+    def _groups_of(self, members: Sequence[SampledTrial], study: "Study") -> list["GroupedTrials"]:
         try:
             one = self.template(members[0], 0)
             size = one.module.trials_at_once(one.rows) if one is not None else 0
@@ -290,28 +247,18 @@ class GroupedTrialRunner:
         except Exception:  # noqa: BLE001  # each of them will meet it alone, and say so
             return []
 
-    def template(self, member: Member, index: int) -> TrialTemplate | None:
+    def template(self, member: SampledTrial, index: int) -> TrialTemplate | None:
         """Return what the trials of a member's group have in common in one of their fits."""
         with same_random_numbers(), quiet():
             return self._template(member.values, index)
 
 
 class GroupedTrials:
-    """Trials that are trained in step; what is found of each is what its own fit would find.
+    """Trains trials in step, or raises a ValueError; what is found of each is what its own fit would find."""
 
-    Args:
-        grouped: Trains them.
-        members: The trials.
-        study: The study.
-
-    Raises:
-        ValueError: They cannot be trained in step.
-    """
-
-    def __init__(self, grouped: GroupedTrialRunner, members: Sequence[Member], study: "Study") -> None:
-        self.members = members
+    def __init__(self, grouped: GroupedTrialRunner, members: Sequence[SampledTrial], study: "Study") -> None:
+        self.members, self._study = members, study
         self._grouped, self._runner, self._settings = grouped, grouped.runner, grouped.runner.settings
-        self._study = study
         self._places = {member.number: place for place, member in enumerate(members)}
         self._left = list(self._places)
         self._observers: dict[int, list[TrialObserver]] = {number: [] for number in self._places}
@@ -321,20 +268,13 @@ class GroupedTrials:
 
     def _open(self) -> None:
         """Begin the next fit of the trials that are left."""
-        index = len(self._fits)
+        index, metrics, names = len(self._fits), self._settings.metrics, self._grouped.rates.items()
         one = self._grouped.template(self.members[0], index)
-        rates = self._grouped.rates.items()
+        rates = [{rate: each.values[name] for rate, name in names if name in each.values} for each in self.members]
+        wanted = {"monitor": metrics[0], "high": self._settings.high, "curves": [*metrics, *CURVES]}
         fits: BatchedFits | None = None
         if one is not None:
-            fits = one.module.trial_group(
-                [{rate: each.values[name] for rate, name in rates if name in each.values} for each in self.members],
-                seed=one.seed,
-                train=one.train,
-                val=one.val,
-                monitor=self._settings.metrics[0],
-                high=self._settings.high,
-                curves=[*self._settings.metrics, *CURVES],
-            )
+            fits = one.module.trial_group(rates, seed=one.seed, train=one.train, val=one.val, **wanted)
         if one is None or fits is None:
             raise ValueError(f"fit {index} of these trials cannot be trained in step.")
         fits.keep([self._places[number] for number in self._left])
@@ -371,7 +311,7 @@ class GroupedTrials:
         self._left = list(numbers)
         self._fits[-1].keep([self._places[number] for number in numbers])
 
-    def end(self, number: int, reason: str) -> Ended:
+    def end(self, number: int, reason: str) -> TrialOutcome:
         """Return what became of a trial."""
         place, fits = self._places[number], self._observers[number]
         if "metrics" in self._settings.attrs:
@@ -381,7 +321,7 @@ class GroupedTrials:
         if self._runner.ended is not None:
             end = TrialEnd(self._study, number, member.attrs, member.values, fits, None if reason else result)
             self._runner.ended(end)
-        return Ended(result, self._settings.found(fits))
+        return TrialOutcome(result, self._settings.found(fits))
 
 
 @contextmanager

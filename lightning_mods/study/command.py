@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from callbacks.search.engine import search
 from callbacks.search.plan import Plan, SearchError
 from callbacks.search.results import Progress, ProgressLine, TrialRow, best_trials, importances
+from callbacks.search.storage import open_storage
 from callbacks.tuning.study import rows_of
 from lightning_mods import fit
 from lightning_mods.cli.command_line import CommandLine, UsageError
@@ -115,7 +116,7 @@ class OpenStudy:
             opened, _ = self.study.look()
             if any(trial.state.is_finished() and "reason" in trial.user_attrs for trial in opened.get_trials()):
                 return  # another process has come further
-            optuna.delete_study(study_name=opened.study_name, storage=opened._storage)
+            optuna.delete_study(study_name=opened.study_name, storage=open_storage(self.study.storage))
         _remove(self.new_files)
 
 

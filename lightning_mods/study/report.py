@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.host import replacing
-from callbacks.search.results import TrialRow, corners
+from callbacks.search.results import TrialRow, corners, counted
 from lightning_mods.cli.class_paths import short
 from lightning_mods.study.trial_cli import StudyCLI, short_names, shown
 
@@ -131,15 +131,9 @@ class StudyReport:
         return "\n\n".join(part for part in parts if part)
 
     def _head(self) -> str:
-        states = [row.state for row in self.rows]
         epochs = sum(int(row.attrs.get("epochs", 0)) for row in self.rows)
-        counts = [
-            f"{states.count(state)} {word}"
-            for state, word in (("COMPLETE", "complete"), ("PRUNED", "pruned"), ("FAIL", "failed"))
-            if states.count(state)
-        ]
         pareto = ", a Pareto front" if len(self.metrics) > 1 else ""
-        of = f"{_count(len(states), 'trial')} ({', '.join(counts)}), {_count(epochs, 'epoch')}"
+        of = f"{_count(len(self.rows), 'trial')} ({counted(self.rows)}), {_count(epochs, 'epoch')}"
         return f"study {self.name}: {of}{pareto}"
 
     def _table(self) -> str:

@@ -127,11 +127,11 @@ warnings.simplefilter("ignore")
 import pytorch_lightning as pl
 import torch
 from callbacks import OptunaSearch
-from callbacks.tuning import copies
+from callbacks.tuning import study
 from datamodules import TabularDataModule
 from lightning_mods import MLPClassifier
 
-copies.PULSE = 0.0  # a sign of life at every report
+study.PULSE = 0.0  # a sign of life at every report
 
 def fit(root, callbacks, batch_size="auto", **kwargs):
     pl.seed_everything(3)
