@@ -1,6 +1,8 @@
 """`GradientLogger`: shows what gradients and updates do to each layer. It writes, and judges nothing."""
 
 import math
+from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -69,8 +71,12 @@ class GradientLogger(Callback):
         flow_every: int = 10_000,
         sample: int = 16_384,
     ) -> None:
-        periods = {"every": every, "histograms_every": histograms_every, "updates_every": updates_every}
-        never = {**periods, "flow_every": flow_every}
+        never = {
+            "every": every,
+            "histograms_every": histograms_every,
+            "updates_every": updates_every,
+            "flow_every": flow_every,
+        }
         for name, value in {**never, "write_every": write_every, "sample": sample}.items():
             least = 0 if name in never else 1
             if value < least:
@@ -133,23 +139,10 @@ class GradientLogger(Callback):
                 self._guard.once(trainer, f"nothing is logged: {type(trainer.strategy).__name__} {reason}.")
             return
         with self._guard(trainer, "following the optimizers"):
-            schedule = GradientSchedule(
-                self.every,
-                self.updates_every,
-                self.histograms_every,
-                write_every=self.write_every,
-                flow_every=self.flow_every,
-                sample=self.sample,
-            )
+            schedule = GradientSchedule(**{each.name: getattr(self, each.name) for each in fields(GradientSchedule)})
+            draw = partial(self._draw, trainer)
             self._session = GradientSession(
-                self,
-                trainer,
-                pl_module,
-                schedule=schedule,
-                guard=self._guard,
-                flow=self._flow,
-                counts=self._counts,
-                draw=lambda: self._draw(trainer),
+                self, trainer, pl_module, self._guard, schedule, flow=self._flow, counts=self._counts, draw=draw
             )
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:

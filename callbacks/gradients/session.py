@@ -52,12 +52,7 @@ class GradientSchedule:
 
 
 class ReadingAhead:
-    """What is read of a coming step that does not pass through Lightning's loop.
-
-    Args:
-        session: The session that reads.
-        moment: What was read before the step; None if it could not be.
-    """
+    """Reads a coming step that does not pass through Lightning's loop; its moment is None if that could not be read."""
 
     def __init__(self, session: "GradientSession", moment: Moment | None) -> None:
         self._session, self._moment = session, moment
@@ -74,30 +69,19 @@ class ReadingAhead:
 
 
 class GradientSession(StepListener):
-    """Reads the steps of all optimizers of a fit.
-
-    Args:
-        owner: The callback that it reads for.
-        trainer: The fit.
-        module: The module it trains.
-        schedule: How often to read.
-        guard: Reports failures.
-        flow: The history so far.
-        counts: Steps that each optimizer has taken before.
-        draw: Called between two steps when it is time for a picture.
-    """
+    """Reads the steps of all optimizers of a fit."""
 
     def __init__(
         self,
-        owner: Callback,
+        owner: Callback,  # the session reads for it
         trainer: Trainer,
         module: LightningModule,
-        *,
-        schedule: GradientSchedule,
         guard: Guard,
-        flow: GradientFlow | None,
-        counts: Sequence[int],
-        draw: Callable[[], None],
+        schedule: GradientSchedule,
+        *,
+        flow: GradientFlow | None,  # the history so far
+        counts: Sequence[int],  # steps that each optimizer has taken before
+        draw: Callable[[], None],  # called between two steps when it is time for a picture
     ) -> None:
         self._owner = owner
         self._trainer = trainer
@@ -281,18 +265,11 @@ class GradientSession(StepListener):
             name = type(optimizer).__name__
             self._guard.once(self._trainer, f"{name} is left out: it is no torch.optim.Optimizer with step hooks.")
             return None
-        self._readers[optimizer] = GradientReader(
-            self._module, sample=self._schedule.sample, left_out=self._say_left_out
-        )
-        self._steps[optimizer] = ObservedSteps(
-            optimizer,
-            index,
-            upcoming=self._readings.upcoming,
-            listener=self,
-            owner=self._owner,
-            count=self._counts[index] if index < len(self._counts) else 0,
-        )
-        return self._steps[optimizer]
+        reader = GradientReader(self._module, sample=self._schedule.sample, left_out=self._say_left_out)
+        count, upcoming = (*self._counts[index : index + 1], 0)[0], self._readings.upcoming
+        steps = ObservedSteps(optimizer, index, upcoming=upcoming, listener=self, owner=self._owner, count=count)
+        self._readers[optimizer], self._steps[optimizer] = reader, steps
+        return steps
 
     def _say_left_out(self, names: Sequence[str]) -> None:
         some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -340,8 +317,7 @@ def _write_together(trainer: Trainer, moments: list[Moment]) -> list[list[float]
         if moment.samples is not None:
             dispatch.write_moment(trainer, moment.step, {}, _histograms(moment))
     dispatch.write_moment(trainer, last.step, scalars, _histograms(last))
-    found: list[list[float]] = norms.tolist()
-    return found
+    return norms.tolist()  # type: ignore[no-any-return]
 
 
 def _numbers(moments: Sequence[Moment]) -> tuple[Array, dict[str, Array]]:

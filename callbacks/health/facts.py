@@ -84,7 +84,7 @@ AFFINE = frozenset({"Addmm", "Mm", "Convolution", "MkldnnConvolution", "Linear",
 
 
 @dataclass(frozen=True)
-class Op:
+class OperationFacts:
     """One operation of the graph, `dim` counted from the front, with the shape of its result where it is known."""
 
     name: str
@@ -117,14 +117,14 @@ class Term:
     sign: int = 1  # 1 as it should be, -1 if turned, 0 if it cannot be told
     shape: tuple[int, ...] = ()  # the shape of the prediction that it is given
     # the operations before it, last first, down to the first affine one or where it can't be followed
-    chain: tuple[Op, ...] = ()
+    chain: tuple[OperationFacts, ...] = ()
     target: Target | None = None  # what it compares with, if that can be seen
     stretched: bool = False  # whether prediction and target were broadcast into a square
     weighted: bool = False  # whether the loss weighs classes
     ignored: int = -100  # the class that stands for none; torch's own word for it is -100
 
     @property
-    def real(self) -> tuple[Op, ...]:
+    def real(self) -> tuple[OperationFacts, ...]:
         """The chain without operations that only move numbers."""
         return tuple(op for op in self.chain if op.name not in MOVES)
 

@@ -19,7 +19,7 @@ from torch.utils.data import (
 
 from callbacks.health.facts import Loss, Structure
 from callbacks.health.faults import Fault, Finding, from_plain, to_plain
-from callbacks.health.readers.data import (
+from callbacks.health.data_reading import (
     PendingFinding,
     Sample,
     read_contrast,
@@ -30,8 +30,8 @@ from callbacks.health.readers.data import (
     read_numbers,
     tensors_in,
 )
-from callbacks.health.readers.loss import read_loss, with_batch
-from callbacks.health.readers.network import NUMERIC, LayerInputs, read_batch_norms, read_structure
+from callbacks.health.loss_reading import read_loss, with_batch
+from callbacks.health.network_reading import NUMERIC, LayerInputs, read_batch_norms, read_structure
 from callbacks.health.rules import data as data_rules
 from callbacks.health.rules import network as network_rules
 from callbacks.host import logged

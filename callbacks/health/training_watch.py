@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from callbacks.health.facts import Facts, Reading
 from callbacks.health.faults import Finding, Said
 from callbacks.health.parameter_watch import ReachWatch, UnitWatch, UpdateWatch, ZeroingWatch, weights_at_start
-from callbacks.health.readers.network import frozen_at_random, is_alone, read_dropouts, read_head, read_optimizers
+from callbacks.health.network_reading import frozen_at_random, is_alone, read_dropouts, read_head, read_optimizers
 from callbacks.health.rules import training as rules
 from callbacks.health.rules.training import LossCourse
 from callbacks.host import logged

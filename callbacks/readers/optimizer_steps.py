@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from callbacks.readers.pacing import NEVER
+
 BETWEEN, BEFORE, WITHIN = range(3)  # steps; a step whose gradients are there, before `step` is called; the call
 
 
@@ -23,10 +25,9 @@ class StepListener:
     """Reads the steps of an optimizer that are due; what it leaves out is passed by."""
 
     def gradients(self, steps: "ObservedSteps") -> Tensor | None:
-        """Read gradients: they are unscaled and accumulated, and nothing has clipped them yet.
+        """Read gradients, unscaled, accumulated and not yet clipped; return the norms of all of them if they are known.
 
-        Returns:
-            The norms of all gradients of the optimizer, on their device; None if they were not read.
+        The norms stay on the device; None says that not all gradients were read.
         """
         return None
 
@@ -38,41 +39,36 @@ class StepListener:
 
 
 class ObservedSteps:
-    """Counts the steps of one optimizer for one listener, from now until it leaves the `observer`.
-
-    Args:
-        optimizer: The optimizer to follow.
-        index: Its place among the trainer's.
-        upcoming: The first step from a given one on that is due; steps of this optimizer, 0 the first. It is asked
-            after each that was due, so that the others cost a comparison.
-        listener: Is told of the steps that are due.
-        owner: The callback that the listener reads for.
-        count: Steps taken before.
-    """
+    """Counts the steps of one optimizer for one listener, from now until it leaves the `observer`."""
 
     def __init__(
         self,
         optimizer: Optimizer,
-        index: int,
+        index: int,  # its place among the trainer's
         *,
-        upcoming: Callable[[int], int],
+        upcoming: Callable[[int], int],  # the first step from one on that is due; asked after each that was due
         listener: StepListener,
-        owner: Callback,
-        count: int = 0,
+        owner: Callback,  # the listener reads for it
+        count: int = 0,  # steps taken before
     ) -> None:
         self.optimizer = optimizer
         self.index = index
         self.upcoming = upcoming
         self.listener = listener
         self.owner = owner
-        self.count = count  # steps begun
         self.next = upcoming(count)
         self.is_due = False  # whether the step that is under way is
-        self.had_turn = False  # whether Lightning's hook of the owner was called in it
+        self.turn = -1  # the observer's count when Lightning last called the owner's hook
         self.read = self.read_clipped = False  # in this step
         self.norms: Tensor | None = None  # of the gradients of this step
         self.observer = StepObserver.of(optimizer)
+        self.before = count - self.observer.count  # steps that the observer did not count
         self.observer.listen(self)
+
+    @property
+    def count(self) -> int:
+        """Steps begun."""
+        return self.before + self.observer.count
 
     @property
     def step(self) -> int:
@@ -81,8 +77,9 @@ class ObservedSteps:
 
     def skip(self, n: int) -> None:
         """Count steps that were taken by somebody who told the listener of those that were due."""
-        self.count += n
+        self.before += n
         self.next = self.upcoming(self.count)
+        self.observer.plan()
 
     def read_gradients(self) -> None:
         """Have the gradients read, once a step."""
@@ -95,10 +92,13 @@ class StepObserver:
     """Observes one optimizer for all callbacks that listen to its steps, with one pair of hooks.
 
     It is told by Lightning through the callbacks, and by torch; its hooks are gone when the last listener has left.
+    A step that nobody reads costs it a comparison, however many listen.
     """
 
     def __init__(self) -> None:
+        self.count = 0  # steps begun while somebody listened
         self.is_due = False  # whether a step is under way that somebody reads
+        self._next = NEVER  # the count before the next one
         self._listening: list[ObservedSteps] = []
         self._where = BETWEEN
         self._hooks: list[RemovableHandle] = []
@@ -120,6 +120,7 @@ class StepObserver:
                 steps.optimizer.register_step_post_hook(self._leave),
             ]
         self._listening.append(steps)
+        self.plan()
 
     def leave(self, steps: ObservedSteps) -> None:
         """Tell a listener no longer."""
@@ -135,9 +136,7 @@ class StepObserver:
     def agrees_with(self, callback: Callback, callbacks: Sequence[Callback]) -> bool:
         """Return whether listeners see the gradients that a callback sees: none between them may change these.
 
-        Args:
-            callback: Has no listener of its own here.
-            callbacks: The trainer's, in the order in which their hooks are called.
+        The callback has no listener of its own here; `callbacks` are the trainer's, as their hooks are called.
         """
         owners = [callback, *(steps.owner for steps in self._listening)]
         places = [i for i, each in enumerate(callbacks) if any(each is owner for owner in owners)]
@@ -161,18 +160,19 @@ class StepObserver:
     def gradients_changed(self) -> None:
         """Let those listeners read anew whose own turn in this step is still to come."""
         for steps in self._listening:
-            if not steps.had_turn:
+            if steps.turn != self.count:
                 steps.read, steps.norms = False, None
 
     # ------------------------------------------------------------------ moments
 
     def before_step(self, steps: ObservedSteps) -> None:
         """Read gradients in Lightning's `on_before_optimizer_step` of the callback that owns these steps."""
-        if self._where == BETWEEN or (self._where == BEFORE and steps.had_turn):  # a scaler: the step comes later
+        where = self._where
+        if where != WITHIN and (where == BETWEEN or steps.turn == self.count):  # a scaler: the step comes later
             self._settle()
             self._begin()
             self._where = BEFORE
-        steps.had_turn = True
+        steps.turn = self.count
         if steps.is_due:
             steps.read_gradients()
 
@@ -181,13 +181,18 @@ class StepObserver:
         if self._where != WITHIN:
             self._settle()
 
+    def plan(self) -> None:
+        """Find out after how many more steps a listener reads again."""
+        self._next = min((each.next - each.before for each in self._listening if each.next != NEVER), default=NEVER)
+
     def _begin(self) -> None:
-        for steps in self._listening:
-            steps.had_turn = False
-            if steps.count == steps.next:
-                steps.is_due = self.is_due = True
-                steps.next = steps.upcoming(steps.count + 1)
-            steps.count += 1
+        if self.count == self._next:
+            for steps in self._listening:
+                if steps.count == steps.next:
+                    steps.is_due = self.is_due = True
+                    steps.next = steps.upcoming(steps.count + 1)
+            self.plan()
+        self.count += 1
 
     def _enter(self, _: Optimizer, args: Any, kwargs: Any) -> Any:
         if self._where == BETWEEN:
@@ -220,12 +225,14 @@ class StepObserver:
                     steps.listener.clipped(steps)
 
     def _leave(self, *_: Any) -> None:
-        self._settle()
+        if self.is_due:
+            self._settle()
+        else:
+            self._where = BETWEEN
 
     def _settle(self) -> None:
         self._where = BETWEEN
-        if not self.is_due:
-            return
+        self.is_due = False
         self.is_due = False
         for steps in self._listening:
             was_read = steps.is_due and steps.read

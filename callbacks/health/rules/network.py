@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from math import prod
 
-from callbacks.health.facts import AFFINE, MOVES, BatchNorm, Loss, Op, Structure, Term
+from callbacks.health.facts import AFFINE, MOVES, BatchNorm, Loss, OperationFacts, Structure, Term
 from callbacks.health.faults import Fault, Finding, named
 
 BOUNDED = {"Sigmoid": (0.0, 1.0), "Tanh": (-1.0, 1.0), "Relu": (0.0, None), "Softplus": (0.0, None)}
@@ -163,7 +163,7 @@ def _first(term: Term) -> str:
     return term.real[0].name if term.real else ""
 
 
-def _second_softmax(term: Term) -> Op | None:
+def _second_softmax(term: Term) -> OperationFacts | None:
     if _first(term) != "LogSoftmax":
         return None
     after = [op for op in term.real[1:] if not op.name.startswith("Clamp")]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node as GradNode
 
-from callbacks.health.facts import AFFINE, MOVES, Loss, Op, Target, Term
+from callbacks.health.facts import AFFINE, MOVES, Loss, OperationFacts, Target, Term
 from callbacks.readers.autograd import inputs_of, name_of, parameter_of, saved, trained_inputs
 
 MOST_NODES = 400  # of a loss made of many terms, the rest is not read
@@ -174,7 +174,7 @@ def _is_penalty(node: GradNode) -> bool:
     return False
 
 
-def _is_square(shape: tuple[int, ...], chain: tuple[Op, ...]) -> bool:
+def _is_square(shape: tuple[int, ...], chain: tuple[OperationFacts, ...]) -> bool:
     """Whether a column of predictions was broadcast against a row of targets."""
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
         return False
@@ -225,9 +225,9 @@ def _sign(factor: Any) -> int:
 # ---------------------------------------------------------------------- chains
 
 
-def _chain(node: GradNode | None) -> tuple[Op, ...]:
+def _chain(node: GradNode | None) -> tuple[OperationFacts, ...]:
     """The operations from a prediction back to the first affine one, or to where it can't be followed."""
-    ops: list[Op] = []
+    ops: list[OperationFacts] = []
     while node is not None and len(ops) < LONGEST_CHAIN:
         name = name_of(node)
         ops.append(_op(node, name))
@@ -236,14 +236,14 @@ def _chain(node: GradNode | None) -> tuple[Op, ...]:
     return tuple(ops)
 
 
-def _op(node: GradNode, name: str) -> Op:
+def _op(node: GradNode, name: str) -> OperationFacts:
     if name in ("Softmax", "LogSoftmax"):
         shape, along = _shape(saved(node, "result")), saved(node, "dim")
-        return Op(name, along % len(shape) if isinstance(along, int) and shape else None, shape)
+        return OperationFacts(name, along % len(shape) if isinstance(along, int) and shape else None, shape)
     if name == "Addmm":
         left, right = saved(node, "mat1_sym_sizes"), saved(node, "mat2_sym_sizes")
-        return Op(name, None, (int(left[0]), int(right[1])) if left and right else ())
-    return Op("Scale" if name in ("Mul", "Div") and len(trained_inputs(node)) == 1 else name)
+        return OperationFacts(name, None, (int(left[0]), int(right[1])) if left and right else ())
+    return OperationFacts("Scale" if name in ("Mul", "Div") and len(trained_inputs(node)) == 1 else name)
 
 
 def _shape(tensor: Tensor | None) -> tuple[int, ...]:
