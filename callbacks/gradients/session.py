@@ -267,7 +267,7 @@ class GradientSession(StepListener):
             return None
         reader = GradientReader(self._module, sample=self._schedule.sample, left_out=self._say_left_out)
         count, upcoming = (*self._counts[index : index + 1], 0)[0], self._readings.upcoming
-        steps = ObservedSteps(optimizer, index, upcoming=upcoming, listener=self, owner=self._owner, count=count)
+        steps = ObservedSteps(optimizer, index, upcoming, listener=self, owner=self._owner, taken=count)
         self._readers[optimizer], self._steps[optimizer] = reader, steps
         return steps
 

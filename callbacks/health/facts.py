@@ -97,7 +97,6 @@ class Target:
     """What a loss compares with."""
 
     shape: tuple[int, ...] = ()
-    integer: bool = False  # whether its type is an integer
     low: float = 0.0
     high: float = 0.0
     distinct: int = 0  # different values in it, counted up to a bound

@@ -15,24 +15,15 @@ MOST_NODES = 400  # of a loss made of many terms, the rest is not read
 LONGEST_CHAIN = 24
 REDUCTIONS = frozenset({"Mean", "Sum", "Div", "Nanmean", "Nansum", "Stack", "Cat", "MaskedFill", "Where", "Squeeze"})
 SCORES = frozenset({"LogSoftmax", "Log", "LogSigmoid"})
-FUSED = {
-    "NllLoss": "nll",
-    "NllLoss2D": "nll",
-    "BinaryCrossEntropy": "bce",
-    "BinaryCrossEntropyWithLogits": "bce_logits",
-    "MseLoss": "regression",
-    "SmoothL1Loss": "regression",
-    "HuberLoss": "regression",
-}
+REGRESSIONS = ("MseLoss", "SmoothL1Loss", "HuberLoss")
+FUSED = {"NllLoss": "nll", "NllLoss2D": "nll", "BinaryCrossEntropy": "bce"}
+FUSED |= {"BinaryCrossEntropyWithLogits": "bce_logits", **dict.fromkeys(REGRESSIONS, "regression")}
 
 
 def read_loss(loss: Tensor, *, alone: bool, maximised: bool) -> Loss:
-    """Return the terms of a loss.
+    """Return the terms of a loss before its backward pass.
 
-    Args:
-        loss: The loss, before its backward pass.
-        alone: Whether the one optimizer minimises this loss and no other.
-        maximised: Whether the optimizer maximises.
+    It is told whether one optimizer minimises this loss and no other, and whether that maximises.
     """
     terms: list[Term] = []
     todo: list[tuple[GradNode | None, int]] = [(loss.grad_fn, 1)]
@@ -75,32 +66,15 @@ def _sides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _target(target: Tensor) -> Target:
-    """A target as plain numbers."""
     values = target.reshape(-1)[:4096].double()
     if not len(values):
         return Target(tuple(target.shape))
     margin = 0.05 * float(values.std(correction=0)) if len(values) > 1 else 0.0
-    numbers = torch.stack(
-        [
-            values.min(),
-            values.max(),
-            (values < -margin).double().mean(),
-            (values > 1.05).double().mean(),
-            (values.abs() > 1.05).double().mean(),
-        ]
-    ).tolist()
-    low, high, *beyond = (float(number) for number in numbers)
-    return Target(
-        tuple(target.shape),
-        not target.is_floating_point(),
-        low,
-        high,
-        min(len(torch.unique(values)), 64),
-        _is_one_hot(target),
-        False,
-        target.data_ptr(),
-        (beyond[0], beyond[1], beyond[2]),
-    )
+    outside = (values < -margin, values > 1.05, values.abs() > 1.05)
+    numbers = torch.stack([values.min(), values.max(), *(where.double().mean() for where in outside)])
+    low, high, *beyond = numbers.tolist()
+    shape, distinct = tuple(target.shape), min(len(torch.unique(values)), 64)
+    return Target(shape, low, high, distinct, _is_one_hot(target), address=target.data_ptr(), beyond=tuple(beyond))
 
 
 def _is_one_hot(target: Tensor) -> bool:
@@ -108,12 +82,7 @@ def _is_one_hot(target: Tensor) -> bool:
     if target.ndim != 2 or target.shape[1] < 2 or target.shape[0] < 3:
         return False
     row = target.float()
-    ones = (row == 1).sum(1) == 1
-    zeros = (row == 0).sum(1) == target.shape[1] - 1
-    return bool((ones & zeros).all())
-
-
-# ---------------------------------------------------------------------- terms
+    return bool((((row == 1).sum(1) == 1) & ((row == 0).sum(1) == target.shape[1] - 1)).all())
 
 
 def _term(node: GradNode, sign: int) -> Term | None:
@@ -220,9 +189,6 @@ def _sign(factor: Any) -> int:
     if isinstance(factor, Tensor):
         return 1 if bool((factor >= 0).all()) else -1 if bool((factor <= 0).all()) else 0
     return 0 if isinstance(factor, complex) else 1 if factor >= 0 else -1
-
-
-# ---------------------------------------------------------------------- chains
 
 
 def _chain(node: GradNode | None) -> tuple[OperationFacts, ...]:

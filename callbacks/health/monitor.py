@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -62,11 +63,10 @@ class GradientMonitor(Callback):
         self.ignore = ignore
         self.closing = closing
         self.last_word = ""
-        self.findings: list[Finding] = []
         self._begin()
 
     def _begin(self) -> None:
-        self.findings = []
+        self.findings: list[Finding] = []
         self._guard = Guard("GradientMonitor")
         self._nonfinite = NonFiniteGuard(self.on_nonfinite)
         self._watch = TrainingWatch(self.every)
@@ -76,13 +76,9 @@ class GradientMonitor(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was found, and how far it got."""
-        return {
-            "findings": [to_plain(found) for found in self.findings],
-            "skipped": self._nonfinite.skipped,
-            "steps": self._nonfinite.steps,
-            "watch": self._watch.state_dict(),
-            "probe": self._probe.state_dict(),
-        }
+        guard, watch, probe = self._nonfinite, self._watch.state_dict(), self._probe.state_dict()
+        found = [to_plain(found) for found in self.findings]
+        return {"findings": found, "skipped": guard.skipped, "steps": guard.steps, "watch": watch, "probe": probe}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the findings of a checkpoint."""
@@ -90,8 +86,6 @@ class GradientMonitor(Callback):
         self._nonfinite.skipped, self._nonfinite.steps = state_dict["skipped"], state_dict["steps"]
         self._watch.load_state_dict(state_dict["watch"])
         self._probe.load_state_dict(state_dict["probe"])
-
-    # ------------------------------------------------------------------ hooks
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier run, unless this one goes on with it."""
@@ -115,8 +109,9 @@ class GradientMonitor(Callback):
             if batch_idx == 0:
                 self._nonfinite.epoch_begins(trainer, pl_module)
             self._nonfinite.before_batch(batch, batch_idx)
-            if watch.due or watch.batches >= watch.next:
-                watch.before_batch()
+            if watch.batches >= watch.next:
+                watch.due = watch.busy = True
+            if watch.due:
                 self._probe.before_batch(trainer, pl_module, batch, batch_idx)
         except Exception as error:  # noqa: BLE001  # as in `Guard`
             self._guard.failed(trainer, "looking at the batch", error)
@@ -147,11 +142,9 @@ class GradientMonitor(Callback):
 
     def _observe(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Under manual optimization Lightning does not call the hook above for a raw optimizer.
-        listener = _EveryStep(lambda optimizer: self._before_step(trainer, pl_module, optimizer))
-        self._steps = [
-            ObservedSteps(optimizer, index, upcoming=lambda step: step, listener=listener, owner=self)
-            for index, optimizer in enumerate(trainer.optimizers)
-        ]
+        listener = _EveryStep(partial(self._before_step, trainer, pl_module))
+        observed = partial(ObservedSteps, upcoming=lambda step: step, listener=listener, owner=self)
+        self._steps = [observed(optimizer, index) for index, optimizer in enumerate(trainer.optimizers)]
 
     def _before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         nonfinite = self._nonfinite
@@ -216,11 +209,9 @@ class GradientMonitor(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge what an epoch shows."""
-        try:
+        with self._guard(trainer, "looking at the epoch"):
             self._probe.epoch_end(trainer, pl_module)
             self._watch.epoch_end(trainer)
-        except Exception as error:  # noqa: BLE001  # as in `Guard`
-            self._guard.failed(trainer, "looking at the epoch", error)
         self._speak(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -257,8 +248,6 @@ class GradientMonitor(Callback):
         for steps in self._steps:
             steps.observer.leave(steps)
         self._steps = []
-
-    # ------------------------------------------------------------------ speaking
 
     def _say_or_raise(self, trainer: Trainer, found: Finding) -> None:
         if "itself holds" not in found.why:

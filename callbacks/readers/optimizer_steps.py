@@ -7,6 +7,7 @@ and Lightning's hook.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import InitVar, dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -38,31 +39,25 @@ class StepListener:
         """Read weights after the step was taken, or a gradient scaler left it out."""
 
 
+@dataclass(eq=False)
 class ObservedSteps:
     """Counts the steps of one optimizer for one listener, from now until it leaves the `observer`."""
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        index: int,  # its place among the trainer's
-        *,
-        upcoming: Callable[[int], int],  # the first step from one on that is due; asked after each that was due
-        listener: StepListener,
-        owner: Callback,  # the listener reads for it
-        count: int = 0,  # steps taken before
-    ) -> None:
-        self.optimizer = optimizer
-        self.index = index
-        self.upcoming = upcoming
-        self.listener = listener
-        self.owner = owner
-        self.next = upcoming(count)
+    optimizer: Optimizer
+    index: int  # its place among the trainer's
+    upcoming: Callable[[int], int]  # the first step from one on that is due; asked after each that was due
+    listener: StepListener
+    owner: Callback  # the listener reads for it
+    taken: InitVar[int] = 0  # steps before
+
+    def __post_init__(self, taken: int) -> None:
+        self.next = self.upcoming(taken)
         self.is_due = False  # whether the step that is under way is
         self.turn = -1  # the observer's count when Lightning last called the owner's hook
         self.read = self.read_clipped = False  # in this step
         self.norms: Tensor | None = None  # of the gradients of this step
-        self.observer = StepObserver.of(optimizer)
-        self.before = count - self.observer.count  # steps that the observer did not count
+        self.observer = StepObserver.of(self.optimizer)
+        self.before = taken - self.observer.count  # steps that the observer did not count
         self.observer.listen(self)
 
     @property
@@ -106,18 +101,16 @@ class StepObserver:
     @staticmethod
     def of(optimizer: Optimizer) -> "StepObserver":
         """Return the one observer of an optimizer."""
-        found = _OBSERVERS.get(optimizer)
-        if found is None:
-            found = _OBSERVERS[optimizer] = StepObserver()
-        return found
+        return _OBSERVERS.setdefault(optimizer, StepObserver())
 
     def listen(self, steps: ObservedSteps) -> None:
         """Tell a listener of the steps to come."""
         if not self._listening:
             self._where = BETWEEN
+            optimizer = steps.optimizer
             self._hooks = [
-                steps.optimizer.register_step_pre_hook(self._enter),
-                steps.optimizer.register_step_post_hook(self._leave),
+                optimizer.register_step_pre_hook(self._enter),
+                optimizer.register_step_post_hook(self._leave),
             ]
         self._listening.append(steps)
         self.plan()
