@@ -220,7 +220,10 @@ class NonFiniteGuard:
         self._layer_of: dict[int, str] = {}
         self._buffers: BufferKeeper | None = None
         self._owner = Callback()
-        self.end()
+        self._observer: StepObserver | None = None
+        self._module: nn.Module = nn.Module()
+        self._parameters: list[nn.Parameter] = []
+        self._check = GradientCheck(self._module)
 
     def begin(self, trainer: Trainer, module: LightningModule, owner: Callback) -> None:
         """Find what there is to watch in a fit, for the callback that calls these hooks."""
@@ -258,10 +261,8 @@ class NonFiniteGuard:
 
     def end(self) -> None:
         """Drop the last batch and the module."""
-        self._batch = self._buffers = None
-        self._observer: StepObserver | None = None
-        self._module: nn.Module = nn.Module()
-        self._parameters: list[nn.Parameter] = []
+        self._batch = self._buffers = self._observer = None
+        self._module, self._parameters = nn.Module(), []
         self._check = GradientCheck(self._module)
 
     def before_batch(self, batch: Any, batch_idx: int) -> None:

@@ -227,8 +227,11 @@ class ZeroingWatch:
     def __init__(self) -> None:
         self.kept = 0  # steps that used the last step's gradient again
         self.done = False
+        self._parameter: nn.Parameter | None = None
+        self._optimizer: Optimizer | None = None
+        self._held: Tensor | None = None
+        self._came: Tensor | None = None
         self._hook: RemovableHandle | None = None
-        self.end()
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Compare, when the optimizer that is watched is about to step."""
@@ -274,7 +277,4 @@ class ZeroingWatch:
     def end(self) -> None:
         """Take the hook away."""
         self._unhook()
-        self._parameter: nn.Parameter | None = None
-        self._optimizer: Optimizer | None = None
-        self._held: Tensor | None = None
-        self._came: Tensor | None = None
+        self._parameter = self._optimizer = self._held = self._came = None
