@@ -242,17 +242,16 @@ class Moment:
     samples: Tensor | None = None  # what `Probe.samples` gave, if it was time for histograms
 
 
+@dataclass(eq=False)
 class GradientReader:
-    """Makes the probe for what one optimizer is about to change; `module` gives the names.
+    """Makes the probe for what one optimizer is about to change."""
 
-    `left_out` is told the names of the parameters that cannot be read.
-    """
+    module: nn.Module  # gives the names
+    sample: int  # elements of a parameter that are read, at most
+    left_out: Callable[[Sequence[str]], None]  # told the names of the parameters that cannot be read
 
-    def __init__(self, module: nn.Module, *, sample: int, left_out: Callable[[Sequence[str]], None]) -> None:
-        self._module = module
-        self._sample = sample
-        self._left_out = left_out
-        self._places = places(module)
+    def __post_init__(self) -> None:
+        self._places = places(self.module)
         self._probes: dict[tuple[tuple[int, int, bool], ...], Probe | None] = {}
 
     def probe(self, optimizer: Optimizer) -> Probe | None:
@@ -269,13 +268,13 @@ class GradientReader:
     def _make(self, live: list[Tensor]) -> Probe | None:
         skipped = {id(p) for p in sharded(live)}
         if any(p not in self._places for p in live):
-            self._places = places(self._module)  # a parameter was added
+            self._places = places(self.module)  # a parameter was added
         if skipped:
-            self._left_out([self._place(p).name for p in live if id(p) in skipped])
+            self.left_out([self._place(p).name for p in live if id(p) in skipped])
         ordered = sorted((p for p in live if id(p) not in skipped), key=lambda p: self._place(p).index)
         if not ordered:
             return None
-        probe = Probe(ordered, [self._place(p) for p in ordered], sample=self._sample)
+        probe = Probe(ordered, [self._place(p) for p in ordered], sample=self.sample)
         probe.whole = not skipped
         return probe
 

@@ -126,9 +126,8 @@ def _apart(one: Tensor, other: Tensor) -> float:
 
 def read_contrast(train: Tensor, val: Tensor, labels: tuple[Tensor, Tensor] | None) -> Contrast | None:
     """Compare training rows (N, …) with validation rows (M, …); None if a number is not finite."""
-    if train.shape[1:] != val.shape[1:] or min(len(train), len(val)) < 8:
-        return None
-    if not bool(train.isfinite().all() and val.isfinite().all()):
+    comparable = train.shape[1:] == val.shape[1:] and min(len(train), len(val)) >= 8
+    if not comparable or not bool(train.isfinite().all() and val.isfinite().all()):
         return None
     effects = {}
     for name, of_train, of_val in zip(STATISTICS, _statistics(train), _statistics(val), strict=False):
@@ -185,12 +184,9 @@ def read_neighbours(train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor]) ->
     size = min(len(val[0]), len(train[0]), ENOUGH)  # neighbours are nearer in a larger sample
     if size < FEW or val[0].shape[1:] != train[0].shape[1:]:
         return None
-    found = []
-    for rows, labels in (train, val):
-        near, distance = _nearest(_prepared(rows, size))
-        found.append((_agreement(_values(labels[:size]), near), distance))
-    (agreed, near_train), (agreed_val, near_val) = found
-    density = near_train / near_val if near_val else 1.0
+    (near, distance), (near_val, distance_val) = (_nearest(_prepared(rows, size)) for rows, _ in (train, val))
+    agreed, agreed_val = _agreement(_values(train[1][:size]), near), _agreement(_values(val[1][:size]), near_val)
+    density = distance / distance_val if distance_val else 1.0
     return Neighbours(size, agreed, agreed_val, _chance(val[1][:size]), density)
 
 
@@ -295,21 +291,18 @@ class Sample:
 
     def rows(self) -> Tensor | None:
         """Return the kept rows on the CPU as floats; None if there are none, or of different shapes."""
-        if not self.inputs or len({x.shape[1:] for x in self.inputs}) > 1:
-            return None
-        return torch.cat(self.inputs).cpu().float()
+        alike = len({x.shape[1:] for x in self.inputs}) == 1
+        return torch.cat(self.inputs).cpu().float() if alike else None
 
     def row_labels(self) -> Tensor | None:
         """Return the labels of the kept rows, or None."""
-        if not self.input_labels or len(self.input_labels) != len(self.inputs):
-            return None
-        return torch.cat(self.input_labels).cpu()
+        whole = 0 < len(self.input_labels) == len(self.inputs)
+        return torch.cat(self.input_labels).cpu() if whole else None
 
     def clear(self) -> None:
         """Drop everything."""
-        self.inputs.clear()
-        self.input_labels.clear()
-        self.labels.clear()
+        for kept in (self.inputs, self.input_labels, self.labels):
+            kept.clear()
         self.kept = self.seen = self.batches = 0
 
 

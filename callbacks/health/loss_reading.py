@@ -54,15 +54,11 @@ def _found(term: Term, batch: Sequence[Tensor], *, classes: bool) -> Term:
     if term.target is not None:
         given = classes or term.target.address in {tensor.data_ptr() for tensor in batch}
         return replace(term, target=replace(term.target, given=given))
-    sides = _sides(term.shape)
-    fits = [tensor for tensor in batch if tensor.is_floating_point() and _sides(tuple(tensor.shape)) == sides]
+    sides = [side for side in term.shape if side != 1]
+    fits = [y for y in batch if y.is_floating_point() and [side for side in y.shape if side != 1] == sides]
     if term.kind == "regression" and sides and len(fits) == 1:  # a difference taken by hand keeps no target
         return replace(term, target=replace(_target(fits[0]), given=True))
     return term
-
-
-def _sides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(side for side in shape if side != 1)
 
 
 def _target(target: Tensor) -> Target:
@@ -122,9 +118,7 @@ def _likelihood(node: GradNode, kind: str, sign: int) -> Term | None:
 def _difference(node: GradNode, sign: int) -> Term | None:
     """A squared or absolute difference to something that is not trained."""
     below = inputs_of(node)[0]
-    if below is None or name_of(below) != "Sub":
-        return None
-    trained = trained_inputs(below)
+    trained = trained_inputs(below) if below is not None and name_of(below) == "Sub" else []
     if len(trained) != 1:
         return None
     shape, chain = _shape(saved(node, "self")), _chain(trained[0])

@@ -28,7 +28,7 @@ NORMS = BATCH_NORMS | {"NativeLayerNorm", "NativeGroupNorm"}
 POOLS = frozenset({"MaxPool1DWithIndices", "MaxPool2DWithIndices", "MaxPool3DWithIndices", "AdaptiveMaxPool2D"})
 SCALES = frozenset({"Mean", "Sum", "AvgPool2D", "AvgPool3D", "AdaptiveAvgPool2D", "ConstantPadNd", "NativeDropout"})
 PASSES = MOVES | NORMS | POOLS | SCALES
-LINEAR = MOVES | AFFINE | BATCH_NORMS | SCALES | {"AccumulateGrad", "Expand", "Neg"}
+LINEAR = MOVES | AFFINE | BATCH_NORMS | SCALES | {"AccumulateGrad", "Add", "Expand", "Neg"}
 # Bounds of torch's uniform initialisations, times sqrt(fan_in): its default for layers, and He's.
 _BOUNDS = ((1.0, 3**-0.5), (6**0.5, 2**0.5))
 
@@ -40,7 +40,7 @@ def read_structure(loss: Tensor) -> Structure:
     if not affine or len(nodes) > MOST_NODES:
         return Structure()
     inner = list(walk(node for layer in affine if (node := _data_input(layer)) is not None))  # without head and loss
-    linear = all(_is_linear(node) for node in inner)
+    linear = all(name_of(node) in LINEAR or _by_a_constant(node) for node in inner)
     normed = any(name_of(node) in NORMS for node in nodes)
     skips = any(name_of(node) in ("Add", "Cat", "Stack") and len(trained_inputs(node)) > 1 for node in inner)
     return Structure(tuple(_layer(node) for node in affine), linear, normed, skips)
@@ -52,11 +52,6 @@ def _data_input(node: GradNode) -> GradNode | None:
     if name_of(node) in ("Addmm", "Baddbmm", "Addmv"):
         return inputs[1]
     return inputs[0] if inputs else None
-
-
-def _is_linear(node: GradNode) -> bool:
-    name = name_of(node)
-    return name in LINEAR or _by_a_constant(node) or name == "Add"
 
 
 def _by_a_constant(node: GradNode) -> bool:

@@ -1,6 +1,6 @@
 """Keep one batch that is not finite from spoiling the weights, and say where it came from."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 from typing import Any
@@ -110,12 +110,11 @@ class BufferKeeper:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        owned = [b for b in module.buffers() if not is_lazy(b) and b.numel() <= BUFFER and b.layout is torch.strided]
         kinds: dict[tuple[Any, ...], list[Tensor]] = {}
-        for buffer in owned:
-            kinds.setdefault((buffer.dtype, buffer.device), []).append(buffer)
-        self._kinds = list(kinds.values())
-        self.any = bool(self._kinds)
+        for buffer in module.buffers():
+            if not is_lazy(buffer) and buffer.numel() <= BUFFER and buffer.layout is torch.strided:
+                kinds.setdefault((buffer.dtype, buffer.device), []).append(buffer)
+        self._kinds, self.any = list(kinds.values()), bool(kinds)
         self._kept: list[Tensor] = []
 
     def keep(self) -> None:
@@ -167,11 +166,6 @@ def inputs_not_finite(batch: Any) -> Iterator[str]:
             places = (~tensor.isfinite()).nonzero()
             at = ", ".join(str(i) for i in places[0].tolist())
             yield f"`{path}` itself holds {len(places)} values that are not finite, the first at [{at}]"
-
-
-def gradients_not_finite(parameters: Iterable[tuple[str, Tensor]]) -> list[str]:
-    """Return the parameters whose gradient is not finite, in the order given."""
-    return [name for name, p in parameters if p.grad is not None and not _all_finite(p.grad)]
 
 
 def _plain(values: Tensor) -> Tensor:
@@ -227,8 +221,7 @@ class NonFiniteGuard:
 
     def begin(self, trainer: Trainer, module: LightningModule, owner: Callback) -> None:
         """Find what there is to watch in a fit, for the callback that calls these hooks."""
-        self._owner = owner
-        self._module = module
+        self._owner, self._module = owner, module
         buffers = BufferKeeper(module)
         self._buffers = buffers if buffers.any else None
         self._layer_of = {id(p): name.rpartition(".")[0] for name, p in module.named_parameters()}
@@ -305,10 +298,9 @@ class NonFiniteGuard:
         spoilt = (self._bad_loss and self._alone) or not self._check.finite(self.steps, norms)
         self.steps += 1
         self._stepped = True
+        self._in_a_row = self._in_a_row + 1 if spoilt else 0
         if not spoilt:
-            self._in_a_row = 0
             return True
-        self._in_a_row += 1
         if self._scaler is not None and not self._bad_loss and self._in_a_row < CALIBRATING:
             return False  # the scaler leaves this step out itself, and tries a smaller scale
         self.news = self._describe(trainer, self.origin or self._origin_in_gradients())
@@ -323,7 +315,7 @@ class NonFiniteGuard:
 
     def _origin_in_gradients(self) -> NonFiniteOrigin:
         # The last one in forward order is where it began: from there it spreads to the layers before.
-        names = gradients_not_finite(self._module.named_parameters())
+        names = [name for name, p in self._module.named_parameters() if p.grad is not None and not _all_finite(p.grad)]
         cause = next(inputs_not_finite(self._batch), "")
         where = (names[0] if cause else names[-1]).rpartition(".")[0] if names else ""
         what = f"the gradients of {len(names)} parameters are not finite"

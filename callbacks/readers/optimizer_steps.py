@@ -156,8 +156,6 @@ class StepObserver:
             if steps.turn != self.count:
                 steps.read, steps.norms = False, None
 
-    # ------------------------------------------------------------------ moments
-
     def before_step(self, steps: ObservedSteps) -> None:
         """Read gradients in Lightning's `on_before_optimizer_step` of the callback that owns these steps."""
         where = self._where

@@ -207,10 +207,8 @@ def judge_epochs(facts: Facts, start: float, epochs: Sequence[tuple[float, float
         return
     if all(t < MEMORISED * start and (v - t) > GAP * (start - t) for t, v in last):
         train, val = last[-1]
-        why = (
-            f"no dropout and no weight decay; training loss fell from {start:.3g} to {train:.3g}, validation stands at"
-        )
-        yield Fault.UNDER_REGULARISED, "", f"{why} {val:.3g}"
+        fell = f"training loss fell from {start:.3g} to {train:.3g}, validation stands at {val:.3g}"
+        yield Fault.UNDER_REGULARISED, "", f"no dropout and no weight decay; {fell}"
 
 
 def judge_blow_up(course: LossCourse, reading: Reading | None) -> Said:
