@@ -30,7 +30,7 @@ from callbacks.gradients.probe import (
 from callbacks.host import Guard
 from callbacks.loggers import dispatch
 from callbacks.loggers.base import Histogram
-from callbacks.readers.optimizer_steps import ObservedSteps, StepListener
+from callbacks.readers.optimizer_steps import WITHIN, ObservedSteps, StepListener
 from callbacks.readers.pacing import NEVER, AnyOf, Every, SpareTime
 
 UNSORTED = 100  # norms of steps that wait to be put into the history: many at once are put in quicker
@@ -111,7 +111,7 @@ class GradientSession(StepListener):
     def before_step(self, optimizer: Optimizer) -> None:
         """Pass on Lightning's `on_before_optimizer_step`."""
         steps = self._steps.get(optimizer) or self._observe(optimizer)
-        if steps is not None:
+        if steps is not None and (steps.is_due or steps.observer.where != WITHIN):  # else it would do nothing
             steps.observer.before_step(steps)
 
     # ------------------------------------------------------------------ steps taken without Lightning's loop

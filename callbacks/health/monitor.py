@@ -16,15 +16,7 @@ from callbacks.health.probe import TrainingProbe
 from callbacks.health.training_watch import TrainingWatch
 from callbacks.host import Guard, say
 from callbacks.loggers.dispatch import write_text
-from callbacks.readers.optimizer_steps import ObservedSteps, StepListener
-
-
-class _EveryStep(StepListener):
-    def __init__(self, before_step: Callable[[Optimizer], None]) -> None:
-        self._before_step = before_step
-
-    def gradients(self, steps: ObservedSteps) -> None:
-        self._before_step(steps.optimizer)
+from callbacks.readers.optimizer_steps import StepObserver
 
 
 class GradientMonitor(Callback):
@@ -70,7 +62,7 @@ class GradientMonitor(Callback):
         self._guard = Guard("GradientMonitor")
         self._nonfinite = NonFiniteGuard(self.on_nonfinite)
         self._watch = TrainingWatch(self.every)
-        self._steps: list[ObservedSteps] = []
+        self._observed: list[tuple[StepObserver, Callable[[Optimizer], None]]] = []
         self._pending: list[Finding] = []
         self._probe = TrainingProbe()
 
@@ -142,9 +134,10 @@ class GradientMonitor(Callback):
 
     def _observe(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Under manual optimization Lightning does not call the hook above for a raw optimizer.
-        listener = _EveryStep(partial(self._before_step, trainer, pl_module))
-        observed = partial(ObservedSteps, upcoming=lambda step: step, listener=listener, owner=self)
-        self._steps = [observed(optimizer, index) for index, optimizer in enumerate(trainer.optimizers)]
+        for optimizer in trainer.optimizers:
+            observer, call = StepObserver.of(optimizer), partial(self._before_step, trainer, pl_module)
+            observer.before_each(optimizer, call)
+            self._observed.append((observer, call))
 
     def _before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         nonfinite = self._nonfinite
@@ -245,9 +238,9 @@ class GradientMonitor(Callback):
         self._probe.end()
 
     def _leave_optimizers(self) -> None:
-        for steps in self._steps:
-            steps.observer.leave(steps)
-        self._steps = []
+        for observer, call in self._observed:
+            observer.leave(call)
+        self._observed = []
 
     def _say_or_raise(self, trainer: Trainer, found: Finding) -> None:
         if "itself holds" not in found.why:

@@ -95,7 +95,9 @@ class StepObserver:
         self.is_due = False  # whether a step is under way that somebody reads
         self._next = NEVER  # the count before the next one
         self._listening: list[ObservedSteps] = []
-        self._where = BETWEEN
+        self._each: list[Callable[[Optimizer], None]] = []  # called in every step
+        self._called = 0  # the count when they last were
+        self.where = BETWEEN
         self._hooks: list[RemovableHandle] = []
 
     @staticmethod
@@ -105,21 +107,26 @@ class StepObserver:
 
     def listen(self, steps: ObservedSteps) -> None:
         """Tell a listener of the steps to come."""
-        if not self._listening:
-            self._where = BETWEEN
-            optimizer = steps.optimizer
-            self._hooks = [
-                optimizer.register_step_pre_hook(self._enter),
-                optimizer.register_step_post_hook(self._leave),
-            ]
+        self._hang(steps.optimizer)
         self._listening.append(steps)
         self.plan()
 
-    def leave(self, steps: ObservedSteps) -> None:
-        """Tell a listener no longer."""
-        if steps in self._listening:
-            self._listening.remove(steps)
-        if not self._listening:
+    def before_each(self, optimizer: Optimizer, call: Callable[[Optimizer], None]) -> None:
+        """Call a function in every step, when its gradients are there and before the weights are changed."""
+        self._hang(optimizer)
+        self._each.append(call)
+
+    def _hang(self, optimizer: Optimizer) -> None:
+        if not self._listening and not self._each:
+            self.where = BETWEEN
+            pre, post = optimizer.register_step_pre_hook, optimizer.register_step_post_hook
+            self._hooks = [pre(self._enter), post(self._leave)]
+
+    def leave(self, listener: ObservedSteps | Callable[[Optimizer], None]) -> None:
+        """Tell a listener no longer, or a function."""
+        self._listening = [each for each in self._listening if each is not listener]
+        self._each = [each for each in self._each if each is not listener]
+        if not self._listening and not self._each:
             self.is_due = False
             for hook in self._hooks:
                 hook.remove()
@@ -143,7 +150,7 @@ class StepObserver:
         They are given out once, since LBFGS computes other gradients within the step.
         """
         for steps in self._listening:
-            if steps.is_due and self._where == WITHIN:
+            if steps.is_due and self.where == WITHIN:
                 steps.read_gradients()
                 if steps.norms is not None:
                     norms, steps.norms = steps.norms, None
@@ -158,18 +165,18 @@ class StepObserver:
 
     def before_step(self, steps: ObservedSteps) -> None:
         """Read gradients in Lightning's `on_before_optimizer_step` of the callback that owns these steps."""
-        where = self._where
+        where = self.where
         if where != WITHIN and (where == BETWEEN or steps.turn == self.count):  # a scaler: the step comes later
             self._settle()
             self._begin()
-            self._where = BEFORE
+            self.where = BEFORE
         steps.turn = self.count
         if steps.is_due:
             steps.read_gradients()
 
     def settle_skipped(self) -> None:
         """Close a step that a scaler left out."""
-        if self._where != WITHIN:
+        if self.where != WITHIN:
             self._settle()
 
     def plan(self) -> None:
@@ -185,33 +192,33 @@ class StepObserver:
             self.plan()
         self.count += 1
 
-    def _enter(self, _: Optimizer, args: Any, kwargs: Any) -> Any:
-        if self._where == BETWEEN:
+    def _enter(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        if self.where == BETWEEN:
             self._begin()
-        self._where = WITHIN
-        if not self.is_due:
+        self.where = WITHIN
+        if not self.is_due and not self._each:
             return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
-            self._about_to_update()
+            self._about_to_update(optimizer)
             return None
-        if len(args) > 1:
-            return (args[0], self._followed(closure), *args[2:]), kwargs
-        return args, {**kwargs, "closure": self._followed(closure)}
 
-    def _followed(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        def run() -> Any:
+        def followed() -> Any:
             result = closure()
-            self._about_to_update()
+            self._about_to_update(optimizer)
             return result
 
-        return run
+        return ((args[0], followed, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": followed})
 
-    def _about_to_update(self) -> None:
+    def _about_to_update(self, optimizer: Optimizer) -> None:
+        if self._called != self.count:  # LBFGS comes here several times a step
+            self._called = self.count
+            for call in self._each:
+                call(optimizer)
         for steps in self._listening:
             if steps.is_due:
                 steps.read_gradients()  # it may be that Lightning had no say in this step
-                if not steps.read_clipped:  # LBFGS comes here several times a step
+                if not steps.read_clipped:
                     steps.read_clipped = True
                     steps.listener.clipped(steps)
 
@@ -219,11 +226,10 @@ class StepObserver:
         if self.is_due:
             self._settle()
         else:
-            self._where = BETWEEN
+            self.where = BETWEEN
 
     def _settle(self) -> None:
-        self._where = BETWEEN
-        self.is_due = False
+        self.where = BETWEEN
         self.is_due = False
         for steps in self._listening:
             was_read = steps.is_due and steps.read
