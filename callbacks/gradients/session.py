@@ -260,7 +260,7 @@ class GradientSession(StepListener):
             self.guard.once(self.trainer, f"{name} is left out: it is no torch.optim.Optimizer with step hooks.")
             return None
         reader = GradientReader(self.module, sample=self.schedule.sample, left_out=self._say_left_out)
-        count, upcoming = (*self.taken[index : index + 1], 0)[0], self._readings.upcoming
+        count, upcoming = next(iter(self.taken[index:]), 0), self._readings.upcoming
         steps = ObservedSteps(optimizer, index, upcoming, listener=self, owner=self.owner, taken=count)
         self._readers[optimizer], self._steps[optimizer] = reader, steps
         return steps

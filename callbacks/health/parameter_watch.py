@@ -90,10 +90,8 @@ class UnitWatch:
         window = self._samplings
         alive = [(name, len(units), units.float().mean().item()) for name, units in self._alive.items()]
         found = [Units(layer, "relu", units, 1 - share, window) for layer, units, share in alive]
-        found += [
-            Units(layer, kind, 0, sorted(shares)[len(shares) // 2], window)
-            for (layer, kind), shares in self._saturated.items()
-        ]
+        medians = {key: sorted(shares)[len(shares) // 2] for key, shares in self._saturated.items()}
+        found += [Units(layer, kind, 0, share, window) for (layer, kind), share in medians.items()]
         self._begin()
         return tuple(found)
 
@@ -117,11 +115,8 @@ class UpdateWatch:
     def __init__(self, module: nn.Module) -> None:
         self._matrices = {id(part.weight) for part in module.modules() if isinstance(part, _MATRICES)}
         embeddings = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
-        named = [
-            (name, p)
-            for name, p in module.named_parameters()
-            if p.requires_grad and not is_lazy(p) and p.is_floating_point() and p.numel() and id(p) not in embeddings
-        ]
+        named = [(n, p) for n, p in module.named_parameters() if p.requires_grad and not is_lazy(p)]
+        named = [(n, p) for n, p in named if p.is_floating_point() and p.numel() and id(p) not in embeddings]
         self._names, self.parameters = [name for name, _ in named], [p for _, p in named]
         self._sampler = Sampler(self.parameters)
         self._start = self._sampler.read(self.parameters)

@@ -75,9 +75,7 @@ class DataWatch:
         if target is None or not self.classes or target.device.type != "cpu" or not len(target):
             return []
         low, high = (int(value) for value in target.aminmax())
-        if self.ignored in (low, high):
-            return []
-        return data_rules.class_findings(low, high, self.outputs, step)
+        return [] if self.ignored in (low, high) else data_rules.class_findings(low, high, self.outputs, step)
 
     def training_batch(self, trainer: Trainer, tensors: Sequence[Tensor]) -> None:
         """Keep a part of a training batch of the first epoch; later only see whether rows come again."""
@@ -228,8 +226,7 @@ class TrainingProbe:
         self._structure = Structure()
         self._signals: list[tuple[str, float]] = []
         self._losses: list[Tensor] = []
-        self._norms_trained = False
-        self._norms = False
+        self._norms = self._norms_trained = False
 
     def begin(self, trainer: Trainer, module: LightningModule) -> None:
         """Read the structure before the first step, and hang hooks on the layers for the first few."""

@@ -105,11 +105,8 @@ def judge_start(facts: Facts) -> Said:
         if share >= DROPPED:
             yield Fault.OVER_REGULARISED, name, f"dropout takes {share:.0%} of the units away"
     if facts.frozen:
-        yield (
-            Fault.NOT_UPDATING,
-            facts.frozen[0],
-            f"{named(facts.frozen)}: requires_grad=False on random initial weights",
-        )
+        why = f"{named(facts.frozen)}: requires_grad=False on random initial weights"
+        yield Fault.NOT_UPDATING, facts.frozen[0], why
     head = facts.head
     if head is not None and head.loss > LOUD * head.ignorant:
         why = f"the first loss is {head.loss:.3g} where knowing nothing costs {head.ignorant:.3g}: outputs are huge"
