@@ -30,7 +30,7 @@ from callbacks.gradients.probe import (
 from callbacks.host import Guard
 from callbacks.loggers import dispatch
 from callbacks.loggers.base import Histogram
-from callbacks.readers.optimizer_steps import WITHIN, ObservedSteps, StepListener
+from callbacks.readers.optimizer_steps import WITHIN, ObservedSteps
 from callbacks.readers.pacing import NEVER, AnyOf, Every, SpareTime
 
 UNSORTED = 100  # norms of steps that wait to be put into the history: many at once are put in quicker
@@ -70,7 +70,7 @@ class ReadingAhead:
 
 
 @dataclass(eq=False)
-class GradientSession(StepListener):
+class GradientSession:
     """Reads the steps of all optimizers of a fit."""
 
     owner: Callback  # the session reads for it
@@ -261,7 +261,8 @@ class GradientSession(StepListener):
             return None
         reader = GradientReader(self.module, sample=self.schedule.sample, left_out=self._say_left_out)
         count, upcoming = next(iter(self.taken[index:]), 0), self._readings.upcoming
-        steps = ObservedSteps(optimizer, index, upcoming, listener=self, owner=self.owner, taken=count)
+        reads = self.gradients, self.clipped, self.stepped
+        steps = ObservedSteps(optimizer, index, upcoming, self.owner, *reads, taken=count)
         self._readers[optimizer], self._steps[optimizer] = reader, steps
         return steps
 

@@ -22,32 +22,21 @@ from callbacks.readers.pacing import NEVER
 BETWEEN, BEFORE, WITHIN = range(3)  # steps; a step whose gradients are there, before `step` is called; the call
 
 
-class StepListener:
-    """Reads the steps of an optimizer that are due; what it leaves out is passed by."""
-
-    def gradients(self, steps: "ObservedSteps") -> Tensor | None:
-        """Read gradients, unscaled, accumulated and not yet clipped; return the norms of all of them if they are known.
-
-        The norms stay on the device; None says that not all gradients were read.
-        """
-        return None
-
-    def clipped(self, steps: "ObservedSteps") -> None:
-        """Read gradients after whatever clips has clipped; the weights are still the old ones."""
-
-    def stepped(self, steps: "ObservedSteps") -> None:
-        """Read weights after the step was taken, or a gradient scaler left it out."""
-
-
 @dataclass(eq=False)
 class ObservedSteps:
-    """Counts the steps of one optimizer for one listener, from now until it leaves the `observer`."""
+    """Counts the steps of one optimizer for one reader, from now until it leaves the `observer`.
+
+    The functions are called in the steps that are due. `gradients` returns the norms of all of them, on their device,
+    or None if not all were read.
+    """
 
     optimizer: Optimizer
     index: int  # its place among the trainer's
     upcoming: Callable[[int], int]  # the first step from one on that is due; asked after each that was due
-    listener: StepListener
-    owner: Callback  # the listener reads for it
+    owner: Callback  # for which is read
+    gradients: Callable[["ObservedSteps"], Tensor | None]  # they are unscaled, accumulated, and not yet clipped
+    clipped: Callable[["ObservedSteps"], None]  # after whatever clips has clipped; the weights are still the old ones
+    stepped: Callable[["ObservedSteps"], None]  # the step was taken, or a gradient scaler left it out
     taken: InitVar[int] = 0  # steps before
 
     def __post_init__(self, taken: int) -> None:
@@ -80,7 +69,7 @@ class ObservedSteps:
         """Have the gradients read, once a step."""
         if not self.read:
             self.read = True
-            self.norms = self.listener.gradients(self)
+            self.norms = self.gradients(self)
 
 
 class StepObserver:
@@ -220,7 +209,7 @@ class StepObserver:
                 steps.read_gradients()  # it may be that Lightning had no say in this step
                 if not steps.read_clipped:
                     steps.read_clipped = True
-                    steps.listener.clipped(steps)
+                    steps.clipped(steps)
 
     def _leave(self, *_: Any) -> None:
         if self.is_due:
@@ -236,7 +225,7 @@ class StepObserver:
             steps.is_due = steps.read = steps.read_clipped = False
             steps.norms = None
             if was_read:
-                steps.listener.stepped(steps)
+                steps.stepped(steps)
 
 
 _OBSERVERS: WeakKeyDictionary[Optimizer, StepObserver] = WeakKeyDictionary()
