@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.colors import LogNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
@@ -23,15 +23,10 @@ DECADES = 2.0  # the least the colours span, or noise would look like a differen
 LONGEST = 34  # letters of a layer's name that are shown: the last ones tell layers apart
 
 
-def draw_gradient_flow(flow: GradientFlow, title: str = "Gradient flow") -> Figure:
-    """Draw what reached each layer over time.
+def draw_gradient_flow(flow: GradientFlow) -> Figure:
+    """Draw what reached each layer over time in a figure of its own, unknown to pyplot: nothing need be closed.
 
-    Args:
-        flow: The history. Zero norms are grey, norms that are not finite red, and no gradient is left white.
-        title: Put on top.
-
-    Returns:
-        A figure of its own, unknown to pyplot: nothing need be closed.
+    Zero norms are grey, norms that are not finite red, and no gradient is left white.
     """
     means = flow.means()
     high = min(max(2.3 + 0.27 * len(means), 3.4), 11.0)
@@ -46,20 +41,16 @@ def draw_gradient_flow(flow: GradientFlow, title: str = "Gradient flow") -> Figu
         axes.imshow(image, aspect="auto", interpolation="nearest")
     _rows(axes, flow, high)
     _columns(axes, flow)
-    _head(axes, title)
+    axes.set_title("Gradient flow", fontsize=13, fontweight="bold", loc="left", pad=22)
+    text = "dark: little reaches the layer · bright: much"
+    place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
+    axes.annotate(text, (0, 1), (0, 6), fontsize=8.5, color="#555555", **place)
     bar = figure.colorbar(ScalarMappable(scale, colours), ax=axes, pad=0.015, fraction=0.05)
     bar.set_label("norm of the layer's gradient, before clipping", fontsize=8.5)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
     _legend(figure, means)
     return figure
-
-
-def _head(axes: Axes, title: str) -> None:
-    axes.set_title(title, fontsize=13, fontweight="bold", loc="left", pad=22)
-    text = "dark: little reaches the layer · bright: much"
-    place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
-    axes.annotate(text, (0, 1), (0, 6), fontsize=8.5, color="#555555", **place)
 
 
 def _scale(means: list[list[float | None]]) -> LogNorm:
@@ -71,17 +62,9 @@ def _scale(means: list[list[float | None]]) -> LogNorm:
 
 
 def _colour(value: float | None, scale: LogNorm, colours: Any) -> tuple[float, float, float]:
-    if value is None:
-        return _rgb(ABSENT)
-    if isnan(value) or value == 0:
-        return _rgb(BROKEN if isnan(value) else ZERO)
-    red, green, blue, _ = colours(float(scale(value)))
-    return red, green, blue
-
-
-def _rgb(colour: str) -> tuple[float, float, float]:
-    red, green, blue, _ = ListedColormap([colour])(0.0)
-    return red, green, blue
+    if value is None or isnan(value) or value == 0:
+        return to_rgb(ABSENT if value is None else ZERO if value == 0 else BROKEN)
+    return to_rgb(colours(float(scale(value))))
 
 
 def _rows(axes: Axes, flow: GradientFlow, high: float) -> None:
@@ -124,13 +107,10 @@ def _round_step(least: float) -> int:
 
 def _legend(figure: Figure, means: list[list[float | None]]) -> None:
     values = [value for row in means for value in row]
-    found = [
-        Patch(color=colour, label=label)
-        for colour, label, there in (
-            (ZERO, "exactly zero", any(value == 0 for value in values)),
-            (BROKEN, "not finite", any(value is not None and isnan(value) for value in values)),
-        )
-        if there
-    ]
+    kinds = (
+        (ZERO, "exactly zero", any(value == 0 for value in values)),
+        (BROKEN, "not finite", any(value is not None and isnan(value) for value in values)),
+    )
+    found = [Patch(color=colour, label=label) for colour, label, there in kinds if there]
     if found:
         figure.legend(handles=found, loc="outside lower left", ncols=2, frameon=False, fontsize=8)

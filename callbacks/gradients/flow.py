@@ -76,10 +76,7 @@ class GradientFlow:
     @classmethod
     def load(cls, state: Mapping[str, Any]) -> "GradientFlow":
         """Return the history that a state was made of."""
-        columns = [
-            Column(first, last, list(total), list(count), list(broken), taken)
-            for first, last, total, count, broken, taken in state["columns"]
-        ]
+        columns = [Column(a, b, list(sums), list(n), list(bad), c) for a, b, sums, n, bad, c in state["columns"]]
         return cls(list(state["layers"]), columns, state["width"], state["of"])
 
     def _append(self, name: str) -> None:
@@ -108,20 +105,15 @@ class GradientFlow:
         return self.columns[-1]
 
     def _merge(self) -> None:
-        pairs = zip(self.columns[::2], self.columns[1::2], strict=True)
-        self.columns = [_joined(one, other) for one, other in pairs]
+        self.columns = [_joined(*pair) for pair in zip(self.columns[::2], self.columns[1::2], strict=True)]
         self.width *= 2
 
 
 def _joined(one: Column, other: Column) -> Column:
-    return Column(
-        one.first,
-        other.last,
-        [a + b for a, b in zip(one.total, other.total, strict=True)],
-        [a + b for a, b in zip(one.count, other.count, strict=True)],
-        [a + b for a, b in zip(one.broken, other.broken, strict=True)],
-        one.taken + other.taken,
-    )
+    total = [a + b for a, b in zip(one.total, other.total, strict=True)]
+    count = [a + b for a, b in zip(one.count, other.count, strict=True)]
+    broken = [a + b for a, b in zip(one.broken, other.broken, strict=True)]
+    return Column(one.first, other.last, total, count, broken, one.taken + other.taken)
 
 
 def _mean(column: Column, row: int) -> float | None:

@@ -1,6 +1,8 @@
 """`GradientLogger`: shows what gradients and updates do to each layer. It writes, and judges nothing."""
 
 import math
+from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -69,18 +71,16 @@ class GradientLogger(Callback):
         flow_every: int = 10_000,
         sample: int = 16_384,
     ) -> None:
-        periods = {"every": every, "histograms_every": histograms_every, "updates_every": updates_every}
-        never = {**periods, "flow_every": flow_every}
-        for name, value in {**never, "write_every": write_every, "sample": sample}.items():
-            least = 0 if name in never else 1
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, not {value}.")
         self.every = every
         self.histograms_every = histograms_every
         self.updates_every = updates_every
         self.write_every = write_every
         self.flow_every = flow_every
         self.sample = sample
+        least = {"every": 0, "histograms_every": 0, "updates_every": 0, "flow_every": 0, "write_every": 1, "sample": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"{name} must be at least {value}, not {getattr(self, name)}.")
         self._begin()
 
     def _begin(self) -> None:
@@ -101,8 +101,6 @@ class GradientLogger(Callback):
     def _repr_png_(self) -> bytes | None:
         return png_of(self.figure())  # a notebook shows it where the logger is a cell's last word
 
-    # ------------------------------------------------------------------ state
-
     def state_dict(self) -> dict[str, Any]:
         """Return how many steps each optimizer has taken, and the history of gradient flow."""
         if self._session is not None:
@@ -114,8 +112,6 @@ class GradientLogger(Callback):
         """Go on with the history of a checkpoint."""
         self._counts = list(state_dict["counts"])
         self._flow = None if state_dict["flow"] is None else GradientFlow.load(state_dict["flow"])
-
-    # ------------------------------------------------------------------ a fit
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier run, unless this one goes on with it."""
@@ -133,24 +129,9 @@ class GradientLogger(Callback):
                 self._guard.once(trainer, f"nothing is logged: {type(trainer.strategy).__name__} {reason}.")
             return
         with self._guard(trainer, "following the optimizers"):
-            schedule = GradientSchedule(
-                self.every,
-                self.updates_every,
-                self.histograms_every,
-                write_every=self.write_every,
-                flow_every=self.flow_every,
-                sample=self.sample,
-            )
-            self._session = GradientSession(
-                self,
-                trainer,
-                pl_module,
-                schedule=schedule,
-                guard=self._guard,
-                flow=self._flow,
-                counts=self._counts,
-                draw=lambda: self._draw(trainer),
-            )
+            schedule = GradientSchedule(**{each.name: getattr(self, each.name) for each in fields(GradientSchedule)})
+            past, draw = (self._flow, list(self._counts)), partial(self._draw, trainer)
+            self._session = GradientSession(self, trainer, pl_module, self._guard, schedule, *past, draw)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Read gradients if that is due: they are unscaled and accumulated, and not yet clipped."""

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from callbacks.loggers.base import Histogram
+from callbacks.readers.autograd import unwrapped_name
 
 TOTAL = "total"  # stands where a layer's name stands, for all of them
-WRAPPERS = ("_orig_mod", "_forward_module")  # what torch.compile and Lightning's wrappers add to a path
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def places(module: nn.Module) -> dict[Tensor, Place]:
     for path, part in module.named_modules():
         own = [(name, p) for name, p in part.named_parameters(recurse=False) if p not in found]
         if own:
-            clean = _clean(path)
+            clean = unwrapped_name(path)
             layer = clean or type(module).__name__
             layer = f"{layer} (layer)" if layer == TOTAL else layer
             for name, parameter in own:
@@ -49,10 +49,6 @@ def sharded(parameters: Iterable[Tensor]) -> list[Tensor]:
     loaded = sys.modules.get("torch.distributed.tensor")  # heavy to import, and without it there can be none
     kind = getattr(loaded, "DTensor", None)
     return [] if kind is None else [p for p in parameters if isinstance(p, kind)]
-
-
-def _clean(path: str) -> str:
-    return ".".join(part for part in path.split(".") if part not in WRAPPERS)
 
 
 ALL = 2**22  # elements read in all: 16 MiB a row
@@ -78,12 +74,8 @@ class Probe:
     """Reads gradients and weights around a step of one optimizer, without a host sync.
 
     Gradient norms are of all elements. For the rest up to `sample` evenly spaced elements of every parameter are copied
-    into one buffer; a smaller one is there whole. Complex numbers count as pairs of reals.
-
-    Args:
-        parameters: Those that have a gradient, layer by layer.
-        placed: Where each of them stands.
-        sample: Elements of a parameter that are read, at most.
+    into one buffer; a smaller one is there whole. Complex numbers count as pairs of reals. The parameters are those
+    that have a gradient, layer by layer, each with its place.
     """
 
     def __init__(self, parameters: Sequence[Tensor], placed: Sequence[Place], *, sample: int) -> None:
@@ -111,7 +103,8 @@ class Probe:
     def gradient_norms(self, unscale: Tensor | None = None) -> Tensor:
         """Return the 2-norm of each parameter's gradient, times `unscale`."""
         if self._plain:
-            found = torch.stack(norms([_dense(p) for p in self.parameters]))
+            gradients = [p.grad for p in self.parameters]  # all have one: the probe was made for those
+            found = torch.stack(norms(gradients))  # type: ignore[arg-type]  # see above
         else:
             found = torch.stack(norms([_stored(_gradient(p)) for p in self.parameters]))
         return found if unscale is None else found * unscale
@@ -123,7 +116,7 @@ class Probe:
         self._counts = [torch.count_nonzero(_stored(gradients[i])) for i in self._sparse]
         for i in self._sparse:  # the slot stays empty: what is stored is counted outside
             gradients[i] = self._buffer.new_zeros(()).expand(self._sizes[i])
-        self._gather(GRADIENT, [_part(g, stride) for g, stride in zip(gradients, self._strides, strict=True)])
+        self._gather(GRADIENT, self._parts(gradients))
         if unscale is not None:
             self._buffer[GRADIENT].mul_(unscale)
         self._read_weights(WEIGHT)
@@ -186,11 +179,12 @@ class Probe:
         addresses = [p.data_ptr() for p in self.parameters]
         if addresses != self._addresses or not self._are_views:
             self._addresses = addresses
-            self._weights = [
-                _part(p.detach(), stride) for p, stride in zip(self.parameters, self._strides, strict=True)
-            ]
+            self._weights = self._parts([p.detach() for p in self.parameters])
             self._are_views = all(p.is_contiguous() for p in self.parameters)
         self._gather(row, self._weights)
+
+    def _parts(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return [_part(tensor, stride) for tensor, stride in zip(tensors, self._strides, strict=True)]
 
     def _gather(self, row: int, parts: list[Tensor]) -> None:
         if self._scattered:
@@ -198,14 +192,9 @@ class Probe:
         torch.cat(parts, out=self._buffer[row])
 
 
-def _dense(parameter: Tensor) -> Tensor:
+def _gradient(parameter: Tensor) -> Tensor:
     gradient = parameter.grad
     assert gradient is not None  # the probe was made for those that have one
-    return gradient
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    gradient = _dense(parameter)
     return gradient.coalesce() if gradient.is_sparse else gradient
 
 
@@ -219,8 +208,7 @@ def _real(tensor: Tensor) -> Tensor:
 
 def _part(tensor: Tensor, stride: int) -> Tensor:
     # In the order of memory where that spares a copy of the whole.
-    if tensor.is_complex():
-        tensor = _real(tensor)
+    tensor = _real(tensor)
     if stride > 1 and tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         tensor = tensor.permute(0, 2, 3, 1)
     flat = tensor.reshape(-1)
@@ -254,20 +242,16 @@ class Moment:
     samples: Tensor | None = None  # what `Probe.samples` gave, if it was time for histograms
 
 
+@dataclass(eq=False)
 class GradientReader:
-    """Makes the probe for what one optimizer is about to change.
+    """Makes the probe for what one optimizer is about to change."""
 
-    Args:
-        module: Gives the names.
-        sample: Elements of a parameter that are read, at most.
-        left_out: Told the names of the parameters that cannot be read.
-    """
+    module: nn.Module  # gives the names
+    sample: int  # elements of a parameter that are read, at most
+    left_out: Callable[[Sequence[str]], None]  # told the names of the parameters that cannot be read
 
-    def __init__(self, module: nn.Module, *, sample: int, left_out: Callable[[Sequence[str]], None]) -> None:
-        self._module = module
-        self._sample = sample
-        self._left_out = left_out
-        self._places = places(module)
+    def __post_init__(self) -> None:
+        self._places = places(self.module)
         self._probes: dict[tuple[tuple[int, int, bool], ...], Probe | None] = {}
 
     def probe(self, optimizer: Optimizer) -> Probe | None:
@@ -284,13 +268,13 @@ class GradientReader:
     def _make(self, live: list[Tensor]) -> Probe | None:
         skipped = {id(p) for p in sharded(live)}
         if any(p not in self._places for p in live):
-            self._places = places(self._module)  # a parameter was added
+            self._places = places(self.module)  # a parameter was added
         if skipped:
-            self._left_out([self._place(p).name for p in live if id(p) in skipped])
+            self.left_out([self._place(p).name for p in live if id(p) in skipped])
         ordered = sorted((p for p in live if id(p) not in skipped), key=lambda p: self._place(p).index)
         if not ordered:
             return None
-        probe = Probe(ordered, [self._place(p) for p in ordered], sample=self._sample)
+        probe = Probe(ordered, [self._place(p) for p in ordered], sample=self.sample)
         probe.whole = not skipped
         return probe
 

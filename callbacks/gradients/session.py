@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from time import monotonic
 
 import numpy as np
@@ -30,7 +30,7 @@ from callbacks.gradients.probe import (
 from callbacks.host import Guard
 from callbacks.loggers import dispatch
 from callbacks.loggers.base import Histogram
-from callbacks.readers.optimizer_steps import ObservedSteps, StepListener
+from callbacks.readers.optimizer_steps import WITHIN, ObservedSteps
 from callbacks.readers.pacing import NEVER, AnyOf, Every, SpareTime
 
 UNSORTED = 100  # norms of steps that wait to be put into the history: many at once are put in quicker
@@ -51,78 +51,56 @@ class GradientSchedule:
     sample: int  # elements of a parameter that are read, at most
 
 
+@dataclass
 class ReadingAhead:
-    """What is read of a coming step that does not pass through Lightning's loop.
+    """Reads a coming step that does not pass through Lightning's loop; its moment is None if that could not be read."""
 
-    Args:
-        session: The session that reads.
-        moment: What was read before the step; None if it could not be.
-    """
-
-    def __init__(self, session: "GradientSession", moment: Moment | None) -> None:
-        self._session, self._moment = session, moment
+    session: "GradientSession"
+    moment: Moment | None
 
     def stepped(self) -> None:
         """Read the weights after the step, if that is due."""
-        if self._moment is not None:
-            self._session.read_updates(self._moment)
+        if self.moment is not None:
+            self.session.read_updates(self.moment)
 
     def keep(self) -> None:
         """Keep what was read: the step holds."""
-        if self._moment is not None:
-            self._session.keep(self._moment)
+        if self.moment is not None:
+            self.session.keep(self.moment)
 
 
-class GradientSession(StepListener):
-    """Reads the steps of all optimizers of a fit.
+@dataclass(eq=False)
+class GradientSession:
+    """Reads the steps of all optimizers of a fit."""
 
-    Args:
-        owner: The callback that it reads for.
-        trainer: The fit.
-        module: The module it trains.
-        schedule: How often to read.
-        guard: Reports failures.
-        flow: The history so far.
-        counts: Steps that each optimizer has taken before.
-        draw: Called between two steps when it is time for a picture.
-    """
+    owner: Callback  # the session reads for it
+    trainer: Trainer
+    module: LightningModule
+    guard: Guard
+    schedule: GradientSchedule
+    history: InitVar[GradientFlow | None]
+    taken: Sequence[int]  # steps of each optimizer so far
+    draw: Callable[[], None]  # called between two steps when it is time for a picture
 
-    def __init__(
-        self,
-        owner: Callback,
-        trainer: Trainer,
-        module: LightningModule,
-        *,
-        schedule: GradientSchedule,
-        guard: Guard,
-        flow: GradientFlow | None,
-        counts: Sequence[int],
-        draw: Callable[[], None],
-    ) -> None:
-        self._owner = owner
-        self._trainer = trainer
-        self._module = module
-        self._guard = guard
-        self._schedule = schedule
+    def __post_init__(self, history: GradientFlow | None) -> None:
+        schedule = self.schedule
         self._updates, self._histograms = Every(schedule.updates_every), Every(schedule.histograms_every)
         self._readings = AnyOf((Every(schedule.every), self._updates, self._histograms))
         self._pictures = Every(schedule.flow_every)
-        self._clips = _may_clip(trainer, module)
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self._clips = _may_clip(self.trainer, self.module)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         self._scaler = scaler if isinstance(scaler, torch.amp.GradScaler) else None
         self._pending: list[Moment] = []
         self._steps: dict[Optimizer, ObservedSteps] = {}
         self._readers: dict[Optimizer, GradientReader] = {}
         self._open: dict[Optimizer, Moment] = {}
-        self._counts = list(counts)
         self._since = 0.0  # when the oldest of what is pending was read
-        self._draw = draw
         self._spare = SpareTime(DRAWING, GUESS)
         self._arranged = 0  # layers that are in order
         self._not_in_flow: list[tuple[int, dict[str, float]]] = []
-        self.flow = flow or GradientFlow(_trained(module))
-        self._next_picture = self._pictures.upcoming(sum(counts[:1]) + 1)
-        for optimizer in trainer.optimizers:
+        self.flow = history or GradientFlow(_trained(self.module))
+        self._next_picture = self._pictures.upcoming(sum(self.taken[:1]) + 1)
+        for optimizer in self.trainer.optimizers:
             self._observe(optimizer)
 
     @property
@@ -133,7 +111,7 @@ class GradientSession(StepListener):
     def before_step(self, optimizer: Optimizer) -> None:
         """Pass on Lightning's `on_before_optimizer_step`."""
         steps = self._steps.get(optimizer) or self._observe(optimizer)
-        if steps is not None:
+        if steps is not None and (steps.is_due or steps.observer.where != WITHIN):  # else it would do nothing
             steps.observer.before_step(steps)
 
     # ------------------------------------------------------------------ steps taken without Lightning's loop
@@ -158,9 +136,9 @@ class GradientSession(StepListener):
     def read_ahead(self, ahead: int) -> ReadingAhead:
         """Read gradients of a coming step, and weights if that is due."""
         steps = next(iter(self._steps.values()))
-        moment = self._read(steps, max(self._trainer.global_step, steps.count) + ahead)
+        moment = self._read(steps, max(self.trainer.global_step, steps.count) + ahead)
         if moment is not None:
-            with self._guard(self._trainer, "reading gradients"):
+            with self.guard(self.trainer, "reading gradients"):
                 self._read_samples(moment, steps.count + ahead, None)
         return ReadingAhead(self, moment)
 
@@ -172,7 +150,7 @@ class GradientSession(StepListener):
         self._add_to_flow()
         layers = len(self.flow.layers)
         if layers != self._arranged:  # looking for the order takes as long as a training step
-            self.flow.arrange(_trained(self._module))
+            self.flow.arrange(_trained(self.module))
             self._arranged = layers
 
     def close(self) -> None:
@@ -184,8 +162,8 @@ class GradientSession(StepListener):
     def _write(self) -> None:
         moments, self._pending = self._pending, []
         if moments:
-            with self._guard(self._trainer, "writing gradients"):
-                self._not_in_flow += _write_moments(self._trainer, moments, self._schedule.write_every)
+            with self.guard(self.trainer, "writing gradients"):
+                self._not_in_flow += _write_moments(self.trainer, moments, self.schedule.write_every)
         if len(self._not_in_flow) > UNSORTED:
             self._add_to_flow()
 
@@ -201,17 +179,17 @@ class GradientSession(StepListener):
         optimizer = steps.optimizer
         self._open.pop(optimizer, None)
         # Raw optimizers' steps are not in global_step; those of a run whose checkpoint did not know us are only there.
-        moment = self._read(steps, max(self._trainer.global_step, sum(self.counts) - 1))
+        moment = self._read(steps, max(self.trainer.global_step, sum(self.counts) - 1))
         if moment is None:
             return None
-        with self._guard(self._trainer, "reading gradients"):
+        with self.guard(self.trainer, "reading gradients"):
             self._read_samples(moment, steps.step, self._unscale(optimizer))
             self._open[optimizer] = moment
         return moment.gradients if moment.probe.whole else None
 
     def _read(self, steps: ObservedSteps, step: int) -> Moment | None:
         """Read gradient norms, at a step of the loggers' axis."""
-        with self._guard(self._trainer, "reading gradients"):
+        with self.guard(self.trainer, "reading gradients"):
             probe = self._readers[steps.optimizer].probe(steps.optimizer)
             if probe is not None:
                 total = TOTAL if len(self._steps) == 1 else f"{TOTAL}_{steps.index}"
@@ -230,7 +208,7 @@ class GradientSession(StepListener):
     def clipped(self, steps: ObservedSteps) -> None:
         """Read the gradients again where something may have clipped them."""
         if self._clips and steps.optimizer in self._open:
-            with self._guard(self._trainer, "reading clipped gradients"):
+            with self.guard(self.trainer, "reading clipped gradients"):
                 moment = self._open[steps.optimizer]
                 moment.clipped = moment.probe.gradient_norms(self._unscale(steps.optimizer))
 
@@ -245,12 +223,12 @@ class GradientSession(StepListener):
     def read_updates(self, moment: Moment) -> None:
         """Read the weights after a step, if that is due."""
         if moment.follows:
-            with self._guard(self._trainer, "reading updates"):
+            with self.guard(self.trainer, "reading updates"):
                 moment.updates = moment.probe.after()
 
     def keep(self, moment: Moment) -> None:
         """Let what was read wait for its block to be full, or for a while."""
-        every = self._schedule.write_every
+        every = self.schedule.write_every
         if self._pending and self._pending[0].step // every != moment.step // every:
             self._write()
         now = monotonic()
@@ -264,7 +242,7 @@ class GradientSession(StepListener):
         if steps.index == 0 and NEVER != self._next_picture <= steps.count and self._spare.is_due:
             self._next_picture = self._pictures.upcoming(steps.count + 1)
             with self._spare.work():
-                self._draw()
+                self.draw()
 
     def _unscale(self, optimizer: Optimizer) -> Tensor | None:
         """Return what gradients are to be multiplied by: a fused optimizer unscales them itself, within its step."""
@@ -279,24 +257,18 @@ class GradientSession(StepListener):
         index = len(self._steps)
         if not hasattr(optimizer, "register_step_post_hook"):
             name = type(optimizer).__name__
-            self._guard.once(self._trainer, f"{name} is left out: it is no torch.optim.Optimizer with step hooks.")
+            self.guard.once(self.trainer, f"{name} is left out: it is no torch.optim.Optimizer with step hooks.")
             return None
-        self._readers[optimizer] = GradientReader(
-            self._module, sample=self._schedule.sample, left_out=self._say_left_out
-        )
-        self._steps[optimizer] = ObservedSteps(
-            optimizer,
-            index,
-            upcoming=self._readings.upcoming,
-            listener=self,
-            owner=self._owner,
-            count=self._counts[index] if index < len(self._counts) else 0,
-        )
-        return self._steps[optimizer]
+        reader = GradientReader(self.module, sample=self.schedule.sample, left_out=self._say_left_out)
+        count, upcoming = next(iter(self.taken[index:]), 0), self._readings.upcoming
+        reads = self.gradients, self.clipped, self.stepped
+        steps = ObservedSteps(optimizer, index, upcoming, self.owner, *reads, taken=count)
+        self._readers[optimizer], self._steps[optimizer] = reader, steps
+        return steps
 
     def _say_left_out(self, names: Sequence[str]) -> None:
         some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        self._guard.once(self._trainer, f"{some} left out: sharded, so that no rank has the whole gradient.")
+        self.guard.once(self.trainer, f"{some} left out: sharded, so that no rank has the whole gradient.")
 
 
 def _trained(module: LightningModule) -> list[str]:
@@ -340,8 +312,7 @@ def _write_together(trainer: Trainer, moments: list[Moment]) -> list[list[float]
         if moment.samples is not None:
             dispatch.write_moment(trainer, moment.step, {}, _histograms(moment))
     dispatch.write_moment(trainer, last.step, scalars, _histograms(last))
-    found: list[list[float]] = norms.tolist()
-    return found
+    return norms.tolist()  # type: ignore[no-any-return]
 
 
 def _numbers(moments: Sequence[Moment]) -> tuple[Array, dict[str, Array]]:

@@ -16,10 +16,7 @@ from torch.autograd.graph import Node as GradNode
 from torch.utils.hooks import RemovableHandle
 from torchmetrics import Metric
 
-from callbacks.readers.autograd import parameter_of, source_of, walk
-
-COMPILED = "_orig_mod"  # the name under which `torch.compile` keeps a module; state dicts show it
-
+from callbacks.readers.autograd import COMPILED, parameter_of, source_of, unwrapped_name, walk
 
 # ------------------------------------------------------------------ modules
 
@@ -27,11 +24,6 @@ COMPILED = "_orig_mod"  # the name under which `torch.compile` keeps a module; s
 def uncompiled(module: nn.Module) -> nn.Module:
     """Return the module that `torch.compile` wrapped, or the module itself."""
     return dict(module.named_children()).get(COMPILED, module)
-
-
-def uncompiled_name(name: str) -> str:
-    """Return a module's or parameter's name without what `torch.compile` puts into it."""
-    return ".".join(part for part in name.split(".") if part != COMPILED)
 
 
 def copy_sharing_weights(module: nn.Module) -> nn.Module:
@@ -209,7 +201,7 @@ class CallRecorder:
             if uncompiled(module) is module:
                 waiting.extend((f"{name}.{child}" if name else child, part) for child, part in module.named_children())
             if not name or not isinstance(module, torch.jit.ScriptModule):
-                before, after = self._hooks(uncompiled_name(name))
+                before, after = self._hooks(unwrapped_name(name))
                 self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
                 self._handles.append(module.register_forward_hook(after, with_kwargs=True))
 

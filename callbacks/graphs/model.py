@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from callbacks.graphs.calls import TensorRecord, flatten, uncompiled_name
+from callbacks.graphs.calls import TensorRecord, flatten
+from callbacks.readers.autograd import unwrapped_name
 
 Shape = tuple[int, ...]
 
@@ -93,7 +94,7 @@ class MutableGraph:
     """
 
     def __init__(self, root: nn.Module) -> None:
-        named = [(uncompiled_name(name), part) for name, part in root.named_modules(remove_duplicate=False)]
+        named = [(unwrapped_name(name), part) for name, part in root.named_modules(remove_duplicate=False)]
         self._modules = {name.replace(".", "/"): type(part).__name__ for name, part in named if name}
         self._nodes: dict[str, Node] = {}
         self._taken: Counter[str] = Counter()
@@ -103,7 +104,7 @@ class MutableGraph:
         self._tensor_nodes: dict[int, str] = {}
         for kind, tensors in ((BUFFER, root.named_buffers()), (PARAMETER, root.named_parameters())):
             for name, tensor in tensors:
-                self._tensors[id(tensor)] = (kind, uncompiled_name(name), tensor)
+                self._tensors[id(tensor)] = (kind, unwrapped_name(name), tensor)
 
     def name_of(self, tensor: Tensor) -> str:
         """Return the first name of a parameter or buffer; of other tensors an empty one."""

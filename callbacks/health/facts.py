@@ -23,8 +23,7 @@ class Labels:
     """The classes that one epoch of training batches holds."""
 
     counts: dict[int, int]  # rows of each class that occurs
-    # mean impurity (chance that two rows differ) within a batch, over that of the epoch; 1 if shuffled
-    within: float = 1.0
+    within: float = 1.0  # mean impurity (chance that two rows differ) of a batch over the epoch's; 1 if shuffled
     runs: int = 0  # stretches of batches with the same commonest class
     batches: int = 0  # how many batches that was
     weighted: bool = False  # whether the loss weighs classes or rows
@@ -47,10 +46,8 @@ class Contrast:
     """How training rows differ from validation rows."""
 
     rows: int  # rows of the smaller of the two samples
-    # difference of the means of a statistic of a row, in its standard deviations, by the statistic's name
-    effects: dict[str, float]
-    # correlation of the mean training picture with the mean validation picture; None of tables
-    likeness: float | None = None
+    effects: dict[str, float]  # by name of a statistic of a row: difference of its means, in its standard deviations
+    likeness: float | None = None  # correlation of the mean training picture with validation's; None of tables
     reliable: float = 0.0  # the least correlation of the mean pictures of two halves of one sample
     label_shift: float = 0.0  # half the sum of the differences between the shares of the classes, 0 to 1
 
@@ -84,7 +81,7 @@ AFFINE = frozenset({"Addmm", "Mm", "Convolution", "MkldnnConvolution", "Linear",
 
 
 @dataclass(frozen=True)
-class Op:
+class OperationFacts:
     """One operation of the graph, `dim` counted from the front, with the shape of its result where it is known."""
 
     name: str
@@ -97,7 +94,6 @@ class Target:
     """What a loss compares with."""
 
     shape: tuple[int, ...] = ()
-    integer: bool = False  # whether its type is an integer
     low: float = 0.0
     high: float = 0.0
     distinct: int = 0  # different values in it, counted up to a bound
@@ -111,20 +107,17 @@ class Target:
 class Term:
     """One term of a loss."""
 
-    # nll, picked (log-probabilities of the classes picked by hand), soft (… weighted), bce, bce_logits, regression,
-    # or unknown
-    kind: str
+    kind: str  # nll, picked (log-probabilities picked by hand), soft (… weighted), bce, bce_logits, regression, unknown
     sign: int = 1  # 1 as it should be, -1 if turned, 0 if it cannot be told
     shape: tuple[int, ...] = ()  # the shape of the prediction that it is given
-    # the operations before it, last first, down to the first affine one or where it can't be followed
-    chain: tuple[Op, ...] = ()
+    chain: tuple[OperationFacts, ...] = ()  # before it, last first, down to an affine one or where it can't be followed
     target: Target | None = None  # what it compares with, if that can be seen
     stretched: bool = False  # whether prediction and target were broadcast into a square
     weighted: bool = False  # whether the loss weighs classes
     ignored: int = -100  # the class that stands for none; torch's own word for it is -100
 
     @property
-    def real(self) -> tuple[Op, ...]:
+    def real(self) -> tuple[OperationFacts, ...]:
         """The chain without operations that only move numbers."""
         return tuple(op for op in self.chain if op.name not in MOVES)
 

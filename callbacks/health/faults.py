@@ -66,6 +66,7 @@ _SCALE = frozenset({Fault.INPUTS_UNSCALED, Fault.INPUTS_TOO_SMALL, Fault.INPUTS_
 _SOFTMAX = frozenset({Fault.MISSING_SOFTMAX, Fault.REDUNDANT_SOFTMAX, Fault.WRONG_SOFTMAX})
 _HEAD = _SOFTMAX | {Fault.WRONG_LOSS, Fault.WRONG_OUTPUT_ACTIVATION, Fault.OUTPUTS_OVERSCALED}
 _LABELS = frozenset({Fault.LABELS_OUT_OF_RANGE, Fault.LABELS_ONE_CLASS, Fault.LABELS_WRONG})
+_ROWS = frozenset({Fault.WRONG_AUGMENTATION, Fault.LABELS_UNBALANCED, Fault.UNSHUFFLED})
 _DECAY = frozenset({Fault.OVER_REGULARISED})
 _ZEROING = frozenset({Fault.GRADIENTS_NOT_ZEROED})
 _RATE = frozenset({Fault.LEARNING_RATE_TOO_HIGH, Fault.OPTIMIZER_EPSILON})
@@ -82,9 +83,7 @@ CAUSES: dict[Fault, frozenset[Fault]] = {
     Fault.LEARNING_RATE_TOO_LOW: _NETWORK | _SCALE | _HEAD | _DECAY | _LABELS | _STILL | {Fault.DEAD_UNITS},
     Fault.OUTPUTS_OVERSCALED: _NETWORK | _SCALE | {Fault.WRONG_LOSS, Fault.WRONG_SOFTMAX},
     Fault.OVER_REGULARISED: frozenset({Fault.LOSS_SIGN, Fault.CONSTANT_INITIALISATION}),
-    Fault.UNDER_REGULARISED: _SCALE
-    | _LABELS
-    | {Fault.BATCH_NORM_MODE, Fault.WRONG_AUGMENTATION, Fault.LABELS_UNBALANCED, Fault.UNSHUFFLED},
+    Fault.UNDER_REGULARISED: _SCALE | _LABELS | _ROWS | {Fault.BATCH_NORM_MODE},
 }
 
 # Symptoms are said only after so many batches, or at the end: what causes them may take that long to establish.
@@ -132,11 +131,7 @@ def line(found: Finding) -> str:
 def summary(findings: Sequence[Finding], skipped: int, *, steps: int, batches: int) -> str:
     """Return what a run's end says: one line if nothing was found, else a block with the faults in the order they came.
 
-    Args:
-        findings: What was found.
-        skipped: Steps that were left out.
-        steps: Of optimizers, that were watched.
-        batches: Of training, that were watched; said where it is another number.
+    Steps of optimizers were watched, `skipped` of them left out; batches are said where they are another number.
     """
     watched = f"{steps} steps" if steps == batches else f"{steps} steps ({batches} batches)"
     left_out = f" {skipped} of them were left out, their loss or gradient not finite." if skipped else ""

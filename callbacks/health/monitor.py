@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -15,15 +16,7 @@ from callbacks.health.probe import TrainingProbe
 from callbacks.health.training_watch import TrainingWatch
 from callbacks.host import Guard, say
 from callbacks.loggers.dispatch import write_text
-from callbacks.readers.optimizer_steps import ObservedSteps, StepListener
-
-
-class _EveryStep(StepListener):
-    def __init__(self, before_step: Callable[[Optimizer], None]) -> None:
-        self._before_step = before_step
-
-    def gradients(self, steps: ObservedSteps) -> None:
-        self._before_step(steps.optimizer)
+from callbacks.readers.optimizer_steps import StepObserver
 
 
 class GradientMonitor(Callback):
@@ -62,27 +55,22 @@ class GradientMonitor(Callback):
         self.ignore = ignore
         self.closing = closing
         self.last_word = ""
-        self.findings: list[Finding] = []
         self._begin()
 
     def _begin(self) -> None:
-        self.findings = []
+        self.findings: list[Finding] = []
         self._guard = Guard("GradientMonitor")
         self._nonfinite = NonFiniteGuard(self.on_nonfinite)
         self._watch = TrainingWatch(self.every)
-        self._steps: list[ObservedSteps] = []
+        self._observed: list[tuple[StepObserver, Callable[[Optimizer], None]]] = []
         self._pending: list[Finding] = []
         self._probe = TrainingProbe()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was found, and how far it got."""
-        return {
-            "findings": [to_plain(found) for found in self.findings],
-            "skipped": self._nonfinite.skipped,
-            "steps": self._nonfinite.steps,
-            "watch": self._watch.state_dict(),
-            "probe": self._probe.state_dict(),
-        }
+        guard, watch, probe = self._nonfinite, self._watch.state_dict(), self._probe.state_dict()
+        found = [to_plain(found) for found in self.findings]
+        return {"findings": found, "skipped": guard.skipped, "steps": guard.steps, "watch": watch, "probe": probe}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the findings of a checkpoint."""
@@ -90,8 +78,6 @@ class GradientMonitor(Callback):
         self._nonfinite.skipped, self._nonfinite.steps = state_dict["skipped"], state_dict["steps"]
         self._watch.load_state_dict(state_dict["watch"])
         self._probe.load_state_dict(state_dict["probe"])
-
-    # ------------------------------------------------------------------ hooks
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier run, unless this one goes on with it."""
@@ -115,8 +101,9 @@ class GradientMonitor(Callback):
             if batch_idx == 0:
                 self._nonfinite.epoch_begins(trainer, pl_module)
             self._nonfinite.before_batch(batch, batch_idx)
-            if watch.due or watch.batches >= watch.next:
-                watch.before_batch()
+            if watch.batches >= watch.next:
+                watch.due = watch.busy = True
+            if watch.due:
                 self._probe.before_batch(trainer, pl_module, batch, batch_idx)
         except Exception as error:  # noqa: BLE001  # as in `Guard`
             self._guard.failed(trainer, "looking at the batch", error)
@@ -147,11 +134,10 @@ class GradientMonitor(Callback):
 
     def _observe(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Under manual optimization Lightning does not call the hook above for a raw optimizer.
-        listener = _EveryStep(lambda optimizer: self._before_step(trainer, pl_module, optimizer))
-        self._steps = [
-            ObservedSteps(optimizer, index, upcoming=lambda step: step, listener=listener, owner=self)
-            for index, optimizer in enumerate(trainer.optimizers)
-        ]
+        for optimizer in trainer.optimizers:
+            observer, call = StepObserver.of(optimizer), partial(self._before_step, trainer, pl_module)
+            observer.before_each(optimizer, call)
+            self._observed.append((observer, call))
 
     def _before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         nonfinite = self._nonfinite
@@ -216,11 +202,9 @@ class GradientMonitor(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge what an epoch shows."""
-        try:
+        with self._guard(trainer, "looking at the epoch"):
             self._probe.epoch_end(trainer, pl_module)
             self._watch.epoch_end(trainer)
-        except Exception as error:  # noqa: BLE001  # as in `Guard`
-            self._guard.failed(trainer, "looking at the epoch", error)
         self._speak(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -254,11 +238,9 @@ class GradientMonitor(Callback):
         self._probe.end()
 
     def _leave_optimizers(self) -> None:
-        for steps in self._steps:
-            steps.observer.leave(steps)
-        self._steps = []
-
-    # ------------------------------------------------------------------ speaking
+        for observer, call in self._observed:
+            observer.leave(call)
+        self._observed = []
 
     def _say_or_raise(self, trainer: Trainer, found: Finding) -> None:
         if "itself holds" not in found.why:

@@ -1,6 +1,6 @@
 """Keep one batch that is not finite from spoiling the weights, and say where it came from."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 from typing import Any
@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from callbacks.health.data_reading import named_tensors
 from callbacks.health.faults import Fault, Finding
 from callbacks.readers.autograd import AutogradNode, operations
 from callbacks.readers.optimizer_steps import StepObserver
@@ -33,9 +34,6 @@ class GradientCheck:
     whose module has none. A number that is not finite in the gradient of a layer's output is in the gradient of its
     bias too, and of all layers before it; so a weight beside a bias can only be alone with it when the product
     overflows, and is read in full every 16th step. Whatever looks wrong is read in full before it is called so.
-
-    Args:
-        module: Whose trainable parameters to watch.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -50,10 +48,9 @@ class GradientCheck:
             rest = [p for p in own if not any(p is s for s in short)]
             (self.answered_for if short else self.alone).extend(rest)
         # Reading a tensor of an accelerator waits for it: there all of them are read at once.
-        one_by_one = len(self.vectors) == 1 and len(next(iter(self.vectors.values()))) <= FEW
-        near = one_by_one and next(iter(self.vectors)).type == "cpu"
-        self._few = next(iter(self.vectors.values())) if near else []
-        self._groups = [] if near else list(self.vectors.values())
+        groups = list(self.vectors.values())
+        near = len(groups) == 1 and len(groups[0]) <= FEW and groups[0][0].device.type == "cpu"
+        self._few, self._groups = (groups[0], []) if near else ([], groups)
         self._read_in_full = -RARELY  # the step at which somebody's norms showed all gradients to be finite
 
     @property
@@ -62,11 +59,9 @@ class GradientCheck:
         return [*(p for group in self.vectors.values() for p in group), *self.alone, *self.answered_for]
 
     def finite(self, step: int, norms: Tensor | None = None) -> bool:
-        """Return whether the gradients now held are finite.
+        """Return whether the gradients now held are finite; the step says whether the rare reading is due.
 
-        Args:
-            step: Says whether the rare reading is due.
-            norms: Of all gradients, if somebody has read them: they spare a reading of our own.
+        Norms of all gradients, if somebody has read them, spare a reading of our own.
         """
         if norms is not None:
             self._read_in_full = step
@@ -111,17 +106,15 @@ def drop_gradients(module: nn.Module) -> None:
 class BufferKeeper:
     """Keeps what small buffers held before a batch: a forward pass over a NaN spoils running statistics for good.
 
-    Args:
-        module: Whose buffers to keep; those of more than 65 536 elements are no running statistics and left alone.
+    Buffers of more than 65 536 elements are no running statistics and left alone.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        owned = [b for b in module.buffers() if not is_lazy(b) and b.numel() <= BUFFER and b.layout is torch.strided]
         kinds: dict[tuple[Any, ...], list[Tensor]] = {}
-        for buffer in owned:
-            kinds.setdefault((buffer.dtype, buffer.device), []).append(buffer)
-        self._kinds = list(kinds.values())
-        self.any = bool(self._kinds)
+        for buffer in module.buffers():
+            if not is_lazy(buffer) and buffer.numel() <= BUFFER and buffer.layout is torch.strided:
+                kinds.setdefault((buffer.dtype, buffer.device), []).append(buffer)
+        self._kinds, self.any = list(kinds.values()), bool(kinds)
         self._kept: list[Tensor] = []
 
     def keep(self) -> None:
@@ -138,16 +131,9 @@ class BufferKeeper:
 
 
 def locate(loss: Tensor, batch: Any, module: nn.Module, layer_of: Mapping[int, str]) -> tuple[str, str]:
-    """Follow a loss that is not finite back to the first layer it can have come from.
+    """Follow a loss that is not finite, its graph still alive, back to the first layer it can have come from.
 
-    Args:
-        loss: The loss, its graph still alive.
-        batch: What `training_step` was given.
-        module: The module in training.
-        layer_of: From a parameter's `id` to its module's name.
-
-    Returns:
-        The layer's name, empty if none can be named; and words, empty if there is nothing to say.
+    The second word says what is known about it. Either is empty where nothing can be said.
     """
     spoilt = [name for name, p in module.named_parameters() if not is_lazy(p) and not _all_finite(p)]
     if spoilt:
@@ -157,9 +143,8 @@ def locate(loss: Tensor, batch: Any, module: nn.Module, layer_of: Mapping[int, s
     if culprit is None:
         return "", given
     if not culprit.own and not given:
-        given = (
-            f"{culprit.kind.lower()} after `{culprit.layer}` made it" if culprit.layer else f"{culprit.kind} made it"
-        )
+        made = f"{culprit.kind.lower()} after `{culprit.layer}`" if culprit.layer else culprit.kind
+        given = f"{made} made it"
     return culprit.layer, given
 
 
@@ -174,24 +159,13 @@ def _first_not_finite(ops: Sequence[AutogradNode]) -> AutogradNode | None:
     return None
 
 
-def inputs_not_finite(batch: Any, path: str = "batch") -> Iterator[str]:
+def inputs_not_finite(batch: Any) -> Iterator[str]:
     """Name each tensor of a nested batch that holds NaN or infinity: how many values, and the first one's place."""
-    if isinstance(batch, Tensor):
-        if batch.is_floating_point() and not _all_finite(batch):
-            places = (~batch.isfinite()).nonzero()
+    for path, tensor in named_tensors(batch, levels=-1, most=None):
+        if tensor.is_floating_point() and not _all_finite(tensor):
+            places = (~tensor.isfinite()).nonzero()
             at = ", ".join(str(i) for i in places[0].tolist())
             yield f"`{path}` itself holds {len(places)} values that are not finite, the first at [{at}]"
-    elif isinstance(batch, Mapping):
-        for key, value in batch.items():
-            yield from inputs_not_finite(value, f"{path}[{key!r}]")
-    elif isinstance(batch, list | tuple):
-        for index, value in enumerate(batch):
-            yield from inputs_not_finite(value, f"{path}[{index}]")
-
-
-def gradients_not_finite(parameters: Iterable[tuple[str, Tensor]]) -> list[str]:
-    """Return the parameters whose gradient is not finite, in the order given."""
-    return [name for name, p in parameters if p.grad is not None and not _all_finite(p.grad)]
 
 
 def _plain(values: Tensor) -> Tensor:
@@ -219,13 +193,9 @@ class NonFiniteOrigin:
 
 
 class NonFiniteGuard:
-    """Checks the loss and the gradients of each step, and takes the gradients away if one is not finite.
+    """Checks the loss and the gradients of each step, and takes the gradients away if one is not finite."""
 
-    Args:
-        choice: `stop`, `skip` or `raise`; here it only colours the words.
-    """
-
-    def __init__(self, choice: str) -> None:
+    def __init__(self, choice: str) -> None:  # `stop`, `skip` or `raise`; here it only colours the words
         self.choice = choice
         self.skipped = 0  # steps left out
         self.steps = 0  # checked
@@ -236,30 +206,22 @@ class NonFiniteGuard:
         self._batch: Any = None
         self._batch_idx = 0
         self._stepped = True
-        self._bad_loss = False
-        self._left_out = False
+        self._bad_loss = self._left_out = False
         self._in_a_row = 0
         self._scaler: Any = None
         self._alone = True
         self._trained: list[int] = []
-        self._parameters: list[nn.Parameter] = []
         self._layer_of: dict[int, str] = {}
-        self._module: nn.Module = nn.Module()
-        self._check = GradientCheck(self._module)
         self._buffers: BufferKeeper | None = None
         self._owner = Callback()
         self._observer: StepObserver | None = None
+        self._module: nn.Module = nn.Module()
+        self._parameters: list[nn.Parameter] = []
+        self._check = GradientCheck(self._module)
 
     def begin(self, trainer: Trainer, module: LightningModule, owner: Callback) -> None:
-        """Find what there is to watch.
-
-        Args:
-            trainer: The fit.
-            module: The module it trains.
-            owner: The callback that calls these hooks.
-        """
-        self._owner = owner
-        self._module = module
+        """Find what there is to watch in a fit, for the callback that calls these hooks."""
+        self._owner, self._module = owner, module
         buffers = BufferKeeper(module)
         self._buffers = buffers if buffers.any else None
         self._layer_of = {id(p): name.rpartition(".")[0] for name, p in module.named_parameters()}
@@ -293,8 +255,7 @@ class NonFiniteGuard:
     def end(self) -> None:
         """Drop the last batch and the module."""
         self._batch = self._buffers = self._observer = None
-        self._module = nn.Module()
-        self._parameters = []
+        self._module, self._parameters = nn.Module(), []
         self._check = GradientCheck(self._module)
 
     def before_batch(self, batch: Any, batch_idx: int) -> None:
@@ -337,10 +298,9 @@ class NonFiniteGuard:
         spoilt = (self._bad_loss and self._alone) or not self._check.finite(self.steps, norms)
         self.steps += 1
         self._stepped = True
+        self._in_a_row = self._in_a_row + 1 if spoilt else 0
         if not spoilt:
-            self._in_a_row = 0
             return True
-        self._in_a_row += 1
         if self._scaler is not None and not self._bad_loss and self._in_a_row < CALIBRATING:
             return False  # the scaler leaves this step out itself, and tries a smaller scale
         self.news = self._describe(trainer, self.origin or self._origin_in_gradients())
@@ -355,22 +315,18 @@ class NonFiniteGuard:
 
     def _origin_in_gradients(self) -> NonFiniteOrigin:
         # The last one in forward order is where it began: from there it spreads to the layers before.
-        names = gradients_not_finite(self._module.named_parameters())
+        names = [name for name, p in self._module.named_parameters() if p.grad is not None and not _all_finite(p.grad)]
         cause = next(inputs_not_finite(self._batch), "")
         where = (names[0] if cause else names[-1]).rpartition(".")[0] if names else ""
-        return NonFiniteOrigin(
-            self._batch_idx, f"the gradients of {len(names)} parameters are not finite", where, cause
-        )
+        what = f"the gradients of {len(names)} parameters are not finite"
+        return NonFiniteOrigin(self._batch_idx, what, where, cause)
 
     def _describe(self, trainer: Trainer, origin: NonFiniteOrigin) -> Finding:
         because = f", because {origin.cause}" if origin.cause else ""
         left = "the step that used it" if self.sums else "this batch"
         kept = {"stop": "training stops", "skip": f"{left} is left out", "raise": "raised"}[self.choice]
         where = f"in batch {origin.batch_idx} of epoch {trainer.current_epoch}"
-        advice = (
-            "clean the data"
-            if "itself holds" in origin.cause
-            else "lower the learning rate, clip gradients, or guard log, sqrt and division"
-        )
+        numbers = "lower the learning rate, clip gradients, or guard log, sqrt and division"
+        advice = "clean the data" if "itself holds" in origin.cause else numbers
         why = f"{origin.what} {where}{because}; weights kept, {kept}"
         return Finding(Fault.NON_FINITE, origin.where, trainer.global_step, why, advice)

@@ -18,11 +18,7 @@ ENOUGH_GRADIENTS = 3  # samplings with one
 
 
 class ReachWatch:
-    """Counts, per trainable parameter, the samplings in which its gradient was not zero.
-
-    Args:
-        module: Whose parameters to watch.
-    """
+    """Counts, per trainable parameter of a module, the samplings in which its gradient was not zero."""
 
     def __init__(self, module: nn.Module) -> None:
         self._named = [(n, p) for n, p in module.named_parameters() if p.requires_grad and not is_lazy(p)]
@@ -58,8 +54,7 @@ class UnitWatch:
 
     def _begin(self) -> None:
         self._alive: dict[str, Tensor] = {}
-        self._saturated: dict[str, list[float]] = {}
-        self._kinds: dict[str, str] = {}
+        self._saturated: dict[tuple[str, str], list[float]] = {}  # by layer and kind
         self._samplings = 0
 
     def add(self, ops: Sequence[AutogradNode]) -> None:
@@ -73,7 +68,6 @@ class UnitWatch:
             key = op.layer if times[op.layer] == 1 else f"{op.layer} ({times[op.layer]})"
             result = op.result()
             if result is not None and result.ndim > 1 and result.numel():
-                self._kinds[key] = op.kind
                 self._add(key, op, result)
 
     def _add(self, key: str, op: AutogradNode, result: Tensor) -> None:
@@ -85,7 +79,7 @@ class UnitWatch:
         else:
             low, high = FLAT[op.kind]
             share = ((result < low) | (result > high)).float().mean().item()
-            self._saturated.setdefault(key, []).append(share)
+            self._saturated.setdefault((key, op.kind.lower()), []).append(share)
 
     def full(self) -> bool:
         """Whether a window's worth of batches was seen."""
@@ -93,14 +87,11 @@ class UnitWatch:
 
     def read(self) -> tuple[Units, ...]:
         """Return what the window shows; begin the next."""
-        found = [
-            Units(layer, "relu", len(alive), 1 - alive.float().mean().item(), self._samplings)
-            for layer, alive in self._alive.items()
-        ]
-        found += [
-            Units(layer, self._kinds[layer].lower(), 0, sorted(shares)[len(shares) // 2], self._samplings)
-            for layer, shares in self._saturated.items()
-        ]
+        window = self._samplings
+        alive = [(name, len(units), units.float().mean().item()) for name, units in self._alive.items()]
+        found = [Units(layer, "relu", units, 1 - share, window) for layer, units, share in alive]
+        medians = {key: sorted(shares)[len(shares) // 2] for key, shares in self._saturated.items()}
+        found += [Units(layer, kind, 0, share, window) for (layer, kind), share in medians.items()]
         self._begin()
         return tuple(found)
 
@@ -118,20 +109,15 @@ _MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 class UpdateWatch:
     """Reads weights, gradients and updates of the trainable parameters of a module.
 
-    Args:
-        module: Whose parameters to watch; lazy, complex and quantised ones are passed by.
+    Lazy, complex and quantised ones are passed by, and embeddings.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self._matrices = {id(part.weight) for part in module.modules() if isinstance(part, _MATRICES)}
         embeddings = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
-        named = [
-            (name, p)
-            for name, p in module.named_parameters()
-            if p.requires_grad and not is_lazy(p) and p.is_floating_point() and p.numel() and id(p) not in embeddings
-        ]
-        self._names = [name for name, _ in named]
-        self.parameters = [p for _, p in named]
+        named = [(n, p) for n, p in module.named_parameters() if p.requires_grad and not is_lazy(p)]
+        named = [(n, p) for n, p in named if p.is_floating_point() and p.numel() and id(p) not in embeddings]
+        self._names, self.parameters = [name for name, _ in named], [p for _, p in named]
         self._sampler = Sampler(self.parameters)
         self._start = self._sampler.read(self.parameters)
         (self._start_rms,) = self._sampler.rms([self._start])
@@ -153,9 +139,8 @@ class UpdateWatch:
         """Read what the optimizer changed."""
         now = self._sampler.read(self.parameters)
         before = now if self._before is None else self._before
-        weights, updates, travelled, *gradients = self._sampler.rms(
-            [now, now - before, now - self._start, *self._gradients]
-        )
+        samples = [now, now - before, now - self._start, *self._gradients]
+        weights, updates, travelled, *gradients = self._sampler.rms(samples)
         self._before, self._gradients = None, []
         last = [next((g for g in reversed(each) if g == g), nan) for each in zip(*gradients, strict=True)]
         matrices = [id(p) in self._matrices for p in self.parameters]
@@ -164,11 +149,7 @@ class UpdateWatch:
 
 
 class Sampler:
-    """Reads a few elements of each of some tensors into one vector, the same ones each time.
-
-    Args:
-        parameters: Of the shapes that will be read.
-    """
+    """Reads a few elements of each of some tensors, of the parameters' shapes, into one vector, always the same."""
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         strides = [_stride(p.numel()) for p in parameters]

@@ -8,30 +8,13 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
-from torch.utils.data import (
-    BatchSampler,
-    DistributedSampler,
-    RandomSampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
-)
+from torch.utils import data
 
+from callbacks.health import data_reading
 from callbacks.health.facts import Loss, Structure
 from callbacks.health.faults import Fault, Finding, from_plain, to_plain
-from callbacks.health.readers.data import (
-    PendingFinding,
-    Sample,
-    read_contrast,
-    read_dependence,
-    read_inputs,
-    read_labels,
-    read_neighbours,
-    read_numbers,
-    tensors_in,
-)
-from callbacks.health.readers.loss import read_loss, with_batch
-from callbacks.health.readers.network import NUMERIC, LayerInputs, read_batch_norms, read_structure
+from callbacks.health.loss_reading import read_loss, with_batch
+from callbacks.health.network_reading import NUMERIC, LayerInputs, read_batch_norms, read_structure
 from callbacks.health.rules import data as data_rules
 from callbacks.health.rules import network as network_rules
 from callbacks.host import logged
@@ -40,10 +23,7 @@ MOST_CLASSES = 1000
 
 
 class DataWatch:
-    """Finds which tensor of a batch is the input and which the target, and keeps samples of both.
-
-    Batches of one epoch and one validation are kept, then nothing more is.
-    """
+    """Finds which tensor of a batch is the input and which the target, and keeps samples of both, of one epoch."""
 
     def __init__(self) -> None:
         self.input: int | None = None  # position among a batch's tensors
@@ -53,12 +33,12 @@ class DataWatch:
         self.known = False  # the loss certainly compares with the target
         self.ignored = -100  # the class that stands for none
         self.outputs = 0  # of the head, one a class; 0 if not known
-        self.train, self.val = Sample(), Sample()
+        self.train, self.val = data_reading.Sample(), data_reading.Sample()
         self.open = True
         self.baseline: float | None = None  # loss of the best constant
         self.best_val_loss = math.inf  # over the baseline
         self.compared = False  # training rows with validation rows
-        self.pending: PendingFinding | None = None
+        self.pending: data_reading.PendingFinding | None = None
 
     def learn(self, tensors: Sequence[Tensor], given: Tensor | None, losses: Sequence[Loss]) -> None:
         """Find the input, which the first layer was given, and the target, which the loss was given."""
@@ -95,9 +75,7 @@ class DataWatch:
         if target is None or not self.classes or target.device.type != "cpu" or not len(target):
             return []
         low, high = (int(value) for value in target.aminmax())
-        if self.ignored in (low, high):
-            return []
-        return data_rules.class_findings(low, high, self.outputs, step)
+        return [] if self.ignored in (low, high) else data_rules.class_findings(low, high, self.outputs, step)
 
     def training_batch(self, trainer: Trainer, tensors: Sequence[Tensor]) -> None:
         """Keep a part of a training batch of the first epoch; later only see whether rows come again."""
@@ -141,17 +119,17 @@ class DataWatch:
     def _judge_labels(self, trainer: Trainer) -> list[Finding]:
         sequential, random = order_of(trainer.train_dataloader)
         step, labels = trainer.global_step, self.train.labels
-        if not labels[0].is_floating_point():
-            classes = read_labels(labels, weighted=self.weighted, ignored=self.ignored)
+        if labels[0].is_floating_point():
+            numbers = data_reading.read_numbers(labels, self.val.labels)
+            self.baseline = float(torch.cat(labels).float().var(correction=0))
+            found = data_rules.number_findings(numbers, step, random=random) if numbers else []
+        else:
+            classes = data_reading.read_labels(labels, weighted=self.weighted, ignored=self.ignored)
             if len(classes.counts) > MOST_CLASSES:
                 return []
             rows = sum(classes.counts.values())
             self.baseline = -sum(n / rows * math.log(n / rows) for n in classes.counts.values())
             found = data_rules.label_findings(classes, step, sequential=sequential, random=random)
-        else:
-            numbers = read_numbers(labels, self.val.labels)
-            self.baseline = float(torch.cat(labels).float().var(correction=0))
-            found = data_rules.number_findings(numbers, step, random=random) if numbers else []
         return [finding for finding in found if self.known or finding.fault is Fault.UNSHUFFLED]
 
     def _judge_rows(self, step: int) -> list[Finding]:
@@ -160,13 +138,14 @@ class DataWatch:
         if train is None or val is None or not (self.train.spread and self.val.spread):
             return []
         both = (labels, val_labels) if labels is not None and val_labels is not None else None
-        contrast = read_contrast(train, val, both)
+        contrast = data_reading.read_contrast(train, val, both)
         if contrast is None:
             return []
         found = data_rules.contrast_findings(contrast, step)
-        near = read_neighbours((train, both[0]), (val, both[1])) if both and self.known and not found else None
+        fair = self.known and not found
+        near = data_reading.read_neighbours((train, both[0]), (val, both[1])) if both and fair else None
         possible = data_rules.neighbour_findings(near, step) if near else []
-        self.pending = PendingFinding(possible, train) if possible else None
+        self.pending = data_reading.PendingFinding(possible, train) if possible else None
         if found or both is None or not self.known:
             self.train.clear()
         self.val.clear()
@@ -183,9 +162,8 @@ class DataWatch:
         asks = data_rules.may_be_unlearnable(best, epochs, step)
         rows, labels = (self.train.rows(), self.train.row_labels()) if asks else (None, None)
         if rows is not None and labels is not None:
-            found = data_rules.dependence_findings(
-                read_dependence(rows, labels, best_val_loss=best, epochs=epochs), step
-            )
+            seen = data_reading.read_dependence(rows, labels, best_val_loss=best, epochs=epochs)
+            found = data_rules.dependence_findings(seen, step)
         if best <= data_rules.NO_SKILL or asks:  # data that tell something go on telling it: nobody needs to ask again
             self.train.clear()
         return found
@@ -194,18 +172,18 @@ class DataWatch:
 def order_of(loader: Any) -> tuple[bool, bool]:
     """Return whether a loader is known to keep the order of its rows, and whether it is known to draw at random."""
     batches = getattr(loader, "batch_sampler", None)
-    if type(batches) is not BatchSampler:  # one's own: it may do anything
+    if type(batches) is not data.BatchSampler:  # one's own: it may do anything
         return False, False
     sampler = batches.sampler
-    if isinstance(sampler, DistributedSampler):
+    if isinstance(sampler, data.DistributedSampler):
         return not sampler.shuffle, sampler.shuffle
-    random = isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler)
-    return isinstance(sampler, SequentialSampler), random
+    random = isinstance(sampler, data.RandomSampler | data.SubsetRandomSampler | data.WeightedRandomSampler)
+    return isinstance(sampler, data.SequentialSampler), random
 
 
 def _is_column(tensor: Tensor) -> bool:
     real = not tensor.is_complex() and tensor.dtype != torch.bool
-    return real and tensor.ndim > 0 and len(tensor) > 0 and tensor.numel() == len(tensor)
+    return real and tensor.ndim > 0 and 0 < tensor.numel() == len(tensor)
 
 
 def _at(tensors: Sequence[Tensor], position: int | None) -> Tensor | None:
@@ -226,8 +204,8 @@ FIRST_LOSSES, LAST_LOSSES = 5, 20
 class TrainingProbe:
     """Gathers facts about the data, the head and the structure, and names the faults they establish.
 
-    Call its methods from a callback's hooks of the same names. It alters nothing: not the batch, not the module, not
-    the random numbers, and leaves no hook behind after `end`. Facts it cannot read make no finding.
+    Its methods are called from a callback's hooks of the same names. It alters nothing: not the batch, not the module,
+    not the random numbers, and leaves no hook behind after `end`. Facts it cannot read make no finding.
     """
 
     def __init__(self) -> None:
@@ -248,10 +226,7 @@ class TrainingProbe:
         self._structure = Structure()
         self._signals: list[tuple[str, float]] = []
         self._losses: list[Tensor] = []
-        self._norms_trained = False
-        self._norms = False
-
-    # ------------------------------------------------------------------ hooks
+        self._norms = self._norms_trained = False
 
     def begin(self, trainer: Trainer, module: LightningModule) -> None:
         """Read the structure before the first step, and hang hooks on the layers for the first few."""
@@ -266,7 +241,7 @@ class TrainingProbe:
     def before_batch(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Compare a batch's classes with the outputs before the loss does, which would stop the run."""
         if self._data.open and self._data.outputs:
-            self._add(self._data.out_of_range(tensors_in(batch), trainer.global_step))
+            self._add(self._data.out_of_range(data_reading.tensors_in(batch), trainer.global_step))
 
     def failed(self, trainer: Trainer, module: LightningModule, error: BaseException) -> None:
         """Say in plain words what stopped the run, if it is a label that the loss refused."""
@@ -293,15 +268,11 @@ class TrainingProbe:
         """Read the first batches, and with an epoch's first batch, more and more rarely, the mode of batch norms."""
         self._steps += 1
         if batch_idx == 0 and self._norms_trained and self._steps > FIRST_STEPS and self._now_and_then(0):
-            norms = read_batch_norms(module, fresh=False)
-            self._add(
-                network_rules.training_findings(
-                    norms, trainer.global_step, root_training=module.training, were_training=True
-                )
-            )
+            norms, step = read_batch_norms(module, fresh=False), trainer.global_step
+            self._add(network_rules.training_findings(norms, step, root_training=module.training, were_training=True))
         if not self.wants_batches:
             return
-        tensors = tensors_in(batch)
+        tensors = data_reading.tensors_in(batch)
         if self._steps <= FIRST_STEPS:
             self._first_steps(trainer, module, tensors)
         self._data.training_batch(trainer, tensors)
@@ -315,7 +286,7 @@ class TrainingProbe:
     def batches(self, trainer: Trainer, batches: Iterable[Any]) -> None:
         """Read training batches of steps that need not be seen."""
         for batch in batches:
-            self._data.training_batch(trainer, tensors_in(batch))
+            self._data.training_batch(trainer, data_reading.tensors_in(batch))
         self._update_wants()
 
     def _update_wants(self) -> None:
@@ -327,14 +298,12 @@ class TrainingProbe:
         self._norms_seen[which] += 1
         return not self._norms_seen[which] & (self._norms_seen[which] - 1)
 
-    def validation_batch(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def validation_batch(self, trainer: Trainer, module: LightningModule, _: Any, batch: Any, batch_idx: int) -> None:
         """Read validation batches of the first epoch, and the mode that batch norms are in."""
         if self._norms and batch_idx == 0 and not trainer.sanity_checking and self._now_and_then(1):
             self._add(network_rules.validation_findings(read_batch_norms(module, fresh=False), trainer.global_step))
         if not self._data.compared and self._steps:
-            self._data.validation_batch(trainer, tensors_in(batch))
+            self._data.validation_batch(trainer, data_reading.tensors_in(batch))
 
     def epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Judge what one epoch gathered."""
@@ -352,8 +321,6 @@ class TrainingProbe:
         self._losses.clear()
         self._data.train.clear()
         self._data.val.clear()
-
-    # ------------------------------------------------------------------ findings
 
     def news(self) -> list[Finding]:
         """Return the faults established since this was last asked."""
@@ -379,8 +346,6 @@ class TrainingProbe:
                 self._findings[finding.fault, finding.where] = finding
                 self.new.append(finding)
 
-    # ------------------------------------------------------------------ the first steps
-
     def _first_steps(self, trainer: Trainer, module: LightningModule, tensors: list[Tensor]) -> None:
         step = trainer.global_step
         facts = [with_batch(loss, tensors) for loss in self._read]
@@ -403,16 +368,15 @@ class TrainingProbe:
             self._layers.close()
             self._judge_inputs(trainer)
             if self._layers.signals:
-                values = torch.stack([signal for _, signal in self._layers.signals]).tolist()
-                names = [name for name, _ in self._layers.signals]
-                self._signals = list(zip(names, values, strict=True))
+                names, values = zip(*self._layers.signals, strict=True)
+                self._signals = list(zip(names, torch.stack(values).tolist(), strict=True))
             if not network_rules.fades(self._structure, self._signals):  # then nobody asks how the loss goes on
                 self._signals.clear()
                 self._losses.clear()
 
     def _judge_inputs(self, trainer: Trainer) -> None:
         if self._given:
-            facts = read_inputs(self._fed, self._given, from_batch=self._data.input is not None)
+            facts = data_reading.read_inputs(self._fed, self._given, from_batch=self._data.input is not None)
             self._given = []
             if facts is not None:
                 self._add(data_rules.input_findings(facts, trainer.global_step))

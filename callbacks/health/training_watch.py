@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from callbacks.health.facts import Facts, Reading
 from callbacks.health.faults import Finding, Said
+from callbacks.health.network_reading import frozen_at_random, read_dropouts, read_head, read_optimizers
 from callbacks.health.parameter_watch import ReachWatch, UnitWatch, UpdateWatch, ZeroingWatch, weights_at_start
-from callbacks.health.readers.network import frozen_at_random, is_alone, read_dropouts, read_head, read_optimizers
 from callbacks.health.rules import training as rules
 from callbacks.health.rules.training import LossCourse
 from callbacks.host import logged
@@ -24,16 +24,13 @@ OTHER_UNITS = 10.0  # times what is minimised: a logged training loss so far fro
 
 
 class TrainingWatch:
-    """Watches the dynamics of a run. `due` says whether a batch is to be sampled; the rest costs next to nothing.
+    """Watches the dynamics of a run: closely on batches that are `due`, the rest costs next to nothing.
 
-    A caller that is in a hurry need not call `before_batch` before the batch `next`, nor `before_step` and `ended`
-    unless it is `busy`; it then adds one to `batches` itself.
-
-    Args:
-        every: Batches between two samplings, once training has gone on for a while.
+    A batch is due from `next` on. The caller counts `batches`, and is in a hurry: `before_step` and `after_batch` only
+    need to be called while the watch is `busy`.
     """
 
-    def __init__(self, every: int) -> None:
+    def __init__(self, every: int) -> None:  # batches between two samplings, once training has gone on for a while
         self.every = every
         self.course = LossCourse()
         self.due = True
@@ -55,26 +52,18 @@ class TrainingWatch:
     def begin(self, trainer: Trainer, module: LightningModule) -> None:
         """Read weights and optimizers before the first step."""
         self._layer_of = {id(p): name.rpartition(".")[0] for name, p in module.named_parameters()}
-        self._updates = UpdateWatch(module)
-        self._reach = ReachWatch(module)
-        self._units = UnitWatch()
-        self._zeroing = ZeroingWatch()
-        self._stepped = None
+        self._updates, self._reach, self._units = UpdateWatch(module), ReachWatch(module), UnitWatch()
+        self._zeroing, self._stepped = ZeroingWatch(), None
         self.losses.clear()
         self._factor = max(1, trainer.accumulate_grad_batches) if module.automatic_optimization else 1
-        facts = self._facts
-        facts.alone = is_alone(module, trainer.optimizers)
-        facts.optimizers = read_optimizers(trainer.optimizers)
+        facts, optimizers = self._facts, trainer.optimizers
+        facts.alone = len(optimizers) == 1 and not any(group.get("maximize") for group in optimizers[0].param_groups)
+        facts.optimizers = read_optimizers(optimizers)
         facts.dropouts = read_dropouts(module)
         facts.regularised = bool(facts.dropouts) or any(group.decay > 0 for group in facts.optimizers)
         if trainer.global_step == 0:
             facts.weights = weights_at_start(module)
             facts.frozen = frozen_at_random(module, facts.weights)
-
-    def before_batch(self) -> None:
-        """Decide whether this batch is to be sampled."""
-        if self.batches >= self.next:
-            self.due = self.busy = True
 
     def _add_losses(self) -> None:
         """Add the losses since the last time to the course; those that are not finite are left out."""
@@ -122,9 +111,8 @@ class TrainingWatch:
         self._epoch_losses = [0.0, 0.0]
         mean = total / count if count else nan
         values = {name.lower(): value for name, value in logged(trainer).items()}
-        train_loss, val_loss, accuracy = (
-            _first(values, *words) for words in (("train", "loss"), ("val", "loss"), ("val", "acc"))
-        )
+        words = (("train", "loss"), ("val", "loss"), ("val", "acc"))
+        train_loss, val_loss, accuracy = (_first(values, *each) for each in words)
         self._epochs = [*self._epochs, (mean, _in_units(val_loss, mean, train_loss))][-rules.LASTING :]
         if self._ended_epochs < self._next_epoch:
             return
@@ -179,13 +167,8 @@ class TrainingWatch:
     def state_dict(self) -> dict[str, Any]:
         """Return the course of the loss and how far the sampling got, as plain data."""
         self._add_losses()
-        return {
-            "course": self.course.state(),
-            "batches": self.batches,
-            "next": self.next,
-            "gap": self._gap,
-            "epochs": [list(pair) for pair in self._epochs],
-        }
+        course, epochs = self.course.state(), [list(pair) for pair in self._epochs]
+        return {"course": course, "batches": self.batches, "next": self.next, "gap": self._gap, "epochs": epochs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with a run that was interrupted; updates are read anew from there."""

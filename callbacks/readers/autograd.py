@@ -21,6 +21,8 @@ Source = tuple[GradNode, int]  # what made a tensor: autograd's node and the num
 VIEWS = frozenset({"Alias", "AsStrided", "Clone", "Expand", "Permute", "ReshapeAlias", "Select", "Slice", "Squeeze"})
 VIEWS |= {"T", "ToCopy", "Transpose", "Unbind", "UnsafeView", "Unsqueeze", "View"}
 LARGEST = 20_000  # nodes; a graph unrolled over long sequences says nothing new and takes milliseconds
+COMPILED = "_orig_mod"  # the name under which `torch.compile` keeps a module; state dicts show it
+WRAPPERS = frozenset({COMPILED, "_forward_module"})  # the latter is what Lightning's strategies add
 _GIVEN = ("self", "mat1", "input")  # under which names operations save what they were given
 
 
@@ -38,6 +40,11 @@ def forward_name(node: GradNode) -> str:
     """Return the name of a node's operation as the forward pass writes it, e.g. `log_softmax`."""
     name = re.sub(r"(Backward\d*)+$", "", name_of(node))
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower() or node.name()
+
+
+def unwrapped_name(path: str) -> str:
+    """Return a module's or parameter's path without what wrappers put into it."""
+    return ".".join(part for part in path.split(".") if part not in WRAPPERS)
 
 
 def parameter_of(node: GradNode) -> Tensor | None:
@@ -71,12 +78,7 @@ def is_view(node: GradNode) -> bool:
 
 
 def used_parameters(node: GradNode, through: Callable[[GradNode], bool] = is_view) -> Iterator[Tensor]:
-    """Yield the parameters that an operation uses itself.
-
-    Args:
-        node: The operation.
-        through: Whether an operation between a parameter and `node` may be passed over.
-    """
+    """Yield the parameters that an operation uses itself, `through` operations between that may be passed over."""
     for below in trained_inputs(node):
         while below.next_functions and through(below) and (first := below.next_functions[0][0]) is not None:
             below = first
@@ -114,23 +116,14 @@ def walk(starts: Iterable[GradNode], stops: Iterable[GradNode] = ()) -> Iterator
 
 @dataclass
 class AutogradNode:
-    """One operation of the forward pass, in the layer that called it.
+    """One operation of the forward pass, in the layer that called it."""
 
-    Args:
-        kind: The operation, e.g. `Relu`.
-        layer: The module whose parameters it used, or whose output it works on; empty before the first layer.
-        own: Whether it used that module's parameters itself.
-        node: Autograd's node.
-        before: The operation whose output it took, if that is in the graph.
-        hidden: Whether a layer with parameters comes after it.
-    """
-
-    kind: str
-    layer: str
-    own: bool
+    kind: str  # e.g. `Relu`
+    layer: str  # the module whose parameters it used, or whose output it works on; empty before the first layer
+    own: bool  # whether it used that module's parameters itself
     node: GradNode
-    before: "AutogradNode | None" = None
-    hidden: bool = False
+    before: "AutogradNode | None" = None  # the operation whose output it took, if that is in the graph
+    hidden: bool = False  # whether a layer with parameters comes after it
 
     def result(self) -> Tensor | None:
         """Return its result, if autograd saved that."""
@@ -149,9 +142,7 @@ class AutogradNode:
 def operations(loss: Tensor, layer_of: Mapping[int, str]) -> list[AutogradNode]:
     """Return the operations behind a loss, each after those it builds on; views of parameters are left out.
 
-    Args:
-        loss: A tensor that has a gradient function; anything else gives an empty list.
-        layer_of: From a parameter's `id` to its module's name.
+    `layer_of` maps a parameter's `id` to its module's name. A tensor without a gradient function has no operations.
     """
     found: dict[GradNode, AutogradNode | None] = {}  # None: a parameter, or a view of one
     stack = [(loss.grad_fn, False)] if loss.grad_fn is not None else []
@@ -168,10 +159,8 @@ def operations(loss: Tensor, layer_of: Mapping[int, str]) -> list[AutogradNode]:
     ordered = [operation for operation in found.values() if operation is not None]
     for operation in reversed(ordered):
         if operation.own or operation.hidden:
-            for below in trained_inputs(operation.node):
-                earlier = found.get(below)
-                if earlier is not None:
-                    earlier.hidden = True
+            for earlier in filter(None, map(found.get, trained_inputs(operation.node))):
+                earlier.hidden = True
     return ordered
 
 

@@ -1,11 +1,10 @@
 """Say when work is due: at every n-th step, or as often as it takes no more than a share of the time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
 
-Schedule = Callable[[int], bool]
 NEVER = -1
 
 
@@ -16,14 +15,11 @@ class Every:
     >>> [step for step in range(10) if Every(4)(step)]
     [0, 4, 8]
 
-    Args:
-        n: Steps from one to the next; 0 for never.
-
     Raises:
         ValueError: n is below 0.
     """
 
-    n: int
+    n: int  # steps from one to the next; 0 for never
 
     def __post_init__(self) -> None:
         if self.n < 0:
@@ -44,9 +40,6 @@ class AnyOf:
 
     >>> [step for step in range(10) if AnyOf((Every(4), Every(6)))(step)]
     [0, 4, 6, 8]
-
-    Args:
-        schedules: The schedules.
     """
 
     schedules: tuple["Every | AnyOf", ...]

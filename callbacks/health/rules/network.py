@@ -3,14 +3,15 @@
 from collections.abc import Iterator, Sequence
 from math import prod
 
-from callbacks.health.facts import AFFINE, MOVES, BatchNorm, Loss, Op, Structure, Term
+from callbacks.health.facts import AFFINE, MOVES, BatchNorm, Loss, OperationFacts, Structure, Term
 from callbacks.health.faults import Fault, Finding, named
 
-BOUNDED = {"Sigmoid": (0.0, 1.0), "Tanh": (-1.0, 1.0), "Relu": (0.0, None), "Softplus": (0.0, None)}
-CLIPPED = {**BOUNDED, "Softmax": (0.0, 1.0), "Hardtanh": (None, None), "Elu": (-1.0, None), "Gelu": (-0.2, None)}
+BOUNDED = frozenset({"Sigmoid", "Tanh", "Relu", "Softplus"})
+CLIPPED = BOUNDED | {"Softmax", "Hardtanh", "Elu", "Gelu"}
 FEW = 16  # target values that make no statement about a range
 BEYOND = 0.05  # share of targets out of an activation's range that is no accident
-
+NAMES = {"nll": "cross-entropy", "soft": "cross-entropy", "picked": "negative log-likelihood"}
+NAMES |= dict.fromkeys(("bce", "bce_logits"), "binary cross-entropy") | {"regression": "distance to the target"}
 
 Case = tuple[Fault, str, str]
 
@@ -32,30 +33,17 @@ def _sign(loss: Loss) -> Iterator[Case]:
         yield Fault.LOSS_SIGN, why, "Return the loss itself from training_step, without the minus sign."
 
 
-NAMES = {
-    "nll": "cross-entropy",
-    "picked": "negative log-likelihood",
-    "soft": "cross-entropy",
-    "bce": "binary cross-entropy",
-    "bce_logits": "binary cross-entropy",
-    "regression": "distance to the target",
-}
-
-
-def _one_output(term: Term) -> Iterator[Case]:
+def _shapes(term: Term) -> Iterator[Case]:
     if term.kind in ("nll", "soft") and _classes(term) == 1:
         why = "cross-entropy over 1 output: the softmax of one number is 1, the loss is always 0"
         advice = "Use MSELoss for a regression, BCEWithLogitsLoss for two classes, or one output a class."
         yield Fault.WRONG_LOSS, why, advice
-
-
-def _stretched(term: Term) -> Iterator[Case]:
     if term.kind == "regression" and term.stretched:
         why = f"prediction and target have shapes that broadcast to {term.shape}: every row is compared with all others"
         yield Fault.WRONG_LOSS, why, "Give both the same shape, e.g. prediction.squeeze(1) or target.unsqueeze(1)."
 
 
-def _wrong_dimension(term: Term) -> Iterator[Case]:
+def _dimension(term: Term) -> Iterator[Case]:
     soft = next((op for op in term.real[:4] if op.name in ("LogSoftmax", "Softmax")), None)
     if soft is None or soft.dim is None or len(soft.shape) < 2 or term.kind in ("unknown", "regression"):
         return
@@ -114,24 +102,10 @@ def _softmax_of_one(term: Term) -> Iterator[Case]:
         yield Fault.WRONG_OUTPUT_ACTIVATION, why, "Let the last layer be linear, or use a sigmoid for a probability."
 
 
-def _range(term: Term) -> Iterator[Case]:
-    name, target = _first(term), term.target
-    if term.kind != "regression" or name not in BOUNDED or target is None or prod(target.shape) < FEW:
-        return
-    below, above, outside = target.beyond
-    share = {"Sigmoid": below + above, "Tanh": outside}.get(name, below)
-    if share > BEYOND:
-        why = (
-            f"the output goes through {name.lower()}, and {share:.0%} of the targets "
-            f"(from {target.low:.3g} to {target.high:.3g}) lie where it cannot reach"
-        )
-        advice = "Let the last layer be linear, or scale the targets into the activation's range."
-        yield Fault.WRONG_OUTPUT_ACTIVATION, why, advice
-
-
 def _target(term: Term) -> Iterator[Case]:
     target = term.target
-    if target is None or prod(target.shape) < 2:
+    size = 0 if target is None else prod(target.shape)
+    if target is None or size < 2:
         return
     if term.kind in ("bce", "bce_logits") and (target.low < 0 or target.high > 1):
         if target.distinct <= 2 and float(target.low).is_integer() and float(target.high).is_integer():
@@ -144,26 +118,25 @@ def _target(term: Term) -> Iterator[Case]:
     if term.kind == "regression" and target.one_hot and target.given:
         why = f"a squared or absolute distance to one-hot labels of {target.shape[-1]} classes"
         yield Fault.WRONG_LOSS, why, "Use CrossEntropyLoss on the raw scores for classes."
+    name = _first(term)
+    if term.kind == "regression" and name in BOUNDED and size >= FEW:
+        below, above, outside = target.beyond
+        share = {"Sigmoid": below + above, "Tanh": outside}.get(name, below)
+        if share > BEYOND:
+            values = f"{share:.0%} of the targets (from {target.low:.3g} to {target.high:.3g})"
+            why = f"the output goes through {name.lower()}, and {values} lie where it cannot reach"
+            advice = "Let the last layer be linear, or scale the targets into the activation's range."
+            yield Fault.WRONG_OUTPUT_ACTIVATION, why, advice
 
 
-CHECKS = (
-    _one_output,
-    _stretched,
-    _wrong_dimension,
-    _redundant,
-    _missing,
-    _clipped_scores,
-    _softmax_of_one,
-    _target,
-    _range,
-)
+CHECKS = (_shapes, _dimension, _redundant, _missing, _clipped_scores, _softmax_of_one, _target)
 
 
 def _first(term: Term) -> str:
     return term.real[0].name if term.real else ""
 
 
-def _second_softmax(term: Term) -> Op | None:
+def _second_softmax(term: Term) -> OperationFacts | None:
     if _first(term) != "LogSoftmax":
         return None
     after = [op for op in term.real[1:] if not op.name.startswith("Clamp")]
@@ -222,19 +195,15 @@ def signal_findings(
 ) -> list[Finding]:
     """Find out whether a deep network without a norm loses its signal on the way.
 
-    Args:
-        structure: The network.
-        signals: Names of layers in their order, and how much their inputs differ from row to row.
-        losses: The mean of the first training losses and of those just now.
-        step: The optimizer step it is at.
+    Signals are the names of layers in their order, and how much their inputs differ from row to row; losses the mean of
+    the first training losses and of those just now.
     """
     if not fades(structure, signals) or not losses[1] > STUCK * losses[0] > 0:
         return []
     (_, first), (name, last) = signals[0], signals[-1]
-    why = (
-        f"what tells rows apart falls from {first:.2g} at `{signals[0][0]}` to {last:.2g} at `{name}`, "
-        f"{len(signals)} layers on, without a norm between; the loss went from {losses[0]:.4g} to {losses[1]:.4g}"
-    )
+    fall = f"what tells rows apart falls from {first:.2g} at `{signals[0][0]}` to {last:.2g} at `{name}`"
+    loss = f"the loss went from {losses[0]:.4g} to {losses[1]:.4g}"
+    why = f"{fall}, {len(signals)} layers on, without a norm between; {loss}"
     advice = "Put a BatchNorm, LayerNorm or GroupNorm between the layers, or initialise them for their activation (He)."
     return [Finding(Fault.MISSING_NORMALISATION, "network", step, why, advice)]
 
@@ -251,11 +220,7 @@ def training_findings(
 ) -> list[Finding]:
     """Find batch norms in the wrong mode in a training step.
 
-    Args:
-        norms: As they are in the step.
-        step: The optimizer step it is at.
-        root_training: Whether the whole module is in training mode.
-        were_training: Whether they were in an earlier step.
+    It is told whether the whole module is in training mode, and whether the norms were in an earlier step.
     """
     asleep = [n.name for n in norms if not n.training and n.tracked and n.trainable and n.fresh]
     if asleep:

@@ -1,7 +1,9 @@
 """Judge weights, updates, gradients, units and losses of a run: arithmetic over plain numbers."""
 
 from collections.abc import Callable, Iterable, Sequence
-from math import exp, isfinite, log, nan, sqrt
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from math import exp, inf, isfinite, log, nan, sqrt
 from statistics import fmean, median
 from typing import Any
 
@@ -11,23 +13,23 @@ from callbacks.health.faults import ADVICE, Fault, Finding, Said, named
 FIRST = 8  # losses kept as they came
 BLOCKS = 64  # means kept at most; then neighbours are joined
 
-STILL = 0.05  # of the loss
+STILL = 0.05  # of the loss, in `LossCourse`
 
 
+@dataclass
 class LossCourse:
     """Keeps the first losses, and the mean and the peak of blocks of equal length over the whole run.
 
     A loss that is NaN or infinite is counted and kept out of the means.
     """
 
-    def __init__(self) -> None:
-        self.first: list[float] = []
-        self.means: list[float] = []
-        self.count = 0
-        self.peak = float("-inf")
-        self.last = float("nan")
-        self._size = 1
-        self._open: list[float] = []
+    first: list[float] = field(default_factory=list)
+    means: list[float] = field(default_factory=list)
+    count: int = 0
+    peak: float = -inf
+    last: float = nan
+    size: int = 1  # losses in a block
+    open: list[float] = field(default_factory=list)  # losses of the block that is not full yet
 
     def extend(self, losses: Iterable[float]) -> list[float]:
         """Add the losses of some batches, in their order; return those that are finite."""
@@ -38,30 +40,30 @@ class LossCourse:
         self.last = finite[-1]
         self.peak = max(self.peak, *finite)
         self.first += finite[: FIRST - len(self.first)]
-        self._open += finite
-        while len(self._open) >= self._size:
-            self.means.append(sum(self._open[: self._size]) / self._size)
-            del self._open[: self._size]
+        self.open += finite
+        while len(self.open) >= self.size:
+            self.means.append(sum(self.open[: self.size]) / self.size)
+            del self.open[: self.size]
             if len(self.means) > BLOCKS:
                 self.means = [(a + b) / 2 for a, b in zip(self.means[::2], self.means[1::2], strict=False)]
-                self._size *= 2
+                self.size *= 2
         return finite
 
     @property
     def start(self) -> float:
         """Loss of the first batch; NaN before it."""
-        return self.first[0] if self.first else float("nan")
+        return self.first[0] if self.first else nan
 
     @property
     def recent(self) -> float:
         """Mean over the last eighth of the run, at least two blocks; NaN before the first."""
         tail = self.means[-max(2, len(self.means) // 8) :]
-        return fmean(tail) if tail else float("nan")
+        return fmean(tail) if tail else nan
 
     @property
     def floor(self) -> float:
         """Lowest of the last eighth of the means, at least four: one batch of a single row lifts no floor."""
-        return min(self.means[-max(4, len(self.means) // 8) :], default=float("nan"))
+        return min(self.means[-max(4, len(self.means) // 8) :], default=nan)
 
     @property
     def stands_still(self) -> bool:
@@ -77,21 +79,11 @@ class LossCourse:
 
     def state(self) -> dict[str, Any]:
         """Return the course as plain data."""
-        return {
-            "first": list(self.first),
-            "means": list(self.means),
-            "count": self.count,
-            "peak": self.peak,
-            "last": self.last,
-            "size": self._size,
-            "open": list(self._open),
-        }
+        return asdict(self)
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on with a course that was kept."""
-        self.first, self.means, self.count = list(state["first"]), list(state["means"]), state["count"]
-        self.peak, self.last = state["peak"], state["last"]
-        self._size, self._open = state["size"], list(state["open"])
+        vars(self).update(deepcopy(state))
 
 
 # Initial weights, as root mean square times sqrt(fan_in): torch's default has 0.58, He's 1.41, orthogonal ones at most
@@ -137,11 +129,10 @@ def _initialisation(facts: Facts) -> Said:
     if not scaled:
         return
     usual = exp(sum(log(r) for r in scaled.values()) / len(scaled))
-    if usual < NARROW:
-        name, shown, how = "", usual, "shrinks"
-    else:
-        name, shown = next(((n, r) for n, r in scaled.items() if r > (WIDE if usual > WIDE else WIDE_ONE)), ("", nan))
-        how = "grows"
+    name, shown, how = "", usual, "shrinks"
+    if usual >= NARROW:
+        wide, how = WIDE if usual > WIDE else WIDE_ONE, "grows"
+        name, shown = next(((n, r) for n, r in scaled.items() if r > wide), ("", nan))
     if isfinite(shown):
         times = f"weights start at {shown:.2g} times 1/sqrt(fan_in), usual 0.5 to 1.5"
         yield Fault.WRONG_INITIALISATION, name, f"{times}: the signal {how} layer by layer"
@@ -183,12 +174,9 @@ def _also(units: Sequence[Units]) -> str:
 
 
 def judge_course(facts: Facts, course: LossCourse, *, seen_epoch: bool) -> Said:
-    """Judge the readings so far and the course of the loss.
+    """Judge the readings so far and the course of the loss; NaN among the readings is passed by.
 
-    Args:
-        facts: The readings; NaN among them is passed by.
-        course: The losses so far.
-        seen_epoch: Whether every row was seen at least once: only then is little progress a sign.
+    Only when every row was seen at least once is little progress a sign.
     """
     if facts.kept_gradients:
         why = f"{facts.kept_gradients} steps in a row used the gradients of the step before once more"
@@ -207,23 +195,17 @@ def judge_course(facts: Facts, course: LossCourse, *, seen_epoch: bool) -> Said:
 
 
 def judge_epochs(facts: Facts, start: float, epochs: Sequence[tuple[float, float]], accuracy: float) -> Said:
-    """Judge the losses of whole epochs.
+    """Judge the losses of whole epochs, pairs of mean training loss and validation loss; NaN where there was none.
 
-    Args:
-        facts: Whether anything regularises.
-        start: The first loss.
-        epochs: Mean training loss and validation loss of each epoch; NaN where there was none.
-        accuracy: Validation accuracy of the last epoch; NaN if it is not logged.
+    Accuracy is the last epoch's in validation; NaN if it is not logged.
     """
     last = epochs[-LASTING:]
     if facts.regularised or not facts.alone or len(last) < LASTING or accuracy >= HELD:
         return
     if all(t < MEMORISED * start and (v - t) > GAP * (start - t) for t, v in last):
         train, val = last[-1]
-        why = (
-            f"no dropout and no weight decay; training loss fell from {start:.3g} to {train:.3g}, validation stands at"
-        )
-        yield Fault.UNDER_REGULARISED, "", f"{why} {val:.3g}"
+        fell = f"training loss fell from {start:.3g} to {train:.3g}, validation stands at {val:.3g}"
+        yield Fault.UNDER_REGULARISED, "", f"no dropout and no weight decay; {fell}"
 
 
 def judge_blow_up(course: LossCourse, reading: Reading | None) -> Said:
@@ -282,10 +264,8 @@ def _shrunk(facts: Facts, course: LossCourse) -> Said:
 
 def _depth(facts: Facts, course: LossCourse) -> Said:
     early = facts.readings[:EARLY]
-    if len(early) < EARLY:
-        return
     matrices = [[r for r in reading.layers if r.matrix and r.gradient > 0] for reading in early]
-    if any(len(layers) < 4 for layers in matrices):
+    if len(early) < EARLY or any(len(layers) < 4 for layers in matrices):
         return
     first = matrices[0][0].name
     ratio = _ratio(matrices, first)

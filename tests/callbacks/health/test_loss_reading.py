@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from callbacks.health.readers.loss import read_loss, with_batch
-from callbacks.health.readers.network import read_structure
+from callbacks.health.loss_reading import read_loss, with_batch
+from callbacks.health.network_reading import read_structure
 from callbacks.health.rules.network import head_findings, structure_findings
 
 ROWS, CLASSES = 32, 3

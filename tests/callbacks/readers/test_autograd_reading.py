@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from callbacks.graphs.builders import BackwardGraphBuilder
-from callbacks.health.readers.loss import read_loss
-from callbacks.health.readers.network import read_head, read_structure
+from callbacks.health.loss_reading import read_loss
+from callbacks.health.network_reading import read_head, read_structure
 from callbacks.health.rules.network import head_findings, structure_findings
 from callbacks.readers.autograd import (
     forward_name,

@@ -9,7 +9,6 @@ from math import log, nan
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.autograd.graph import Node as GradNode
 from torch.nn import functional
@@ -29,7 +28,7 @@ NORMS = BATCH_NORMS | {"NativeLayerNorm", "NativeGroupNorm"}
 POOLS = frozenset({"MaxPool1DWithIndices", "MaxPool2DWithIndices", "MaxPool3DWithIndices", "AdaptiveMaxPool2D"})
 SCALES = frozenset({"Mean", "Sum", "AvgPool2D", "AvgPool3D", "AdaptiveAvgPool2D", "ConstantPadNd", "NativeDropout"})
 PASSES = MOVES | NORMS | POOLS | SCALES
-LINEAR = MOVES | AFFINE | BATCH_NORMS | SCALES | {"AccumulateGrad", "Expand", "Neg"}
+LINEAR = MOVES | AFFINE | BATCH_NORMS | SCALES | {"AccumulateGrad", "Add", "Expand", "Neg"}
 # Bounds of torch's uniform initialisations, times sqrt(fan_in): its default for layers, and He's.
 _BOUNDS = ((1.0, 3**-0.5), (6**0.5, 2**0.5))
 
@@ -41,7 +40,7 @@ def read_structure(loss: Tensor) -> Structure:
     if not affine or len(nodes) > MOST_NODES:
         return Structure()
     inner = list(walk(node for layer in affine if (node := _data_input(layer)) is not None))  # without head and loss
-    linear = all(_is_linear(node) for node in inner)
+    linear = all(name_of(node) in LINEAR or _by_a_constant(node) for node in inner)
     normed = any(name_of(node) in NORMS for node in nodes)
     skips = any(name_of(node) in ("Add", "Cat", "Stack") and len(trained_inputs(node)) > 1 for node in inner)
     return Structure(tuple(_layer(node) for node in affine), linear, normed, skips)
@@ -53,11 +52,6 @@ def _data_input(node: GradNode) -> GradNode | None:
     if name_of(node) in ("Addmm", "Baddbmm", "Addmv"):
         return inputs[1]
     return inputs[0] if inputs else None
-
-
-def _is_linear(node: GradNode) -> bool:
-    name = name_of(node)
-    return name in LINEAR or _by_a_constant(node) or name == "Add"
 
 
 def _by_a_constant(node: GradNode) -> bool:
@@ -111,18 +105,13 @@ def _head(op: AutogradNode) -> Head | None:
 def read_batch_norms(module: nn.Module, *, fresh: bool) -> list[BatchNorm]:
     """Return the batch norms of a module; `fresh` also reads if their running statistics ever moved, which waits."""
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    return [
-        BatchNorm(
-            name,
-            layer.training,
-            layer.running_mean is not None,
-            layer.momentum,
-            fresh and _is_fresh(layer),
-            layer.weight is not None and layer.weight.requires_grad,
-        )
-        for name, layer in module.named_modules()
-        if isinstance(layer, kinds)
-    ]
+    found = []
+    for name, layer in module.named_modules():
+        if isinstance(layer, kinds):
+            tracked, trainable = layer.running_mean is not None, layer.weight is not None and layer.weight.requires_grad
+            untouched = fresh and _is_fresh(layer)
+            found.append(BatchNorm(name, layer.training, tracked, layer.momentum, untouched, trainable))
+    return found
 
 
 def _is_fresh(layer: Any) -> bool:
@@ -146,10 +135,11 @@ class LayerInputs:
     def open(self, module: nn.Module) -> None:
         """Hang a hook on each layer that owns parameters."""
         self.close()
+        seer, root = weakref.ref(self), weakref.ref(module)
         for name, layer in module.named_modules():
             owns = next(layer.parameters(recurse=False), None) is not None
             if owns and layer is not module and not isinstance(layer, torch.jit.ScriptModule):
-                self._handles.append(layer.register_forward_pre_hook(_hook(weakref.ref(self), module, name)))
+                self._handles.append(layer.register_forward_pre_hook(_hook(seer, root, name)))
 
     def see(self, name: str, layer: nn.Module, given: tuple[Any, ...]) -> None:
         """Take down what one layer is given."""
@@ -174,11 +164,8 @@ class LayerInputs:
         self.first = None
 
 
-def _hook(
-    seer: "weakref.ref[LayerInputs]", module: nn.Module, name: str
-) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    """A plain function, so that a copy of the module does not copy what watches it."""
-    root = weakref.ref(module)
+def _hook(seer: "weakref.ref[LayerInputs]", root: "weakref.ref[nn.Module]", name: str) -> Callable[..., None]:
+    """Return a plain function, so that a copy of the module does not copy what watches it."""
 
     def look(layer: nn.Module, given: tuple[Any, ...]) -> None:
         if torch.compiler.is_compiling():
@@ -200,9 +187,9 @@ def frozen_at_random(module: nn.Module, weights: Sequence[WeightStart]) -> tuple
 
 def _is_drawn(w: WeightStart) -> bool:
     root = w.fan_in**0.5
-    return w.size >= 128 and any(
-        0.97 * bound <= w.peak * root <= 1.0001 * bound and abs(w.rms * root / rms - 1) < 0.08 for bound, rms in _BOUNDS
-    )
+    peak, rms = w.peak * root, w.rms * root
+    drawn = (0.97 * bound <= peak <= 1.0001 * bound and abs(rms / usual - 1) < 0.08 for bound, usual in _BOUNDS)
+    return w.size >= 128 and any(drawn)
 
 
 def _is_copy(module: nn.Module, name: str) -> bool:
@@ -212,17 +199,12 @@ def _is_copy(module: nn.Module, name: str) -> bool:
 
 def read_optimizers(optimizers: Sequence[Optimizer]) -> tuple[OptimizerFacts, ...]:
     """Return how each optimizer's groups of parameters were set up; NaN stands for what a group has not."""
-    return tuple(
-        OptimizerFacts(
-            type(optimizer).__name__,
-            _number(group.get("lr")),
-            _number(group.get("eps")),
-            _usual_eps(type(optimizer)),  # type: ignore[arg-type]  # a class is hashable, whatever its objects are
-            _number(group.get("weight_decay")),
-        )
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-    )
+    found = []
+    for kind, group in ((type(optimizer), group) for optimizer in optimizers for group in optimizer.param_groups):
+        lr, eps, decay = (_number(group.get(name)) for name in ("lr", "eps", "weight_decay"))
+        usual = _usual_eps(kind)  # type: ignore[arg-type]  # a class is hashable, whatever its objects are
+        found.append(OptimizerFacts(kind.__name__, lr, eps, usual, decay))
+    return tuple(found)
 
 
 @cache
@@ -239,8 +221,3 @@ def _number(value: Any) -> float:
 def read_dropouts(module: nn.Module) -> dict[str, float]:
     """Return the share that each dropout module takes away, by its name."""
     return {name: part.p for name, part in module.named_modules() if isinstance(part, Dropout) and part.p > 0}
-
-
-def is_alone(module: LightningModule, optimizers: Sequence[Optimizer]) -> bool:
-    """Whether one optimizer minimises one loss."""
-    return len(optimizers) == 1 and not any(group.get("maximize") for group in optimizers[0].param_groups)

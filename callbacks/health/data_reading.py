@@ -3,9 +3,9 @@
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import torch
@@ -20,27 +20,29 @@ _MOST_BATCH_VALUES = 1 << 18  # of one batch that are looked at: a millisecond
 
 def tensors_in(batch: Any) -> list[Tensor]:
     """Return the tensors of a batch of nested mappings, sequences and dataclasses, in their order."""
-    return [tensor for _, tensor in zip(range(MOST), _walk(batch, DEEPEST), strict=False)]
+    return [tensor for _, tensor in islice(named_tensors(batch), MOST)]
 
 
-def _walk(batch: Any, levels: int) -> Iterator[Tensor]:
+def named_tensors(
+    batch: Any, path: str = "batch", *, levels: int = DEEPEST, most: int | None = MOST
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield where each tensor of a nested batch stands, and the tensor; of all levels below 0, of all parts at None."""
+    parts: Iterable[tuple[str, Any]] = ()
     if isinstance(batch, Tensor):
-        yield batch
-    elif levels and isinstance(batch, Mapping):
-        for part in batch.values():
-            yield from _walk(part, levels - 1)
-    elif levels and isinstance(batch, list | tuple):
-        for part in batch[:MOST]:
-            yield from _walk(part, levels - 1)
-    elif levels and dataclasses.is_dataclass(batch):
-        for each in dataclasses.fields(batch):
-            yield from _walk(getattr(batch, each.name, None), levels - 1)
+        yield path, batch
+    elif isinstance(batch, Mapping):
+        parts = ((f"{path}[{key!r}]", part) for key, part in batch.items())
+    elif isinstance(batch, list | tuple):
+        parts = ((f"{path}[{index}]", part) for index, part in enumerate(batch[:most]))
+    elif dataclasses.is_dataclass(batch):
+        parts = ((f"{path}.{each.name}", getattr(batch, each.name, None)) for each in dataclasses.fields(batch))
+    for where, part in parts if levels else ():
+        yield from named_tensors(part, where, levels=levels - 1, most=most)
 
 
-def flat_rows(tensor: Tensor, most: int | None = None) -> Tensor:
+def flat_rows(tensor: Tensor) -> Tensor:
     """Return the first rows of a batch as float vectors, of a bounded size in all."""
-    width = max(tensor[0].numel(), 1)
-    rows = min(len(tensor), most or len(tensor), max(_MOST_BATCH_VALUES // width, 2))
+    rows = min(len(tensor), max(_MOST_BATCH_VALUES // max(tensor[0].numel(), 1), 2))
     return tensor.detach()[:rows].reshape(rows, -1).float()
 
 
@@ -48,12 +50,12 @@ def read_inputs(layer: str, batches: Sequence[Tensor], *, from_batch: bool) -> I
     """Read what a layer was given in some batches; None of less than two rows or of numbers that are not finite."""
     if not batches or min(len(batch) for batch in batches) < 2 or len({batch[0].shape for batch in batches}) > 1:
         return None
-    rows = torch.cat([flat_rows(batch) for batch in batches])
-    table = batches[0].ndim == 2
+    vectors = [flat_rows(batch) for batch in batches]
+    rows = torch.cat(vectors)
     square = rows.square()
-    columns = square.mean(0) if table else square.mean()[None]
+    columns = square.mean(0) if batches[0].ndim == 2 else square.mean()[None]
     lengths = square.sum(1).sqrt()
-    spread = torch.stack([flat_rows(batch).std(0).max() for batch in batches]).max()
+    spread = torch.stack([vector.std(0).max() for vector in vectors]).max()
     numbers = torch.stack([rows.abs().max(), square.mean().sqrt(), columns.max().sqrt(), spread])
     values = torch.cat([numbers, torch.stack([lengths.min(), lengths.max()])])
     if not bool(values.isfinite().all()):
@@ -124,9 +126,8 @@ def _apart(one: Tensor, other: Tensor) -> float:
 
 def read_contrast(train: Tensor, val: Tensor, labels: tuple[Tensor, Tensor] | None) -> Contrast | None:
     """Compare training rows (N, …) with validation rows (M, …); None if a number is not finite."""
-    if train.shape[1:] != val.shape[1:] or min(len(train), len(val)) < 8:
-        return None
-    if not bool(train.isfinite().all() and val.isfinite().all()):
+    comparable = train.shape[1:] == val.shape[1:] and min(len(train), len(val)) >= 8
+    if not comparable or not bool(train.isfinite().all() and val.isfinite().all()):
         return None
     effects = {}
     for name, of_train, of_val in zip(STATISTICS, _statistics(train), _statistics(val), strict=False):
@@ -155,9 +156,8 @@ def _statistics(rows: Tensor) -> list[Tensor]:
 
 def _pictures(train: Tensor, val: Tensor) -> tuple[float, float]:
     means = [part.mean(0).reshape(-1) for part in (train, val, train[::2], train[1::2], val[::2], val[1::2])]
-    like, of_train, of_val = (
-        float(torch.corrcoef(torch.stack(means[i : i + 2])).nan_to_num()[0, 1]) for i in (0, 2, 4)
-    )
+    pairs = (torch.stack(means[i : i + 2]) for i in (0, 2, 4))
+    like, of_train, of_val = (float(torch.corrcoef(pair).nan_to_num()[0, 1]) for pair in pairs)
     return like, min(of_train, of_val)
 
 
@@ -179,19 +179,14 @@ MOST_COLUMNS = 4096  # of long rows, evenly spaced
 def read_neighbours(train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor]) -> Neighbours | None:
     """Compare the labels of near rows in equally many training and validation rows, in about a millisecond.
 
-    Args:
-        train: Rows (N, …) and their classes (integers) or targets (floats).
-        val: The same of validation.
+    Each is rows (N, …) and their classes (integers) or targets (floats).
     """
     size = min(len(val[0]), len(train[0]), ENOUGH)  # neighbours are nearer in a larger sample
     if size < FEW or val[0].shape[1:] != train[0].shape[1:]:
         return None
-    found = []
-    for rows, labels in (train, val):
-        near, distance = _nearest(_prepared(rows, size))
-        found.append((_agreement(_values(labels[:size]), near), distance))
-    (agreed, near_train), (agreed_val, near_val) = found
-    density = near_train / near_val if near_val else 1.0
+    (near, distance), (near_val, distance_val) = (_nearest(_prepared(rows, size)) for rows, _ in (train, val))
+    agreed, agreed_val = _agreement(_values(train[1][:size]), near), _agreement(_values(val[1][:size]), near_val)
+    density = distance / distance_val if distance_val else 1.0
     return Neighbours(size, agreed, agreed_val, _chance(val[1][:size]), density)
 
 
@@ -219,7 +214,7 @@ def _nearest(rows: Tensor) -> tuple[Tensor, float]:
 
 
 def _values(labels: Tensor) -> Tensor:
-    return labels if not labels.is_floating_point() else labels.argsort().argsort().float() / len(labels)
+    return labels.argsort().argsort().float() / len(labels) if labels.is_floating_point() else labels
 
 
 def _agreement(values: Tensor, near: Tensor) -> float:
@@ -236,7 +231,7 @@ def _chance(labels: Tensor) -> float:
 
 
 def _best_column(rows: Tensor, labels: Tensor) -> float:
-    """Standard deviations above chance of the column that tells most of the label (correlation ratio)."""
+    """Return the standard deviations above chance of the column that tells most of the label (correlation ratio)."""
     if labels.is_floating_point():
         ranks = labels.argsort().argsort().float()
         values = torch.stack([ranks - ranks.mean()], 1)
@@ -245,10 +240,7 @@ def _best_column(rows: Tensor, labels: Tensor) -> float:
         values = values - values.mean(0)
     values = values / values.norm(dim=0).clamp_min(1e-8)
 
-    def best(of: Tensor) -> float:
-        return float((rows.T @ of).square().sum(1).max())
-
-    return _beyond_chance(best, values)
+    return _beyond_chance(lambda of: float((rows.T @ of).square().sum(1).max()), values)
 
 
 def _beyond_chance(measure: Callable[[Tensor], float], values: Tensor) -> float:
@@ -299,21 +291,18 @@ class Sample:
 
     def rows(self) -> Tensor | None:
         """Return the kept rows on the CPU as floats; None if there are none, or of different shapes."""
-        if not self.inputs or len({x.shape[1:] for x in self.inputs}) > 1:
-            return None
-        return torch.cat(self.inputs).cpu().float()
+        alike = len({x.shape[1:] for x in self.inputs}) == 1
+        return torch.cat(self.inputs).cpu().float() if alike else None
 
     def row_labels(self) -> Tensor | None:
         """Return the labels of the kept rows, or None."""
-        if not self.input_labels or len(self.input_labels) != len(self.inputs):
-            return None
-        return torch.cat(self.input_labels).cpu()
+        whole = 0 < len(self.input_labels) == len(self.inputs)
+        return torch.cat(self.input_labels).cpu() if whole else None
 
     def clear(self) -> None:
         """Drop everything."""
-        self.inputs.clear()
-        self.input_labels.clear()
-        self.labels.clear()
+        for kept in (self.inputs, self.input_labels, self.labels):
+            kept.clear()
         self.kept = self.seen = self.batches = 0
 
 
@@ -322,12 +311,7 @@ AGAIN = 0.9  # of the rows
 
 
 class PendingFinding:
-    """Findings about training rows that hold only if the next epoch brings the same rows, not augmented ones.
-
-    Args:
-        findings: The findings.
-        rows: Training rows (N, …) as they came before.
-    """
+    """Findings about training rows that hold only if the next epoch brings the same rows, not augmented ones."""
 
     def __init__(self, findings: Sequence[Finding], rows: Tensor) -> None:
         self._findings = list(findings)

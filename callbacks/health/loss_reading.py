@@ -8,31 +8,22 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node as GradNode
 
-from callbacks.health.facts import AFFINE, MOVES, Loss, Op, Target, Term
+from callbacks.health.facts import AFFINE, MOVES, Loss, OperationFacts, Target, Term
 from callbacks.readers.autograd import inputs_of, name_of, parameter_of, saved, trained_inputs
 
 MOST_NODES = 400  # of a loss made of many terms, the rest is not read
 LONGEST_CHAIN = 24
 REDUCTIONS = frozenset({"Mean", "Sum", "Div", "Nanmean", "Nansum", "Stack", "Cat", "MaskedFill", "Where", "Squeeze"})
 SCORES = frozenset({"LogSoftmax", "Log", "LogSigmoid"})
-FUSED = {
-    "NllLoss": "nll",
-    "NllLoss2D": "nll",
-    "BinaryCrossEntropy": "bce",
-    "BinaryCrossEntropyWithLogits": "bce_logits",
-    "MseLoss": "regression",
-    "SmoothL1Loss": "regression",
-    "HuberLoss": "regression",
-}
+REGRESSIONS = ("MseLoss", "SmoothL1Loss", "HuberLoss")
+FUSED = {"NllLoss": "nll", "NllLoss2D": "nll", "BinaryCrossEntropy": "bce"}
+FUSED |= {"BinaryCrossEntropyWithLogits": "bce_logits", **dict.fromkeys(REGRESSIONS, "regression")}
 
 
 def read_loss(loss: Tensor, *, alone: bool, maximised: bool) -> Loss:
-    """Return the terms of a loss.
+    """Return the terms of a loss before its backward pass.
 
-    Args:
-        loss: The loss, before its backward pass.
-        alone: Whether the one optimizer minimises this loss and no other.
-        maximised: Whether the optimizer maximises.
+    It is told whether one optimizer minimises this loss and no other, and whether that maximises.
     """
     terms: list[Term] = []
     todo: list[tuple[GradNode | None, int]] = [(loss.grad_fn, 1)]
@@ -63,44 +54,23 @@ def _found(term: Term, batch: Sequence[Tensor], *, classes: bool) -> Term:
     if term.target is not None:
         given = classes or term.target.address in {tensor.data_ptr() for tensor in batch}
         return replace(term, target=replace(term.target, given=given))
-    sides = _sides(term.shape)
-    fits = [tensor for tensor in batch if tensor.is_floating_point() and _sides(tuple(tensor.shape)) == sides]
+    sides = [side for side in term.shape if side != 1]
+    fits = [y for y in batch if y.is_floating_point() and [side for side in y.shape if side != 1] == sides]
     if term.kind == "regression" and sides and len(fits) == 1:  # a difference taken by hand keeps no target
         return replace(term, target=replace(_target(fits[0]), given=True))
     return term
 
 
-def _sides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(side for side in shape if side != 1)
-
-
 def _target(target: Tensor) -> Target:
-    """A target as plain numbers."""
     values = target.reshape(-1)[:4096].double()
     if not len(values):
         return Target(tuple(target.shape))
     margin = 0.05 * float(values.std(correction=0)) if len(values) > 1 else 0.0
-    numbers = torch.stack(
-        [
-            values.min(),
-            values.max(),
-            (values < -margin).double().mean(),
-            (values > 1.05).double().mean(),
-            (values.abs() > 1.05).double().mean(),
-        ]
-    ).tolist()
-    low, high, *beyond = (float(number) for number in numbers)
-    return Target(
-        tuple(target.shape),
-        not target.is_floating_point(),
-        low,
-        high,
-        min(len(torch.unique(values)), 64),
-        _is_one_hot(target),
-        False,
-        target.data_ptr(),
-        (beyond[0], beyond[1], beyond[2]),
-    )
+    outside = (values < -margin, values > 1.05, values.abs() > 1.05)
+    numbers = torch.stack([values.min(), values.max(), *(where.double().mean() for where in outside)])
+    low, high, *beyond = numbers.tolist()
+    shape, distinct = tuple(target.shape), min(len(torch.unique(values)), 64)
+    return Target(shape, low, high, distinct, _is_one_hot(target), address=target.data_ptr(), beyond=tuple(beyond))
 
 
 def _is_one_hot(target: Tensor) -> bool:
@@ -108,12 +78,7 @@ def _is_one_hot(target: Tensor) -> bool:
     if target.ndim != 2 or target.shape[1] < 2 or target.shape[0] < 3:
         return False
     row = target.float()
-    ones = (row == 1).sum(1) == 1
-    zeros = (row == 0).sum(1) == target.shape[1] - 1
-    return bool((ones & zeros).all())
-
-
-# ---------------------------------------------------------------------- terms
+    return bool((((row == 1).sum(1) == 1) & ((row == 0).sum(1) == target.shape[1] - 1)).all())
 
 
 def _term(node: GradNode, sign: int) -> Term | None:
@@ -153,9 +118,7 @@ def _likelihood(node: GradNode, kind: str, sign: int) -> Term | None:
 def _difference(node: GradNode, sign: int) -> Term | None:
     """A squared or absolute difference to something that is not trained."""
     below = inputs_of(node)[0]
-    if below is None or name_of(below) != "Sub":
-        return None
-    trained = trained_inputs(below)
+    trained = trained_inputs(below) if below is not None and name_of(below) == "Sub" else []
     if len(trained) != 1:
         return None
     shape, chain = _shape(saved(node, "self")), _chain(trained[0])
@@ -174,7 +137,7 @@ def _is_penalty(node: GradNode) -> bool:
     return False
 
 
-def _is_square(shape: tuple[int, ...], chain: tuple[Op, ...]) -> bool:
+def _is_square(shape: tuple[int, ...], chain: tuple[OperationFacts, ...]) -> bool:
     """Whether a column of predictions was broadcast against a row of targets."""
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
         return False
@@ -222,12 +185,9 @@ def _sign(factor: Any) -> int:
     return 0 if isinstance(factor, complex) else 1 if factor >= 0 else -1
 
 
-# ---------------------------------------------------------------------- chains
-
-
-def _chain(node: GradNode | None) -> tuple[Op, ...]:
+def _chain(node: GradNode | None) -> tuple[OperationFacts, ...]:
     """The operations from a prediction back to the first affine one, or to where it can't be followed."""
-    ops: list[Op] = []
+    ops: list[OperationFacts] = []
     while node is not None and len(ops) < LONGEST_CHAIN:
         name = name_of(node)
         ops.append(_op(node, name))
@@ -236,14 +196,14 @@ def _chain(node: GradNode | None) -> tuple[Op, ...]:
     return tuple(ops)
 
 
-def _op(node: GradNode, name: str) -> Op:
+def _op(node: GradNode, name: str) -> OperationFacts:
     if name in ("Softmax", "LogSoftmax"):
         shape, along = _shape(saved(node, "result")), saved(node, "dim")
-        return Op(name, along % len(shape) if isinstance(along, int) and shape else None, shape)
+        return OperationFacts(name, along % len(shape) if isinstance(along, int) and shape else None, shape)
     if name == "Addmm":
         left, right = saved(node, "mat1_sym_sizes"), saved(node, "mat2_sym_sizes")
-        return Op(name, None, (int(left[0]), int(right[1])) if left and right else ())
-    return Op("Scale" if name in ("Mul", "Div") and len(trained_inputs(node)) == 1 else name)
+        return OperationFacts(name, None, (int(left[0]), int(right[1])) if left and right else ())
+    return OperationFacts("Scale" if name in ("Mul", "Div") and len(trained_inputs(node)) == 1 else name)
 
 
 def _shape(tensor: Tensor | None) -> tuple[int, ...]:

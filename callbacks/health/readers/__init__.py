@@ -1,1 +1,0 @@
-"""Read facts from a module, its loss and its batches while it trains."""
