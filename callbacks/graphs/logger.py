@@ -180,7 +180,7 @@ class GraphLogger(Callback):
         if self.svg and not files and "://" not in self._folder:
             files = [FilesAdapter(Path(self._folder), None, fresh=False)]
             files[0].write_graphs(drawn, 0)
-        write_graphs(trainer, drawn)
+        write_graphs(trainer, drawn, 0)
         for place in files:
             say(trainer, f"GraphLogger: the graphs are in {place.folder / 'graphs'}.")
 

@@ -52,7 +52,7 @@ class TensorBoardLayout(Callback):
         self._described = False
         if self.config:
             with self._guard(trainer, "writing the configuration"):
-                dispatch.write_text(trainer, "config", self.config)
+                dispatch.write_text(trainer, "config", self.config, 0)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results of the epoch if it is the best so far."""
