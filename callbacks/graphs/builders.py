@@ -137,12 +137,10 @@ def _constants(node: fx.Node, module: nn.Module) -> tuple[tuple[str, str], ...]:
     try:
         pair = node.normalized_arguments(module, normalize_to_only_use_kwargs=True)
     except Exception:  # noqa: BLE001  # only a help to the reader
-        pair = None
-    return tuple(
-        (key, str(value)[:LONGEST])
-        for key, value in (pair.kwargs if pair else {}).items()
-        if value is not None and not any(isinstance(leaf, fx.Node) for _, leaf in flatten(value))
-    )
+        return ()
+    given = {key: value for key, value in (pair.kwargs if pair else {}).items() if value is not None}
+    plain = (key for key, value in given.items() if not any(isinstance(leaf, fx.Node) for _, leaf in flatten(value)))
+    return tuple((key, str(given[key])[:LONGEST]) for key in plain)
 
 
 class ForwardGraphBuilder:
@@ -182,7 +180,7 @@ class ForwardGraphBuilder:
             for label, tensor in call.results():
                 if tensor not in read and tensor in self._drawn:
                     part = call.name.rpartition(".")[2]
-                    plainly = label if label and not label[0].isdigit() else "_".join(("output", label)).rstrip("_")
+                    plainly = label if label and not label[0].isdigit() else f"output_{label}".rstrip("_")
                     name = f"{part}_{plainly}" if part else plainly
                     self._graph.add("", name, OUTPUT, (self._drawn[tensor],), *shapes_of(tensor))
 
@@ -265,12 +263,9 @@ class ForwardGraphBuilder:
             waiting.pop()
             if now not in self._drawn_sources:
                 if not drawn:
-                    feeds = tuple(self._drawn_sources[below] for below in inputs)
+                    feeds, name = tuple(self._drawn_sources[below] for below in inputs), autograd.forward_name(node)
                     shapes = (shape,) if shape is not None and now == source and not number else ()
-                    drawn = self._graph.add(
-                        scope, autograd.forward_name(node), autograd.forward_name(node), feeds, shapes
-                    )
-                    self._drawn_nodes[node] = drawn
+                    self._drawn_nodes[node] = drawn = self._graph.add(scope, name, name, feeds, shapes)
                 self._drawn_sources[now] = f"{drawn}:{number}" if number else drawn
         return self._drawn_sources[source]
 
@@ -280,10 +275,8 @@ class ForwardGraphBuilder:
         if tensor is not None:
             return self._graph.add_tensor(tensor, scope)
         call = self._callers.get(node)
-        if node not in self._drawn_nodes and call in self._scopes:
-            last = self._graph.last_in(self._scopes[call])
-            if last:
-                self._drawn_nodes[node] = last
+        if node not in self._drawn_nodes and call in self._scopes and (last := self._graph.last_in(self._scopes[call])):
+            self._drawn_nodes[node] = last
         return self._drawn_nodes.get(node)
 
 

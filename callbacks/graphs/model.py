@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from callbacks.graphs.calls import TensorRecord, flatten, uncompiled_name
 
 Shape = tuple[int, ...]
-Names, Shapes, Facts = tuple[str, ...], tuple[Shape | None, ...], tuple[tuple[str, str], ...]
+Shapes = tuple[Shape | None, ...]
+Names = tuple[str, ...]
+Facts = tuple[tuple[str, str], ...]
 
 PARAMETER, BUFFER, INPUT, OUTPUT, CONSTANT = "Parameter", "Buffer", "Input", "Output", "Constant"
 ACCUMULATE, LOSS = "AccumulateGrad", "Loss"
@@ -41,7 +43,7 @@ class Node:
         return ["/".join(parts[:end]) for end in range(1, len(parts))]
 
     @property
-    def sources(self) -> tuple[str, ...]:
+    def sources(self) -> Names:
         """The nodes it reads, whichever of their results."""
         return tuple(source.partition(":")[0] for source in self.inputs)
 
@@ -64,7 +66,7 @@ class Graph:
         return [node for node in self.nodes if node.op == op]
 
 
-def shapes_of(value: Any) -> tuple[tuple[Shape | None, ...], str]:
+def shapes_of(value: Any) -> tuple[Shapes, str]:
     """Return the shapes of the tensors in a nest, extents that depend on data as -1, and the type of the first."""
     shapes: list[Shape | None] = []
     dtype = ""
@@ -106,14 +108,7 @@ class GraphDraft:
         return self._tensor_nodes[id(tensor)]
 
     def add(
-        self,
-        scope: str,
-        label: str,
-        op: str,
-        inputs: Names = (),
-        shapes: Shapes = (),
-        dtype: str = "",
-        more: Facts = (),
+        self, scope: str, label: str, op: str, feeds: Names = (), shapes: Shapes = (), dtype: str = "", more: Facts = ()
     ) -> str:
         """Add a node under `scope/label` or, where that is taken, `scope/label_1`, and return its name.
 
@@ -123,7 +118,7 @@ class GraphDraft:
         while name in self._nodes or name in self._modules:  # a node and a scope of one name cannot be told apart
             self._taken[wanted] += 1
             name = f"{wanted}_{self._taken[wanted]}"
-        self._nodes[name] = Node(name, op, inputs, shapes, dtype, more)
+        self._nodes[name] = Node(name, op, feeds, shapes, dtype, more)
         return name
 
     def connect(self, name: str, inputs: tuple[str, ...]) -> None:
