@@ -100,9 +100,8 @@ def reason_for(cause: str, facts: RunFacts) -> str:
     best = val.keep_epoch * facts.times
     last = val.epochs[-1] * facts.times
     now = f"validation loss went from {val.start:.4g} to {val.end:.4g} over {val.count} evaluations"
-    from_best = (
-        f"validation loss was lowest in epoch {best} ({val.kept:.4g}) and stands at {val.end:.4g} in epoch {last}"
-    )
+    lowest = f"was lowest in epoch {best} ({val.kept:.4g})"
+    from_best = f"validation loss {lowest} and stands at {val.end:.4g} in epoch {last}"
     falls = ""
     if train is not None:
         falls = f", training loss went from {train.at_epoch(val.keep_epoch):.4g} to {train.end:.4g} meanwhile"
