@@ -69,9 +69,7 @@ class RunSummary:
     """Prints as the table at the end of a verb."""
 
     results: Mapping[str, Mapping[str, float]]  # stage (`val`, `test`) to metric name (without the stage) to its value
-    baselines: Mapping[str, Mapping[str, float]] = field(
-        default_factory=dict
-    )  # of the largest class or the mean
+    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of the largest class or the mean
     best_epoch: int | None = None  # epoch of the best checkpoint, the first being 0; None when none was written
     epochs: int = 0  # trained, in this process and before
     seconds: Sequence[float] = ()  # that each epoch of this process took

@@ -86,7 +86,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, OSError):
                 cause = cause.__cause__ or cause.__context__
-            raise cause or error from None
+            if cause is not None:
+                raise cause from None
+            raise
 
 
 def _copied(value: Any) -> Any:
