@@ -50,8 +50,9 @@ def _copy(module: nn.Module, known: dict[int, nn.Module]) -> nn.Module:
     for key, value in vars(own).items():
         if isinstance(value, dict | list | set):
             vars(own)[key] = values = copy.copy(value)
-            for number in [each for each in value if isinstance(value, dict) and _is_hook(each, value[each])]:
-                del values[number]
+            if isinstance(values, dict):
+                for number in [number for number in values if _is_hook(number, values[number])]:
+                    del values[number]
     for name, child in module.named_modules(remove_duplicate=False):
         if name and "." not in name:
             own.add_module(name, _copy(child, known))

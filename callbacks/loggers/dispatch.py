@@ -62,7 +62,7 @@ def log_metrics(trainer: Trainer, values: Mapping[str, float], step: int) -> Non
 def _by_all(method: Callable[Concatenate[LoggerAdapter, _P], None]) -> Callable[Concatenate[Trainer, _P], None]:
     """Return a function that calls a method of all the adapters of a trainer; `LoggerAdapter` says what it does."""
 
-    def write(trainer: Trainer, *args: _P.args, **kwargs: _P.kwargs) -> None:
+    def write(trainer: Trainer, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
         _each(adapters(trainer), methodcaller(method.__name__, *args, **kwargs))
 
     return write

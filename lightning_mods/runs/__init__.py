@@ -30,8 +30,8 @@ def find_checkpoint(which: str, root: Path) -> Path | None:
         return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
     path = Path(which).expanduser()
     if not path.is_file():
-        found = f"{which} is a folder" if path.is_dir() else f"there is no file {which}"
-        raise RunError(f"--ckpt_path needs a checkpoint file, `best` or `last`; {found}.")
+        reason = f"{which} is a folder" if path.is_dir() else f"there is no file {which}"
+        raise RunError(f"--ckpt_path needs a checkpoint file, `best` or `last`; {reason}.")
     return path
 
 
