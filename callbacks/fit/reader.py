@@ -1,6 +1,6 @@
 """Reads the losses of a run from what its module logs, each in the epoch it belongs to, equal on all ranks."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -11,17 +11,9 @@ from callbacks.fit.record import FitRecord
 from callbacks.host import Fresh, logged, say
 
 
-@runtime_checkable
-class EvaluatesLoss(Protocol):
-    """A module that tells the loss of a batch without logging or changing anything."""
-
-    def evaluation_loss(self, batch: Any) -> Tensor:
-        """Mean loss of a batch, in the units in which the losses are logged."""
-
-
 def obstacle(trainer: Trainer, pl_module: LightningModule) -> str | None:
     """Return why the loss on training rows cannot be evaluated, or None if it can."""
-    if not isinstance(pl_module, EvaluatesLoss):
+    if not callable(getattr(pl_module, "evaluation_loss", None)):
         return f"{type(pl_module).__name__} has no method `evaluation_loss(batch)`"
     dataset = getattr(trainer.train_dataloader, "dataset", None)
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
@@ -29,12 +21,12 @@ def obstacle(trainer: Trainer, pl_module: LightningModule) -> str | None:
     return None
 
 
-def train_eval_loss(trainer: Trainer, pl_module: LightningModule, rows: int) -> float:
+def train_eval_loss(trainer: Trainer, pl_module: Any, rows: int) -> float:
     """Evaluate the loss of `rows` training rows, evenly spaced and the same each time, in eval mode.
 
-    Modes and random numbers are put back: training goes on as if this had not been.
+    The module's `evaluation_loss(batch)` tells the mean loss of a batch without logging or changing anything. Modes and
+    random numbers are put back: training goes on as if this had not been.
     """
-    assert isinstance(pl_module, EvaluatesLoss)
     modes = {module: module.training for module in pl_module.modules()}
     pl_module.eval()
     try:

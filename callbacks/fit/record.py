@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -86,14 +86,7 @@ def paragraph(diagnosis: Diagnosis, keep: str | None = None) -> str:
 
 def write_document(path: Path, diagnosis: Diagnosis, record: FitRecord, baseline: float | None) -> None:
     """Write the diagnosis and its curves as JSON, whole or not at all; what is no finite number is null."""
-    said = {
-        "fit": str(diagnosis.fit),
-        "cause": diagnosis.cause,
-        "probabilities": {str(fit): probability for fit, probability in diagnosis.probabilities.items()},
-        "best_epoch": diagnosis.best_epoch,
-        "onset_epoch": diagnosis.onset_epoch,
-        "reason": diagnosis.reason,
-        "advice": list(diagnosis.advice),
+    said = asdict(diagnosis) | {
         "baseline_loss": _finite(baseline),
         "loss_at_start": _finite(record.loss_at_start),
         "logged_as": record.names,

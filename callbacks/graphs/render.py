@@ -1,7 +1,7 @@
 """Draw a graph: as SVG with a layout of its own, in Graphviz' language, and as TensorBoard's `GraphDef`."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from graphlib import TopologicalSorter
 from html import escape
 from itertools import pairwise
@@ -15,9 +15,11 @@ from tensorboard.compat.proto.node_def_pb2 import NodeDef
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.versions_pb2 import VersionDef
 
-from callbacks.graphs.model import BUFFER, CONSTANT, INPUT, LOSS, OUTPUT, PARAMETER, STEP, Graph, Node, Shape, collapse
+from callbacks.graphs.model import BUFFER, CONSTANT, INPUT, LOSS, OUTPUT, PARAMETER, STEP, Graph, Node, collapse
 
 Edge = tuple[str, str]
+Place = tuple[float, int]  # x in pixels, and the number of the layer
+Paths = dict[Edge, list[Place]]
 SWEEPS = 12  # over the layers, down and up in turn, before the order and the places of boxes are taken as they are
 GAP, BETWEEN = 26.0, 34.0  # pixels between the boxes of a layer, and between layers
 NARROW = 10.0  # width of a place where an arrow passes through a layer
@@ -38,19 +40,11 @@ rect{{stroke:#666;stroke-width:.8}}text{{font:11px Helvetica,Arial,sans-serif;te
 """
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Places on a page."""
-
-    centres: Mapping[str, tuple[float, int]]  # x of the middle of each box, and the number of its layer
-    paths: Mapping[Edge, list[tuple[float, int]]]  # the same of an edge's ends and of every layer it passes, downwards
-    layers: int  # how many there are
-
-
-def lay_out(widths: Mapping[str, float], edges: Sequence[Edge]) -> Layout:
+def lay_out(widths: Mapping[str, float], edges: Sequence[Edge]) -> tuple[dict[str, Place], Paths, int]:
     """Return places for boxes, so that edges lead downwards, few cross, and boxes lie near those they belong to.
 
-    Widths are in pixels, edges from the upper to the lower box.
+    Widths are in pixels, edges from the upper to the lower box. Returned are the middles of the boxes, for each edge
+    where it begins, passes the layers between and ends, and the number of layers.
     """
     edges = list(dict.fromkeys((a, b) for a, b in edges if a != b))
     upward = _closing(list(widths), edges)
@@ -70,7 +64,7 @@ def lay_out(widths: Mapping[str, float], edges: Sequence[Edge]) -> Layout:
     for edge in edges:
         chain = chains[edge] if edge in chains else chains[edge[1], edge[0]]
         paths[edge] = [(x[name], layer[name]) for name in (chain if edge in chains else reversed(chain))]
-    return Layout({name: (x[name], layer[name]) for name in widths}, paths, len(rows))
+    return {name: (x[name], layer[name]) for name in widths}, paths, len(rows)
 
 
 def _closing(names: Sequence[str], edges: Sequence[Edge]) -> set[Edge]:
@@ -204,23 +198,23 @@ def to_svg(graph: Graph, depth: int | None = None) -> str:
     labels = _labels(seen.nodes)
     widths = {name: max(len(text) for text in label) * LETTER + 18 for name, label in labels.items()}
     heights = {name: len(label) * LINE + 8 for name, label in labels.items()}
-    layout = lay_out(widths, seen.edges())
-    tall = [0.0] * layout.layers
-    for name, (_, layer) in layout.centres.items():
+    centres, paths, layers = lay_out(widths, seen.edges())
+    tall = [0.0] * layers
+    for name, (_, layer) in centres.items():
         tall[layer] = max(tall[layer], heights[name])
-    y = [MARGIN + sum(tall[:at]) + BETWEEN * at + tall[at] / 2 for at in range(layout.layers)]
+    y = [MARGIN + sum(tall[:at]) + BETWEEN * at + tall[at] / 2 for at in range(layers)]
     parts = []
-    for (source, reader), path in layout.paths.items():
+    for (source, reader), path in paths.items():
         down = 1 if path[-1][1] >= path[0][1] else -1
         (x, start), *between, (to_x, end) = ((x + MARGIN, y[layer]) for x, layer in path)
         start, end = start + down * heights[source] / 2, end - down * (heights[reader] / 2 + 5)
         parts.append(f'<path d="{_curve([(x, start), *between, (to_x, end)])}"/>')
     for node in seen.nodes:
-        x, layer = layout.centres[node.name]
+        x, layer = centres[node.name]
         parts += _box(node, labels[node.name], x + MARGIN, y[layer], widths[node.name], heights[node.name])
-    ends = [layout.centres[name][0] + width / 2 for name, width in widths.items()]
-    right = max([0.0, *ends, *(x for path in layout.paths.values() for x, _ in path)])
-    bottom = sum(tall) + BETWEEN * max(layout.layers - 1, 0)
+    ends = [centres[name][0] + width / 2 for name, width in widths.items()]
+    right = max([0.0, *ends, *(x for path in paths.values() for x, _ in path)])
+    bottom = sum(tall) + BETWEEN * max(layers - 1, 0)
     width, height = f"{right + 2 * MARGIN:.0f}", f"{bottom + 2 * MARGIN:.0f}"
     return PAGE.format(width=width, height=height, body="\n".join(parts))
 
@@ -299,7 +293,8 @@ def to_graph_def(graph: Graph) -> Any:
 def _node_def(node: Node, titled: Mapping[str, str]) -> Any:
     attributes = {key: AttrValue(s=value.encode()) for key, value in node.attributes}
     if any(shape is not None for shape in node.shapes):
-        shapes = [_tensor_shape(shape) for shape in node.shapes]
+        sizes = [[TensorShapeProto.Dim(size=extent) for extent in shape or ()] for shape in node.shapes]
+        shapes = [TensorShapeProto(dim=s, unknown_rank=n is None) for s, n in zip(sizes, node.shapes, strict=True)]
         attributes["_output_shapes"] = AttrValue(list=AttrValue.ListValue(shape=shapes))
     if node.dtype:
         attributes["dtype"] = AttrValue(s=node.dtype.encode())
@@ -308,9 +303,3 @@ def _node_def(node: Node, titled: Mapping[str, str]) -> Any:
     # TensorBoard draws a Const as a small mark beside its reader.
     op = "Const" if node.op == CONSTANT else node.op
     return NodeDef(name=titled[node.name], op=op, input=inputs, attr=attributes)
-
-
-def _tensor_shape(shape: Shape | None) -> Any:
-    if shape is None:
-        return TensorShapeProto(unknown_rank=True)
-    return TensorShapeProto(dim=[TensorShapeProto.Dim(size=extent) for extent in shape])

@@ -89,7 +89,8 @@ class RunSummary:
         columns = [table.get(stage, {}) for stage in stages for table in (self.results, self.baselines)]
         rows = [head, *([name, *(_number(column.get(name)) for column in columns)] for name in names)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return [_aligned(row, widths) for row in rows]
+        laid_out = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
+        return ["  ".join(cells).rstrip() for cells in laid_out]
 
     def _lines(self) -> list[str]:
         lines = []
@@ -100,15 +101,8 @@ class RunSummary:
             lines.append(f"an epoch     {statistics.median(self.seconds):.3g} s")
         if self.checkpoint:
             lines.append(f"checkpoint   {self.checkpoint}")
-        heads = ["look at it", *[""] * len(self.views)]
-        return lines + [f"{head:<13}{view}" for head, view in zip(heads, self.views, strict=False)]
+        return lines + [f"{'' if number else 'look at it':<13}{view}" for number, view in enumerate(self.views)]
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    cells = [row[0].ljust(widths[0])]
-    cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-    return "  ".join(cells).rstrip()
