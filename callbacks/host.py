@@ -19,14 +19,9 @@ def number(value: Any) -> float | None:
 
 
 def logged(trainer: "Trainer", prefix: str = "") -> dict[str, float]:
-    """Return what the trainer's module has logged so far, as floats.
+    """Return the latest values that the trainer's module has logged under names that start with `prefix`, as floats.
 
-    Args:
-        trainer: The trainer to ask.
-        prefix: Only metrics whose name starts with this, e.g. `val_`.
-
-    Returns:
-        Metric name to its latest value; NaN stays NaN. Values that are no single number are left out.
+    NaN stays NaN. Values that are no single number are left out.
     """
     metrics = ((name, number(value)) for name, value in trainer.callback_metrics.items() if name.startswith(prefix))
     return {name: value for name, value in metrics if value is not None}
@@ -61,10 +56,7 @@ def say(trainer: "Trainer | None", text: str) -> None:
     if trainer is None:
         from lightning_utilities.core.rank_zero import rank_zero_only  # here, since it costs more than `--help`
 
-        is_silent = bool(getattr(rank_zero_only, "rank", 0))
-    else:
-        is_silent = not trainer.is_global_zero
-    if is_silent:
+    if getattr(rank_zero_only, "rank", 0) if trainer is None else not trainer.is_global_zero:
         return
     bar = trainer.progress_bar_callback if trainer else None
     below = "\n" if getattr(bar, "is_enabled", False) and sys.stderr.isatty() else ""
@@ -76,11 +68,7 @@ def replacing(target: Path, suffix: str = ".partial") -> Iterator[Path]:
     """Give a path beside `target` to write to, and move it there when the block ends well.
 
     A kill, an error or a full disk in between leaves the file that was there. All attempts use one name: what a
-    killed process left is overwritten, not gathered.
-
-    Args:
-        target: Where it belongs.
-        suffix: What the name of the path beside it ends in, for a writer that looks at that.
+    killed process left is overwritten, not gathered. It ends in `suffix`, for a writer that looks at that.
     """
     partial = target.with_name(f".{target.name}{suffix}")
     try:
@@ -93,11 +81,7 @@ def replacing(target: Path, suffix: str = ".partial") -> Iterator[Path]:
 
 
 class Guard:
-    """Lets training go on when what only watches it fails, and says so once for each failure.
-
-    Args:
-        name: Who is speaking.
-    """
+    """Lets training go on when what only watches it fails, and says so once for each failure, under a name."""
 
     def __init__(self, name: str) -> None:
         self.name = name

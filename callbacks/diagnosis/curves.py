@@ -24,38 +24,23 @@ _LARGEST = 1e150  # beyond it differences of squares overflow; a loss that large
 
 @dataclass(frozen=True)
 class Curve:
-    """A cleaned, thinned and smoothed curve.
+    """A cleaned, thinned and smoothed curve."""
 
-    Attributes:
-        epochs: the epoch in which each point's block ends.
-        values: the block medians, with lone spikes and dips taken off.
-        smooth: `values`, averaged as far as their noise asks for.
-        noise: standard deviation of the noise of one value.
-        smooth_noise: standard deviation of the noise of one smoothed value.
-        best: index of the lowest point of `smooth`.
-        best_epoch: the epoch that point stands for.
-        keep: index of the point whose weights are worth keeping: `best`, unless that is the first value, which nothing
-            was averaged with, and a later one is lower, with its neighbours.
-        keep_epoch: the epoch that point stands for.
-        end: level at the end, by a line through the last points rather than by the last value.
-        last: the last value itself.
-        raw_lowest: the lowest value itself, lucky or not.
-        count: finite values in the curve before it was thinned.
-    """
-
-    epochs: list[int]
-    values: list[float]
-    smooth: list[float]
-    noise: float
-    smooth_noise: float
-    best: int
-    best_epoch: int
+    epochs: list[int]  # in which each point's block ends
+    values: list[float]  # the block medians, with lone spikes and dips taken off
+    smooth: list[float]  # `values`, averaged as far as their noise asks for
+    noise: float  # standard deviation of the noise of one value
+    smooth_noise: float  # the same of one smoothed value
+    best: int  # index of the lowest point of `smooth`
+    best_epoch: int  # the epoch that point stands for
+    # Index of the point whose weights are worth keeping: `best`, unless that is the first value, which nothing was
+    # averaged with, and a later one is lower, with its neighbours.
     keep: int
-    keep_epoch: int
-    end: float
-    last: float
-    raw_lowest: float
-    count: int
+    keep_epoch: int  # the epoch that point stands for
+    end: float  # level at the end, by a line through the last points rather than by the last value
+    last: float  # the last value itself
+    raw_lowest: float  # the lowest value itself, lucky or not
+    count: int  # finite values in the curve before it was thinned
 
     @property
     def start(self) -> float:
@@ -186,39 +171,31 @@ def line_end(values: Sequence[float]) -> float:
 
 
 def read_curve(values: Iterable[float | None]) -> Curve | None:
-    """Read a curve; None where it holds no number at all.
-
-    Args:
-        values: one value an epoch, oldest first; `None` and NaN are missing, infinite values are left out.
-    """
+    """Read a curve; None where it holds no number at all. `None` and NaN are missing, infinite values are left out."""
     epochs, numbers = finite(values)
     if not numbers:
         return None
     at, points = thin(epochs, numbers)
     sigma = noise(points)
     points = despike(points)
-    half = _window(points, sigma)
+    spread = max(points) - min(points)
+    half = _window(sigma, spread, len(points) // 10)
     smooth = smoothed(points, half)
     # The running mean is ragged at the very end, where its window has shrunk: a line does better there.
     tail = points[-max(2 * half + 1, 3, len(points) // 10) :]
     end = line_end(tail)
     best = _lowest(smooth)
-    if end < smooth[best] - ROUNDING * (max(points) - min(points)):
+    least = ROUNDING * spread
+    if end < smooth[best] - least:
         best = len(smooth) - 1
-    keep = _keep(points, best)
+    keep = best
+    if best == 0 and len(points) >= 3 and min(points[1:]) < points[0] - least:
+        keep = 1 + _lowest(points[1:])  # no first value that the middle of three later ones is below
     return Curve(
         at, points, smooth, sigma, sigma / sqrt(2 * half + 1),
         best, _best_epoch(epochs, numbers, at, best), keep, _best_epoch(epochs, numbers, at, keep),
         end, numbers[-1], min(numbers), len(numbers),
     )  # fmt: skip
-
-
-def _keep(points: Sequence[float], best: int) -> int:
-    """The point to keep: no first value that the middle of three later ones is below."""
-    least = ROUNDING * (max(points) - min(points))
-    if best or len(points) < 3 or min(points[1:]) >= points[0] - least:
-        return best
-    return 1 + _lowest(points[1:])
 
 
 def _lowest(values: Sequence[float]) -> int:
@@ -228,14 +205,10 @@ def _lowest(values: Sequence[float]) -> int:
     return next(i for i, v in enumerate(values) if v <= reach)
 
 
-def _window(points: Sequence[float], sigma: float) -> int:
-    """Half the smoothing window: the least that brings noise under 2 % of the range, at most a tenth."""
-    spread = max(points) - min(points)
-    most = len(points) // 10
-    if sigma <= 0:
-        return 0
-    if sigma >= spread:  # also keeps the square below from overflowing
-        return most
+def _window(sigma: float, spread: float, most: int) -> int:
+    """Half the smoothing window: the least that brings noise under 2 % of the range."""
+    if not 0 < sigma < spread:  # a larger one could overflow in the square
+        return 0 if sigma <= 0 else most
     return min(most, max(0, round(((sigma / (0.02 * spread)) ** 2 - 1) / 2)))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
+from itertools import chain, islice
 from math import exp, isfinite
 from pathlib import Path
 from typing import Any
@@ -156,15 +157,12 @@ def _times_written(train_loss: Values, val_loss: Values) -> int:
     # A plateau is not a repetition: then some rows stand alone.
     if train_loss and len(train_loss) != len(val_loss):
         return 1
-    rows = list(zip(train_loss or val_loss, val_loss, strict=True))
-    if len(rows) < 2 or _key(rows[0]) != _key(rows[1]):  # nearly always, and it saves the rest
+    rows = zip(train_loss or val_loss, val_loss, strict=True)
+    keys = (tuple(v if v == v else None for v in row) for row in rows)  # NaN does not equal itself
+    first = list(islice(keys, 2))
+    if len(first) < 2 or first[0] != first[1]:  # nearly always, and it saves the rest
         return 1
-    return repeats(map(_key, rows))
-
-
-def _key(row: tuple[float | None, float | None]) -> tuple[float | None, ...]:
-    # NaN does not equal itself.
-    return tuple(v if v == v else None for v in row)
+    return repeats(chain(first, keys))
 
 
 def _is_lost(train_loss: Values, val_loss: Values, train: Curve | None) -> bool:
@@ -218,13 +216,7 @@ def _probability(question: str, row: Sequence[float]) -> float:
 
 def _probabilities(row: Sequence[float]) -> dict[Fit, float]:
     over, under = _probability("overfit", row), _probability("underfit", row)
-    return {
-        Fit.UNDERFIT: (1 - over) * under,
-        Fit.GOOD: (1 - over) * (1 - under),
-        Fit.OVERFIT: over,
-        Fit.DIVERGED: 0.0,
-        Fit.UNKNOWN: 0.0,
-    }
+    return dict(zip(Fit, ((1 - over) * under, (1 - over) * (1 - under), over, 0.0, 0.0), strict=True))
 
 
 def _raised(probabilities: dict[Fit, float], fit: Fit, least: float) -> dict[Fit, float]:
@@ -239,8 +231,7 @@ def _has_held(metric: Curve | None) -> bool:
     if metric is None or metric.count < FEWEST:
         return False
     top = max(metric.smooth)
-    lost = top - metric.end
-    return lost <= max(HELD * (top - min(metric.smooth)), 1.5 * metric.smooth_noise)
+    return top - metric.end <= max(HELD * (top - min(metric.smooth)), 1.5 * metric.smooth_noise)
 
 
 def _why_underfit(stuck: bool, train: Curve | None, row: Sequence[float]) -> str:

@@ -80,9 +80,15 @@ _ADVICE = {
 
 def advice_for(cause: str, facts: RunFacts) -> tuple[str, ...]:
     """Return what to do about a cause, the likeliest help first."""
-    best = 0 if facts.val is None else facts.val.keep_epoch * facts.times
-    words = {"best": best, "stop": best + 1, "rate": _rate(facts), "early": _early(facts)}
-    lines = (line.format(**words) for line in _ADVICE[cause])
+    best, early = 0, ""
+    rate = "Raise --model.lr tenfold: the loss does not move. If it then jumps, go down instead."
+    if (val := facts.val) is not None:
+        best = val.keep_epoch * facts.times
+        if val.noise > 0.02 * abs(val.lowest):  # one that stands still wants a higher rate, one that jumps a lower one
+            rate = "Lower --model.lr tenfold: the loss jumps without falling."
+        if val.keep <= 0.1 * (len(val.smooth) - 1):  # passing the best epoch at once asks for smaller steps too
+            early = "Lower --model.lr threefold, for the best epoch came almost at once."
+    lines = (line.format(best=best, stop=best + 1, rate=rate, early=early) for line in _ADVICE[cause])
     return tuple(line for line in lines if line)
 
 
@@ -94,19 +100,19 @@ def reason_for(cause: str, facts: RunFacts) -> str:
     best = val.keep_epoch * facts.times
     last = val.epochs[-1] * facts.times
     now = f"validation loss went from {val.start:.4g} to {val.end:.4g} over {val.count} evaluations"
-    from_best = f"validation loss was lowest in epoch {best} ({val.kept:.4g})"
-    from_best += f" and stands at {val.end:.4g} in epoch {last}"
+    lowest = f"was lowest in epoch {best} ({val.kept:.4g})"
+    from_best = f"validation loss {lowest} and stands at {val.end:.4g} in epoch {last}"
     falls = ""
     if train is not None:
         falls = f", training loss went from {train.at_epoch(val.keep_epoch):.4g} to {train.end:.4g} meanwhile"
     trivial = f"the first, {val.start:.4g}" if facts.base is None else f"the trivial {facts.base:.4g}"
     sentence = {
-        "still_improving": f"{now}, of which {_half(val):.3g} in the second half: it has not levelled off",
+        "still_improving": f"{now}, of which {val.at(0.5) - val.end:.3g} in the second half: it has not levelled off",
         "not_learning": f"the lowest validation loss, {val.lowest:.4g}, is hardly below {trivial}",
         "cannot_fit": f"{now} and moves no more{falls}: it stays high without a gap",
         "memorising": from_best + falls,
         "overconfident": f"{from_best}, but the metric holds: only the probabilities got worse",
-        "healthy": f"{now}, was lowest in epoch {best} ({val.kept:.4g}) and has levelled off",
+        "healthy": f"{now}, {lowest} and has levelled off",
         "exploded": f"the losses blew up or ended as no number; {now} before",
         "too_few_epochs": f"there are {val.count} evaluations of the validation loss; it takes 4",
         "loss_is_no_fit": f"the training loss rose, so it does not measure fit; {now}",
@@ -125,23 +131,3 @@ def onset_of(facts: RunFacts) -> int | None:
     line = lowest + max(2 * val.smooth_noise, 0.01 * room_of(val, facts.base))
     last_below = max((i for i, v in enumerate(val.smooth) if v <= line), default=0)
     return val.epochs[min(last_below + 1, len(val.epochs) - 1)] * facts.times
-
-
-def _half(val: Curve) -> float:
-    return val.at(0.5) - val.end
-
-
-def _rate(facts: RunFacts) -> str:
-    # A loss that stands still wants a higher rate; one that jumps about, or starts too high, a lower one.
-    val = facts.val
-    if val is not None and val.noise > 0.02 * abs(val.lowest):
-        return "Lower --model.lr tenfold: the loss jumps without falling."
-    return "Raise --model.lr tenfold: the loss does not move. If it then jumps, go down instead."
-
-
-def _early(facts: RunFacts) -> str:
-    # Passing the best epoch at once asks for smaller steps too.
-    val = facts.val
-    if val is not None and val.keep <= 0.1 * (len(val.smooth) - 1):
-        return "Lower --model.lr threefold, for the best epoch came almost at once."
-    return ""

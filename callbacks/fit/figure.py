@@ -30,27 +30,18 @@ def draw_fit(
     val_metric: Values | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Draw the curves of a run with its verdict.
+    """Draw the curves of a run, one value an epoch from epoch 0 on, with the verdict that `diagnose` made of them.
 
-    Args:
-        train_loss: Training loss, one value an epoch, epoch 0 first; may be empty.
-        val_loss: Validation loss of the same epochs.
-        diagnosis: What `diagnose` made of them.
-        val_metric: A metric of the same epochs, drawn below the losses.
-        title: Put before the verdict, e.g. the name of the run.
-
-    `None`, NaN, infinity and what comes near it are drawn past: the line goes on to the next number.
-
-    Returns:
-        A figure of its own, unknown to pyplot: nothing need be closed.
+    The training loss may be empty; a metric is drawn below the losses; a title, e.g. the name of the run, is put before
+    the verdict. `None`, NaN, infinity and what comes near it are drawn past: the line goes on to the next number.
+    The figure is unknown to pyplot: nothing need be closed.
     """
     metric = None if val_metric is None else _numbers(val_metric)
     below = metric is not None and bool(np.isfinite(metric).any())
     figure = Figure(figsize=(8.0, 5.6 if below else 4.6), dpi=110, layout=ConstrainedLayoutEngine(h_pad=0.06))
     FigureCanvasAgg(figure)
-    rows = figure.subplots(
-        3 if below else 2, 1, gridspec_kw={"height_ratios": [0.16, 3, 1] if below else [0.16, 3]}, squeeze=False
-    )[:, 0]
+    heights = [0.16, 3, 1] if below else [0.16, 3]
+    rows = figure.subplots(len(heights), 1, gridspec_kw={"height_ratios": heights})
     _head(rows[0], diagnosis, title)
     _probabilities(rows[0], diagnosis)
     _losses(rows[1], _numbers(train_loss), _numbers(val_loss), diagnosis)
@@ -78,14 +69,8 @@ def _head(axes: Axes, diagnosis: Diagnosis, title: str | None) -> None:
     """The verdict, and the reason below it."""
     verdict = f"{diagnosis.fit.value}: {diagnosis.cause.replace('_', ' ')}"
     lines = textwrap.wrap(diagnosis.reason, 115)
-    axes.set_title(
-        f"{title} – {verdict}" if title else verdict,
-        color=COLOURS[diagnosis.fit],
-        fontsize=14,
-        fontweight="bold",
-        loc="left",
-        pad=12 + 12 * len(lines),
-    )
+    looks: dict[str, Any] = {"color": COLOURS[diagnosis.fit], "fontsize": 14, "fontweight": "bold", "loc": "left"}
+    axes.set_title(f"{title} – {verdict}" if title else verdict, pad=12 + 12 * len(lines), **looks)
     place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
     axes.annotate("\n".join(lines), (0, 1), (0, 6), fontsize=8.5, color="#333333", **place)
 

@@ -2,67 +2,25 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
-from callbacks.fit import record as report
 from callbacks.fit.reader import AUTO, FitReader, obstacle, train_eval_loss
-from callbacks.fit.record import FitRecord
+from callbacks.fit.record import headline, paragraph, write_document
 from callbacks.host import Guard, number, say
 from callbacks.loggers import dispatch
-from callbacks.loggers.figures import png_of
+from callbacks.loggers.figures import png_of, rgb
 from callbacks.readers.pacing import SpareTime
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
 DRAWING = 0.02  # share of the time that goes into pictures on the way: each costs as much as many small epochs
 GUESS = 0.5  # seconds that the first picture takes
-
-
-class FitWriter:
-    """Writes diagnoses of one run.
-
-    Args:
-        plot: Whether to draw at all.
-    """
-
-    def __init__(self, *, plot: bool) -> None:
-        self.plot = plot
-        self._spare = SpareTime(DRAWING, GUESS)
-
-    def scalars(self, trainer: Trainer, found: Diagnosis, epoch: int) -> None:
-        """Log the probabilities over the epoch."""
-        values = {f"fit/probability_{fit}": probability for fit, probability in found.probabilities.items()}
-        dispatch.log_metrics(trainer, values, epoch)
-
-    def words(self, trainer: Trainer, text: str, epoch: int) -> None:
-        """Write the verdict as a text."""
-        dispatch.write_text(trainer, "fit/verdict", text, epoch)
-
-    def document(self, folder: Path | None, found: Diagnosis, record: FitRecord, baseline: float | None) -> None:
-        """Write `diagnosis.json`."""
-        if folder is not None:
-            text = report.document(found, record, baseline)
-            report.write(folder / "diagnosis.json", text)
-
-    def picture(self, trainer: Trainer, found: Diagnosis, record: FitRecord, epoch: int, *, last: bool) -> None:
-        """Draw the curves; on the way only if there is time."""
-        if not self.plot or not (last or self._spare.is_due) or not dispatch.are_shown(trainer):
-            return
-        with self._spare.work():
-            self._draw(trainer, found, record, epoch)
-
-    def _draw(self, trainer: Trainer, found: Diagnosis, record: FitRecord, epoch: int) -> None:
-        from callbacks.fit.figure import draw_record  # matplotlib takes half a second to load
-        from callbacks.loggers.figures import rgb
-
-        dispatch.write_image(trainer, "fit/curves", rgb(draw_record(record, found)), epoch)
 
 
 def _folder_of(trainer: Trainer) -> Path | None:
@@ -82,13 +40,6 @@ def _checkpoint_to_keep(trainer: Trainer, val_loss: str, best_epoch: int | None)
         if isinstance(callback, ModelCheckpoint) and callback.monitor == val_loss and callback.best_model_path:
             return callback.best_model_path
     return f"the weights of epoch {best_epoch}; ModelCheckpoint(monitor={val_loss!r}) would have kept the best ones"
-
-
-@runtime_checkable
-class KnowsBaseline(Protocol):
-    """A module that knows the loss of the best constant prediction, or None."""
-
-    baseline_loss: float | None
 
 
 class FitMonitor(Callback):
@@ -138,22 +89,13 @@ class FitMonitor(Callback):
     ) -> None:
         if metric_mode not in ("max", "min"):
             raise ValueError(f"metric_mode must be `max` or `min`, not {metric_mode!r}.")
-        for name, value, least in (("stop_after", stop_after, 1), ("train_slice", train_slice, 0)):
+        counts = {"stop_after": (stop_after, 1), "train_slice": (train_slice, 0), "check_every": (check_every, 0)}
+        for name, (value, least) in counts.items():
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}.")
-        if check_every < 0:
-            raise ValueError(f"check_every must be at least 0, not {check_every}.")
-        self.train_loss = train_loss
-        self.val_loss = val_loss
-        self.metric = metric
-        self.metric_mode = metric_mode
-        self.baseline_loss = baseline_loss
-        self.stop = stop
-        self.stop_after = stop_after
-        self.train_slice = train_slice
-        self.check_every = check_every
-        self.plot = plot
-        self.closing = closing
+        self.train_loss, self.val_loss, self.metric, self.metric_mode = train_loss, val_loss, metric, metric_mode
+        self.baseline_loss, self.stop, self.stop_after = baseline_loss, stop, stop_after
+        self.train_slice, self.check_every, self.plot, self.closing = train_slice, check_every, plot, closing
         self.last_word = ""
         self._begin()
 
@@ -166,20 +108,14 @@ class FitMonitor(Callback):
         self._stopped = False
         self._folder: Path | None = None
         self._guard = Guard("FitMonitor")
-        self._writer = FitWriter(plot=self.plot)
+        self._spare = SpareTime(DRAWING, GUESS)
 
     def figure(self) -> "Figure | None":
         """The curves so far with the verdict, to show or save; None before the first verdict."""
-        if self.diagnosis is None:
-            return None
-        from callbacks.fit.figure import draw_record  # matplotlib takes half a second to load
-
-        return draw_record(self._reader.record, self.diagnosis)
+        return None if self.diagnosis is None else self._draw(self.diagnosis)
 
     def _repr_png_(self) -> bytes | None:
         return png_of(self.figure())  # a notebook shows it where the monitor is a cell's last word
-
-    # ------------------------------------------------------------------ state
 
     @property
     def state_key(self) -> str:
@@ -188,21 +124,14 @@ class FitMonitor(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The curves and what was made of them."""
-        return {
-            "reader": self._reader.state(),
-            "verdict": str(self._verdict),
-            "judged": self._judged,
-            "overfits": self._overfits,
-        }
+        judged = {"verdict": str(self._verdict), "judged": self._judged, "overfits": self._overfits}
+        return {"reader": self._reader.state(), **judged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the curves of a checkpoint."""
         self._reader.load(state_dict["reader"])
         self._verdict = Fit(state_dict["verdict"])
-        self._judged = state_dict["judged"]
-        self._overfits = state_dict["overfits"]
-
-    # ------------------------------------------------------------------ reading
+        self._judged, self._overfits = state_dict["judged"], state_dict["overfits"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier run, unless this one goes on with it."""
@@ -268,8 +197,6 @@ class FitMonitor(Callback):
         if isinstance(exception, KeyboardInterrupt) and self._reader.record.has("val_loss"):
             self._judge(trainer, pl_module, trainer.current_epoch, last=True)
 
-    # ------------------------------------------------------------------ judging
-
     def _is_due(self, epoch: int) -> bool:
         growth = 50 if self.stop else 10
         validated = self._reader.record.at("val_loss", epoch) is not None
@@ -287,7 +214,9 @@ class FitMonitor(Callback):
     def _judge(self, trainer: Trainer, pl_module: LightningModule, epoch: int, *, last: bool = False) -> None:
         with self._guard(trainer, "the diagnosis"):
             train, val, metric = self._reader.record.paired()
-            base = self._baseline(pl_module)
+            base = self.baseline_loss
+            if base is None:
+                base = number(getattr(pl_module, "baseline_loss", None))
             found = diagnose(train, val, val_metric=metric, metric_mode=self.metric_mode, baseline_loss=base)
             changed, self._verdict, self.diagnosis = found.fit is not self._verdict, found.fit, found
             if not last:  # the end adds nothing to what a longer run would know
@@ -295,29 +224,33 @@ class FitMonitor(Callback):
                 self._overfits = self._overfits + 1 if found.fit is Fit.OVERFIT else 0
             self._report(trainer, found, epoch, base, changed=changed, last=last)
 
-    def _baseline(self, pl_module: LightningModule) -> float | None:
-        if self.baseline_loss is None and isinstance(pl_module, KnowsBaseline):
-            return number(pl_module.baseline_loss)
-        return self.baseline_loss
-
     def _report(
         self, trainer: Trainer, found: Diagnosis, epoch: int, base: float | None, *, changed: bool, last: bool
     ) -> None:
         if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]  # a connector's
             return
         if changed:
-            say(trainer, f"FitMonitor: {report.line(found, epoch)}")
+            say(trainer, f"FitMonitor: epoch {epoch}: {headline(found)}. {found.reason}")
         keeps = found.fit is Fit.OVERFIT or found.cause == "overconfident" or self._stopped
         keep = _checkpoint_to_keep(trainer, self.val_loss, found.best_epoch) if keeps else None
         if last:
-            self.last_word = report.paragraph(found, keep)
+            self.last_word = paragraph(found, keep)
             if self.closing:
                 say(trainer, self.last_word)
         with self._guard(trainer, "writing the diagnosis"):
-            self._writer.scalars(trainer, found, epoch)
+            odds = {f"fit/probability_{fit}": probability for fit, probability in found.probabilities.items()}
+            dispatch.log_metrics(trainer, odds, epoch)
             if changed or last:
-                self._writer.words(trainer, report.paragraph(found, keep), epoch)
-                self._writer.document(self._folder, found, self._reader.record, base)
-        if changed or last:
+                dispatch.write_text(trainer, "fit/verdict", paragraph(found, keep), epoch)
+                if self._folder is not None:
+                    write_document(self._folder / "diagnosis.json", found, self._reader.record, base)
+        if self.plot and (last or (changed and self._spare.is_due)):  # on the way only if there is time
             with self._guard(trainer, "drawing the curves"):
-                self._writer.picture(trainer, found, self._reader.record, epoch, last=last)
+                if dispatch.are_shown(trainer):
+                    with self._spare.work():
+                        dispatch.write_image(trainer, "fit/curves", rgb(self._draw(found)), epoch)
+
+    def _draw(self, found: Diagnosis) -> "Figure":
+        from callbacks.fit.figure import draw_record  # matplotlib takes half a second to load
+
+        return draw_record(self._reader.record, found)

@@ -1,6 +1,6 @@
 """Reads the losses of a run from what its module logs, each in the epoch it belongs to, equal on all ranks."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -11,17 +11,9 @@ from callbacks.fit.record import FitRecord
 from callbacks.host import Fresh, logged, say
 
 
-@runtime_checkable
-class EvaluatesLoss(Protocol):
-    """A module that tells the loss of a batch without logging or changing anything."""
-
-    def evaluation_loss(self, batch: Any) -> Tensor:
-        """Mean loss of a batch, in the units in which the losses are logged."""
-
-
 def obstacle(trainer: Trainer, pl_module: LightningModule) -> str | None:
     """Return why the loss on training rows cannot be evaluated, or None if it can."""
-    if not isinstance(pl_module, EvaluatesLoss):
+    if not callable(getattr(pl_module, "evaluation_loss", None)):
         return f"{type(pl_module).__name__} has no method `evaluation_loss(batch)`"
     dataset = getattr(trainer.train_dataloader, "dataset", None)
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
@@ -29,12 +21,12 @@ def obstacle(trainer: Trainer, pl_module: LightningModule) -> str | None:
     return None
 
 
-def train_eval_loss(trainer: Trainer, pl_module: LightningModule, rows: int) -> float:
+def train_eval_loss(trainer: Trainer, pl_module: Any, rows: int) -> float:
     """Evaluate the loss of `rows` training rows, evenly spaced and the same each time, in eval mode.
 
-    Modes and random numbers are put back: training goes on as if this had not been.
+    The module's `evaluation_loss(batch)` tells the mean loss of a batch without logging or changing anything. Modes and
+    random numbers are put back: training goes on as if this had not been.
     """
-    assert isinstance(pl_module, EvaluatesLoss)
     modes = {module: module.training for module in pl_module.modules()}
     pl_module.eval()
     try:
@@ -61,16 +53,11 @@ USUAL = ("val_accuracy", "val_acc", "val_f1", "val_r2")  # higher is better in a
 class FitReader:
     """Fills a `FitRecord` from the trainer's metrics.
 
-    Args:
-        train_loss: Name of the training loss.
-        val_loss: Name of the validation loss.
-        metric: Name of the metric, `auto` for the first usual one that is logged, or none.
+    The names are those of the losses and of the metric, `auto` for the first usual one that is logged, or none.
     """
 
     def __init__(self, train_loss: str, val_loss: str, metric: str | None) -> None:
-        self.train_loss = train_loss
-        self.val_loss = val_loss
-        self.metric = metric
+        self.train_loss, self.val_loss, self.metric = train_loss, val_loss, metric
         self.record = FitRecord(names={"train_loss": train_loss, "val_loss": val_loss})
         self._fresh = Fresh()
         self.by_step = False  # the training loss is logged by the step alone
@@ -96,20 +83,12 @@ class FitReader:
         """Add up a training loss that is logged by the step alone; no sync with the device."""
         if batch_idx == 0:
             self._sum, self._count = 0.0, 0
-            found = trainer.callback_metrics
-            self.by_step = f"{self.train_loss}_step" not in found and self._logged_now(trainer)
-        elif self.by_step:
-            self._add(self._fresh.tensor(trainer, self.train_loss))
-
-    def _logged_now(self, trainer: Trainer) -> bool:
-        value = self._fresh.tensor(trainer, self.train_loss)
-        self._add(value)
-        return value is not None
-
-    def _add(self, value: Tensor | None) -> None:
+            self.by_step = f"{self.train_loss}_step" not in trainer.callback_metrics
+        value = self._fresh.tensor(trainer, self.train_loss) if self.by_step else None
         if value is not None:
-            self._sum = self._sum + value
-            self._count += 1
+            self._sum, self._count = self._sum + value, self._count + 1
+        elif batch_idx == 0:
+            self.by_step = False
 
     def before_validation(self, trainer: Trainer) -> None:
         """Note what is there already: it is old."""
@@ -173,6 +152,5 @@ class FitReader:
             return
         self._complained.add(argument)
         names = ", ".join(sorted(logged(trainer))) or "nothing"
-        kind = "validation" if argument == "val_loss" else "training"
-        what = f"FitMonitor finds no {kind} loss: `{name}` is not logged; logged: {names}."
-        say(trainer, f"{what} FitMonitor({argument}=NAME) reads another.")
+        what = f"no {'validation' if argument == 'val_loss' else 'training'} loss: `{name}` is not logged"
+        say(trainer, f"FitMonitor finds {what}; logged: {names}. FitMonitor({argument}=NAME) reads another.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,12 @@ CURVES = ("train_loss", "val_loss", "metric", "train_eval_loss")
 
 @dataclass
 class FitRecord:
-    """Values by curve and epoch. An epoch that is recorded again is written over, so nothing counts twice.
+    """Values by curve and epoch. An epoch that is recorded again is written over, so nothing counts twice."""
 
-    Attributes:
-        curves: One list per curve, epoch 0 first; None where nothing came, NaN where a NaN was logged.
-        names: Under which name each of them is logged.
-        loss_at_start: Validation loss before training, from the sanity check; None without one.
-    """
-
+    # One list per curve, epoch 0 first; None where nothing came, NaN where a NaN was logged.
     curves: dict[str, Values] = field(default_factory=lambda: {name: [] for name in CURVES})
-    names: dict[str, str] = field(default_factory=dict)
-    loss_at_start: float | None = None
+    names: dict[str, str] = field(default_factory=dict)  # under which each of them is logged
+    loss_at_start: float | None = None  # validation loss before training, from the sanity check; None without one
 
     def put(self, curve: str, epoch: int, value: float) -> None:
         """Record a value in its epoch."""
@@ -51,13 +46,10 @@ class FitRecord:
         is None if none came.
         """
         train = self.curves["train_eval_loss" if self.has("train_eval_loss") else "train_loss"]
-        val, metric = self.curves["val_loss"], self.curves["metric"]
+        val, metric = self.curves["val_loss"], self.curves["metric"] if self.has("metric") else None
         epochs = max(len(train), len(val))
-        return (
-            _filled(train, epochs) if train else [],
-            _filled(val, epochs),
-            _filled(metric, epochs) if self.has("metric") else None,
-        )
+        filled = _filled(val, epochs), None if metric is None else _filled(metric, epochs)
+        return _filled(train, epochs) if train else [], *filled
 
     def state(self) -> dict[str, Any]:
         """Return everything as plain lists and floats."""
@@ -78,11 +70,6 @@ def _filled(values: Values, epochs: int) -> Values:
     return [*values, *[None] * (epochs - len(values))]
 
 
-def line(diagnosis: Diagnosis, epoch: int) -> str:
-    """Return the verdict in one line: epoch, verdict, how sure, why."""
-    return f"epoch {epoch}: {headline(diagnosis)}. {diagnosis.reason}"
-
-
 def headline(diagnosis: Diagnosis) -> str:
     """Return verdict, cause and probability: `overfit (memorising), 93 % sure`."""
     cause = diagnosis.cause.replace("_", " ")
@@ -97,29 +84,18 @@ def paragraph(diagnosis: Diagnosis, keep: str | None = None) -> str:
     return "\n".join([f"verdict      {headline(diagnosis)}", diagnosis.reason, *advice, *kept])
 
 
-def document(diagnosis: Diagnosis, record: FitRecord, baseline: float | None) -> str:
-    """Return the diagnosis and its curves as JSON. What is no finite number is null."""
-    said = {
-        "fit": str(diagnosis.fit),
-        "cause": diagnosis.cause,
-        "probabilities": {str(fit): probability for fit, probability in diagnosis.probabilities.items()},
-        "best_epoch": diagnosis.best_epoch,
-        "onset_epoch": diagnosis.onset_epoch,
-        "reason": diagnosis.reason,
-        "advice": list(diagnosis.advice),
+def write_document(path: Path, diagnosis: Diagnosis, record: FitRecord, baseline: float | None) -> None:
+    """Write the diagnosis and its curves as JSON, whole or not at all; what is no finite number is null."""
+    said = asdict(diagnosis) | {
         "baseline_loss": _finite(baseline),
         "loss_at_start": _finite(record.loss_at_start),
         "logged_as": record.names,
         "curves": {name: [_finite(value) for value in values] for name, values in record.curves.items()},
     }
-    return json.dumps(said, indent=1, allow_nan=False) + "\n"
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file that is whole or not there: beside its place first, then moved."""
+    text = json.dumps(said, indent=1, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(f"{text}\n", encoding="utf-8")
 
 
 def _finite(value: float | None) -> float | None:

@@ -10,17 +10,8 @@ from callbacks.graphs.calls import CallRecorder, copy_sharing_weights
 from callbacks.graphs.model import Graph, Node, collapse
 from callbacks.graphs.render import to_dot, to_graph_def, to_svg
 
-__all__ = [
-    "CallRecorder",
-    "Graph",
-    "Node",
-    "backward_graph",
-    "collapse",
-    "forward_graph",
-    "to_dot",
-    "to_graph_def",
-    "to_svg",
-]
+__all__ = ["CallRecorder", "Graph", "Node", "backward_graph", "collapse", "forward_graph"]
+__all__ += ["to_dot", "to_graph_def", "to_svg"]
 
 PATIENCE = 60.0  # seconds for torch.export, unless told otherwise
 
@@ -30,15 +21,13 @@ def forward_graph(module: nn.Module, *args: Any, **kwargs: Any) -> Graph:
 
     The module runs once, on copies of its buffers and with the random state put back afterwards; then `torch.export`
     traces it without numbers. Where that cannot follow, its parts are traced one by one, and a part that cannot be
-    traced is one node, as it was seen in the run.
+    traced is one node, as it was seen in the run. There is a node for every operation, parameter, input and output, in
+    the scopes of their modules.
 
     Args:
         module: Any module, compiled ones too.
         *args: What it is called with: tensors, and lists, tuples and dicts of them.
         **kwargs: What it is called with by name.
-
-    Returns:
-        A graph with a node for every operation, parameter, input and output, in the scopes of their modules.
     """
     own = copy_sharing_weights(module)
     for part in own.modules():
@@ -58,13 +47,12 @@ def backward_graph(loss: Tensor, module: nn.Module, watched: CallRecorder | None
     graph = backward_graph(loss, module, watched)
     ```
 
+    Its arrows are the way of the gradient; nodes of the kind AccumulateGrad have a parameter's name.
+
     Args:
         loss: A tensor that autograd made; before or after `backward`.
         module: Whose parameters and modules give the names.
         watched: The calls that led to the loss: an operation stands in the scope of the module it came from. Without,
             it stands beside the parameter it uses, if any.
-
-    Returns:
-        A graph whose arrows are the way of the gradient; nodes of the kind AccumulateGrad have a parameter's name.
     """
     return BackwardGraphBuilder(module, watched.calls if watched else ()).build(loss)

@@ -23,36 +23,13 @@ from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
 
 from callbacks.graphs.calls import Call, TensorRecord, callers, copy_sharing_weights, flatten, flatten_call, map_leaves
-from callbacks.graphs.model import (
-    ACCUMULATE,
-    CONSTANT,
-    INPUT,
-    LOSS,
-    OUTPUT,
-    STEP,
-    Graph,
-    MutableGraph,
-    Shape,
-    shapes_and_dtype,
-)
-from callbacks.readers.autograd import (
-    Source,
-    forward_name,
-    inputs_of,
-    parameter_of,
-    source_of,
-    sources_of,
-    used_parameters,
-    walk,
-)
+from callbacks.graphs.model import ACCUMULATE, CONSTANT, INPUT, LOSS, OUTPUT, STEP, Graph, GraphDraft, Shape, shapes_of
+from callbacks.readers import autograd
 
 EXPORT, PARTS, SEEN = "torch.export", "torch.export of its parts", "the module calls seen"
 AUTOGRAD = "autograd"
 MOST_CALLS = 3000  # of modules; torch.export takes about 10 ms for each
 LONGEST = 80  # letters of an attribute
-
-
-# ------------------------------------------------------------------ torch.export
 
 
 class _Deadline(TorchFunctionMode):
@@ -71,42 +48,28 @@ class _Deadline(TorchFunctionMode):
 @contextmanager
 def _silence() -> Iterator[None]:
     """What a second, unreal pass through somebody's module says is nobody's business."""
-    names = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._dynamo")
-    loggers = [logging.getLogger(name) for name in names]
 
     def refuse(record: logging.LogRecord) -> bool:
         return False
 
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.addFilter(refuse)
-        try:
-            yield
-        finally:
-            for logger in loggers:
-                logger.removeFilter(refuse)
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings(action="ignore"))
+        stack.enter_context(redirect_stdout(io.StringIO()))
+        stack.enter_context(redirect_stderr(io.StringIO()))
+        for name in ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._dynamo"):
+            logging.getLogger(name).addFilter(refuse)
+            stack.callback(logging.getLogger(name).removeFilter, refuse)
+        yield
 
 
 def draw_exported(
-    call: Call, graph: MutableGraph, scope: str, inputs: Sequence[str | None], *, seconds: float
+    call: Call, graph: GraphDraft, scope: str, inputs: Sequence[str | None], *, seconds: float
 ) -> list[str | None]:
     """Trace a recorded call again with `torch.export`, and add the program's nodes to a graph.
 
-    It is traced without numbers: no weight, buffer, random state or attribute changes.
-
-    Args:
-        call: What was called, with what.
-        graph: Where the nodes go.
-        scope: Of the module that was called.
-        inputs: The node behind every leaf of the arguments; none where that is no tensor.
-        seconds: After which to give up.
-
-    Returns:
-        The node behind every leaf of the result.
-
-    Raises:
-        Exception: Whatever `torch.export` or the module says to it.
+    It is traced without numbers: no weight, buffer, random state or attribute changes. `inputs` are the nodes behind
+    the leaves of the arguments, none where that is no tensor; what is returned, those behind the leaves of the result.
+    After so many seconds it is given up. Whatever `torch.export` or the module says against it is raised.
     """
     module = copy_sharing_weights(call.module)
     program = _export(module, call, seconds)
@@ -117,10 +80,9 @@ def draw_exported(
             parameter: Tensor = module.get_parameter(signature.inputs_to_parameters[node.name])
             results[node.name] = graph.add_tensor(parameter, scope)
         elif node.op == "placeholder" and node.name in signature.inputs_to_buffers:
-            buffer = module.get_buffer(signature.inputs_to_buffers[node.name])
-            results[node.name] = graph.add_tensor(buffer, scope)
+            results[node.name] = graph.add_tensor(module.get_buffer(signature.inputs_to_buffers[node.name]), scope)
         elif node.op == "placeholder" and node.name not in results:
-            results[node.name] = graph.add(scope, "constant", CONSTANT, (), *shapes_and_dtype(node.meta.get("val")))
+            results[node.name] = graph.add(scope, "constant", CONSTANT, (), *shapes_of(node.meta.get("val")))
         elif node.op == "call_function":
             name = _operation_name(node.target)
             feeds = tuple(result for source in node.all_input_nodes if (result := results.get(source.name)))
@@ -128,7 +90,7 @@ def draw_exported(
                 whole, _, nested = feeds[0].partition(":") if feeds else ("", "", "")
                 results[node.name] = f"{whole}:{node.args[1]}" if whole and node.args[1] and not nested else whole
             else:
-                where, kind = _scope_of(node, graph, scope), shapes_and_dtype(node.meta.get("val"))
+                where, kind = _scope_of(node, graph, scope), shapes_of(node.meta.get("val"))
                 results[node.name] = graph.add(where, name, name, feeds, *kind, _constants(node, module))
     return [results.get(name) or None for name in signature.user_outputs]
 
@@ -142,7 +104,7 @@ def _export(module: nn.Module, call: Call, seconds: float) -> ExportedProgram:
         stack.enter_context(isolate_rng())  # a module may draw from Python's or NumPy's generator
         stack.enter_context(torch.set_grad_enabled(call.grad))
         stack.enter_context(torch.autocast(call.device_type, call.autocast, enabled=call.autocast is not None))
-        args, kwargs = map_leaves(unfilled, call.args), map_leaves(unfilled, call.kwargs)
+        args, kwargs = map_leaves(unfilled, (call.args, call.kwargs))
         stack.enter_context(_Deadline(seconds))
         return torch.export.export(module, args, kwargs, strict=False)
 
@@ -153,7 +115,7 @@ def _operation_name(target: Any) -> str:
     return text.rstrip("_") or text  # `relu_` is a relu
 
 
-def _scope_of(node: fx.Node, graph: MutableGraph, outermost: str) -> str:
+def _scope_of(node: fx.Node, graph: GraphDraft, outermost: str) -> str:
     """The scope of the innermost of the calls that a node was traced in, each named by its path below `outermost`."""
     stack: Mapping[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
     scope, outer, counted = outermost, "", 0
@@ -175,31 +137,20 @@ def _constants(node: fx.Node, module: nn.Module) -> tuple[tuple[str, str], ...]:
     try:
         pair = node.normalized_arguments(module, normalize_to_only_use_kwargs=True)
     except Exception:  # noqa: BLE001  # only a help to the reader
-        pair = None
-    return tuple(
-        (key, str(value)[:LONGEST])
-        for key, value in (pair.kwargs if pair else {}).items()
-        if value is not None and not any(isinstance(leaf, fx.Node) for _, leaf in flatten(value))
-    )
-
-
-# ------------------------------------------------------------------ forward
+        return ()
+    given = {key: value for key, value in (pair.kwargs if pair else {}).items() if value is not None}
+    plain = (key for key, value in given.items() if not any(isinstance(leaf, fx.Node) for _, leaf in flatten(value)))
+    return tuple((key, str(given[key])[:LONGEST]) for key in plain)
 
 
 class ForwardGraphBuilder:
-    """Builds one graph of recorded calls.
-
-    Args:
-        root: The module whose names are used.
-        calls: What it called, outermost calls only, in order.
-        seconds: That may be spent in `torch.export` in all.
-    """
+    """Builds one graph of the outermost recorded calls of a module, `seconds` of it in `torch.export` at most."""
 
     def __init__(self, root: nn.Module, calls: list[Call], *, seconds: float) -> None:
         self._calls = calls
-        self._graph = MutableGraph(root)
+        self._graph = GraphDraft(root)
         self._drawn: dict[TensorRecord, str] = {}
-        self._drawn_sources: dict[Source, str] = {}
+        self._drawn_sources: dict[autograd.Source, str] = {}
         self._drawn_nodes: dict[GradNode, str] = {}
         self._callers = callers(calls)
         self._scopes: dict[Call, str] = {}  # exported calls, and those inside them
@@ -214,7 +165,7 @@ class ForwardGraphBuilder:
         for call in self._calls:
             self._add_call(call, STEP)
         for loss in losses:
-            if (source := source_of(loss)) is not None:
+            if (source := autograd.source_of(loss)) is not None:
                 self._graph.add("", "loss", OUTPUT, (self._follow(source, STEP),), (tuple(loss.shape),))
         self._add_outputs()
         origin = (PARTS if self._exported else SEEN) if self._seen else EXPORT
@@ -229,11 +180,9 @@ class ForwardGraphBuilder:
             for label, tensor in call.results():
                 if tensor not in read and tensor in self._drawn:
                     part = call.name.rpartition(".")[2]
-                    plainly = label if label and not label[0].isdigit() else "_".join(("output", label)).rstrip("_")
+                    plainly = label if label and not label[0].isdigit() else f"output_{label}".rstrip("_")
                     name = f"{part}_{plainly}" if part else plainly
-                    self._graph.add("", name, OUTPUT, (self._drawn[tensor],), *shapes_and_dtype(tensor))
-
-    # ------------------------------------------------------------------ calls
+                    self._graph.add("", name, OUTPUT, (self._drawn[tensor],), *shapes_of(tensor))
 
     def _add_call(self, call: Call, inside: str) -> None:
         scope = self._graph.scope_of_call(call.name, call.count, type(call.module).__name__)
@@ -277,11 +226,9 @@ class ForwardGraphBuilder:
         feeds += [self._graph.add_tensor(tensor, scope) for tensor in call.module.parameters()]
         made = [tensor for _, tensor in call.results()]
         name = type(call.module).__name__
-        node = self._graph.add(scope, name, name, tuple(feeds), *shapes_and_dtype(made))
+        node = self._graph.add(scope, name, name, tuple(feeds), *shapes_of(made))
         for index, tensor in enumerate(made):
             self._place(tensor, f"{node}:{index}" if index else node)
-
-    # ------------------------------------------------------------------ tensors
 
     def _place(self, tensor: TensorRecord, result: str) -> None:
         self._drawn[tensor] = result
@@ -295,20 +242,19 @@ class ForwardGraphBuilder:
         if tensor.source is not None:
             self._drawn[tensor] = self._follow(tensor.source, scope, tensor.shape)
         elif call is not None:  # made between the calls inside, without a gradient: by what, nobody saw
-            feeds = [
-                self._drawn[made] for inner in call.calls[-1:] for _, made in inner.results() if made in self._drawn
-            ]
-            name, inputs = type(call.module).__name__, tuple(dict.fromkeys(feeds))
+            made = (result for inner in call.calls[-1:] for _, result in inner.results())
+            inputs = tuple(dict.fromkeys(self._drawn[result] for result in made if result in self._drawn))
+            name = type(call.module).__name__
             self._drawn[tensor] = self._graph.add(scope, label or "result", name, inputs, (tensor.shape,))
         else:
-            self._drawn[tensor] = self._graph.add("", label or "input", INPUT, (), *shapes_and_dtype(tensor))
+            self._drawn[tensor] = self._graph.add("", label or "input", INPUT, (), *shapes_of(tensor))
 
-    def _follow(self, source: Source, scope: str, shape: Shape | None = None) -> str:
+    def _follow(self, source: autograd.Source, scope: str, shape: Shape | None = None) -> str:
         """Draw autograd's nodes down to what is known, and return the result drawn for `source`."""
         waiting = [source]
         while waiting:
             node, number = now = waiting[-1]
-            inputs = [(below, index) for below, index in sources_of(node) if below is not None]
+            inputs = [(below, index) for below, index in autograd.sources_of(node) if below is not None]
             drawn = self._known(node, scope)
             lacking = [below for below in inputs if below not in self._drawn_sources]
             if lacking and not drawn and now not in self._drawn_sources:
@@ -317,23 +263,20 @@ class ForwardGraphBuilder:
             waiting.pop()
             if now not in self._drawn_sources:
                 if not drawn:
-                    feeds = tuple(self._drawn_sources[below] for below in inputs)
+                    feeds, name = tuple(self._drawn_sources[below] for below in inputs), autograd.forward_name(node)
                     shapes = (shape,) if shape is not None and now == source and not number else ()
-                    drawn = self._graph.add(scope, forward_name(node), forward_name(node), feeds, shapes)
-                    self._drawn_nodes[node] = drawn
+                    self._drawn_nodes[node] = drawn = self._graph.add(scope, name, name, feeds, shapes)
                 self._drawn_sources[now] = f"{drawn}:{number}" if number else drawn
         return self._drawn_sources[source]
 
     def _known(self, node: GradNode, scope: str) -> str | None:
         """A parameter, a node drawn before, or what stands for the inside of an exported call."""
-        tensor = parameter_of(node)
+        tensor = autograd.parameter_of(node)
         if tensor is not None:
             return self._graph.add_tensor(tensor, scope)
         call = self._callers.get(node)
-        if node not in self._drawn_nodes and call in self._scopes:
-            last = self._graph.last_in(self._scopes[call])
-            if last:
-                self._drawn_nodes[node] = last
+        if node not in self._drawn_nodes and call in self._scopes and (last := self._graph.last_in(self._scopes[call])):
+            self._drawn_nodes[node] = last
         return self._drawn_nodes.get(node)
 
 
@@ -347,19 +290,11 @@ def _why(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:120]}".rstrip(". ")
 
 
-# ------------------------------------------------------------------ backward
-
-
 class BackwardGraphBuilder:
-    """Builds the graph of what autograd will do for one loss.
-
-    Args:
-        root: The module whose names are used.
-        calls: The calls of modules that were seen; without, a node is put where its parameter is.
-    """
+    """Builds the graph of what autograd will do for one loss; where no call was seen, a node is by its parameter."""
 
     def __init__(self, root: nn.Module, calls: Sequence[Call] = ()) -> None:
-        self._graph = MutableGraph(root)
+        self._graph = GraphDraft(root)
         self._callers = callers(calls)
         seen = [t for outer in calls for call in outer.all_calls() for _, t in (*call.inputs, *call.results())]
         self._shapes = {tensor.source: tensor.shape for tensor in seen if tensor.source}
@@ -367,12 +302,12 @@ class BackwardGraphBuilder:
 
     def build(self, loss: Tensor) -> Graph:
         """Return the graph for one loss."""
-        root = self._graph.add("", "loss", LOSS, (), *shapes_and_dtype(loss))
+        root = self._graph.add("", "loss", LOSS, (), *shapes_of(loss))
         if loss.grad_fn is not None:
-            names = {node: self._add(node) for node in walk([loss.grad_fn])}
+            names = {node: self._add(node) for node in autograd.walk([loss.grad_fn])}
             readers = {loss.grad_fn: [root]}
             for node, name in names.items():
-                for index, below in enumerate(inputs_of(node)):
+                for index, below in enumerate(autograd.inputs_of(node)):
                     if below is not None:
                         readers.setdefault(below, []).append(f"{name}:{index}" if index else name)
             for node, results in readers.items():
@@ -380,20 +315,20 @@ class BackwardGraphBuilder:
         return self._graph.freeze(AUTOGRAD)
 
     def _add(self, node: GradNode) -> str:
-        tensor = parameter_of(node)
+        tensor = autograd.parameter_of(node)
         if tensor is not None:
             name = self._graph.name_of(tensor)
             home, _, label = (name or "leaf").rpartition(".")
             known = (("parameter", name),) if name else ()
-            return self._graph.add(home, label, ACCUMULATE, (), *shapes_and_dtype(tensor), known)
-        shapes = tuple(self._shape(below, number) for below, number in sources_of(node))
+            return self._graph.add(home, label, ACCUMULATE, (), *shapes_of(tensor), known)
+        shapes = tuple(self._shape(below, number) for below, number in autograd.sources_of(node))
         return self._graph.add(self._scope(node), node.name(), node.name(), (), shapes)
 
     def _shape(self, node: GradNode | None, number: int) -> Shape | None:
         """A gradient has the shape of what it is the gradient of, where that was seen."""
         if node is None:
             return None
-        tensor = parameter_of(node)
+        tensor = autograd.parameter_of(node)
         return self._shapes.get((node, number)) if tensor is None else tuple(tensor.shape)
 
     def _scope(self, node: GradNode) -> str:
@@ -402,5 +337,5 @@ class BackwardGraphBuilder:
             return self._graph.scope_of_call(call.name, call.count, type(call.module).__name__)
         if self._watched:
             return STEP
-        parameters = used_parameters(node, lambda between: len(inputs_of(between)) == 1)
+        parameters = autograd.used_parameters(node, lambda between: len(autograd.inputs_of(between)) == 1)
         return next((name.rpartition(".")[0] for tensor in parameters if (name := self._graph.name_of(tensor))), "")

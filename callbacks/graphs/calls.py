@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,9 +17,6 @@ from torch.utils.hooks import RemovableHandle
 from torchmetrics import Metric
 
 from callbacks.readers.autograd import COMPILED, parameter_of, source_of, unwrapped_name, walk
-
-# ------------------------------------------------------------------ modules
-
 
 def uncompiled(module: nn.Module) -> nn.Module:
     """Return the module that `torch.compile` wrapped, or the module itself."""
@@ -46,11 +43,11 @@ def _copy(module: nn.Module, known: dict[int, nn.Module]) -> nn.Module:
         if isinstance(value, dict | list | set):
             vars(own)[key] = values = copy.copy(value)
             if isinstance(values, dict):
-                for number in [number for number, value in values.items() if _is_hook(number, value)]:
+                for number in [number for number in values if _is_hook(number, values[number])]:
                     del values[number]
-    children = [found for found in module.named_modules(remove_duplicate=False) if found[0] and "." not in found[0]]
-    for name, child in children:
-        own.add_module(name, _copy(child, known))
+    for name, child in module.named_modules(remove_duplicate=False):
+        if name and "." not in name:
+            own.add_module(name, _copy(child, known))
     if isinstance(own, LightningModule):
         own.trainer = None  # nothing is logged
     return own
@@ -62,9 +59,6 @@ def _is_hook(key: Any, value: Any) -> bool:
         return False
     home: str = getattr(value, "__module__", None) or type(value).__module__
     return not home.startswith("torch.nn.utils")
-
-
-# ------------------------------------------------------------------ nested values
 
 
 def flatten(value: Any, label: str = "") -> list[tuple[str, Any]]:
@@ -106,22 +100,12 @@ def map_leaves(change: Callable[[Any], Any], value: Any) -> Any:
     return change(value)
 
 
-# ------------------------------------------------------------------ calls
-
-
 class TensorRecord:
-    """A tensor that went into or came out of a module, without its numbers.
-
-    Args:
-        tensor: What is recorded.
-    """
+    """A tensor that went into or came out of a module, without its numbers."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.shape = tuple(tensor.shape)
-        self.stride = tensor.stride() if tensor.layout is torch.strided else ()
-        self.dtype = tensor.dtype
-        self.device = tensor.device
-        self.requires_grad = tensor.requires_grad
+        self.shape, self.stride = tuple(tensor.shape), tensor.stride() if tensor.layout is torch.strided else ()
+        self.dtype, self.device, self.requires_grad = tensor.dtype, tensor.device, tensor.requires_grad
         self.source = source_of(tensor)
 
     def empty(self) -> Tensor:
@@ -177,8 +161,7 @@ def callers(calls: Iterable[Call]) -> dict[GradNode, Call]:
 class CallRecorder:
     """Hooks itself onto a module and its parts, and keeps the tree of calls. Changes no number.
 
-    Args:
-        root: Whose parts are watched. Metrics are not, and compiled modules only from outside.
+    Metrics are not watched, and compiled modules only from outside.
     """
 
     def __init__(self, root: nn.Module) -> None:
@@ -201,9 +184,9 @@ class CallRecorder:
             if uncompiled(module) is module:
                 waiting.extend((f"{name}.{child}" if name else child, part) for child, part in module.named_children())
             if not name or not isinstance(module, torch.jit.ScriptModule):
-                before, after = self._hooks(unwrapped_name(name))
+                before = self._watching(partial(self._enter, unwrapped_name(name)))
                 self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-                self._handles.append(module.register_forward_hook(after, with_kwargs=True))
+                self._handles.append(module.register_forward_hook(self._watching(self._leave)))
 
     def stop(self) -> None:
         """Take the hooks off again."""
@@ -219,25 +202,16 @@ class CallRecorder:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _hooks(self, name: str) -> tuple[Callable[..., None], Callable[..., None]]:
-        def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if not torch.compiler.is_compiling() and not self.paused:  # no word of ours into somebody's compiled code
-                with self._errors_kept():
-                    self._enter(name, module, args, kwargs)
+    def _watching(self, note: Callable[..., None]) -> Callable[..., None]:
+        def hook(*args: Any) -> None:
+            if torch.compiler.is_compiling() or self.paused:  # no word of ours into somebody's compiled code
+                return
+            try:
+                note(*args)
+            except Exception as error:  # noqa: BLE001  # a forward pass must not fail because it is watched
+                self.error = error
 
-        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if not torch.compiler.is_compiling() and not self.paused:
-                with self._errors_kept():
-                    self._leave(module, output)
-
-        return before, after
-
-    @contextmanager
-    def _errors_kept(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001  # a forward pass must not fail because it is watched
-            self.error = error
+        return hook
 
     def _enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         # Where `forward` stands for another method, a strategy calls `training_step` by that detour.
@@ -246,7 +220,7 @@ class CallRecorder:
         inner = uncompiled(module)
         call = Call(name, inner, self._counts.get(name, 0))
         self._counts[name] = call.count + 1
-        call.args, call.kwargs = map_leaves(self._input, args), map_leaves(self._input, kwargs)
+        call.args, call.kwargs = map_leaves(self._record, args), map_leaves(self._record, kwargs)
         leaves = flatten_call(inner, call.args, call.kwargs)
         call.inputs = [(label, leaf) for label, leaf in leaves if isinstance(leaf, TensorRecord)]
         call.grad = torch.is_grad_enabled()
@@ -255,7 +229,7 @@ class CallRecorder:
         (self._stack[-1].calls if self._stack else self.calls).append(call)
         self._stack.append(call)
 
-    def _leave(self, module: nn.Module, output: Any) -> None:
+    def _leave(self, module: nn.Module, _: Any, output: Any) -> None:
         inner = uncompiled(module)
         if not any(call.module is inner for call in self._stack):
             return
@@ -264,24 +238,15 @@ class CallRecorder:
         inside = {id(leaf) for part in call.calls for _, leaf in (*part.inputs, *part.outputs)}
         if call.calls:
             inside |= {id(tensor) for _, tensor in call.inputs}
-        call.outputs = [(label, self._output(leaf, inside)) for label, leaf in flatten(output)]
+        call.outputs = [(label, self._record(leaf, inside)) for label, leaf in flatten(output)]
 
-    def _input(self, leaf: Any) -> Any:
-        return (self._known(leaf) or self._record(leaf)) if isinstance(leaf, Tensor) else leaf
-
-    def _output(self, leaf: Any, inside: set[int]) -> Any:
+    def _record(self, leaf: Any, inside: Container[int] | None = None) -> Any:
+        """Return what stands for a leaf; a tensor that was seen keeps its record, if that is one of those `inside`."""
         if not isinstance(leaf, Tensor):
             return leaf
-        known = self._known(leaf)
-        return known if known and id(known) in inside else self._record(leaf)  # handed on, or made here
-
-    def _known(self, tensor: Tensor) -> TensorRecord | None:
-        """The record of a tensor that was seen before, unless it was changed in place after that."""
-        known, record = self._records.get(id(tensor), (None, None))
-        same = known is not None and known() is tensor and record is not None and record.source == source_of(tensor)
-        return record if same else None
-
-    def _record(self, tensor: Tensor) -> TensorRecord:
-        record = TensorRecord(tensor)
-        self._records[id(tensor)] = weakref.ref(tensor), record
+        seen, record = self._records.get(id(leaf), (None, None))
+        is_known = seen is not None and seen() is leaf and record is not None and record.source == source_of(leaf)
+        if not is_known or (inside is not None and id(record) not in inside):  # new, changed in place, or made here
+            record = TensorRecord(leaf)
+            self._records[id(leaf)] = weakref.ref(leaf), record
         return record

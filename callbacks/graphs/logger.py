@@ -60,19 +60,13 @@ class GraphLogger(Callback):
             raise ValueError(f"patience must be above 0 seconds, not {patience}.")
         if depth is not None and depth < 1:
             raise ValueError(f"depth must be at least 1, or none for all levels, not {depth}.")
-        self.forward = forward
-        self.backward = backward
-        self.svg = svg
-        self.depth = depth
-        self.patience = patience
-        self._written_in = ""
-        self._folder = ""
+        self.forward, self.backward, self.svg = forward, backward, svg
+        self.depth, self.patience = depth, patience
+        self._written_in = self._folder = ""
         self._due = False
         self._losses: list[Tensor] = []
         self._recorder: CallRecorder | None = None
         self._guard = Guard("GraphLogger")
-
-    # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
         """Return the folder that has its graphs."""
@@ -81,8 +75,6 @@ class GraphLogger(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the run of a checkpoint."""
         self._written_in = state_dict["written_in"]
-
-    # ------------------------------------------------------------------ watching
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the folder; every rank asks, as it is broadcast."""
@@ -101,13 +93,12 @@ class GraphLogger(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Keep the loss: its graph is what autograd walks next."""
-        if self._recorder is not None:
-            if pl_module.automatic_optimization and self._losses:
-                return  # an optimizer such as LBFGS goes through the step again
-            self._losses.append(loss)
-            self._recorder.paused = True  # a checkpointed module is called again inside of backward
-            if pl_module.automatic_optimization:
-                self._recorder.stop()
+        if self._recorder is None or (pl_module.automatic_optimization and self._losses):
+            return  # an optimizer such as LBFGS goes through the step again
+        self._losses.append(loss)
+        self._recorder.paused = True  # a checkpointed module is called again inside of backward
+        if pl_module.automatic_optimization:
+            self._recorder.stop()
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watch on: a second loss may follow."""
@@ -149,16 +140,11 @@ class GraphLogger(Callback):
             self._recorder.stop()
         self._recorder, self._losses = None, []
 
-    # ------------------------------------------------------------------ drawing
-
-    def _forward(
-        self, trainer: Trainer, pl_module: LightningModule, recorder: CallRecorder, batch: Any
-    ) -> Graph | None:
+    def _forward(self, trainer: Trainer, pl_module: LightningModule, recorder: CallRecorder, batch: Any) -> Graph:
         if recorder.error is not None:
             self._guard.once(trainer, f"could not see all calls ({recorder.error}).")
-        graph = None
-        if not recorder.calls and trainer.world_size == 1:  # a forward pass of one rank alone might wait for the others
-            graph = _guessed(pl_module, batch)
+        # A forward pass of one rank alone might wait for the others.
+        graph = None if recorder.calls or trainer.world_size > 1 else _guessed(pl_module, batch)
         if graph is None:
             graph = ForwardGraphBuilder(pl_module, recorder.calls, seconds=self.patience).build(self._losses)
         if graph.origin != EXPORT:
@@ -180,7 +166,7 @@ class GraphLogger(Callback):
         if self.svg and not files and "://" not in self._folder:
             files = [FilesAdapter(Path(self._folder), None, fresh=False)]
             files[0].write_graphs(drawn, 0)
-        write_graphs(trainer, drawn)
+        write_graphs(trainer, drawn, 0)
         for place in files:
             say(trainer, f"GraphLogger: the graphs are in {place.folder / 'graphs'}.")
 
@@ -196,9 +182,8 @@ def _guessed(pl_module: LightningModule, batch: Any) -> Graph | None:
 
 
 def _candidates(pl_module: LightningModule, batch: Any) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    example: Any = map_leaves(
-        lambda leaf: leaf.to(pl_module.device) if isinstance(leaf, Tensor) else leaf, pl_module.example_input_array
-    )
+    given, device = pl_module.example_input_array, pl_module.device
+    example: Any = map_leaves(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, given)
     if isinstance(example, dict):
         yield (), example
     elif example is not None:

@@ -12,6 +12,9 @@ from callbacks.graphs.calls import TensorRecord, flatten
 from callbacks.readers.autograd import unwrapped_name
 
 Shape = tuple[int, ...]
+Shapes = tuple[Shape | None, ...]
+Names = tuple[str, ...]
+Facts = tuple[tuple[str, str], ...]
 
 PARAMETER, BUFFER, INPUT, OUTPUT, CONSTANT = "Parameter", "Buffer", "Input", "Output", "Constant"
 ACCUMULATE, LOSS = "AccumulateGrad", "Loss"
@@ -20,23 +23,14 @@ STEP = "training_step"  # scope of what the step does itself
 
 @dataclass(frozen=True)
 class Node:
-    """A computation, or something that goes into it.
+    """A computation, or something that goes into it."""
 
-    Args:
-        name: Path of the module it belongs to and a label, with slashes: `net/0/linear`.
-        op: What it does: `linear`, `relu`, or one of Parameter, Buffer, Input, Output, Constant, AccumulateGrad, Loss.
-        inputs: Names of the nodes it reads; `name:1` is the second result of `name`.
-        shapes: Of each of its results; none where it is not known.
-        dtype: Of its first result, e.g. `float32`.
-        attributes: What else is known, by name.
-    """
-
-    name: str
-    op: str
-    inputs: tuple[str, ...] = ()
-    shapes: tuple[Shape | None, ...] = ()
-    dtype: str = ""
-    attributes: tuple[tuple[str, str], ...] = ()
+    name: str  # path of the module it belongs to and a label, with slashes: `net/0/linear`
+    op: str  # `linear`, `relu`, or one of Parameter, Buffer, Input, Output, Constant, AccumulateGrad, Loss
+    inputs: Names = ()  # names of the nodes it reads; `name:1` is the second result of `name`
+    shapes: Shapes = ()  # of each of its results; none where it is not known
+    dtype: str = ""  # of its first result, e.g. `float32`
+    attributes: Facts = ()  # what else is known, by name
 
     @property
     def scope(self) -> str:
@@ -44,26 +38,25 @@ class Node:
         return self.name.rpartition("/")[0]
 
     @property
-    def sources(self) -> tuple[str, ...]:
+    def scopes(self) -> list[str]:
+        """All the scopes that it is in, outermost first."""
+        parts = self.name.split("/")
+        return ["/".join(parts[:end]) for end in range(1, len(parts))]
+
+    @property
+    def sources(self) -> Names:
         """The nodes it reads, whichever of their results."""
         return tuple(source.partition(":")[0] for source in self.inputs)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A compute graph.
+    """A compute graph."""
 
-    Args:
-        nodes: In no particular order.
-        modules: Class of the module behind each scope, e.g. `{"net/0": "Linear"}`.
-        origin: How it was made, e.g. `torch.export`.
-        note: Why it was not made in a better way; empty where it was.
-    """
-
-    nodes: tuple[Node, ...]
-    modules: Mapping[str, str] = field(default_factory=dict)
-    origin: str = ""
-    note: str = ""
+    nodes: tuple[Node, ...]  # in no particular order
+    modules: Mapping[str, str] = field(default_factory=dict)  # the class behind each scope: `{"net/0": "Linear"}`
+    origin: str = ""  # how it was made, e.g. `torch.export`
+    note: str = ""  # why it was not made in a better way; empty where it was
 
     def edges(self) -> list[tuple[str, str]]:
         """Return pairs of names: from the node that computes to the one that reads."""
@@ -74,24 +67,19 @@ class Graph:
         return [node for node in self.nodes if node.op == op]
 
 
-def shapes_and_dtype(value: Any) -> tuple[tuple[Shape | None, ...], str]:
+def shapes_of(value: Any) -> tuple[Shapes, str]:
     """Return the shapes of the tensors in a nest, extents that depend on data as -1, and the type of the first."""
-    leaves = [leaf for _, leaf in flatten(value)]
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor | TensorRecord)]
-    shapes = (_shape_of(leaf) if isinstance(leaf, Tensor | TensorRecord) else None for leaf in leaves)
-    return tuple(shapes), str(tensors[0].dtype).removeprefix("torch.") if tensors else ""
+    shapes: list[Shape | None] = []
+    dtype = ""
+    for _, leaf in flatten(value):
+        is_tensor = isinstance(leaf, Tensor | TensorRecord)
+        shapes.append(tuple(size if isinstance(size, int) else -1 for size in leaf.shape) if is_tensor else None)
+        dtype = dtype or (str(leaf.dtype).removeprefix("torch.") if is_tensor else "")
+    return tuple(shapes), dtype
 
 
-def _shape_of(tensor: Tensor | TensorRecord) -> Shape:
-    return tuple(size if isinstance(size, int) else -1 for size in tensor.shape)
-
-
-class MutableGraph:
-    """A graph that nodes are still added to; each gets a name of its own.
-
-    Args:
-        root: The module whose parts, parameters and buffers give the names.
-    """
+class GraphDraft:
+    """A graph that nodes are still added to; each gets a name of its own, from the parts and tensors of a module."""
 
     def __init__(self, root: nn.Module) -> None:
         named = [(unwrapped_name(name), part) for name, part in root.named_modules(remove_duplicate=False)]
@@ -117,18 +105,11 @@ class MutableGraph:
             kind, name, _ = self._tensors.setdefault(id(tensor), stranger)
             home, _, label = name.rpartition(".")
             known = ((kind.lower(), name),) if kind != CONSTANT else ()
-            self._tensor_nodes[id(tensor)] = self.add(home, label, kind, (), *shapes_and_dtype(tensor), known)
+            self._tensor_nodes[id(tensor)] = self.add(home, label, kind, (), *shapes_of(tensor), known)
         return self._tensor_nodes[id(tensor)]
 
     def add(
-        self,
-        scope: str,
-        label: str,
-        op: str,
-        inputs: tuple[str, ...] = (),
-        shapes: tuple[Shape | None, ...] = (),
-        dtype: str = "",
-        attributes: tuple[tuple[str, str], ...] = (),
+        self, scope: str, label: str, op: str, feeds: Names = (), shapes: Shapes = (), dtype: str = "", more: Facts = ()
     ) -> str:
         """Add a node under `scope/label` or, where that is taken, `scope/label_1`, and return its name.
 
@@ -138,7 +119,7 @@ class MutableGraph:
         while name in self._nodes or name in self._modules:  # a node and a scope of one name cannot be told apart
             self._taken[wanted] += 1
             name = f"{wanted}_{self._taken[wanted]}"
-        self._nodes[name] = Node(name, op, inputs, shapes, dtype, attributes)
+        self._nodes[name] = Node(name, op, feeds, shapes, dtype, more)
         return name
 
     def connect(self, name: str, inputs: tuple[str, ...]) -> None:
@@ -146,12 +127,9 @@ class MutableGraph:
         self._nodes[name] = replace(self._nodes[name], inputs=inputs)
 
     def scope_of_call(self, module: str, count: int, cls: str) -> str:
-        """Return the scope for the nodes of a module's call.
+        """Return the scope for the nodes of the call of a module, whose name has dots or slashes.
 
-        Args:
-            module: The module's name, with dots or slashes; empty for the outermost, which has no scope.
-            count: How often it was called before; from the second call on the scope is one of its own, `scope_1`.
-            cls: The module's class.
+        The outermost has an empty name and no scope. From the second call on the scope is one of its own, `scope_1`.
         """
         scope = module.replace(".", "/")
         if scope and count:
@@ -178,39 +156,28 @@ class MutableGraph:
                 needed.add(name)
                 waiting.extend(self._nodes[name].sources)
         nodes = tuple(node for name, node in self._nodes.items() if name in needed)
-        used = {scope for name in needed for scope in _scopes_of(name)}
+        used = {scope for node in nodes for scope in node.scopes}
         return Graph(nodes, {scope: cls for scope, cls in self._modules.items() if scope in used}, origin, note)
-
-
-def _scopes_of(name: str) -> list[str]:
-    """All the scopes that a node is in, outermost first."""
-    parts = name.split("/")[:-1]
-    return ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 def collapse(graph: Graph, depth: int | None = None) -> Graph:
     """Return the graph with each innermost module, or each module `depth` levels deep, as one node.
 
-    Args:
-        graph: The whole graph.
-        depth: Levels of modules to keep apart; none keeps all of them, and hides only what is inside a module none of
-            whose own modules computes anything.
-
-    Returns:
-        A graph whose boxes have the module's class as `op`, its results' shapes and its number of `parameters`.
+    Without `depth` all levels are kept apart, and only what is inside a module none of whose own modules computes
+    anything is hidden. A box has the module's class as `op`, its results' shapes and its number of `parameters`.
     """
-    computing = {node.scope for node in graph.nodes if node.op not in (PARAMETER, BUFFER, ACCUMULATE)}
-    parents = {outer for scope in computing for outer in _scopes_of(scope)}
+    computing = (node for node in graph.nodes if node.op not in (PARAMETER, BUFFER, ACCUMULATE))
+    parents = {outer for node in computing for outer in node.scopes[:-1]}
 
-    def box_around(name: str) -> str:
-        for level, scope in enumerate(_scopes_of(name), start=1):
+    def box_around(node: Node) -> str:
+        for level, scope in enumerate(node.scopes, start=1):
             if scope in graph.modules and (level == depth or scope not in parents):
                 return scope
-        return name
+        return node.name
 
-    boxes = {node.name: box_around(node.name) for node in graph.nodes}
-    members: dict[str, list[Node]] = {}
+    boxes, members = {}, dict[str, list[Node]]()
     for node in graph.nodes:
+        boxes[node.name] = box_around(node)
         members.setdefault(boxes[node.name], []).append(node)
     shapes = _shapes_read_outside(graph, boxes)
     nodes = []
@@ -224,7 +191,7 @@ def collapse(graph: Graph, depth: int | None = None) -> Graph:
         size = sum(prod(shape) for shape in owned)
         attributes = (("parameters", str(size)),) if size else ()
         nodes.append(Node(name, graph.modules[name], inputs, shapes.get(name, ()), attributes=attributes))
-    return Graph(tuple(nodes), graph.modules, graph.origin, graph.note)
+    return replace(graph, nodes=tuple(nodes))
 
 
 def _shapes_read_outside(graph: Graph, boxes: Mapping[str, str]) -> dict[str, tuple[Shape, ...]]:

@@ -1,7 +1,7 @@
 """Draw a graph: as SVG with a layout of its own, in Graphviz' language, and as TensorBoard's `GraphDef`."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from graphlib import TopologicalSorter
 from html import escape
 from itertools import pairwise
@@ -15,9 +15,11 @@ from tensorboard.compat.proto.node_def_pb2 import NodeDef
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.versions_pb2 import VersionDef
 
-from callbacks.graphs.model import BUFFER, CONSTANT, INPUT, LOSS, OUTPUT, PARAMETER, STEP, Graph, Node, Shape, collapse
+from callbacks.graphs.model import BUFFER, CONSTANT, INPUT, LOSS, OUTPUT, PARAMETER, STEP, Graph, Node, collapse
 
 Edge = tuple[str, str]
+Place = tuple[float, int]  # x in pixels, and the number of the layer
+Paths = dict[Edge, list[Place]]
 SWEEPS = 12  # over the layers, down and up in turn, before the order and the places of boxes are taken as they are
 GAP, BETWEEN = 26.0, 34.0  # pixels between the boxes of a layer, and between layers
 NARROW = 10.0  # width of a place where an arrow passes through a layer
@@ -26,29 +28,23 @@ MARGIN = 16.0
 HIDDEN = (BUFFER, CONSTANT)
 COLOURS = ("#dbe7f6", "#e2f0dc", "#fbe8d3", "#f6dede", "#e9e1f4", "#d9f0ee", "#f5efcf", "#e8e4de")
 PLAIN = {INPUT: "#ffffff", LOSS: "#ffffff", OUTPUT: "#ffffff", PARAMETER: "#f4f4f4"}
+PAGE = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">
+<style>path{{fill:none;stroke:#8a8a8a;stroke-width:1.2;marker-end:url(#a)}}\
+rect{{stroke:#666;stroke-width:.8}}text{{font:11px Helvetica,Arial,sans-serif;text-anchor:middle;fill:#222}}\
+.more{{fill:#666}}</style>\
+<defs><marker id="a" viewBox="0 0 6 6" refX="1" refY="3" markerWidth="6" markerHeight="6" orient="auto">\
+<polygon points="0,0 6,3 0,6" fill="#8a8a8a"/></marker></defs>
+<rect width="100%" height="100%" fill="#fff" style="stroke:none"/>
+{body}
+</svg>
+"""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Places on a page.
-
-    Args:
-        centres: x of the middle of each box and the number of its layer.
-        paths: For each edge the x of its ends and of every layer it passes, from the upper to the lower box.
-        layers: How many there are.
-    """
-
-    centres: Mapping[str, tuple[float, int]]
-    paths: Mapping[Edge, list[tuple[float, int]]]
-    layers: int
-
-
-def lay_out(widths: Mapping[str, float], edges: Sequence[Edge]) -> Layout:
+def lay_out(widths: Mapping[str, float], edges: Sequence[Edge]) -> tuple[dict[str, Place], Paths, int]:
     """Return places for boxes, so that edges lead downwards, few cross, and boxes lie near those they belong to.
 
-    Args:
-        widths: Width of each box by its name, in pixels.
-        edges: From the upper to the lower box.
+    Widths are in pixels, edges from the upper to the lower box. Returned are the middles of the boxes, for each edge
+    where it begins, passes the layers between and ends, and the number of layers.
     """
     edges = list(dict.fromkeys((a, b) for a, b in edges if a != b))
     upward = _closing(list(widths), edges)
@@ -68,7 +64,7 @@ def lay_out(widths: Mapping[str, float], edges: Sequence[Edge]) -> Layout:
     for edge in edges:
         chain = chains[edge] if edge in chains else chains[edge[1], edge[0]]
         paths[edge] = [(x[name], layer[name]) for name in (chain if edge in chains else reversed(chain))]
-    return Layout({name: (x[name], layer[name]) for name in widths}, paths, len(rows))
+    return {name: (x[name], layer[name]) for name in widths}, paths, len(rows)
 
 
 def _closing(names: Sequence[str], edges: Sequence[Edge]) -> set[Edge]:
@@ -161,12 +157,7 @@ def _place(row: Sequence[str], wanted: Mapping[str, float], size: Mapping[str, f
 
 
 def to_dot(graph: Graph, depth: int | None = None) -> str:
-    """Return the graph in Graphviz' language, modules as clusters.
-
-    Args:
-        graph: Forward or backward.
-        depth: Levels of modules to keep apart; none for all. Each innermost one is a box.
-    """
+    """Return the graph in Graphviz' language, modules as clusters; `depth` as in `to_svg`."""
     seen = _visible(collapse(graph, depth))
     lines = ["digraph {", '  node [shape=box, style="rounded,filled", fontname="Helvetica", fontsize=10];']
     lines += _clusters(seen.nodes, "", 1)
@@ -199,52 +190,33 @@ def _quoted(text: str) -> str:
 
 
 def to_svg(graph: Graph, depth: int | None = None) -> str:
-    """Return the graph as a picture: a box for each module, data from top to bottom.
+    """Return the graph as the content of an SVG file: a box for each innermost module, data from top to bottom.
 
-    Args:
-        graph: Forward or backward.
-        depth: Levels of modules to keep apart; none for all. Each innermost one is a box.
-
-    Returns:
-        The content of an SVG file, which needs no other file.
+    `depth` is the levels of modules to keep apart, none for all. The file needs no other one.
     """
     seen = _visible(collapse(graph, depth))
     labels = _labels(seen.nodes)
     widths = {name: max(len(text) for text in label) * LETTER + 18 for name, label in labels.items()}
     heights = {name: len(label) * LINE + 8 for name, label in labels.items()}
-    layout = lay_out(widths, seen.edges())
-    tall = [0.0] * layout.layers
-    for name, (_, layer) in layout.centres.items():
+    centres, paths, layers = lay_out(widths, seen.edges())
+    tall = [0.0] * layers
+    for name, (_, layer) in centres.items():
         tall[layer] = max(tall[layer], heights[name])
-    y = [MARGIN + sum(tall[:at]) + BETWEEN * at + tall[at] / 2 for at in range(layout.layers)]
+    y = [MARGIN + sum(tall[:at]) + BETWEEN * at + tall[at] / 2 for at in range(layers)]
     parts = []
-    for (source, reader), path in layout.paths.items():
+    for (source, reader), path in paths.items():
         down = 1 if path[-1][1] >= path[0][1] else -1
-        points = [(x + MARGIN, y[layer]) for x, layer in path]
-        points[0] = (points[0][0], points[0][1] + down * heights[source] / 2)
-        points[-1] = (points[-1][0], points[-1][1] - down * (heights[reader] / 2 + 5))
-        parts.append(f'<path d="{_curve(points)}"/>')
+        (x, start), *between, (to_x, end) = ((x + MARGIN, y[layer]) for x, layer in path)
+        start, end = start + down * heights[source] / 2, end - down * (heights[reader] / 2 + 5)
+        parts.append(f'<path d="{_curve([(x, start), *between, (to_x, end)])}"/>')
     for node in seen.nodes:
-        x, layer = layout.centres[node.name]
+        x, layer = centres[node.name]
         parts += _box(node, labels[node.name], x + MARGIN, y[layer], widths[node.name], heights[node.name])
-    ends = [layout.centres[name][0] + width / 2 for name, width in widths.items()]
-    right = max([0.0, *ends, *(x for path in layout.paths.values() for x, _ in path)])
-    bottom = sum(tall) + BETWEEN * max(layout.layers - 1, 0)
-    return _page(right + 2 * MARGIN, bottom + 2 * MARGIN, parts)
-
-
-def _page(width: float, height: float, parts: Iterable[str]) -> str:
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}"'
-    style = (
-        "path{fill:none;stroke:#8a8a8a;stroke-width:1.2;marker-end:url(#a)}"
-        "rect{stroke:#666;stroke-width:.8}text{font:11px Helvetica,Arial,sans-serif;text-anchor:middle;fill:#222}"
-        ".more{fill:#666}"
-    )
-    arrow = '<marker id="a" viewBox="0 0 6 6" refX="1" refY="3" markerWidth="6" markerHeight="6" orient="auto">'
-    arrow += '<polygon points="0,0 6,3 0,6" fill="#8a8a8a"/></marker>'
-    ground = '<rect width="100%" height="100%" fill="#fff" style="stroke:none"/>'
-    body = "\n".join(parts)
-    return f'{head} height="{height:.0f}">\n<style>{style}</style><defs>{arrow}</defs>\n{ground}\n{body}\n</svg>\n'
+    ends = [centres[name][0] + width / 2 for name, width in widths.items()]
+    right = max([0.0, *ends, *(x for path in paths.values() for x, _ in path)])
+    bottom = sum(tall) + BETWEEN * max(layers - 1, 0)
+    width, height = f"{right + 2 * MARGIN:.0f}", f"{bottom + 2 * MARGIN:.0f}"
+    return PAGE.format(width=width, height=height, body="\n".join(parts))
 
 
 def _box(node: Node, label: list[str], x: float, y: float, width: float, height: float) -> list[str]:
@@ -278,11 +250,11 @@ def _labels(nodes: Iterable[Node], longest: int = 30) -> dict[str, list[str]]:
     """The lines in each box; names are short, and without the scope that all have in common."""
     scopes = [node.scope for node in nodes if node.scope and not node.name.startswith(f"{STEP}/")]
     common = f"{commonpath(scopes)}/" if scopes else ""
-    names = {node: node.name.removeprefix(common) for node in nodes}
-    return {
-        node.name: _label(node, name if len(name) <= longest else "…" + name[1 - longest :])
-        for node, name in names.items()
-    }
+    labels = {}
+    for node in nodes:
+        name = node.name.removeprefix(common)
+        labels[node.name] = _label(node, name if len(name) <= longest else "…" + name[1 - longest :])
+    return labels
 
 
 def _label(node: Node, title: str) -> list[str]:
@@ -313,8 +285,7 @@ def to_graph_def(graph: Graph) -> Any:
     titled = {}
     for node in graph.nodes:
         *parts, label = node.name.split("/")
-        scopes = ["/".join(parts[: end + 1]) for end in range(len(parts))]
-        titled[node.name] = "/".join([*map(titles.get, scopes, parts), label])
+        titled[node.name] = "/".join([*map(titles.get, node.scopes, parts), label])
     nodes = [_node_def(node, titled) for node in graph.nodes]
     return GraphDef(node=nodes, versions=VersionDef(producer=22))  # 22: what torch's own writer says
 
@@ -322,7 +293,8 @@ def to_graph_def(graph: Graph) -> Any:
 def _node_def(node: Node, titled: Mapping[str, str]) -> Any:
     attributes = {key: AttrValue(s=value.encode()) for key, value in node.attributes}
     if any(shape is not None for shape in node.shapes):
-        shapes = [_tensor_shape(shape) for shape in node.shapes]
+        sizes = [[TensorShapeProto.Dim(size=extent) for extent in shape or ()] for shape in node.shapes]
+        shapes = [TensorShapeProto(dim=s, unknown_rank=n is None) for s, n in zip(sizes, node.shapes, strict=True)]
         attributes["_output_shapes"] = AttrValue(list=AttrValue.ListValue(shape=shapes))
     if node.dtype:
         attributes["dtype"] = AttrValue(s=node.dtype.encode())
@@ -331,9 +303,3 @@ def _node_def(node: Node, titled: Mapping[str, str]) -> Any:
     # TensorBoard draws a Const as a small mark beside its reader.
     op = "Const" if node.op == CONSTANT else node.op
     return NodeDef(name=titled[node.name], op=op, input=inputs, attr=attributes)
-
-
-def _tensor_shape(shape: Shape | None) -> Any:
-    if shape is None:
-        return TensorShapeProto(unknown_rank=True)
-    return TensorShapeProto(dim=[TensorShapeProto.Dim(size=extent) for extent in shape])

@@ -9,18 +9,10 @@ from pytorch_lightning.loggers import Logger
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts of numbers in bins of equal width.
+    """Counts of numbers in bins of equal width, with their sum and the sum of their squares."""
 
-    Args:
-        low: Lower edge of the first bin.
-        high: Upper edge of the last bin.
-        counts: How many numbers lie in each.
-        total: Their sum.
-        squares: The sum of their squares.
-    """
-
-    low: float
-    high: float
+    low: float  # lower edge of the first bin
+    high: float  # upper edge of the last one
     counts: list[float]
     total: float
     squares: float
@@ -34,15 +26,10 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A compute graph in two forms, each made when it is asked for.
+    """A compute graph in two forms, each made when it is asked for."""
 
-    Args:
-        graph_def: Makes TensorBoard's `GraphDef`.
-        svg: Makes the text of an SVG file.
-    """
-
-    graph_def: Callable[[], Any]
-    svg: Callable[[], str]
+    graph_def: Callable[[], Any]  # TensorBoard's `GraphDef`
+    svg: Callable[[], str]  # the text of an SVG file
 
 
 @runtime_checkable
@@ -79,11 +66,7 @@ class LoggerAdapter(Protocol):
 
 
 class NumbersAdapter(LoggerAdapter):
-    """Hands scalars and hyperparameters to a logger by Lightning's own methods, and shows nothing else.
-
-    Args:
-        logger: Where to.
-    """
+    """Hands scalars and hyperparameters to a logger by Lightning's own methods, and shows nothing else."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger: Any = logger  # its class has more methods than Lightning's base

@@ -5,21 +5,21 @@ the failure is raised. On ranks that do not write they do nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import methodcaller
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 from weakref import WeakKeyDictionary
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.loggers.logger import DummyLogger
 
-from callbacks.loggers.base import Drawing, Histogram, LoggerAdapter, NumbersAdapter
-from callbacks.loggers.comet import CometAdapter
+from callbacks.loggers.base import LoggerAdapter, NumbersAdapter
 from callbacks.loggers.files import FilesAdapter
-from callbacks.loggers.mlflow import MLflowAdapter
+from callbacks.loggers.services import CometAdapter, MLflowAdapter, WandbAdapter
 from callbacks.loggers.tensorboard import TensorBoardAdapter
-from callbacks.loggers.wandb import WandbAdapter
 
+_P = ParamSpec("_P")
 _KINDS: dict[type[Logger], Callable[[Any], LoggerAdapter]] = {
     TensorBoardLogger: TensorBoardAdapter,
     WandbLogger: WandbAdapter,
@@ -59,41 +59,22 @@ def log_metrics(trainer: Trainer, values: Mapping[str, float], step: int) -> Non
         write_scalars(trainer, values, step)
 
 
-def write_scalars(trainer: Trainer, values: Mapping[str, float], step: int) -> None:
-    """Write a few scalars by tag at a step, also after a fit has ended."""
-    _each(adapters(trainer), lambda adapter: adapter.write_scalars(values, step))
+def _by_all(method: Callable[Concatenate[LoggerAdapter, _P], None]) -> Callable[Concatenate[Trainer, _P], None]:
+    """Return a function that calls a method of all the adapters of a trainer; `LoggerAdapter` says what it does."""
+
+    def write(trainer: Trainer, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
+        _each(adapters(trainer), methodcaller(method.__name__, *args, **kwargs))
+
+    return write
 
 
-def write_moment(
-    trainer: Trainer, step: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram]
-) -> None:
-    """Write what belongs to one step: scalars and histograms by tag."""
-    _each(adapters(trainer), lambda adapter: adapter.write_moment(step, scalars, histograms))
-
-
-def write_text(trainer: Trainer, tag: str, text: str, step: int = 0) -> None:
-    """Write a text, shown as it stands."""
-    _each(adapters(trainer), lambda adapter: adapter.write_text(tag, text, step))
-
-
-def write_image(trainer: Trainer, tag: str, pixels: Any, step: int) -> None:
-    """Write a picture, an array `[height, width, 3]` of bytes."""
-    _each(adapters(trainer), lambda adapter: adapter.write_image(tag, pixels, step))
-
-
-def write_graphs(trainer: Trainer, graphs: Mapping[str, Drawing], step: int = 0) -> None:
-    """Write compute graphs by name."""
-    _each(adapters(trainer), lambda adapter: adapter.write_graphs(graphs, step))
-
-
-def write_charts(trainer: Trainer, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-    """Say which tags belong on one chart: category -> chart -> tags."""
-    _each(adapters(trainer), lambda adapter: adapter.write_charts(charts))
-
-
-def write_hyperparameters(trainer: Trainer, values: Mapping[str, Any], metrics: Sequence[str]) -> None:
-    """Write the run's settings, and which scalar tags are its results."""
-    _each(adapters(trainer), lambda adapter: adapter.write_hyperparameters(values, metrics))
+write_scalars = _by_all(LoggerAdapter.write_scalars)
+write_moment = _by_all(LoggerAdapter.write_moment)
+write_text = _by_all(LoggerAdapter.write_text)
+write_image = _by_all(LoggerAdapter.write_image)
+write_graphs = _by_all(LoggerAdapter.write_graphs)
+write_charts = _by_all(LoggerAdapter.write_charts)
+write_hyperparameters = _by_all(LoggerAdapter.write_hyperparameters)
 
 
 def _adapters_of(trainer: Trainer, loggers: Sequence[Logger]) -> list[LoggerAdapter]:

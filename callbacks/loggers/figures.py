@@ -48,9 +48,8 @@ def png(figure: Figure) -> bytes:
 
 
 def png_of(figure: Figure | None) -> bytes | None:
-    """Return what a notebook shows for a callback: IPython asks any object for `_repr_png_`.
+    """Return what IPython shows, as it asks any object for `_repr_png_`; None, and it shows the text, before a fit.
 
-    None where there is no figure yet, and IPython shows the text instead.
     https://ipython.readthedocs.io/en/stable/config/integrating.html
     """
     return None if figure is None else png(figure)

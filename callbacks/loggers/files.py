@@ -21,12 +21,8 @@ class FilesAdapter(NumbersAdapter):
     Slashes in a tag become `_`. Numbers go to the logger, without one to `scalars.jsonl`: a line for each step with
     `step` and the tags. Histograms go to `histograms.jsonl`: `step`, and by tag `low`, `high` (edges), `counts` of bins
     of equal width, `sum` and `sum_squares`. NaN and infinity, which JSON has not, are the words `NaN`, `Infinity` and
-    `-Infinity`, as in protobuf's JSON (https://protobuf.dev/programming-guides/json/).
-
-    Args:
-        folder: The run's; made when something is written.
-        logger: Takes the numbers.
-        fresh: Whether the run is new, so that the lines of an earlier one in this folder go.
+    `-Infinity`, as in protobuf's JSON (https://protobuf.dev/programming-guides/json/). The run's folder is made when
+    something is written; in a `fresh` run the lines of an earlier one there go.
     """
 
     def __init__(self, folder: Path, logger: Logger | None, *, fresh: bool) -> None:
@@ -53,12 +49,16 @@ class FilesAdapter(NumbersAdapter):
 
     def write_image(self, tag: str, pixels: Any, step: int) -> None:
         """Write `TAG.png`."""
-        self._write(f"{_name(tag)}.png", png(pixels))
+        from PIL import Image  # comes with matplotlib, which drew it
+
+        held = io.BytesIO()
+        Image.fromarray(pixels).save(held, format="PNG")
+        self._write(f"{_name(tag)}.png", held.getvalue())
 
     def write_graphs(self, graphs: Mapping[str, Drawing], step: int) -> None:
         """Write `graphs/NAME.svg`."""
         for tag, graph in graphs.items():
-            self._write(f"graphs/{_name(tag)}.svg", graph.svg().encode())
+            self._write(name_of_svg(tag), graph.svg().encode())
 
     def write_hyperparameters(self, values: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """Hand them to the logger, without one write `hyperparameters.json`."""
@@ -83,18 +83,14 @@ class FilesAdapter(NumbersAdapter):
         self._fresh.discard(name)
 
 
-def png(pixels: Any) -> bytes:
-    """Return a picture `[height, width, 3]` of bytes as a PNG file."""
-    from PIL import Image  # comes with matplotlib, which drew it
-
-    held = io.BytesIO()
-    Image.fromarray(pixels).save(held, format="PNG")
-    return held.getvalue()
-
-
 def histograms_text(histograms: Mapping[str, Histogram]) -> str:
     """Return histograms by tag as the text of a JSON file."""
     return json.dumps(_for_json({tag: _plain(one) for tag, one in histograms.items()}), allow_nan=False)
+
+
+def name_of_svg(tag: str) -> str:
+    """Return the name of a graph's file."""
+    return f"graphs/{tag.replace('/', '_')}.svg"
 
 
 def _name(tag: str) -> str:

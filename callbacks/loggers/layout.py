@@ -32,9 +32,7 @@ class TensorBoardLayout(Callback):
     def __init__(self, monitor: str = "val_loss", *, mode: str = "min", config: str | None = None) -> None:
         if mode not in ("min", "max"):
             raise ValueError(f"mode must be `min` or `max`, not {mode!r}.")
-        self.monitor = monitor
-        self.mode = mode
-        self.config = config
+        self.monitor, self.mode, self.config = monitor, mode, config
         self._best: float | None = None
         self._described = False
         self._guard = Guard("TensorBoardLayout")
@@ -52,7 +50,7 @@ class TensorBoardLayout(Callback):
         self._described = False
         if self.config:
             with self._guard(trainer, "writing the configuration"):
-                dispatch.write_text(trainer, "config", self.config)
+                dispatch.write_text(trainer, "config", self.config, 0)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results of the epoch if it is the best so far."""
@@ -71,10 +69,8 @@ class TensorBoardLayout(Callback):
         self._write_results(trainer, logged(trainer, "test_"))
 
     def _improves(self, value: float) -> bool:
-        if value != value:
-            return False
-        if self._best is None:
-            return True
+        if self._best is None or value != value:
+            return value == value
         return value < self._best if self.mode == "min" else value > self._best
 
     def _describe(self, trainer: Trainer, pl_module: LightningModule, names: list[str]) -> None:

@@ -25,11 +25,7 @@ def tensorboard_loggers(trainer: Trainer) -> list[TensorBoardLogger]:
 
 
 class TensorBoardAdapter(LoggerAdapter):
-    """Shows everything in TensorBoard's own tabs.
-
-    Args:
-        logger: Where to.
-    """
+    """Shows everything in TensorBoard's own tabs."""
 
     def __init__(self, logger: TensorBoardLogger) -> None:
         self._logger = logger
@@ -45,16 +41,9 @@ class TensorBoardAdapter(LoggerAdapter):
         for tag, value in scalars.items():
             summary.value.add(tag=tag, simple_value=value)
         for tag, histogram in histograms.items():
-            buckets = _buckets(histogram)
-            proto = HistogramProto(
-                min=histogram.low,
-                max=histogram.high,
-                num=sum(histogram.counts),
-                sum=histogram.total,
-                sum_squares=histogram.squares,
-                bucket_limit=[edge for edge, _ in buckets],
-                bucket=[count for _, count in buckets],
-            )
+            limits, counts = zip(*_buckets(histogram), strict=True)
+            proto = HistogramProto(min=histogram.low, max=histogram.high, bucket_limit=limits, bucket=counts)
+            proto.num, proto.sum, proto.sum_squares = sum(histogram.counts), histogram.total, histogram.squares
             summary.value.add(tag=tag, histo=proto)
         self._logger.experiment.file_writer.add_summary(summary, step)
 
@@ -80,11 +69,8 @@ class TensorBoardAdapter(LoggerAdapter):
             writer.add_event(Event(graph_def=forward.SerializeToString()), step)
         for tag, graph in made.items():
             content = RunMetadata(function_graphs=[RunMetadata.FunctionGraphs(pre_optimization_graph=graph)])
-            blob = TensorProto(
-                dtype=DT_STRING,
-                string_val=[content.SerializeToString()],
-                tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]),
-            )
+            shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
+            blob = TensorProto(dtype=DT_STRING, string_val=[content.SerializeToString()], tensor_shape=shape)
             plugin = SummaryMetadata.PluginData(plugin_name="graph_run_metadata_graph", content=b"1")
             metadata = SummaryMetadata(plugin_data=plugin, data_class=DATA_CLASS_BLOB_SEQUENCE)
             writer.add_summary(Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=blob)]), step)
@@ -92,10 +78,9 @@ class TensorBoardAdapter(LoggerAdapter):
 
     def write_charts(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
         """Lay out the Custom Scalars tab, once a run: category -> chart -> the tags drawn on it together."""
-        layout = {
-            category: {chart: ["Multiline", list(tags)] for chart, tags in in_category.items()}
-            for category, in_category in charts.items()
-        }
+        layout: dict[str, dict[str, list[Any]]] = {}
+        for category, drawn in charts.items():
+            layout[category] = {chart: ["Multiline", list(tags)] for chart, tags in drawn.items()}
         self._logger.experiment.add_custom_scalars(layout)
 
     def write_hyperparameters(self, values: Mapping[str, Any], metrics: Sequence[str]) -> None:

@@ -20,9 +20,8 @@ from datamodules import DataError, TabularDataModule
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
 from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.predictions import prediction_rows, write_csv
-from lightning_mods.loggers.progress import EpochTimer
+from lightning_mods.loggers.progress import EpochTimer, close_loggers, how_to_look
 from lightning_mods.loggers.terminal import STAGES, RunSummary, quiet, say, writers_report_once
-from lightning_mods.loggers.views import close_loggers, how_to_look
 from lightning_mods.models.fused.overhead import pass_by_idle_hooks
 from lightning_mods.models.module import MLPModule
 from lightning_mods.runs import RunError, find_checkpoint

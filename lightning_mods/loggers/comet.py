@@ -1,8 +1,6 @@
 """`OfflineCometLogger`: Comet without a server that really writes; Lightning's own logs nothing then (#21617)."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +40,16 @@ class OfflineCometLogger(CometLogger):
         more: dict[str, Any] = {"offline_directory": str(offline_directory), "log_env_details": log_env_details}
         if name:
             more["name"] = name
-        with _begins_offline():
+        before = os.environ.get("COMET_START_ONLINE")
+        os.environ["COMET_START_ONLINE"] = "0"
+        try:
             super().__init__(project=project, workspace=workspace, prefix=prefix, **more)
+        finally:
+            os.environ.pop("COMET_START_ONLINE")
+            if before is not None:
+                os.environ["COMET_START_ONLINE"] = before
 
     @property
     def files(self) -> list[Path]:
         """The zip files of the run that are whole."""
         return sorted(Path(self.save_dir or ".").glob(f"{self.version}*.zip"))
-
-
-@contextmanager
-def _begins_offline() -> Iterator[None]:
-    before = os.environ.get("COMET_START_ONLINE")
-    os.environ["COMET_START_ONLINE"] = "0"
-    try:
-        yield
-    finally:
-        os.environ.pop("COMET_START_ONLINE")
-        if before is not None:
-            os.environ["COMET_START_ONLINE"] = before

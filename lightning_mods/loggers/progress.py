@@ -1,18 +1,23 @@
-"""`ProgressLines`: progress for a terminal that is none, such as a log file."""
+"""What a person sees of a fit: progress on a terminal or in a log file, and at the end where to look at its logs."""
 
 import math
+import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
+from pytorch_lightning.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.trainer.states import TrainerFn
 
+from lightning_mods.loggers.comet import OfflineCometLogger
 from lightning_mods.loggers.terminal import say
+from lightning_mods.loggers.visdom import VisdomLogger
 
 DRAWING = 0.1  # seconds from one drawing of the bar to the next
 
@@ -46,11 +51,7 @@ class EpochTimer(Callback):
 
 
 class ProgressLines(Callback):
-    """Prints a line about an epoch when enough time has passed since the last one.
-
-    Args:
-        every: Seconds between two lines, at least 0.
-    """
+    """Prints a line about an epoch when so many seconds, at least 0, have passed since the last one."""
 
     def __init__(self, every: float = 10.0) -> None:
         self.every = every
@@ -169,3 +170,67 @@ def in_notebook() -> bool:
     """Return whether this process is the kernel of a notebook; loads nothing to find out."""
     kernels = sys.modules.get("ipykernel.kernelapp")
     return kernels is not None and bool(kernels.IPKernelApp.initialized())
+
+
+def close_loggers(loggers: Sequence[Logger]) -> None:
+    """Let what is still in memory be written: the run of this process is over."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and logger.version is not None:
+            logger.experiment.finish()
+        elif isinstance(logger, CometLogger) and logger.version is not None:
+            logger.experiment.end()
+        elif isinstance(logger, VisdomLogger):
+            logger.flush()
+
+
+class CloseLoggers(Callback):
+    """Closes the loggers of a fit after which the process goes on with another one."""
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Close them."""
+        if stage == "fit" and trainer.is_global_zero:
+            close_loggers(trainer.loggers)
+
+
+def how_to_look(loggers: Sequence[Logger], folder: Path) -> list[str]:
+    """Return a command or an address for each logger, after it was closed; without any, the run's folder."""
+    return [each for logger in loggers for each in _views(logger)] or ([] if loggers else [shlex.quote(str(folder))])
+
+
+def _views(logger: Logger) -> Iterator[str]:
+    if isinstance(logger, TensorBoardLogger):
+        yield f"tensorboard --logdir {_quoted(logger.root_dir)}"
+    elif isinstance(logger, WandbLogger) and logger.version is not None:
+        yield _wandb(logger.experiment)
+    elif isinstance(logger, OfflineCometLogger):
+        yield from (f"comet upload {_quoted(str(file))}" for file in logger.files)
+    elif isinstance(logger, CometLogger):
+        yield str(logger.experiment.url)
+    elif isinstance(logger, MLFlowLogger):
+        yield _mlflow(logger)
+    elif isinstance(logger, VisdomLogger):
+        yield logger.url if logger.flush() else f"{logger.url} (the server has not got all of it)"
+    elif isinstance(logger, CSVLogger):
+        yield _quoted(logger.log_dir)
+
+
+def _wandb(run: Any) -> str:
+    if not run.offline:
+        return str(run.url)
+    folder = Path(run.dir).parent
+    parts = sorted(folder.parent.glob(f"offline-run-*-{run.id}"))  # one for each time that the run went on
+    return f"wandb sync {' '.join(_quoted(str(part)) for part in parts or [folder])}"
+
+
+def _mlflow(logger: MLFlowLogger) -> str:
+    import mlflow
+
+    store = str(mlflow.get_tracking_uri())
+    if store.startswith(("http:", "https:")):
+        return f"{store.rstrip('/')}/#/experiments/{logger.experiment_id}/runs/{logger.run_id}"
+    allow = "" if "://" in store and not store.startswith("file:") else "MLFLOW_ALLOW_FILE_STORE=true "
+    return f"{allow}mlflow ui --backend-store-uri {shlex.quote(store)}"
+
+
+def _quoted(path: str) -> str:
+    return shlex.quote(str(Path(path)))

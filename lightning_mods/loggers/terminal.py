@@ -66,25 +66,15 @@ STAGES = {"val": "validation", "test": "test"}  # as metrics are named, and in w
 
 @dataclass(frozen=True)
 class RunSummary:
-    """Prints as the table at the end of a verb.
+    """Prints as the table at the end of a verb."""
 
-    Attributes:
-        results: Stage (`val`, `test`) to metric name (without the stage) to its value.
-        baselines: The same for the trivial prediction: the largest class, or the mean.
-        best_epoch: Epoch of the best checkpoint, the first being 0; None when none was written.
-        epochs: Epochs trained, in this process and before.
-        seconds: Seconds each epoch of this process took.
-        checkpoint: The best checkpoint.
-        views: Commands and addresses that show what the run has logged.
-    """
-
-    results: Mapping[str, Mapping[str, float]]
-    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    best_epoch: int | None = None
-    epochs: int = 0
-    seconds: Sequence[float] = ()
-    checkpoint: Path | None = None
-    views: Sequence[str] = ()
+    results: Mapping[str, Mapping[str, float]]  # stage (`val`, `test`) to metric name (without the stage) to its value
+    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of the largest class or the mean
+    best_epoch: int | None = None  # epoch of the best checkpoint, the first being 0; None when none was written
+    epochs: int = 0  # trained, in this process and before
+    seconds: Sequence[float] = ()  # that each epoch of this process took
+    checkpoint: Path | None = None  # the best
+    views: Sequence[str] = ()  # commands and addresses that show what the run has logged
 
     def __str__(self) -> str:
         """Put the table and the lines below it in one text."""
@@ -95,17 +85,12 @@ class RunSummary:
         if not stages:
             return []
         names = list(dict.fromkeys(name for stage in stages for name in self.results[stage]))
-        head = [""]
-        for stage in stages:
-            head += [STAGES[stage], f"{STAGES[stage]}, trivial baseline"]
-        rows = [head]
-        for name in names:
-            row = [name]
-            for stage in stages:
-                row += [_number(self.results[stage].get(name)), _number(self.baselines.get(stage, {}).get(name))]
-            rows.append(row)
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        return [_aligned(row, widths) for row in rows]
+        head = ["", *(word for stage in stages for word in (STAGES[stage], f"{STAGES[stage]}, trivial baseline"))]
+        columns = [table.get(stage, {}) for stage in stages for table in (self.results, self.baselines)]
+        rows = [head, *([name, *(_number(column.get(name)) for column in columns)] for name in names)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        laid_out = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
+        return ["  ".join(cells).rstrip() for cells in laid_out]
 
     def _lines(self) -> list[str]:
         lines = []
@@ -116,15 +101,8 @@ class RunSummary:
             lines.append(f"an epoch     {statistics.median(self.seconds):.3g} s")
         if self.checkpoint:
             lines.append(f"checkpoint   {self.checkpoint}")
-        heads = ["look at it", *[""] * len(self.views)]
-        return lines + [f"{head:<13}{view}" for head, view in zip(heads, self.views, strict=False)]
+        return lines + [f"{'' if number else 'look at it':<13}{view}" for number, view in enumerate(self.views)]
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    cells = [row[0].ljust(widths[0])]
-    cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-    return "  ".join(cells).rstrip()

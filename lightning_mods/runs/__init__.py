@@ -19,17 +19,9 @@ def newest_run(root: Path) -> Path | None:
 
 
 def find_checkpoint(which: str, root: Path) -> Path | None:
-    """Return the checkpoint that a person means by `best`, `last` or a path.
+    """Return the checkpoint that a person means by `best` or `last` (of the newest run under `root`), or by a path.
 
-    Args:
-        which: `best` or `last` (of the newest run under `root`), or the path of a file.
-        root: `--trainer.default_root_dir`.
-
-    Returns:
-        The path; None when the newest run has no such checkpoint yet, or there is no run.
-
-    Raises:
-        RunError: `which` is a path and there is no file.
+    None when the newest run has no such checkpoint yet, or there is no run; a `RunError` where a path is of no file.
     """
     if which in ("best", "last"):
         run = newest_run(root)
@@ -37,10 +29,9 @@ def find_checkpoint(which: str, root: Path) -> Path | None:
         found = list((run / "checkpoints").glob(f"{which}*.ckpt")) if run else []
         return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
     path = Path(which).expanduser()
-    if path.is_dir():
-        raise RunError(f"--ckpt_path needs a checkpoint file, `best` or `last`; {which} is a folder.")
     if not path.is_file():
-        raise RunError(f"--ckpt_path needs a checkpoint file, `best` or `last`; there is no file {which}.")
+        reason = f"{which} is a folder" if path.is_dir() else f"there is no file {which}"
+        raise RunError(f"--ckpt_path needs a checkpoint file, `best` or `last`; {reason}.")
     return path
 
 

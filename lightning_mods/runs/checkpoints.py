@@ -82,7 +82,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with replacing(target) as partial, partial.open("wb") as file:
                 torch.save(checkpoint, file)
         except RuntimeError as error:
-            _raise_disk_error(error)
+            # torch.save reports a failed write so; the OSError that caused it says what happened.
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__cause__ or cause.__context__
+            if cause is not None:
+                raise cause from None
             raise
 
 
@@ -97,15 +102,6 @@ def _copied(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bytes | None) else copy.deepcopy(value)
 
 
-def _raise_disk_error(error: BaseException) -> None:
-    """torch.save reports a failed write as a RuntimeError; the OSError that caused it says what happened."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError):
-            raise cause
-        cause = cause.__cause__ or cause.__context__
-
-
 def folder_of_run(trainer: Trainer) -> Path | None:
     """The folder of a run of our `fit`: TensorBoard's or the table's, else the trainer's root. All ranks must ask.
 
@@ -118,11 +114,7 @@ def folder_of_run(trainer: Trainer) -> Path | None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a Lightning checkpoint, tensors and plain values only.
-
-    Raises:
-        RunError: The file is damaged, holds objects that only code could rebuild, or is not Lightning's.
-    """
+    """Load a Lightning checkpoint, tensors and plain values only; a `RunError` says why a file is none of these."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch muses about a stranger's pickle before it refuses it
@@ -223,8 +215,7 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self) -> None:
         self._random: dict[str, Any] | None = None
-        self._beginning = False
-        self._resumed = False
+        self._beginning = self._resumed = False
         self._folder: Path | None = None
         self._spare = SpareTime(WRITING)
 
@@ -263,9 +254,8 @@ class LastCheckpoint(Checkpoint):
         """
         if self._beginning:
             loops = checkpoint["loops"]["fit_loop"]
-            checkpoint["loops"]["fit_loop"] = {
-                key: _at_zero(value) if key.startswith("epoch_loop.") else value for key, value in loops.items()
-            }
+            inner = {key: _at_zero(value) for key, value in loops.items() if key.startswith("epoch_loop.")}
+            checkpoint["loops"]["fit_loop"] = loops | inner
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let ReduceLROnPlateau step after the first resumed epoch: Lightning skips it while it is `restarting`."""

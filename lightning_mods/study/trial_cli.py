@@ -27,8 +27,8 @@ from lightning_mods.cli.command_line import CommandLine, UsageError, error_line,
 from lightning_mods.cli.flags import LINKED, StudyFlags
 from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.loggers import RunPlace, asks_for_logger, with_places
+from lightning_mods.loggers.progress import CloseLoggers
 from lightning_mods.loggers.terminal import say
-from lightning_mods.loggers.views import CloseLoggers
 
 
 def check_folds(data: object, folds: int) -> None:

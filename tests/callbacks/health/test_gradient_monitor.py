@@ -44,6 +44,11 @@ class Classifier(pl.LightningModule):
         return self.kind(self.parameters(), **self.optimizer)
 
 
+@pytest.fixture(autouse=True)
+def _folder_for_what_it_writes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 def watch(module, *, epochs=4, **flags):
     pl.seed_everything(2, verbose=False)
     torch.manual_seed(2)

@@ -177,6 +177,7 @@ def test_a_second_fit_begins_anew_and_a_longer_one_goes_on(tmp_path):
     other = pl.Trainer(
         max_epochs=1,
         accelerator="cpu",
+        default_root_dir=tmp_path,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -9,9 +9,8 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from callbacks.loggers import dispatch
 from callbacks.loggers.base import Drawing, Histogram
-from callbacks.loggers.comet import CometAdapter
 from callbacks.loggers.files import FilesAdapter
-from callbacks.loggers.mlflow import MLflowAdapter
+from callbacks.loggers.services import CometAdapter, MLflowAdapter
 
 PIXELS = np.zeros((4, 6, 3), np.uint8)
 HISTOGRAM = Histogram(0.0, 1.0, [1.0, 3.0], 2.0, 1.5)
@@ -68,7 +67,7 @@ def write_everything(trainer):
     dispatch.write_moment(trainer, 2, {"a/c": math.nan, "a/d": -math.inf}, {"weights/x": HISTOGRAM})
     dispatch.write_text(trainer, "fit/verdict", "good", 3)
     dispatch.write_image(trainer, "fit/curves", PIXELS, 3)
-    dispatch.write_graphs(trainer, GRAPHS)
+    dispatch.write_graphs(trainer, GRAPHS, 0)
     dispatch.write_charts(trainer, {"Fit": {"loss": ["train_loss"]}})
     dispatch.write_hyperparameters(trainer, {"lr": 0.1, "sizes": [1, 2]}, ["hp/val_loss"])
 
@@ -117,7 +116,7 @@ def test_where_one_fails_the_others_get_it_and_the_failure_is_told(tmp_path):
     shows = Shows()
     trainer = trainer_of(Broken(), shows, folder=tmp_path)
     with pytest.raises(OSError, match="gone"):
-        dispatch.write_text(trainer, "a", "b")
+        dispatch.write_text(trainer, "a", "b", 0)
     assert shows.shown == [("write_text", "a")]
 
 

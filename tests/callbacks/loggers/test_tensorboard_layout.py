@@ -98,7 +98,8 @@ def test_max_takes_the_highest():
 
 
 @pytest.mark.parametrize("make", [lambda path: False, lambda path: CSVLogger(path)])
-def test_without_tensorboard_it_does_nothing(tmp_path, make):
+def test_without_tensorboard_it_does_nothing(tmp_path, make, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # without a logger the files go into the trainer's root folder
     fit(make(tmp_path), enable_checkpointing=False)
     assert not list(tmp_path.rglob("events.*"))
 
