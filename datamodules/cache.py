@@ -22,14 +22,13 @@ from datamodules.readers.table import Table
 
 _FORMAT = 1  # of the files; a change makes older ones unfindable
 
+# For each set the row numbers it takes from a table, sorted, and their targets.
 Sets = Mapping[str, tuple[NDArray[np.int64], NDArray[Any]]]
-"""For each set the row numbers it takes from a table, sorted, and their targets."""
 
 
 def cache_root() -> Path:
     """Return `$XDG_CACHE_HOME/lightning_mods`, by default `~/.cache/lightning_mods`."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "lightning_mods"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lightning_mods"
 
 
 def folder_for(kind: str, table: Table, settings: Mapping[str, Any]) -> Path:
@@ -59,14 +58,9 @@ def available_memory() -> int:
 
 @contextmanager
 def all_or_nothing(folder: Path, n_bytes: int) -> Iterator[Path]:
-    """Yield a new folder to write into; it becomes `folder` at the end, or vanishes on any error.
+    """Yield a new folder to write `n_bytes` into; it becomes `folder` at the end, or vanishes on any error.
 
-    Args:
-        folder: Where it shall stand. If another process was faster, its folder stays.
-        n_bytes: How much will be written, to say so if the disk is too small.
-
-    Raises:
-        DataError: The disk is full, or may not be written to.
+    If another process was faster, its folder stays. A disk that is full, or may not be written to, is a DataError.
     """
     root = folder.parent
     draft: Path | None = None
@@ -148,11 +142,7 @@ def _write_missing(table: Table, encoding: Encoding, sets: Sets, folders: Mappin
 def encode_rows(
     table: Table, encoding: Encoding, rows: Mapping[str, NDArray[np.int64]]
 ) -> Iterator[tuple[str, slice, NDArray[np.float32]]]:
-    """Encode a table chunk by chunk and yield the rows of each set: which set, their place in it, the rows.
-
-    Raises:
-        DataError: A cell in use is infinite, or text where numbers are needed.
-    """
+    """Encode a table chunk by chunk and yield the rows of each set: which set, their place in it, the rows."""
     for start, x in _encoded_chunks(table, encoding) if rows else ():
         for stage, at in rows.items():
             low, high = np.searchsorted(at, [start, start + len(x)])

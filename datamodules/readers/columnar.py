@@ -17,11 +17,7 @@ _TARGET = "target"  # what the target column of a bundled table is called
 
 
 def parquet_table(file: Path) -> Table:
-    """Open a Parquet file.
-
-    Raises:
-        DataError: It is not one.
-    """
+    """Open a Parquet file; raise a DataError if it is none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -44,11 +40,7 @@ def parquet_table(file: Path) -> Table:
 
 
 def feather_table(file: Path) -> Table:
-    """Open a Feather file.
-
-    Raises:
-        DataError: It is not one of version 2.
-    """
+    """Open a Feather file; raise a DataError if it is none of version 2."""
     import pyarrow as pa
 
     try:
@@ -91,10 +83,8 @@ def _magic(file: Path) -> bytes:
 def npz_table(file: Path) -> Table:
     """Open an NPZ file: 1-D arrays are columns, a 2-D array X becomes columns X_0, X_1, …; never unpickles.
 
-    The arrays are read whole: NPZ has no way to read rows 1000 to 2000.
-
-    Raises:
-        DataError: It is no NPZ, holds Python objects or arrays of three dimensions, or lengths differ.
+    The arrays are read whole: NPZ has no way to read rows 1000 to 2000. Python objects, arrays of three dimensions
+    and lengths that differ are DataErrors.
     """
     try:
         # opened here, since numpy leaves the file open when it is no archive

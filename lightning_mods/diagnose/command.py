@@ -16,6 +16,7 @@ from callbacks.host import replacing
 from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.diagnose.curves import ColumnRequest, Columns, Curves, choose_columns, pair_rows
 from lightning_mods.diagnose.formats import EVENTS_MARK, STAGES, TRAIN, LogError, event_folders, read_table, words
+from lightning_mods.loggers.terminal import aligned
 
 _FLAGS = ("train", "val", "metric", "metric_mode", "baseline", "epoch", "json", "plot")
 _KNOWN = {"metrics.csv", "results.csv", "history.json", "history.csv", "training.log"}
@@ -25,11 +26,7 @@ _LARGEST = 50_000_000  # bytes; what is larger and called differently is a data 
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Print what became of runs, from their logs.
-
-    Args:
-        args: The command line; None for the one of the process.
-    """
+    """Print what became of runs, from their logs; None stands for the command line of the process."""
     try:
         given = _parse(sys.argv[1:] if args is None else args)
         verdicts = _diagnose_all(given)
@@ -159,12 +156,7 @@ class RunLog:
 
 
 def read_log(path: Path, asked: ColumnRequest | None = None) -> RunLog:
-    """Read a log as curves: a text file, an event file, or a folder with event files of one run.
-
-    Raises:
-        LogError: It is no log, or its columns cannot be told.
-        OSError: It cannot be opened.
-    """
+    """Read a log as curves; a LogError says that it is none, or that its columns cannot be told."""
     table = read_table(path)
     columns = choose_columns(table, asked or ColumnRequest())
     curves = pair_rows(table, columns)
@@ -187,14 +179,10 @@ def _notes(columns: Columns, curves: Curves) -> list[str]:
 
 
 def find_logs(given: Sequence[str]) -> dict[Path, bool]:
-    """Return the logs that files, patterns and folders stand for, each once.
+    """Return the logs that files, patterns and folders stand for; a LogError names one that stands for none.
 
-    Returns:
-        Each with whether it is sure to be meant as a log: it was named, or it is called as a logger calls it. What
-        else a folder holds may be a log or not.
-
-    Raises:
-        LogError: One that stands for none.
+    Each comes with whether it is sure to be meant as a log: it was named, or it is called as a logger calls it. What
+    else a folder holds may be a log or not.
     """
     found: dict[Path, bool] = {}
     for name in given:
@@ -272,19 +260,17 @@ def _paragraph(verdict: LogVerdict) -> str:
     log, found = verdict.log, verdict.diagnosis
     assert log is not None
     assert found is not None
-    cause = found.cause.replace("_", " ")
-    unknown = found.fit is Fit.UNKNOWN
+    cause, unknown = found.cause.replace("_", " "), found.fit is Fit.UNKNOWN
     headline = f"unknown, because: {cause}" if unknown else f"{found.fit} ({_percent(found)}), {cause}"
     advice = [f"  {number}. {line}" for number, line in enumerate(found.advice, 1)]
     notes = [f"Note: {note}." for note in log.notes]
     columns = log.columns
-    parts = [
-        f"train {' + '.join(columns.train)}" if columns.train else "",
-        f"val {' + '.join(columns.val)}" if columns.val else "",
-        f"metric {columns.metric} ({columns.metric_mode})" if columns.metric else "",
-        f"by {columns.epoch or columns.step}" if columns.epoch or columns.step else "",
-    ]
-    taken = f"Read {log.path} ({log.kind}): {', '.join(filter(None, parts))}."
+    parts = [f"{what} {' + '.join(names)}" for what, names in (("train", columns.train), ("val", columns.val)) if names]
+    if columns.metric:
+        parts.append(f"metric {columns.metric} ({columns.metric_mode})")
+    if columns.epoch or columns.step:
+        parts.append(f"by {columns.epoch or columns.step}")
+    taken = f"Read {log.path} ({log.kind}): {', '.join(parts)}."
     return "\n".join([headline, found.reason, *advice, taken, *notes])
 
 
@@ -298,12 +284,7 @@ def _table(verdicts: Sequence[LogVerdict]) -> str:
         epochs = ["-" if epoch is None else str(epoch) for epoch in (found.best_epoch, found.onset_epoch)]
         sure = "-" if found.fit is Fit.UNKNOWN else _percent(found)
         rows.append([str(each.path), str(found.fit), sure, found.cause.replace("_", " "), *epochs])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    aligned = [str.ljust, str.ljust, str.rjust, str.ljust, str.rjust, str.rjust]
-    return "\n".join(
-        "  ".join(pad(cell, width) for pad, cell, width in zip(aligned, row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return "\n".join(aligned(rows, left=[0, 1, 3]))
 
 
 def _object(verdict: LogVerdict) -> dict[str, Any]:

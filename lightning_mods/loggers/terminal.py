@@ -4,7 +4,7 @@ import logging
 import statistics
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,8 +104,7 @@ class RunSummary:
             for stage in stages:
                 row += [_number(self.results[stage].get(name)), _number(self.baselines.get(stage, {}).get(name))]
             rows.append(row)
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        return [_aligned(row, widths) for row in rows]
+        return aligned(rows, left=[0])
 
     def _lines(self) -> list[str]:
         lines = []
@@ -124,7 +123,8 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    cells = [row[0].ljust(widths[0])]
-    cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-    return "  ".join(cells).rstrip()
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = ()) -> list[str]:
+    """Return the lines of a table, its columns as wide as they need be and flush right, but for those of `left`."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    pads = [str.ljust if at in left else str.rjust for at in range(len(widths))]
+    return ["  ".join(pad(*cell) for pad, *cell in zip(pads, row, widths, strict=True)).rstrip() for row in rows]
