@@ -87,10 +87,9 @@ class TrainOrder(DistributedSampler[int]):
         return permutation[mine : mine + share]
 
     def batches(self) -> Iterator[Tensor]:
-        """Yield the row numbers of this rank's batches."""
+        """Return an iterator over the row numbers of this rank's batches."""
         permutation = self.permutation()
-        for index in range(self.n_batches):
-            yield self.batch(permutation, index)
+        return (self.batch(permutation, index) for index in range(self.n_batches))
 
     def __iter__(self) -> Iterator[int]:
         for batch in self.batches():

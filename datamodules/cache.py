@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,10 @@ def folder_for(kind: str, table: Table, settings: Mapping[str, Any]) -> Path:
 
 def available_memory() -> int:
     """Return the bytes of memory that can be had now; all there is where the system does not say."""
-    try:
+    with suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
-    except OSError:
-        pass
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -110,9 +108,7 @@ def encoded_sets(table: Table, encoding: Encoding, sets: Sets, folders: Mapping[
     """Encode some sets of rows of a table in one pass over it.
 
     Each set is kept as `x.npy` and `y.npy` in its one of the `folders`, those that exist are reused; None for memory.
-
-    Raises:
-        DataError: A cell in use is infinite, or text where numbers are needed; or the disk is full.
+    A cell in use that is infinite, or text where numbers are needed, is a DataError, as is a full disk.
     """
     width = len(encoding.feature_names)
     if folders is not None:

@@ -1,6 +1,7 @@
 """Columns of a table: cells read as numbers or names, and the counts and sums of one column's training rows."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -112,11 +113,9 @@ def _numbers_in_text(array: Any) -> Numbers:
     import pyarrow as pa
 
     if kind_of(array.type) == "text":
-        try:  # the common case: every cell is a number or missing
+        with suppress(pa.ArrowInvalid):  # the common case: every cell is a number or missing
             values = array.cast(pa.float64()).to_numpy(zero_copy_only=False)
             return Numbers(np.asarray(values, dtype=np.float64))
-        except pa.ArrowInvalid:
-            pass
     labels = as_labels(array)
     parsed = np.array([*map(number_of, labels.names), np.nan])
     spelt_nan = np.array([*(n.lower().lstrip("+-") == "nan" for n in labels.names), True])

@@ -28,7 +28,7 @@ class TablePreparation:
         self._table: Table | None = None
         self._target: tuple[str, Target] | None = None
         self._splits: Splits | None = None
-        self._learned: Learned | None = None
+        self.known: Learned | None = None  # what was learned so far
         self._held_out_paths = {"val": options.val_path, "test": options.test_path}
         self._held_out: dict[str, tuple[Table, Target]] = {}
         self._sets: dict[str, Rows] = {}
@@ -64,7 +64,7 @@ class TablePreparation:
     def target(self) -> tuple[str, Target]:
         """Return the target column's name and what it holds."""
         if self._target is None:
-            known = self._learned
+            known = self.known
             read = known and (known.target, recorded_target(self.table, known))
             self._target = read or first_target(self.table, self.options)
         return self._target
@@ -73,31 +73,26 @@ class TablePreparation:
     def splits(self) -> Splits:
         """Return the row numbers of each share of the table, with the seed and shares of a checkpoint if loaded."""
         if self._splits is None:
-            known = self._learned
+            known = self.known
             fractions = (known.val_fraction, known.test_fraction) if known else self.options.fractions
             seed = known.seed if known else self.options.resolved_seed
             self._splits = split_target(self.target[1], fractions, seed)
         return self._splits
 
     @property
-    def known(self) -> Learned | None:
-        """Return what was learned so far, without learning it now."""
-        return self._learned
-
-    @property
     def learned(self) -> Learned:
         """Return what the training rows teach; from the cache if the table is mapped and was seen before."""
-        if self._learned is None:
-            self._learned = self._learned_from_cache() if self._is_mapped(self.table) else self._learn()
-        return self._learned
+        if self.known is None:
+            self.known = self._learned_from_cache() if self._is_mapped(self.table) else self._learn()
+        return self.known
 
     @property
     def plain(self) -> dict[str, Any]:
         """Return what was learned so far as plain data, the same object each time; empty if nothing was."""
-        if self._learned is None:
+        if self.known is None:
             return {}
-        if self._plain is None or self._plain[0] is not self._learned:
-            self._plain = self._learned, self._learned.to_plain()
+        if self._plain is None or self._plain[0] is not self.known:
+            self._plain = self.known, self.known.to_plain()
         return self._plain[1]
 
     def _learn(self) -> Learned:
@@ -114,12 +109,12 @@ class TablePreparation:
 
     def adopt(self, recorded: Learned) -> None:
         """Go on with what a checkpoint recorded; a DataError if the table was read already and is another one."""
-        mine, self._adopted = self._learned, True
+        mine, self._adopted = self.known, True
         if mine is not None:
             _check_same(mine, recorded, self.options.path)
         if mine != recorded:
             self._splits, self._target, self._sets, self._held_out = None, None, {}, {}
-        self._learned = recorded
+        self.known = recorded
 
     def _held_out_file(self, stage: Stage) -> tuple[Table, Target] | None:
         # The file given for this stage and its target; None if the stage is a share of the table.

@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,11 +74,9 @@ def _arrow_table(file: Path, kind: str, names: tuple[str, ...], size: int, read:
 
 
 def _magic(file: Path) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(4)
-    except OSError:
-        return b""
+    with suppress(OSError), file.open("rb") as stream:
+        return stream.read(4)
+    return b""
 
 
 def npz_table(file: Path) -> Table:

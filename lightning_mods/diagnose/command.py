@@ -5,7 +5,7 @@ import glob
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from math import isfinite
 from pathlib import Path
@@ -26,7 +26,7 @@ _LARGEST = 50_000_000  # bytes; what is larger and called differently is a data 
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Print what became of runs, from their logs; None stands for the command line of the process."""
+    """Print what became of runs, from the logs that `args` name; None for the command line of the process."""
     try:
         given = _parse(sys.argv[1:] if args is None else args)
         verdicts = _diagnose_all(given)
@@ -49,7 +49,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m lightning_mods.diagnose", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "logs",
         metavar="LOG",
         nargs="+",
@@ -58,18 +59,14 @@ def _parser() -> argparse.ArgumentParser:
         "also patterns, and folders that hold such files. Several make a table.",
     )
     summed = "It is found by its name where it can be; given several times, the columns are summed."
-    parser.add_argument("--train", metavar="COLUMN", action="append", default=[], help=f"Training loss. {summed}")
-    parser.add_argument("--val", metavar="COLUMN", action="append", default=[], help=f"Validation loss. {summed}")
-    parser.add_argument(
-        "--metric", metavar="COLUMN", help="What matters in the end, e.g. val_accuracy; `none` for none."
-    )
-    parser.add_argument("--metric_mode", choices=["max", "min"], help="Which is good; by default told by its name.")
-    parser.add_argument(
-        "--baseline", metavar="LOSS", type=float, help="Validation loss of the best constant prediction."
-    )
-    parser.add_argument("--epoch", metavar="COLUMN", help="The column that counts epochs.")
-    parser.add_argument("--json", action="store_true", help="Write JSON: an object for one log, a list for several.")
-    parser.add_argument("--plot", metavar="PNG", help="Draw the curves with the verdict into this file.")
+    add("--train", metavar="COLUMN", action="append", default=[], help=f"Training loss. {summed}")
+    add("--val", metavar="COLUMN", action="append", default=[], help=f"Validation loss. {summed}")
+    add("--metric", metavar="COLUMN", help="What matters in the end, e.g. val_accuracy; `none` for none.")
+    add("--metric_mode", choices=["max", "min"], help="Which is good; by default told by its name.")
+    add("--baseline", metavar="LOSS", type=float, help="Validation loss of the best constant prediction.")
+    add("--epoch", metavar="COLUMN", help="The column that counts epochs.")
+    add("--json", action="store_true", help="Write JSON: an object for one log, a list for several.")
+    add("--plot", metavar="PNG", help="Draw the curves with the verdict into this file.")
     return parser
 
 
@@ -289,7 +286,7 @@ def _table(verdicts: Sequence[LogVerdict]) -> str:
 
 def _object(verdict: LogVerdict) -> dict[str, Any]:
     log, found = verdict.log, verdict.diagnosis
-    columns = log.columns if log else None
+    columns = log.columns if log else Columns()
     return {
         "file": str(verdict.path),
         "error": verdict.error,
@@ -303,14 +300,7 @@ def _object(verdict: LogVerdict) -> dict[str, Any]:
         "reason": found.reason if found else None,
         "advice": list(found.advice) if found else None,
         "format": log.kind if log else None,
-        "columns": {
-            "train": list(columns.train) if columns else [],
-            "val": list(columns.val) if columns else [],
-            "metric": columns.metric if columns else None,
-            "metric_mode": columns.metric_mode if columns and columns.metric else None,
-            "epoch": columns.epoch if columns else None,
-            "step": columns.step if columns else None,
-        },
+        "columns": {**asdict(columns), "metric_mode": columns.metric_mode if columns.metric else None},
         "unit": log.curves.unit if log else None,
         "points": len(log.curves.val) if log else None,
         "evaluations": sum(v is not None for v in log.curves.val) if log else None,

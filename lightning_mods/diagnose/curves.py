@@ -50,12 +50,12 @@ class ColumnRequest:
 class Columns:
     """The columns of a log that are taken; several of a loss are summed."""
 
-    train: tuple[str, ...]
-    val: tuple[str, ...]
-    metric: str | None
-    metric_mode: str
-    epoch: str | None
-    step: str | None
+    train: tuple[str, ...] = ()
+    val: tuple[str, ...] = ()
+    metric: str | None = None
+    metric_mode: str = "max"
+    epoch: str | None = None
+    step: str | None = None
 
 
 def choose_columns(table: Table, asked: ColumnRequest) -> Columns:

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import StringIO
 from itertools import zip_longest
@@ -209,19 +210,16 @@ def _json(content: str) -> Table:
 
 
 def _json_lines(content: str, whole: Exception) -> Table:
-    rows, broken = [], 0
-    for line in filter(str.strip, content.splitlines()):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            broken += 1
+    rows: list[dict[str, Any]] = []
+    lines = list(filter(str.strip, content.splitlines()))
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            if isinstance(row := json.loads(line), dict):
+                rows.append(row)
+    broken = len(lines) - len(rows)
     if not rows or broken > len(rows):
         raise LogError(f"JSON, or JSON a line, is needed; {' '.join(str(whole).split())}.")
-    note = f"{broken} of {broken + len(rows)} lines are no JSON and were left out"
+    note = f"{broken} of {len(lines)} lines are no JSON and were left out"
     return _records(rows, "JSON lines", [note] if broken else [])
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningModule
-from torch import Tensor
 
 from callbacks.host import replacing
 from datamodules import TabularDataModule
@@ -21,15 +20,7 @@ from lightning_mods.cli.flags import FORMATS
 from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.verbs import mistakes_in_one_line, run
 from lightning_mods.export.comparison import MADE_ROWS, Difference, difference, in_batches, made_rows, real_rows
-from lightning_mods.export.model import (
-    MAX_BATCH,
-    NetworkExample,
-    TableModel,
-    example_of,
-    with_rows,
-    with_tensors,
-    write,
-)
+from lightning_mods.export.model import MAX_BATCH, NetworkExample, TableModel, example_of, with_noise, write
 from lightning_mods.export.runtime import Arrays, flat_arrays, open_exported, require
 from lightning_mods.export.schema import schema_of, schema_path, write_schema
 from lightning_mods.loggers.terminal import say
@@ -50,7 +41,6 @@ _RUN = {
     "executorch": "executorch.runtime.Runtime.get().load_program({file!r}); Android and iOS: docs/mobile.md",
 }
 _EXAMPLE_ROWS = 8  # of a table, for the exporters
-_NOISY_ROWS = 5  # of the second batch of a module's example that is compared: other than the example's
 
 
 def export(line: CommandLine) -> None:
@@ -178,7 +168,7 @@ def export_module(model: LightningModule, file_format: str, output: Path) -> Non
         free = write(file_format, network, file)
         execute = open_exported(file_format, file, list(network.kwargs))
         wanted, found = [], []
-        for args, kwargs in ((network.args, network.kwargs), _with_noise(network, free=free)):
+        for args, kwargs in ((network.args, network.kwargs), with_noise(network, free=free)):
             with torch.no_grad():
                 wanted += flat_arrays(model(*args, **kwargs))
             found += execute(flat_arrays([args, kwargs]))
@@ -187,21 +177,6 @@ def export_module(model: LightningModule, file_format: str, output: Path) -> Non
     if not free:
         say(f"note: the file takes batches of {network.rows} rows alone, those of the example: its code asks for it.")
     _print_module_export(output, file_format, network, apart, free=free)
-
-
-def _with_noise(network: NetworkExample, *, free: bool) -> tuple[Any, Any]:
-    # Zeros alone, as examples often are, would tell little.
-    rows = network.rows
-    picked = [row % rows for row in range(_NOISY_ROWS if free else rows)]
-    args, kwargs = with_rows([list(network.args), dict(network.kwargs)], rows, picked)
-    noise = torch.Generator().manual_seed(0)
-
-    def noisy(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        return tensor + torch.randn(tensor.shape, generator=noise).to(tensor.dtype)
-
-    return with_tensors(args, noisy), with_tensors(kwargs, noisy)
 
 
 def _print_table_export(output: Path, schema: Mapping[str, Any], apart: Difference, *, source: str, real: int) -> None:

@@ -23,6 +23,7 @@ from lightning_mods.models.module import MLPModule
 
 MAX_BATCH = {"executorch": 128}  # ExecuTorch plans its memory ahead, for the largest batch
 _MADE_ROWS = 2  # an exporter takes a batch of one row for a constant
+_NOISY_ROWS = 5  # of the second batch of a module's example that is compared: other than the example's
 _NOTHING = -1  # no cell has this code once it went through `_hot`
 
 
@@ -58,21 +59,16 @@ class TableModel(nn.Module):
         self.register_buffer(name, torch.tensor(values, dtype=dtype))
 
     def _add_codes(self) -> None:
-        columns, first, second = [], [], []
+        hot: list[tuple[int, int, int]] = []
         for at, column in enumerate(self._categories):
-            unknown, missing = column.unknown_code, column.missing_code
-            hot = [(code, _NOTHING) for code in range(len(column.categories))]
+            hot += [(at, code, _NOTHING) for code in range(len(column.categories))]
             if column.infrequent:
-                hot.append((unknown, _NOTHING if column.missing else missing))
+                hot.append((at, column.unknown_code, _NOTHING if column.missing else column.missing_code))
             if column.missing:
-                hot.append((missing, _NOTHING))
-            columns += [at] * len(hot)
-            first += [code for code, _ in hot]
-            second += [code for _, code in hot]
+                hot.append((at, column.missing_code, _NOTHING))
         self._keep("unknown", [c.unknown_code for c in self._categories])
-        self._keep("hot_column", columns)
-        self._keep("hot_code", first)
-        self._keep("hot_code_too", second)
+        for i, name in enumerate(("hot_column", "hot_code", "hot_code_too")):
+            self._keep(name, [row[i] for row in hot])
 
     def _add_order(self, encoding: Encoding) -> None:
         width = len(self._numbers)
@@ -169,6 +165,24 @@ def with_rows(value: Any, rows: int, picked: Sequence[int]) -> Any:
     return with_tensors(value, lambda tensor: tensor[index] if tensor.ndim and len(tensor) == rows else tensor)
 
 
+def with_noise(network: NetworkExample, *, free: bool) -> tuple[Any, Any]:
+    """Return another batch of inputs, as many rows as the example's unless their number is `free`, with noise.
+
+    Zeros alone, as examples often are, would tell little.
+    """
+    rows = network.rows
+    picked = [row % rows for row in range(_NOISY_ROWS if free else rows)]
+    args, kwargs = with_rows([list(network.args), dict(network.kwargs)], rows, picked)
+    noise = torch.Generator().manual_seed(0)
+
+    def noisy(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return tensor + torch.randn(tensor.shape, generator=noise).to(tensor.dtype)
+
+    return with_tensors(args, noisy), with_tensors(kwargs, noisy)
+
+
 def write(file_format: str, network: NetworkExample, path: Path) -> bool:
     """Write a network to a file, whose name ends in `.pt2` for `aoti`.
 
@@ -203,9 +217,9 @@ def _exported(network: NetworkExample, most: int | None) -> tuple[ExportedProgra
 
 
 def _export(network: NetworkExample, shapes: Any, *, strict: bool = False) -> ExportedProgram:
-    how = {"dynamic_shapes": shapes, "strict": strict}
+    kwargs = dict(network.kwargs)
     with torch.no_grad():
-        return torch.export.export(network.module, network.args, dict(network.kwargs), **how)
+        return torch.export.export(network.module, network.args, kwargs, dynamic_shapes=shapes, strict=strict)
 
 
 def _onnx(program: ExportedProgram, shapes: Any, network: NetworkExample, path: Path) -> None:

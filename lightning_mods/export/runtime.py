@@ -193,7 +193,7 @@ def tensors_in(value: Any) -> list[Any]:
 
 
 def flat_arrays(value: Any) -> list[NDArray[Any]]:
-    """Return the same as arrays."""
+    """Return all tensors of a model's outputs, however they are nested, as arrays."""
     return [tensor.detach().cpu().numpy() for tensor in tensors_in(value)]
 
 
