@@ -194,7 +194,7 @@ class Encoding:
         """Return the encoding that `to_plain` wrote."""
         columns: list[Column] = []
         for each in plain["columns"]:
-            fields = {k: tuple(v) if k == "categories" else v for k, v in each.items() if k != "kind"}
+            fields: dict[str, Any] = {k: tuple(v) if k == "categories" else v for k, v in each.items() if k != "kind"}
             columns.append(NumericColumn(**fields) if each["kind"] == NumericColumn.kind else CategoryColumn(**fields))
         return cls(tuple(columns), dict(plain["dropped"]), tuple(plain["notes"]))
 

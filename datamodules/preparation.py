@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.batching import Rows
-from datamodules.cache import all_or_nothing, available_memory, encoded_sets, encoded_table, folder_for, open_rows
+from datamodules.cache import Sets, all_or_nothing, available_memory, encoded_sets, encoded_table, folder_for, open_rows
 from datamodules.errors import DataError
 from datamodules.learned import Learned, Options, check_gaps, check_row_count, first_target, learn, recorded_target
 from datamodules.readers import open_table
@@ -185,7 +185,7 @@ class TablePreparation:
         return self._encoded(self.table, stages)
 
     def _encoded(self, table: Table, stages: list[Stage]) -> dict[str, Rows]:
-        sets = {stage: (self._stage_rows(stage)[2], self.stage_target(stage)) for stage in stages}
+        sets: Sets = {stage: (self._stage_rows(stage)[2], self.stage_target(stage)) for stage in stages}
         folders = self._folders(table, stages) if self._is_mapped(table) else None
         return encoded_sets(table, self.learned.encoding, sets, folders)
 

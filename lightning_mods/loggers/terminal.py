@@ -127,4 +127,5 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = ()) -> list[s
     """Return the lines of a table, its columns as wide as they need be and flush right, but for those of `left`."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     pads = [str.ljust if at in left else str.rjust for at in range(len(widths))]
-    return ["  ".join(pad(*cell) for pad, *cell in zip(pads, row, widths, strict=True)).rstrip() for row in rows]
+    padded = [[pad(cell, width) for pad, cell, width in zip(pads, row, widths, strict=True)] for row in rows]
+    return ["  ".join(row).rstrip() for row in padded]
