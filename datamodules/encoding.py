@@ -42,10 +42,8 @@ class NumericColumn:
         """Read cells as numbers, shape (rows,); NaN where they are missing."""
         read = as_numbers(array)
         if read.n_junk and not self.junk:
-            raise DataError(
-                f"Column {self.name!r} held numbers in the training rows; here {read.n_junk} cells are text, such as "
-                f"{read.example!r}. Mend or empty them."
-            )
+            found = f"here {read.n_junk} cells are text, such as {read.example!r}"
+            raise DataError(f"Column {self.name!r} held numbers in the training rows; {found}. Mend or empty them.")
         infinities.add(self.name, read.values, start)
         return read.values
 
@@ -176,10 +174,8 @@ class Encoding:
         """Raise a DataError if a file with the columns `names` lacks one that is needed."""
         lacking = [n for n in self.inputs if n not in names]
         if lacking:
-            raise DataError(
-                f"{label!r} lacks the column{'s' * (len(lacking) > 1)} {shortened(map(repr, lacking))}, used in "
-                f"training; it has {nearest(lacking[0], names)}."
-            )
+            needed = f"column{'s' * (len(lacking) > 1)} {shortened(map(repr, lacking))}, used in training"
+            raise DataError(f"{label!r} lacks the {needed}; it has {nearest(lacking[0], names)}.")
 
     def to_plain(self) -> dict[str, Any]:
         """Return the encoding as dicts, lists, strings and numbers, for JSON and `torch.load(weights_only=True)`."""
@@ -203,9 +199,8 @@ def _cells(chunk: Any, column: Column) -> Any:
     array = single(chunk, column.name)
     kind = kind_of(array.type)
     if kind == "other" or (kind == "time" and column.kind == NumericColumn.kind):
-        raise DataError(
-            f"Column {column.name!r} was {column.kind} in training; here its type is {array.type}. Convert it."
-        )
+        before = f"Column {column.name!r} was {column.kind} in training"
+        raise DataError(f"{before}; here its type is {array.type}. Convert it.")
     return array
 
 

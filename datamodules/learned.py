@@ -129,10 +129,8 @@ def first_target(table: Table, options: Options) -> tuple[str, Target]:
 def check_gaps(label: str, name: str, n_missing: int, drop: bool) -> None:
     """Raise a DataError if targets are missing and the user did not say that such rows may be left out."""
     if n_missing and not drop:
-        raise DataError(
-            f"The target {name!r} of {label!r} is missing in {n_missing} row{'s' * (n_missing != 1)}; "
-            "--data.drop_missing_target=true drops them."
-        )
+        found = f"The target {name!r} of {label!r} is missing in {n_missing} row{'s' * (n_missing != 1)}"
+        raise DataError(f"{found}; --data.drop_missing_target=true drops them.")
 
 
 def check_row_count(label: str, then: int, now: int) -> None:

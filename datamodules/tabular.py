@@ -173,10 +173,8 @@ class TabularDataModule(LightningDataModule):
             return min(max(aim, low), high, 1 << int(math.log2(max(rows, 1))))
         check_batch_size(self.batch_size)
         if self.batch_size > rows:
-            raise DataError(
-                f"--data.batch_size={self.batch_size} exceeds the {rows} training rows a device has; give at most "
-                'that many, or "full".'
-            )
+            given = f"--data.batch_size={self.batch_size} exceeds the {rows} training rows a device has"
+            raise DataError(f'{given}; give at most that many, or "full".')
         return self.batch_size
 
     @property

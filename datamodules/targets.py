@@ -44,10 +44,8 @@ def check_target(table: Table, target: str | None) -> str:
     """Return the name of the target column; raise a DataError if a file's was not named, or is not there."""
     name = target if target is not None else table.default_target
     if name is None:
-        raise DataError(
-            f"Which column of {table.label!r} shall be predicted? Give --data.target=NAME; "
-            f"it has {shortened(map(repr, table.names), 30)}."
-        )
+        asked = f"Which column of {table.label!r} shall be predicted? Give --data.target=NAME"
+        raise DataError(f"{asked}; it has {shortened(map(repr, table.names), 30)}.")
     if name not in table.names:
         raise DataError(f"{table.label!r} has no column {name!r} for a target; it has {nearest(name, table.names)}.")
     return name
@@ -70,10 +68,8 @@ def read_target(table: Table, name: str, task: str) -> Target:
     if task == "regression" or (task == "auto" and not (whole and few)):
         return Target("regression", numbers)
     if not whole and not few:
-        raise DataError(
-            f"Column {name!r} has {len(distinct)} different numbers such as {present[0]:g} in {len(present)} rows: "
-            "no classes. Use --data.task=regression."
-        )
+        found = f"{len(distinct)} different numbers such as {present[0]:g} in {len(present)} rows"
+        raise DataError(f"Column {name!r} has {found}: no classes. Use --data.task=regression.")
     if np.abs(distinct).max() >= _EXACT:
         return _named(table, name, task, numbers, None)
     names = tuple(str(int(v)) if v.is_integer() else repr(v) for v in distinct.tolist())

@@ -98,10 +98,8 @@ def require(file_format: str, *, writing: bool) -> None:
     needed = (_TO_WRITE if writing else _TO_RUN).get(file_format, ())
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
-        raise UsageError(
-            f"{file_format} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
-            f"installed: pip install 'lightning-mods[{file_format}]'"
-        )
+        what = f"{' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed"
+        raise UsageError(f"{file_format} needs {what}: pip install 'lightning-mods[{file_format}]'")
 
 
 @contextmanager

@@ -78,10 +78,8 @@ def read_schema(file: Path) -> dict[str, Any]:
         raise RunError(f"--exported needs a file that `lightning_mods.export` wrote; {file} {what}.")
     path = schema_path(file)
     if not path.is_file():
-        raise RunError(
-            f"{file} is none of ours, or has lost its schema: {path.name} is needed beside it, as "
-            "`lightning_mods.export` writes it for a model of a table."
-        )
+        lost = f"{file} is none of ours, or has lost its schema: {path.name} is needed beside it"
+        raise RunError(f"{lost}, as `lightning_mods.export` writes it for a model of a table.")
     try:
         schema = json.loads(path.read_text(encoding="utf-8"))
         ours = schema["made_by"] == MADE_BY and schema["version"] == VERSION
