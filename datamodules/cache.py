@@ -124,9 +124,7 @@ def _write_missing(table: Table, encoding: Encoding, sets: Sets, folders: Mappin
     width = len(encoding.feature_names)
     with ExitStack() as stack:
         files: dict[str, ArrayFile] = {}
-        for stage, (rows, y) in sets.items():
-            if folders[stage].is_dir():
-                continue
+        for stage, (rows, y) in ((s, sets[s]) for s in sets if not folders[s].is_dir()):
             draft = stack.enter_context(all_or_nothing(folders[stage], 4 * len(rows) * width + y.nbytes))
             np.save(draft / "y.npy", y)
             files[stage] = ArrayFile(draft / "x.npy", (len(rows), width), np.float32)

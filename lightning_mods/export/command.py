@@ -137,10 +137,8 @@ def export_table(model: MLPModule, data: TabularDataModule, file_format: str, ou
 
 def _refuse_if_apart(apart: Difference, file_format: str) -> None:
     if not apart.tolerable:
-        raise RunError(
-            f"the model as {file_format} differs from the checkpoint by up to {apart.largest:.3g} on {apart.rows} "
-            "rows, more than rounding explains; nothing was written."
-        )
+        by = f"by up to {apart.largest:.3g} on {apart.rows} rows, more than rounding explains"
+        raise RunError(f"the model as {file_format} differs from the checkpoint {by}; nothing was written.")
 
 
 def _both_sides(model: MLPModule, encoding: Encoding, chunks: Sequence[Any]) -> tuple[Arrays, list[NDArray[Any]]]:
