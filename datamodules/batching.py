@@ -4,7 +4,7 @@ The loader is a `torch.utils.data.DataLoader` and the orders are `DistributedSam
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise, starmap
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,10 @@ from torch.utils.data.distributed import DistributedSampler
 
 Batch = Tensor | tuple[Tensor, Tensor]
 
-EVAL_ROWS = 4096
-"""Rows of a batch that only goes forward: large enough that the loop around it costs nothing."""
-
-BLOCK_BYTES = 2**20
-"""Of several batches that are gathered in one go: more would not stay in the processor's cache until it is used."""
-
+EVAL_ROWS = 4096  # of a batch that only goes forward: enough that the loop around it costs nothing
+BLOCK_BYTES = 2**20  # of batches gathered in one go: more would not stay in the processor's cache until it is used
+ON_DEVICE = 0.25  # share of an accelerator's free memory that a table may take, to be gathered from there
 _ALIGNED = 64  # bytes: where torch's own tensors begin; what a product of matrices rounds to may depend on it
-
-ON_DEVICE = 0.25
-"""Share of an accelerator's free memory that a table may take, to be gathered from there."""
 
 
 class Rows(Dataset[Batch]):
@@ -37,7 +31,7 @@ class Rows(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int | slice) -> Batch:
         return self.x[index] if self.y is None else (self.x[index], self.y[index])
 
     def __getitems__(self, indices: Sequence[int] | Tensor) -> Batch:
@@ -45,10 +39,6 @@ class Rows(Dataset[Batch]):
         at = torch.as_tensor(indices)
         x = self.x.index_select(0, at)
         return x if self.y is None else (x, self.y.index_select(0, at))
-
-    def between(self, start: int, stop: int) -> Batch:
-        """Return rows that stand together, without a copy."""
-        return self.x[start:stop] if self.y is None else (self.x[start:stop], self.y[start:stop])
 
 
 def world() -> tuple[int, int]:
@@ -91,18 +81,15 @@ class TrainOrder(DistributedSampler[int]):
 
     def batch(self, permutation: Tensor, index: int) -> Tensor:
         """Return the row numbers of this rank's batch `index`, out of the epoch's permutation."""
-        total = self.rows_per_rank * self.num_replicas
-        step = self.batch_size * self.num_replicas
-        first = index * step
-        share = (min(first + step, total) - first) // self.num_replicas
-        mine = first + self.rank * share
+        done = index * self.batch_size
+        share = min(self.batch_size, self.rows_per_rank - done)
+        mine = done * self.num_replicas + self.rank * share
         return permutation[mine : mine + share]
 
     def batches(self) -> Iterator[Tensor]:
-        """Yield the row numbers of this rank's batches."""
+        """Return an iterator over the row numbers of this rank's batches."""
         permutation = self.permutation()
-        for index in range(self.n_batches):
-            yield self.batch(permutation, index)
+        return (self.batch(permutation, index) for index in range(self.n_batches))
 
     def __iter__(self) -> Iterator[int]:
         for batch in self.batches():
@@ -146,11 +133,8 @@ class TableLoader(DataLoader[Batch]):
     """A DataLoader that gathers each batch in one go and can continue in the middle of an epoch.
 
     Lightning saves `state_dict` with its loops and loads it before the first batch of a resumed epoch. `len` stays
-    the number of batches of a whole epoch, as Lightning counts the batches done itself.
-
-    Attributes:
-        ahead: Called before each training batch is handed out. It may look at those that are `coming`, use some of
-            them, and `move_on`: they are not handed out then.
+    the number of batches of a whole epoch, as Lightning counts the batches done itself. `ahead` is called before each
+    training batch: it may look at those `coming`, use some, and `move_on`, so that these are not handed out.
     """
 
     ahead: Callable[[], None] | None = None
@@ -171,7 +155,8 @@ class TableLoader(DataLoader[Batch]):
         if not self._ordered():
             return super().__iter__()
         if isinstance(self.sampler, EvalOrder):
-            return starmap(self._rows.between, self.sampler.spans())
+            rows = self._rows
+            return (rows[start:stop] for start, stop in self.sampler.spans())
         return self._train()
 
     @property
@@ -222,9 +207,8 @@ class TableLoader(DataLoader[Batch]):
         at = 0
         while at < len(batches):
             size = len(batches[at])
-            fits = max(1, BLOCK_BYTES // max(1, size * sum(widths)))
-            if any(size * width % _ALIGNED for width in widths):
-                fits = 1
+            unaligned = any(size * width % _ALIGNED for width in widths)
+            fits = 1 if unaligned else max(1, BLOCK_BYTES // max(1, size * sum(widths)))
             block = [each for each in batches[at : at + fits] if len(each) == size]  # the last of an epoch is shorter
             x, y = self.gather(torch.cat(block) if len(block) > 1 else block[0], device)
             yield from zip(torch.split(x, size), torch.split(y, size), strict=True)
@@ -261,15 +245,13 @@ def train_loader(rows: Rows, batch_size: int, seed: int) -> TableLoader:
 
 def eval_loader(rows: Rows, batch_size: int) -> TableLoader:
     """Make the loader of every row once over all ranks, in file order."""
-    rank, n = world()
+    return predict_loader(rows, batch_size, *world())
+
+
+def predict_loader(rows: Rows, batch_size: int, rank: int = 0, n: int = 1) -> TableLoader:
+    """Make the loader of a rank's rows in file order; by default all, the same on every rank, as rank 0 writes them."""
     size = max(batch_size, EVAL_ROWS)
     return _loader(rows, EvalOrder(rows, batch_size=size, rank=rank, num_replicas=n), size)
-
-
-def predict_loader(rows: Rows, batch_size: int) -> TableLoader:
-    """Make the loader of every row in file order, the same on every rank: rank 0 writes them."""
-    size = max(batch_size, EVAL_ROWS)
-    return _loader(rows, EvalOrder(rows, batch_size=size), size)
 
 
 def _loader(rows: Rows, order: DistributedSampler[int], batch_size: int) -> TableLoader:

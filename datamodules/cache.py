@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,13 @@ from datamodules.readers.table import Table
 
 _FORMAT = 1  # of the files; a change makes older ones unfindable
 
+# For each set the row numbers it takes from a table, sorted, and their targets.
 Sets = Mapping[str, tuple[NDArray[np.int64], NDArray[Any]]]
-"""For each set the row numbers it takes from a table, sorted, and their targets."""
 
 
 def cache_root() -> Path:
     """Return `$XDG_CACHE_HOME/lightning_mods`, by default `~/.cache/lightning_mods`."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "lightning_mods"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lightning_mods"
 
 
 def folder_for(kind: str, table: Table, settings: Mapping[str, Any]) -> Path:
@@ -48,25 +47,18 @@ def folder_for(kind: str, table: Table, settings: Mapping[str, Any]) -> Path:
 
 def available_memory() -> int:
     """Return the bytes of memory that can be had now; all there is where the system does not say."""
-    try:
+    with suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
-    except OSError:
-        pass
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @contextmanager
 def all_or_nothing(folder: Path, n_bytes: int) -> Iterator[Path]:
-    """Yield a new folder to write into; it becomes `folder` at the end, or vanishes on any error.
+    """Yield a new folder to write `n_bytes` into; it becomes `folder` at the end, or vanishes on any error.
 
-    Args:
-        folder: Where it shall stand. If another process was faster, its folder stays.
-        n_bytes: How much will be written, to say so if the disk is too small.
-
-    Raises:
-        DataError: The disk is full, or may not be written to.
+    If another process was faster, its folder stays. A disk that is full, or may not be written to, is a DataError.
     """
     root = folder.parent
     draft: Path | None = None
@@ -116,9 +108,7 @@ def encoded_sets(table: Table, encoding: Encoding, sets: Sets, folders: Mapping[
     """Encode some sets of rows of a table in one pass over it.
 
     Each set is kept as `x.npy` and `y.npy` in its one of the `folders`, those that exist are reused; None for memory.
-
-    Raises:
-        DataError: A cell in use is infinite, or text where numbers are needed; or the disk is full.
+    A cell in use that is infinite, or text where numbers are needed, is a DataError, as is a full disk.
     """
     width = len(encoding.feature_names)
     if folders is not None:
@@ -134,9 +124,7 @@ def _write_missing(table: Table, encoding: Encoding, sets: Sets, folders: Mappin
     width = len(encoding.feature_names)
     with ExitStack() as stack:
         files: dict[str, ArrayFile] = {}
-        for stage, (rows, y) in sets.items():
-            if folders[stage].is_dir():
-                continue
+        for stage, (rows, y) in ((s, sets[s]) for s in sets if not folders[s].is_dir()):
             draft = stack.enter_context(all_or_nothing(folders[stage], 4 * len(rows) * width + y.nbytes))
             np.save(draft / "y.npy", y)
             files[stage] = ArrayFile(draft / "x.npy", (len(rows), width), np.float32)
@@ -148,11 +136,7 @@ def _write_missing(table: Table, encoding: Encoding, sets: Sets, folders: Mappin
 def encode_rows(
     table: Table, encoding: Encoding, rows: Mapping[str, NDArray[np.int64]]
 ) -> Iterator[tuple[str, slice, NDArray[np.float32]]]:
-    """Encode a table chunk by chunk and yield the rows of each set: which set, their place in it, the rows.
-
-    Raises:
-        DataError: A cell in use is infinite, or text where numbers are needed.
-    """
+    """Encode a table chunk by chunk and yield the rows of each set: which set, their place in it, the rows."""
     for start, x in _encoded_chunks(table, encoding) if rows else ():
         for stage, at in rows.items():
             low, high = np.searchsorted(at, [start, start + len(x)])

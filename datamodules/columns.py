@@ -1,6 +1,7 @@
 """Columns of a table: cells read as numbers or names, and the counts and sums of one column's training rows."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,9 +11,7 @@ from numpy.typing import NDArray
 Kind = Literal["number", "text", "bool", "category", "time", "other"]
 """What the file says a column is: `text` may still be numbers, as everything in a CSV is text."""
 
-MAX_TRACKED = 20_000
-"""Different names remembered of a column; more of them can only be text or an identifier."""
-
+MAX_TRACKED = 20_000  # different names remembered of a column; more of them can only be text or an identifier
 _COUNTERS = frozenset({"", "rownames", "rowname", "row", "rowid", "row_id", "index", "unnamed: 0"})
 _SAMPLE = 200  # names kept of a column with more than that, to tell dates from text
 _DATE = re.compile(
@@ -25,30 +24,19 @@ _WHOLE_FLOAT = re.compile(r"[+-]?\d+\.0+")
 
 @dataclass(frozen=True)
 class Numbers:
-    """A column that was read as numbers.
+    """A column that was read as numbers."""
 
-    Attributes:
-        values: float64, shape (rows,); NaN where the cell is missing or no number.
-        n_junk: How many cells hold something that is no number.
-        example: One of those, or None.
-    """
-
-    values: NDArray[np.float64]
-    n_junk: int = 0
-    example: str | None = None
+    values: NDArray[np.float64]  # shape (rows,); NaN where the cell is missing or no number
+    n_junk: int = 0  # cells that hold something that is no number
+    example: str | None = None  # one of those
 
 
 @dataclass(frozen=True)
 class Labels:
-    """A column that was read as names: `names[codes[i]]` is row i.
+    """A column that was read as names: `names[codes[i]]` is row i."""
 
-    Attributes:
-        codes: int64, shape (rows,); -1 where the cell is missing.
-        names: The distinct names, in order of appearance.
-    """
-
-    codes: NDArray[np.int64]
-    names: list[str]
+    codes: NDArray[np.int64]  # shape (rows,); -1 where the cell is missing
+    names: list[str]  # distinct, in order of appearance
 
 
 def kind_of(dtype: Any) -> Kind:
@@ -71,8 +59,7 @@ def kind_of(dtype: Any) -> Kind:
 def label_of(value: object) -> str | None:
     """Return a cell as a name; None for a missing one (None, NaN, empty or blank text).
 
-    Whole floats lose their ".0", also as text, because pandas writes whole numbers with gaps that way and the same
-    category must have one name in every file.
+    Whole floats, also as text, lose the ".0" that pandas gives whole numbers with gaps: one name in every file.
     """
     if value is None or value != value:
         return None
@@ -126,11 +113,9 @@ def _numbers_in_text(array: Any) -> Numbers:
     import pyarrow as pa
 
     if kind_of(array.type) == "text":
-        try:  # the common case: every cell is a number or missing
+        with suppress(pa.ArrowInvalid):  # the common case: every cell is a number or missing
             values = array.cast(pa.float64()).to_numpy(zero_copy_only=False)
             return Numbers(np.asarray(values, dtype=np.float64))
-        except pa.ArrowInvalid:
-            pass
     labels = as_labels(array)
     parsed = np.array([*map(number_of, labels.names), np.nan])
     spelt_nan = np.array([*(n.lower().lstrip("+-") == "nan" for n in labels.names), True])
@@ -145,9 +130,7 @@ def _count_blanks(array: Any) -> int:
     # cells that hold only white space: no number, though as a name they count as missing
     import pyarrow.compute as pc
 
-    if kind_of(array.type) != "text":
-        return 0
-    return int(pc.sum(pc.utf8_is_space(array)).as_py() or 0)
+    return int(pc.sum(pc.utf8_is_space(array)).as_py() or 0) if kind_of(array.type) == "text" else 0
 
 
 def _count_missing(array: Any) -> int:
@@ -239,47 +222,25 @@ class Moments:
 
 @dataclass
 class ColumnSummary:
-    """Counts and sums of a column's training rows, as far as it has been read.
-
-    Attributes:
-        name: The column.
-        kind: What the file says it is.
-        forced: The user says it is a category.
-        n: Training rows seen.
-        n_missing: Of these, missing cells (no junk).
-        n_junk: Of these, cells that are text where the others are numbers.
-        junk: One of those.
-        moments: Of the cells that are numbers.
-        n_infinite: Infinite cells among ALL rows read, and the number of the first such row.
-        row_numbers: Offsets c for which cell i has been i + c in every row so far.
-        last: The largest training cell so far, while each was larger than the one before; None once one was not.
-        counts: How often each name came; only a sample once there were more than `MAX_TRACKED`.
-        overflow: Whether that happened.
-    """
+    """Counts and sums of a column's training rows, as far as it has been read."""
 
     name: str
-    kind: Kind
-    forced: bool = False
-    n: int = 0
-    n_missing: int = 0
-    n_junk: int = 0
-    junk: str | None = None
-    moments: Moments = field(default_factory=Moments)
-    n_infinite: int = 0
-    first_infinite: int | None = None
-    row_numbers: tuple[int, ...] = (0, 1)
-    last: float | None = float("-inf")
-    counts: dict[str, int] = field(default_factory=dict)
-    overflow: bool = False
+    kind: Kind  # what the file says it is
+    forced: bool = False  # the user says it is a category
+    n: int = 0  # training rows seen
+    n_missing: int = 0  # of these, missing cells (no junk)
+    n_junk: int = 0  # of these, cells that are text where the others are numbers
+    junk: str | None = None  # one of those
+    moments: Moments = field(default_factory=Moments)  # of the cells that are numbers
+    n_infinite: int = 0  # among ALL rows read
+    first_infinite: int | None = None  # the number of that row
+    row_numbers: tuple[int, ...] = (0, 1)  # offsets c for which cell i has been i + c in every row so far
+    last: float | None = float("-inf")  # largest training cell, while each was larger than the one before
+    counts: dict[str, int] = field(default_factory=dict)  # of each name; a sample beyond `MAX_TRACKED` names
+    overflow: bool = False  # whether there were more
 
     def add(self, array: Any, rows: NDArray[np.int64], start: int) -> None:
-        """Take in one chunk.
-
-        Args:
-            array: The column's cells in this chunk, an Arrow array.
-            rows: Which of them are training rows, counted within the chunk.
-            start: The number of the chunk's first row in the file.
-        """
+        """Take in a chunk (an Arrow array) that begins at row `start`; `rows`, counted within it, are to train on."""
         self.n += len(rows)
         if self.kind in ("time", "other"):
             self.n_missing += int(np.asarray(array.is_null().to_numpy(zero_copy_only=False))[rows].sum())

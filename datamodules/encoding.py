@@ -23,23 +23,14 @@ the range.
 
 @dataclass(frozen=True)
 class NumericColumn:
-    """A column of numbers, standardised; a missing one becomes the mean, that is 0.
-
-    Attributes:
-        name: The column.
-        mean: Of the training rows.
-        scale: Standard deviation of the training rows, or a tenth of their range if that is more; above 0.
-        indicator: Training rows had gaps, so a second feature is 1 where the cell is missing.
-        junk: Training rows had text among the numbers; it counts as missing.
-        constant: All present cells were one number: only the indicator says anything.
-    """
+    """A column of numbers, standardised; a missing one becomes the mean, that is 0."""
 
     name: str
-    mean: float
-    scale: float
-    indicator: bool = False
-    junk: bool = False
-    constant: bool = False
+    mean: float  # of the training rows
+    scale: float  # their standard deviation, or a tenth of their range if that is more; above 0
+    indicator: bool = False  # training rows had gaps, so a second feature is 1 where the cell is missing
+    junk: bool = False  # training rows had text among the numbers; it counts as missing
+    constant: bool = False  # all present cells were one number: only the indicator says anything
     kind: ClassVar[str] = "numeric"
 
     @property
@@ -51,10 +42,8 @@ class NumericColumn:
         """Read cells as numbers, shape (rows,); NaN where they are missing."""
         read = as_numbers(array)
         if read.n_junk and not self.junk:
-            raise DataError(
-                f"Column {self.name!r} held numbers in the training rows; here {read.n_junk} cells are text, such as "
-                f"{read.example!r}. Mend or empty them."
-            )
+            found = f"here {read.n_junk} cells are text, such as {read.example!r}"
+            raise DataError(f"Column {self.name!r} held numbers in the training rows; {found}. Mend or empty them.")
         infinities.add(self.name, read.values, start)
         return read.values
 
@@ -77,16 +66,12 @@ class NumericColumn:
 class CategoryColumn:
     """A column of categories, one-hot over the names that were frequent enough in the training rows.
 
-    Attributes:
-        name: The column.
-        categories: Names with a feature of their own.
-        infrequent: Rarer names share one feature, and names never seen before go there too. Without it such a name
-            has 0 in every feature.
-        missing: Training rows had gaps, so a gap has its own feature. Without it a gap counts as a name never seen.
+    With `infrequent`, rarer names and those never seen share one feature; without it they have 0 in every feature.
+    With `missing`, as training rows had gaps, these have a feature; without it a gap counts as a name never seen.
     """
 
     name: str
-    categories: tuple[str, ...]
+    categories: tuple[str, ...]  # with a feature of their own
     infrequent: bool = False
     missing: bool = False
     kind: ClassVar[str] = "category"
@@ -94,11 +79,8 @@ class CategoryColumn:
     @property
     def feature_names(self) -> list[str]:
         """Return the names of the features that the column becomes."""
-        return (
-            [f"{self.name}={c}" for c in self.categories]
-            + [f"{self.name} is infrequent"] * self.infrequent
-            + [f"{self.name} is missing"] * self.missing
-        )
+        other = [f"{self.name} is infrequent"] * self.infrequent + [f"{self.name} is missing"] * self.missing
+        return [f"{self.name}={c}" for c in self.categories] + other
 
     @property
     def unknown_code(self) -> int:
@@ -163,17 +145,11 @@ def infinite_error(label: str, column: str, n: int, first: int) -> DataError:
 
 @dataclass(frozen=True)
 class Encoding:
-    """Encoding of all columns in use, in file order.
-
-    Attributes:
-        columns: How each is encoded.
-        dropped: Columns not in use, and why.
-        notes: What a user should know about columns in use.
-    """
+    """Encoding of all columns in use, in file order."""
 
     columns: tuple[Column, ...]
-    dropped: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    dropped: Mapping[str, str] = field(default_factory=dict)  # columns not in use, and why
+    notes: tuple[str, ...] = ()  # what a user should know about columns in use
 
     @property
     def feature_names(self) -> list[str]:
@@ -186,15 +162,10 @@ class Encoding:
         return [c.name for c in self.columns]
 
     def encode(self, chunk: Any, start: int, infinities: InfinityCount) -> NDArray[np.float32]:
-        """Encode a chunk (an Arrow table) as float32 of shape (rows, features).
+        """Encode a chunk (an Arrow table with all of `inputs`) as float32 of shape (rows, features).
 
-        Args:
-            chunk: Holds all of `inputs`; other columns are ignored.
-            start: The number of its first row in the file, for messages.
-            infinities: Counts infinite cells; check it after the last chunk.
-
-        Raises:
-            DataError: A number column holds text, or dates, and did not in training.
+        `start` is the number of its first row, `infinities` are checked after the last chunk. A number column that
+        holds text, or dates, and did not in training is a DataError.
         """
         parts = [c.encode(_cells(chunk, c), start, infinities) for c in self.columns]
         return np.concatenate(parts, axis=1) if parts else np.zeros((chunk.num_rows, 0), dtype=np.float32)
@@ -203,10 +174,8 @@ class Encoding:
         """Raise a DataError if a file with the columns `names` lacks one that is needed."""
         lacking = [n for n in self.inputs if n not in names]
         if lacking:
-            raise DataError(
-                f"{label!r} lacks the column{'s' * (len(lacking) > 1)} {shortened(map(repr, lacking))}, used in "
-                f"training; it has {nearest(lacking[0], names)}."
-            )
+            needed = f"column{'s' * (len(lacking) > 1)} {shortened(map(repr, lacking))}, used in training"
+            raise DataError(f"{label!r} lacks the {needed}; it has {nearest(lacking[0], names)}.")
 
     def to_plain(self) -> dict[str, Any]:
         """Return the encoding as dicts, lists, strings and numbers, for JSON and `torch.load(weights_only=True)`."""
@@ -220,12 +189,9 @@ class Encoding:
     def from_plain(cls, plain: Mapping[str, Any]) -> "Encoding":
         """Return the encoding that `to_plain` wrote."""
         columns: list[Column] = []
-        for column in plain["columns"]:
-            fields = {k: v for k, v in column.items() if k != "kind"}
-            if column["kind"] == NumericColumn.kind:
-                columns.append(NumericColumn(**fields))
-            else:
-                columns.append(CategoryColumn(**{**fields, "categories": tuple(fields["categories"])}))
+        for each in plain["columns"]:
+            fields: dict[str, Any] = {k: tuple(v) if k == "categories" else v for k, v in each.items() if k != "kind"}
+            columns.append(NumericColumn(**fields) if each["kind"] == NumericColumn.kind else CategoryColumn(**fields))
         return cls(tuple(columns), dict(plain["dropped"]), tuple(plain["notes"]))
 
 
@@ -233,23 +199,17 @@ def _cells(chunk: Any, column: Column) -> Any:
     array = single(chunk, column.name)
     kind = kind_of(array.type)
     if kind == "other" or (kind == "time" and column.kind == NumericColumn.kind):
-        raise DataError(
-            f"Column {column.name!r} was {column.kind} in training; here its type is {array.type}. Convert it."
-        )
+        before = f"Column {column.name!r} was {column.kind} in training"
+        raise DataError(f"{before}; here its type is {array.type}. Convert it.")
     return array
 
 
 @dataclass(frozen=True)
 class RawRows:
-    """Rows as an exported model takes them, their columns in the order of the encoding's.
+    """Rows as an exported model takes them, their columns in the order of the encoding's."""
 
-    Attributes:
-        numbers: float64, shape (rows, number columns); NaN where a cell is missing.
-        codes: int64, shape (rows, category columns); see `CategoryColumn.codes`.
-    """
-
-    numbers: NDArray[np.float64]
-    codes: NDArray[np.int64]
+    numbers: NDArray[np.float64]  # shape (rows, number columns); NaN where a cell is missing
+    codes: NDArray[np.int64]  # shape (rows, category columns); see `CategoryColumn.codes`
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -264,14 +224,8 @@ class RawRows:
 
 
 def raw_rows(encoding: Encoding, chunk: Any, start: int, infinities: InfinityCount) -> RawRows:
-    """Read a chunk (an Arrow table) as rows for an exported model; the arguments are those of `Encoding.encode`.
-
-    Raises:
-        DataError: A number column holds text, or dates, and did not in training.
-    """
-    none = np.zeros((chunk.num_rows, 0))
+    """Read a chunk (an Arrow table) as rows for an exported model; what `Encoding.encode` says holds here too."""
     numbers = [c.values(_cells(chunk, c), start, infinities) for c in encoding.columns if isinstance(c, NumericColumn)]
     codes = [c.codes(_cells(chunk, c)) for c in encoding.columns if isinstance(c, CategoryColumn)]
-    return RawRows(
-        np.stack(numbers, axis=1) if numbers else none, np.stack(codes, axis=1) if codes else none.astype(np.int64)
-    )
+    none = np.zeros((chunk.num_rows, 0), dtype=np.int64)  # where there are no columns of a kind
+    return RawRows(np.column_stack([none.astype(np.float64), *numbers]), np.column_stack([none, *codes]))

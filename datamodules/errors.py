@@ -37,10 +37,8 @@ def check_fractions(val: float, test: float) -> None:
         if not 0 <= value < 1:
             raise DataError(f"--data.{name} must be at least 0 and below 1, a share of the rows; got {value!r}.")
     if val + test >= 1:
-        raise DataError(
-            f"--data.val_fraction={val:g} and --data.test_fraction={test:g} leave no training rows; their sum must "
-            "be below 1."
-        )
+        given = f"--data.val_fraction={val:g} and --data.test_fraction={test:g}"
+        raise DataError(f"{given} leave no training rows; their sum must be below 1.")
 
 
 def check_batch_size(value: object) -> None:

@@ -14,17 +14,10 @@ from datamodules.errors import DataError, nearest, shortened
 from datamodules.readers.table import Table
 from datamodules.targets import Splits, Target, Task, check_learnable, check_target, read_known_target, read_target
 
-NUMERIC_SHARE = 0.9
-"""A text column is numbers when at least this share of its cells parse; the rest is junk such as "?"."""
-
-MAX_CATEGORIES = 100
-"""Features one category column may become; the rarest share one. More would be mostly zeros."""
-
-MIN_COVERAGE = 0.5
-"""Names frequent enough for a feature of their own must cover this share of the rows, else it is free text."""
-
+NUMERIC_SHARE = 0.9  # of a text column's cells that must parse for it to be numbers; the rest is junk such as "?"
+MAX_CATEGORIES = 100  # features one category column may become; the rarest share one. More would be mostly zeros
+MIN_COVERAGE = 0.5  # share of the rows with names frequent enough for a feature of their own; below, it is free text
 STATE_VERSION = 1
-
 _FLOAT32_ROUNDING = 2.0**-24
 _TARGET_PRECISION = 1e-3  # of the target's standard deviation: far below what any model resolves
 
@@ -59,43 +52,24 @@ class Options:
 
 @dataclass(frozen=True)
 class Learned:
-    """Everything that a checkpoint keeps of the data; see `to_plain`.
-
-    Attributes:
-        target: Name of the target column.
-        task: Classification or regression.
-        class_names: The classes by number; None for a regression.
-        class_counts: Training rows of each.
-        target_mean: Of the training rows; None for a classification.
-        target_std: Likewise.
-        wide_target: float32 would blur the target: it is handed out as float64.
-        seed: Of the splits and of the order of training rows.
-        val_fraction: Share of the table, 0 with a file of its own.
-        test_fraction: Likewise.
-        drop_missing_target: Rows without a target were left out.
-        n_rows: Rows of the table, with those left out.
-        n_no_target: Rows left out.
-        sizes: Rows in train, val and test as far as they come from the table.
-        encoding: Of the features.
-        notes: What a user should know about the splits.
-    """
+    """Everything that a checkpoint keeps of the data; see `to_plain`."""
 
     target: str
     task: Task
-    class_names: tuple[str, ...] | None
-    class_counts: tuple[int, ...] | None
-    target_mean: float | None
-    target_std: float | None
-    wide_target: bool
-    seed: int
-    val_fraction: float
-    test_fraction: float
+    class_names: tuple[str, ...] | None  # by number; None for a regression
+    class_counts: tuple[int, ...] | None  # training rows of each
+    target_mean: float | None  # of the training rows; None for a classification
+    target_std: float | None  # likewise
+    wide_target: bool  # float32 would blur the target: it is handed out as float64
+    seed: int  # of the splits and of the order of training rows
+    val_fraction: float  # of the table; 0 with a file of its own
+    test_fraction: float  # likewise
     drop_missing_target: bool
-    n_rows: int
-    n_no_target: int
-    sizes: Mapping[str, int]
+    n_rows: int  # of the table, with those left out
+    n_no_target: int  # rows left out
+    sizes: Mapping[str, int]  # rows in train, val and test as far as they come from the table
     encoding: Encoding
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what a user should know about the splits
 
     def to_plain(self) -> dict[str, Any]:
         """Return what was learned as dicts, lists, strings, numbers, booleans and None only."""
@@ -107,17 +81,12 @@ class Learned:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Learned":
-        """Return what `to_plain` wrote.
-
-        Raises:
-            DataError: Another version of this package wrote it.
-        """
+        """Return what `to_plain` wrote; raise a DataError if another version of this package did."""
         fields = dict(plain)
         version = fields.pop("version", None)
         if version != STATE_VERSION:
-            raise DataError(
-                f"The checkpoint's data state has version {version}; {STATE_VERSION} is needed. Train anew."
-            )
+            what = f"The checkpoint's data state has version {version}"
+            raise DataError(f"{what}; {STATE_VERSION} is needed. Train anew.")
         for name in ("class_names", "class_counts", "notes"):
             fields[name] = None if fields[name] is None else tuple(fields[name])
         return cls(**{**fields, "encoding": Encoding.from_plain(fields["encoding"])})
@@ -160,27 +129,19 @@ def first_target(table: Table, options: Options) -> tuple[str, Target]:
 def check_gaps(label: str, name: str, n_missing: int, drop: bool) -> None:
     """Raise a DataError if targets are missing and the user did not say that such rows may be left out."""
     if n_missing and not drop:
-        raise DataError(
-            f"The target {name!r} of {label!r} is missing in {n_missing} row{'s' * (n_missing != 1)}; "
-            "--data.drop_missing_target=true drops them."
-        )
+        found = f"The target {name!r} of {label!r} is missing in {n_missing} row{'s' * (n_missing != 1)}"
+        raise DataError(f"{found}; --data.drop_missing_target=true drops them.")
 
 
 def check_row_count(label: str, then: int, now: int) -> None:
     """Raise a DataError if a table has another number of rows than when a checkpoint was trained on it."""
     if now != then:
-        raise DataError(
-            f"{label!r} has changed: the checkpoint was trained when it had {then} rows, now it has {now}. Restore "
-            "the file, or train anew."
-        )
+        changed = f"{label!r} has changed: the checkpoint was trained when it had {then} rows, now it has {now}."
+        raise DataError(f"{changed} Restore the file, or train anew.")
 
 
 def recorded_target(table: Table, learned: Learned) -> Target:
-    """Read the target of the table that a checkpoint was trained on.
-
-    Raises:
-        DataError: The table has another number of rows now.
-    """
+    """Read the target of the table that a checkpoint was trained on; raise a DataError if that has changed."""
     target = read_known_target(table, learned.target, learned.task, learned.class_names)
     check_row_count(table.label, learned.n_rows, len(target.values))
     check_gaps(table.label, learned.target, int(target.missing.sum()), learned.drop_missing_target)
@@ -188,11 +149,7 @@ def recorded_target(table: Table, learned: Learned) -> Target:
 
 
 def learn(table: Table, name: str, target: Target, splits: Splits, options: Options) -> Learned:
-    """Learn the encoding and the target's statistics from the training rows.
-
-    Raises:
-        DataError: No column is left, or one in use has infinities.
-    """
+    """Learn the encoding and the target's statistics from the training rows; see `choose_encoding` for its errors."""
     dropped = dict.fromkeys(options.drop, "as asked")
     columns = [c for c in table.names if c != name and c not in dropped]
     summaries = _summaries(table, columns, splits.train, {*options.categorical})
@@ -255,41 +212,32 @@ def choose_encoding(
 ) -> Encoding:
     """Decide how to encode each column, or why to leave it out; `dropped` are left out already.
 
-    Raises:
-        DataError: A column in use has infinities, or no column is left.
+    That a column in use has infinities, or that none is left, is a DataError.
     """
-    used: list[tuple[ColumnSummary, Column]] = []
-    reasons = dict(dropped)
-    for summary in summaries:
-        decided = _decide(summary)
-        if isinstance(decided, str):
-            reasons[summary.name] = decided
+    used: list[Column] = []
+    reasons, notes, pooled = dict(dropped), [], []
+    for s in summaries:
+        column = _decide(s)
+        if isinstance(column, str):
+            reasons[s.name] = column
             continue
-        if summary.n_infinite and isinstance(decided, NumericColumn):
-            raise infinite_error(label, summary.name, summary.n_infinite, summary.first_infinite or 0)
-        used.append((summary, decided))
+        if isinstance(column, NumericColumn):
+            if s.n_infinite:
+                raise infinite_error(label, s.name, s.n_infinite, s.first_infinite or 0)
+            if s.n_junk:
+                notes.append(f"{s.name}: numbers; {s.n_junk} cells such as {s.junk!r} count as missing")
+        elif column.infrequent:
+            pooled.append(f"{s.name} ({len(s.counts) - len(column.categories)} of {len(s.counts)})")
+        used.append(column)
     if not used:
         why = shortened((f"{name} ({reason})" for name, reason in reasons.items()), 8)
         raise DataError(
             f"{label!r} has no column left to learn from, among {n_rows} rows; left out: {why or 'none there'}. "
             "Name columns in --data.categorical=[…] to keep them as categories."
         )
-    return Encoding(tuple(column for _, column in used), reasons, tuple(_column_notes(used)))
-
-
-def _column_notes(used: Sequence[tuple[ColumnSummary, Column]]) -> list[str]:
-    # junk taken for gaps, rare names pooled
-    notes = [
-        f"{s.name}: numbers; {s.n_junk} cells such as {s.junk!r} count as missing"
-        for s, column in used
-        if isinstance(column, NumericColumn) and s.n_junk
-    ]
-    pooled = [
-        f"{s.name} ({len(s.counts) - len(column.categories)} of {len(s.counts)})"
-        for s, column in used
-        if isinstance(column, CategoryColumn) and column.infrequent
-    ]
-    return notes + ([f"rare categories share one feature in {shortened(pooled, 8)}"] if pooled else [])
+    if pooled:
+        notes.append(f"rare categories share one feature in {shortened(pooled, 8)}")
+    return Encoding(tuple(used), reasons, tuple(notes))
 
 
 def _decide(s: ColumnSummary) -> Column | str:
@@ -312,11 +260,11 @@ def _numeric(s: ColumnSummary) -> NumericColumn | str:
         return "only counts the rows"
     # junk and blanks are missing cells of a number column
     gaps = s.moments.n + s.n_infinite < s.n
-    if s.moments.constant and not s.n_infinite:
-        if not gaps:
-            return "constant"
-        return NumericColumn(s.name, s.moments.center, 1.0, indicator=True, junk=s.n_junk > 0, constant=True)
-    return NumericColumn(s.name, s.moments.center, s.moments.scale, indicator=gaps, junk=s.n_junk > 0)
+    constant = s.moments.constant and not s.n_infinite
+    if constant and not gaps:
+        return "constant"
+    scale = 1.0 if constant else s.moments.scale
+    return NumericColumn(s.name, s.moments.center, scale, indicator=gaps, junk=s.n_junk > 0, constant=constant)
 
 
 def _category(s: ColumnSummary) -> CategoryColumn | str:
@@ -331,8 +279,6 @@ def _category(s: ColumnSummary) -> CategoryColumn | str:
         kept = by_count[:MAX_CATEGORIES]
     covered = sum(s.counts[name] for name in kept)
     if covered < MIN_COVERAGE * s.n_present and not s.forced:
-        return (
-            f"text or identifier: {len(s.counts)} different values in {s.n_present} rows, and the frequent ones "
-            f"cover {covered / s.n_present:.0%}"
-        )
+        frequent = f"the frequent ones cover {covered / s.n_present:.0%}"
+        return f"text or identifier: {len(s.counts)} different values in {s.n_present} rows, and {frequent}"
     return CategoryColumn(s.name, tuple(sorted(kept)), len(kept) < len(by_count), s.n_missing > 0)

@@ -1,7 +1,4 @@
-"""The preparation of a table: opened, read, split, learned and encoded, each once and when first asked for.
-
-Copies of a data module share it.
-"""
+"""The preparation of a table: opened, read, split, learned and encoded, each once and when first asked for."""
 
 import json
 import sys
@@ -12,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.batching import Rows
-from datamodules.cache import all_or_nothing, available_memory, encoded_sets, encoded_table, folder_for, open_rows
+from datamodules.cache import Sets, all_or_nothing, available_memory, encoded_sets, encoded_table, folder_for, open_rows
 from datamodules.errors import DataError
 from datamodules.learned import Learned, Options, check_gaps, check_row_count, first_target, learn, recorded_target
 from datamodules.readers import open_table
@@ -24,18 +21,14 @@ STAGES: tuple[Stage, ...] = ("train", "val", "test")
 
 
 class TablePreparation:
-    """Opens, reads, splits, learns and encodes.
-
-    Args:
-        options: What the user asked for.
-    """
+    """Opens, reads, splits, learns and encodes, as the user asked for; copies of a data module share it."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self._table: Table | None = None
         self._target: tuple[str, Target] | None = None
         self._splits: Splits | None = None
-        self._learned: Learned | None = None
+        self.known: Learned | None = None  # what was learned so far
         self._held_out_paths = {"val": options.val_path, "test": options.test_path}
         self._held_out: dict[str, tuple[Table, Target]] = {}
         self._sets: dict[str, Rows] = {}
@@ -71,41 +64,35 @@ class TablePreparation:
     def target(self) -> tuple[str, Target]:
         """Return the target column's name and what it holds."""
         if self._target is None:
-            if self._learned is not None:
-                self._target = self._learned.target, recorded_target(self.table, self._learned)
-            else:
-                self._target = first_target(self.table, self.options)
+            known = self.known
+            read = known and (known.target, recorded_target(self.table, known))
+            self._target = read or first_target(self.table, self.options)
         return self._target
 
     @property
     def splits(self) -> Splits:
         """Return the row numbers of each share of the table, with the seed and shares of a checkpoint if loaded."""
         if self._splits is None:
-            known = self._learned
+            known = self.known
             fractions = (known.val_fraction, known.test_fraction) if known else self.options.fractions
             seed = known.seed if known else self.options.resolved_seed
             self._splits = split_target(self.target[1], fractions, seed)
         return self._splits
 
     @property
-    def known(self) -> Learned | None:
-        """Return what was learned so far, without learning it now."""
-        return self._learned
-
-    @property
     def learned(self) -> Learned:
         """Return what the training rows teach; from the cache if the table is mapped and was seen before."""
-        if self._learned is None:
-            self._learned = self._learned_from_cache() if self._is_mapped(self.table) else self._learn()
-        return self._learned
+        if self.known is None:
+            self.known = self._learned_from_cache() if self._is_mapped(self.table) else self._learn()
+        return self.known
 
     @property
     def plain(self) -> dict[str, Any]:
         """Return what was learned so far as plain data, the same object each time; empty if nothing was."""
-        if self._learned is None:
+        if self.known is None:
             return {}
-        if self._plain is None or self._plain[0] is not self._learned:
-            self._plain = self._learned, self._learned.to_plain()
+        if self._plain is None or self._plain[0] is not self.known:
+            self._plain = self.known, self.known.to_plain()
         return self._plain[1]
 
     def _learn(self) -> Learned:
@@ -121,17 +108,13 @@ class TablePreparation:
         return Learned.from_plain(json.loads((folder / "learned.json").read_text()))
 
     def adopt(self, recorded: Learned) -> None:
-        """Go on with what a checkpoint recorded instead of what was, or would be, learned from the table.
-
-        Raises:
-            DataError: The table was read already and is another one.
-        """
-        mine, self._adopted = self._learned, True
+        """Go on with what a checkpoint recorded; a DataError if the table was read already and is another one."""
+        mine, self._adopted = self.known, True
         if mine is not None:
             _check_same(mine, recorded, self.options.path)
         if mine != recorded:
             self._splits, self._target, self._sets, self._held_out = None, None, {}, {}
-        self._learned = recorded
+        self.known = recorded
 
     def _held_out_file(self, stage: Stage) -> tuple[Table, Target] | None:
         # The file given for this stage and its target; None if the stage is a share of the table.
@@ -172,23 +155,18 @@ class TablePreparation:
         return self._sets[stage]
 
     def prepare(self) -> None:
-        """Write the memory maps of a fit, if the table is to be mapped.
-
-        Not with a checkpoint loaded first: it may be used where the training table is not.
-        """
+        """Write the memory maps of a fit, but not after a checkpoint: the training table may not be there then."""
         if not self._adopted and self._is_mapped(self.table):
             self.make(list(STAGES))
 
     def make(self, stages: list[Stage]) -> None:
         """Encode the rows of some stages, those of one table in one pass over it."""
-        wanted = [s for s in stages if s not in self._sets and self.size(s)]
         shares = []
-        for stage in wanted:
-            separate = self._held_out_file(stage)
-            if separate is None:
-                shares.append(stage)
-            else:
+        for stage in (s for s in stages if s not in self._sets and self.size(s)):
+            if separate := self._held_out_file(stage):
                 self._sets |= self._encoded(separate[0], [stage])
+            else:
+                shares.append(stage)
         if shares:
             self._sets |= self._shares(shares)
         if all(s in self._sets or not self.size(s) for s in STAGES):
@@ -200,20 +178,19 @@ class TablePreparation:
 
     def _shares(self, stages: list[Stage]) -> dict[str, Rows]:
         if self._is_mapped(self.table):  # what was written before needs no look into the table
-            folders = {s: folder_for(s, self.table, self.learned.to_plain()) for s in stages}
+            folders = self._folders(self.table, stages)
             if all(folder.is_dir() for folder in folders.values()):
                 return {s: open_rows(folder) for s, folder in folders.items()}
         self.learned.encoding.check_columns(self.table.names, self.table.label)
         return self._encoded(self.table, stages)
 
     def _encoded(self, table: Table, stages: list[Stage]) -> dict[str, Rows]:
-        sets: dict[str, tuple[NDArray[np.int64], NDArray[Any]]] = {}
-        folders: dict[str, Path] | None = {} if self._is_mapped(table) else None
-        for stage in stages:
-            sets[stage] = self._stage_rows(stage)[2], self.stage_target(stage)
-            if folders is not None:
-                folders[stage] = folder_for(stage, table, self.learned.to_plain())
+        sets: Sets = {stage: (self._stage_rows(stage)[2], self.stage_target(stage)) for stage in stages}
+        folders = self._folders(table, stages) if self._is_mapped(table) else None
         return encoded_sets(table, self.learned.encoding, sets, folders)
+
+    def _folders(self, table: Table, stages: list[Stage]) -> dict[str, Path]:
+        return {stage: folder_for(stage, table, self.learned.to_plain()) for stage in stages}
 
     def unlabelled(self, path: str) -> Rows:
         """Encode all rows of a file that needs no target, in file order."""

@@ -173,10 +173,8 @@ class TabularDataModule(LightningDataModule):
             return min(max(aim, low), high, 1 << int(math.log2(max(rows, 1))))
         check_batch_size(self.batch_size)
         if self.batch_size > rows:
-            raise DataError(
-                f"--data.batch_size={self.batch_size} exceeds the {rows} training rows a device has; give at most "
-                'that many, or "full".'
-            )
+            given = f"--data.batch_size={self.batch_size} exceeds the {rows} training rows a device has"
+            raise DataError(f'{given}; give at most that many, or "full".')
         return self.batch_size
 
     @property
@@ -186,14 +184,14 @@ class TabularDataModule(LightningDataModule):
         train, val, test = map(self._work.size, STAGES)
         kept = "stratified by class" if learned.task == "classification" else "stratified by target"
         left = f"; {learned.n_no_target:,} without a target left out" if learned.n_no_target else ""
+        asked = "" if isinstance(self.batch_size, int) else f" ({self.batch_size})"
         lines = [
             f"data: {self.path}, {learned.n_rows:,} rows",
             f"target: {learned.target!r}, {_task(learned)}",
             *_columns(learned.encoding),
             *(f"  {note}" for note in (*learned.encoding.notes, *learned.notes)),
             f"rows: {train:,} train, {val:,} validation, {test:,} test ({kept}, seed {learned.seed}){left}",
-            f"batch size: {self.resolved_batch_size}"
-            + ("" if isinstance(self.batch_size, int) else f" ({self.batch_size})"),
+            f"batch size: {self.resolved_batch_size}{asked}",
         ]
         return "\n".join(part for line in lines for part in wrap(line, _WIDTH, subsequent_indent="    "))
 
@@ -272,14 +270,9 @@ def _columns(encoding: Encoding) -> list[str]:
     columns = encoding.columns
     numeric = sum(isinstance(c, NumericColumn) for c in columns)
     gaps = [c.name for c in columns if (c.indicator if isinstance(c, NumericColumn) else c.missing)]
-    used = (
-        f"features: {len(encoding.feature_names)} from {numeric} number and {len(columns) - numeric} category columns"
-    )
+    used = f"{len(encoding.feature_names)} from {numeric} number and {len(columns) - numeric} category columns"
+    lines = [f"features: {used}" + (f"; gaps in {shortened(gaps, 8)}" if gaps else "")]
     by_reason = sorted(encoding.dropped.items(), key=lambda item: item[1])
-    return [
-        used + (f"; gaps in {shortened(gaps, 8)}" if gaps else ""),
-        *(
-            f"left out: {shortened((name for name, _ in group), 8)} ({reason})"
-            for reason, group in groupby(by_reason, key=lambda item: item[1])
-        ),
-    ]
+    for reason, group in groupby(by_reason, key=lambda item: item[1]):
+        lines.append(f"left out: {shortened((name for name, _ in group), 8)} ({reason})")
+    return lines

@@ -13,34 +13,21 @@ from datamodules.readers.table import Table
 
 Task = Literal["classification", "regression"]
 
-MAX_INTEGER_CLASSES = 20
-"""Whole numbers with more distinct values than this are amounts, not classes."""
-
-MIN_ROWS_PER_CLASS = 5
-"""Whole numbers need this many rows a class on average to be classes."""
-
+MAX_INTEGER_CLASSES = 20  # whole numbers with more distinct values than this are amounts, not classes
+MIN_ROWS_PER_CLASS = 5  # on average, for whole numbers to be classes
+MIN_ROWS_TO_SHARE = 3  # one each for three sets; a class with fewer stays in training whole
 _EXACT = 2.0**53  # float64 tells whole numbers apart up to here
 _KINDS: dict[Kind, str] = {"time": "dates or times", "other": "neither numbers nor names"}  # that are no target
-
-MIN_ROWS_TO_SHARE = 3
-"""A class with fewer rows stays in training whole: one row each for three sets is the least one can share."""
-
 _BINS = 10  # deciles of a regression target: enough to spread its tails evenly over the sets
 
 
 @dataclass(frozen=True)
 class Target:
-    """A target column that was read.
-
-    Attributes:
-        task: What the column makes.
-        values: Shape (rows,): class numbers as int64 (-1 where missing), or float64 (NaN where missing).
-        class_names: The classes by number, for a classification.
-    """
+    """A target column that was read."""
 
     task: Task
-    values: NDArray[Any]
-    class_names: tuple[str, ...] | None = None
+    values: NDArray[Any]  # shape (rows,): class numbers as int64 (-1 where missing), or float64 (NaN where missing)
+    class_names: tuple[str, ...] | None = None  # by number, for a classification
 
     @property
     def missing(self) -> NDArray[np.bool_]:
@@ -54,28 +41,18 @@ class Target:
 
 
 def check_target(table: Table, target: str | None) -> str:
-    """Return the name of the target column.
-
-    Raises:
-        DataError: None was named for a file, or there is none of that name.
-    """
+    """Return the name of the target column; raise a DataError if a file's was not named, or is not there."""
     name = target if target is not None else table.default_target
     if name is None:
-        raise DataError(
-            f"Which column of {table.label!r} shall be predicted? Give --data.target=NAME; "
-            f"it has {shortened(map(repr, table.names), 30)}."
-        )
+        asked = f"Which column of {table.label!r} shall be predicted? Give --data.target=NAME"
+        raise DataError(f"{asked}; it has {shortened(map(repr, table.names), 30)}.")
     if name not in table.names:
         raise DataError(f"{table.label!r} has no column {name!r} for a target; it has {nearest(name, table.names)}.")
     return name
 
 
 def read_target(table: Table, name: str, task: str) -> Target:
-    """Read the target for a task; "auto" tells the task from its values.
-
-    Raises:
-        DataError: The column cannot be the target of that task, or of any.
-    """
+    """Read the target for a task, which "auto" tells from its values; raise a DataError if it cannot be that."""
     kind, numbers, example = _as_numbers(table, name)
     if kind in _KINDS:
         raise DataError(f"Column {name!r} holds {_KINDS[kind]}; a target is numbers or names.")
@@ -91,10 +68,8 @@ def read_target(table: Table, name: str, task: str) -> Target:
     if task == "regression" or (task == "auto" and not (whole and few)):
         return Target("regression", numbers)
     if not whole and not few:
-        raise DataError(
-            f"Column {name!r} has {len(distinct)} different numbers such as {present[0]:g} in {len(present)} rows: "
-            "no classes. Use --data.task=regression."
-        )
+        found = f"{len(distinct)} different numbers such as {present[0]:g} in {len(present)} rows"
+        raise DataError(f"Column {name!r} has {found}: no classes. Use --data.task=regression.")
     if np.abs(distinct).max() >= _EXACT:
         return _named(table, name, task, numbers, None)
     names = tuple(str(int(v)) if v.is_integer() else repr(v) for v in distinct.tolist())
@@ -144,10 +119,8 @@ def _named(table: Table, name: str, task: str, numbers: NDArray[np.float64] | No
         if numbers is not None and len(set(names)) > 2:  # a category column of numbers
             return Target("regression", numbers)
         shown = example if example is not None else next(iter(names), "")
-        raise DataError(
-            f"--data.task=regression needs numbers; the target {name!r} holds {shown!r}. Use "
-            "--data.task=classification."
-        )
+        needed = f"--data.task=regression needs numbers; the target {name!r} holds {shown!r}."
+        raise DataError(f"{needed} Use --data.task=classification.")
     return _numbered(codes, names, in_order(names))
 
 
@@ -179,8 +152,7 @@ def read_labels(table: Table, name: str) -> tuple[NDArray[np.int64], list[str]]:
 def read_known_target(table: Table, name: str, task: Task, class_names: Sequence[str] | None) -> Target:
     """Read the target of another file for a task and classes that are settled.
 
-    Raises:
-        DataError: It has no such column, a class that training never saw, or text where numbers are needed.
+    A missing column, a class that training never saw, or text where numbers are needed is a DataError.
     """
     check_target(table, name)
     if task == "regression":
@@ -224,19 +196,12 @@ def check_learnable(target: Target, name: str) -> None:
 
 @dataclass(frozen=True)
 class Splits:
-    """Disjoint, sorted row numbers (int64) of three sets; together they are all rows that were given.
-
-    Attributes:
-        train: Rows to learn from.
-        val: Rows to choose by; may be empty.
-        test: Rows to judge by; may be empty.
-        unshared: Strata (class numbers) that stayed in training whole because they have too few rows.
-    """
+    """Disjoint, sorted row numbers of three sets; together they are all rows that were given."""
 
     train: NDArray[np.int64]
-    val: NDArray[np.int64]
+    val: NDArray[np.int64]  # may be empty, as `test`
     test: NDArray[np.int64]
-    unshared: tuple[int, ...] = ()
+    unshared: tuple[int, ...] = ()  # strata (class numbers) that stayed in training whole, as they have too few rows
 
 
 def quantile_bins(values: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -245,8 +210,7 @@ def quantile_bins(values: NDArray[np.float64]) -> NDArray[np.int64]:
     Equal values are told apart by their place in the file, so bins stay equal. `values` are finite.
     """
     n = len(values)
-    # a bin of fewer than 20 rows would have nothing to give to a set of 5 %
-    bins = int(np.clip(n // 20, 1, _BINS))
+    bins = int(np.clip(n // 20, 1, _BINS))  # one of fewer than 20 rows would have nothing to give to a set of 5 %
     ranks = np.empty(n, dtype=np.int64)
     ranks[np.argsort(values, kind="stable")] = np.arange(n)
     return ranks * bins // max(n, 1)
@@ -263,28 +227,18 @@ def split_target(target: Target, fractions: tuple[float, float], seed: int) -> S
 def split_rows(
     rows: NDArray[np.int64], strata: NDArray[np.int64], *, val_fraction: float, test_fraction: float, seed: int
 ) -> Splits:
-    """Share rows out among training, validation and test, each stratum in proportion.
+    """Share distinct row numbers out among training, validation and test, each stratum (from 0) in proportion.
 
-    Each held-out set gets `round(fraction * rows)` rows (at least one), handed to the strata by the largest
-    remainder; every stratum keeps at least one row in training. The result is a function of the arguments.
-
-    Args:
-        rows: Distinct row numbers, shape (rows,).
-        strata: The class or bin of each, shape (rows,), whole numbers from 0.
-        val_fraction: Share of the rows to validate on.
-        test_fraction: Share of the rows to test on; the two sum to less than 1.
-        seed: Of the generator.
-
-    Raises:
-        DataError: There are too few rows to fill the sets.
+    Each held-out set gets `round(fraction * rows)` rows (at least one, else it is a DataError), handed to the strata
+    by the largest remainder; every stratum keeps at least one row in training. The result is a function of the
+    arguments; the fractions sum to less than 1.
     """
     rng = np.random.default_rng(seed)
     sizes = np.bincount(strata) if len(strata) else np.zeros(0, dtype=np.int64)
-    held = int(val_fraction > 0) + int(test_fraction > 0)
     spare = np.where(sizes >= MIN_ROWS_TO_SHARE, sizes - 1, 0)
     n_val = _apportion(sizes, spare, val_fraction, rng)
     n_test = _apportion(sizes, spare - n_val, test_fraction, rng)
-    if held and (n_val.sum() == 0) * (val_fraction > 0) + (n_test.sum() == 0) * (test_fraction > 0):
+    if (val_fraction > 0 and not n_val.any()) or (test_fraction > 0 and not n_test.any()):
         raise DataError(
             f"{len(rows)} rows with a target are too few to hold out {val_fraction:g} for validation and "
             f"{test_fraction:g} for test; give more rows, or set the fraction to 0."
@@ -295,13 +249,9 @@ def split_rows(
     place = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     in_val = place < np.repeat(n_val, sizes)
     in_test = ~in_val & (place < np.repeat(n_val + n_test, sizes))
-    few = np.flatnonzero((sizes > 0) & (sizes < MIN_ROWS_TO_SHARE)) if held else np.zeros(0, dtype=np.int64)
-    return Splits(
-        train=np.sort(rows[order[~in_val & ~in_test]]),
-        val=np.sort(rows[order[in_val]]),
-        test=np.sort(rows[order[in_test]]),
-        unshared=tuple(int(c) for c in few),
-    )
+    few = np.flatnonzero((sizes > 0) & (sizes < MIN_ROWS_TO_SHARE) & (val_fraction + test_fraction > 0))
+    train, val, test = (np.sort(rows[order[held]]) for held in (~in_val & ~in_test, in_val, in_test))
+    return Splits(train, val, test, tuple(map(int, few)))
 
 
 def _apportion(

@@ -18,6 +18,7 @@ from torchmetrics import Metric
 
 from callbacks.readers.autograd import COMPILED, parameter_of, source_of, unwrapped_name, walk
 
+
 def uncompiled(module: nn.Module) -> nn.Module:
     """Return the module that `torch.compile` wrapped, or the module itself."""
     return dict(module.named_children()).get(COMPILED, module)

@@ -249,7 +249,6 @@ class ConfigureOptimizersHook:
 def show_pictures(trainer: Trainer, rows: Sequence[TrialRow], names: Sequence[str], monitor: str, mode: str) -> None:
     """Draw the search, and list its trials, a line of JSON for each."""
     dispatch.write_text(trainer, "search/trials", "\n".join(map(_line, rows)), 0)
-    from callbacks.loggers.figures import rgb
     from callbacks.search.figure import draw_history, draw_search  # matplotlib takes half a second to load
 
     x, y = [*names, ""][:2]

@@ -15,11 +15,7 @@ _OPENERS = {
 
 
 def open_table(path: str) -> Table:
-    """Open a bundled name or a file; reads no more than the header.
-
-    Raises:
-        DataError: There is no such file, or it cannot be read as the table its suffix says.
-    """
+    """Open a bundled name or a file, and read no more than its header; a DataError says why it is no table."""
     if path in BUNDLED:
         return bundled_table(path)
     file = Path(path).expanduser()

@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,11 +18,7 @@ _TARGET = "target"  # what the target column of a bundled table is called
 
 
 def parquet_table(file: Path) -> Table:
-    """Open a Parquet file.
-
-    Raises:
-        DataError: It is not one.
-    """
+    """Open a Parquet file; raise a DataError if it is none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -44,11 +41,7 @@ def parquet_table(file: Path) -> Table:
 
 
 def feather_table(file: Path) -> Table:
-    """Open a Feather file.
-
-    Raises:
-        DataError: It is not one of version 2.
-    """
+    """Open a Feather file; raise a DataError if it is none of version 2."""
     import pyarrow as pa
 
     try:
@@ -81,20 +74,16 @@ def _arrow_table(file: Path, kind: str, names: tuple[str, ...], size: int, read:
 
 
 def _magic(file: Path) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(4)
-    except OSError:
-        return b""
+    with suppress(OSError), file.open("rb") as stream:
+        return stream.read(4)
+    return b""
 
 
 def npz_table(file: Path) -> Table:
     """Open an NPZ file: 1-D arrays are columns, a 2-D array X becomes columns X_0, X_1, …; never unpickles.
 
-    The arrays are read whole: NPZ has no way to read rows 1000 to 2000.
-
-    Raises:
-        DataError: It is no NPZ, holds Python objects or arrays of three dimensions, or lengths differ.
+    The arrays are read whole: NPZ has no way to read rows 1000 to 2000. Python objects, arrays of three dimensions
+    and lengths that differ are DataErrors.
     """
     try:
         # opened here, since numpy leaves the file open when it is no archive

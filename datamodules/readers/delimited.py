@@ -14,10 +14,8 @@ from datamodules.errors import DataError
 from datamodules.readers.table import Table, explained
 
 DELIMITERS = ",;\t|"
-
+# Cells that mean "missing". "None" is not among them: it is a common category ("no alley", "no pool").
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "-nan", "null", "NULL", "<NA>", "NaT")
-"""Cells that mean "missing". "None" is not among them: it is a common category ("no alley", "no pool")."""
-
 _BLOCK_BYTES = 1 << 22  # larger than any sane row, small beside memory
 _GZIP_FACTOR = 8  # text usually shrinks to an eighth or more
 _STRING_FACTOR = 3  # text, its Arrow offsets, and the float32 copy
@@ -26,8 +24,7 @@ _STRING_FACTOR = 3  # text, its Arrow offsets, and the float32 copy
 def delimited_table(file: Path) -> Table:
     """Open a delimited text file; the delimiter of `.csv` is the most frequent of `, ; tab |` in its header.
 
-    Raises:
-        DataError: It is empty, not UTF-8, or ragged (which is noticed while it is read).
+    A DataError says that it is empty, not UTF-8, or ragged (which is noticed while it is read).
     """
     header, header_bytes = _header(file)
     delimiter = "\t" if file.name.lower().removesuffix(".gz").endswith(".tsv") else sniffed(header)
@@ -40,7 +37,7 @@ def delimited_table(file: Path) -> Table:
     size = file.stat().st_size * (_GZIP_FACTOR if _is_gzip(file) else 1)
 
     def batches(columns: Sequence[str]) -> Iterator[Any]:
-        yield from _read(file, header_bytes, names, delimiter, columns)
+        return _read(file, header_bytes, names, delimiter, columns)
 
     return Table(str(file), names, batches, file, bytes_estimate=_STRING_FACTOR * size)
 

@@ -8,34 +8,21 @@ from typing import Any
 
 from datamodules.errors import DataError
 
-CHUNK_ROWS = 65_536
-"""Rows read at a time. Fixed, because sums depend on how they are cut: from memory or from disk, the same numbers."""
-
-Batches = Callable[[Sequence[str]], Iterator[Any]]
-"""Named columns -> Arrow record batches of any length, from the first row on."""
+CHUNK_ROWS = 65_536  # read at a time; fixed, as sums depend on how they are cut: from memory or disk, the same numbers
+Batches = Callable[[Sequence[str]], Iterator[Any]]  # named columns -> Arrow record batches of any length, from row 1 on
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table that can be read again and again, some columns at a time.
+    """A table that can be read again and again, some columns at a time."""
 
-    Attributes:
-        label: What to call it in messages: the path or the bundled name.
-        names: The columns, in file order.
-        batches: Reads the named columns.
-        file: The file behind it, None for a bundled table.
-        bytes_estimate: Rough size in memory, in bytes.
-        default_target: The target of a bundled table; None for a file.
-        is_columnar: Whether its columns stand in the file as numbers, so that to read them again costs little.
-    """
-
-    label: str
-    names: tuple[str, ...]
+    label: str  # what to call it in messages: the path or the bundled name
+    names: tuple[str, ...]  # of the columns, in file order
     batches: Batches
-    file: Path | None = None
-    bytes_estimate: int = 0
-    default_target: str | None = None
-    is_columnar: bool = False
+    file: Path | None = None  # None for a bundled table
+    bytes_estimate: int = 0  # in memory
+    default_target: str | None = None  # of a bundled table
+    is_columnar: bool = False  # its columns stand in the file as numbers, so that to read them again costs little
 
     def chunks(self, columns: Sequence[str]) -> Iterator[Any]:
         """Yield Arrow tables of exactly `CHUNK_ROWS` rows (the last has the rest) with the named columns."""

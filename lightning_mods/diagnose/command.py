@@ -5,7 +5,7 @@ import glob
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from math import isfinite
 from pathlib import Path
@@ -16,6 +16,7 @@ from callbacks.host import replacing
 from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.diagnose.curves import ColumnRequest, Columns, Curves, choose_columns, pair_rows
 from lightning_mods.diagnose.formats import EVENTS_MARK, STAGES, TRAIN, LogError, event_folders, read_table, words
+from lightning_mods.loggers.terminal import aligned
 
 _FLAGS = ("train", "val", "metric", "metric_mode", "baseline", "epoch", "json", "plot")
 _KNOWN = {"metrics.csv", "results.csv", "history.json", "history.csv", "training.log"}
@@ -25,11 +26,7 @@ _LARGEST = 50_000_000  # bytes; what is larger and called differently is a data 
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Print what became of runs, from their logs.
-
-    Args:
-        args: The command line; None for the one of the process.
-    """
+    """Print what became of runs, from the logs that `args` name; None for the command line of the process."""
     try:
         given = _parse(sys.argv[1:] if args is None else args)
         verdicts = _diagnose_all(given)
@@ -52,7 +49,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m lightning_mods.diagnose", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "logs",
         metavar="LOG",
         nargs="+",
@@ -61,18 +59,14 @@ def _parser() -> argparse.ArgumentParser:
         "also patterns, and folders that hold such files. Several make a table.",
     )
     summed = "It is found by its name where it can be; given several times, the columns are summed."
-    parser.add_argument("--train", metavar="COLUMN", action="append", default=[], help=f"Training loss. {summed}")
-    parser.add_argument("--val", metavar="COLUMN", action="append", default=[], help=f"Validation loss. {summed}")
-    parser.add_argument(
-        "--metric", metavar="COLUMN", help="What matters in the end, e.g. val_accuracy; `none` for none."
-    )
-    parser.add_argument("--metric_mode", choices=["max", "min"], help="Which is good; by default told by its name.")
-    parser.add_argument(
-        "--baseline", metavar="LOSS", type=float, help="Validation loss of the best constant prediction."
-    )
-    parser.add_argument("--epoch", metavar="COLUMN", help="The column that counts epochs.")
-    parser.add_argument("--json", action="store_true", help="Write JSON: an object for one log, a list for several.")
-    parser.add_argument("--plot", metavar="PNG", help="Draw the curves with the verdict into this file.")
+    add("--train", metavar="COLUMN", action="append", default=[], help=f"Training loss. {summed}")
+    add("--val", metavar="COLUMN", action="append", default=[], help=f"Validation loss. {summed}")
+    add("--metric", metavar="COLUMN", help="What matters in the end, e.g. val_accuracy; `none` for none.")
+    add("--metric_mode", choices=["max", "min"], help="Which is good; by default told by its name.")
+    add("--baseline", metavar="LOSS", type=float, help="Validation loss of the best constant prediction.")
+    add("--epoch", metavar="COLUMN", help="The column that counts epochs.")
+    add("--json", action="store_true", help="Write JSON: an object for one log, a list for several.")
+    add("--plot", metavar="PNG", help="Draw the curves with the verdict into this file.")
     return parser
 
 
@@ -159,12 +153,7 @@ class RunLog:
 
 
 def read_log(path: Path, asked: ColumnRequest | None = None) -> RunLog:
-    """Read a log as curves: a text file, an event file, or a folder with event files of one run.
-
-    Raises:
-        LogError: It is no log, or its columns cannot be told.
-        OSError: It cannot be opened.
-    """
+    """Read a log as curves; a LogError says that it is none, or that its columns cannot be told."""
     table = read_table(path)
     columns = choose_columns(table, asked or ColumnRequest())
     curves = pair_rows(table, columns)
@@ -187,14 +176,10 @@ def _notes(columns: Columns, curves: Curves) -> list[str]:
 
 
 def find_logs(given: Sequence[str]) -> dict[Path, bool]:
-    """Return the logs that files, patterns and folders stand for, each once.
+    """Return the logs that files, patterns and folders stand for; a LogError names one that stands for none.
 
-    Returns:
-        Each with whether it is sure to be meant as a log: it was named, or it is called as a logger calls it. What
-        else a folder holds may be a log or not.
-
-    Raises:
-        LogError: One that stands for none.
+    Each comes with whether it is sure to be meant as a log: it was named, or it is called as a logger calls it. What
+    else a folder holds may be a log or not.
     """
     found: dict[Path, bool] = {}
     for name in given:
@@ -272,19 +257,17 @@ def _paragraph(verdict: LogVerdict) -> str:
     log, found = verdict.log, verdict.diagnosis
     assert log is not None
     assert found is not None
-    cause = found.cause.replace("_", " ")
-    unknown = found.fit is Fit.UNKNOWN
+    cause, unknown = found.cause.replace("_", " "), found.fit is Fit.UNKNOWN
     headline = f"unknown, because: {cause}" if unknown else f"{found.fit} ({_percent(found)}), {cause}"
     advice = [f"  {number}. {line}" for number, line in enumerate(found.advice, 1)]
     notes = [f"Note: {note}." for note in log.notes]
     columns = log.columns
-    parts = [
-        f"train {' + '.join(columns.train)}" if columns.train else "",
-        f"val {' + '.join(columns.val)}" if columns.val else "",
-        f"metric {columns.metric} ({columns.metric_mode})" if columns.metric else "",
-        f"by {columns.epoch or columns.step}" if columns.epoch or columns.step else "",
-    ]
-    taken = f"Read {log.path} ({log.kind}): {', '.join(filter(None, parts))}."
+    parts = [f"{what} {' + '.join(names)}" for what, names in (("train", columns.train), ("val", columns.val)) if names]
+    if columns.metric:
+        parts.append(f"metric {columns.metric} ({columns.metric_mode})")
+    if columns.epoch or columns.step:
+        parts.append(f"by {columns.epoch or columns.step}")
+    taken = f"Read {log.path} ({log.kind}): {', '.join(parts)}."
     return "\n".join([headline, found.reason, *advice, taken, *notes])
 
 
@@ -298,17 +281,12 @@ def _table(verdicts: Sequence[LogVerdict]) -> str:
         epochs = ["-" if epoch is None else str(epoch) for epoch in (found.best_epoch, found.onset_epoch)]
         sure = "-" if found.fit is Fit.UNKNOWN else _percent(found)
         rows.append([str(each.path), str(found.fit), sure, found.cause.replace("_", " "), *epochs])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    aligned = [str.ljust, str.ljust, str.rjust, str.ljust, str.rjust, str.rjust]
-    return "\n".join(
-        "  ".join(pad(cell, width) for pad, cell, width in zip(aligned, row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return "\n".join(aligned(rows, left=[0, 1, 3]))
 
 
 def _object(verdict: LogVerdict) -> dict[str, Any]:
     log, found = verdict.log, verdict.diagnosis
-    columns = log.columns if log else None
+    columns = log.columns if log else Columns()
     return {
         "file": str(verdict.path),
         "error": verdict.error,
@@ -322,14 +300,7 @@ def _object(verdict: LogVerdict) -> dict[str, Any]:
         "reason": found.reason if found else None,
         "advice": list(found.advice) if found else None,
         "format": log.kind if log else None,
-        "columns": {
-            "train": list(columns.train) if columns else [],
-            "val": list(columns.val) if columns else [],
-            "metric": columns.metric if columns else None,
-            "metric_mode": columns.metric_mode if columns and columns.metric else None,
-            "epoch": columns.epoch if columns else None,
-            "step": columns.step if columns else None,
-        },
+        "columns": {**asdict(columns), "metric_mode": columns.metric_mode if columns.metric else None},
         "unit": log.curves.unit if log else None,
         "points": len(log.curves.val) if log else None,
         "evaluations": sum(v is not None for v in log.curves.val) if log else None,

@@ -5,8 +5,6 @@ cannot be told apart, or are fractions, or too few are left, an evaluation takes
 come in any order; of rows written twice the later wins. NaN counts where an epoch holds nothing else.
 """
 
-from __future__ import annotations
-
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
@@ -18,19 +16,8 @@ from statistics import fmean
 from typing import Any
 
 from callbacks.diagnosis.verdict import FEWEST
-from lightning_mods.diagnose.formats import (
-    STAGES,
-    TEST,
-    TRAIN,
-    VAL,
-    Cell,
-    LogError,
-    Table,
-    is_epoch,
-    is_step,
-    plain,
-    words,
-)
+from datamodules.errors import shortened
+from lightning_mods.diagnose.formats import TEST, TRAIN, VAL, Cell, LogError, Table, is_epoch, is_step, plain, words
 
 _LOSS = {"loss", "losses"}
 _LOSS_LIKE = {"nll", "bce", "xent", "crossentropy", "logloss", "mlogloss", "cost", "objective", "mse", "rmse", "mae"}
@@ -43,61 +30,39 @@ _METRICS = (  # the first that is found; a pattern over the words joined by _
     *("map50_95|map_50_95|map_0_5_0_95|map", r"map\d*|map_\d+(_\d+)?", "iou|miou|jaccard|dice", "mcc|kappa"),
     *("bleu|rouge\\w*", "wer|cer|error_rate|err"),
 )
-_LOW_IS_GOOD = {
-    *_LOSS,
-    *_LOSS_LIKE,
-    "error",
-    "err",
-    "wer",
-    "cer",
-    "perplexity",
-    "ppl",
-    "fid",
-    "distance",
-    "mape",
-    "msle",
-}
+_ERRORS = {"error", "err", "wer", "cer", "perplexity", "ppl", "fid", "distance", "mape", "msle"}  # low is good
 _FEWEST = 2  # numbers; a column with one is a summary and gives way to a column with more
 _WIDEST = 20  # points there may be for each epoch that was logged; beyond it the numbers are no epochs in a row
 
 
 @dataclass(frozen=True)
 class ColumnRequest:
-    """The columns that a person asked for; what is empty or None is looked for.
+    """The columns that a person asked for; what is empty or None is looked for."""
 
-    Attributes:
-        train: columns whose sum is the training loss.
-        val: columns whose sum is the validation loss.
-        metric: the column of the metric; "none" for no metric.
-        metric_mode: "max" or "min"; None to go by the metric's name.
-        epoch: the column that counts epochs.
-    """
-
-    train: Sequence[str] = ()
-    val: Sequence[str] = ()
-    metric: str | None = None
-    metric_mode: str | None = None
-    epoch: str | None = None
+    train: Sequence[str] = ()  # their sum is the training loss
+    val: Sequence[str] = ()  # their sum is the validation loss
+    metric: str | None = None  # "none" for no metric
+    metric_mode: str | None = None  # "max" or "min"; None to go by the metric's name
+    epoch: str | None = None  # counts epochs
 
 
 @dataclass(frozen=True)
 class Columns:
     """The columns of a log that are taken; several of a loss are summed."""
 
-    train: tuple[str, ...]
-    val: tuple[str, ...]
-    metric: str | None
-    metric_mode: str
-    epoch: str | None
-    step: str | None
+    train: tuple[str, ...] = ()
+    val: tuple[str, ...] = ()
+    metric: str | None = None
+    metric_mode: str = "max"
+    epoch: str | None = None
+    step: str | None = None
 
 
 def choose_columns(table: Table, asked: ColumnRequest) -> Columns:
     """Choose the columns of a log that are its losses, its metric and what counts its epochs.
 
-    Raises:
-        LogError: A column that was asked for is not there or holds no numbers; or no loss is found, or several are
-            as likely.
+    It is a LogError if one that was asked for is not there or holds no numbers, if no loss is found, or several are
+    as likely.
     """
     usable = [name for name in table.columns if table.count(name)]
     val = tuple(_named(table, name, "--val") for name in asked.val)
@@ -180,12 +145,11 @@ def _likeliest(
     if not names:
         return ()
     extras = {name: _loss_extras(name, stages, losses) or frozenset() for name in names}
-    fewest = min(len(extra) for extra in extras.values())
-    best = [name for name in names if len(extras[name]) == fewest]
+    fewest = min(map(len, extras.values()))
     if fewest and len(parts) > 1:
         return tuple(parts)
-    best.sort(key=_preference)
-    if len({extras[name] for name in best}) > 1 or len([n for n in best if _preference(n) == _preference(best[0])]) > 1:
+    best = sorted((name for name in names if len(extras[name]) == fewest), key=_preference)
+    if len({extras[name] for name in best}) > 1 or [_preference(n) for n in best].count(_preference(best[0])) > 1:
         raise LogError(f"several columns may be meant by {flag}; name one of {', '.join(best)}.")
     return (best[0],)
 
@@ -212,9 +176,7 @@ def _short(text: str, most: int = 40) -> str:
 
 
 def _list(names: list[str]) -> str:
-    shown = ", ".join(_short(name, 80) for name in names[:20])
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return f"Its columns: {shown or 'none with numbers'}{more}."
+    return f"Its columns: {shortened((_short(name, 80) for name in names), 20) or 'none with numbers'}."
 
 
 def _loss_extras(name: str, stages: set[str], losses: set[str]) -> frozenset[str] | None:
@@ -223,7 +185,7 @@ def _loss_extras(name: str, stages: set[str], losses: set[str]) -> frozenset[str
     said = words(name)
     if not losses & set(said) or _NOT_A_CURVE & set(said):
         return None
-    if not (stages & set(said) if stages else not STAGES & set(said)):
+    if not (stages & set(said) if stages else not (TRAIN | VAL | TEST) & set(said)):
         return None
     return frozenset(set(said) - stages - losses - _NEUTRAL)
 
@@ -257,26 +219,18 @@ def _metric_rank(name: str, stages: set[str]) -> tuple[int, int] | None:
 
 
 def _metric_mode(name: str) -> str:
-    return "min" if _LOW_IS_GOOD & set(words(name)) else "max"
+    return "min" if (_LOSS | _LOSS_LIKE | _ERRORS) & set(words(name)) else "max"
 
 
 @dataclass(frozen=True)
 class Curves:
-    """The curves of a log, of one length.
+    """The curves of a log, of one length."""
 
-    Attributes:
-        train: training loss; empty where none is logged.
-        val: validation loss.
-        metric: the metric, None where none is taken.
-        places: what the log itself calls each point: its epoch, its step, or None.
-        unit: what a point is: "epoch", "evaluation" or "row".
-    """
-
-    train: list[Cell]
+    train: list[Cell]  # empty where none is logged
     val: list[Cell]
-    metric: list[Cell] | None
-    places: list[Cell]
-    unit: str
+    metric: list[Cell] | None  # None where none is taken
+    places: list[Cell]  # what the log itself calls each point: its epoch, its step, or None
+    unit: str  # what a point is: "epoch", "evaluation" or "row"
 
 
 @dataclass(frozen=True)

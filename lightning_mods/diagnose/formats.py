@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import StringIO
 from itertools import zip_longest
@@ -33,19 +34,12 @@ class LogError(ValueError):
 
 @dataclass(frozen=True)
 class Table:
-    """A log's columns, all of one length, in the order of the file.
+    """A log's columns, all of one length, in the order of the file."""
 
-    Attributes:
-        kind: what wrote it, in words.
-        columns: the numbers.
-        words: of a column that holds words, the first of them.
-        notes: what was left out while reading.
-    """
-
-    kind: str
+    kind: str  # what wrote it, in words
     columns: dict[str, list[Cell]]
-    words: dict[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    words: dict[str, str] = field(default_factory=dict)  # of a column that holds words, the first of them
+    notes: tuple[str, ...] = ()  # what was left out while reading
 
     @property
     def length(self) -> int:
@@ -84,21 +78,17 @@ def number(value: object) -> Cell | str:
 
 def _table(kind: str, rows: Iterable[Mapping[str, object]], notes: Sequence[str] = ()) -> Table:
     # out of rows, each with some of the columns
-    columns: dict[str, list[Cell]] = {}
+    rows = list(rows)
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns: dict[str, list[Cell]] = {name: [None] * len(rows) for name in names}
     words: dict[str, str] = {}
-    length = 0
-    for row in rows:
+    for at, row in enumerate(rows):
         for name, value in row.items():
             cell = number(value)
             if isinstance(cell, str):
                 words.setdefault(name, cell)
-                cell = None
-            column = columns.setdefault(name, [])
-            column.extend([None] * (length - len(column)))
-            column.append(cell)
-        length += 1
-    for column in columns.values():
-        column.extend([None] * (length - len(column)))
+            else:
+                columns[name][at] = cell
     return Table(kind, columns, words, tuple(notes))
 
 
@@ -125,12 +115,7 @@ def is_step(name: str) -> bool:
 
 
 def read_table(path: Path) -> Table:
-    """Read a log as a table: a text file, an event file, or a folder with event files of one run.
-
-    Raises:
-        LogError: It is no log.
-        OSError: It cannot be opened.
-    """
+    """Read a log as a table: a text file, an event file, or a folder with event files of one run."""
     if path.is_dir():
         return _read_events(path, event_folders(path))
     return _read_events(path, [path]) if EVENTS_MARK in path.name else _read_text(path)
@@ -225,19 +210,16 @@ def _json(content: str) -> Table:
 
 
 def _json_lines(content: str, whole: Exception) -> Table:
-    rows, broken = [], 0
-    for line in filter(str.strip, content.splitlines()):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            broken += 1
+    rows: list[dict[str, Any]] = []
+    lines = list(filter(str.strip, content.splitlines()))
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            if isinstance(row := json.loads(line), dict):
+                rows.append(row)
+    broken = len(lines) - len(rows)
     if not rows or broken > len(rows):
         raise LogError(f"JSON, or JSON a line, is needed; {' '.join(str(whole).split())}.")
-    note = f"{broken} of {broken + len(rows)} lines are no JSON and were left out"
+    note = f"{broken} of {len(lines)} lines are no JSON and were left out"
     return _records(rows, "JSON lines", [note] if broken else [])
 
 

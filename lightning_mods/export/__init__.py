@@ -6,9 +6,5 @@ from lightning_mods.cli.start import start
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Export a model.
-
-    Args:
-        args: The flags; None for those of the process.
-    """
+    """Export a model, as the flags in `args` say; None for those of the process."""
     start("export", args)

@@ -10,28 +10,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningModule
-from torch import Tensor
 
 from callbacks.host import replacing
 from datamodules import TabularDataModule
 from datamodules.encoding import Encoding, InfinityCount, RawRows, raw_rows
+from datamodules.errors import shortened
 from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.cli.flags import FORMATS
 from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.verbs import mistakes_in_one_line, run
 from lightning_mods.export.comparison import MADE_ROWS, Difference, difference, in_batches, made_rows, real_rows
-from lightning_mods.export.formats import (
-    MAX_BATCH,
-    NetworkExample,
-    example_of,
-    tensors_in,
-    with_rows,
-    with_tensors,
-    write,
-)
-from lightning_mods.export.model import TableModel
+from lightning_mods.export.model import MAX_BATCH, NetworkExample, TableModel, example_of, with_noise, write
 from lightning_mods.export.runtime import Arrays, flat_arrays, open_exported, require
-from lightning_mods.export.schema import input_names, schema_of, schema_path, write_schema
+from lightning_mods.export.schema import schema_of, schema_path, write_schema
 from lightning_mods.loggers.terminal import say
 from lightning_mods.models.module import MLPModule
 from lightning_mods.runs import RunError
@@ -50,7 +41,6 @@ _RUN = {
     "executorch": "executorch.runtime.Runtime.get().load_program({file!r}); Android and iOS: docs/mobile.md",
 }
 _EXAMPLE_ROWS = 8  # of a table, for the exporters
-_NOISY_ROWS = 5  # of the second batch of a module's example that is compared: other than the example's
 
 
 def export(line: CommandLine) -> None:
@@ -120,8 +110,7 @@ def _restored(model: LightningModule, checkpoint: Path) -> LightningModule:
 def export_table(model: MLPModule, data: TabularDataModule, file_format: str, output: Path) -> None:
     """Write a model of a table with its schema beside it, compare it with the checkpoint's, and print what was written.
 
-    Raises:
-        RunError: The written file predicts something else than the checkpoint; nothing is left of it.
+    If the written file predicts something else than the checkpoint, nothing is left of it.
     """
     encoding = data.learned.encoding
     most = MAX_BATCH.get(file_format)
@@ -131,12 +120,8 @@ def export_table(model: MLPModule, data: TabularDataModule, file_format: str, ou
     made = made_rows(encoding)
     inputs, wanted = _both_sides(model, encoding, [made] if chunk is None else [chunk, made])
     example = tuple(torch.from_numpy(array[:_EXAMPLE_ROWS].copy()) for array in inputs)
-    network = NetworkExample(
-        TableModel(encoding, model).eval(),
-        example,
-        input_names=input_names(schema),
-        output_names=[each["name"] for each in schema["outputs"]],
-    )
+    names_in, names_out = ([each["name"] for each in schema[side]] for side in ("inputs", "outputs"))
+    network = NetworkExample(TableModel(encoding, model).eval(), example, {}, names_in, names_out)
     with replacing(output, f".partial{output.suffix}") as file, replacing(schema_path(output)) as beside:
         if not write(file_format, network, file):
             raise UsageError(f"{type(model).__name__} takes batches of one length alone; its forward must take any.")
@@ -152,10 +137,8 @@ def export_table(model: MLPModule, data: TabularDataModule, file_format: str, ou
 
 def _refuse_if_apart(apart: Difference, file_format: str) -> None:
     if not apart.tolerable:
-        raise RunError(
-            f"the model as {file_format} differs from the checkpoint by up to {apart.largest:.3g} on {apart.rows} "
-            "rows, more than rounding explains; nothing was written."
-        )
+        by = f"by up to {apart.largest:.3g} on {apart.rows} rows, more than rounding explains"
+        raise RunError(f"the model as {file_format} differs from the checkpoint {by}; nothing was written.")
 
 
 def _both_sides(model: MLPModule, encoding: Encoding, chunks: Sequence[Any]) -> tuple[Arrays, list[NDArray[Any]]]:
@@ -176,19 +159,17 @@ def _both_sides(model: MLPModule, encoding: Encoding, chunks: Sequence[Any]) -> 
 def export_module(model: LightningModule, file_format: str, output: Path) -> None:
     """Write the forward of anybody's module, without preprocessing or schema; compare it, and print what was written.
 
-    Raises:
-        UsageError: It has no example input, or the format has no words for what it does.
-        RunError: The written file says something else than the checkpoint; nothing is left of it.
+    If the written file says something else than the checkpoint, nothing is left of it.
     """
     network = example_of(model)
     with replacing(output, f".partial{output.suffix}") as file:
         free = write(file_format, network, file)
         execute = open_exported(file_format, file, list(network.kwargs))
         wanted, found = [], []
-        for args, kwargs in ((network.args, network.kwargs), _with_noise(network, free=free)):
+        for args, kwargs in ((network.args, network.kwargs), with_noise(network, free=free)):
             with torch.no_grad():
                 wanted += flat_arrays(model(*args, **kwargs))
-            found += execute([tensor.numpy() for tensor in tensors_in([args, kwargs])])
+            found += execute(flat_arrays([args, kwargs]))
         apart = difference(found, wanted, None)
         _refuse_if_apart(apart, file_format)
     if not free:
@@ -196,37 +177,21 @@ def export_module(model: LightningModule, file_format: str, output: Path) -> Non
     _print_module_export(output, file_format, network, apart, free=free)
 
 
-def _with_noise(network: NetworkExample, *, free: bool) -> tuple[Any, Any]:
-    # Zeros alone, as examples often are, would tell little.
-    rows = network.rows
-    picked = [row % rows for row in range(_NOISY_ROWS if free else rows)]
-    args, kwargs = with_rows([list(network.args), dict(network.kwargs)], rows, picked)
-    noise = torch.Generator().manual_seed(0)
-
-    def noisy(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        return tensor + torch.randn(tensor.shape, generator=noise).to(tensor.dtype)
-
-    return with_tensors(args, noisy), with_tensors(kwargs, noisy)
-
-
 def _print_table_export(output: Path, schema: Mapping[str, Any], apart: Difference, *, source: str, real: int) -> None:
     # `real` rows of the table `source` were compared; where there are none, `source` says why not
     lines = [f"{output}  {schema['format']}, {_size(output)}; {schema_path(output).name} beside it describes it"]
     for each in schema["inputs"]:
-        lines.append(f"  in       {_tensor(each)}: {_names([_column(column) for column in each['columns']])}")
+        lines.append(f"  in       {_tensor(each)}: {shortened(map(_column, each['columns']), _SHOWN)}")
     for each in schema["outputs"]:
-        what = _names(each["classes"]) if "classes" in each else f"{schema['target']}, in its own units"
+        what = shortened(each["classes"], _SHOWN) if "classes" in each else f"{schema['target']}, in its own units"
         lines.append(f"  out      {_tensor(each)}: {what}")
     if schema["max_batch"]:
         lines.append(f"  batch    up to {schema['max_batch']} rows")
     made = f"{MADE_ROWS} made-up ones with gaps and categories never seen"
     rows = f"{real} rows of {source} and {made}" if real else f"{made} (real ones cannot be read: {source})"
     lines.append(f"  checked  largest difference from the checkpoint {apart.largest:.2g}, on {rows}")
-    lines.append(
-        f"  run it   python -m lightning_mods.predict --exported={output} --data.predict_path=new.csv --output=out.csv"
-    )
+    predict = f"python -m lightning_mods.predict --exported={output} --data.predict_path=new.csv --output=out.csv"
+    lines.append(f"  run it   {predict}")
     lines.append(f"  or       {_RUN[schema['format']].format(file=str(output))}")
     sys.stdout.write("".join(f"{line}\n" for line in lines))
 
@@ -241,7 +206,7 @@ def _print_module_export(
         inputs.append(f"{str(tensor.dtype).removeprefix('torch.')} [{', '.join(shape)}]")
     lines = [
         f"{output}  {file_format}, {_size(output)}; {type(network.module).__name__}.forward, without preprocessing",
-        f"  in       as the example: {_names(inputs)}",
+        f"  in       as the example: {shortened(inputs, _SHOWN)}",
         f"  checked  largest difference from the checkpoint {apart.largest:.2g}, on its example input and noise",
         f"  run it   {_RUN[file_format].format(file=str(output))}",
     ]
@@ -259,8 +224,3 @@ def _tensor(each: Mapping[str, Any]) -> str:
 
 def _column(column: Mapping[str, Any]) -> str:
     return f"{column['name']} ({len(column['codes'])})" if "codes" in column else str(column["name"])
-
-
-def _names(names: Sequence[str]) -> str:
-    rest = len(names) - _SHOWN
-    return ", ".join(map(str, names[:_SHOWN])) + (f" and {rest} more" if rest > 0 else "")

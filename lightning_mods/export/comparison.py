@@ -22,16 +22,13 @@ _GAPS = 0.15  # share of the cells that are left out, and of names never seen
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference between the outputs of two models.
+    """Largest difference between the outputs of two models, over all `rows` that were compared.
 
-    Attributes:
-        largest: Largest difference, in the output's units.
-        relative: Largest difference as a share of the output's size and its unit together: a sum of float32 that comes
-            out near 0 keeps fewer digits than its parts had.
-        rows: Rows compared.
+    `relative` is a share of the output's size and its unit together: a sum of float32 that comes out near 0 keeps
+    fewer digits than its parts had.
     """
 
-    largest: float
+    largest: float  # in the output's units
     relative: float
     rows: int
 
@@ -42,16 +39,10 @@ class Difference:
 
 
 def difference(found: Sequence[NDArray[Any]], wanted: Sequence[NDArray[Any]], unit: float | None) -> Difference:
-    """Return how far an exported model's outputs are from its checkpoint's.
+    """Return how far an exported model's outputs are from its checkpoint's, one array an output.
 
-    Args:
-        found: Of the exported model, one array an output.
-        wanted: Of the checkpoint.
-        unit: What is large for an output, in its own units: 1 for a probability, the standard deviation for a target;
-            None for that of the outputs themselves.
-
-    Raises:
-        RunError: They are not of one shape.
+    `unit` is what is large for an output, in its own units: 1 for a probability, the standard deviation for a target;
+    None for that of the outputs themselves. Outputs of different shapes are a RunError.
     """
     shapes = [array.shape for array in found], [array.shape for array in wanted]
     if shapes[0] != shapes[1]:
@@ -83,10 +74,9 @@ def in_batches(run: Run, inputs: Arrays, most: int | None) -> list[NDArray[Any]]
 
 
 def real_rows(data: TabularDataModule) -> tuple[Any | None, str]:
-    """Return the first rows of the table that the checkpoint was trained on.
+    """Return the first rows, at most `REAL_ROWS`, of the table that the checkpoint was trained on, and its name.
 
-    Returns:
-        An Arrow table of at most `REAL_ROWS` rows, None if it cannot be read; and its name, or why not.
+    In place of the rows (an Arrow table) stands None if they cannot be read, and then why in place of the name.
     """
     try:
         table = open_table(str(data.path))
@@ -100,11 +90,7 @@ def real_rows(data: TabularDataModule) -> tuple[Any | None, str]:
 
 
 def made_rows(encoding: Encoding, count: int = MADE_ROWS) -> Any:
-    """Draw rows from what was learned of each column, with gaps, names never seen and numbers far outside.
-
-    Returns:
-        An Arrow table with the columns of the encoding.
-    """
+    """Draw an Arrow table from what was learned of each column, with gaps, names never seen and numbers far outside."""
     draw = np.random.default_rng(0)
     return pa.table({column.name: _cells(column, count, draw) for column in encoding.columns})
 

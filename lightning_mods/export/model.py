@@ -1,12 +1,30 @@
-"""A trained model with the preprocessing of its table in front, as one network."""
+"""The network that an export writes: a table's preprocessing before its model, or anybody's module; a writer a format.
+
+Every writer but TorchScript's goes by the graph that `torch.export` makes of an example call.
+"""
+
+import inspect
+import io
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
+from pytorch_lightning import LightningModule
 from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
 
 from datamodules.encoding import TAIL, CategoryColumn, Encoding, NumericColumn
+from lightning_mods.cli.command_line import UsageError
+from lightning_mods.export.runtime import tensors_in, unspoken
 from lightning_mods.models.module import MLPModule
 
-_NOTHING = -1  # no cell has this code once it went through `_codes`
+MAX_BATCH = {"executorch": 128}  # ExecuTorch plans its memory ahead, for the largest batch
+_MADE_ROWS = 2  # an exporter takes a batch of one row for a constant
+_NOISY_ROWS = 5  # of the second batch of a module's example that is compared: other than the example's
+_NOTHING = -1  # no cell has this code once it went through `_hot`
 
 
 class TableModel(nn.Module):
@@ -15,54 +33,44 @@ class TableModel(nn.Module):
     Numbers are standardised in float64, as float32 does not tell one second from the next in a time stamp, and
     handed to the model as float32. It takes one or two inputs: without number columns the codes alone, and without
     category columns the numbers alone.
-
-    Args:
-        encoding: Learned on the training rows.
-        model: Takes encoded rows `[B, F]`.
     """
+
+    mean: Tensor
+    scale: Tensor
+    largest: Tensor  # of float64; a tensor, as exporters write a plain number as float32
+    unknown: Tensor
+    hot_column: Tensor  # for each feature of a category, its column and the two codes that set it
+    hot_code: Tensor
+    hot_code_too: Tensor
+    order: Tensor  # where each feature stands among all numbers, then all marks of missing ones, then all of categories
 
     def __init__(self, encoding: Encoding, model: MLPModule) -> None:
         super().__init__()
         self.model = model
         self._numbers = [column for column in encoding.columns if isinstance(column, NumericColumn)]
         self._categories = [column for column in encoding.columns if isinstance(column, CategoryColumn)]
-        self.mean: Tensor
-        self.scale: Tensor
-        self._keep("mean", torch.tensor([column.mean for column in self._numbers], dtype=torch.float64))
-        self._keep("scale", torch.tensor([column.scale for column in self._numbers], dtype=torch.float64))
-        # A tensor, as exporters write a plain number as float32.
-        self.largest: Tensor
-        self._keep("largest", torch.tensor(torch.finfo(torch.float64).max, dtype=torch.float64))
+        self._keep("mean", [column.mean for column in self._numbers], torch.float64)
+        self._keep("scale", [column.scale for column in self._numbers], torch.float64)
+        self._keep("largest", torch.finfo(torch.float64).max, torch.float64)
         self._add_codes()
         self._add_order(encoding)
 
-    def _keep(self, name: str, values: Tensor) -> None:
-        self.register_buffer(name, values, persistent=True)
+    def _keep(self, name: str, values: Any, dtype: torch.dtype = torch.int64) -> None:
+        self.register_buffer(name, torch.tensor(values, dtype=dtype))
 
     def _add_codes(self) -> None:
-        # for each feature of a category, its column and the two codes that set it
-        columns, first, second = [], [], []
+        hot: list[tuple[int, int, int]] = []
         for at, column in enumerate(self._categories):
-            unknown, missing = column.unknown_code, column.missing_code
-            hot = [(code, _NOTHING) for code in range(len(column.categories))]
+            hot += [(at, code, _NOTHING) for code in range(len(column.categories))]
             if column.infrequent:
-                hot.append((unknown, _NOTHING if column.missing else missing))
+                hot.append((at, column.unknown_code, _NOTHING if column.missing else column.missing_code))
             if column.missing:
-                hot.append((missing, _NOTHING))
-            columns += [at] * len(hot)
-            first += [code for code, _ in hot]
-            second += [code for _, code in hot]
-        self.unknown: Tensor
-        self.hot_column: Tensor
-        self.hot_code: Tensor
-        self.hot_code_too: Tensor
-        self._keep("unknown", torch.tensor([c.unknown_code for c in self._categories], dtype=torch.int64))
-        self._keep("hot_column", torch.tensor(columns, dtype=torch.int64))
-        self._keep("hot_code", torch.tensor(first, dtype=torch.int64))
-        self._keep("hot_code_too", torch.tensor(second, dtype=torch.int64))
+                hot.append((at, column.missing_code, _NOTHING))
+        self._keep("unknown", [c.unknown_code for c in self._categories])
+        for i, name in enumerate(("hot_column", "hot_code", "hot_code_too")):
+            self._keep(name, [row[i] for row in hot])
 
     def _add_order(self, encoding: Encoding) -> None:
-        # where each feature stands among all numbers, then all marks of missing ones, then all of categories
         width = len(self._numbers)
         number, hot, order = 0, 2 * width, []
         for column in encoding.columns:
@@ -72,18 +80,13 @@ class TableModel(nn.Module):
             else:
                 order += range(hot, hot + len(column.feature_names))
                 hot += len(column.feature_names)
-        self.order: Tensor
-        self._keep("order", torch.tensor(order, dtype=torch.int64))
+        self._keep("order", order)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Predict rows of a table.
+        """Predict rows of a table: class probabilities `[B, C]`, or numbers `[B]` in the target's units.
 
-        Args:
-            inputs: The numbers `[B, N]`, float64, NaN where one is missing, and the codes of the categories
-                `[B, K]`, int64; only the one of them that has a column, where the other has none.
-
-        Returns:
-            Class probabilities `[B, C]`, or numbers `[B]` in the target's units.
+        The inputs are the numbers `[B, N]`, float64, NaN where one is missing, and the codes of the categories
+        `[B, K]`, int64; only the one of them that has a column, where the other has none.
         """
         parts = self._scaled(inputs[0]) if self._numbers else []
         if self._categories:
@@ -102,3 +105,178 @@ class TableModel(nn.Module):
         known = torch.where((codes < 0) | (codes > self.unknown + 1), self.unknown, codes)
         spread = known.index_select(1, self.hot_column)
         return ((spread == self.hot_code) | (spread == self.hot_code_too)).float()
+
+
+@dataclass(frozen=True)
+class NetworkExample:
+    """A network with an example of its inputs, of at least two rows."""
+
+    module: nn.Module  # in eval mode, on the CPU
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)  # those it takes by name
+    input_names: Sequence[str] = ()
+    output_names: Sequence[str] = ()  # empty where they are not known
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors of the example, those of inputs by name last."""
+        return tensors_in([*self.args, *self.kwargs.values()])
+
+    @property
+    def rows(self) -> int:
+        """Return the number of rows of the example."""
+        return next(len(tensor) for tensor in self.tensors if tensor.ndim)
+
+
+def example_of(model: LightningModule) -> NetworkExample:
+    """Return anybody's module with its `example_input_array`, to be called as Lightning calls it with that."""
+    example: Any = model.example_input_array
+    name = type(model).__name__
+    if example is None:
+        raise UsageError(
+            f"{name} has no example input, which an export needs: set `self.example_input_array = torch.zeros(1, …)` "
+            "in its constructor, with the shape of a batch of one row."
+        )
+    example = (example,) if isinstance(example, Tensor) else example
+    rows = next((len(tensor) for tensor in tensors_in(example) if tensor.ndim), None)
+    if rows is None:
+        raise UsageError(f"{name}.example_input_array holds no tensor with rows; it is {type(example).__name__}.")
+    if rows < _MADE_ROWS:
+        example = with_rows(example, rows, [0] * _MADE_ROWS)
+    if isinstance(example, Mapping):
+        return NetworkExample(model, (), dict(example), list(example))
+    return NetworkExample(model, tuple(example))
+
+
+def with_tensors(value: Any, change: Callable[[Tensor], Any], other: Callable[[Any], Any] = lambda part: part) -> Any:
+    """Return nested inputs with `change` made to every tensor, and `other` to what is no tensor."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: with_tensors(part, change, other) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(with_tensors(part, change, other) for part in value)
+    return other(value)
+
+
+def with_rows(value: Any, rows: int, picked: Sequence[int]) -> Any:
+    """Return nested inputs with the rows `picked` of every tensor that has `rows` of them."""
+    index = torch.tensor(picked)
+    return with_tensors(value, lambda tensor: tensor[index] if tensor.ndim and len(tensor) == rows else tensor)
+
+
+def with_noise(network: NetworkExample, *, free: bool) -> tuple[Any, Any]:
+    """Return another batch of inputs, as many rows as the example's unless their number is `free`, with noise.
+
+    Zeros alone, as examples often are, would tell little.
+    """
+    rows = network.rows
+    picked = [row % rows for row in range(_NOISY_ROWS if free else rows)]
+    args, kwargs = with_rows([list(network.args), dict(network.kwargs)], rows, picked)
+    noise = torch.Generator().manual_seed(0)
+
+    def noisy(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return tensor + torch.randn(tensor.shape, generator=noise).to(tensor.dtype)
+
+    return with_tensors(args, noisy), with_tensors(kwargs, noisy)
+
+
+def write(file_format: str, network: NetworkExample, path: Path) -> bool:
+    """Write a network to a file, whose name ends in `.pt2` for `aoti`.
+
+    Return whether the number of rows is free; else it is that of the example. A network that does what the format has
+    no words for is a UsageError.
+    """
+    path.touch()  # where that cannot be, the system says why
+    with unspoken():
+        try:
+            program, shapes = _exported(network, MAX_BATCH.get(file_format))
+            _WRITERS[file_format](program, shapes, network, path)
+        except OSError:
+            raise
+        except Exception as error:  # whatever an exporter raises over somebody's code
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0].strip()[:300]
+            raise UsageError(f"{type(network.module).__name__} cannot be written as {file_format}: {why}") from error
+    return shapes is not None
+
+
+def _exported(network: NetworkExample, most: int | None) -> tuple[ExportedProgram, Any]:
+    # The network's graph, for any number of rows if its code allows, and the shapes it was told of.
+    batch = Dim("batch", max=most) if most else Dim("batch")
+    rows = network.rows
+    # By the names of the network's parameters, as torch.export binds them.
+    bound = inspect.signature(network.module.forward).bind(*network.args, **network.kwargs).arguments
+    shapes = with_tensors(bound, lambda t: {0: batch} if t.ndim and len(t) == rows else {}, lambda _: None)
+    # `strict` reads the code itself, and so knows that `len(x)` is not a constant; it understands less code, though.
+    for strict in (False, True):
+        with suppress(RuntimeError, ValueError, TypeError, AssertionError):  # the last attempt says what is wrong
+            return _export(network, shapes, strict=strict), shapes
+    return _export(network, None), None
+
+
+def _export(network: NetworkExample, shapes: Any, *, strict: bool = False) -> ExportedProgram:
+    kwargs = dict(network.kwargs)
+    with torch.no_grad():
+        return torch.export.export(network.module, network.args, kwargs, dynamic_shapes=shapes, strict=strict)
+
+
+def _onnx(program: ExportedProgram, shapes: Any, network: NetworkExample, path: Path) -> None:
+    written = torch.onnx.export(
+        program,
+        dynamo=True,
+        dynamic_shapes=shapes,  # for the name `batch` alone: the program has them
+        input_names=list(network.input_names) or None,
+        output_names=list(network.output_names) or None,
+        verbose=False,
+    )
+    assert written is not None
+    written.save(str(path), external_data=False)
+
+
+def _torchscript(program: ExportedProgram, shapes: Any, network: NetworkExample, path: Path) -> None:
+    module: Any = None
+    if isinstance(network.module, LightningModule):
+        # Where its code can be compiled, nothing of it depends on the example.
+        with suppress(RuntimeError, TypeError, AttributeError, OSError):
+            module = network.module.to_torchscript(method="script")
+    if module is None:
+        # The exported graph is traced, not the module: a LightningModule without a Trainer does not let itself be.
+        module = torch.jit.trace(  # type: ignore[no-untyped-call]
+            program.module(),
+            network.args or None,
+            check_trace=False,
+            strict=False,
+            example_kwarg_inputs=dict(network.kwargs) or None,
+        )
+    buffer = io.BytesIO()
+    torch.jit.save(module, buffer)
+    path.write_bytes(buffer.getvalue())
+
+
+def _pt2(program: ExportedProgram, shapes: Any, network: NetworkExample, path: Path) -> None:
+    torch.export.save(program, path)
+
+
+def _aoti(program: ExportedProgram, shapes: Any, network: NetworkExample, path: Path) -> None:
+    from torch._inductor import aoti_compile_and_package  # its documented place, underscore or not
+
+    aoti_compile_and_package(program, package_path=str(path))
+
+
+def _executorch(program: ExportedProgram, shapes: Any, network: NetworkExample, path: Path) -> None:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    path.write_bytes(bytes(lowered.to_executorch().buffer))
+
+
+_WRITERS: dict[str, Callable[[ExportedProgram, Any, NetworkExample, Path], None]] = {
+    "onnx": _onnx,
+    "torchscript": _torchscript,
+    "pt2": _pt2,
+    "aoti": _aoti,
+    "executorch": _executorch,
+}

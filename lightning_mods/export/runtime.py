@@ -24,7 +24,7 @@ from datamodules.readers.table import Table
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
 from lightning_mods.cli.flags import FORMATS
 from lightning_mods.cli.predictions import prediction_rows, write_csv
-from lightning_mods.export.schema import class_names_in, encoding_in, read_schema
+from lightning_mods.export.schema import encoding_in, read_schema
 from lightning_mods.runs import RunError
 
 Arrays = Sequence[NDArray[Any]]
@@ -38,8 +38,6 @@ _PARTS = ("models/", "data/weights/", "data/constants/", "data/sample_inputs/", 
 # Python. Without dots, words in quotes and names of functions in small letters there is nothing to be run.
 _SIZE = re.compile(r"(\d+|'[su]\d+'|[su]\d+|[A-Z]\w*|[a-z]+=(?=True|False)|[\s+\-*/(),<>=])*")
 _ROWS = 8192  # rows in a call: enough to be quick, few enough to be small in memory
-
-
 # Flags of `predict` that an exported model has no use for, but that do no harm.
 _UNUSED = ("trainer", "model", "seed_everything", "watch", "steps_per_execution")
 
@@ -76,7 +74,8 @@ def _predict(line: CommandLine) -> None:
     if schema["format"] == "aoti":
         sys.stderr.write(f"note: {file} is compiled code, which runs with your rights: use what you trust.\n")
     run = open_exported(schema["format"], file)
-    header, rows = prediction_rows(_predictions(run, encoding, table, schema), class_names_in(schema))
+    classes = schema["outputs"][0].get("classes")  # by number; None for a regression
+    header, rows = prediction_rows(_predictions(run, encoding, table, schema), classes and list(map(str, classes)))
     count = write_csv(output, header, rows)
     sys.stderr.write(f"{count} predictions in {output}\n")
 
@@ -99,10 +98,8 @@ def require(file_format: str, *, writing: bool) -> None:
     needed = (_TO_WRITE if writing else _TO_RUN).get(file_format, ())
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
-        raise UsageError(
-            f"{file_format} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
-            f"installed: pip install 'lightning-mods[{file_format}]'"
-        )
+        what = f"{' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed"
+        raise UsageError(f"{file_format} needs {what}: pip install 'lightning-mods[{file_format}]'")
 
 
 @contextmanager
@@ -120,25 +117,17 @@ def unspoken() -> Iterator[None]:
 
 
 def open_exported(file_format: str, file: Path, keywords: Sequence[str] = ()) -> Run:
-    """Open an exported file and return the function that runs it.
+    """Open an exported file and return the function that runs it; a RunError says that it is damaged.
 
     With `keywords` the inputs of a model in torch go by these names, else by position.
-
-    Raises:
-        RunError: The file is damaged, or of another format.
-        UsageError: The format is not known here, or a package it needs is not installed.
     """
     if file_format not in FORMATS:
         raise UsageError(f"A file of the format {file_format!r} cannot be run here; {', '.join(FORMATS)} can.")
     require(file_format, writing=False)
     try:
         with unspoken():
-            if file_format == "onnx":
-                run = _onnx(file)
-            elif file_format == "executorch":
-                run = _executorch(file)
-            else:
-                run = _with_torch(file_format, file, keywords)
+            without = {"onnx": _onnx, "executorch": _executorch}.get(file_format)
+            run = without(file) if without else _with_torch(file_format, file, keywords)
     except RunError:
         raise
     except Exception as error:  # every runtime has exceptions of its own
@@ -187,20 +176,23 @@ def _with_torch(file_format: str, file: Path, keywords: Sequence[str]) -> Run:
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
+        named = dict(zip(keywords, tensors, strict=True)) if keywords else {}
         with torch.no_grad():
-            if keywords:
-                return flat_arrays(model(**dict(zip(keywords, tensors, strict=True))))
-            return flat_arrays(model(*tensors))
+            return flat_arrays(model(**named) if named else model(*tensors))
 
     return run
 
 
-def flat_arrays(outputs: Any) -> list[NDArray[Any]]:
+def tensors_in(value: Any) -> list[Any]:
+    """Return all tensors of a model's inputs or outputs, however they are nested, in order."""
+    if isinstance(value, Mapping | list | tuple):
+        return [each for part in (value.values() if isinstance(value, Mapping) else value) for each in tensors_in(part)]
+    return [value] if hasattr(value, "detach") else []
+
+
+def flat_arrays(value: Any) -> list[NDArray[Any]]:
     """Return all tensors of a model's outputs, however they are nested, as arrays."""
-    if isinstance(outputs, Mapping | list | tuple):
-        parts = outputs.values() if isinstance(outputs, Mapping) else outputs
-        return [array for each in parts for array in flat_arrays(each)]
-    return [outputs.detach().cpu().numpy()] if hasattr(outputs, "detach") else []
+    return [tensor.detach().cpu().numpy() for tensor in tensors_in(value)]
 
 
 def refuse_code(file: Path) -> None:

@@ -26,29 +26,8 @@ def schema_of(
 
     `class_names` are None for a regression, `max_batch` (most rows in a call) for no limit.
     """
-    numbers = [
-        {
-            "name": column.name,
-            "type": "number",
-            "missing": "NaN",
-            "text_counts_as_missing": column.junk,
-            "mean": column.mean,
-            "scale": column.scale,
-        }
-        for column in encoding.columns
-        if isinstance(column, NumericColumn)
-    ]
-    categories = [
-        {
-            "name": column.name,
-            "type": "category",
-            "codes": {name: code for code, name in enumerate(column.categories)},
-            "unknown": column.unknown_code,
-            "missing": column.missing_code,
-        }
-        for column in encoding.columns
-        if isinstance(column, CategoryColumn)
-    ]
+    numbers = [_number(column) for column in encoding.columns if isinstance(column, NumericColumn)]
+    categories = [_category(column) for column in encoding.columns if isinstance(column, CategoryColumn)]
     inputs = [
         {"name": name, "dtype": dtype, "shape": ["batch", len(columns)], "columns": columns}
         for name, dtype, columns in (("numbers", "float64", numbers), ("categories", "int64", categories))
@@ -67,16 +46,23 @@ def schema_of(
     }
 
 
+def _number(column: NumericColumn) -> dict[str, Any]:
+    plain = {"name": column.name, "type": "number", "missing": "NaN"}
+    return {**plain, "text_counts_as_missing": column.junk, "mean": column.mean, "scale": column.scale}
+
+
+def _category(column: CategoryColumn) -> dict[str, Any]:
+    codes = {name: code for code, name in enumerate(column.categories)}
+    plain = {"name": column.name, "type": "category", "codes": codes}
+    return {**plain, "unknown": column.unknown_code, "missing": column.missing_code}
+
+
 def _output(target: str, class_names: Sequence[str] | None) -> dict[str, Any]:
     if class_names is None:
         return {"name": "prediction", "dtype": "float32", "shape": ["batch"], "unit": f"that of the column {target!r}"}
-    return {
-        "name": "probabilities",
-        "dtype": "float32",
-        "shape": ["batch", len(class_names)],
-        "classes": list(class_names),
-        "unit": "probability",
-    }
+    shape = ["batch", len(class_names)]
+    plain = {"name": "probabilities", "dtype": "float32", "shape": shape}
+    return {**plain, "classes": list(class_names), "unit": "probability"}
 
 
 def write_schema(schema: Mapping[str, Any], file: Path, path: Path) -> None:
@@ -86,20 +72,14 @@ def write_schema(schema: Mapping[str, Any], file: Path, path: Path) -> None:
 
 
 def read_schema(file: Path) -> dict[str, Any]:
-    """Return the schema of an exported file.
-
-    Raises:
-        RunError: There is no such file, it has no schema, or the schema is another file's.
-    """
+    """Return the schema of an exported file; raise a RunError if it is not there, has none, or another file's."""
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "is not there"
         raise RunError(f"--exported needs a file that `lightning_mods.export` wrote; {file} {what}.")
     path = schema_path(file)
     if not path.is_file():
-        raise RunError(
-            f"{file} is none of ours, or has lost its schema: {path.name} is needed beside it, as "
-            "`lightning_mods.export` writes it for a model of a table."
-        )
+        lost = f"{file} is none of ours, or has lost its schema: {path.name} is needed beside it"
+        raise RunError(f"{lost}, as `lightning_mods.export` writes it for a model of a table.")
     try:
         schema = json.loads(path.read_text(encoding="utf-8"))
         ours = schema["made_by"] == MADE_BY and schema["version"] == VERSION
@@ -130,14 +110,3 @@ def _column(plain: Mapping[str, Any]) -> Column:
         return NumericColumn(str(plain["name"]), float(plain["mean"]), float(plain["scale"]), junk=junk)
     codes = plain["codes"]
     return CategoryColumn(str(plain["name"]), tuple(sorted(codes, key=codes.__getitem__)))
-
-
-def class_names_in(schema: Mapping[str, Any]) -> list[str] | None:
-    """Return the classes by number; None for a regression."""
-    names = schema["outputs"][0].get("classes")
-    return None if names is None else [str(name) for name in names]
-
-
-def input_names(schema: Mapping[str, Any]) -> list[str]:
-    """Return the names of the model's inputs, in order."""
-    return [str(each["name"]) for each in schema["inputs"]]

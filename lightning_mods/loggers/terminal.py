@@ -4,7 +4,7 @@ import logging
 import statistics
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,12 +85,16 @@ class RunSummary:
         if not stages:
             return []
         names = list(dict.fromkeys(name for stage in stages for name in self.results[stage]))
-        head = ["", *(word for stage in stages for word in (STAGES[stage], f"{STAGES[stage]}, trivial baseline"))]
-        columns = [table.get(stage, {}) for stage in stages for table in (self.results, self.baselines)]
-        rows = [head, *([name, *(_number(column.get(name)) for column in columns)] for name in names)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        laid_out = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
-        return ["  ".join(cells).rstrip() for cells in laid_out]
+        head = [""]
+        for stage in stages:
+            head += [STAGES[stage], f"{STAGES[stage]}, trivial baseline"]
+        rows = [head]
+        for name in names:
+            row = [name]
+            for stage in stages:
+                row += [_number(self.results[stage].get(name)), _number(self.baselines.get(stage, {}).get(name))]
+            rows.append(row)
+        return aligned(rows, left=[0])
 
     def _lines(self) -> list[str]:
         lines = []
@@ -106,3 +110,11 @@ class RunSummary:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = ()) -> list[str]:
+    """Return the lines of a table, its columns as wide as they need be and flush right, but for those of `left`."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    pads = [str.ljust if at in left else str.rjust for at in range(len(widths))]
+    padded = [[pad(cell, width) for pad, cell, width in zip(pads, row, widths, strict=True)] for row in rows]
+    return ["  ".join(row).rstrip() for row in padded]

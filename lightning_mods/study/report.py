@@ -10,6 +10,7 @@ from typing import Any
 from callbacks.host import replacing
 from callbacks.search.results import TrialRow, corners, counted
 from lightning_mods.cli.class_paths import short
+from lightning_mods.loggers.terminal import aligned
 from lightning_mods.study.trial_cli import StudyCLI, short_names, shown
 
 BEST = "best.yaml"
@@ -140,17 +141,13 @@ class StudyReport:
         if not self.best:
             return "No trial came to a value."
         short = short_names(self.names)
-        head = ["trial", *self.metrics, *short.values(), "verdict", "best epoch", "seconds"]
-        rows = [head]
+        rows = [["trial", *self.metrics, *short.values(), "verdict", "best epoch", "seconds"]]
         for row in self.best:
             values = [shown(row.params[name]) if name in row.params else "–" for name in short]
             seconds = "–" if row.seconds is None else f"{row.seconds:.1f}"
             verdict, epoch = str(row.attrs.get("verdict", "–")), str(row.attrs.get("best_epoch", "–"))
             rows.append([str(row.number), *(f"{v:.6g}" for v in row.values), *values, verdict, epoch, seconds])
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        return "\n".join(
-            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-        )
+        return "\n".join(aligned(rows))
 
     def _mattered(self) -> str:
         if not self.importances:
