@@ -23,21 +23,13 @@ _STORE = "mlruns"  # of all runs of a root folder, so that MLflow can compare th
 
 @dataclass(frozen=True)
 class NamedLogger:
-    """Describes a logger that is known by a short name.
+    """Describes a logger that is known by a short name."""
 
-    Args:
-        path: Of its class.
-        package: What it needs that is not always there, as it is imported; empty for nothing.
-        extra: Ours that brings it.
-        folder: Whether its class must be told a folder.
-        note: What else to know about installing it.
-    """
-
-    path: str
-    package: str = ""
-    extra: str = ""
-    folder: bool = False
-    note: str = ""
+    path: str  # of its class
+    package: str = ""  # what it needs that is not always there, as it is imported; empty for nothing
+    extra: str = ""  # ours that brings it
+    folder: bool = False  # whether its class must be told a folder
+    note: str = ""  # what else to know about installing it
 
 
 _LIGHTNING = "pytorch_lightning.loggers"
@@ -114,17 +106,11 @@ def _known(name: str) -> tuple[str, NamedLogger | None]:
 
 @dataclass(frozen=True)
 class RunPlace:
-    """Says where a run stands.
+    """Says where a run stands."""
 
-    Args:
-        root: Folder of all runs.
-        folder: Of this run.
-        epochs: Epochs it has behind it; None for a new one.
-    """
-
-    root: Path
-    folder: Path
-    epochs: int | None = None
+    root: Path  # folder of all runs
+    folder: Path  # of this run
+    epochs: int | None = None  # that it has behind it; None for a new one
 
 
 def asks_for_logger(logger: Any) -> bool:
@@ -137,12 +123,7 @@ def _each(logger: Any) -> list[Any]:
 
 
 def with_places(logger: Any, place: RunPlace) -> Any:
-    """Tell each logger of `trainer.logger` where to write, where it was not told.
-
-    Args:
-        logger: The configuration as it was parsed.
-        place: The run.
-    """
+    """Tell each logger of `trainer.logger`, as it was parsed, where to write, where it was not told."""
     placed = [_placed(each, place) for each in _each(logger)]
     return placed if isinstance(logger, list | tuple) else placed[0]
 
@@ -175,11 +156,9 @@ def _event(given: Any, place: RunPlace) -> None:
 
 
 def _csv(given: Any, place: RunPlace) -> None:
-    args = given.init_args
-    if not _folder_of_versions(args, place):
-        return
     table = place.folder / "metrics.csv"
-    if place.epochs is not None and table.exists():  # Lightning's logger begins by deleting it
+    # Lightning's logger begins by deleting it.
+    if _folder_of_versions(given.init_args, place) and place.epochs is not None and table.exists():
         count = len(list(place.folder.glob("metrics.*.csv")))
         table.rename(place.folder / f"metrics.{count}.csv")
 
@@ -200,9 +179,8 @@ def _wandb(given: Any, place: RunPlace) -> None:
 
 def _comet(given: Any, place: RunPlace) -> Any:
     args = given.init_args
-    more = dict(given.get("dict_kwargs") or {})
-    more.setdefault("offline_directory", str(place.folder))
-    more.setdefault("name", place.folder.name)
+    own = {"offline_directory": str(place.folder), "name": place.folder.name}
+    more = own | dict(given.get("dict_kwargs") or {})
     online = args.get("online")
     if online is None and not args.get("api_key") and not _has_comet_key():
         online = False
@@ -210,9 +188,8 @@ def _comet(given: Any, place: RunPlace) -> Any:
     if online is not False:
         given.dict_kwargs = more
         return None
-    kept = ("project", "workspace", "prefix")
-    known = ("offline_directory", "name", "log_env_details")
-    values = {name: args.get(name) for name in kept} | {name: more[name] for name in known if name in more}
+    values = {name: args.get(name) for name in ("project", "workspace", "prefix")}
+    values |= {name: more[name] for name in (*own, "log_env_details") if name in more}
     return type(given)(class_path=_CLASSES["OfflineCometLogger"].path, init_args=type(given)(**values))
 
 
@@ -281,9 +258,9 @@ def _has_comet_key() -> bool:
     if os.environ.get("COMET_API_KEY"):
         return True
     parser = ConfigParser(interpolation=None)
-    places = [os.environ.get("COMET_CONFIG", ""), ".comet.config", str(Path("~/.comet.config").expanduser())]
+    places = [os.environ.get("COMET_CONFIG", ""), ".comet.config", Path("~/.comet.config").expanduser()]
     try:
-        parser.read([each for each in places if each], encoding="utf-8")
+        parser.read(filter(None, places), encoding="utf-8")
     except (ConfigError, OSError, UnicodeDecodeError):
         return False
     return any(parser.get(section, "api_key", fallback="") for section in parser.sections())

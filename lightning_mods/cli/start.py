@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.host import replacing
-from lightning_mods.cli.class_paths import with_own_classes
-from lightning_mods.cli.command_line import CommandLine, UsageError
+from lightning_mods.cli.command_line import CommandLine, UsageError, with_own_classes
 from lightning_mods.cli.flags import Reference
 
 # Where a verb's work is; imported when there is some, as that takes seconds.
@@ -42,12 +41,7 @@ _LIBRARIES = ("torch", "pytorch_lightning", "jsonargparse", "docstring_parser")
 
 
 def start(verb: str, args: Sequence[str] | None, *, whole_process: bool = False) -> None:
-    """Run a verb.
-
-    Args:
-        verb: `fit`, `validate`, `test`, `predict`, `export` or `study`.
-        args: The flags; None for those of the process.
-        whole_process: Whether this process is nothing but the verb, as it is with None for `args`.
+    """Run a verb with its flags; None for those of the process, which then is nothing but the verb (`whole_process`).
 
     Raises:
         SystemExit: With code 2 after one line, if the flags are wrong.

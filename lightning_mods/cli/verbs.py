@@ -23,18 +23,17 @@ from lightning_mods.cli.predictions import prediction_rows, write_csv
 from lightning_mods.loggers.progress import EpochTimer
 from lightning_mods.loggers.terminal import STAGES, RunSummary, quiet, say, writers_report_once
 from lightning_mods.loggers.views import close_loggers, how_to_look
-from lightning_mods.models.fused.overhead import pass_by_idle_hooks
+from lightning_mods.models.fused.group import SMALL_STEP, step_operations
+from lightning_mods.models.fused.limits import pass_by_idle_hooks
 from lightning_mods.models.module import MLPModule
 from lightning_mods.runs import RunError, find_checkpoint
 from lightning_mods.runs.checkpoints import epochs_done, metrics_in, read_checkpoint
 
 
 def run(line: CommandLine, act: Callable[[ModsCLI, Path | None], None]) -> None:
-    """Parse, instantiate and act for a verb; a person's mistake ends in one line and exit code 2.
+    """Parse, instantiate and act for a verb, with the CLI and the checkpoint that `--ckpt_path` means.
 
-    Args:
-        line: The command line.
-        act: What to do with the CLI and the checkpoint that `--ckpt_path` means.
+    A person's mistake ends in one line and exit code 2.
     """
     with mistakes_in_one_line(line.verb):
         quiet()
@@ -77,24 +76,15 @@ def _checkpoint_path(line: CommandLine) -> Path | None:
 
 # ------------------------------------------------------------------ fit
 
-# Floating-point operations of a step below which a second thread costs more than it gives: it takes part in products
-# of some microseconds each, and waits between them. 1e9 are about 11 ms of one core.
-SMALL_STEP = 1e9
-
 
 def limit_threads(trainer: Trainer, model: object, rows: object) -> None:
-    """Train an MLP whose steps are small on one thread, unless OMP_NUM_THREADS says otherwise.
+    """Train an `MLPModule` whose steps are small on one thread of a CPU, unless OMP_NUM_THREADS says otherwise.
 
-    Args:
-        trainer: Only a fit on the CPU is concerned.
-        model: An `MLPModule`; any other module is left alone, as its parameters do not tell its cost.
-        rows: Rows of a mini-batch, where known.
+    Any other module is left alone, as its parameters do not tell its cost. `rows` of a mini-batch, where known.
     """
     is_free = "OMP_NUM_THREADS" not in os.environ and trainer.strategy.root_device.type == "cpu"
     if is_free and isinstance(model, MLPModule) and isinstance(rows, int):
-        # Forward, and backward to the inputs and to the weights: three products of 2 · parameters · rows each.
-        operations = 6 * sum(parameter.numel() for parameter in model.parameters()) * rows
-        if operations < SMALL_STEP:
+        if step_operations((parameter.shape for parameter in model.parameters()), rows) < SMALL_STEP:
             torch.set_num_threads(1)
 
 
@@ -174,10 +164,9 @@ def _fit_summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
 
 
 def evaluate(cli: ModsCLI, checkpoint: Path | None, stage: str) -> dict[str, float]:
-    """Evaluate a checkpoint, or with None the weights as they are, on the set `val` or `test`.
+    """Return metrics, by name without the stage, of a checkpoint (None: of the weights as they are) on `val` or `test`.
 
-    Returns:
-        Metrics by name without the stage; none where there is no such set, or the model has no step for it.
+    None where there is no such set, or the model has no step for it.
     """
     if not _has_set(cli.model, cli.datamodule, stage):
         return {}

@@ -9,7 +9,7 @@ from typing import Any
 
 from callbacks.host import replacing
 from callbacks.search.results import TrialRow, corners
-from lightning_mods.cli.class_paths import short
+from lightning_mods.cli.command_line import short_class_paths
 from lightning_mods.study.trial_cli import StudyCLI, short_names, shown
 
 BEST = "best.yaml"
@@ -102,7 +102,7 @@ def settings(cli: StudyCLI, names: Mapping[str, Any]) -> dict[str, Any]:
     found |= {"study.metric": study.metrics, "study.seeds": study.seeds, "study.folds": study.folds}
     if cli.trainer.world_size > 1:  # they share the rows of a step: another number of them is another fit
         found["trainer.devices"] = cli.trainer.world_size
-    return {name: short(repr(value)) for name, value in found.items() if name not in names}
+    return {name: short_class_paths(repr(value)) for name, value in found.items() if name not in names}
 
 
 @dataclass(frozen=True)
