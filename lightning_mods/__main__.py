@@ -10,10 +10,7 @@ from lightning_mods import __version__
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the verb that a command line begins with.
-
-    Args:
-        args: The verb and its flags; None for those of the process.
+    """Run the verb that a command line begins with; None for that of the process.
 
     Raises:
         SystemExit: With code 2 after one line, if there is no such verb or its flags are wrong.

@@ -71,21 +71,18 @@ class RunRecord(SaveConfigCallback):
 
 
 # Flags that take a class by its short name, and what the class must be.
-_CHOICES: dict[str, type] = {
-    "optimizer": Optimizer,
-    "lr_scheduler": LRScheduler,
-    "trainer.callbacks": Callback,
-    "trainer.logger": Logger,
-}
+_CHOICES: dict[str, type] = {"optimizer": Optimizer, "lr_scheduler": LRScheduler}
+_CHOICES |= {"trainer.callbacks": Callback, "trainer.logger": Logger}
+
+
+_STRICT = {"allow_abbrev": False, "exit_on_error": False}
 
 
 class ModsCLI(LightningCLI):
     """Lightning's CLI without subcommands, around any LightningModule and data module.
 
-    Args:
-        line: The command line.
-        checkpoint: Content of the one that `--ckpt_path` means: it knows the classes, and the data module's state.
-        resumed: The checkpoint a fit goes on from; its run's folder is written on.
+    The content of the `checkpoint` that `--ckpt_path` means knows the classes, and the data module's state; in the
+    folder of the one from which a fit is `resumed` is written on.
     """
 
     def __init__(
@@ -103,12 +100,7 @@ class ModsCLI(LightningCLI):
             seed_everything_default=0,
             trainer_defaults={"max_epochs": MAX_EPOCHS},
             save_config_callback=RunRecord if self.verb == "fit" else None,
-            parser_kwargs={
-                "prog": f"python -m lightning_mods.{self.verb}",
-                "allow_abbrev": False,
-                "exit_on_error": False,
-                "dump_header": [RUN_MARK],
-            },
+            parser_kwargs={"prog": f"python -m lightning_mods.{self.verb}", "dump_header": [RUN_MARK], **_STRICT},
             # Our own binding (below) makes the optimizer when it is asked for, so that copies of a model get theirs.
             auto_configure_optimizers=False,
             # Plain hyperparameters: `load_from_checkpoint` then needs no CLI, and runs no code named in a file.
@@ -123,9 +115,8 @@ class ModsCLI(LightningCLI):
         parser.add_optimizer_args((Optimizer,))
         parser.add_lr_scheduler_args(LRSchedulerTypeTuple)
         for name in LINKED:
-            parser.link_arguments(
-                "data", f"model.init_args.{name}", compute_fn=partial(self._fact, name), apply_on="instantiate"
-            )
+            fact = partial(self._fact, name)
+            parser.link_arguments("data", f"model.init_args.{name}", compute_fn=fact, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, after refusing misspelt flags by name."""
@@ -154,10 +145,8 @@ class ModsCLI(LightningCLI):
         model = OURS.get(self.config.model.class_path.rpartition(".")[2])
         if value is None and model and name in own_arguments(model) and isinstance(data, TabularDataModule):
             fits, other = BY_TASK[data.task]
-            raise UsageError(
-                f"the model needs `{name}`, but the target makes this a {data.task}; take --model={fits}, or say "
-                f"--data.task={other}."
-            )
+            but = f"the target makes this a {data.task}; take --model={fits}, or say --data.task={other}."
+            raise UsageError(f"the model needs `{name}`, but {but}")
         return value
 
     def _hand_over_state(self, data: Any) -> None:
@@ -244,28 +233,28 @@ class ModsCLI(LightningCLI):
         ours: list[Any] = progress_callbacks(given) if config.enable_progress_bar is not False else []
         if any(isinstance(callback, ProgressLines) for callback in ours):
             config.enable_progress_bar = False
-        if self.verb == "fit":
-            ours += [Announcement(), EpochTimer(), TensorBoardLayout(config=self.parser.dump(self.config))]
-            ours += self._watchers(given)
-            if config.enable_checkpointing is not False:
-                ours += [] if any(isinstance(callback, Checkpoint) for callback in given) else [BestCheckpoint()]
-                ours.append(LastCheckpoint())
-        else:
+        if self.verb != "fit":
             config.enable_checkpointing = False
+            return [*given, *ours]
+        ours += [Announcement(), EpochTimer(), TensorBoardLayout(config=self.parser.dump(self.config))]
+        ours += self._watchers(given)
+        if config.enable_checkpointing is not False:
+            ours += [] if any(isinstance(callback, Checkpoint) for callback in given) else [BestCheckpoint()]
+            ours.append(LastCheckpoint())
         return [*given, *ours]
 
     def _watchers(self, given: list[Any]) -> list[Callback]:
         """Make those of our callbacks that `--watch` names; one that the user configured takes the place of ours."""
-        # `fit` has the last word, after its table.
-        makers: dict[str, tuple[type[Callback], dict[str, Any]]] = {
-            "fit": (FitMonitor, {"closing": False}),
-            "health": (GradientMonitor, {"closing": False}),
-            "gradients": (GradientLogger, {}),
-            "graph": (GraphLogger, {}),
+        kinds: dict[str, Any] = {
+            "fit": FitMonitor,
+            "health": GradientMonitor,
+            "gradients": GradientLogger,
+            "graph": GraphLogger,
         }
         asked = [self.config.watch] if isinstance(self.config.watch, str) else self.config.watch
-        chosen = [made for word, made in makers.items() if word in asked]
-        return [kind(**said) for kind, said in chosen if not any(isinstance(callback, kind) for callback in given)]
+        chosen = [kind for word, kind in kinds.items() if word in asked and not any(isinstance(c, kind) for c in given)]
+        # The verb itself has the last word of the first two, after its table.
+        return [kind(closing=False) if kind in (FitMonitor, GradientMonitor) else kind() for kind in chosen]
 
     # ------------------------------------------------------------------ loggers
 
@@ -307,9 +296,7 @@ class ModsCLI(LightningCLI):
 
 def _with_checkpoint_io(plugins: Any) -> list[Any]:
     given = [] if plugins is None else list(plugins) if isinstance(plugins, list) else [plugins]
-    if any(isinstance(plugin, CheckpointIO) for plugin in given):
-        return given
-    return [*given, AtomicCheckpointIO()]
+    return given if any(isinstance(plugin, CheckpointIO) for plugin in given) else [*given, AtomicCheckpointIO()]
 
 
 def reference(line: CommandLine) -> Reference:

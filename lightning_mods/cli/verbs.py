@@ -77,14 +77,16 @@ def _checkpoint_path(line: CommandLine) -> Path | None:
 # ------------------------------------------------------------------ fit
 
 
-def limit_threads(trainer: Trainer, model: object, rows: object) -> None:
+def limit_threads(trainer: Trainer, model: object, data: object) -> None:
     """Train an `MLPModule` whose steps are small on one thread of a CPU, unless OMP_NUM_THREADS says otherwise.
 
-    Any other module is left alone, as its parameters do not tell its cost. `rows` of a mini-batch, where known.
+    Any other module is left alone, as its parameters do not tell its cost; so is one whose data tell no batch size.
     """
+    rows = getattr(data, "resolved_batch_size", None)
     is_free = "OMP_NUM_THREADS" not in os.environ and trainer.strategy.root_device.type == "cpu"
     if is_free and isinstance(model, MLPModule) and isinstance(rows, int):
-        if step_operations((parameter.shape for parameter in model.parameters()), rows) < SMALL_STEP:
+        shapes = [parameter.shape for parameter in model.parameters()]
+        if step_operations(shapes, rows) < SMALL_STEP:
             torch.set_num_threads(1)
 
 
@@ -100,7 +102,7 @@ class ThreadLimit(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count again; optimizers are made by now, and the search was over before them."""
         torch.set_num_threads(self._before)
-        limit_threads(trainer, pl_module, getattr(getattr(trainer, "datamodule", None), "resolved_batch_size", None))
+        limit_threads(trainer, pl_module, getattr(trainer, "datamodule", None))
 
 
 def fit(line: CommandLine) -> None:
@@ -112,7 +114,7 @@ def _fit(cli: ModsCLI, checkpoint: Path | None) -> None:
     threads = ThreadLimit()
     pass_by_idle_hooks([threads])
     cli.trainer.callbacks.append(threads)  # type: ignore[attr-defined]  # a connector's
-    limit_threads(cli.trainer, cli.model, getattr(cli.datamodule, "resolved_batch_size", None))
+    limit_threads(cli.trainer, cli.model, cli.datamodule)
     if checkpoint is not None and isinstance(cli.datamodule, TabularDataModule):
         # Read and encode now what will be read anyway: a table that does not fit must not touch the run's folder.
         cli.datamodule.train_dataloader()

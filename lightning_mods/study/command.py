@@ -32,11 +32,8 @@ if TYPE_CHECKING:
 class StudyCommand:
     """Holds a study as a command line describes it, and takes part in it.
 
-    Args:
-        line: The command line.
-
     Raises:
-        UsageError: What is wrong with them.
+        UsageError: What is wrong with the line.
     """
 
     def __init__(self, line: CommandLine) -> None:
@@ -52,15 +49,10 @@ class StudyCommand:
         self.root = Path(self.cli.config.trainer.default_root_dir or ".")
         self.folder = self.flags.folder(self.root)
         self.storage = self.flags.place(self.root)
-        self.plan = Plan(
-            name=self.flags.name,
-            n_trials=self.flags.n_trials,
-            timeout=self.flags.timeout,
-            sampler=self.flags.sampler,
-            pruner=self.flags.pruner,
-            directions=tuple(self.flags.directions),
-            seed=self.flags.seed,
-        )
+        same = {
+            name: getattr(self.flags, name) for name in ("name", "n_trials", "timeout", "sampler", "pruner", "seed")
+        }
+        self.plan = Plan(directions=tuple(self.flags.directions), **same)
         self.plan.check()
 
     def train_here(self, report: Callable[[Progress], object]) -> None:
@@ -163,11 +155,7 @@ def _remove(paths: tuple[Path, ...]) -> None:
 
 
 def fit_on_ranks(count: int, args: Sequence[str]) -> None:
-    """Run `fit` on processes of their own: Lightning would start the command of the study again for each rank.
-
-    Raises:
-        SystemExit: With code 1, or that of the rank that failed first.
-    """
+    """Run `fit` on processes of their own: Lightning would start the command of the study again for each rank."""
     with rank_processes(count, _fit, list(args)) as ranks:
         try:
             while ranks.is_alive:
@@ -212,22 +200,16 @@ def finish(study: StudyCommand, *, interrupted: bool = False) -> None:
 
 
 def _report(study: StudyCommand, rows: list[TrialRow], best: list[TrialRow], mattered: Mapping[str, float]) -> None:
-    report = str(StudyReport(study.flags.name, study.flags.metrics, list(study.space), best, rows, mattered))
+    report = StudyReport(study.flags.name, study.flags.metrics, list(study.space), best, rows, mattered)
     sys.stdout.write(f"\n{report}\n\n")
-    lines = [_picture(study, rows, report, list(mattered)), *([_best(study, best)] if best else [])]
+    lines = [_picture(study, report), *([_best(study, best)] if best else [])]
     sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
-def _picture(study: StudyCommand, rows: Sequence[TrialRow], report: str, mattered: Sequence[str]) -> str:
-    short = short_names(study.space)
-    path = write_pictures(
-        study.folder,
-        [replace(row, params={short[name]: value for name, value in row.params.items()}) for row in rows],
-        report,
-        axes=[short[name] for name in _axes(study.space, mattered)],
-        monitor=study.flags.metrics[0],
-        mode=study.flags.directions[0][:3],
-    )
+def _picture(study: StudyCommand, report: StudyReport) -> str:
+    axes = [report.short[name] for name in _axes(study.space, list(report.importances))]
+    how = {"monitor": study.flags.metrics[0], "mode": study.flags.directions[0][:3]}
+    path = write_pictures(study.folder, report.short_rows(), str(report), axes=axes, **how)
     return f"picture      {path}\nlook at it   tensorboard --logdir {_quoted(study.folder)}"
 
 

@@ -1,6 +1,7 @@
 """Reports a study: the best trials, what mattered, where the verdicts fall, the pictures and the best configuration."""
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -17,14 +18,7 @@ RUN = "study"  # the run of the study itself, beside those of its trials
 
 
 def write_best(cli: StudyCLI, folder: Path, row: TrialRow, words: str) -> Path:
-    """Write the whole configuration of a trial's fit, to be given to `fit --config`.
-
-    Args:
-        cli: The command.
-        folder: The study's folder.
-        row: The trial.
-        words: What it is, for the file's first line.
-    """
+    """Write the whole configuration of a trial's fit, to be given to `fit --config`; its first line says in words which."""
     config = cli.config_with(row.params, cli.base_seed)
     for own in ("study", "space", "config"):
         config.pop(own, None)
@@ -39,15 +33,8 @@ def write_best(cli: StudyCLI, folder: Path, row: TrialRow, words: str) -> Path:
 def write_pictures(folder: Path, rows: Sequence[TrialRow], report: str, *, axes: Sequence[str], **how: str) -> Path:
     """Draw the search into PNG files, and into the Images tab of the study's run with the report in its Text tab.
 
-    Args:
-        folder: The study's folder.
-        rows: Its trials.
-        report: What became of it, as text.
-        axes: Two names of parameters (or one), the first to the right and the second upwards.
-        **how: `monitor`, the metric's name, and `mode`, `min` or `max`.
-
-    Returns:
-        The picture of the trials over both axes.
+    Returns the picture of the trials over two parameters (or one), the first to the right and the second upwards.
+    `how` has the `monitor`, a metric's name, and the `mode`, `min` or `max`.
     """
     from torch.utils.tensorboard import SummaryWriter
 
@@ -82,9 +69,7 @@ def _add_png(writer: Any, name: str, png: bytes) -> None:
 def settings(cli: StudyCLI, names: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the trials of a study have in common and may not change between two starts: flag to text.
 
-    Args:
-        cli: The command.
-        names: What is searched, and so may differ.
+    The names are what is searched, and so may differ.
     """
     apart = {"default_root_dir", "accelerator", "devices", "num_nodes", "logger", "profiler"}
     found: dict[str, Any] = {"seed_everything": cli.base_seed}
@@ -107,37 +92,33 @@ def settings(cli: StudyCLI, names: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class StudyReport:
-    """What became of a study, as text.
-
-    Args:
-        name: The study's name.
-        metrics: Names of the objectives.
-        names: What was searched.
-        best: The best trials, best first; with several metrics the Pareto front.
-        rows: All trials that count.
-        importances: Name to its share in the spread of the (first) objective, largest first.
-    """
+    """What became of a study, as text."""
 
     name: str
     metrics: Sequence[str]
-    names: Sequence[str]
-    best: Sequence[TrialRow]
-    rows: Sequence[TrialRow]
-    importances: Mapping[str, float]
+    names: Sequence[str]  # what was searched
+    best: Sequence[TrialRow]  # best first; with several metrics the Pareto front
+    rows: Sequence[TrialRow]  # all trials that count
+    importances: Mapping[str, float]  # name to its share in the spread of the (first) objective, largest first
+
+    @property
+    def short(self) -> dict[str, str]:
+        """Return the short names of what was searched."""
+        return short_names(self.names)
+
+    def short_rows(self) -> list[TrialRow]:
+        """Return the trials with their parameters under short names."""
+        return [replace(row, params={self.short[k]: value for k, value in row.params.items()}) for row in self.rows]
 
     def __str__(self) -> str:
-        """Return the text, several paragraphs."""
         parts = [self._head(), self._table(), self._mattered(), self._verdicts(), self._failures()]
         return "\n\n".join(part for part in parts if part)
 
     def _head(self) -> str:
         states = [row.state for row in self.rows]
         epochs = sum(int(row.attrs.get("epochs", 0)) for row in self.rows)
-        counts = [
-            f"{states.count(state)} {word}"
-            for state, word in (("COMPLETE", "complete"), ("PRUNED", "pruned"), ("FAIL", "failed"))
-            if states.count(state)
-        ]
+        words = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+        counts = [f"{states.count(state)} {word}" for state, word in words.items() if state in states]
         pareto = ", a Pareto front" if len(self.metrics) > 1 else ""
         of = f"{_count(len(states), 'trial')} ({', '.join(counts)}), {_count(epochs, 'epoch')}"
         return f"study {self.name}: {of}{pareto}"
@@ -145,38 +126,28 @@ class StudyReport:
     def _table(self) -> str:
         if not self.best:
             return "No trial came to a value."
-        short = short_names(self.names)
-        head = ["trial", *self.metrics, *short.values(), "verdict", "best epoch", "seconds"]
-        rows = [head]
+        rows = [["trial", *self.metrics, *self.short.values(), "verdict", "best epoch", "seconds"]]
         for row in self.best:
-            values = [shown(row.params[name]) if name in row.params else "–" for name in short]
+            values = [shown(row.params[name]) if name in row.params else "–" for name in self.names]
             seconds = "–" if row.seconds is None else f"{row.seconds:.1f}"
             verdict, epoch = str(row.attrs.get("verdict", "–")), str(row.attrs.get("best_epoch", "–"))
             rows.append([str(row.number), *(f"{v:.6g}" for v in row.values), *values, verdict, epoch, seconds])
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        return "\n".join(
-            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-        )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join(map(str.rjust, row, widths)).rstrip() for row in rows)
 
     def _mattered(self) -> str:
         if not self.importances:
             return ""
-        short = short_names(self.names)
-        shares = ", ".join(f"{short[name]} {100 * share:.0f} %" for name, share in self.importances.items())
+        shares = ", ".join(f"{self.short[name]} {100 * share:.0f} %" for name, share in self.importances.items())
         of = f" for {self.metrics[0]}" if len(self.metrics) > 1 else ""
         return f"What mattered{of}: {shares}"
 
     def _verdicts(self) -> str:
-        short = short_names(self.names)
-        rows = [replace(row, params={short[name]: value for name, value in row.params.items()}) for row in self.rows]
-        lines = [f"  {part}" for part in corners(rows).split("; ") if part]
+        lines = [f"  {part}" for part in corners(self.short_rows()).split("; ") if part]
         return "\n".join(["Where the verdicts fall:", *lines]) if lines else ""
 
     def _failures(self) -> str:
-        failed: dict[str, int] = {}
-        for row in self.rows:
-            if row.state == "FAIL":
-                failed[row.reason or "its process was killed too often"] = failed.get(row.reason, 0) + 1
+        failed = Counter(row.reason or "its process was killed too often" for row in self.rows if row.state == "FAIL")
         return "\n".join(f"failed: {reason} ({_count(count, 'trial')})" for reason, count in failed.items())
 
 

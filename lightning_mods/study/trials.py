@@ -80,7 +80,7 @@ class StudyFits:
         folder = self._run_folder(fit.number, fit.index)
         try:
             one = self._cli.variant(fit.values, seed, folder=folder, callbacks=fit.callbacks, held_out=held_out)
-            limit_threads(one.trainer, one.model, getattr(one.datamodule, "resolved_batch_size", None))
+            limit_threads(one.trainer, one.model, one.datamodule)
             one.trainer.fit(one.model, datamodule=one.datamodule)
         finally:
             torch.set_num_threads(self._threads)  # for a fit after the study
