@@ -24,12 +24,9 @@ class Numbers(Protocol):
 def prediction_rows(
     batches: Iterable[object], class_names: Sequence[str] | None
 ) -> tuple[list[str], Iterator[list[str]]]:
-    """Header and rows of the predictions, in the order of the input.
+    """Return header and rows of what `predict_step` returned: numbers `[B]`, or probabilities `[B, C]`.
 
-    Args:
-        batches: What `predict_step` returned: numbers `[B]`, or probabilities `[B, C]`; taken one by one, as the
-            rows are.
-        class_names: Names of the C classes; None for a regression or a foreign module.
+    Batches are taken one by one, as the rows are. There are no names for a regression or a foreign module.
 
     Raises:
         RunError: A foreign module predicts something that is no table.
@@ -42,13 +39,11 @@ def prediction_rows(
     width = first.shape[1] if first.ndim == 2 else None
     if width is None:
         return ["prediction"], ([_text(value)] for batch in tensors for value in batch.tolist())
+    rows = (row for batch in tensors for row in batch.tolist())
     if class_names is None or len(class_names) != width:
-        return [f"prediction_{i}" for i in range(width)], (
-            [_text(v) for v in row] for b in tensors for row in b.tolist()
-        )
+        return [f"prediction_{i}" for i in range(width)], ([*map(_text, row)] for row in rows)
     header = ["prediction", *(f"probability_{name}" for name in class_names)]
-    rows = ([class_names[row.index(max(row))], *map(_text, row)] for batch in tensors for row in batch.tolist())
-    return header, rows
+    return header, ([class_names[row.index(max(row))], *map(_text, row)] for row in rows)
 
 
 def _text(value: float) -> str:
@@ -56,11 +51,7 @@ def _text(value: float) -> str:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
-    """Write a CSV and return its number of rows; on an error the file that was there stays.
-
-    Raises:
-        OSError: The folder is not there, not writable, or the disk is full.
-    """
+    """Write a CSV and return its number of rows; on an error the file that was there stays."""
     if path.exists() and not path.is_file():
         if path.is_dir():
             raise RunError(f"--output needs a file; {path} is a folder.")
@@ -73,8 +64,4 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) 
 def _write(file: TextIO, header: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(header)
-    count = 0
-    for row in rows:
-        writer.writerow(row)
-        count += 1
-    return count
+    return sum(1 for row in rows if writer.writerow(row))

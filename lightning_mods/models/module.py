@@ -178,15 +178,9 @@ class MLPModule(LightningModule, ABC):
     def scores(
         self, predictions: Sequence[Tensor], targets: Sequence[Tensor], names: Sequence[str]
     ) -> dict[str, Tensor]:
-        """Return some of the metrics for many trials, as they are logged for one.
+        """Return some of `metric_names` for many trials `[T]`, as they are logged for one.
 
-        Args:
-            predictions: Of each batch, `[T, B, ...]`.
-            targets: Of each batch, `[B]`.
-            names: Which ones, of `metric_names`.
-
-        Returns:
-            Name to `[T]`.
+        From each batch's predictions `[T, B, ...]` and targets `[B]`.
         """
         return scores_one_by_one(self.metrics(), predictions, targets, names)
 
@@ -195,15 +189,10 @@ class MLPModule(LightningModule, ABC):
         return worth_together([parameter.shape for parameter in self.network.parameters()], rows)
 
     def trial_group(self, rates: Sequence[Mapping[str, float]], *, seed: int, **how: Any) -> TrialGroup | None:
-        """Make a group of fits from the weights as they are, trained together.
+        """Make a group of fits from the weights as they are, trained together; None if the way to train is not known.
 
-        Args:
-            rates: For each fit, by name, the lr, momentum, weight_decay or dropout that differs from the module's own.
-            seed: That of the run, for the dropout.
-            **how: As for `TrialGroup`.
-
-        Returns:
-            The group; None if the module trains in a way that is not known.
+        `rates` has for each fit the lr, momentum, weight_decay or dropout that differs from the module's own; the `seed` is
+        that of the run, for the dropout; `how` as for `TrialGroup`.
         """
         rule = self.loss_rule()
         own = type(self).configure_optimizers is MLPModule.configure_optimizers

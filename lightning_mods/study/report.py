@@ -18,7 +18,7 @@ RUN = "study"  # the run of the study itself, beside those of its trials
 
 
 def write_best(cli: StudyCLI, folder: Path, row: TrialRow, words: str) -> Path:
-    """Write the whole configuration of a trial's fit, to be given to `fit --config`; its first line says in words which."""
+    """Write the whole configuration of a trial's fit, to be given to `fit --config`, under a line of words on it."""
     config = cli.config_with(row.params, cli.base_seed)
     for own in ("study", "space", "config"):
         config.pop(own, None)

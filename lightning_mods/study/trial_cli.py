@@ -45,15 +45,10 @@ def check_folds(data: object, folds: int) -> None:
 
 
 def fold(data: TabularDataModule, index: int, folds: int) -> None:
-    """Let a data module train on all folds but one, and validate on that one.
+    """Let a data module, a copy that nobody else uses, train on all folds but one, and validate on that one.
 
     Every fold has its share of each class, or of low and high targets. The columns stay encoded as they were learned
     from the training rows of the fit.
-
-    Args:
-        data: A copy that nobody else uses.
-        index: Which fold to validate on, from 0.
-        folds: How many there are, at least 2.
     """
     rows = _both(data)
     assert rows.y is not None
@@ -72,10 +67,9 @@ def _both(data: TabularDataModule) -> Rows:
     parts = [data.train_dataloader().dataset]
     loader = data.val_dataloader()
     parts += [] if isinstance(loader, list) else [loader.dataset]
-    tables = [part for part in parts if isinstance(part, Rows) and part.y is not None]
-    return Rows(
-        torch.cat([table.x for table in tables]), torch.cat([table.y for table in tables if table.y is not None])
-    )
+    tables = [(part.x, part.y) for part in parts if isinstance(part, Rows) and part.y is not None]
+    x, y = zip(*tables, strict=True)
+    return Rows(torch.cat(x), torch.cat(y))
 
 
 def _some(rows: Rows, at: torch.Tensor) -> Rows:
@@ -86,11 +80,7 @@ _SECTIONS = ("model", "data", "optimizer", "lr_scheduler")
 
 
 class StudyCLI(ModsCLI):
-    """The CLI of a study: its own model, data and trainer are only looked at; each trial gets fresh ones.
-
-    Args:
-        line: The command line.
-    """
+    """The CLI of a study: its own model, data and trainer are only looked at; each trial gets fresh ones."""
 
     def __init__(self, line: CommandLine) -> None:
         self.trial_callbacks: list[Callback] = []
@@ -118,9 +108,7 @@ class StudyCLI(ModsCLI):
     def class_of(self, section: str) -> type | None:
         """Return the class chosen for `model`, `data`, `optimizer` or `lr_scheduler`; None for none."""
         chosen = self.config.get(section)
-        if chosen is None:
-            return None
-        found: type = import_class(chosen.class_path)
+        found: type | None = None if chosen is None else import_class(chosen.class_path)
         return found
 
     def value(self, name: str) -> Any:
@@ -142,12 +130,7 @@ class StudyCLI(ModsCLI):
     # --------------------------------------------------------------------- making
 
     def config_with(self, values: Mapping[str, Any], seed: int) -> Namespace:
-        """Return the configuration of a trial's fit.
-
-        Args:
-            values: Flag, such as `model.lr`, to its value.
-            seed: For `--seed_everything`.
-        """
+        """Return the configuration of a trial's fit, with its seed and the values of flags such as `model.lr`."""
         config: Namespace = self.config.clone()
         config.seed_everything = seed
         for name, value in values.items():
@@ -165,12 +148,7 @@ class StudyCLI(ModsCLI):
     ) -> "StudyCLI":
         """Make a fit with other values: a fresh model, data module and trainer, as a command of its own would.
 
-        Args:
-            values: Flag, such as `model.lr`, to its value.
-            seed: For `--seed_everything`.
-            folder: Where its logger writes; None for no logger.
-            callbacks: For its trainer.
-            held_out: The fold to validate on; None for the validation rows.
+        Its logger writes into the folder; with None there is none. `held_out` is the fold to validate on, if any.
         """
         twin = copy.copy(self)
         twin.config = self.config_with(values, seed)
@@ -207,9 +185,8 @@ class StudyCLI(ModsCLI):
         """Make a trainer that is quick and quiet: no bar, no checkpoints unless asked for, one TensorBoard run."""
         config = self.config_init.trainer
         if self.trial_folder is not None and config.logger in (None, True):
-            config.logger = TensorBoardLogger(
-                self.trial_folder.parent, name="", version=self.trial_folder.name, default_hp_metric=False
-            )
+            root, run = self.trial_folder.parent, self.trial_folder.name
+            config.logger = TensorBoardLogger(root, name="", version=run, default_hp_metric=False)
         if self.line.said("trainer.devices") is None:
             config.devices = 1
         return super().instantiate_trainer(**kwargs)
@@ -223,16 +200,14 @@ class StudyCLI(ModsCLI):
         given = config.callbacks or []
         given = [each for each in (given if isinstance(given, list) else [given]) if not isinstance(each, ProgressBar)]
         config.enable_progress_bar = False
-        config.enable_checkpointing = bool(config.enable_checkpointing) or any(
-            isinstance(each, Checkpoint) for each in given
-        )
+        config.enable_checkpointing = bool(config.enable_checkpointing) or any(isinstance(c, Checkpoint) for c in given)
         return [*given, *self.trial_callbacks, *([CloseLoggers()] if self.trial_folder is not None else [])]
 
 
 def _holder(config: Namespace, name: str) -> Any:
     """The part of a configuration that holds a flag."""
-    section = config[name.partition(".")[0]]
-    return section.init_args if name.partition(".")[0] in _SECTIONS else section
+    section = name.partition(".")[0]
+    return config[section].init_args if section in _SECTIONS else config[section]
 
 
 def default_of(cli: StudyCLI, name: str) -> Any:
@@ -242,7 +217,7 @@ def default_of(cli: StudyCLI, name: str) -> Any:
         made = vars(each).get("__init__")
         found = inspect.signature(made).parameters.get(name.partition(".")[2]) if made else None
         if found is not None:
-            return None if found.default is inspect.Parameter.empty else found.default
+            return None if found.default is found.empty else found.default
     return None
 
 
@@ -308,15 +283,7 @@ LR = "log 1e-4..1"
 
 
 def asked_space(line: CommandLine) -> tuple[CommandLine, dict[str, Any]]:
-    """Take the space out of a command line.
-
-    Args:
-        line: The command line.
-
-    Returns:
-        The other flags, with the whole space as one `--space`, and the space: dotted name to what was said of it,
-        later words winning.
-    """
+    """Return the line with the whole space as one `--space`, and the space: name to what was said of it last."""
     asked: dict[str, Any] = {}
     for flag in line.flags:
         name, value = flag.name, flag.value
@@ -342,20 +309,15 @@ def _flat(found: Any, where: str, above: str = "") -> dict[str, Any]:
 
 
 def build_space(cli: StudyCLI, line: CommandLine, asked: Mapping[str, Any]) -> Space:
-    """Return the space of a study.
-
-    Args:
-        cli: The command, its classes made.
-        line: The flags as they were typed, to see what was given by hand.
-        asked: What is to be searched, from `asked_space`.
+    """Return the space of a study, without what was given by hand.
 
     Raises:
         UsageError: A name that is no flag, a range that is none, or nothing to search.
     """
     known = _flags_there_are(cli)
     for name in asked:
-        if name.startswith(("optimizer.", "lr_scheduler.")) and cli.config.get(name.partition(".")[0]) is None:
-            group = name.partition(".")[0]
+        group = name.partition(".")[0]
+        if group in _EXAMPLE and "." in name and cli.config.get(group) is None:
             raise UsageError(f"--space.{name} needs --{group}=CLASS, such as --{group}={_EXAMPLE[group]}.")
     searched = CommandLine.parse("study", [f"--space.{name}=" for name in asked])
     searched.refuse_unknown(f"space.{name}" for name in known)

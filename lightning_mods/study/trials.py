@@ -29,10 +29,7 @@ if TYPE_CHECKING:
 class StudyFits:
     """Makes the fits of a study's trials, and the runners that train them.
 
-    Args:
-        cli: The command.
-        space: Names that are searched.
-        folder: The study's folder; a trial's TensorBoard run is `trial_NUMBER` in it.
+    A trial's TensorBoard run is `trial_NUMBER` in the study's folder.
     """
 
     def __init__(self, cli: StudyCLI, space: Iterable[str], folder: Path) -> None:
@@ -43,11 +40,7 @@ class StudyFits:
         self._templates: dict[tuple[str, int], StudyCLI] = {}
 
     def runner(self, *, ended: bool = True) -> TrialRunner:
-        """Make the runner of one trial after the other.
-
-        Args:
-            ended: Whether to look after a trial that has ended; not in a rank of it, which has no study.
-        """
+        """Make the runner of one trial after the other; `ended` looks after them, not in a rank, which has no study."""
         flags = self._flags
         settings = TrialSettings(
             flags.metrics,
@@ -69,11 +62,7 @@ class StudyFits:
         )
 
     def fit(self, fit: TrialFit) -> Trainer:
-        """Train a fit as a command of its own would, and return its trainer.
-
-        Raises:
-            SearchError: A metric that is never logged.
-        """
+        """Train a fit as a command of its own would, and return its trainer."""
         torch.set_num_threads(self._threads)  # as many as a fit of its own would begin with
         fit.observer.improved = _HParamsRow(fit.observer, self._params(fit.values), self._flags.metrics)
         seed, held_out = self._seed_and_fold(fit.index)
