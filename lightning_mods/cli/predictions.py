@@ -64,4 +64,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) 
 def _write(file: TextIO, header: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(header)
-    return sum(1 for row in rows if writer.writerow(row))
+    count = 0
+    for count, row in enumerate(rows, 1):  # noqa: B007  # the last is the number of all
+        writer.writerow(row)
+    return count

@@ -62,8 +62,8 @@ def class_mean_auroc(probabilities: Tensor, classes: Tensor) -> Tensor:
 
     Exact, not binned. The area is the share of pairs of a row of the class and another row that are in the right
     order, ties counting half (Mann and Whitney 1947, https://doi.org/10.1214/aoms/1177730491), from ranks.
-    From probabilities `[N, C]` and true classes `[N]`; NaN where all rows are of one class, as there is nothing to rank,
-    or where a probability is NaN.
+    From probabilities `[N, C]` and true classes `[N]`; NaN where all rows are of one class, as there is nothing to
+    rank, or where a probability is NaN.
     """
     if probabilities.isnan().any():
         return probabilities.new_tensor(float("nan"))

@@ -191,7 +191,7 @@ class MLPModule(LightningModule, ABC):
     def trial_group(self, rates: Sequence[Mapping[str, float]], *, seed: int, **how: Any) -> TrialGroup | None:
         """Make a group of fits from the weights as they are, trained together; None if the way to train is not known.
 
-        `rates` has for each fit the lr, momentum, weight_decay or dropout that differs from the module's own; the `seed` is
+        `rates` has for each fit the lr, momentum, weight_decay or dropout that differs from the module's own; `seed` is
         that of the run, for the dropout; `how` as for `TrialGroup`.
         """
         rule = self.loss_rule()

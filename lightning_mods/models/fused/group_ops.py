@@ -185,6 +185,12 @@ class Linear:
         return self._below
 
 
+def _random(device: torch.device, *shapes: Sequence[int]) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    drawn = (torch.randn(_TRIED, *shape, generator=draw) for shape in shapes)
+    return [aligned(*values.shape, device=device).copy_(values) for values in drawn]
+
+
 @cache
 def is_equal(kind: str, rows: int, inner: int, outer: int, shared: bool, device: torch.device) -> bool:
     """Whether the batched product `forward`, `weight` or `input` equals the single ones, tried on random numbers.
@@ -193,12 +199,7 @@ def is_equal(kind: str, rows: int, inner: int, outer: int, shared: bool, device:
     has loops of its own for it; and other libraries of linear algebra may differ elsewhere. With `shared`, all trials
     have the same input.
     """
-    draw = torch.Generator().manual_seed(0)
-
-    def random(*shape: int) -> Tensor:
-        return aligned(_TRIED, *shape, device=device).copy_(torch.randn(_TRIED, *shape, generator=draw))
-
-    weights, biases, x, grads = random(outer, inner), random(outer), random(rows, inner), random(rows, outer)
+    weights, biases, x, grads = _random(device, (outer, inner), (outer,), (rows, inner), (rows, outer))
     every = x[:1].expand_as(x) if shared else x
     parts = [tuple(each[t].clone() for each in (weights, biases, every, grads)) for t in range(_TRIED)]
     out = aligned(_TRIED, *{"forward": (rows, outer), "weight": (outer, inner), "input": (rows, inner)}[kind])
@@ -246,13 +247,7 @@ def _is_equal(rule: Activation, rows: int, width: int, device: torch.device) -> 
 
     GELU does not where a trial's values end within a vector: torch hands it to oneDNN only if it lies in one piece.
     """
-    draw = torch.Generator().manual_seed(0)
-
-    def random() -> Tensor:
-        values = torch.randn(_TRIED, rows, width, generator=draw)
-        return aligned(_TRIED, rows, width, device=device).copy_(values)
-
-    z, grad = random(), random()
+    z, grad = _random(device, (rows, width), (rows, width))
     single = [(each.clone(), g.clone()) for each, g in zip(z, grad, strict=True)]
     h = rule.forward(z)
     slope = rule.backward(grad, z, h)

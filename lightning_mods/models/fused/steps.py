@@ -196,22 +196,14 @@ class FastSteps:
         self._may_graph = True
         self._careful = 0  # mini-batches to leave to the loop
 
-    @property
-    def possible(self) -> bool:
-        """Whether this fit is one of those that can be written out."""
-        return self._most >= 1 and _is_plain(self._trainer)
-
-    def open(self) -> None:
-        """Begin to take mini-batches."""
-        self._loader.ahead = self._advance
-
     def close(self) -> None:
         """Leave the loader alone."""
         self._loader.ahead = None
 
     # ------------------------------------------------------------------ before each mini-batch of the loop
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
+        """Take the mini-batches that nobody has to see."""
         free = self._free()
         if free < 1 or not _is_plain(self._trainer):  # a callback may have changed what a step is
             return
@@ -245,10 +237,8 @@ class FastSteps:
                     self._careful = 0 if losses else 100  # a size that has to go through the loop, or all of them
                     break
                 self._begin_batch(first + ahead)
-                if readings.next <= ahead:
-                    losses.append(self._read((x, y), rule, readings, ahead))
-                else:
-                    losses.append(self._step(x, y, rule))
+                is_read = readings.next <= ahead
+                losses.append(self._read((x, y), rule, readings, ahead) if is_read else self._step(x, y, rule))
                 rows.append((x, y))
         if not losses:
             return
@@ -327,13 +317,13 @@ def open_fast_steps(
     if not isinstance(loader, Loader):
         return None
     loader.ahead = None
-    if most == 1 or (chain := module.chain_rule()) is None:
-        return None
     limit = math.inf if most == "auto" else most - 1
-    steps = FastSteps(trainer, module, begin_batch=begin_batch, chain=chain, loader=loader, most=limit)
-    if not steps.possible or (steps.has_strangers and most == "auto"):
+    if limit < 1 or not _is_plain(trainer) or (chain := module.chain_rule()) is None:
         return None
-    steps.open()
+    steps = FastSteps(trainer, module, begin_batch=begin_batch, chain=chain, loader=loader, most=limit)
+    if steps.has_strangers and most == "auto":
+        return None
+    loader.ahead = steps.advance
     return steps
 
 
