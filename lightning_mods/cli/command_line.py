@@ -49,11 +49,7 @@ class CommandLine:
 
     @classmethod
     def parse(cls, verb: str, args: Sequence[str], *, configs: bool = True) -> "CommandLine":
-        """Take the words of a command line apart; with `configs`, read the files that `--config` names.
-
-        Raises:
-            UsageError: A configuration file is not there or is not YAML.
-        """
+        """Take the words of a command line apart; with `configs`, read the files that `--config` names."""
         return cls(verb, tuple(_flags(args, configs)))
 
     @property
@@ -170,11 +166,7 @@ def _looked_up(config: Any, key: str) -> Any:
 
 
 def read_config(text: str) -> dict[str, Any]:
-    """Read the sections of a configuration file, given by its path or as JSON.
-
-    Raises:
-        UsageError: It is not there, is no YAML, or has no sections.
-    """
+    """Read the sections of a YAML file, given by its path or as JSON; a UsageError says why they cannot be read."""
     import yaml  # here, as a prediction with an exported model needs none of it
 
     try:

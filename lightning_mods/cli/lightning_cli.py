@@ -300,11 +300,7 @@ def _with_checkpoint_io(plugins: Any) -> list[Any]:
 
 
 def reference(line: CommandLine) -> Reference:
-    """Ask the parser for the flags of a verb, with the model and data module that a command line names.
-
-    Raises:
-        UsageError: There is no such class.
-    """
+    """Ask the parser for the flags of a verb, with the model and data module that a command line names."""
     parser = ArgumentParser(
         prog=f"python -m lightning_mods.{line.verb}",
         usage=f"python -m lightning_mods.{line.verb} {EXAMPLES[line.verb]}",

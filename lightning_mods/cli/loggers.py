@@ -48,11 +48,7 @@ _PLAIN = ("true", "false", "null", "none", "")
 
 
 def with_named_loggers(line: CommandLine) -> CommandLine:
-    """Put classes in place of loggers' short names, also in `--config` files.
-
-    Raises:
-        UsageError: There is no such name, or the package it needs is not installed.
-    """
+    """Put classes in place of loggers' short names, also in `--config` files, if the packages they need are there."""
     flags = []
     for flag in line.flags:
         if flag.name == LOGGER_FLAG and flag.value is not None and flag.value.lower() not in _PLAIN:

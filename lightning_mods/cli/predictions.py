@@ -26,10 +26,8 @@ def prediction_rows(
 ) -> tuple[list[str], Iterator[list[str]]]:
     """Return header and rows of what `predict_step` returned: numbers `[B]`, or probabilities `[B, C]`.
 
-    Batches are taken one by one, as the rows are. There are no names for a regression or a foreign module.
-
-    Raises:
-        RunError: A foreign module predicts something that is no table.
+    Batches are taken one by one, as the rows are. There are no names for a regression or a foreign module; a RunError
+    says that a foreign module predicts something that is no table.
     """
     tables = (batch for batch in batches if isinstance(batch, Numbers))
     first = next(tables, None)

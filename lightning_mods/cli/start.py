@@ -43,8 +43,7 @@ _LIBRARIES = ("torch", "pytorch_lightning", "jsonargparse", "docstring_parser")
 def start(verb: str, args: Sequence[str] | None, *, whole_process: bool = False) -> None:
     """Run a verb with its flags; None for those of the process, which then is nothing but the verb (`whole_process`).
 
-    Raises:
-        SystemExit: With code 2 after one line, if the flags are wrong.
+    Wrong flags end it with code 2 after one line.
     """
     whole_process = whole_process or args is None
     load = _work_at_once if whole_process else _work  # garbage that others have made should be looked for

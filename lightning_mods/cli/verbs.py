@@ -31,10 +31,7 @@ from lightning_mods.runs.checkpoints import epochs_done, metrics_in, read_checkp
 
 
 def run(line: CommandLine, act: Callable[[ModsCLI, Path | None], None]) -> None:
-    """Parse, instantiate and act for a verb, with the CLI and the checkpoint that `--ckpt_path` means.
-
-    A person's mistake ends in one line and exit code 2.
-    """
+    """Parse, instantiate and act for a verb, with the CLI and the checkpoint that `--ckpt_path` means."""
     with mistakes_in_one_line(line.verb):
         quiet()
         line = line.without_sections("study", "space")

@@ -30,11 +30,7 @@ if TYPE_CHECKING:
 
 
 class StudyCommand:
-    """Holds a study as a command line describes it, and takes part in it.
-
-    Raises:
-        UsageError: What is wrong with the line.
-    """
+    """Holds a study as a command line describes it, and takes part in it; a UsageError says what is wrong with the line."""
 
     def __init__(self, line: CommandLine) -> None:
         self.line = line
@@ -112,12 +108,7 @@ class OpenStudy:
 
 
 def open_study(study: StudyCommand) -> OpenStudy:
-    """Open the study and note down what all its trials have in common.
-
-    Raises:
-        SearchError: The storage cannot be used, or its study has another space or direction.
-        UsageError: Its trials were trained with other flags.
-    """
+    """Open the study and note down what all its trials have in common; it must have been begun with the same flags."""
     new_files = tuple(path for path in _files(study) if not path.exists())
     try:
         opened, before = study.look()
@@ -179,8 +170,7 @@ _REFIT = "refit"  # user attribute of the study: which trial was fitted anew, an
 def finish(study: StudyCommand, *, interrupted: bool = False) -> None:
     """Say and write what the study came to; fit the best trial anew if it was not interrupted.
 
-    Raises:
-        SystemExit: With code 1, if all workers ended before the study was done.
+    Ends with code 1 if all workers ended before the study was done.
     """
     opened, now = study.look()
     rows = rows_of(opened, study.space)

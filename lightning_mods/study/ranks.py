@@ -135,11 +135,7 @@ _PORTS = 3  # attempts to meet at a port that nobody else took in between
 
 
 def check_ranks(trainer: Trainer) -> None:
-    """See that a study can start the processes of a command line's fit.
-
-    Raises:
-        UsageError: It cannot.
-    """
+    """Raise a UsageError if a study cannot start the processes of a command line's fit."""
     if trainer.world_size == 1:
         return
     strategy: Any = trainer.strategy

@@ -32,11 +32,7 @@ from lightning_mods.loggers.views import CloseLoggers
 
 
 def check_folds(data: object, folds: int) -> None:
-    """See that the data module can be folded.
-
-    Raises:
-        UsageError: It is not ours, or has too few rows.
-    """
+    """Raise a UsageError if the data module cannot be folded: it is not ours, or has too few rows."""
     if not isinstance(data, TabularDataModule):
         raise UsageError("--study.folds needs --data=TabularDataModule; --study.seeds works with any data.")
     rows = len(_both(data))
@@ -142,14 +138,11 @@ class StudyCLI(ModsCLI):
         values: Mapping[str, Any],
         seed: int,
         *,
-        folder: Path | None = None,
+        folder: Path | None = None,  # where its logger writes; None for no logger
         callbacks: Sequence[Callback] = (),
-        held_out: int | None = None,
+        held_out: int | None = None,  # the fold to validate on; None for the validation rows
     ) -> "StudyCLI":
-        """Make a fit with other values: a fresh model, data module and trainer, as a command of its own would.
-
-        Its logger writes into the folder; with None there is none. `held_out` is the fold to validate on, if any.
-        """
+        """Make a fit with other values: a fresh model, data module and trainer, as a command of its own would."""
         twin = copy.copy(self)
         twin.config = self.config_with(values, seed)
         twin.trial_callbacks, twin.trial_folder = list(callbacks), folder
@@ -309,11 +302,7 @@ def _flat(found: Any, where: str, above: str = "") -> dict[str, Any]:
 
 
 def build_space(cli: StudyCLI, line: CommandLine, asked: Mapping[str, Any]) -> Space:
-    """Return the space of a study, without what was given by hand.
-
-    Raises:
-        UsageError: A name that is no flag, a range that is none, or nothing to search.
-    """
+    """Return the space that is asked for and left to the study, without what the line as it was typed gives by hand."""
     known = _flags_there_are(cli)
     for name in asked:
         group = name.partition(".")[0]
@@ -337,11 +326,7 @@ def build_space(cli: StudyCLI, line: CommandLine, asked: Mapping[str, Any]) -> S
 
 
 def check_space(cli: StudyCLI, space: Space) -> None:
-    """See that the flags take what may be drawn: the bounds of a range, and every choice of a list.
-
-    Raises:
-        UsageError: One of them does not.
-    """
+    """Raise a UsageError if a flag does not take what may be drawn: the bounds of a range, and every choice of a list."""
     tried = {name: dimension.levels(2)[:_MANY] for name, dimension in space.items()}
     # All first values together, then all second ones, and so on: each look makes a model.
     rounds = zip_longest(*([(name, value) for value in values] for name, values in tried.items()))

@@ -183,9 +183,6 @@ class TrialGroup:
     """Fits from the same weights on the same batches, a learning rate, momentum, weight decay and dropout each.
 
     Curves and weights are, to the last bit, those of Lightning's fit of the module on one thread.
-
-    Raises:
-        ValueError: A monitor that is not logged.
     """
 
     def __init__(
