@@ -33,7 +33,7 @@ from datamodules import TabularDataModule
 from lightning_mods.cli.classes import BY_TASK, CLASS_KEYS, OURS, find_class, own_arguments, with_classes
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
 from lightning_mods.cli.flags import ABOUT, EXAMPLES, LINKED, MAX_EPOCHS, Reference, add_verb_arguments
-from lightning_mods.cli.loggers import LOGGER_FLAG, RunPlace, asks_for_logger, with_places
+from lightning_mods.cli.loggers import LOGGER_FLAG, RunPlace, as_list, asks_for_logger, with_places
 from lightning_mods.loggers.progress import Announcement, EpochTimer, ProgressLines, progress_callbacks
 from lightning_mods.loggers.tensorboard import EventLogger
 from lightning_mods.loggers.terminal import say
@@ -228,8 +228,7 @@ class ModsCLI(LightningCLI):
         return Path(self.config.trainer.default_root_dir or ".")
 
     def _callbacks(self, config: Namespace) -> list[Any]:
-        given = config.callbacks or []
-        given = list(given) if isinstance(given, list) else [given]
+        given = as_list(config.callbacks)
         ours: list[Any] = progress_callbacks(given) if config.enable_progress_bar is not False else []
         if any(isinstance(callback, ProgressLines) for callback in ours):
             config.enable_progress_bar = False
@@ -251,7 +250,7 @@ class ModsCLI(LightningCLI):
             "gradients": GradientLogger,
             "graph": GraphLogger,
         }
-        asked = [self.config.watch] if isinstance(self.config.watch, str) else self.config.watch
+        asked = as_list(self.config.watch)
         chosen = [kind for word, kind in kinds.items() if word in asked and not any(isinstance(c, kind) for c in given)]
         # The verb itself has the last word of the first two, after its table.
         return [kind(closing=False) if kind in (FitMonitor, GradientMonitor) else kind() for kind in chosen]
@@ -285,8 +284,7 @@ class ModsCLI(LightningCLI):
 
     def _give_run_folder(self, config: Namespace) -> None:
         """Make the run's folder the trainer's root where loggers know none, so that it holds the checkpoints."""
-        first = config.logger[0] if isinstance(config.logger, list | tuple) else config.logger
-        if isinstance(first, TensorBoardLogger | CSVLogger):
+        if isinstance(as_list(config.logger)[0], TensorBoardLogger | CSVLogger):
             return
         config.default_root_dir = str(self.place.folder)
         for callback in config.callbacks:
@@ -295,7 +293,7 @@ class ModsCLI(LightningCLI):
 
 
 def _with_checkpoint_io(plugins: Any) -> list[Any]:
-    given = [] if plugins is None else list(plugins) if isinstance(plugins, list) else [plugins]
+    given = as_list(plugins)
     return given if any(isinstance(plugin, CheckpointIO) for plugin in given) else [*given, AtomicCheckpointIO()]
 
 

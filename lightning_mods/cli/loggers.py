@@ -111,16 +111,17 @@ class RunPlace:
 
 def asks_for_logger(logger: Any) -> bool:
     """Whether `trainer.logger`, as it was parsed, names a class; true, false and none name none."""
-    return any(getattr(each, "class_path", None) for each in _each(logger))
+    return any(getattr(each, "class_path", None) for each in as_list(logger))
 
 
-def _each(logger: Any) -> list[Any]:
-    return list(logger) if isinstance(logger, list | tuple) else [logger]
+def as_list(said: Any) -> list[Any]:
+    """Return what is said of a flag that takes one or several as several; none for None."""
+    return list(said) if isinstance(said, list | tuple) else [] if said is None else [said]
 
 
 def with_places(logger: Any, place: RunPlace) -> Any:
     """Tell each logger of `trainer.logger`, as it was parsed, where to write, where it was not told."""
-    placed = [_placed(each, place) for each in _each(logger)]
+    placed = [_placed(each, place) for each in as_list(logger)]
     return placed if isinstance(logger, list | tuple) else placed[0]
 
 

@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from optuna import Study
 
 
+_PLANNED = ("name", "n_trials", "timeout", "sampler", "pruner", "seed")  # flags of a study that make its plan
+
+
 class StudyCommand:
-    """Holds a study as a command line describes it, and takes part in it; a UsageError says what is wrong with the line."""
+    """Holds a study as a command line describes it, and takes part in it; a UsageError says if it cannot."""
 
     def __init__(self, line: CommandLine) -> None:
         self.line = line
@@ -45,9 +48,7 @@ class StudyCommand:
         self.root = Path(self.cli.config.trainer.default_root_dir or ".")
         self.folder = self.flags.folder(self.root)
         self.storage = self.flags.place(self.root)
-        same = {
-            name: getattr(self.flags, name) for name in ("name", "n_trials", "timeout", "sampler", "pruner", "seed")
-        }
+        same = {name: getattr(self.flags, name) for name in _PLANNED}
         self.plan = Plan(directions=tuple(self.flags.directions), **same)
         self.plan.check()
 

@@ -67,7 +67,7 @@ def _add_png(writer: Any, name: str, png: bytes) -> None:
 
 
 def settings(cli: StudyCLI, names: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what trials have in common and may not change between two starts, flag to text, but for what is searched."""
+    """Return what trials have in common and may not change between two starts, flag to text; not what is searched."""
     apart = {"default_root_dir", "accelerator", "devices", "num_nodes", "logger", "profiler"}
     found: dict[str, Any] = {"seed_everything": cli.base_seed}
     for section in ("model", "data", "optimizer", "lr_scheduler", "trainer"):

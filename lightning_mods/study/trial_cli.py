@@ -26,7 +26,7 @@ from lightning_mods.cli.classes import import_class, own_arguments
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line, read_config
 from lightning_mods.cli.flags import LINKED, StudyFlags
 from lightning_mods.cli.lightning_cli import ModsCLI
-from lightning_mods.cli.loggers import RunPlace, asks_for_logger, with_places
+from lightning_mods.cli.loggers import RunPlace, as_list, asks_for_logger, with_places
 from lightning_mods.loggers.terminal import say
 from lightning_mods.loggers.views import CloseLoggers
 
@@ -92,8 +92,7 @@ class StudyCLI(ModsCLI):
     def before_instantiate_classes(self) -> None:
         """Leave out the search of a `fit`: the study does it, and a trial must not search in turn."""
         super().before_instantiate_classes()
-        given = self.config.trainer.callbacks or []
-        given = given if isinstance(given, list) else [given]
+        given = as_list(self.config.trainer.callbacks)
         kept = [each for each in given if each.class_path.rpartition(".")[2] != OptunaSearch.__name__]
         if len(kept) < len(given):
             say("note: OptunaSearch is left out, the study searches.")
@@ -190,8 +189,7 @@ class StudyCLI(ModsCLI):
         return super().root if self.trial_folder is None else self.trial_folder
 
     def _callbacks(self, config: Namespace) -> list[Any]:
-        given = config.callbacks or []
-        given = [each for each in (given if isinstance(given, list) else [given]) if not isinstance(each, ProgressBar)]
+        given = [each for each in as_list(config.callbacks) if not isinstance(each, ProgressBar)]
         config.enable_progress_bar = False
         config.enable_checkpointing = bool(config.enable_checkpointing) or any(isinstance(c, Checkpoint) for c in given)
         return [*given, *self.trial_callbacks, *([CloseLoggers()] if self.trial_folder is not None else [])]
@@ -326,7 +324,7 @@ def build_space(cli: StudyCLI, line: CommandLine, asked: Mapping[str, Any]) -> S
 
 
 def check_space(cli: StudyCLI, space: Space) -> None:
-    """Raise a UsageError if a flag does not take what may be drawn: the bounds of a range, and every choice of a list."""
+    """Raise a UsageError if a flag does not take what may be drawn: the bounds of a range, every choice of a list."""
     tried = {name: dimension.levels(2)[:_MANY] for name, dimension in space.items()}
     # All first values together, then all second ones, and so on: each look makes a model.
     rounds = zip_longest(*([(name, value) for value in values] for name, values in tried.items()))
