@@ -25,7 +25,7 @@ CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 
 
 def find_class(name: str, base: type) -> type:
-    """Return the subclass of `base` that a dotted path means, or the short name of one that is imported; else a UsageError."""
+    """Return the subclass of `base` that a dotted path means, or the short name of one imported; else a UsageError."""
     if name in OURS and issubclass(OURS[name], base):
         return OURS[name]
     module, _, short = name.rpartition(".")

@@ -202,7 +202,7 @@ class MLPModule(LightningModule, ABC):
         # On the CPU only: each trial there is, to the last bit, what it would be alone.
         if rule is None or not ours or not plain or self.chain_rule() is None or self.device.type != "cpu":
             return None
-        return TrialGroup.of(self, rule, rates, seed=mixed_seed(seed, 0), **how)  # 0: of rank zero
+        return TrialGroup(self, rule, rates, seed=mixed_seed(seed, 0), **how)  # 0: of rank zero
 
     # ------------------------------------------------------------------ epochs
 

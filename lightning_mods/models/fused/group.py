@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +95,7 @@ class GroupNetwork:
             h = as_aligned(activation.forward(layer.forward(h)))
         return layers[-1].forward(h)
 
-    def step(self, x: Tensor, y: Tensor, seed: int | None) -> Tensor:
+    def step(self, x: Tensor, y: Tensor, seed: int) -> Tensor:
         """Take a mini-batch, rows `[B, F]` and targets `[B]`, forward, backward and update for all.
 
         Returns what makes up the loss before the update, see `GroupLoss.values`.
@@ -142,7 +142,7 @@ class GroupNetwork:
             self._layers[rows] = [Linear(*each, rows=rows, first=i == 0) for i, each in enumerate(pairs)]
         return self._layers[rows]
 
-    def _noises(self, rows: int, seed: int | None) -> Sequence[Tensor | None]:
+    def _noises(self, rows: int, seed: int) -> Sequence[Tensor | None]:
         """Return what each hidden layer's values are multiplied by, drawn as torch draws it for a trial alone."""
         widths = [shape[0] for shape in self.shapes[0:-2:2]]
         shares = {r.dropout for r in self.rates}
@@ -150,8 +150,7 @@ class GroupNetwork:
             return [None] * len(widths)
         drawn: dict[float, list[Tensor]] = {}
         for p in shares:
-            if seed is not None:
-                self._draw.manual_seed(seed)
+            self._draw.manual_seed(seed)
             draws = [torch.ones(rows, width) for width in widths]
             drawn[p] = [each.bernoulli_(1 - p, generator=self._draw).div_(1 - p) for each in draws] if p else draws
         if len(shares) == 1:
@@ -187,45 +186,34 @@ class TrialGroup:
 
     def __init__(
         self,
-        learner: Learner,
-        layers: nn.Sequential,  # with the weights to begin with
-        loss: GroupLoss,
-        rates: Sequence[Rates],
+        module: Any,  # satisfies `Learner`, and has the layers of an MLP in `network.layers`, to begin with
+        rule: LossRule,
+        rates: Sequence[Mapping[str, float]],  # of each trial, by name, what differs from the module's own
         *,
+        seed: int,  # of the run's dropout
         train: DataLoader[Batch],  # its sampler has `set_epoch`
         val: "DataLoader[Batch] | list[Batch]",
-        seed_of: Callable[[int, int], int | None],  # of the dropout, by epoch and batch
         monitor: str = "val_loss",  # by which an epoch is the best
         high: bool = False,  # whether it is good when it is high
         curves: Sequence[str] = (),  # further metrics that are wanted of every epoch
     ) -> None:
-        self._learner, self._loss, self._train, self._val, self._seed_of = learner, loss, train, val, seed_of
-        self._network = GroupNetwork(layers, rates, loss, nesterov=learner.nesterov)
+        learner: Learner = module
+        self._learner, self._loss = learner, group_loss(rule)
+        self._train, self._val, self._seed = train, val, seed
+        own = {name: getattr(module, name) for name in RATES}
+        self.rates = [Rates(**{**own, **each}) for each in rates]
+        self._network = GroupNetwork(module.network.layers, self.rates, self._loss, nesterov=learner.nesterov)
         self._monitor, self._high = monitor, high
         names = learner.metric_names
         if monitor != "val_loss" and monitor.removeprefix("val_") not in names:
             raise ValueError(f"monitor must be val_loss or one of {', '.join(names)} with val_, not {monitor}.")
         self._wanted = [name for name in names if f"val_{name}" in {monitor, *curves}]
-        self.rates = list(rates)
         self.curves: list[dict[str, list[float]]] = [{} for _ in rates]  # name to one number an epoch
         self.there = list(range(len(rates)))  # the trials that are still trained
         self.epochs = 0
         self._best = torch.full((len(rates),), float("nan"), dtype=torch.float64)
         self._best_flat = self._network.flat.clone()
         self.best_epochs: list[int | None] = [None] * len(rates)
-
-    @classmethod
-    def of(
-        cls, module: Any, rule: LossRule, rates: Sequence[Mapping[str, float]], *, seed: int, **how: Any
-    ) -> "TrialGroup":
-        """Make the group of an `MLPModule`'s fits, as they begin from its weights.
-
-        `rates` has by name what differs from the module's own; `seed` is of the run's dropout, `how` as for the class.
-        """
-        own = {name: getattr(module, name) for name in RATES}
-        every = [Rates(**{**own, **each}) for each in rates]
-        how["seed_of"] = lambda epoch, batch: mixed_seed(mixed_seed(seed, epoch), batch)
-        return cls(module, module.network.layers, group_loss(rule), every, **how)
 
     def run(self, epochs: int) -> None:
         """Train until so many epochs are done; on one thread, where alone the numbers are those of each by itself."""
@@ -259,7 +247,7 @@ class TrialGroup:
         self._train.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         sums = _LossSums(self._learner, self._loss)
         for index, (x, y) in enumerate(self._train):
-            sums.add(self._network.step(x, y, self._seed_of(epoch, index)), y)
+            sums.add(self._network.step(x, y, mixed_seed(mixed_seed(self._seed, epoch), index)), y)
         return {"train_loss": self._learner.logged_loss(sums.mean())}
 
     def _evaluate(self) -> dict[str, Tensor]:
