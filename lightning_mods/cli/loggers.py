@@ -255,7 +255,7 @@ def _has_comet_key() -> bool:
     if os.environ.get("COMET_API_KEY"):
         return True
     parser = ConfigParser(interpolation=None)
-    places = [os.environ.get("COMET_CONFIG", ""), ".comet.config", Path("~/.comet.config").expanduser()]
+    places = [os.environ.get("COMET_CONFIG", ""), ".comet.config", str(Path("~/.comet.config").expanduser())]
     try:
         parser.read(filter(None, places), encoding="utf-8")
     except (ConfigError, OSError, UnicodeDecodeError):

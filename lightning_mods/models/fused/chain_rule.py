@@ -139,7 +139,7 @@ class ChainRule:
         below = zip(hidden, self._biases, self._transposed, strict=False)
         self._up = [(rule.forward, dropout, bias, matrix) for (rule, dropout), bias, matrix in below]
         above = zip(hidden, matrices[1:], self._matrix_grads[1:], self._bias_grads[1:], strict=True)
-        self._down = [(rule.backward, *layer) for (rule, _), *layer in above][::-1]
+        self._down = [(rule.backward, matrix, dw, db) for (rule, _), matrix, dw, db in above][::-1]
 
     @classmethod
     def of(cls, layers: nn.Sequential, loss: LossRule) -> "ChainRule | None":
