@@ -102,11 +102,6 @@ class ThreadLimit(Callback):
         limit_threads(trainer, pl_module, getattr(trainer, "datamodule", None))
 
 
-def fit(line: CommandLine) -> None:
-    """Train a model on a table."""
-    run(line, _fit)
-
-
 def _fit(cli: ModsCLI, checkpoint: Path | None) -> None:
     threads = ThreadLimit()
     pass_by_idle_hooks([threads])
@@ -210,21 +205,6 @@ def _print_results(cli: ModsCLI, checkpoint: Path | None, *, stage: str) -> None
         sys.stdout.write(f"{summary}\n")
 
 
-def validate(line: CommandLine) -> None:
-    """Evaluate a checkpoint on the validation set."""
-    run(line, partial(_print_results, stage="val"))
-
-
-def test(line: CommandLine) -> None:
-    """Evaluate a checkpoint on the test set."""
-    run(line, partial(_print_results, stage="test"))
-
-
-def predict(line: CommandLine) -> None:
-    """Predict the rows of a file and write a CSV."""
-    run(line, _predict)
-
-
 def _predict(cli: ModsCLI, checkpoint: Path | None) -> None:
     if getattr(cli.datamodule, "predict_path", "") is None:
         raise DataError("--data.predict_path is needed: a file with the rows to predict.")
@@ -234,3 +214,10 @@ def _predict(cli: ModsCLI, checkpoint: Path | None) -> None:
     header, rows = prediction_rows(outputs or [], getattr(cli.datamodule, "class_names", None))
     count = write_csv(Path(cli.config.output), header, rows)
     say(f"{count} predictions in {cli.config.output}")
+
+
+# Each takes a `CommandLine`.
+fit = partial(run, act=_fit)
+validate = partial(run, act=partial(_print_results, stage="val"))
+test = partial(run, act=partial(_print_results, stage="test"))
+predict = partial(run, act=_predict)

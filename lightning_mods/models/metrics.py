@@ -61,9 +61,8 @@ def class_mean_auroc(probabilities: Tensor, classes: Tensor) -> Tensor:
     """Return the area under the ROC curve of each class against the rest, averaged over the classes that occur.
 
     Exact, not binned. The area is the share of pairs of a row of the class and another row that are in the right
-    order, ties counting half (Mann and Whitney 1947, https://doi.org/10.1214/aoms/1177730491), from ranks.
-    From probabilities `[N, C]` and true classes `[N]`; NaN where all rows are of one class, as there is nothing to
-    rank, or where a probability is NaN.
+    order, ties counting half (Mann and Whitney 1947, https://doi.org/10.1214/aoms/1177730491), from ranks. NaN where all
+    rows `[N]` are of one class, as there is nothing to rank, or where one of the probabilities `[N, C]` is NaN.
     """
     if probabilities.isnan().any():
         return probabilities.new_tensor(float("nan"))
@@ -106,10 +105,7 @@ def _rank_sums_on_device(probabilities: Tensor, classes: Tensor, counts: list[in
 def scores_one_by_one(
     metrics: Mapping[str, Metric], predictions: Sequence[Tensor], targets: Sequence[Tensor], names: Sequence[str]
 ) -> dict[str, Tensor]:
-    """Return some of the metrics by name, for many trials `[T]`; a metric that computes a dict gives several.
-
-    From each batch's predictions `[T, B, ...]` and targets `[B]`.
-    """
+    """Return some of the metrics, `[T]` each, from the predictions `[T, B, ...]` and targets `[B]` of each batch."""
     rows = []
     for trial in range(len(predictions[0])):
         row: dict[str, Tensor] = {}

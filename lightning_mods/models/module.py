@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -178,10 +179,7 @@ class MLPModule(LightningModule, ABC):
     def scores(
         self, predictions: Sequence[Tensor], targets: Sequence[Tensor], names: Sequence[str]
     ) -> dict[str, Tensor]:
-        """Return some of `metric_names` for many trials `[T]`, as they are logged for one.
-
-        From each batch's predictions `[T, B, ...]` and targets `[B]`.
-        """
+        """Return some of `metric_names`, `[T]` each, from the predictions `[T, B, ...]` and targets `[B]` of each batch."""
         return scores_one_by_one(self.metrics(), predictions, targets, names)
 
     def trials_at_once(self, rows: int) -> int:
@@ -207,17 +205,13 @@ class MLPModule(LightningModule, ABC):
     # ------------------------------------------------------------------ epochs
 
     def on_train_start(self) -> None:
-        """Remember the run's seed before dropout reseeds the generator, and open the fast steps.
-
-        A resumed run brings its own seed.
-        """
+        """Remember the run's seed, unless it was resumed, before dropout reseeds the generator; open the fast steps."""
         if self._seed is None:
             self._seed = torch.initial_seed()
         self._epoch_lr = None
         self._fast_steps = None  # a fit that raised tears down neither its module nor its loader
-        self._fast_steps = open_fast_steps(
-            self.trainer, self, most=self.steps_per_execution, begin_batch=lambda i: seed_batch(self, self._seed, i)
-        )
+        begin = partial(seed_batch, self, self._seed)
+        self._fast_steps = open_fast_steps(self.trainer, self, most=self.steps_per_execution, begin_batch=begin)
 
     def on_train_epoch_end(self) -> None:
         """Write the epoch's training loss and learning rate, and start the next epoch's sums."""

@@ -43,12 +43,12 @@ class ChildProcesses:
     """Processes with a pipe each to this one; one that is killed while it writes spoils no other's.
 
     Each calls the `target`, importable by name, with its number, its environment, its pipe and `args`, plain data.
-    They are ended when the block ends.
+    They are ended when the block ends, and killed if that takes one longer than `patience` seconds.
     """
 
     def __init__(
         self, count: int, target: Callable[..., None], *args: Any, environment: Mapping[str, str], patience: float = 0.0
-    ) -> None:  # `patience`: seconds for one to end when it is asked to, before it is killed
+    ) -> None:
         self.count = count
         self._target, self._args, self._environment, self._patience = target, args, dict(environment), patience
         self._processes: dict[int, Any] = {}

@@ -52,7 +52,7 @@ def fold(data: TabularDataModule, index: int, folds: int) -> None:
     order = drawn[np.argsort(rows.y.numpy()[drawn], kind="stable")]
     held = np.zeros(len(rows), dtype=bool)
     held[order[index::folds]] = True
-    train, val = (_some(rows, torch.from_numpy(np.flatnonzero(part))) for part in (~held, held))
+    train, val = (Rows(rows.x[part], rows.y[part]) for part in (torch.from_numpy(~held), torch.from_numpy(held)))
     size, seed = data.resolved_batch_size, data.learned.seed
     data.train_dataloader = lambda: train_loader(train, min(size, len(train)), seed)  # type: ignore[method-assign]
     data.val_dataloader = lambda: eval_loader(val, 1)  # type: ignore[method-assign]
@@ -66,10 +66,6 @@ def _both(data: TabularDataModule) -> Rows:
     tables = [(part.x, part.y) for part in parts if isinstance(part, Rows) and part.y is not None]
     x, y = zip(*tables, strict=True)
     return Rows(torch.cat(x), torch.cat(y))
-
-
-def _some(rows: Rows, at: torch.Tensor) -> Rows:
-    return Rows(rows.x.index_select(0, at), None if rows.y is None else rows.y.index_select(0, at))
 
 
 _SECTIONS = ("model", "data", "optimizer", "lr_scheduler")

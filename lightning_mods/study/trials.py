@@ -27,10 +27,7 @@ if TYPE_CHECKING:
 
 
 class StudyFits:
-    """Makes the fits of a study's trials, and the runners that train them.
-
-    A trial's TensorBoard run is `trial_NUMBER` in the study's folder.
-    """
+    """Makes the fits of a study's trials, and their runners; a trial's TensorBoard run is `trial_NUMBER` in the folder."""
 
     def __init__(self, cli: StudyCLI, space: Iterable[str], folder: Path) -> None:
         self._cli, self._flags, self._folder = cli, cli.study, folder

@@ -60,11 +60,6 @@ def activation_of(layer: nn.Module) -> Activation | None:
     return make(layer) if make else None
 
 
-def _dropout_noise(h: Tensor, p: float) -> Tensor:
-    """What a training layer of dropout multiplies its input by, drawn as torch draws it on a CPU."""
-    return torch.empty_like(h).bernoulli_(1 - p).div_(1 - p)
-
-
 @dataclass(frozen=True)
 class CrossEntropy:
     """Mean cross-entropy and its gradient."""
@@ -210,8 +205,9 @@ class ChainRule:
         for forward, dropout, bias, matrix in self._up:
             below, z = h, addmm(bias, h, matrix)
             h = active = forward(z)
-            noise = _dropout_noise(active, dropout) if dropout else None
-            if noise is not None:
+            noise = None
+            if dropout:  # as torch draws it on a CPU
+                noise = torch.empty_like(active).bernoulli_(1 - dropout).div_(1 - dropout)
                 h = active * noise
             passed.append((below, z, active, noise))
         loss, grad = self._loss(addmm(self._biases[-1], h, self._transposed[-1]), y, self._one)

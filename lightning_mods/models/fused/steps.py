@@ -73,10 +73,7 @@ WARM_UP = 3  # steps before a capture, as https://docs.pytorch.org/docs/stable/n
 
 
 class GraphedSteps:
-    """Steps of a loaded `ChainRule` over mini-batches on the GPU of one shape, with one set of SGD's numbers.
-
-    Nothing of the chain changes; the numbers are part of the graph.
-    """
+    """Steps over mini-batches of one shape on the GPU, with one set of SGD's numbers; nothing of the chain changes."""
 
     def __init__(self, chain: ChainRule, x: Tensor, y: Tensor, rule: Sgd) -> None:
         self.rule = rule
