@@ -61,8 +61,8 @@ def class_mean_auroc(probabilities: Tensor, classes: Tensor) -> Tensor:
     """Return the area under the ROC curve of each class against the rest, averaged over the classes that occur.
 
     Exact, not binned. The area is the share of pairs of a row of the class and another row that are in the right
-    order, ties counting half (Mann and Whitney 1947, https://doi.org/10.1214/aoms/1177730491), from ranks. NaN where all
-    rows `[N]` are of one class, as there is nothing to rank, or where one of the probabilities `[N, C]` is NaN.
+    order, ties counting half (Mann and Whitney 1947, https://doi.org/10.1214/aoms/1177730491), from ranks. NaN where
+    all rows `[N]` are of one class, as there is nothing to rank, or where one of the probabilities `[N, C]` is NaN.
     """
     if probabilities.isnan().any():
         return probabilities.new_tensor(float("nan"))

@@ -179,7 +179,7 @@ class MLPModule(LightningModule, ABC):
     def scores(
         self, predictions: Sequence[Tensor], targets: Sequence[Tensor], names: Sequence[str]
     ) -> dict[str, Tensor]:
-        """Return some of `metric_names`, `[T]` each, from the predictions `[T, B, ...]` and targets `[B]` of each batch."""
+        """Return some of `metric_names`, `[T]` each, from each batch's predictions `[T, B, ...]` and targets `[B]`."""
         return scores_one_by_one(self.metrics(), predictions, targets, names)
 
     def trials_at_once(self, rows: int) -> int:
