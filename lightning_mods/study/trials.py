@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class StudyFits:
-    """Makes the fits of a study's trials, and their runners; `trial_NUMBER` in the folder is a trial's TensorBoard run."""
+    """Makes the fits of a study's trials, and their runners; a TensorBoard run is `trial_NUMBER` in the folder."""
 
     def __init__(self, cli: StudyCLI, space: Iterable[str], folder: Path) -> None:
         self._cli, self._flags, self._folder = cli, cli.study, folder
