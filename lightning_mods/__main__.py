@@ -10,14 +10,7 @@ from lightning_mods import __version__
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the verb that a command line begins with.
-
-    Args:
-        args: The verb and its flags; None for those of the process.
-
-    Raises:
-        SystemExit: With code 2 after one line, if there is no such verb or its flags are wrong.
-    """
+    """Run the verb that a command line begins with, None for that of the process; a mistake ends it with code 2."""
     if args is None:
         _look_for_modules_here()
     verb, *flags = (sys.argv[1:] if args is None else list(args)) or ["--help"]

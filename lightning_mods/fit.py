@@ -6,11 +6,7 @@ from lightning_mods.cli.start import start
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Train a model on a table.
-
-    Args:
-        args: The flags; None for those of the process.
-    """
+    """Train a model on a table with these flags; None for those of the process."""
     start("fit", args)
 
 

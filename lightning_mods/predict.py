@@ -6,11 +6,7 @@ from lightning_mods.cli.start import start
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Predict the rows of a file.
-
-    Args:
-        args: The flags; None for those of the process.
-    """
+    """Predict the rows of a file with these flags; None for those of the process."""
     start("predict", args)
 
 

@@ -6,11 +6,7 @@ from lightning_mods.cli.start import start
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Evaluate a checkpoint on the validation set.
-
-    Args:
-        args: The flags; None for those of the process.
-    """
+    """Evaluate a checkpoint on the validation set with these flags; None for those of the process."""
     start("validate", args)
 
 

@@ -25,15 +25,7 @@ CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 
 
 def find_class(name: str, base: type) -> type:
-    """Return the class that a short name or a dotted path means.
-
-    Args:
-        name: `MLPClassifier`, `package.module.Class`, or the short name of a subclass that is already imported.
-        base: What it must be a subclass of.
-
-    Raises:
-        UsageError: There is no such class.
-    """
+    """Return the subclass of `base` that a dotted path means, or the short name of one imported; else a UsageError."""
     if name in OURS and issubclass(OURS[name], base):
         return OURS[name]
     module, _, short = name.rpartition(".")
@@ -81,10 +73,8 @@ def with_classes(line: CommandLine, checkpoint: dict[str, Any] | None) -> tuple[
     """Put the model's and the data module's class first on a command line that names none.
 
     From a checkpoint come the hyperparameters of our own classes; for a foreign class the user gives the flags, as a
-    file must not decide which code runs. Without a checkpoint the task the target asks for decides the model.
-
-    Returns:
-        The command line, and the data module that has read the table for its task, if it had to.
+    file must not decide which code runs. Without a checkpoint the task the target asks for decides the model: the data
+    module that has read the table for it, if it had to, comes second.
     """
     model, data = line.section("model").get("class_path"), line.section("data").get("class_path")
     base = _remembered(checkpoint, model, data) if checkpoint else {}
@@ -107,11 +97,9 @@ def _remembered(checkpoint: dict[str, Any], model: str | None, data: str | None)
     for section, (key, chosen) in kept.items():
         name = names.get(section)
         if name in OURS and (chosen is None or chosen.rpartition(".")[2] == name):
-            values = {k: v for k, v in checkpoint.get(key, {}).items() if k in own_arguments(OURS[name])}
-            base[section] = {
-                "class_path": f"{OURS[name].__module__}.{name}",
-                "init_args": {k: v for k, v in values.items() if k not in LINKED},
-            }
+            known = {*own_arguments(OURS[name])} - {*LINKED}
+            values = {argument: value for argument, value in checkpoint.get(key, {}).items() if argument in known}
+            base[section] = {"class_path": f"{OURS[name].__module__}.{name}", "init_args": values}
     return base
 
 

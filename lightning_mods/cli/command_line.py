@@ -5,10 +5,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from datamodules import DataError
+from lightning_mods.cli.siblings import NAMES, shadowed
 from lightning_mods.runs import RunError
 
 # Below these a flag belongs to a class the user chose; jsonargparse knows its names, we do not.
@@ -26,19 +28,12 @@ class UsageError(ValueError):
 
 @dataclass(frozen=True)
 class Flag:
-    """Holds a flag of a command line.
+    """Holds a flag of a command line."""
 
-    Attributes:
-        name: Without dashes; empty for a word that belongs to no flag.
-        value: None for a flag without one.
-        words: As they were typed.
-        config: What the file says that `--config` names; None for every other flag.
-    """
-
-    name: str
+    name: str  # without dashes; empty for a word that belongs to no flag
     value: str | None
-    words: tuple[str, ...]
-    config: Mapping[str, Any] | None = None
+    words: tuple[str, ...]  # as they were typed
+    config: Mapping[str, Any] | None = None  # what the file says that `--config` names; None for every other flag
 
     def with_config(self, config: Mapping[str, Any]) -> "Flag":
         """Return the `--config` with other content."""
@@ -47,28 +42,14 @@ class Flag:
 
 @dataclass(frozen=True)
 class CommandLine:
-    """Holds a command line that was taken apart once.
+    """Holds a command line that was taken apart once."""
 
-    Attributes:
-        verb: `fit`, `validate`, `test`, `predict`, `export` or `study`.
-        flags: In the order they were typed, which decides: later ones win, over `--config` files too.
-    """
-
-    verb: str
-    flags: tuple[Flag, ...]
+    verb: str  # `fit`, `validate`, `test`, `predict`, `export` or `study`
+    flags: tuple[Flag, ...]  # in the order they were typed, which decides: later ones win, over `--config` files too
 
     @classmethod
     def parse(cls, verb: str, args: Sequence[str], *, configs: bool = True) -> "CommandLine":
-        """Take a command line apart.
-
-        Args:
-            verb: What it is for.
-            args: Its words.
-            configs: Whether `--config` names files to read.
-
-        Raises:
-            UsageError: A configuration file is not there or is not YAML.
-        """
+        """Take the words of a command line apart; with `configs`, read the files that `--config` names."""
         return cls(verb, tuple(_flags(args, configs)))
 
     @property
@@ -87,11 +68,7 @@ class CommandLine:
         return any(flag.name in ("h", "help") for flag in self.flags)
 
     def section(self, name: str) -> dict[str, Any]:
-        """Merge what the configuration files and the flags say of `model` or `data`.
-
-        Returns:
-            `{"class_path": …, "init_args": {…}}`, either left out where nothing was said.
-        """
+        """Merge what files and flags say of `model` or `data`: its class_path and init_args, if anything was said."""
         merged: dict[str, Any] = {}
         for flag in self.flags:
             if flag.config is not None:
@@ -124,30 +101,22 @@ class CommandLine:
 
     def without_sections(self, *sections: str) -> "CommandLine":
         """Return the line with sections of its configuration files left out: those that another verb reads."""
-        kept = []
-        for flag in self.flags:
-            if flag.config is not None and any(section in flag.config for section in sections):
-                flag = flag.with_config({key: said for key, said in flag.config.items() if key not in sections})
-            kept.append(flag)
+        kept = (
+            flag.with_config({key: said for key, said in (flag.config or {}).items() if key not in sections})
+            if {*sections} & {*(flag.config or {})}
+            else flag
+            for flag in self.flags
+        )
         return replace(self, flags=tuple(kept))
 
     def refuse_unknown(self, known: Iterable[str]) -> None:
-        """Refuse a flag that is abbreviated or misspelt, naming the nearest that is known.
-
-        Args:
-            known: All flags there are, without dashes.
-
-        Raises:
-            UsageError: The first flag that is none.
-        """
+        """Raise a UsageError for a flag that is abbreviated or misspelt, naming the nearest that is known."""
         names = sorted(set(known))
         for name in self.typed:
-            if name in names or name in ("h", "c") or name.removesuffix(".help") in names:
-                continue
-            if name.startswith(tuple(f"{group}." for group in _OPEN_GROUPS)):
-                continue
-            dash = "-" if len(name) == 1 else "--"
-            raise UsageError(f"{dash}{name} is not a flag{_nearest(name, names)}; `--help` lists them.")
+            is_known = name in names or name in ("h", "c") or name.removesuffix(".help") in names
+            if not is_known and not name.startswith(tuple(f"{group}." for group in _OPEN_GROUPS)):
+                dash = "-" if len(name) == 1 else "--"
+                raise UsageError(f"{dash}{name} is not a flag{_nearest(name, names)}; `--help` lists them.")
 
 
 def _flags(args: Sequence[str], configs: bool = True) -> Iterator[Flag]:
@@ -197,19 +166,11 @@ def _looked_up(config: Any, key: str) -> Any:
 
 
 def read_config(text: str) -> dict[str, Any]:
-    """Read the sections of a configuration file, given by its path or as JSON.
-
-    Raises:
-        UsageError: It is not there, is no YAML, or has no sections.
-    """
+    """Read the sections of a YAML file, given by its path or as JSON; a UsageError says why they cannot be read."""
     import yaml  # here, as a prediction with an exported model needs none of it
 
     try:
-        path = Path(text)
-        if text.lstrip().startswith("{"):
-            content = yaml.safe_load(text)
-        else:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"--config needs a YAML file that can be read; {text}: {why}.") from error
@@ -232,6 +193,56 @@ def from_yaml(value: str) -> Any:
         return value
 
 
+# ------------------------------------------------------------------ class paths, where `callbacks` is the user's
+
+_OUR_PATHS = re.compile(rf"(?<![\w.])(?:{'|'.join(NAMES)})(?:\.\w+)+")
+_LONG_PATHS = re.compile(rf"\blightning_mods\.(?=(?:{'|'.join(NAMES)})\.)")
+
+
+def with_own_classes(line: CommandLine) -> CommandLine:
+    """Return the command line with our class paths as they can be imported in this project.
+
+    `callbacks.FitMonitor` becomes `lightning_mods.callbacks.FitMonitor` where `callbacks` is a package of the user's
+    without such a name, also in `--config` files.
+    """
+    return replace(line, flags=tuple(map(_with_own_classes, line.flags))) if shadowed() else line
+
+
+def _with_own_classes(flag: Flag) -> Flag:
+    if flag.config is not None:
+        found = _importable(flag.config)
+        return flag if found == flag.config else flag.with_config(found)
+    return replace(flag, value=_importable(flag.value), words=tuple(map(_importable, flag.words)))
+
+
+def short_class_paths(text: str) -> str:
+    """Return a text with our class paths as they read in a project that has no such folder of its own."""
+    return _LONG_PATHS.sub("", text)
+
+
+def _importable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _importable(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_importable(each) for each in value]
+    return _OUR_PATHS.sub(lambda found: _own_path(found[0]), value) if isinstance(value, str) else value
+
+
+def _own_path(path: str) -> str:
+    ours = f"lightning_mods.{path}"
+    return ours if path.partition(".")[0] in shadowed() and _exists(ours) and not _exists(path) else path
+
+
+def _exists(path: str) -> bool:
+    module, _, name = path.rpartition(".")
+    try:
+        return hasattr(import_module(module), name)
+    except ImportError:
+        return False
+
+
+# ------------------------------------------------------------------ mistakes
+
 _KEY = re.compile(r'(?:Parser key|Key) "([^"]+)"')
 # What jsonargparse says around and beside the reason.
 _NOISE = re.compile(
@@ -241,14 +252,7 @@ _NOISE = re.compile(
 
 
 def error_line(error: BaseException) -> str:
-    """Put an error in one line for the person at the terminal.
-
-    Args:
-        error: Raised by us, by jsonargparse or by the system.
-
-    Returns:
-        The message of the innermost error of ours where there is one; else the gist of what was said.
-    """
+    """Put an error of ours, jsonargparse's or the system's in one line: the first message of ours, else the gist."""
     chain = _chain(error)
     for cause in chain:
         if isinstance(cause, DataError | UsageError | RunError):

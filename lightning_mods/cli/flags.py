@@ -11,15 +11,10 @@ from lightning_mods.cli.command_line import UsageError
 
 @dataclass(frozen=True)
 class Reference:
-    """Lists the flags of a verb.
+    """Lists the flags of a verb."""
 
-    Attributes:
-        text: What `--help` prints.
-        known: The names of all flags, also of those that the text does not show.
-    """
-
-    text: str
-    known: tuple[str, ...]
+    text: str  # what `--help` prints
+    known: tuple[str, ...]  # the names of all flags, also of those that the text does not show
 
 
 ABOUT = {
@@ -125,11 +120,7 @@ class StudyFlags:
         return self.storage or str(self.folder(root) / "study.journal")
 
     def check(self) -> None:
-        """Check numbers and names.
-
-        Raises:
-            UsageError: One of them cannot be.
-        """
+        """Raise a UsageError for a number or name that cannot be."""
         if not self.name or self.name in (".", "..") or any(sign in self.name for sign in "/\\"):
             raise UsageError(f"--study.name is the name of a folder, such as `wide_nets`, not {self.name!r}.")
         for flag, number in (("n_trials", self.n_trials), ("workers", self.workers), ("seeds", self.seeds)):

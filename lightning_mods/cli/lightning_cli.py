@@ -33,12 +33,12 @@ from datamodules import TabularDataModule
 from lightning_mods.cli.classes import BY_TASK, CLASS_KEYS, OURS, find_class, own_arguments, with_classes
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
 from lightning_mods.cli.flags import ABOUT, EXAMPLES, LINKED, MAX_EPOCHS, Reference, add_verb_arguments
-from lightning_mods.cli.loggers import LOGGER_FLAG, RunPlace, asks_for_logger, with_places
+from lightning_mods.cli.loggers import LOGGER_FLAG, RunPlace, as_list, asks_for_logger, with_places
 from lightning_mods.loggers.progress import Announcement, EpochTimer, ProgressLines, progress_callbacks
 from lightning_mods.loggers.tensorboard import EventLogger
 from lightning_mods.loggers.terminal import say
 from lightning_mods.models.classifier import MLPClassifier
-from lightning_mods.models.fused.overhead import NoProfiler, pass_by_idle_hooks
+from lightning_mods.models.fused.limits import NoProfiler, pass_by_idle_hooks
 from lightning_mods.models.module import MLPModule
 from lightning_mods.models.regressor import MLPRegressor
 from lightning_mods.runs import RUN_MARK, run_of
@@ -71,21 +71,18 @@ class RunRecord(SaveConfigCallback):
 
 
 # Flags that take a class by its short name, and what the class must be.
-_CHOICES: dict[str, type] = {
-    "optimizer": Optimizer,
-    "lr_scheduler": LRScheduler,
-    "trainer.callbacks": Callback,
-    "trainer.logger": Logger,
-}
+_CHOICES: dict[str, type] = {"optimizer": Optimizer, "lr_scheduler": LRScheduler}
+_CHOICES |= {"trainer.callbacks": Callback, "trainer.logger": Logger}
+
+
+_STRICT = {"allow_abbrev": False, "exit_on_error": False}
 
 
 class ModsCLI(LightningCLI):
     """Lightning's CLI without subcommands, around any LightningModule and data module.
 
-    Args:
-        line: The command line.
-        checkpoint: Content of the one that `--ckpt_path` means: it knows the classes, and the data module's state.
-        resumed: The checkpoint a fit goes on from; its run's folder is written on.
+    The content of the `checkpoint` that `--ckpt_path` means knows the classes, and the data module's state; in the
+    folder of the one from which a fit is `resumed` is written on.
     """
 
     def __init__(
@@ -103,12 +100,7 @@ class ModsCLI(LightningCLI):
             seed_everything_default=0,
             trainer_defaults={"max_epochs": MAX_EPOCHS},
             save_config_callback=RunRecord if self.verb == "fit" else None,
-            parser_kwargs={
-                "prog": f"python -m lightning_mods.{self.verb}",
-                "allow_abbrev": False,
-                "exit_on_error": False,
-                "dump_header": [RUN_MARK],
-            },
+            parser_kwargs={"prog": f"python -m lightning_mods.{self.verb}", "dump_header": [RUN_MARK], **_STRICT},
             # Our own binding (below) makes the optimizer when it is asked for, so that copies of a model get theirs.
             auto_configure_optimizers=False,
             # Plain hyperparameters: `load_from_checkpoint` then needs no CLI, and runs no code named in a file.
@@ -123,9 +115,8 @@ class ModsCLI(LightningCLI):
         parser.add_optimizer_args((Optimizer,))
         parser.add_lr_scheduler_args(LRSchedulerTypeTuple)
         for name in LINKED:
-            parser.link_arguments(
-                "data", f"model.init_args.{name}", compute_fn=partial(self._fact, name), apply_on="instantiate"
-            )
+            fact = partial(self._fact, name)
+            parser.link_arguments("data", f"model.init_args.{name}", compute_fn=fact, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, after refusing misspelt flags by name."""
@@ -154,10 +145,8 @@ class ModsCLI(LightningCLI):
         model = OURS.get(self.config.model.class_path.rpartition(".")[2])
         if value is None and model and name in own_arguments(model) and isinstance(data, TabularDataModule):
             fits, other = BY_TASK[data.task]
-            raise UsageError(
-                f"the model needs `{name}`, but the target makes this a {data.task}; take --model={fits}, or say "
-                f"--data.task={other}."
-            )
+            but = f"the target makes this a {data.task}; take --model={fits}, or say --data.task={other}."
+            raise UsageError(f"the model needs `{name}`, but {but}")
         return value
 
     def _hand_over_state(self, data: Any) -> None:
@@ -239,33 +228,32 @@ class ModsCLI(LightningCLI):
         return Path(self.config.trainer.default_root_dir or ".")
 
     def _callbacks(self, config: Namespace) -> list[Any]:
-        given = config.callbacks or []
-        given = list(given) if isinstance(given, list) else [given]
+        given = as_list(config.callbacks)
         ours: list[Any] = progress_callbacks(given) if config.enable_progress_bar is not False else []
         if any(isinstance(callback, ProgressLines) for callback in ours):
             config.enable_progress_bar = False
-        if self.verb == "fit":
-            ours += [Announcement(), EpochTimer(), TensorBoardLayout(config=self.parser.dump(self.config))]
-            ours += self._watchers(given)
-            if config.enable_checkpointing is not False:
-                ours += [] if any(isinstance(callback, Checkpoint) for callback in given) else [BestCheckpoint()]
-                ours.append(LastCheckpoint())
-        else:
+        if self.verb != "fit":
             config.enable_checkpointing = False
+            return [*given, *ours]
+        ours += [Announcement(), EpochTimer(), TensorBoardLayout(config=self.parser.dump(self.config))]
+        ours += self._watchers(given)
+        if config.enable_checkpointing is not False:
+            ours += [] if any(isinstance(callback, Checkpoint) for callback in given) else [BestCheckpoint()]
+            ours.append(LastCheckpoint())
         return [*given, *ours]
 
     def _watchers(self, given: list[Any]) -> list[Callback]:
         """Make those of our callbacks that `--watch` names; one that the user configured takes the place of ours."""
-        # `fit` has the last word, after its table.
-        makers: dict[str, tuple[type[Callback], dict[str, Any]]] = {
-            "fit": (FitMonitor, {"closing": False}),
-            "health": (GradientMonitor, {"closing": False}),
-            "gradients": (GradientLogger, {}),
-            "graph": (GraphLogger, {}),
+        kinds: dict[str, Any] = {
+            "fit": FitMonitor,
+            "health": GradientMonitor,
+            "gradients": GradientLogger,
+            "graph": GraphLogger,
         }
-        asked = [self.config.watch] if isinstance(self.config.watch, str) else self.config.watch
-        chosen = [made for word, made in makers.items() if word in asked]
-        return [kind(**said) for kind, said in chosen if not any(isinstance(callback, kind) for callback in given)]
+        asked = as_list(self.config.watch)
+        chosen = [kind for word, kind in kinds.items() if word in asked and not any(isinstance(c, kind) for c in given)]
+        # The verb itself has the last word of the first two, after its table.
+        return [kind(closing=False) if kind in (FitMonitor, GradientMonitor) else kind() for kind in chosen]
 
     # ------------------------------------------------------------------ loggers
 
@@ -296,8 +284,7 @@ class ModsCLI(LightningCLI):
 
     def _give_run_folder(self, config: Namespace) -> None:
         """Make the run's folder the trainer's root where loggers know none, so that it holds the checkpoints."""
-        first = config.logger[0] if isinstance(config.logger, list | tuple) else config.logger
-        if isinstance(first, TensorBoardLogger | CSVLogger):
+        if isinstance(as_list(config.logger)[0], TensorBoardLogger | CSVLogger):
             return
         config.default_root_dir = str(self.place.folder)
         for callback in config.callbacks:
@@ -306,18 +293,12 @@ class ModsCLI(LightningCLI):
 
 
 def _with_checkpoint_io(plugins: Any) -> list[Any]:
-    given = [] if plugins is None else list(plugins) if isinstance(plugins, list) else [plugins]
-    if any(isinstance(plugin, CheckpointIO) for plugin in given):
-        return given
-    return [*given, AtomicCheckpointIO()]
+    given = as_list(plugins)
+    return given if any(isinstance(plugin, CheckpointIO) for plugin in given) else [*given, AtomicCheckpointIO()]
 
 
 def reference(line: CommandLine) -> Reference:
-    """Ask the parser for the flags of a verb, with the model and data module that a command line names.
-
-    Raises:
-        UsageError: There is no such class.
-    """
+    """Ask the parser for the flags of a verb, with the model and data module that a command line names."""
     parser = ArgumentParser(
         prog=f"python -m lightning_mods.{line.verb}",
         usage=f"python -m lightning_mods.{line.verb} {EXAMPLES[line.verb]}",

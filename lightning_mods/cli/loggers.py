@@ -23,21 +23,13 @@ _STORE = "mlruns"  # of all runs of a root folder, so that MLflow can compare th
 
 @dataclass(frozen=True)
 class NamedLogger:
-    """Describes a logger that is known by a short name.
+    """Describes a logger that is known by a short name."""
 
-    Args:
-        path: Of its class.
-        package: What it needs that is not always there, as it is imported; empty for nothing.
-        extra: Ours that brings it.
-        folder: Whether its class must be told a folder.
-        note: What else to know about installing it.
-    """
-
-    path: str
-    package: str = ""
-    extra: str = ""
-    folder: bool = False
-    note: str = ""
+    path: str  # of its class
+    package: str = ""  # what it needs that is not always there, as it is imported; empty for nothing
+    extra: str = ""  # ours that brings it
+    folder: bool = False  # whether its class must be told a folder
+    note: str = ""  # what else to know about installing it
 
 
 _LIGHTNING = "pytorch_lightning.loggers"
@@ -56,11 +48,7 @@ _PLAIN = ("true", "false", "null", "none", "")
 
 
 def with_named_loggers(line: CommandLine) -> CommandLine:
-    """Put classes in place of loggers' short names, also in `--config` files.
-
-    Raises:
-        UsageError: There is no such name, or the package it needs is not installed.
-    """
+    """Put classes in place of loggers' short names, also in `--config` files, if the packages they need are there."""
     flags = []
     for flag in line.flags:
         if flag.name == LOGGER_FLAG and flag.value is not None and flag.value.lower() not in _PLAIN:
@@ -114,36 +102,26 @@ def _known(name: str) -> tuple[str, NamedLogger | None]:
 
 @dataclass(frozen=True)
 class RunPlace:
-    """Says where a run stands.
+    """Says where a run stands."""
 
-    Args:
-        root: Folder of all runs.
-        folder: Of this run.
-        epochs: Epochs it has behind it; None for a new one.
-    """
-
-    root: Path
-    folder: Path
-    epochs: int | None = None
+    root: Path  # folder of all runs
+    folder: Path  # of this run
+    epochs: int | None = None  # that it has behind it; None for a new one
 
 
 def asks_for_logger(logger: Any) -> bool:
     """Whether `trainer.logger`, as it was parsed, names a class; true, false and none name none."""
-    return any(getattr(each, "class_path", None) for each in _each(logger))
+    return any(getattr(each, "class_path", None) for each in as_list(logger))
 
 
-def _each(logger: Any) -> list[Any]:
-    return list(logger) if isinstance(logger, list | tuple) else [logger]
+def as_list(said: Any) -> list[Any]:
+    """Return what is said of a flag that takes one or several as several; none for None."""
+    return list(said) if isinstance(said, list | tuple) else [] if said is None else [said]
 
 
 def with_places(logger: Any, place: RunPlace) -> Any:
-    """Tell each logger of `trainer.logger` where to write, where it was not told.
-
-    Args:
-        logger: The configuration as it was parsed.
-        place: The run.
-    """
-    placed = [_placed(each, place) for each in _each(logger)]
+    """Tell each logger of `trainer.logger`, as it was parsed, where to write, where it was not told."""
+    placed = [_placed(each, place) for each in as_list(logger)]
     return placed if isinstance(logger, list | tuple) else placed[0]
 
 
@@ -175,11 +153,9 @@ def _event(given: Any, place: RunPlace) -> None:
 
 
 def _csv(given: Any, place: RunPlace) -> None:
-    args = given.init_args
-    if not _folder_of_versions(args, place):
-        return
     table = place.folder / "metrics.csv"
-    if place.epochs is not None and table.exists():  # Lightning's logger begins by deleting it
+    # Lightning's logger begins by deleting it.
+    if _folder_of_versions(given.init_args, place) and place.epochs is not None and table.exists():
         count = len(list(place.folder.glob("metrics.*.csv")))
         table.rename(place.folder / f"metrics.{count}.csv")
 
@@ -200,9 +176,8 @@ def _wandb(given: Any, place: RunPlace) -> None:
 
 def _comet(given: Any, place: RunPlace) -> Any:
     args = given.init_args
-    more = dict(given.get("dict_kwargs") or {})
-    more.setdefault("offline_directory", str(place.folder))
-    more.setdefault("name", place.folder.name)
+    own = {"offline_directory": str(place.folder), "name": place.folder.name}
+    more = own | dict(given.get("dict_kwargs") or {})
     online = args.get("online")
     if online is None and not args.get("api_key") and not _has_comet_key():
         online = False
@@ -210,9 +185,8 @@ def _comet(given: Any, place: RunPlace) -> Any:
     if online is not False:
         given.dict_kwargs = more
         return None
-    kept = ("project", "workspace", "prefix")
-    known = ("offline_directory", "name", "log_env_details")
-    values = {name: args.get(name) for name in kept} | {name: more[name] for name in known if name in more}
+    values = {name: args.get(name) for name in ("project", "workspace", "prefix")}
+    values |= {name: more[name] for name in (*own, "log_env_details") if name in more}
     return type(given)(class_path=_CLASSES["OfflineCometLogger"].path, init_args=type(given)(**values))
 
 
@@ -283,7 +257,7 @@ def _has_comet_key() -> bool:
     parser = ConfigParser(interpolation=None)
     places = [os.environ.get("COMET_CONFIG", ""), ".comet.config", str(Path("~/.comet.config").expanduser())]
     try:
-        parser.read([each for each in places if each], encoding="utf-8")
+        parser.read(filter(None, places), encoding="utf-8")
     except (ConfigError, OSError, UnicodeDecodeError):
         return False
     return any(parser.get(section, "api_key", fallback="") for section in parser.sections())

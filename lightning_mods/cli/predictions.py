@@ -24,15 +24,10 @@ class Numbers(Protocol):
 def prediction_rows(
     batches: Iterable[object], class_names: Sequence[str] | None
 ) -> tuple[list[str], Iterator[list[str]]]:
-    """Header and rows of the predictions, in the order of the input.
+    """Return header and rows of what `predict_step` returned: numbers `[B]`, or probabilities `[B, C]`.
 
-    Args:
-        batches: What `predict_step` returned: numbers `[B]`, or probabilities `[B, C]`; taken one by one, as the
-            rows are.
-        class_names: Names of the C classes; None for a regression or a foreign module.
-
-    Raises:
-        RunError: A foreign module predicts something that is no table.
+    Batches are taken one by one, as the rows are. There are no names for a regression or a foreign module; a RunError
+    says that a foreign module predicts something that is no table.
     """
     tables = (batch for batch in batches if isinstance(batch, Numbers))
     first = next(tables, None)
@@ -42,13 +37,11 @@ def prediction_rows(
     width = first.shape[1] if first.ndim == 2 else None
     if width is None:
         return ["prediction"], ([_text(value)] for batch in tensors for value in batch.tolist())
+    rows = (row for batch in tensors for row in batch.tolist())
     if class_names is None or len(class_names) != width:
-        return [f"prediction_{i}" for i in range(width)], (
-            [_text(v) for v in row] for b in tensors for row in b.tolist()
-        )
+        return [f"prediction_{i}" for i in range(width)], ([*map(_text, row)] for row in rows)
     header = ["prediction", *(f"probability_{name}" for name in class_names)]
-    rows = ([class_names[row.index(max(row))], *map(_text, row)] for batch in tensors for row in batch.tolist())
-    return header, rows
+    return header, ([class_names[row.index(max(row))], *map(_text, row)] for row in rows)
 
 
 def _text(value: float) -> str:
@@ -56,11 +49,7 @@ def _text(value: float) -> str:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
-    """Write a CSV and return its number of rows; on an error the file that was there stays.
-
-    Raises:
-        OSError: The folder is not there, not writable, or the disk is full.
-    """
+    """Write a CSV and return its number of rows; on an error the file that was there stays."""
     if path.exists() and not path.is_file():
         if path.is_dir():
             raise RunError(f"--output needs a file; {path} is a folder.")
@@ -74,7 +63,6 @@ def _write(file: TextIO, header: Sequence[str], rows: Iterable[Sequence[str]]) -
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(header)
     count = 0
-    for row in rows:
+    for count, row in enumerate(rows, 1):  # noqa: B007  # the last is the number of all
         writer.writerow(row)
-        count += 1
     return count

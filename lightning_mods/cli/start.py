@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.host import replacing
-from lightning_mods.cli.class_paths import with_own_classes
-from lightning_mods.cli.command_line import CommandLine, UsageError
+from lightning_mods.cli.command_line import CommandLine, UsageError, with_own_classes
 from lightning_mods.cli.flags import Reference
 
 # Where a verb's work is; imported when there is some, as that takes seconds.
@@ -42,15 +41,9 @@ _LIBRARIES = ("torch", "pytorch_lightning", "jsonargparse", "docstring_parser")
 
 
 def start(verb: str, args: Sequence[str] | None, *, whole_process: bool = False) -> None:
-    """Run a verb.
+    """Run a verb with its flags; None for those of the process, which then is nothing but the verb (`whole_process`).
 
-    Args:
-        verb: `fit`, `validate`, `test`, `predict`, `export` or `study`.
-        args: The flags; None for those of the process.
-        whole_process: Whether this process is nothing but the verb, as it is with None for `args`.
-
-    Raises:
-        SystemExit: With code 2 after one line, if the flags are wrong.
+    Wrong flags end it with code 2 after one line.
     """
     whole_process = whole_process or args is None
     load = _work_at_once if whole_process else _work  # garbage that others have made should be looked for

@@ -22,19 +22,15 @@ from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.predictions import prediction_rows, write_csv
 from lightning_mods.loggers.progress import EpochTimer, close_loggers, how_to_look
 from lightning_mods.loggers.terminal import STAGES, RunSummary, quiet, say, writers_report_once
-from lightning_mods.models.fused.overhead import pass_by_idle_hooks
+from lightning_mods.models.fused.group import SMALL_STEP, step_operations
+from lightning_mods.models.fused.limits import pass_by_idle_hooks
 from lightning_mods.models.module import MLPModule
 from lightning_mods.runs import RunError, find_checkpoint
 from lightning_mods.runs.checkpoints import epochs_done, metrics_in, read_checkpoint
 
 
 def run(line: CommandLine, act: Callable[[ModsCLI, Path | None], None]) -> None:
-    """Parse, instantiate and act for a verb; a person's mistake ends in one line and exit code 2.
-
-    Args:
-        line: The command line.
-        act: What to do with the CLI and the checkpoint that `--ckpt_path` means.
-    """
+    """Parse, instantiate and act for a verb, with the CLI and the checkpoint that `--ckpt_path` means."""
     with mistakes_in_one_line(line.verb):
         quiet()
         line = line.without_sections("study", "space")
@@ -76,24 +72,17 @@ def _checkpoint_path(line: CommandLine) -> Path | None:
 
 # ------------------------------------------------------------------ fit
 
-# Floating-point operations of a step below which a second thread costs more than it gives: it takes part in products
-# of some microseconds each, and waits between them. 1e9 are about 11 ms of one core.
-SMALL_STEP = 1e9
 
+def limit_threads(trainer: Trainer, model: object, data: object) -> None:
+    """Train an `MLPModule` whose steps are small on one thread of a CPU, unless OMP_NUM_THREADS says otherwise.
 
-def limit_threads(trainer: Trainer, model: object, rows: object) -> None:
-    """Train an MLP whose steps are small on one thread, unless OMP_NUM_THREADS says otherwise.
-
-    Args:
-        trainer: Only a fit on the CPU is concerned.
-        model: An `MLPModule`; any other module is left alone, as its parameters do not tell its cost.
-        rows: Rows of a mini-batch, where known.
+    Any other module is left alone, as its parameters do not tell its cost; so is one whose data tell no batch size.
     """
+    rows = getattr(data, "resolved_batch_size", None)
     is_free = "OMP_NUM_THREADS" not in os.environ and trainer.strategy.root_device.type == "cpu"
     if is_free and isinstance(model, MLPModule) and isinstance(rows, int):
-        # Forward, and backward to the inputs and to the weights: three products of 2 · parameters · rows each.
-        operations = 6 * sum(parameter.numel() for parameter in model.parameters()) * rows
-        if operations < SMALL_STEP:
+        shapes = [parameter.shape for parameter in model.parameters()]
+        if step_operations(shapes, rows) < SMALL_STEP:
             torch.set_num_threads(1)
 
 
@@ -109,19 +98,14 @@ class ThreadLimit(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count again; optimizers are made by now, and the search was over before them."""
         torch.set_num_threads(self._before)
-        limit_threads(trainer, pl_module, getattr(getattr(trainer, "datamodule", None), "resolved_batch_size", None))
-
-
-def fit(line: CommandLine) -> None:
-    """Train a model on a table."""
-    run(line, _fit)
+        limit_threads(trainer, pl_module, getattr(trainer, "datamodule", None))
 
 
 def _fit(cli: ModsCLI, checkpoint: Path | None) -> None:
     threads = ThreadLimit()
     pass_by_idle_hooks([threads])
     cli.trainer.callbacks.append(threads)  # type: ignore[attr-defined]  # a connector's
-    limit_threads(cli.trainer, cli.model, getattr(cli.datamodule, "resolved_batch_size", None))
+    limit_threads(cli.trainer, cli.model, cli.datamodule)
     if checkpoint is not None and isinstance(cli.datamodule, TabularDataModule):
         # Read and encode now what will be read anyway: a table that does not fit must not touch the run's folder.
         cli.datamodule.train_dataloader()
@@ -173,10 +157,9 @@ def _fit_summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
 
 
 def evaluate(cli: ModsCLI, checkpoint: Path | None, stage: str) -> dict[str, float]:
-    """Evaluate a checkpoint, or with None the weights as they are, on the set `val` or `test`.
+    """Return metrics, by name without the stage, of a checkpoint (None: of the weights as they are) on `val` or `test`.
 
-    Returns:
-        Metrics by name without the stage; none where there is no such set, or the model has no step for it.
+    None where there is no such set, or the model has no step for it.
     """
     if not _has_set(cli.model, cli.datamodule, stage):
         return {}
@@ -221,21 +204,6 @@ def _print_results(cli: ModsCLI, checkpoint: Path | None, *, stage: str) -> None
         sys.stdout.write(f"{summary}\n")
 
 
-def validate(line: CommandLine) -> None:
-    """Evaluate a checkpoint on the validation set."""
-    run(line, partial(_print_results, stage="val"))
-
-
-def test(line: CommandLine) -> None:
-    """Evaluate a checkpoint on the test set."""
-    run(line, partial(_print_results, stage="test"))
-
-
-def predict(line: CommandLine) -> None:
-    """Predict the rows of a file and write a CSV."""
-    run(line, _predict)
-
-
 def _predict(cli: ModsCLI, checkpoint: Path | None) -> None:
     if getattr(cli.datamodule, "predict_path", "") is None:
         raise DataError("--data.predict_path is needed: a file with the rows to predict.")
@@ -245,3 +213,10 @@ def _predict(cli: ModsCLI, checkpoint: Path | None) -> None:
     header, rows = prediction_rows(outputs or [], getattr(cli.datamodule, "class_names", None))
     count = write_csv(Path(cli.config.output), header, rows)
     say(f"{count} predictions in {cli.config.output}")
+
+
+# Each takes a `CommandLine`.
+fit = partial(run, act=_fit)
+validate = partial(run, act=partial(_print_results, stage="val"))
+test = partial(run, act=partial(_print_results, stage="test"))
+predict = partial(run, act=_predict)

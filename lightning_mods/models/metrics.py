@@ -14,9 +14,7 @@ class ClassScores(Metric):
 
     One metric for three: each of torchmetrics' costs as much as a training step of a small network to update, to
     compute and to reset. Its AUROC also counts a class without rows as 0, and a small validation set often lacks one.
-
-    Args:
-        num_classes: Number of classes, C. Updated with probabilities `[B, C]` and class numbers `[B]`.
+    Updated with probabilities `[B, C]` and class numbers `[B]`.
     """
 
     full_state_update = False
@@ -46,17 +44,10 @@ class ClassScores(Metric):
 
 
 def class_mean_f1(found: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-    """F1 of each class, averaged over the classes that occur or were found, to the bit as torchmetrics has it.
+    """Return F1 of each class, averaged over the classes that occur or were found, to the bit as torchmetrics has it.
 
-    Its `multiclass_f1_score` takes three times as long, a small network's training step.
-
-    Args:
-        found: Numbers of the predicted classes, shape `[N]`.
-        classes: Numbers of the true classes, shape `[N]`.
-        num_classes: Number of classes, C.
-
-    Returns:
-        A scalar in [0, 1].
+    Its `multiclass_f1_score` takes three times as long, a small network's training step. The predicted classes `found`
+    and the true ones are numbers `[N]`.
     """
     pairs = (classes * num_classes + found).cpu().numpy()
     table = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
@@ -67,17 +58,11 @@ def class_mean_f1(found: Tensor, classes: Tensor, num_classes: int) -> Tensor:
 
 
 def class_mean_auroc(probabilities: Tensor, classes: Tensor) -> Tensor:
-    """Area under the ROC curve of each class against the rest, averaged over the classes that occur.
+    """Return the area under the ROC curve of each class against the rest, averaged over the classes that occur.
 
     Exact, not binned. The area is the share of pairs of a row of the class and another row that are in the right
-    order, ties counting half (Mann and Whitney 1947, https://doi.org/10.1214/aoms/1177730491), from ranks.
-
-    Args:
-        probabilities: Shape `[N, C]`.
-        classes: Numbers of the true classes, shape `[N]`.
-
-    Returns:
-        A scalar; NaN where all rows are of one class, as there is nothing to rank, or where a probability is NaN.
+    order, ties counting half (Mann and Whitney 1947, https://doi.org/10.1214/aoms/1177730491), from ranks. NaN where
+    all rows `[N]` are of one class, as there is nothing to rank, or where one of the probabilities `[N, C]` is NaN.
     """
     if probabilities.isnan().any():
         return probabilities.new_tensor(float("nan"))
@@ -120,17 +105,7 @@ def _rank_sums_on_device(probabilities: Tensor, classes: Tensor, counts: list[in
 def scores_one_by_one(
     metrics: Mapping[str, Metric], predictions: Sequence[Tensor], targets: Sequence[Tensor], names: Sequence[str]
 ) -> dict[str, Tensor]:
-    """Some of the metrics for many trials.
-
-    Args:
-        metrics: A set of their own by name; one that computes a dict gives several, by the names in it.
-        predictions: Of each batch, `[T, B, ...]`.
-        targets: Of each batch, `[B]`.
-        names: Which ones.
-
-    Returns:
-        Name to `[T]`.
-    """
+    """Return some of the metrics, `[T]` each, from the predictions `[T, B, ...]` and targets `[B]` of each batch."""
     rows = []
     for trial in range(len(predictions[0])):
         row: dict[str, Tensor] = {}

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -178,16 +179,7 @@ class MLPModule(LightningModule, ABC):
     def scores(
         self, predictions: Sequence[Tensor], targets: Sequence[Tensor], names: Sequence[str]
     ) -> dict[str, Tensor]:
-        """Return some of the metrics for many trials, as they are logged for one.
-
-        Args:
-            predictions: Of each batch, `[T, B, ...]`.
-            targets: Of each batch, `[B]`.
-            names: Which ones, of `metric_names`.
-
-        Returns:
-            Name to `[T]`.
-        """
+        """Return some of `metric_names`, `[T]` each, from each batch's predictions `[T, B, ...]` and targets `[B]`."""
         return scores_one_by_one(self.metrics(), predictions, targets, names)
 
     def trials_at_once(self, rows: int) -> int:
@@ -195,15 +187,10 @@ class MLPModule(LightningModule, ABC):
         return worth_together([parameter.shape for parameter in self.network.parameters()], rows)
 
     def trial_group(self, rates: Sequence[Mapping[str, float]], *, seed: int, **how: Any) -> TrialGroup | None:
-        """Make a group of fits from the weights as they are, trained together.
+        """Make a group of fits from the weights as they are, trained together; None if the way to train is not known.
 
-        Args:
-            rates: For each fit, by name, the lr, momentum, weight_decay or dropout that differs from the module's own.
-            seed: That of the run, for the dropout.
-            **how: As for `TrialGroup`.
-
-        Returns:
-            The group; None if the module trains in a way that is not known.
+        `rates` has for each fit the lr, momentum, weight_decay or dropout that differs from the module's own; `seed` is
+        that of the run, for the dropout; `how` as for `TrialGroup`.
         """
         rule = self.loss_rule()
         own = type(self).configure_optimizers is MLPModule.configure_optimizers
@@ -213,22 +200,18 @@ class MLPModule(LightningModule, ABC):
         # On the CPU only: each trial there is, to the last bit, what it would be alone.
         if rule is None or not ours or not plain or self.chain_rule() is None or self.device.type != "cpu":
             return None
-        return TrialGroup.of(self, rule, rates, seed=mixed_seed(seed, 0), **how)  # 0: of rank zero
+        return TrialGroup(self, rule, rates, seed=mixed_seed(seed, 0), **how)  # 0: of rank zero
 
     # ------------------------------------------------------------------ epochs
 
     def on_train_start(self) -> None:
-        """Remember the run's seed before dropout reseeds the generator, and open the fast steps.
-
-        A resumed run brings its own seed.
-        """
+        """Remember the run's seed, unless it was resumed, before dropout reseeds the generator; open the fast steps."""
         if self._seed is None:
             self._seed = torch.initial_seed()
         self._epoch_lr = None
         self._fast_steps = None  # a fit that raised tears down neither its module nor its loader
-        self._fast_steps = open_fast_steps(
-            self.trainer, self, most=self.steps_per_execution, begin_batch=lambda i: seed_batch(self, self._seed, i)
-        )
+        begin = partial(seed_batch, self, self._seed)
+        self._fast_steps = open_fast_steps(self.trainer, self, most=self.steps_per_execution, begin_batch=begin)
 
     def on_train_epoch_end(self) -> None:
         """Write the epoch's training loss and learning rate, and start the next epoch's sums."""

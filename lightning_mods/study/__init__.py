@@ -6,9 +6,5 @@ from lightning_mods.cli.start import start
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Search.
-
-    Args:
-        args: The flags; None for those of the process.
-    """
+    """Search with these flags; None for those of the process."""
     start("study", args)

@@ -3,42 +3,48 @@
 import shutil
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from callbacks.host import replacing
 from callbacks.search.engine import search
 from callbacks.search.plan import Plan, SearchError
-from callbacks.search.results import Progress, ProgressLine, TrialRow, best_trials, importances
+from callbacks.search.results import Progress, ProgressLine, TrialRow, best_trials, corners, importances
 from callbacks.search.storage import open_storage
 from callbacks.tuning.study import rows_of
 from lightning_mods import fit
-from lightning_mods.cli.command_line import CommandLine, UsageError
+from lightning_mods.cli.command_line import CommandLine, UsageError, short_class_paths
 from lightning_mods.cli.verbs import mistakes_in_one_line
 from lightning_mods.loggers.terminal import quiet, say, speak_as, writers_report_once
 from lightning_mods.runs import newest_run
 from lightning_mods.study.processes import ProcessEnd, rank_processes, run_workers
 from lightning_mods.study.ranks import RankTrialRunner, check_ranks
-from lightning_mods.study.report import StudyReport, settings, write_best, write_pictures
-from lightning_mods.study.trial_cli import StudyCLI, asked_space, build_space, check_folds, check_space, short_names
+from lightning_mods.study.trial_cli import (
+    StudyCLI,
+    asked_space,
+    build_space,
+    check_folds,
+    check_space,
+    short_names,
+    shown,
+)
 from lightning_mods.study.trials import StudyFits
 
 if TYPE_CHECKING:
     from optuna import Study
 
 
+_PLANNED = ("name", "n_trials", "timeout", "sampler", "pruner", "seed")  # flags of a study that make its plan
+
+
 class StudyCommand:
-    """Holds a study as a command line describes it, and takes part in it.
-
-    Args:
-        line: The command line.
-
-    Raises:
-        UsageError: What is wrong with them.
-    """
+    """Holds a study as a command line describes it, and takes part in it; a UsageError says if it cannot."""
 
     def __init__(self, line: CommandLine) -> None:
         self.line = line
@@ -53,15 +59,8 @@ class StudyCommand:
         self.root = Path(self.cli.config.trainer.default_root_dir or ".")
         self.folder = self.flags.folder(self.root)
         self.storage = self.flags.place(self.root)
-        self.plan = Plan(
-            name=self.flags.name,
-            n_trials=self.flags.n_trials,
-            timeout=self.flags.timeout,
-            sampler=self.flags.sampler,
-            pruner=self.flags.pruner,
-            directions=tuple(self.flags.directions),
-            seed=self.flags.seed,
-        )
+        same = {name: getattr(self.flags, name) for name in _PLANNED}
+        self.plan = Plan(directions=tuple(self.flags.directions), **same)
         self.plan.check()
 
     def train_here(self, report: Callable[[Progress], object]) -> None:
@@ -121,19 +120,14 @@ class OpenStudy:
 
 
 def open_study(study: StudyCommand) -> OpenStudy:
-    """Open the study and note down what all its trials have in common.
-
-    Raises:
-        SearchError: The storage cannot be used, or its study has another space or direction.
-        UsageError: Its trials were trained with other flags.
-    """
+    """Open the study and note down what all its trials have in common; it must have been begun with the same flags."""
     new_files = tuple(path for path in _files(study) if not path.exists())
     try:
         opened, before = study.look()
     except SearchError:
         _remove(new_files)
         raise
-    asked, there = settings(study.cli, study.space), opened.user_attrs.get(_SETTINGS)
+    asked, there = _settings(study.cli, study.space), opened.user_attrs.get(_SETTINGS)
     if there is None:
         opened.set_user_attr(_SETTINGS, asked)
         with warnings.catch_warnings():
@@ -150,6 +144,27 @@ def open_study(study: StudyCommand) -> OpenStudy:
     return OpenStudy(study, before, there is None and not opened.get_trials(deepcopy=False), new_files)
 
 
+def _settings(cli: StudyCLI, names: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what trials have in common and may not change between two starts, flag to text; not what is searched."""
+    apart = {"default_root_dir", "accelerator", "devices", "num_nodes", "logger", "profiler"}
+    found: dict[str, Any] = {"seed_everything": cli.base_seed}
+    for section in ("model", "data", "optimizer", "lr_scheduler", "trainer"):
+        chosen = cli.config.get(section)
+        if chosen is None:
+            continue
+        plain = chosen.as_dict()
+        if "class_path" in plain:
+            found[section] = plain["class_path"]
+            plain = plain.get("init_args", {})
+        kept = {k: v for k, v in plain.items() if k not in apart and not k.startswith("enable_")}
+        found |= {f"{section}.{key}": value for key, value in kept.items()}
+    study = cli.study
+    found |= {"study.metric": study.metrics, "study.seeds": study.seeds, "study.folds": study.folds}
+    if cli.trainer.world_size > 1:  # they share the rows of a step: another number of them is another fit
+        found["trainer.devices"] = cli.trainer.world_size
+    return {name: short_class_paths(repr(value)) for name, value in found.items() if name not in names}
+
+
 def _files(study: StudyCommand) -> list[Path]:
     """The study's folder with those above it, and the file that holds its trials; the outermost first."""
     storage = study.storage.partition(":///")[2] if study.storage.startswith("sqlite:") else study.storage
@@ -164,11 +179,7 @@ def _remove(paths: tuple[Path, ...]) -> None:
 
 
 def fit_on_ranks(count: int, args: Sequence[str]) -> None:
-    """Run `fit` on processes of their own: Lightning would start the command of the study again for each rank.
-
-    Raises:
-        SystemExit: With code 1, or that of the rank that failed first.
-    """
+    """Run `fit` on processes of their own: Lightning would start the command of the study again for each rank."""
     with rank_processes(count, _fit, list(args)) as ranks:
         try:
             while ranks.is_alive:
@@ -185,6 +196,112 @@ def _fit(rank: int, pipe: Connection, args: list[str]) -> None:
     fit.main(args)
 
 
+# ------------------------------------------------------------------ what it came to
+
+_BEST_CONFIG = "best.yaml"
+_STUDY_RUN = "study"  # of TensorBoard: the run of the study itself, beside those of its trials
+
+
+def _write_pictures(study: StudyCommand, report: "StudyReport") -> str:
+    """Draw the search into PNG files, and into the Images tab of the study's run with the report in its Text tab."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    pictures = import_module("lightning_mods.callbacks.search.figure")
+    png = import_module("lightning_mods.callbacks.loggers.figures").png
+    axes = [report.short[name] for name in _axes(study.space, list(report.importances))]
+    x, y = [*axes, *axes][:2]  # to the right, and upwards; of a single parameter twice the same
+    how = {"monitor": study.flags.metrics[0], "mode": study.flags.directions[0][:3]}
+    folder, rows = study.folder, report.short_rows()
+    figures = {"search": pictures.draw_search(rows, x=x, y=y, **how), "history": pictures.draw_history(rows, **how)}
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder / _STUDY_RUN, ignore_errors=True)  # what an earlier start of the same study drew
+    writer = SummaryWriter(str(folder / _STUDY_RUN))
+    try:
+        for name, figure in figures.items():
+            drawn = png(figure)  # once: it takes as long as many fits
+            with replacing(folder / f"{name}.png") as partial:
+                partial.write_bytes(drawn)
+            _add_png(writer, name, drawn)
+        writer.add_text("report", "".join(f"    {line}\n" for line in str(report).splitlines()), 0)
+    finally:
+        writer.close()
+    return f"picture      {folder / 'search.png'}\nlook at it   tensorboard --logdir {_quoted(folder)}"
+
+
+def _add_png(writer: Any, name: str, png: bytes) -> None:
+    """Put a PNG file's content into the Images tab."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))  # of the header, RFC 2083
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+    writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), 0)
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """What became of a study, as text."""
+
+    name: str
+    metrics: Sequence[str]
+    names: Sequence[str]  # what was searched
+    best: Sequence[TrialRow]  # best first; with several metrics the Pareto front
+    rows: Sequence[TrialRow]  # all trials that count
+    importances: Mapping[str, float]  # name to its share in the spread of the (first) objective, largest first
+
+    @property
+    def short(self) -> dict[str, str]:
+        """Return the short names of what was searched."""
+        return short_names(self.names)
+
+    def short_rows(self) -> list[TrialRow]:
+        """Return the trials with their parameters under short names."""
+        return [replace(row, params={self.short[k]: value for k, value in row.params.items()}) for row in self.rows]
+
+    def __str__(self) -> str:
+        parts = [self._head(), self._table(), self._mattered(), self._verdicts(), self._failures()]
+        return "\n\n".join(part for part in parts if part)
+
+    def _head(self) -> str:
+        states = [row.state for row in self.rows]
+        epochs = sum(int(row.attrs.get("epochs", 0)) for row in self.rows)
+        words = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+        counts = [f"{states.count(state)} {word}" for state, word in words.items() if state in states]
+        pareto = ", a Pareto front" if len(self.metrics) > 1 else ""
+        of = f"{_count(len(states), 'trial')} ({', '.join(counts)}), {_count(epochs, 'epoch')}"
+        return f"study {self.name}: {of}{pareto}"
+
+    def _table(self) -> str:
+        if not self.best:
+            return "No trial came to a value."
+        rows = [["trial", *self.metrics, *self.short.values(), "verdict", "best epoch", "seconds"]]
+        for row in self.best:
+            values = [shown(row.params[name]) if name in row.params else "–" for name in self.names]
+            seconds = "–" if row.seconds is None else f"{row.seconds:.1f}"
+            verdict, epoch = str(row.attrs.get("verdict", "–")), str(row.attrs.get("best_epoch", "–"))
+            rows.append([str(row.number), *(f"{v:.6g}" for v in row.values), *values, verdict, epoch, seconds])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join(map(str.rjust, row, widths)).rstrip() for row in rows)
+
+    def _mattered(self) -> str:
+        if not self.importances:
+            return ""
+        shares = ", ".join(f"{self.short[name]} {100 * share:.0f} %" for name, share in self.importances.items())
+        of = f" for {self.metrics[0]}" if len(self.metrics) > 1 else ""
+        return f"What mattered{of}: {shares}"
+
+    def _verdicts(self) -> str:
+        lines = [f"  {part}" for part in corners(self.short_rows()).split("; ") if part]
+        return "\n".join(["Where the verdicts fall:", *lines]) if lines else ""
+
+    def _failures(self) -> str:
+        failed = Counter(row.reason or "its process was killed too often" for row in self.rows if row.state == "FAIL")
+        return "\n".join(f"failed: {reason} ({_count(count, 'trial')})" for reason, count in failed.items())
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 _BEST = 10  # trials in the table
 _REFIT = "refit"  # user attribute of the study: which trial was fitted anew, and the folder of that run
 
@@ -192,8 +309,7 @@ _REFIT = "refit"  # user attribute of the study: which trial was fitted anew, an
 def finish(study: StudyCommand, *, interrupted: bool = False) -> None:
     """Say and write what the study came to; fit the best trial anew if it was not interrupted.
 
-    Raises:
-        SystemExit: With code 1, if all workers ended before the study was done.
+    Ends with code 1 if all workers ended before the study was done.
     """
     opened, now = study.look()
     rows = rows_of(opened, study.space)
@@ -213,23 +329,10 @@ def finish(study: StudyCommand, *, interrupted: bool = False) -> None:
 
 
 def _report(study: StudyCommand, rows: list[TrialRow], best: list[TrialRow], mattered: Mapping[str, float]) -> None:
-    report = str(StudyReport(study.flags.name, study.flags.metrics, list(study.space), best, rows, mattered))
+    report = StudyReport(study.flags.name, study.flags.metrics, list(study.space), best, rows, mattered)
     sys.stdout.write(f"\n{report}\n\n")
-    lines = [_picture(study, rows, report, list(mattered)), *([_best(study, best)] if best else [])]
+    lines = [_write_pictures(study, report), *([_write_best(study, best[0])] if best else [])]
     sys.stdout.write("".join(f"{line}\n" for line in lines))
-
-
-def _picture(study: StudyCommand, rows: Sequence[TrialRow], report: str, mattered: Sequence[str]) -> str:
-    short = short_names(study.space)
-    path = write_pictures(
-        study.folder,
-        [replace(row, params={short[name]: value for name, value in row.params.items()}) for row in rows],
-        report,
-        axes=[short[name] for name in _axes(study.space, mattered)],
-        monitor=study.flags.metrics[0],
-        mode=study.flags.directions[0][:3],
-    )
-    return f"picture      {path}\nlook at it   tensorboard --logdir {_quoted(study.folder)}"
 
 
 def _axes(space: Mapping[str, Any], mattered: Sequence[str]) -> list[str]:
@@ -240,10 +343,18 @@ def _axes(space: Mapping[str, Any], mattered: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*first, *numbers, *space]))[:2]
 
 
-def _best(study: StudyCommand, best: Sequence[TrialRow]) -> str:
-    metric, value = study.flags.metrics[0], best[0].values[0]
-    words = f"trial {best[0].number} of study {study.flags.name}: {metric} {value:.6g} in its best epoch"
-    path = write_best(study.cli, study.folder, best[0], words)
+def _write_best(study: StudyCommand, row: TrialRow) -> str:
+    """Write the whole configuration of a trial's fit, to be given to `fit --config`, under a line of words on it."""
+    config = study.cli.config_with(row.params, study.cli.base_seed)
+    for own in ("study", "space", "config"):
+        config.pop(own, None)
+    text = study.cli.parser.dump(config, skip_validation=True, skip_unset=False)
+    body = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    metric, path = study.flags.metrics[0], study.folder / _BEST_CONFIG
+    words = f"trial {row.number} of study {study.flags.name}: {metric} {row.values[0]:.6g} in its best epoch"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        partial.write_text(f"# {words}\n{body}\n", encoding="utf-8")
     of = f" (the best {metric} of the front)" if len(study.flags.metrics) > 1 else ""
     return f"train it     python -m lightning_mods.fit --config {_quoted(path)}{of}"
 
@@ -256,7 +367,7 @@ def _refit(study: StudyCommand, opened: "Study", row: TrialRow) -> None:
         return
     sys.stdout.write(f"\nfit of trial {row.number}:\n")
     sys.stdout.flush()
-    command = [f"--config={study.folder / 'best.yaml'}"]
+    command = [f"--config={study.folder / _BEST_CONFIG}"]
     if study.cli.trainer.world_size > 1:
         fit_on_ranks(study.cli.trainer.world_size, command)
     else:

@@ -31,13 +31,9 @@ def context() -> Any:
 
 @dataclass(frozen=True)
 class ProcessEnd:
-    """The end of a process.
+    """The end of a process."""
 
-    Args:
-        code: Its exit code; below zero the signal that killed it.
-    """
-
-    code: int
+    code: int  # its exit code; below zero the signal that killed it
 
     def __str__(self) -> str:
         return f"was killed by signal {-self.code}" if self.code < 0 else f"ended with exit code {self.code}"
@@ -46,14 +42,8 @@ class ProcessEnd:
 class ChildProcesses:
     """Processes with a pipe each to this one; one that is killed while it writes spoils no other's.
 
-    They are ended when the block ends.
-
-    Args:
-        count: How many.
-        target: Called in each with its number, its environment, its pipe and `args`; importable by name.
-        *args: Plain data.
-        environment: Of each process.
-        patience: Seconds for one to end when it is asked to, before it is killed.
+    Each calls the `target`, importable by name, with its number, its environment, its pipe and `args`, plain data.
+    They are ended when the block ends, and killed if that takes one longer than `patience` seconds.
     """
 
     def __init__(
@@ -91,13 +81,9 @@ class ChildProcesses:
         self._alive.add(number)
 
     def receive(self, timeout: float | None = None) -> list[tuple[int, Any]]:
-        """Wait for what the processes send.
+        """Wait for what the processes send, `timeout` seconds at most, and return each one's number and message.
 
-        Args:
-            timeout: In seconds; None waits until there is something.
-
-        Returns:
-            Number and message; the last one of each process is a `ProcessEnd`.
+        The last message of each process is a `ProcessEnd`.
         """
         pipes = [self._pipes[number] for number in self._alive]
         wait([*pipes, *(self._processes[number].sentinel for number in self._alive)], timeout)
@@ -118,30 +104,27 @@ class ChildProcesses:
             self._pipes[number].send(message)
 
     def __exit__(self, *error: object) -> None:
-        for process in self._processes.values():
-            if self._patience:
-                process.terminate()
-        for process in self._processes.values():
+        processes = self._processes.values()
+        for process in processes if self._patience else ():
+            process.terminate()
+        for process in processes:
             if self._patience:
                 process.join(self._patience)
             process.kill()
-        for process in self._processes.values():
+        for process in processes:
             process.join()
         for pipe in self._pipes.values():
             pipe.close()
         self._alive.clear()
 
 
-def rank_processes(
-    count: int, work: Callable[[int, Connection, Any], None], request: Any, *, threads: int | None = None
-) -> ChildProcesses:
+RankWork = Callable[[int, Connection, Any], None]
+
+
+def rank_processes(count: int, work: RankWork, request: Any, *, threads: int | None = None) -> ChildProcesses:
     """Make the ranks of one fit: Lightning finds them as it would find those of a launcher, and starts none itself.
 
-    Args:
-        count: How many.
-        work: Called in each with its rank, a pipe to this process, and `request`; importable by name.
-        request: Plain data.
-        threads: Of torch in each, before Lightning shares out the cores.
+    Each calls `work`, importable by name, with its rank, a pipe to this process, and the request, plain data.
     """
     # Its own port each: two trials may run at once.
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0", "WORLD_SIZE": str(count)}
@@ -153,21 +136,14 @@ def free_port() -> int:
     """Return a port of this machine that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+        return int(free.getsockname()[1])
 
 
 def run_workers(count: int, work: Callable[..., None], line: CommandLine, report: Callable[[Progress], None]) -> str:
     """Run a study in processes of their own until all have ended.
 
-    Args:
-        count: How many.
-        work: Called in each with the command line and where to send the progress; importable by name.
-        line: The command line.
-        report: Called here with what they send.
-
-    Returns:
-        What a worker found wrong with the command; empty if nothing.
+    Each calls `work`, importable by name, with the command line and where to send the progress, with which `report` is
+    called here. Returns what a worker found wrong with the command; empty if nothing.
     """
     error = ""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -187,12 +163,7 @@ def run_workers(count: int, work: Callable[..., None], line: CommandLine, report
 
 
 def _become_rank(
-    rank: int,
-    environment: dict[str, str],
-    pipe: Connection,
-    threads: int | None,
-    work: Callable[[int, Connection, Any], None],
-    request: Any,
+    rank: int, environment: dict[str, str], pipe: Connection, threads: int | None, work: RankWork, request: Any
 ) -> None:
     _become_child({**environment, "LOCAL_RANK": str(rank)}, signal.SIGKILL)
     if threads is not None:

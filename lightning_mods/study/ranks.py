@@ -53,20 +53,13 @@ class TrialCall:
 
 @dataclass(frozen=True)
 class RankResult:
-    """How the trial ended on a rank.
+    """How the trial ended on a rank."""
 
-    Args:
-        kind: `values`, `pruned`, `mistake` (of the command; no trial is spent on it) or `failed`.
-        text: Why.
-        name: Of the exception of what failed.
-        values: The objectives.
-        when: Seconds of a clock that all processes share: what fails on one rank makes the others fail after it.
-    """
-
-    kind: str
-    text: str = ""
-    name: str = ""
-    values: tuple[float, ...] = ()
+    kind: str  # `values`, `pruned`, `mistake` (of the command; no trial is spent on it) or `failed`
+    text: str = ""  # why
+    name: str = ""  # of the exception of what failed
+    values: tuple[float, ...] = ()  # the objectives
+    # Seconds of a clock that all processes share: what fails on one rank makes the others fail after it.
     when: float = field(default_factory=time.monotonic)
 
     @property
@@ -142,29 +135,20 @@ _PORTS = 3  # attempts to meet at a port that nobody else took in between
 
 
 def check_ranks(trainer: Trainer) -> None:
-    """See that a study can start the processes of a command line's fit.
-
-    Raises:
-        UsageError: It cannot.
-    """
+    """Raise a UsageError if a study cannot start the processes of a command line's fit."""
     if trainer.world_size == 1:
         return
     strategy: Any = trainer.strategy
     if trainer.num_nodes > 1:
-        raise UsageError(
-            f"the processes of a trial are all on one machine: --trainer.num_nodes=1, not {trainer.num_nodes}; the "
-            "same command on another machine with the same --study.storage takes part in the study."
-        )
+        how = "the same command on another machine with the same --study.storage takes part in the study"
+        here = f"--trainer.num_nodes=1, not {trainer.num_nodes}"
+        raise UsageError(f"the processes of a trial are all on one machine: {here}; {how}.")
     if "Subprocess" not in type(strategy.launcher).__name__:
-        raise UsageError(
-            "the processes of a trial are started by the study, and --trainer.strategy here starts its own; give "
-            "--trainer.strategy=ddp."
-        )
+        how = "the study, and --trainer.strategy here starts its own; give --trainer.strategy=ddp"
+        raise UsageError(f"the processes of a trial are started by {how}.")
     if strategy.cluster_environment.creates_processes_externally:
-        raise UsageError(
-            "a study starts the processes of its trials itself: start it once, without torchrun or srun "
-            "(LOCAL_RANK is set)."
-        )
+        how = "start it once, without torchrun or srun (LOCAL_RANK is set)"
+        raise UsageError(f"a study starts the processes of its trials itself: {how}.")
 
 
 class RankTrialRunner:
@@ -176,24 +160,10 @@ class RankTrialRunner:
         self._warns = True
 
     def __call__(self, trial: "Trial", values: Mapping[str, Any]) -> list[float]:
-        """Train a trial and return its objectives.
-
-        Raises:
-            SearchError: A metric that is never logged; processes that cannot be started.
-            optuna.TrialPruned: The trial is hopeless.
-            RuntimeError: What a rank raised, under its name; a rank that ended or was killed.
-        """
+        """Train a trial and return its objectives; what a rank raised is raised under its name."""
         forget_attempts(trial.study, trial.number, trial.user_attrs, self._folder)
-        request = RankRequest(
-            line=self._cli.line,
-            names=self._names,
-            folder=self._folder,
-            number=trial.number,
-            values=dict(values),
-            directions=list(trial.study.directions),
-            pruner=trial.study.pruner,
-            warns=self._warns,
-        )
+        known = (self._cli.line, self._names, self._folder, trial.number, dict(values))
+        request = RankRequest(*known, list(trial.study.directions), trial.study.pruner, self._warns)
         self._warns = False
         for attempt in range(1, _PORTS + 1):
             result = self._once(trial, request)
@@ -206,9 +176,8 @@ class RankTrialRunner:
         try:
             ranks.__enter__()
         except (OSError, EOFError) as error:
-            raise SearchError(
-                f"{CANNOT_START}: {getattr(error, 'strerror', None) or 'no process was made'}."
-            ) from error
+            why = getattr(error, "strerror", None) or "no process was made"
+            raise SearchError(f"{CANNOT_START}: {why}.") from error
         try:
             return _RankExchange(ranks, trial).run()
         finally:
@@ -256,12 +225,9 @@ class _RankExchange:
 
     def _lost(self, rank: int, how: ProcessEnd) -> RankResult:
         text = f"rank {rank} of {self._ranks.count} {how}"
-        # Before all others: they fail for want of this one.
-        return (
-            RankResult("failed", text, "RankLost", when=0.0)
-            if rank in self._began
-            else RankResult("mistake", f"{CANNOT_START}: {text}.", when=0.0)
-        )
+        began = rank in self._began
+        kind, why = ("failed", text) if began else ("mistake", f"{CANNOT_START}: {text}.")
+        return RankResult(kind, why, "RankLost", when=0.0)  # before all others: they fail for want of this one
 
 
 def _found_the_port_taken(result: RankResult) -> bool:

@@ -26,17 +26,13 @@ from lightning_mods.cli.classes import import_class, own_arguments
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line, read_config
 from lightning_mods.cli.flags import LINKED, StudyFlags
 from lightning_mods.cli.lightning_cli import ModsCLI
-from lightning_mods.cli.loggers import RunPlace, asks_for_logger, with_places
+from lightning_mods.cli.loggers import RunPlace, as_list, asks_for_logger, with_places
 from lightning_mods.loggers.progress import CloseLoggers
 from lightning_mods.loggers.terminal import say
 
 
 def check_folds(data: object, folds: int) -> None:
-    """See that the data module can be folded.
-
-    Raises:
-        UsageError: It is not ours, or has too few rows.
-    """
+    """Raise a UsageError if the data module cannot be folded: it is not ours, or has too few rows."""
     if not isinstance(data, TabularDataModule):
         raise UsageError("--study.folds needs --data=TabularDataModule; --study.seeds works with any data.")
     rows = len(_both(data))
@@ -45,15 +41,10 @@ def check_folds(data: object, folds: int) -> None:
 
 
 def fold(data: TabularDataModule, index: int, folds: int) -> None:
-    """Let a data module train on all folds but one, and validate on that one.
+    """Let a data module, a copy that nobody else uses, train on all folds but one, and validate on that one.
 
     Every fold has its share of each class, or of low and high targets. The columns stay encoded as they were learned
     from the training rows of the fit.
-
-    Args:
-        data: A copy that nobody else uses.
-        index: Which fold to validate on, from 0.
-        folds: How many there are, at least 2.
     """
     rows = _both(data)
     assert rows.y is not None
@@ -61,7 +52,7 @@ def fold(data: TabularDataModule, index: int, folds: int) -> None:
     order = drawn[np.argsort(rows.y.numpy()[drawn], kind="stable")]
     held = np.zeros(len(rows), dtype=bool)
     held[order[index::folds]] = True
-    train, val = (_some(rows, torch.from_numpy(np.flatnonzero(part))) for part in (~held, held))
+    train, val = (Rows(rows.x[part], rows.y[part]) for part in (torch.from_numpy(~held), torch.from_numpy(held)))
     size, seed = data.resolved_batch_size, data.learned.seed
     data.train_dataloader = lambda: train_loader(train, min(size, len(train)), seed)  # type: ignore[method-assign]
     data.val_dataloader = lambda: eval_loader(val, 1)  # type: ignore[method-assign]
@@ -72,25 +63,16 @@ def _both(data: TabularDataModule) -> Rows:
     parts = [data.train_dataloader().dataset]
     loader = data.val_dataloader()
     parts += [] if isinstance(loader, list) else [loader.dataset]
-    tables = [part for part in parts if isinstance(part, Rows) and part.y is not None]
-    return Rows(
-        torch.cat([table.x for table in tables]), torch.cat([table.y for table in tables if table.y is not None])
-    )
-
-
-def _some(rows: Rows, at: torch.Tensor) -> Rows:
-    return Rows(rows.x.index_select(0, at), None if rows.y is None else rows.y.index_select(0, at))
+    tables = [(part.x, part.y) for part in parts if isinstance(part, Rows) and part.y is not None]
+    x, y = zip(*tables, strict=True)
+    return Rows(torch.cat(x), torch.cat(y))
 
 
 _SECTIONS = ("model", "data", "optimizer", "lr_scheduler")
 
 
 class StudyCLI(ModsCLI):
-    """The CLI of a study: its own model, data and trainer are only looked at; each trial gets fresh ones.
-
-    Args:
-        line: The command line.
-    """
+    """The CLI of a study: its own model, data and trainer are only looked at; each trial gets fresh ones."""
 
     def __init__(self, line: CommandLine) -> None:
         self.trial_callbacks: list[Callback] = []
@@ -106,8 +88,7 @@ class StudyCLI(ModsCLI):
     def before_instantiate_classes(self) -> None:
         """Leave out the search of a `fit`: the study does it, and a trial must not search in turn."""
         super().before_instantiate_classes()
-        given = self.config.trainer.callbacks or []
-        given = given if isinstance(given, list) else [given]
+        given = as_list(self.config.trainer.callbacks)
         kept = [each for each in given if each.class_path.rpartition(".")[2] != OptunaSearch.__name__]
         if len(kept) < len(given):
             say("note: OptunaSearch is left out, the study searches.")
@@ -118,9 +99,7 @@ class StudyCLI(ModsCLI):
     def class_of(self, section: str) -> type | None:
         """Return the class chosen for `model`, `data`, `optimizer` or `lr_scheduler`; None for none."""
         chosen = self.config.get(section)
-        if chosen is None:
-            return None
-        found: type = import_class(chosen.class_path)
+        found: type | None = None if chosen is None else import_class(chosen.class_path)
         return found
 
     def value(self, name: str) -> Any:
@@ -142,12 +121,7 @@ class StudyCLI(ModsCLI):
     # --------------------------------------------------------------------- making
 
     def config_with(self, values: Mapping[str, Any], seed: int) -> Namespace:
-        """Return the configuration of a trial's fit.
-
-        Args:
-            values: Flag, such as `model.lr`, to its value.
-            seed: For `--seed_everything`.
-        """
+        """Return the configuration of a trial's fit, with its seed and the values of flags such as `model.lr`."""
         config: Namespace = self.config.clone()
         config.seed_everything = seed
         for name, value in values.items():
@@ -159,19 +133,11 @@ class StudyCLI(ModsCLI):
         values: Mapping[str, Any],
         seed: int,
         *,
-        folder: Path | None = None,
+        folder: Path | None = None,  # where its logger writes; None for no logger
         callbacks: Sequence[Callback] = (),
-        held_out: int | None = None,
+        held_out: int | None = None,  # the fold to validate on; None for the validation rows
     ) -> "StudyCLI":
-        """Make a fit with other values: a fresh model, data module and trainer, as a command of its own would.
-
-        Args:
-            values: Flag, such as `model.lr`, to its value.
-            seed: For `--seed_everything`.
-            folder: Where its logger writes; None for no logger.
-            callbacks: For its trainer.
-            held_out: The fold to validate on; None for the validation rows.
-        """
+        """Make a fit with other values: a fresh model, data module and trainer, as a command of its own would."""
         twin = copy.copy(self)
         twin.config = self.config_with(values, seed)
         twin.trial_callbacks, twin.trial_folder = list(callbacks), folder
@@ -207,9 +173,8 @@ class StudyCLI(ModsCLI):
         """Make a trainer that is quick and quiet: no bar, no checkpoints unless asked for, one TensorBoard run."""
         config = self.config_init.trainer
         if self.trial_folder is not None and config.logger in (None, True):
-            config.logger = TensorBoardLogger(
-                self.trial_folder.parent, name="", version=self.trial_folder.name, default_hp_metric=False
-            )
+            root, run = self.trial_folder.parent, self.trial_folder.name
+            config.logger = TensorBoardLogger(root, name="", version=run, default_hp_metric=False)
         if self.line.said("trainer.devices") is None:
             config.devices = 1
         return super().instantiate_trainer(**kwargs)
@@ -220,19 +185,16 @@ class StudyCLI(ModsCLI):
         return super().root if self.trial_folder is None else self.trial_folder
 
     def _callbacks(self, config: Namespace) -> list[Any]:
-        given = config.callbacks or []
-        given = [each for each in (given if isinstance(given, list) else [given]) if not isinstance(each, ProgressBar)]
+        given = [each for each in as_list(config.callbacks) if not isinstance(each, ProgressBar)]
         config.enable_progress_bar = False
-        config.enable_checkpointing = bool(config.enable_checkpointing) or any(
-            isinstance(each, Checkpoint) for each in given
-        )
+        config.enable_checkpointing = bool(config.enable_checkpointing) or any(isinstance(c, Checkpoint) for c in given)
         return [*given, *self.trial_callbacks, *([CloseLoggers()] if self.trial_folder is not None else [])]
 
 
 def _holder(config: Namespace, name: str) -> Any:
     """The part of a configuration that holds a flag."""
-    section = config[name.partition(".")[0]]
-    return section.init_args if name.partition(".")[0] in _SECTIONS else section
+    section = name.partition(".")[0]
+    return config[section].init_args if section in _SECTIONS else config[section]
 
 
 def default_of(cli: StudyCLI, name: str) -> Any:
@@ -242,7 +204,7 @@ def default_of(cli: StudyCLI, name: str) -> Any:
         made = vars(each).get("__init__")
         found = inspect.signature(made).parameters.get(name.partition(".")[2]) if made else None
         if found is not None:
-            return None if found.default is inspect.Parameter.empty else found.default
+            return None if found.default is found.empty else found.default
     return None
 
 
@@ -308,15 +270,7 @@ LR = "log 1e-4..1"
 
 
 def asked_space(line: CommandLine) -> tuple[CommandLine, dict[str, Any]]:
-    """Take the space out of a command line.
-
-    Args:
-        line: The command line.
-
-    Returns:
-        The other flags, with the whole space as one `--space`, and the space: dotted name to what was said of it,
-        later words winning.
-    """
+    """Return the line with the whole space as one `--space`, and the space: name to what was said of it last."""
     asked: dict[str, Any] = {}
     for flag in line.flags:
         name, value = flag.name, flag.value
@@ -342,20 +296,11 @@ def _flat(found: Any, where: str, above: str = "") -> dict[str, Any]:
 
 
 def build_space(cli: StudyCLI, line: CommandLine, asked: Mapping[str, Any]) -> Space:
-    """Return the space of a study.
-
-    Args:
-        cli: The command, its classes made.
-        line: The flags as they were typed, to see what was given by hand.
-        asked: What is to be searched, from `asked_space`.
-
-    Raises:
-        UsageError: A name that is no flag, a range that is none, or nothing to search.
-    """
+    """Return the space that is asked for and left to the study, without what the line as it was typed gives by hand."""
     known = _flags_there_are(cli)
     for name in asked:
-        if name.startswith(("optimizer.", "lr_scheduler.")) and cli.config.get(name.partition(".")[0]) is None:
-            group = name.partition(".")[0]
+        group = name.partition(".")[0]
+        if group in _EXAMPLE and "." in name and cli.config.get(group) is None:
             raise UsageError(f"--space.{name} needs --{group}=CLASS, such as --{group}={_EXAMPLE[group]}.")
     searched = CommandLine.parse("study", [f"--space.{name}=" for name in asked])
     searched.refuse_unknown(f"space.{name}" for name in known)
@@ -375,11 +320,7 @@ def build_space(cli: StudyCLI, line: CommandLine, asked: Mapping[str, Any]) -> S
 
 
 def check_space(cli: StudyCLI, space: Space) -> None:
-    """See that the flags take what may be drawn: the bounds of a range, and every choice of a list.
-
-    Raises:
-        UsageError: One of them does not.
-    """
+    """Raise a UsageError if a flag does not take what may be drawn: the bounds of a range, every choice of a list."""
     tried = {name: dimension.levels(2)[:_MANY] for name, dimension in space.items()}
     # All first values together, then all second ones, and so on: each look makes a model.
     rounds = zip_longest(*([(name, value) for value in values] for name, values in tried.items()))

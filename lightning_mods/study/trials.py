@@ -27,13 +27,7 @@ if TYPE_CHECKING:
 
 
 class StudyFits:
-    """Makes the fits of a study's trials, and the runners that train them.
-
-    Args:
-        cli: The command.
-        space: Names that are searched.
-        folder: The study's folder; a trial's TensorBoard run is `trial_NUMBER` in it.
-    """
+    """Makes the fits of a study's trials, and their runners; a TensorBoard run is `trial_NUMBER` in the folder."""
 
     def __init__(self, cli: StudyCLI, space: Iterable[str], folder: Path) -> None:
         self._cli, self._flags, self._folder = cli, cli.study, folder
@@ -43,11 +37,7 @@ class StudyFits:
         self._templates: dict[tuple[str, int], StudyCLI] = {}
 
     def runner(self, *, ended: bool = True) -> TrialRunner:
-        """Make the runner of one trial after the other.
-
-        Args:
-            ended: Whether to look after a trial that has ended; not in a rank of it, which has no study.
-        """
+        """Make the runner of one trial after the other; `ended` looks after them, not in a rank, which has no study."""
         flags = self._flags
         settings = TrialSettings(
             flags.metrics,
@@ -69,18 +59,14 @@ class StudyFits:
         )
 
     def fit(self, fit: TrialFit) -> Trainer:
-        """Train a fit as a command of its own would, and return its trainer.
-
-        Raises:
-            SearchError: A metric that is never logged.
-        """
+        """Train a fit as a command of its own would, and return its trainer."""
         torch.set_num_threads(self._threads)  # as many as a fit of its own would begin with
         fit.observer.improved = _HParamsRow(fit.observer, self._params(fit.values), self._flags.metrics)
         seed, held_out = self._seed_and_fold(fit.index)
         folder = self._run_folder(fit.number, fit.index)
         try:
             one = self._cli.variant(fit.values, seed, folder=folder, callbacks=fit.callbacks, held_out=held_out)
-            limit_threads(one.trainer, one.model, getattr(one.datamodule, "resolved_batch_size", None))
+            limit_threads(one.trainer, one.model, one.datamodule)
             one.trainer.fit(one.model, datamodule=one.datamodule)
         finally:
             torch.set_num_threads(self._threads)  # for a fit after the study

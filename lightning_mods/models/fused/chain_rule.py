@@ -8,139 +8,93 @@ https://doi.org/10.1038/323533a0, and the notes of `torch.optim.SGD`.
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils import parametrize
 from torch.optim.sgd import sgd
 
-_threshold_backward = torch.ops.aten.threshold_backward.default
-_leaky_relu_backward = torch.ops.aten.leaky_relu_backward.default
-_elu_backward = torch.ops.aten.elu_backward.default
-_gelu_backward = torch.ops.aten.gelu_backward.default
-_silu_backward = torch.ops.aten.silu_backward.default
-_tanh_backward = torch.ops.aten.tanh_backward.default
-_sigmoid_backward = torch.ops.aten.sigmoid_backward.default
-_log_softmax = torch.ops.aten._log_softmax.default
-_log_softmax_backward = torch.ops.aten._log_softmax_backward_data.default
-_nll_loss = torch.ops.aten.nll_loss_forward.default
-_nll_loss_backward = torch.ops.aten.nll_loss_backward.default
-_mse_loss_backward = torch.ops.aten.mse_loss_backward.default
+_aten = torch.ops.aten
 
-Forward = Callable[[Tensor], Tensor]
-Backward = Callable[[Tensor, Tensor, Tensor], Any]  # a tensor; torch.ops has no types
+ALIGNED = 32  # floats: torch's own tensors begin on 16, products may depend on it; elementwise loops go by 32 at most
 
 
-@dataclass(frozen=True)
-class Activation:
-    """An activation and its derivative.
+class Activation(NamedTuple):
+    """An activation and its derivative."""
 
-    Attributes:
-        forward: From the layer's sums z to its values h; may write into z if `keeps_sums` is false.
-        backward: From the gradient of h, z and h to the gradient of z.
-        keeps_sums: Whether `backward` reads z.
-    """
-
-    forward: Forward
-    backward: Backward
-    keeps_sums: bool
+    forward: Callable[[Tensor], Tensor]  # from the layer's sums z to its values h; may write into z
+    backward: Callable[[Tensor, Tensor, Tensor], Any]  # from the gradient of h, z and h to that of z
 
 
-def _relu(grad: Tensor, z: Tensor, h: Tensor) -> Any:
-    return _threshold_backward(grad, h, 0)
-
-
-def _leaky_relu(slope: float) -> Activation:
-    def backward(grad: Tensor, z: Tensor, h: Tensor) -> Any:
-        return _leaky_relu_backward(grad, z, slope, False)
-
-    return Activation(lambda z: nn.functional.leaky_relu(z, slope), backward, True)
-
-
-def _elu(alpha: float) -> Activation:
-    def backward(grad: Tensor, z: Tensor, h: Tensor) -> Any:
-        return _elu_backward(grad, alpha, 1, 1, False, z)
-
-    return Activation(lambda z: nn.functional.elu(z, alpha), backward, True)
-
-
-def _gelu(approximate: str) -> Activation:
-    def backward(grad: Tensor, z: Tensor, h: Tensor) -> Any:
-        return _gelu_backward(grad, z, approximate=approximate)
-
-    return Activation(lambda z: nn.functional.gelu(z, approximate=approximate), backward, True)
-
-
-_RELU = Activation(torch.relu_, _relu, False)
-_SILU = Activation(nn.functional.silu, lambda grad, z, h: _silu_backward(grad, z), True)
-_TANH = Activation(torch.tanh_, lambda grad, z, h: _tanh_backward(grad, h), False)
-_SIGMOID = Activation(torch.sigmoid_, lambda grad, z, h: _sigmoid_backward(grad, h), False)
-_IDENTITY = Activation(lambda z: z, lambda grad, z, h: grad, False)
+RELU = Activation(torch.relu_, lambda grad, z, h: _aten.threshold_backward.default(grad, h, 0))
+_SILU = Activation(functional.silu, lambda grad, z, h: _aten.silu_backward.default(grad, z))
+_TANH = Activation(torch.tanh_, lambda grad, z, h: _aten.tanh_backward.default(grad, h))
+_SIGMOID = Activation(torch.sigmoid_, lambda grad, z, h: _aten.sigmoid_backward.default(grad, h))
+_IDENTITY = Activation(lambda z: z, lambda grad, z, h: grad)
+_RULES: dict[type[nn.Module], Callable[[Any], Activation]] = {
+    nn.ReLU: lambda layer: RELU,
+    nn.SiLU: lambda layer: _SILU,
+    nn.Tanh: lambda layer: _TANH,
+    nn.Sigmoid: lambda layer: _SIGMOID,
+    nn.Identity: lambda layer: _IDENTITY,
+    nn.LeakyReLU: lambda layer: Activation(
+        lambda z: functional.leaky_relu(z, layer.negative_slope),
+        lambda grad, z, h: _aten.leaky_relu_backward.default(grad, z, layer.negative_slope, False),
+    ),
+    nn.ELU: lambda layer: Activation(
+        lambda z: functional.elu(z, layer.alpha),
+        lambda grad, z, h: _aten.elu_backward.default(grad, layer.alpha, 1, 1, False, z),
+    ),
+    nn.GELU: lambda layer: Activation(
+        lambda z: functional.gelu(z, approximate=layer.approximate),
+        lambda grad, z, h: _aten.gelu_backward.default(grad, z, approximate=layer.approximate),
+    ),
+}
 
 
 def activation_of(layer: nn.Module) -> Activation | None:
-    """The rule of an activation layer; None for a kind that is not known."""
-    if type(layer) not in (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Identity):
-        return None
-    match layer:
-        case nn.LeakyReLU():
-            return _leaky_relu(layer.negative_slope)
-        case nn.ELU():
-            return _elu(layer.alpha)
-        case nn.GELU():
-            return _gelu(layer.approximate)
-    plain = {nn.ReLU: _RELU, nn.SiLU: _SILU, nn.Tanh: _TANH, nn.Sigmoid: _SIGMOID, nn.Identity: _IDENTITY}
-    return plain[type(layer)]
-
-
-def dropout_noise(h: Tensor, p: float) -> Tensor:
-    """What a training layer of dropout multiplies its input by, drawn as torch draws it on a CPU."""
-    return torch.empty_like(h).bernoulli_(1 - p).div_(1 - p)
+    """Return the rule of an activation layer; None for a kind that is not known."""
+    make = _RULES.get(type(layer))
+    return make(layer) if make else None
 
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """Mean cross-entropy and its gradient.
+    """Mean cross-entropy and its gradient."""
 
-    Args:
-        weights: Of the classes, shape (C,); None for all alike.
-    """
-
-    weights: Tensor | None = None
+    weights: Tensor | None = None  # of the classes, shape (C,); None for all alike
 
     def __call__(self, outputs: Tensor, y: Tensor, one: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, a scalar, and its gradient with respect to the outputs `[B, C]`; `one` is the number 1."""
-        logs = _log_softmax(outputs, 1, False)
-        loss, mass = _nll_loss(logs, y, self.weights, 1, -100)
-        grad = _nll_loss_backward(one, logs, y, self.weights, 1, -100, mass)
-        return loss, _log_softmax_backward(grad, logs, 1, outputs.dtype)
+        """Return the loss, a scalar, and its gradient by the outputs `[B, C]`; `one` is the number 1."""
+        logs = _aten._log_softmax.default(outputs, 1, False)
+        loss, mass = _aten.nll_loss_forward.default(logs, y, self.weights, 1, -100)
+        grad = _aten.nll_loss_backward.default(one, logs, y, self.weights, 1, -100, mass)
+        return loss, _aten._log_softmax_backward_data.default(grad, logs, 1, outputs.dtype)
 
 
 @dataclass(frozen=True)
 class SquaredError:
-    """Mean squared error on the standardised target and its gradient.
+    """Mean squared error on the standardised target and its gradient."""
 
-    Args:
-        mean: Of the target, in its units.
-        std: Of the target, above 0.
-    """
-
-    mean: float
-    std: float
+    mean: float  # of the target, in its units
+    std: float  # of the target, above 0
 
     def __call__(self, outputs: Tensor, y: Tensor, one: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, a scalar, and its gradient with respect to the outputs `[B, 1]`; `one` is the number 1."""
+        """Return the loss, a scalar, and its gradient by the outputs `[B, 1]`; `one` is the number 1."""
         wanted = ((y - self.mean) / self.std).to(outputs.dtype)
         found = outputs.squeeze(-1)
-        loss = nn.functional.mse_loss(found, wanted)
-        return loss, _mse_loss_backward(one, found, wanted, 1).unsqueeze(-1)
+        grad = _aten.mse_loss_backward.default(one, found, wanted, 1)
+        return functional.mse_loss(found, wanted), grad.unsqueeze(-1)
 
 
 LossRule = CrossEntropy | SquaredError
 
 
-_ALIGNED = 16  # floats, 64 bytes: where torch's own tensors begin, and products of matrices may depend on it
+def starts(shapes: Sequence[torch.Size]) -> list[int]:
+    """Return where tensors of these shapes begin in a flat one, each aligned; and last, where that ends."""
+    return [0, *accumulate(-(-shape.numel() // ALIGNED) * ALIGNED for shape in shapes)]
 
 
 @dataclass(frozen=True)
@@ -153,60 +107,41 @@ class Sgd:
     nesterov: bool
 
 
-@dataclass(frozen=True)
-class _Hidden:
-    activation: Activation
-    dropout: float
-
-
 class ChainRule:
     """An MLP's parameters, gradients and momenta in three flat tensors, and the steps that change them.
 
-    It works on copies: `load` takes them from the module, `store` gives them back.
-
-    Args:
-        linear: The linear layers, first to last.
-        hidden: What follows each of them but the last.
-        loss: What is minimised.
-
-    Attributes:
-        parameters: Those of the module, weight and bias of each layer in turn.
-        weights: The copies of them.
-        gradients: Of the latest `backward`, one for each, until `update` has used them.
+    It works on copies: `load` takes them from the module, `store` gives them back. Its linear layers are given first to
+    last, with the activation and the share of dropout (0 for none) that follow each but the last.
     """
 
-    def __init__(self, linear: Sequence[nn.Linear], hidden: Sequence[_Hidden], loss: LossRule) -> None:
+    def __init__(self, linear: Sequence[nn.Linear], hidden: Sequence[tuple[Activation, float]], loss: LossRule) -> None:
         self.parameters = [p for layer in linear for p in layer.parameters()]
         self._loss = loss
         shapes = [p.shape for p in self.parameters]
         device = self.parameters[0].device
-        room = [-(-shape.numel() // _ALIGNED) * _ALIGNED for shape in shapes]
-        starts = [0, *accumulate(room)]
-        self._flat = [torch.zeros(starts[-1], device=device) for _ in range(3)]
-        parts = [
-            [flat[at : at + shape.numel()].view(shape) for at, shape in zip(starts, shapes, strict=False)]
-            for flat in self._flat
-        ]
-        self.weights, self.gradients, self._momenta = parts
-        self._matrices, self._biases = parts[0][0::2], parts[0][1::2]
-        self._transposed = [matrix.t() for matrix in self._matrices]
-        self._matrix_grads, self._bias_grads = parts[1][0::2], parts[1][1::2]
+        *begin, end = starts(shapes)
+        self._flat = [torch.zeros(end, device=device) for _ in range(3)]
+        places = list(zip(begin, shapes, strict=True))
+        # Of `gradients`: of the latest `backward`, until `update` has used them.
+        self.weights, self.gradients, self._momenta = (
+            [flat[at : at + shape.numel()].view(shape) for at, shape in places] for flat in self._flat
+        )
+        matrices, self._biases = self.weights[0::2], self.weights[1::2]
+        self._transposed = [matrix.t() for matrix in matrices]
+        self._matrix_grads, self._bias_grads = self.gradients[0::2], self.gradients[1::2]
         self._one = torch.ones((), device=device)
         # What each step goes through, up to the last layer and down again: looked up once.
-        rules = [each.activation for each in hidden]
-        self._up = [
-            (rule.forward, each.dropout, bias, matrix)
-            for rule, each, bias, matrix in zip(rules, hidden, self._biases, self._transposed, strict=False)
-        ]
-        above = zip(self._matrices[1:], self._matrix_grads[1:], self._bias_grads[1:], strict=True)
-        self._down = [(rule.backward, *layer) for rule, layer in zip(rules, above, strict=True)][::-1]
+        below = zip(hidden, self._biases, self._transposed, strict=False)
+        self._up = [(rule.forward, dropout, bias, matrix) for (rule, dropout), bias, matrix in below]
+        above = zip(hidden, matrices[1:], self._matrix_grads[1:], self._bias_grads[1:], strict=True)
+        self._down = [(rule.backward, matrix, dw, db) for (rule, _), matrix, dw, db in above][::-1]
 
     @classmethod
     def of(cls, layers: nn.Sequential, loss: LossRule) -> "ChainRule | None":
         """For linear layers with an activation and perhaps dropout between them; None for anything else."""
         parts = list(layers)
         linear: list[nn.Linear] = []
-        hidden: list[_Hidden] = []
+        hidden: list[tuple[Activation, float]] = []
         while parts:
             layer = parts.pop(0)
             if type(layer) is not nn.Linear or not _is_plain(layer):
@@ -217,10 +152,8 @@ class ChainRule:
             activation = activation_of(parts.pop(0))
             if activation is None:
                 return None
-            dropout = parts[0] if parts else None
-            if isinstance(dropout, nn.Dropout):
-                parts.pop(0)
-            hidden.append(_Hidden(activation, dropout.p if isinstance(dropout, nn.Dropout) else 0.0))
+            dropout = parts.pop(0) if parts and isinstance(parts[0], nn.Dropout) else None
+            hidden.append((activation, dropout.p if isinstance(dropout, nn.Dropout) else 0.0))
         return None
 
     # ------------------------------------------------------------------ copies
@@ -259,16 +192,7 @@ class ChainRule:
     # ------------------------------------------------------------------ steps
 
     def step(self, x: Tensor, y: Tensor, rule: Sgd) -> Tensor:
-        """One mini-batch: forward, backward, update.
-
-        Args:
-            x: Rows, `[B, F]`.
-            y: Targets, `[B]`.
-            rule: From `load`.
-
-        Returns:
-            The mean loss before the update, a scalar.
-        """
+        """Take a mini-batch, rows `[B, F]` and targets `[B]`, through all three passes; return its mean loss before."""
         loss = self.backward(x, y)
         self.update(rule)
         return loss
@@ -282,8 +206,8 @@ class ChainRule:
             below, z = h, addmm(bias, h, matrix)
             h = active = forward(z)
             noise = None
-            if dropout:
-                noise = dropout_noise(active, dropout)
+            if dropout:  # as torch draws it on a CPU
+                noise = torch.empty_like(active).bernoulli_(1 - dropout).div_(1 - dropout)
                 h = active * noise
             passed.append((below, z, active, noise))
         loss, grad = self._loss(addmm(self._biases[-1], h, self._transposed[-1]), y, self._one)
@@ -314,17 +238,10 @@ class ChainRule:
     # ------------------------------------------------------------------ the check
 
     def agrees(self, x: Tensor, y: Tensor, rule: Sgd, loss: Callable[[], Tensor], seed: Callable[[], None]) -> bool:
-        """Whether a step from what was loaded is, bit for bit, what autograd and SGD make of it.
+        """Whether a step from what was loaded is, bit for bit, what autograd and SGD make of the module's `loss`.
 
         Neither the module nor what was loaded changes. Products of matrices may depend on the number of rows, so
-        each number of rows is to be checked once.
-
-        Args:
-            x: Rows.
-            y: Targets.
-            rule: From `load`.
-            loss: The module's loss on these rows, as it would be minimised.
-            seed: Called before each pass, for dropout.
+        each number of rows is to be checked once. `seed` is called before each pass, for dropout.
         """
         parameters = [p.detach().clone() for p in self.parameters]
         momenta: list[Tensor | None] = [m.clone() for m in self._momenta]

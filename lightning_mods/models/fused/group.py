@@ -2,26 +2,27 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_mods.models.fused.chain_rule import LossRule, activation_of
+from lightning_mods.models.fused.chain_rule import LossRule, activation_of, starts
 from lightning_mods.models.fused.group_ops import GroupActivation, GroupLoss, Linear, as_aligned, group_loss, shaped
-from lightning_mods.models.fused.steps import mixed_seed
+from lightning_mods.models.fused.steps import Learner, LossSums, add_loss, mixed_seed
 
-_ALIGNED = 32  # floats, as in `aligned`
 MOST = 16  # trials at once: by then there is nothing left of the costs that they share
-LARGE = 1e9  # floating-point operations of a step from which several threads are worth their while, as in `threads`
+# Floating-point operations of a step below which a second thread costs more than it gives: it takes part in products
+# of some microseconds each, and waits between them. 1e9 are about 11 ms of one core.
+SMALL_STEP = 1e9
 CACHE = 7_000_000  # bytes that a step may go over: beyond a processor's own cache, trials get in each other's way
+_FLUSH = 64  # steps whose losses are summed up at once
 
-
+Batch = tuple[Tensor, Tensor]
 RATES = ("lr", "momentum", "weight_decay", "dropout")
 
 
@@ -39,13 +40,8 @@ class GroupNetwork:
     """T copies of an MLP. Each of them trains, to the last bit, as it would alone with autograd and `torch.optim.SGD`.
 
     The operations are those of autograd and SGD in their order, each on all trials at once; where a batched product
-    of matrices would round differently there is a loop. That holds on one thread.
-
-    Args:
-        layers: Linear layers with an activation and perhaps dropout between them: the weights all trials begin with.
-        rates: One for each trial.
-        loss: What is minimised.
-        nesterov: Nesterov's momentum, for all.
+    of matrices would round differently there is a loop. That holds on one thread. All begin with the weights of
+    `layers`: linear layers with an activation and perhaps dropout between them.
     """
 
     def __init__(self, layers: nn.Sequential, rates: Sequence[Rates], loss: GroupLoss, *, nesterov: bool) -> None:
@@ -55,13 +51,11 @@ class GroupNetwork:
         self._loss, self._nesterov = loss, nesterov
         parameters = [p.detach() for layer in linear for p in (layer.weight, layer.bias)]
         self.shapes = [p.shape for p in parameters]
-        room = [-(-shape.numel() // _ALIGNED) * _ALIGNED for shape in self.shapes]
-        self._starts = [0, *accumulate(room)]
+        self._starts = starts(self.shapes)
         self._begun = False  # SGD's first momentum is the gradient
         self._draw = torch.Generator()
-        flat = [torch.zeros(len(rates), self._starts[-1]) for _ in range(3)]
-        self._take(rates, *flat)
-        for part, parameter in zip(self.parts(flat[0]), parameters, strict=True):
+        self._take(rates, *torch.zeros(3, len(rates), self._starts[-1]))
+        for part, parameter in zip(self.parts(self.flat), parameters, strict=True):
             part.copy_(parameter.expand_as(part))
 
     def _take(self, rates: Sequence[Rates], weights: Tensor, grads: Tensor, momenta: Tensor) -> None:
@@ -85,7 +79,7 @@ class GroupNetwork:
         self._take([self.rates[t] for t in trials], self.flat[at], self._grads[at], self._momenta[at])
 
     def alone(self, flat: Tensor) -> "GroupNetwork":
-        """A network of one trial with these parameters `[P]`, to ask for outputs."""
+        """Make a network of one trial with these parameters `[P]`, to ask for outputs."""
         twin = copy.copy(self)
         nothing = torch.zeros(1, 0)
         twin._take(self.rates[:1], flat.clone().unsqueeze(0), flat.clone().unsqueeze(0), nothing)
@@ -94,23 +88,17 @@ class GroupNetwork:
     # ------------------------------------------------------------------ steps
 
     def outputs(self, x: Tensor) -> Tensor:
-        """Outputs `[T, B, out_features]` for rows `[B, in_features]`, without dropout."""
+        """Return outputs `[T, B, out_features]` for rows `[B, in_features]`, without dropout."""
         h = x
         layers = self._layers_for(len(x))
         for activation, layer in zip(self._activations, layers, strict=False):
             h = as_aligned(activation.forward(layer.forward(h)))
         return layers[-1].forward(h)
 
-    def step(self, x: Tensor, y: Tensor, seed: int | None) -> Tensor:
-        """One mini-batch for all: forward, backward, update.
+    def step(self, x: Tensor, y: Tensor, seed: int) -> Tensor:
+        """Take a mini-batch, rows `[B, F]` and targets `[B]`, forward, backward and update for all.
 
-        Args:
-            x: Rows, `[B, F]`.
-            y: Targets, `[B]`.
-            seed: Of the dropout.
-
-        Returns:
-            What makes up the loss before the update; see `GroupLoss.values`.
+        Returns what makes up the loss before the update, see `GroupLoss.values`.
         """
         layers = self._layers_for(len(x))
         noises = self._noises(len(x), seed)
@@ -151,154 +139,81 @@ class GroupNetwork:
         if rows not in self._layers:
             weights, grads = self.parts(self.flat), self.parts(self._grads)
             pairs = zip(weights[0::2], weights[1::2], grads[0::2], grads[1::2], strict=True)
-            self._layers[rows] = [
-                Linear(w, b, weight_grads=dw, bias_grads=db, rows=rows, first=i == 0)
-                for i, (w, b, dw, db) in enumerate(pairs)
-            ]
+            self._layers[rows] = [Linear(*each, rows=rows, first=i == 0) for i, each in enumerate(pairs)]
         return self._layers[rows]
 
-    def _noises(self, rows: int, seed: int | None) -> Sequence[Tensor | None]:
-        """What each hidden layer's values are multiplied by, drawn as torch draws it for a trial alone."""
+    def _noises(self, rows: int, seed: int) -> Sequence[Tensor | None]:
+        """Return what each hidden layer's values are multiplied by, drawn as torch draws it for a trial alone."""
         widths = [shape[0] for shape in self.shapes[0:-2:2]]
         shares = {r.dropout for r in self.rates}
         if not any(shares) or not widths:
             return [None] * len(widths)
         drawn: dict[float, list[Tensor]] = {}
         for p in shares:
-            if seed is not None:
-                self._draw.manual_seed(seed)
-            drawn[p] = [
-                torch.empty(rows, width).bernoulli_(1 - p, generator=self._draw).div_(1 - p)
-                if p
-                else torch.ones(rows, width)
-                for width in widths
-            ]
+            self._draw.manual_seed(seed)
+            draws = [torch.ones(rows, width) for width in widths]
+            drawn[p] = [each.bernoulli_(1 - p, generator=self._draw).div_(1 - p) for each in draws] if p else draws
         if len(shares) == 1:
             return drawn[self.rates[0].dropout]
         return [torch.stack([drawn[r.dropout][i] for r in self.rates]) for i in range(len(widths))]
 
 
-def worth_together(shapes: Sequence[Sequence[int]], rows: int) -> int:
-    """How many trials of a network are worth training at once; 1 where each alone fills a core, 0 where several.
+def step_operations(shapes: Iterable[Sequence[int]], rows: int) -> int:
+    """Return the floating-point operations of a step with parameters of these shapes and so many rows.
 
-    Args:
-        shapes: Of its parameters.
-        rows: Rows of a mini-batch.
+    Forward, and backward to the inputs and to the weights: three products of 2 · parameters · rows each.
     """
-    # Forward, and backward to the inputs and to the weights: three products of 2 · parameters · rows each.
-    if 6 * rows * sum(math.prod(shape) for shape in shapes) >= LARGE and torch.get_num_threads() > 1:
+    return 6 * rows * sum(map(math.prod, shapes))
+
+
+def worth_together(shapes: Sequence[Sequence[int]], rows: int) -> int:
+    """Return how many trials are worth training at once, with parameters of these shapes and so many rows a mini-batch.
+
+    1 where each alone fills a core, 0 where it fills several.
+    """
+    if step_operations(shapes, rows) >= SMALL_STEP and torch.get_num_threads() > 1:
         return 0
     # What a step goes over: weights, gradients and momenta, and the hidden values with their gradients.
     numbers = 3 * sum(math.prod(shape) for shape in shapes) + 3 * rows * sum(shape[0] for shape in shapes[0::2])
     return max(1, min(MOST, CACHE // (4 * numbers)))
 
 
-Batch = tuple[Tensor, Tensor]
-_FLUSH = 64  # steps whose losses are summed up at once
-
-
-class Learner(Protocol):
-    """What a group needs of a module, see `MLPModule`."""
-
-    nesterov: bool
-
-    @property
-    def metric_names(self) -> Sequence[str]:
-        """Names of all metrics but the loss."""
-
-    def loss_weight(self, y: Tensor) -> Tensor | int:
-        """How much a batch's mean loss counts."""
-
-    def logged_loss(self, loss: Tensor) -> Tensor:
-        """The loss as it is logged."""
-
-    def predictions(self, outputs: Tensor) -> Tensor:
-        """What the outputs mean."""
-
-    def scores(
-        self, predictions: Sequence[Tensor], targets: Sequence[Tensor], names: Sequence[str]
-    ) -> dict[str, Tensor]:
-        """Metrics `[T]` of some names, from the batches' predictions `[T, B, ...]` and targets `[B]`."""
-
-
 class TrialGroup:
     """Fits from the same weights on the same batches, a learning rate, momentum, weight decay and dropout each.
 
     Curves and weights are, to the last bit, those of Lightning's fit of the module on one thread.
-
-    Args:
-        learner: The module.
-        layers: Its layers, with the weights to begin with.
-        loss: Its loss.
-        rates: One for each trial.
-        train: Loader of the training batches; its sampler has `set_epoch`.
-        val: Loader of the validation batches, or an empty list.
-        seed_of: Seed of the dropout, by epoch and batch.
-        monitor: Name of the metric by which an epoch is the best.
-        high: Whether it is good when it is high.
-        curves: Further metrics that are wanted of every epoch.
-
-    Raises:
-        ValueError: A monitor that is not logged.
-
-    Attributes:
-        rates: As they were given.
-        curves: For each trial, name to one number an epoch.
-        epochs: Epochs done.
-        there: The trials that are still trained, by their number from 0.
     """
 
     def __init__(
         self,
-        learner: Learner,
-        layers: nn.Sequential,
-        loss: GroupLoss,
-        rates: Sequence[Rates],
+        module: Any,  # satisfies `Learner`, and has the layers of an MLP in `network.layers`, to begin with
+        rule: LossRule,
+        rates: Sequence[Mapping[str, float]],  # of each trial, by name, what differs from the module's own
         *,
-        train: DataLoader[Batch],
+        seed: int,  # of the run's dropout
+        train: DataLoader[Batch],  # its sampler has `set_epoch`
         val: "DataLoader[Batch] | list[Batch]",
-        seed_of: Callable[[int, int], int | None],
-        monitor: str = "val_loss",
-        high: bool = False,
-        curves: Sequence[str] = (),
+        monitor: str = "val_loss",  # by which an epoch is the best
+        high: bool = False,  # whether it is good when it is high
+        curves: Sequence[str] = (),  # further metrics that are wanted of every epoch
     ) -> None:
-        self._learner, self._loss, self._train, self._val, self._seed_of = learner, loss, train, val, seed_of
-        self._network = GroupNetwork(layers, rates, loss, nesterov=learner.nesterov)
+        learner: Learner = module
+        self._learner, self._loss = learner, group_loss(rule)
+        self._train, self._val, self._seed = train, val, seed
+        own = {name: getattr(module, name) for name in RATES}
+        self.rates = [Rates(**{**own, **each}) for each in rates]
+        self._network = GroupNetwork(module.network.layers, self.rates, self._loss, nesterov=learner.nesterov)
         self._monitor, self._high = monitor, high
         names = learner.metric_names
         if monitor != "val_loss" and monitor.removeprefix("val_") not in names:
             raise ValueError(f"monitor must be val_loss or one of {', '.join(names)} with val_, not {monitor}.")
         self._wanted = [name for name in names if f"val_{name}" in {monitor, *curves}]
-        self.rates = list(rates)
-        self.curves: list[dict[str, list[float]]] = [{} for _ in rates]
-        self.there = list(range(len(rates)))
+        self.curves: list[dict[str, list[float]]] = [{} for _ in rates]  # name to one number an epoch
+        self.there = list(range(len(rates)))  # the trials that are still trained
         self.epochs = 0
         self._best = torch.full((len(rates),), float("nan"), dtype=torch.float64)
         self._best_flat = self._network.flat.clone()
         self.best_epochs: list[int | None] = [None] * len(rates)
-
-    @classmethod
-    def of(
-        cls, module: Any, rule: LossRule, rates: Sequence[Mapping[str, float]], *, seed: int, **how: Any
-    ) -> "TrialGroup":
-        """Make the group of an `MLPModule`'s fits, as they begin from its weights.
-
-        Args:
-            module: It satisfies `Learner`, and has the layers of an MLP in `network.layers`.
-            rule: Its loss.
-            rates: For each trial, what differs from the module's own rates, by name.
-            seed: Of the run's dropout.
-            **how: As for the class.
-        """
-        own = {name: getattr(module, name) for name in RATES}
-        return cls(
-            module,
-            module.network.layers,
-            group_loss(rule),
-            [Rates(**{**own, **each}) for each in rates],
-            seed_of=lambda epoch, batch: mixed_seed(mixed_seed(seed, epoch), batch),
-            **how,
-        )
 
     def run(self, epochs: int) -> None:
         """Train until so many epochs are done; on one thread, where alone the numbers are those of each by itself."""
@@ -322,7 +237,7 @@ class TrialGroup:
             self._network.keep(places)
 
     def weights(self, trial: int) -> list[Tensor]:
-        """Weight and bias of each layer of a trial that is there."""
+        """Return weight and bias of each layer of a trial that is there."""
         place = self.there.index(trial)
         return [part[place].clone() for part in self._network.parts(self._network.flat)]
 
@@ -332,7 +247,7 @@ class TrialGroup:
         self._train.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         sums = _LossSums(self._learner, self._loss)
         for index, (x, y) in enumerate(self._train):
-            sums.add(self._network.step(x, y, self._seed_of(epoch, index)), y)
+            sums.add(self._network.step(x, y, mixed_seed(mixed_seed(self._seed, epoch), index)), y)
         return {"train_loss": self._learner.logged_loss(sums.mean())}
 
     def _evaluate(self) -> dict[str, Tensor]:
@@ -374,7 +289,7 @@ class TrialGroup:
 
     @torch.no_grad()
     def best_metrics(self, trial: int) -> dict[str, float]:
-        """All that would be logged of a trial's best epoch, by name; empty if there is none."""
+        """Return all that would be logged of a trial's best epoch, by name; empty if there is none."""
         epoch = self.best_epochs[trial]
         if epoch is None:
             return {}
@@ -405,11 +320,10 @@ class _LossSums:
         self._learner, self._loss = learner, loss
         self._terms: list[Tensor] = []
         self._ys: list[Tensor] = []
-        self._total: Tensor | None = None
-        self._weight: Tensor | float = 0.0
+        self._sums: LossSums = (0.0, 0.0)
 
     def add(self, terms: Tensor, y: Tensor) -> None:
-        """A step: what its loss is made of, and its targets `[B]`."""
+        """Add a step: what its loss is made of, and its targets `[B]`."""
         if self._terms and (len(self._terms) >= _FLUSH or len(self._ys[-1]) != len(y)):
             self._flush()
         self._terms.append(terms)
@@ -417,14 +331,11 @@ class _LossSums:
 
     def _flush(self) -> None:
         losses = self._loss.values(torch.stack(self._terms), torch.stack(self._ys))
-        weights = [self._learner.loss_weight(y) for y in self._ys]
-        for loss, weight in zip(losses, weights, strict=True):
-            self._total = loss * weight if self._total is None else self._total + loss * weight
-            self._weight = self._weight + weight
+        for loss, y in zip(losses, self._ys, strict=True):
+            self._sums = add_loss(self._sums, loss, self._learner.loss_weight(y))
         self._terms, self._ys = [], []
 
     def mean(self) -> Tensor:
-        """The mean so far, `[T]`."""
+        """Return the mean so far, `[T]`."""
         self._flush()
-        assert self._total is not None
-        return self._total / self._weight
+        return torch.as_tensor(self._sums[0] / self._sums[1])

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from lightning_mods.models.fused.chain_rule import Activation, CrossEntropy, LossRule, activation_of
+from lightning_mods.models.fused.chain_rule import ALIGNED, RELU, Activation, CrossEntropy, LossRule
 
 _aten = torch.ops.aten
 
@@ -19,11 +19,7 @@ _LEVELS, _STEP = 8, 16  # of the partial sums in torch's nll_loss
 
 
 class GroupCrossEntropy:
-    """Mean cross-entropy.
-
-    Args:
-        weights: Of the classes, shape (C,); None for all alike.
-    """
+    """Mean cross-entropy; weights of the classes have shape (C,)."""
 
     def __init__(self, weights: Tensor | None) -> None:
         self.weights = weights
@@ -62,12 +58,7 @@ class GroupCrossEntropy:
 
 
 class GroupSquaredError:
-    """Mean squared error on the standardised target.
-
-    Args:
-        mean: Of the target, in its units.
-        std: Of the target, above 0.
-    """
+    """Mean squared error on the standardised target, whose mean and std are in its units."""
 
     def __init__(self, mean: float, std: float) -> None:
         self.mean, self.std = mean, std
@@ -90,7 +81,7 @@ GroupLoss = GroupCrossEntropy | GroupSquaredError
 
 
 def group_loss(rule: LossRule) -> GroupLoss:
-    """The loss of many trials, from that of one."""
+    """Return the loss of many trials, from that of one."""
     if isinstance(rule, CrossEntropy):
         return GroupCrossEntropy(rule.weights)
     return GroupSquaredError(rule.mean, rule.std)
@@ -117,7 +108,6 @@ def _in_order(values: Numbers) -> Numbers:
     return np.add.accumulate(values, axis=0)[-1] if len(values) else np.zeros(values.shape[1:], dtype=np.float32)
 
 
-_ALIGNED = 32  # floats: torch's own tensors begin on 16, and elementwise loops go by 32 at most
 _TRIED = 3  # trials of the comparison
 
 
@@ -128,7 +118,7 @@ def aligned(trials: int, *shape: int, device: torch.device | None = None) -> Ten
     so each trial needs a beginning and an end of its own.
     """
     size = torch.Size(shape).numel()
-    room = -(-size // _ALIGNED) * _ALIGNED
+    room = -(-size // ALIGNED) * ALIGNED
     return shaped(torch.zeros(trials, room, device=device)[:, :size], shape)
 
 
@@ -142,24 +132,18 @@ def as_aligned(values: Tensor) -> Tensor:
     # The stride of a lone trial is whatever made it.
     if values.shape[0] == 1 or (values.stride(0) % 16 == 0 and values.stride(1) == values.shape[2]):
         return values
-    copied = aligned(*values.shape, device=values.device)
-    return copied.copy_(values)
+    return aligned(*values.shape, device=values.device).copy_(values)
 
 
 class Linear:
     """A linear layer of all trials, and room for what it makes of so many rows.
 
-    Args:
-        weights: `[T, O, I]`.
-        biases: `[T, O]`.
-        weight_grads: `[T, O, I]`, to be written.
-        bias_grads: `[T, O]`, to be written.
-        rows: Rows of a mini-batch, B.
-        first: Whether its input is `[B, I]`, the same for all trials; else it is `[T, B, I]`.
+    Weights and their gradients, which are to be written, have shape `[T, O, I]`, biases `[T, O]`. The input is
+    `[T, B, I]`, that of the first layer `[B, I]`, the same for all trials.
     """
 
     def __init__(
-        self, weights: Tensor, biases: Tensor, *, weight_grads: Tensor, bias_grads: Tensor, rows: int, first: bool
+        self, weights: Tensor, biases: Tensor, weight_grads: Tensor, bias_grads: Tensor, *, rows: int, first: bool
     ) -> None:
         trials, outer, inner = weights.shape
         self._weights, self._transposed = weights, weights.transpose(1, 2)
@@ -201,27 +185,21 @@ class Linear:
         return self._below
 
 
+def _random(device: torch.device, *shapes: Sequence[int]) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    drawn = (torch.randn(_TRIED, *shape, generator=draw) for shape in shapes)
+    return [aligned(*values.shape, device=device).copy_(values) for values in drawn]
+
+
 @cache
 def is_equal(kind: str, rows: int, inner: int, outer: int, shared: bool, device: torch.device) -> bool:
-    """Whether the batched product of these widths equals the single ones, tried on random numbers.
+    """Whether the batched product `forward`, `weight` or `input` equals the single ones, tried on random numbers.
 
     It does not with one output, whose matrices can be read either way round, nor where a product is so small that torch
-    has loops of its own for it; and other libraries of linear algebra may differ elsewhere.
-
-    Args:
-        kind: `forward`, `weight` or `input`.
-        rows: Rows of a mini-batch.
-        inner: Width of the layer's input.
-        outer: Width of its output.
-        shared: Whether all trials have the same input.
-        device: Where.
+    has loops of its own for it; and other libraries of linear algebra may differ elsewhere. With `shared`, all trials
+    have the same input.
     """
-    draw = torch.Generator().manual_seed(0)
-
-    def random(*shape: int) -> Tensor:
-        return aligned(_TRIED, *shape, device=device).copy_(torch.randn(_TRIED, *shape, generator=draw))
-
-    weights, biases, x, grads = random(outer, inner), random(outer), random(rows, inner), random(rows, outer)
+    weights, biases, x, grads = _random(device, (outer, inner), (outer,), (rows, inner), (rows, outer))
     every = x[:1].expand_as(x) if shared else x
     parts = [tuple(each[t].clone() for each in (weights, biases, every, grads)) for t in range(_TRIED)]
     out = aligned(_TRIED, *{"forward": (rows, outer), "weight": (outer, inner), "input": (rows, inner)}[kind])
@@ -237,15 +215,8 @@ def is_equal(kind: str, rows: int, inner: int, outer: int, shared: bool, device:
     return all(torch.equal(one, other) for one, other in zip(out, single, strict=True))
 
 
-_RELU = activation_of(nn.ReLU())
-
-
 class GroupActivation:
-    """An activation of values `[T, B, W]`.
-
-    Args:
-        rule: Of one trial.
-    """
+    """An activation of values `[T, B, W]`, from its rule for one trial."""
 
     def __init__(self, rule: Activation) -> None:
         self._rule = rule
@@ -258,7 +229,7 @@ class GroupActivation:
 
     def backward(self, grad: Tensor, z: Tensor, h: Tensor) -> Tensor:
         """From the gradient of the values, which may be overwritten, to that of the sums; aligned."""
-        if self._rule is _RELU:  # in place: a new tensor of this size is new memory each time, and costs the tenfold
+        if self._rule is RELU:  # in place: a new tensor of this size is new memory each time, and costs the tenfold
             in_place: Tensor = _aten.threshold_backward.grad_input(grad, h, 0, grad_input=grad)
             return in_place
         if self._is_equal(z):
@@ -276,13 +247,7 @@ def _is_equal(rule: Activation, rows: int, width: int, device: torch.device) -> 
 
     GELU does not where a trial's values end within a vector: torch hands it to oneDNN only if it lies in one piece.
     """
-    draw = torch.Generator().manual_seed(0)
-
-    def random() -> Tensor:
-        values = torch.randn(_TRIED, rows, width, generator=draw)
-        return aligned(_TRIED, rows, width, device=device).copy_(values)
-
-    z, grad = random(), random()
+    z, grad = _random(device, (rows, width), (rows, width))
     single = [(each.clone(), g.clone()) for each, g in zip(z, grad, strict=True)]
     h = rule.forward(z)
     slope = rule.backward(grad, z, h)

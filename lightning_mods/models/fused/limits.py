@@ -1,59 +1,49 @@
-"""`Readings`: what callbacks read of steps that are taken without their hooks, kept once it is sure that they hold."""
+"""What steps without hooks leave to Lightning's loop: which must pass through it, what callbacks read of the others.
+
+And what the loop asks of every hook and callback, made cheap: with small networks it costs as much as training.
+"""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain, product
 from typing import Any, Protocol, runtime_checkable
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, Timer
+from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 from torch.optim import Optimizer
 
+import callbacks
 from lightning_mods.models.fused.chain_rule import ChainRule
 
 _ON_MODULES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _ON_PARAMETERS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 _ON_OPTIMIZERS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+_CALLBACKS = f"{callbacks.__name__}."  # the user may have `callbacks` of his own
 
 
 class Hooks:
-    """Tells whether somebody has hung a hook on the passes through a module, or on the steps of its optimizer.
+    """Tells whether somebody has hung a hook on the passes through a module, or on the steps of its optimizer."""
 
-    Args:
-        module: With its parts and their parameters as they are now: looking for them takes as long as a step.
-        known: Name of a package; hooks on the optimizer that are defined in it do not count.
-    """
-
-    def __init__(self, module: nn.Module, *, known: str) -> None:
-        self._parts = list(module.modules())
-        self._parameters = list(module.parameters())
-        self._known = f"{known}."
+    def __init__(self, module: nn.Module) -> None:
+        # As they are now: looking for them takes as long as a step.
+        parts, parameters = list(module.modules()), list(module.parameters())
+        self._places = [*product(parts, _ON_MODULES), *product(parameters, _ON_PARAMETERS)]
 
     def listened_to(self, optimizer: Optimizer) -> bool:
-        """Whether there is one now."""
-        for name in _ON_MODULES:
-            for part in self._parts:
-                if getattr(part, name, None):
-                    return True
-        for name in _ON_PARAMETERS:
-            for parameter in self._parameters:
-                if getattr(parameter, name, None):
-                    return True
-        hooks = (hook for name in _ON_OPTIMIZERS for hook in getattr(optimizer, name, {}).values())
-        return any(not str(getattr(hook, "__module__", "")).startswith(self._known) for hook in hooks)
+        """Whether there is one now; what our own callbacks hang on the optimizer does not count."""
+        if any(getattr(owner, name, None) for owner, name in self._places):
+            return True
+        hooks = chain.from_iterable(getattr(optimizer, name, {}).values() for name in _ON_OPTIMIZERS)
+        return any(not str(getattr(hook, "__module__", "")).startswith(_CALLBACKS) for hook in hooks)
 
 
-BATCH_HOOKS = (
-    "on_train_batch_start",
-    "on_train_batch_end",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "on_before_zero_grad",
-)
+_STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")
+BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end", *_STEP_HOOKS)
 ALL = math.inf
 
 Limit = Callable[[], float]
@@ -61,15 +51,10 @@ Limit = Callable[[], float]
 
 @dataclass(frozen=True)
 class SkippedSteps:
-    """Training steps that were taken without the hooks. All losses and weights are finite.
+    """Training steps that were taken without the hooks. All losses and weights are finite."""
 
-    Attributes:
-        losses: Of each step, as it is minimised.
-        batches: Each step's mini-batch.
-    """
-
-    losses: Sequence[float]
-    batches: Sequence[Any]
+    losses: Sequence[float]  # of each step, as it is minimised
+    batches: Sequence[Any]  # each step's mini-batch
 
 
 @runtime_checkable
@@ -111,25 +96,17 @@ def limit_of(callback: Callback, trainer: Trainer) -> Limit | None:
     if not any(is_overridden(hook, callback, Callback) for hook in BATCH_HOOKS):
         return lambda: ALL
     if isinstance(callback, ModelCheckpoint):
-        return _limit_of_checkpoint(callback, trainer)
+        if is_overridden("on_train_batch_end", callback, ModelCheckpoint):
+            return None
+        # It has no public name but this one.
+        every = int(callback.state_key.rpartition("'every_n_train_steps': ")[2].partition(",")[0])
+        return lambda: _before_multiple(every, trainer.global_step) if every else ALL
     if isinstance(callback, ProgressBar):
         rate = int(getattr(callback, "refresh_rate", 1) or 1)
         return lambda: _before_multiple(rate, _batches(trainer)) if rate > 1 else ALL
     if type(callback) is LearningRateMonitor:
         return (lambda: ALL) if callback.logging_interval == "epoch" else None
     return (lambda: ALL) if type(callback) is Timer else None
-
-
-def _limit_of_checkpoint(callback: ModelCheckpoint, trainer: Trainer) -> Limit | None:
-    if is_overridden("on_train_batch_end", callback, ModelCheckpoint):
-        return None
-    every = _every_n_train_steps(callback)
-    return lambda: _before_multiple(every, trainer.global_step) if every else ALL
-
-
-def _every_n_train_steps(callback: ModelCheckpoint) -> int:
-    """It has no public name but this one."""
-    return int(callback.state_key.rpartition("'every_n_train_steps': ")[2].partition(",")[0])
 
 
 def loop_limit(trainer: Trainer) -> float:
@@ -160,31 +137,25 @@ def _before_multiple(n: int, done: int) -> int:
 
 
 class Readings:
-    """What is read of steps on the way, kept once it is sure that they hold.
+    """What is read of a chain's steps on the way, kept once it is sure that they hold."""
 
-    Args:
-        readers: Who reads.
-        trainer: The fit.
-        chain: Whose gradients and weights.
-    """
-
-    def __init__(self, readers: Sequence[ReadsGradients], trainer: Trainer, chain: ChainRule) -> None:
-        self._readers, self._trainer, self._chain = readers, trainer, chain
+    def __init__(self, readers: Sequence[ReadsGradients], trainer: Trainer, steps: ChainRule) -> None:
+        self._readers, self._trainer, self._steps = readers, trainer, steps
         self._all: list[Reading] = []
         self._open: list[Reading] = []
         self._due = [reader.next_reading(trainer, 0) for reader in readers]
         self.next = min(self._due, default=math.inf)
 
     @contextmanager
-    def shown(self, steps: int) -> Iterator[None]:
+    def shown(self, count: int) -> Iterator[None]:
         """Within it, the module's parameters and `.grad` are those of the steps, if one of so many is to be read."""
-        if self.next >= steps:
+        if self.next >= count:
             yield
             return
-        chain, parameters = self._chain, self._chain.parameters
+        steps, parameters = self._steps, self._steps.parameters
         before = [(parameter.data, parameter.grad) for parameter in parameters]
         try:
-            for parameter, weight, gradient in zip(parameters, chain.weights, chain.gradients, strict=True):
+            for parameter, weight, gradient in zip(parameters, steps.weights, steps.gradients, strict=True):
                 parameter.data, parameter.grad = weight, gradient
             yield
         finally:
@@ -210,3 +181,31 @@ class Readings:
         """The steps hold."""
         for reading in self._all:
             reading.keep()
+
+
+# ------------------------------------------------------------------ what the loop costs
+
+_SPANS = ("train_epoch", "train_batch", "validation", "validation_epoch", "validation_batch")
+_EPOCH_HOOKS = (*(f"on_{span}_{when}" for span in _SPANS for when in ("start", "end")), *_STEP_HOOKS)
+_NOTHING = nullcontext()
+
+
+class NoProfiler(PassThroughProfiler):
+    """Lightning's profiler that records nothing, without making a generator for each thing that it does not record."""
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]  # it may be any
+        """Do nothing before and after."""
+        return _NOTHING
+
+
+def pass_by_idle_hooks(asked: Iterable[Callback]) -> None:
+    """Have Lightning pass by the hooks of an epoch that our own callbacks leave as they are, as it does where none is.
+
+    An epoch calls some 15 hooks of each callback, overridden or not, each inside a profiler's context. Others'
+    callbacks stay as they are: they may be called by somebody else.
+    """
+    for callback in asked:
+        if type(callback).__module__.startswith((_CALLBACKS, "lightning_mods.")):
+            for name in _EPOCH_HOOKS:
+                if not is_overridden(name, callback, Callback):
+                    setattr(callback, name, None)

@@ -9,21 +9,20 @@ numbers, it makes no difference which steps go which way, nor where a run is int
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.precision import Precision
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-import callbacks
 from lightning_mods.models.fused.chain_rule import ChainRule, Sgd
 from lightning_mods.models.fused.limits import (
     Hooks,
-    Limit,
     LooksNowAndThen,
     Readings,
     ReadsGradients,
@@ -74,14 +73,7 @@ WARM_UP = 3  # steps before a capture, as https://docs.pytorch.org/docs/stable/n
 
 
 class GraphedSteps:
-    """Steps of a `ChainRule` over mini-batches of one shape and with one set of SGD's numbers.
-
-    Args:
-        chain: Loaded; nothing of it changes.
-        x: Rows of that shape, on the GPU.
-        y: Their targets.
-        rule: SGD's numbers; they are part of the graph.
-    """
+    """Steps over mini-batches of one shape on the GPU, with one set of SGD's numbers; nothing of the chain changes."""
 
     def __init__(self, chain: ChainRule, x: Tensor, y: Tensor, rule: Sgd) -> None:
         self.rule = rule
@@ -139,11 +131,16 @@ class Loader(Protocol):
         """Take n mini-batches for handed out."""
 
 
-class LearnsFast(Protocol):
-    """A module whose training step can be written out. `losses` are the sums over the epoch."""
+class Learner(Protocol):
+    """What steps and groups need of a module, see `MLPModule`. `losses` are the sums over the epoch."""
 
     losses: LossSums
     network: Callable[[Tensor], Tensor]
+    nesterov: bool
+
+    @property
+    def metric_names(self) -> Sequence[str]:
+        """Names of all metrics but the loss."""
 
     def chain_rule(self) -> ChainRule | None:
         """Return the training step written out; None if that is not known."""
@@ -152,59 +149,49 @@ class LearnsFast(Protocol):
         """Return the loss to minimise."""
 
     def loss_weight(self, y: Tensor) -> Tensor | int:
-        """Return what a mini-batch's loss counts."""
+        """Return how much a mini-batch's mean loss counts."""
+
+    def logged_loss(self, loss: Tensor) -> Tensor:
+        """Return the loss as it is logged."""
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """Return what the outputs mean."""
+
+    def scores(
+        self, predictions: Sequence[Tensor], targets: Sequence[Tensor], names: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Return metrics `[T]` of some names, from the batches' predictions `[T, B, ...]` and targets `[B]`."""
 
 
 class FastSteps:
-    """Trains mini-batches of a fit that nobody asked to see.
-
-    Args:
-        trainer: The fit, about to begin.
-        module: What it trains; it satisfies `LearnsFast`.
-        begin_batch: Called before a mini-batch's forward pass, with its index.
-        chain: Its steps, written out.
-        loader: Where its mini-batches come from.
-        most: Mini-batches that may be taken at a time, one less than from one pass through the loop to the next.
-    """
+    """Trains mini-batches of a fit that nobody asked to see; the fit is about to begin."""
 
     def __init__(
         self,
         trainer: Trainer,
-        module: LightningModule,
+        module: LightningModule,  # it satisfies `Learner`
         *,
-        begin_batch: Callable[[int], None],
+        begin_batch: Callable[[int], None],  # called before a mini-batch's forward pass, with its index
         chain: ChainRule,
         loader: Loader,
-        most: float = math.inf,
+        most: float,  # mini-batches at a time, one less than from one pass through the loop to the next
     ) -> None:
         self._trainer, self._module, self._loader, self._most = trainer, module, loader, most
-        self._learner: LearnsFast = module  # type: ignore[assignment]  # as `open_fast_steps` asks for
+        self._learner: Learner = module  # type: ignore[assignment]  # as `open_fast_steps` asks for
         self._begin_batch = begin_batch
         self._chain = chain
-        self._hooks = Hooks(module, known=callbacks.__name__)
-        found = [limit_of(callback, trainer) for callback in trainer.callbacks]  # type: ignore[attr-defined]
-        self._limits: list[Limit] = [limit for limit in found if limit is not None]
-        self.strangers = [
-            type(callback).__name__
-            for callback, limit in zip(trainer.callbacks, found, strict=True)  # type: ignore[attr-defined]
-            if limit is None
-        ]
-        self._watchers = [c for c in trainer.callbacks if isinstance(c, LooksNowAndThen)]  # type: ignore[attr-defined]
-        self._readers = [c for c in trainer.callbacks if isinstance(c, ReadsGradients)]  # type: ignore[attr-defined]
+        self._hooks = Hooks(module)
+        there: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector's
+        found = [limit_of(callback, trainer) for callback in there]
+        self._limits = [limit for limit in found if limit is not None]
+        self.has_strangers = None in found  # callbacks that have to see each step
+        self._watchers = [callback for callback in there if isinstance(callback, LooksNowAndThen)]
+        self._readers = [callback for callback in there if isinstance(callback, ReadsGradients)]
         self._checked: dict[int, bool] = {}  # number of rows to whether the numbers are autograd's
         self._seconds = 0.0  # of a step
         self._graphed: GraphedSteps | None = None  # on a GPU
         self._may_graph = True
         self._careful = 0  # mini-batches to leave to the loop
-
-    @property
-    def possible(self) -> bool:
-        """Whether this fit is one of those that can be written out."""
-        return self._most >= 1 and _is_plain(self._trainer)
-
-    def open(self) -> None:
-        """Begin to take mini-batches."""
-        self._loader.ahead = self._advance
 
     def close(self) -> None:
         """Leave the loader alone."""
@@ -212,7 +199,8 @@ class FastSteps:
 
     # ------------------------------------------------------------------ before each mini-batch of the loop
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
+        """Take the mini-batches that nobody has to see."""
         free = self._free()
         if free < 1 or not _is_plain(self._trainer):  # a callback may have changed what a step is
             return
@@ -246,10 +234,8 @@ class FastSteps:
                     self._careful = 0 if losses else 100  # a size that has to go through the loop, or all of them
                     break
                 self._begin_batch(first + ahead)
-                if readings.next <= ahead:
-                    losses.append(self._read((x, y), rule, readings, ahead))
-                else:
-                    losses.append(self._step(x, y, rule))
+                is_read = readings.next <= ahead
+                losses.append(self._read((x, y), rule, readings, ahead) if is_read else self._step(x, y, rule))
                 rows.append((x, y))
         if not losses:
             return
@@ -296,15 +282,13 @@ class FastSteps:
         if known is None:
             with torch.inference_mode(False):
                 x, y = x.clone(), y.clone()  # autograd takes no inference tensors
-                known = self._chain.agrees(
-                    x,
-                    y,
-                    rule,
-                    lambda: self._learner.loss(self._learner.network(x), y),
-                    lambda: self._begin_batch(batch_idx),
-                )
+                loss, seed = partial(self._loss, x, y), partial(self._begin_batch, batch_idx)
+                known = self._chain.agrees(x, y, rule, loss, seed)
             self._checked[len(x)] = known
         return known
+
+    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return self._learner.loss(self._learner.network(x), y)
 
     def _count(self, n: int) -> None:
         """Count the mini-batches as the loop does, so that whatever counts by it goes on as if it had seen them."""
@@ -324,23 +308,19 @@ def open_fast_steps(
 ) -> FastSteps | None:
     """Put the fast steps of a fit that begins to work; None where every mini-batch has to go through Lightning's loop.
 
-    Args:
-        trainer: The fit's.
-        module: Trained by it, a LightningModule that satisfies `LearnsFast`.
-        most: Mini-batches from one that passes through the loop to the next; `auto` for as many as nobody has to see.
-        begin_batch: Called before a mini-batch's forward pass, with its index.
+    `most` are the mini-batches from one that passes through the loop to the next; `auto`: as many as nobody has to see.
     """
     loader = trainer.train_dataloader
     if not isinstance(loader, Loader):
         return None
     loader.ahead = None
-    if most == 1 or (chain := module.chain_rule()) is None:
-        return None
     limit = math.inf if most == "auto" else most - 1
-    steps = FastSteps(trainer, module, begin_batch=begin_batch, chain=chain, loader=loader, most=limit)
-    if not steps.possible or (steps.strangers and most == "auto"):
+    if limit < 1 or not _is_plain(trainer) or (chain := module.chain_rule()) is None:
         return None
-    steps.open()
+    steps = FastSteps(trainer, module, begin_batch=begin_batch, chain=chain, loader=loader, most=limit)
+    if steps.has_strangers and most == "auto":
+        return None
+    loader.ahead = steps.advance
     return steps
 
 

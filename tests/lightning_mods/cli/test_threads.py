@@ -34,13 +34,13 @@ def trainer(device="cpu"):
     ],
 )
 def test_small_steps_of_an_mlp_on_the_cpu_get_one_thread(two_threads, model, rows, device, threads):
-    limit_threads(trainer(device), model, rows)
+    limit_threads(trainer(device), model, SimpleNamespace(resolved_batch_size=rows))
     assert torch.get_num_threads() == threads
 
 
 def test_the_environment_has_the_last_word(two_threads, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    limit_threads(trainer(), MLPRegressor(4), 32)
+    limit_threads(trainer(), MLPRegressor(4), SimpleNamespace(resolved_batch_size=32))
     assert torch.get_num_threads() == 2
 
 

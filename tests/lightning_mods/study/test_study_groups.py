@@ -39,9 +39,9 @@ def trained(monkeypatch):
     sizes = []
     made = TrialGroup.__init__
 
-    def note(self, learner, layers, loss, rates, **how):
+    def note(self, module, rule, rates, **how):
         sizes.append(len(rates))
-        made(self, learner, layers, loss, rates, **how)
+        made(self, module, rule, rates, **how)
 
     monkeypatch.setattr(TrialGroup, "__init__", note)
     monkeypatch.setattr(tuning_trials, "GENERATIONS", 1)  # one wave
