@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lightning_mods.models.fused.chain_rule import ChainRule
+from lightning_mods.models.fused.lightning_internals import batches_done, every_n_train_steps
 
 _ON_MODULES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _ON_PARAMETERS = ("_backward_hooks", "_post_accumulate_grad_hooks")
@@ -114,7 +115,7 @@ def limit_of(callback: Callback, trainer: Trainer) -> Limit | None:
         return _limit_of_checkpoint(callback, trainer)
     if isinstance(callback, ProgressBar):
         rate = int(getattr(callback, "refresh_rate", 1) or 1)
-        return lambda: _before_multiple(rate, _batches(trainer)) if rate > 1 else ALL
+        return lambda: _before_multiple(rate, batches_done(trainer)) if rate > 1 else ALL
     if type(callback) is LearningRateMonitor:
         return (lambda: ALL) if callback.logging_interval == "epoch" else None
     return (lambda: ALL) if type(callback) is Timer else None
@@ -123,13 +124,8 @@ def limit_of(callback: Callback, trainer: Trainer) -> Limit | None:
 def _limit_of_checkpoint(callback: ModelCheckpoint, trainer: Trainer) -> Limit | None:
     if is_overridden("on_train_batch_end", callback, ModelCheckpoint):
         return None
-    every = _every_n_train_steps(callback)
+    every = every_n_train_steps(callback)
     return lambda: _before_multiple(every, trainer.global_step) if every else ALL
-
-
-def _every_n_train_steps(callback: ModelCheckpoint) -> int:
-    """It has no public name but this one."""
-    return int(callback.state_key.rpartition("'every_n_train_steps': ")[2].partition(",")[0])
 
 
 def loop_limit(trainer: Trainer) -> float:
@@ -137,21 +133,15 @@ def loop_limit(trainer: Trainer) -> float:
 
     It has to see the last of an epoch, the last before a validation, and the last that `max_steps` allows.
     """
-    done = _batches(trainer)
+    done = batches_done(trainer)
     free = trainer.num_training_batches - done - 1
     if trainer.max_steps >= 0:
         free = min(free, trainer.max_steps - trainer.global_step - 1)
     every = trainer.val_check_batch
     if trainer.enable_validation and every is not None and every != math.inf:
-        loop = trainer.fit_loop.epoch_loop
-        count = loop.batch_progress.total.ready if trainer.check_val_every_n_epoch is None else done
+        count = batches_done(trainer, in_all=trainer.check_val_every_n_epoch is None)
         free = min(free, _before_multiple(int(every), count))
     return free
-
-
-def _batches(trainer: Trainer) -> int:
-    """Mini-batches of this epoch that are done."""
-    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 def _before_multiple(n: int, done: int) -> int:

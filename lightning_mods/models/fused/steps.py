@@ -21,6 +21,7 @@ from torch import Tensor
 
 import callbacks
 from lightning_mods.models.fused.chain_rule import ChainRule, Sgd
+from lightning_mods.models.fused.lightning_internals import batches_done, count_steps, is_known
 from lightning_mods.models.fused.limits import (
     Hooks,
     Limit,
@@ -235,7 +236,7 @@ class FastSteps:
     def _take(self, batches: Sequence[Tensor], rule: Sgd, optimizer: torch.optim.Optimizer) -> None:
         chain, learner = self._chain, self._learner
         device = self._module.device
-        first = self._trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        first = batches_done(self._trainer)
         losses: list[Tensor] = []
         rows: list[Rows] = []
         readings = Readings(self._readers, self._trainer, chain)
@@ -263,7 +264,8 @@ class FastSteps:
         chain.store(optimizer, rule)
         learner.losses = add_losses(learner.losses, stacked, [learner.loss_weight(y) for _, y in rows])
         readings.keep()
-        self._count(len(losses))
+        self._loader.move_on(len(losses))
+        count_steps(self._trainer, len(losses))
         for watcher in self._watchers:
             watcher.steps_taken(self._trainer, self._module, taken)
 
@@ -306,18 +308,6 @@ class FastSteps:
             self._checked[len(x)] = known
         return known
 
-    def _count(self, n: int) -> None:
-        """Count the mini-batches as the loop does, so that whatever counts by it goes on as if it had seen them."""
-        self._loader.move_on(n)
-        loop = self._trainer.fit_loop.epoch_loop
-        optimizer = loop.automatic_optimization.optim_progress.optimizer
-        for progress in (loop.batch_progress, optimizer.step, optimizer.zero_grad):
-            _add(progress.total, n)
-            _add(progress.current, n)
-        # The loggers' axis: its count has no public name, but the loop gives and takes it as state.
-        name = "_batches_that_stepped"
-        loop.on_load_checkpoint({name: loop.on_save_checkpoint()[name] + n})
-
 
 def open_fast_steps(
     trainer: Trainer, module: Any, *, most: int | Literal["auto"], begin_batch: Callable[[int], None]
@@ -334,7 +324,7 @@ def open_fast_steps(
     if not isinstance(loader, Loader):
         return None
     loader.ahead = None
-    if most == 1 or (chain := module.chain_rule()) is None:
+    if most == 1 or not is_known(trainer) or (chain := module.chain_rule()) is None:
         return None
     limit = math.inf if most == "auto" else most - 1
     steps = FastSteps(trainer, module, begin_batch=begin_batch, chain=chain, loader=loader, most=limit)
@@ -342,13 +332,6 @@ def open_fast_steps(
         return None
     steps.open()
     return steps
-
-
-def _add(tracker: object, n: int) -> None:
-    """Add to a tracker's counts; not every one has all of them."""
-    for name in ("ready", "started", "processed", "completed"):
-        if hasattr(tracker, name):
-            setattr(tracker, name, getattr(tracker, name) + n)
 
 
 def _is_plain(trainer: Trainer) -> bool:
