@@ -38,6 +38,7 @@ from lightning_mods.loggers.progress import Announcement, EpochTimer, ProgressLi
 from lightning_mods.loggers.tensorboard import EventLogger
 from lightning_mods.loggers.terminal import say
 from lightning_mods.models.classifier import MLPClassifier
+from lightning_mods.models.fused.lightning_internals import epochs_done
 from lightning_mods.models.fused.limits import NoProfiler, pass_by_idle_hooks
 from lightning_mods.models.module import MLPModule
 from lightning_mods.models.regressor import MLPRegressor
@@ -46,7 +47,6 @@ from lightning_mods.runs.checkpoints import (
     AtomicCheckpointIO,
     BestCheckpoint,
     LastCheckpoint,
-    epochs_done,
     folder_of_run,
     read_checkpoint,
 )

@@ -23,10 +23,11 @@ from lightning_mods.cli.predictions import prediction_rows, write_csv
 from lightning_mods.loggers.progress import EpochTimer, close_loggers, how_to_look
 from lightning_mods.loggers.terminal import STAGES, RunSummary, quiet, say, writers_report_once
 from lightning_mods.models.fused.group import SMALL_STEP, step_operations
+from lightning_mods.models.fused.lightning_internals import epochs_done
 from lightning_mods.models.fused.limits import pass_by_idle_hooks
 from lightning_mods.models.module import MLPModule
 from lightning_mods.runs import RunError, find_checkpoint
-from lightning_mods.runs.checkpoints import epochs_done, metrics_in, read_checkpoint
+from lightning_mods.runs.checkpoints import metrics_in, read_checkpoint
 
 
 def run(line: CommandLine, act: Callable[[ModsCLI, Path | None], None]) -> None:

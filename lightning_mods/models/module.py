@@ -13,6 +13,7 @@ from torchmetrics import Metric
 
 from lightning_mods.models.fused.chain_rule import ChainRule, LossRule
 from lightning_mods.models.fused.group import TrialGroup, worth_together
+from lightning_mods.models.fused.lightning_internals import mark_last_batch
 from lightning_mods.models.fused.limits import BATCH_HOOKS
 from lightning_mods.models.fused.steps import FastSteps, LossSums, add_loss, mixed_seed, open_fast_steps, seed_batch
 from lightning_mods.models.metrics import scores_one_by_one
@@ -131,8 +132,7 @@ class MLPModule(LightningModule, ABC):
         loss = self.loss(self.network(x), y)
         self.losses = add_loss(self.losses, loss.detach(), self.loss_weight(y))
         if self._fast_steps is not None and batch_idx + 1 == trainer.num_training_batches:
-            # Lightning knows the last batch by counting those it was handed.
-            trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = True
+            mark_last_batch(trainer)
         if trainer.is_last_batch:  # a `self.log` in each step would cost more than the step
             mean = self.logged_loss(torch.as_tensor(self.losses[0] / self.losses[1]))
             if trainer.world_size > 1:

@@ -17,6 +17,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from callbacks.host import logged, replacing
 from callbacks.readers.pacing import SpareTime
 from lightning_mods.loggers.tensorboard import EventLogger
+from lightning_mods.models.fused.lightning_internals import at_epoch_start, end_restart, is_known
 from lightning_mods.runs import RunError
 
 # What a fit does not change, and what is large.
@@ -130,13 +131,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def epochs_done(checkpoint: dict[str, Any]) -> int:
-    """How many epochs a checkpoint of a fit has behind it; the next one has this number."""
-    loops = checkpoint.get("loops")
-    # Saved weights-only, it has no loops; then `epoch` is the one it was saved in.
-    return int(loops["fit_loop"]["epoch_progress"]["current"]["processed"] if loops else checkpoint["epoch"] + 1)
-
-
 def metrics_in(checkpoint: dict[str, Any]) -> dict[str, float]:
     """The metrics of its epoch that a `best.ckpt` of ours holds; nothing for another checkpoint."""
     states = checkpoint.get("callbacks", {}).items()
@@ -241,27 +235,24 @@ class LastCheckpoint(Checkpoint):
             if len(self._random["cuda"]) == torch.cuda.device_count():
                 torch.cuda.set_rng_state_all([state.cpu() for state in self._random["cuda"]])
             self._random = None
-        if trainer.strategy.reduce_boolean_decision(self._spare.is_due, all=False):
+        if is_known(trainer) and trainer.strategy.reduce_boolean_decision(self._spare.is_due, all=False):
             self._beginning = True
             with self._spare.work():
                 self._save(trainer)
             self._beginning = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """At an epoch's beginning, set the counts within the epoch to zero.
-
-        Lightning does so only after this hook: left as they are, a resumed run would take the epoch for done.
-        """
+        """Make the checkpoint of an epoch's beginning one that begins it."""
         if self._beginning:
-            loops = checkpoint["loops"]["fit_loop"]
-            inner = {key: _at_zero(value) for key, value in loops.items() if key.startswith("epoch_loop.")}
-            checkpoint["loops"]["fit_loop"] = loops | inner
+            at_epoch_start(checkpoint)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let ReduceLROnPlateau step after the first resumed epoch: Lightning skips it while it is `restarting`."""
-        if self._resumed:
-            trainer.fit_loop.restarting = False
-            self._resumed = False
+        """End the restart of a resumed run; write the checkpoint where Lightning's counts are not known."""
+        if not is_known(trainer):
+            self._save(trainer)
+        elif self._resumed:
+            end_restart(trainer)
+        self._resumed = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the checkpoint of the finished run."""
@@ -276,15 +267,3 @@ class LastCheckpoint(Checkpoint):
                 if isinstance(logger, EventLogger):
                     logger.flush()  # a run that is resumed writes only what comes after
             trainer.save_checkpoint(self._folder / "last.ckpt")
-
-
-def _at_zero(progress: Any) -> Any:
-    """A loop's progress with its `current` counts, those within the epoch, at zero."""
-    if not isinstance(progress, dict):
-        return progress
-    zero = {key: _at_zero(value) for key, value in progress.items()}
-    if "current" in zero:
-        zero["current"] = dict.fromkeys(zero["current"], 0)
-    if "is_last_batch" in zero:
-        zero["is_last_batch"] = False
-    return zero

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from callbacks.host import replacing
 from callbacks.search.engine import search
 from callbacks.search.plan import Plan, SearchError
-from callbacks.search.results import Progress, ProgressLine, TrialRow, best_trials, corners, importances
+from callbacks.search.results import Progress, ProgressLine, TrialRow, best_trials, corners, counted, importances
 from callbacks.search.storage import open_storage
 from callbacks.tuning.study import rows_of
 from lightning_mods import fit
 from lightning_mods.cli.command_line import CommandLine, UsageError, short_class_paths
 from lightning_mods.cli.verbs import mistakes_in_one_line
-from lightning_mods.loggers.terminal import quiet, say, speak_as, writers_report_once
+from lightning_mods.loggers.terminal import aligned, quiet, say, speak_as, writers_report_once
 from lightning_mods.runs import newest_run
 from lightning_mods.study.processes import ProcessEnd, rank_processes, run_workers
 from lightning_mods.study.ranks import RankTrialRunner, check_ranks
@@ -262,12 +262,9 @@ class StudyReport:
         return "\n\n".join(part for part in parts if part)
 
     def _head(self) -> str:
-        states = [row.state for row in self.rows]
         epochs = sum(int(row.attrs.get("epochs", 0)) for row in self.rows)
-        words = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
-        counts = [f"{states.count(state)} {word}" for state, word in words.items() if state in states]
         pareto = ", a Pareto front" if len(self.metrics) > 1 else ""
-        of = f"{_count(len(states), 'trial')} ({', '.join(counts)}), {_count(epochs, 'epoch')}"
+        of = f"{_count(len(self.rows), 'trial')} ({counted(self.rows)}), {_count(epochs, 'epoch')}"
         return f"study {self.name}: {of}{pareto}"
 
     def _table(self) -> str:
@@ -279,8 +276,7 @@ class StudyReport:
             seconds = "–" if row.seconds is None else f"{row.seconds:.1f}"
             verdict, epoch = str(row.attrs.get("verdict", "–")), str(row.attrs.get("best_epoch", "–"))
             rows.append([str(row.number), *(f"{v:.6g}" for v in row.values), *values, verdict, epoch, seconds])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join("  ".join(map(str.rjust, row, widths)).rstrip() for row in rows)
+        return "\n".join(aligned(rows))
 
     def _mattered(self) -> str:
         if not self.importances:

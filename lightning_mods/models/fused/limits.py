@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 import callbacks
 from lightning_mods.models.fused.chain_rule import ChainRule
+from lightning_mods.models.fused.lightning_internals import batches_done, every_n_train_steps
 
 _ON_MODULES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _ON_PARAMETERS = ("_backward_hooks", "_post_accumulate_grad_hooks")
@@ -98,12 +99,11 @@ def limit_of(callback: Callback, trainer: Trainer) -> Limit | None:
     if isinstance(callback, ModelCheckpoint):
         if is_overridden("on_train_batch_end", callback, ModelCheckpoint):
             return None
-        # It has no public name but this one.
-        every = int(callback.state_key.rpartition("'every_n_train_steps': ")[2].partition(",")[0])
+        every = every_n_train_steps(callback)
         return lambda: _before_multiple(every, trainer.global_step) if every else ALL
     if isinstance(callback, ProgressBar):
         rate = int(getattr(callback, "refresh_rate", 1) or 1)
-        return lambda: _before_multiple(rate, _batches(trainer)) if rate > 1 else ALL
+        return lambda: _before_multiple(rate, batches_done(trainer)) if rate > 1 else ALL
     if type(callback) is LearningRateMonitor:
         return (lambda: ALL) if callback.logging_interval == "epoch" else None
     return (lambda: ALL) if type(callback) is Timer else None
@@ -114,21 +114,15 @@ def loop_limit(trainer: Trainer) -> float:
 
     It has to see the last of an epoch, the last before a validation, and the last that `max_steps` allows.
     """
-    done = _batches(trainer)
+    done = batches_done(trainer)
     free = trainer.num_training_batches - done - 1
     if trainer.max_steps >= 0:
         free = min(free, trainer.max_steps - trainer.global_step - 1)
     every = trainer.val_check_batch
     if trainer.enable_validation and every is not None and every != math.inf:
-        loop = trainer.fit_loop.epoch_loop
-        count = loop.batch_progress.total.ready if trainer.check_val_every_n_epoch is None else done
+        count = batches_done(trainer, in_all=trainer.check_val_every_n_epoch is None)
         free = min(free, _before_multiple(int(every), count))
     return free
-
-
-def _batches(trainer: Trainer) -> int:
-    """Mini-batches of this epoch that are done."""
-    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 def _before_multiple(n: int, done: int) -> int:

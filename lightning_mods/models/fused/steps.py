@@ -21,6 +21,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_mods.models.fused.chain_rule import ChainRule, Sgd
+from lightning_mods.models.fused.lightning_internals import batches_done, count_steps, is_known
 from lightning_mods.models.fused.limits import (
     Hooks,
     LooksNowAndThen,
@@ -223,7 +224,7 @@ class FastSteps:
     def _take(self, batches: Sequence[Tensor], rule: Sgd, optimizer: torch.optim.Optimizer) -> None:
         chain, learner = self._chain, self._learner
         device = self._module.device
-        first = self._trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        first = batches_done(self._trainer)
         losses: list[Tensor] = []
         rows: list[Rows] = []
         readings = Readings(self._readers, self._trainer, chain)
@@ -249,7 +250,8 @@ class FastSteps:
         chain.store(optimizer, rule)
         learner.losses = add_losses(learner.losses, stacked, [learner.loss_weight(y) for _, y in rows])
         readings.keep()
-        self._count(len(losses))
+        self._loader.move_on(len(losses))
+        count_steps(self._trainer, len(losses))
         for watcher in self._watchers:
             watcher.steps_taken(self._trainer, self._module, taken)
 
@@ -290,18 +292,6 @@ class FastSteps:
     def _loss(self, x: Tensor, y: Tensor) -> Tensor:
         return self._learner.loss(self._learner.network(x), y)
 
-    def _count(self, n: int) -> None:
-        """Count the mini-batches as the loop does, so that whatever counts by it goes on as if it had seen them."""
-        self._loader.move_on(n)
-        loop = self._trainer.fit_loop.epoch_loop
-        optimizer = loop.automatic_optimization.optim_progress.optimizer
-        for progress in (loop.batch_progress, optimizer.step, optimizer.zero_grad):
-            _add(progress.total, n)
-            _add(progress.current, n)
-        # The loggers' axis: its count has no public name, but the loop gives and takes it as state.
-        name = "_batches_that_stepped"
-        loop.on_load_checkpoint({name: loop.on_save_checkpoint()[name] + n})
-
 
 def open_fast_steps(
     trainer: Trainer, module: Any, *, most: int | Literal["auto"], begin_batch: Callable[[int], None]
@@ -315,20 +305,13 @@ def open_fast_steps(
         return None
     loader.ahead = None
     limit = math.inf if most == "auto" else most - 1
-    if limit < 1 or not _is_plain(trainer) or (chain := module.chain_rule()) is None:
+    if limit < 1 or not (_is_plain(trainer) and is_known(trainer)) or (chain := module.chain_rule()) is None:
         return None
     steps = FastSteps(trainer, module, begin_batch=begin_batch, chain=chain, loader=loader, most=limit)
     if steps.has_strangers and most == "auto":
         return None
     loader.ahead = steps.advance
     return steps
-
-
-def _add(tracker: object, n: int) -> None:
-    """Add to a tracker's counts; not every one has all of them."""
-    for name in ("ready", "started", "processed", "completed"):
-        if hasattr(tracker, name):
-            setattr(tracker, name, getattr(tracker, name) + n)
 
 
 def _is_plain(trainer: Trainer) -> bool:

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_mods.models.fused.lightning_internals import epochs_done
 from lightning_mods.runs import RunError
 from lightning_mods.runs.checkpoints import (
     AtomicCheckpointIO,
     BestCheckpoint,
     LastCheckpoint,
-    epochs_done,
     metrics_in,
     read_checkpoint,
 )
