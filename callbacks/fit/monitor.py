@@ -207,7 +207,7 @@ class FitMonitor(Callback):
         if reason is None:
             with self._guard(trainer, "evaluating the slice of training rows"):
                 loss = train_eval_loss(trainer, pl_module, self.train_slice)
-                self._reader.put(trainer, "train_eval_loss", epoch, loss)
+                self._reader.put(trainer, "fair_loss", epoch, loss)
         else:
             self._guard.once(trainer, f"train_slice={self.train_slice} is not used: {reason}")
 

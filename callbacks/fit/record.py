@@ -12,7 +12,7 @@ from callbacks.diagnosis.verdict import Diagnosis, Fit
 from callbacks.host import replacing
 
 Values = list[float | None]
-CURVES = ("train_loss", "val_loss", "metric", "train_eval_loss")
+CURVES = ("train_loss", "val_loss", "metric", "fair_loss")  # fair: of training rows, in eval mode
 
 
 @dataclass
@@ -45,7 +45,7 @@ class FitRecord:
         Training loss is the one evaluated on a fixed slice, where there is one; it is empty if none came. The metric
         is None if none came.
         """
-        train = self.curves["train_eval_loss" if self.has("train_eval_loss") else "train_loss"]
+        train = self.curves["fair_loss" if self.has("fair_loss") else "train_loss"]
         val, metric = self.curves["val_loss"], self.curves["metric"] if self.has("metric") else None
         epochs = max(len(train), len(val))
         filled = _filled(val, epochs), None if metric is None else _filled(metric, epochs)
@@ -59,10 +59,7 @@ class FitRecord:
     @classmethod
     def of(cls, state: dict[str, Any]) -> FitRecord:
         """Make the record of a state; curves that the state lacks are empty."""
-        known = state["curves"]
-        if "fair_loss" in known:  # its name in checkpoints before version 0.2
-            known = known | {"train_eval_loss": known["fair_loss"]}
-        curves = {name: list(known.get(name, [])) for name in CURVES}
+        curves = {name: list(state["curves"].get(name, [])) for name in CURVES}
         return cls(curves, dict(state["names"]), state["loss_at_start"])
 
 

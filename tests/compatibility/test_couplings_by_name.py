@@ -170,7 +170,7 @@ def answer_and_torch(cache, *args):
 def test_the_help_of_our_models_needs_no_torch_however_they_are_named(model, asked_before):
     out, _ = answer_and_torch(asked_before, f"--model={model}", "--help")
     assert out.endswith("False\n")
-    assert "--model.hidden_sizes HIDDEN_SIZES" in out
+    assert "--model.hidden_sizes " in out
     assert ("--model.class_weight" in out) == ("Classifier" in model)
 
 
