@@ -39,7 +39,7 @@ from lightning_mods.loggers.tensorboard import EventLogger
 from lightning_mods.loggers.terminal import say
 from lightning_mods.models.classifier import MLPClassifier
 from lightning_mods.models.fused.lightning_internals import epochs_done
-from lightning_mods.models.fused.limits import NoProfiler, pass_by_idle_hooks
+from lightning_mods.models.fused.limits import NoProfiler
 from lightning_mods.models.module import MLPModule
 from lightning_mods.models.regressor import MLPRegressor
 from lightning_mods.runs import RUN_MARK, run_of
@@ -218,9 +218,7 @@ class ModsCLI(LightningCLI):
             self._give_run_folder(config)
         if config.profiler is None:
             config.profiler = NoProfiler()
-        trainer = super().instantiate_trainer(**kwargs)
-        pass_by_idle_hooks(trainer.callbacks)  # type: ignore[attr-defined]  # a connector's
-        return trainer
+        return super().instantiate_trainer(**kwargs)
 
     @property
     def root(self) -> Path:

@@ -24,7 +24,6 @@ from lightning_mods.loggers.progress import EpochTimer, close_loggers, how_to_lo
 from lightning_mods.loggers.terminal import STAGES, RunSummary, quiet, say, writers_report_once
 from lightning_mods.models.fused.group import SMALL_STEP, step_operations
 from lightning_mods.models.fused.lightning_internals import epochs_done
-from lightning_mods.models.fused.limits import pass_by_idle_hooks
 from lightning_mods.models.module import MLPModule
 from lightning_mods.runs import RunError, find_checkpoint
 from lightning_mods.runs.checkpoints import metrics_in, read_checkpoint
@@ -103,9 +102,7 @@ class ThreadLimit(Callback):
 
 
 def _fit(cli: ModsCLI, checkpoint: Path | None) -> None:
-    threads = ThreadLimit()
-    pass_by_idle_hooks([threads])
-    cli.trainer.callbacks.append(threads)  # type: ignore[attr-defined]  # a connector's
+    cli.trainer.callbacks.append(ThreadLimit())  # type: ignore[attr-defined]  # a connector's
     limit_threads(cli.trainer, cli.model, cli.datamodule)
     if checkpoint is not None and isinstance(cli.datamodule, TabularDataModule):
         # Read and encode now what will be read anyway: a table that does not fit must not touch the run's folder.

@@ -1,10 +1,10 @@
 """What steps without hooks leave to Lightning's loop: which must pass through it, what callbacks read of the others.
 
-And what the loop asks of every hook and callback, made cheap: with small networks it costs as much as training.
+And a profiler that costs nothing, as the loop goes through one at each of its calls.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain, product
@@ -43,8 +43,10 @@ class Hooks:
         return any(not str(getattr(hook, "__module__", "")).startswith(_CALLBACKS) for hook in hooks)
 
 
-_STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")
-BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end", *_STEP_HOOKS)
+BATCH_HOOKS = (
+    *("on_train_batch_start", "on_train_batch_end", "on_before_backward"),
+    *("on_after_backward", "on_before_optimizer_step", "on_before_zero_grad"),
+)
 ALL = math.inf
 
 Limit = Callable[[], float]
@@ -179,8 +181,6 @@ class Readings:
 
 # ------------------------------------------------------------------ what the loop costs
 
-_SPANS = ("train_epoch", "train_batch", "validation", "validation_epoch", "validation_batch")
-_EPOCH_HOOKS = (*(f"on_{span}_{when}" for span in _SPANS for when in ("start", "end")), *_STEP_HOOKS)
 _NOTHING = nullcontext()
 
 
@@ -190,16 +190,3 @@ class NoProfiler(PassThroughProfiler):
     def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]  # it may be any
         """Do nothing before and after."""
         return _NOTHING
-
-
-def pass_by_idle_hooks(asked: Iterable[Callback]) -> None:
-    """Have Lightning pass by the hooks of an epoch that our own callbacks leave as they are, as it does where none is.
-
-    An epoch calls some 15 hooks of each callback, overridden or not, each inside a profiler's context. Others'
-    callbacks stay as they are: they may be called by somebody else.
-    """
-    for callback in asked:
-        if type(callback).__module__.startswith((_CALLBACKS, "lightning_mods.")):
-            for name in _EPOCH_HOOKS:
-                if not is_overridden(name, callback, Callback):
-                    setattr(callback, name, None)
