@@ -88,10 +88,10 @@ class GradientMonitor(Callback):
         """Read weights and optimizers before anything moved."""
         with self._guard(trainer, "looking at the start"):
             self._nonfinite.begin(trainer, pl_module, self)
-            self._watch.begin(trainer, pl_module)
+            self._probe.begin(trainer, pl_module, partial(self._guard.failed, trainer, "looking at a layer's input"))
+            self._watch.begin(trainer, pl_module, self._probe.cuts)
             if not pl_module.automatic_optimization:
                 self._observe(trainer, pl_module)
-            self._probe.begin(trainer, pl_module)
 
     # What runs with every batch is kept cheap: no context managers, no properties of the trainer.
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -112,10 +112,11 @@ class GradientMonitor(Callback):
         """Check the loss; now and then read the operations behind it."""
         nonfinite = self._nonfinite
         try:
-            nonfinite.before_backward(trainer, pl_module, loss)
+            if not nonfinite.before_backward(trainer, pl_module, loss):
+                return
             self._watch.losses.append(nonfinite.loss)
             if self._watch.due:
-                self._watch.graph(loss)
+                self._watch.graph(trainer, loss)
             if self._probe.wants_losses:
                 self._probe.before_backward(trainer, pl_module, loss)
         except Exception as error:  # noqa: BLE001  # as in `Guard`
@@ -158,7 +159,7 @@ class GradientMonitor(Callback):
         try:
             self._nonfinite.after_batch()
             if watch.busy:
-                watch.after_batch(trainer)
+                watch.after_batch(trainer, self._nonfinite.uses if pl_module.automatic_optimization else 1)
             watch.batches += 1
             if probe.wants_batches or batch_idx == 0:
                 probe.after_batch(trainer, pl_module, outputs, batch, batch_idx)

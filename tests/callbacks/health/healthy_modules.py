@@ -46,7 +46,7 @@ class Healthy(pl.LightningModule):
 
     def validation_step(self, batch, batch_idx):
         if self.automatic_optimization:
-            self.log("val_loss", self.loss(*batch).detach())
+            self.log("val_loss", self.loss(*batch).detach(), batch_size=BATCH)
 
     def configure_optimizers(self):
         return self.kind(self.parameters(), lr=self.rate)
@@ -97,6 +97,7 @@ class Language(Healthy):
         self.body = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, 0.1, batch_first=True), 2)
         self.head = nn.Linear(16, 20, bias=False)
         self.head.weight = self.tokens.weight
+        nn.init.normal_(self.head.weight, std=0.05)
 
     def loss(self, tokens):
         mask = nn.Transformer.generate_square_subsequent_mask(11)

@@ -26,6 +26,5 @@ def test_nothing_is_said_of_a_healthy_module(tmp_path, capsys, kind):
     )
     trainer.fit(kind())
     said = [line for line in capsys.readouterr().err.splitlines() if "GradientMonitor" in line]
-    assert said == [f"GradientMonitor: nothing wrong over {monitor.state_dict()['steps']} steps."] or (
-        len(said) == 1 and said[0].startswith("GradientMonitor: nothing wrong over ")
-    )
+    assert [line for line in said if not line.startswith("GradientMonitor: nothing wrong over ")] == []
+    assert len(said) == 1
