@@ -104,3 +104,25 @@ class Guard:
         if text not in self._said:
             self._said.add(text)
             say(trainer, f"{self.name}: {text}")
+
+
+class NamedByPlace:
+    """Gives several callbacks of one class in a trainer keys of their own in checkpoints, whatever their arguments.
+
+    The first keeps the plain name of its class, so that a lone one finds its state again after its arguments changed;
+    the others add their places. `take_place` is called in `setup`; before it there is no trainer to ask, and the key
+    is one that no other object has.
+    """
+
+    _place: int | None = None
+
+    def take_place(self, trainer: "Trainer") -> None:
+        """Find out which of its class this one is in a trainer."""
+        alike = [each for each in trainer.callbacks if type(each) is type(self)]  # type: ignore[attr-defined]
+        self._place = next((i for i, each in enumerate(alike) if each is self), 0)
+
+    @property
+    def state_key(self) -> str:
+        """The key of its state in a checkpoint."""
+        mark = {None: f"[{id(self)}]", 0: ""}.get(self._place, f"[{self._place}]")
+        return f"{type(self).__qualname__}{mark}"

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from callbacks.gradients.flow import GradientFlow
 from callbacks.gradients.session import GradientSchedule, GradientSession, ReadingAhead
-from callbacks.host import Guard
+from callbacks.host import Guard, NamedByPlace
 from callbacks.loggers import dispatch
 from callbacks.loggers.figures import png_of, rgb
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class GradientLogger(Callback):
+class GradientLogger(NamedByPlace, Callback):
     """Logs, layer by layer and in all, what reaches the weights of any LightningModule and what becomes of them.
 
     A layer is a module with parameters of its own; its tags end in its path, those of all layers together in `total`
@@ -115,6 +115,7 @@ class GradientLogger(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier run, unless this one goes on with it."""
+        self.take_place(trainer)
         if stage == "fit" and trainer.current_epoch == 0:
             self._close()
             self._begin()
@@ -135,8 +136,11 @@ class GradientLogger(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Read gradients if that is due: they are unscaled and accumulated, and not yet clipped."""
-        if self._session is not None:
-            self._session.before_step(optimizer)
+        try:
+            if self._session is not None:
+                self._session.before_step(optimizer)
+        except Exception as error:  # noqa: BLE001  # as in `Guard`
+            self._guard.failed(trainer, "looking at the gradients", error)
 
     def steps_free(self, trainer: Trainer) -> float:
         """Return how many steps from now on may pass without the hooks: they are read on the way."""

@@ -14,12 +14,12 @@ from callbacks.health.faults import PATIENCE, PATIENT, Fault, Finding, explained
 from callbacks.health.nonfinite import CHOICES, NonFiniteError, NonFiniteGuard
 from callbacks.health.probe import TrainingProbe
 from callbacks.health.training_watch import TrainingWatch
-from callbacks.host import Guard, say
+from callbacks.host import Guard, NamedByPlace, say
 from callbacks.loggers.dispatch import write_text
 from callbacks.readers.optimizer_steps import StepObserver
 
 
-class GradientMonitor(Callback):
+class GradientMonitor(NamedByPlace, Callback):
     """Says in one line what is wrong with a training run, where, with the numbers, and what to change.
 
     With each batch it reads the loss and the sums of the biases' gradients; all else now and then, often at first. What
@@ -81,6 +81,7 @@ class GradientMonitor(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier run, unless this one goes on with it."""
+        self.take_place(trainer)
         if stage == "fit" and trainer.current_epoch == 0:
             self._begin()
 

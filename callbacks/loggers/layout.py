@@ -6,13 +6,13 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
-from callbacks.host import Guard, logged
+from callbacks.host import Guard, NamedByPlace, logged
 from callbacks.loggers import dispatch
 
 _LONG = 8  # more layers than a person compares by eye
 
 
-class TensorBoardLayout(Callback):
+class TensorBoardLayout(NamedByPlace, Callback):
     """Both losses on one chart, and the hyperparameters with the results of the best epoch.
 
     The Custom Scalars tab gets a chart with training and validation loss, and one with each validation metric. The
@@ -44,6 +44,10 @@ class TensorBoardLayout(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the best value of a checkpoint."""
         self._best = state_dict["best"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take its place among others of its class."""
+        self.take_place(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lay out the loss chart and write the configuration."""

@@ -11,7 +11,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
-from callbacks.host import Guard, say
+from callbacks.host import Guard, NamedByPlace, say
 from callbacks.loggers import dispatch
 from callbacks.loggers.figures import png_of, rgb
 from callbacks.search.plan import Plan, SearchError
@@ -51,7 +51,7 @@ class SearchOptions:
     seed: int = 0
 
 
-class OptunaSearch(Callback):
+class OptunaSearch(NamedByPlace, Callback):
     """Searches for the learning rate and the batch size with Optuna before a fit, and fits with the best of them.
 
     Each trial is a fit of its own, on a copy of the module and of the data module, from the same weights and random
@@ -151,6 +151,7 @@ class OptunaSearch(Callback):
         Then a checkpoint has been loaded, if there is one (a trainer does not tell before), and nothing yet depends on
         the learning rate or the batch size: neither optimizers nor loaders are there.
         """
+        self.take_place(trainer)
         if stage != "fit":
             return
         self._begin()
