@@ -4,14 +4,11 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.trainer.states import TrainerFn
-
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
 from callbacks.fit.reader import AUTO, FitReader, obstacle, train_eval_loss
 from callbacks.fit.record import headline, paragraph, write_document
 from callbacks.host import Guard, number, say
+from callbacks.host.packages import Callback, LightningModule, Trainer, kinds
 from callbacks.loggers import dispatch
 from callbacks.loggers.figures import png_of, rgb
 from callbacks.readers.pacing import SpareTime
@@ -36,9 +33,11 @@ def _folder_of(trainer: Trainer) -> Path | None:
 
 def _checkpoint_to_keep(trainer: Trainer, val_loss: str, best_epoch: int | None) -> str:
     """Which checkpoint to keep: that of the lowest validation loss, or how to have one."""
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.monitor == val_loss and callback.best_model_path:
-            return callback.best_model_path
+    kept: list[Any] = list(trainer.checkpoint_callbacks)
+    for callback in kept:
+        is_of_loss = isinstance(callback, kinds("callbacks.ModelCheckpoint")) and callback.monitor == val_loss
+        if is_of_loss and callback.best_model_path:
+            return str(callback.best_model_path)
     return f"the weights of epoch {best_epoch}; ModelCheckpoint(monitor={val_loss!r}) would have kept the best ones"
 
 
@@ -168,7 +167,7 @@ class FitMonitor(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the validation loss and the metric; before training, the loss at the start."""
-        if trainer.state.fn == TrainerFn.FITTING:
+        if trainer.state.fn == "fit":
             self._reader.validation(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

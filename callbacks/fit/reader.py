@@ -3,12 +3,11 @@
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
 from callbacks.fit.record import FitRecord
 from callbacks.host import Fresh, logged, say
+from callbacks.host.packages import LightningModule, Trainer, isolated_random_numbers
 
 
 def obstacle(trainer: Trainer, pl_module: LightningModule) -> str | None:
@@ -30,7 +29,7 @@ def train_eval_loss(trainer: Trainer, pl_module: Any, rows: int) -> float:
     modes = {module: module.training for module in pl_module.modules()}
     pl_module.eval()
     try:
-        with isolate_rng(), torch.no_grad(), trainer.precision_plugin.val_step_context():
+        with isolated_random_numbers(), torch.no_grad(), trainer.precision_plugin.val_step_context():
             batch = trainer.strategy.batch_to_device(_slice(trainer.train_dataloader, rows))
             return float(pl_module.evaluation_loss(batch))
     finally:

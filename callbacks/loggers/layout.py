@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.trainer.states import TrainerFn
-
 from callbacks.host import Guard, NamedByPlace, logged
+from callbacks.host.packages import Callback, LightningModule, Trainer
 from callbacks.loggers import dispatch
 
 _LONG = 8  # more layers than a person compares by eye
@@ -58,7 +56,7 @@ class TensorBoardLayout(NamedByPlace, Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results of the epoch if it is the best so far."""
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         results = logged(trainer, "val_")
         if not self._described:
