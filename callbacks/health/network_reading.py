@@ -134,7 +134,7 @@ class LayerInputs:
         self._first_step = self._listening = True
         self._called: list[str] = []  # layers of the first step so far whose outputs autograd follows
         self._units = 0  # of the last one; 0 if the layer called last is none of them
-        self._failed: Callable[[Exception], None] = lambda error: None
+        self._failed: Callable[[Exception], None] | None = None
         self._handles: list[RemovableHandle] = []
 
     def open(self, module: nn.Module, failed: Callable[[Exception], None]) -> None:
@@ -152,7 +152,8 @@ class LayerInputs:
         try:
             self._see(name, layer, given)
         except Exception as error:  # noqa: BLE001  # it is somebody's forward pass
-            self._failed(error)
+            if self._failed is not None:
+                self._failed(error)
 
     def _see(self, name: str, layer: nn.Module, given: tuple[Any, ...]) -> None:
         tensor = given[0] if given and isinstance(given[0], Tensor) and is_plain(given[0]) else None
