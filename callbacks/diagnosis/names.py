@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from functools import lru_cache
 
 TRAIN = {"train", "training", "tr", "trn"}
 VAL = {"val", "vals", "valid", "validation", "vali", "eval", "evals", "evaluation", "dev"}
@@ -46,10 +47,11 @@ def loader_of(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def _said(name: str) -> set[str]:
-    said = set(words(_LOADER.sub("", name)))
+@lru_cache(1024)
+def _said(name: str) -> frozenset[str]:
+    said = frozenset(words(_LOADER.sub("", name)))
     if "fit" in said:  # the stage where no other is named, else the section of a board
-        said = said - {"fit"} | (set() if said & STAGES else {"train"})
+        said = said - {"fit"} | ({"train"} - said if not said & STAGES else set())
     return said
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
-from torch import Tensor
 
+from callbacks.diagnosis.names import find_metric
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
-from callbacks.fit.reader import AUTO, USUAL, FitReader
+from callbacks.fit.reader import AUTO, FitReader, baseline_of
 from callbacks.host import Fresh, logged
 from callbacks.search.plan import SearchError
 
@@ -99,7 +99,7 @@ class TrialObserver(Callback):
         """Read the newest epoch of a fit that no trainer runs: one number an epoch by name."""
         self.curves = curves
         self.epochs = len(curves[self.metric])
-        usual = next((name for name in USUAL if name in curves), "")
+        usual = find_metric(curves) or ""
         for curve, name in (("train_loss", "train_loss"), ("val_loss", self._reader.val_loss), ("metric", usual)):
             if name in curves:
                 self._reader.record.put(curve, self.epochs - 1, curves[name][-1])
@@ -173,13 +173,6 @@ class TrialObserver(Callback):
         value = self._fresh.read(trainer, self.metric)
         if value is not None and self._add(value, trainer.current_epoch, lambda: logged(trainer)) and self.improved:
             self.improved(trainer)
-
-
-def baseline_of(module: LightningModule) -> float | None:
-    """Return the module's loss of the trivial prediction, None if it does not know it."""
-    value = getattr(module, "baseline_loss", None)
-    is_number = isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
-    return float(value) if is_number else None  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
