@@ -7,7 +7,7 @@ loss: `kl` in `val_kl_loss`, nothing in the total. Standard library only.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -133,6 +133,11 @@ def find_losses(names: Iterable[str], train: str = "train_loss", val: str = "val
     others = [name for name in ranked[1:] if rank(name) == rank(ranked[0]) and _is_another(name, ranked[0])]
     counterpart = _counterpart(found, trains) if train == "train_loss" else train if train in names else None
     return LossNames(counterpart, found, tuple(others) if found in ranked[:1] and val != found else ())
+
+
+def logged_as(monitor: str, names: Collection[str]) -> str:
+    """Return the logged name that a monitor means: its own, or for `val_loss` that of the validation loss."""
+    return monitor if monitor in names or monitor != "val_loss" else find_losses(names).val or monitor
 
 
 def _is_of_training(name: str, losses: Set[str]) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
-from callbacks.diagnosis.names import find_metric
+from callbacks.diagnosis.names import find_metric, logged_as
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
 from callbacks.fit.reader import AUTO, FitReader, baseline_of
 from callbacks.host import Fresh, logged
@@ -170,8 +170,10 @@ class TrialObserver(Callback):
 
     def _read(self, trainer: Trainer) -> None:
         self._is_read = True
-        value = self._fresh.read(trainer, self.metric)
-        if value is not None and self._add(value, trainer.current_epoch, lambda: logged(trainer)) and self.improved:
+        value = self._fresh.read(trainer, logged_as(self.metric, trainer.callback_metrics))
+        if value is None:
+            return
+        if self._add(value, trainer.current_epoch, lambda: {**logged(trainer), self.metric: value}) and self.improved:
             self.improved(trainer)
 
 
@@ -195,7 +197,7 @@ class TrialPruning(Callback):
 
     Args:
         trial: The trial. Only rank zero's is used; None elsewhere, where a script is started anew for each rank.
-        monitor: Name of the metric, as logged.
+        monitor: Name of the metric, as logged; `val_loss` also finds a validation loss of another name.
         first_step: Step of the first report; the steps count up from it. Give the second fit of the same trial (another
             seed or fold) the `next_step` of the first, since Optuna takes each step once.
 
@@ -248,7 +250,7 @@ class TrialPruning(Callback):
 
     def _report(self, trainer: Trainer) -> tuple[_Verdict, Exception | None]:
         """Return what rank zero makes of the newest value; other ranks read along and decide nothing."""
-        value = self._fresh.read(trainer, self.monitor)
+        value = self._fresh.read(trainer, logged_as(self.monitor, trainer.callback_metrics))
         step = self.next_step
         self.next_step += 1
         if value is None:

@@ -65,10 +65,7 @@ def test_the_losses_of_one_epoch_stand_together(tmp_path, capsys, module, names,
 SILENT = [
     (NoValidationLoss, "finds no validation loss: `val_loss` is not logged; logged: train_loss, val_score."),
     (NoValidation, "finds no validation loss: `val_loss` is not logged; logged: train_loss."),
-    (
-        LogsNothing,
-        "no validation loss: `val_loss` is not logged and no training loss: `train_loss` is not logged; logged: nothing.",
-    ),
+    (LogsNothing, "`val_loss` is not logged and no training loss: `train_loss` is not logged; logged: nothing."),
     (TwoOptimizers, "is not logged; logged: d_loss, g_loss."),
 ]
 
