@@ -5,14 +5,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.trainer.states import TrainerFn
-
 from callbacks.diagnosis.names import plain
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
 from callbacks.fit.reader import AUTO, FitReader, baseline_of, obstacle, train_eval_loss
 from callbacks.fit.record import headline, paragraph, write_document
 from callbacks.host import Guard, say
+from callbacks.host.packages import Callback, LightningModule, Trainer
 from callbacks.loggers import dispatch
 from callbacks.loggers.figures import png_of, rgb
 from callbacks.readers.pacing import SpareTime
@@ -189,7 +187,7 @@ class FitMonitor(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the validation loss and the metric; before training, the loss at the start."""
-        if trainer.state.fn == TrainerFn.FITTING:
+        if trainer.state.fn == "fit":
             with self._guard(trainer, READING):
                 self._reader.validation(trainer)
 

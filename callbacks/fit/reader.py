@@ -8,13 +8,12 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from callbacks.diagnosis.names import find_losses, find_metric, is_validation
 from callbacks.fit.record import FitRecord
 from callbacks.host import Fresh, Guard, logged, number, say
+from callbacks.host.packages import LightningModule, Trainer, isolated_random_numbers
 
 
 def baseline_of(module: object) -> float | None:
@@ -41,7 +40,7 @@ def train_eval_loss(trainer: Trainer, pl_module: Any, rows: int, guard: Guard) -
     and copies of what reads and moves the rows: metrics, counters, buffers and generators stay as they are, nothing is
     logged, and torch's, NumPy's and Python's random numbers are put back.
     """
-    with isolate_rng(), torch.no_grad(), guard(trainer, "evaluating the slice of training rows"):
+    with isolated_random_numbers(), torch.no_grad(), guard(trainer, "evaluating the slice of training rows"):
         data = getattr(trainer, "datamodule", None)
         hooks = [_hook_owner(name, data, pl_module) for name in _TRANSFER]
         loader = trainer.train_dataloader

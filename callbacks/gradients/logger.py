@@ -5,13 +5,12 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch.optim import Optimizer
 
 from callbacks.gradients.flow import GradientFlow
 from callbacks.gradients.session import GradientSchedule, GradientSession, ReadingAhead
 from callbacks.host import Guard
+from callbacks.host.packages import Callback, LightningModule, Trainer, kinds
 from callbacks.loggers import dispatch
 from callbacks.loggers.figures import png_of, rgb
 
@@ -123,7 +122,7 @@ class GradientLogger(Callback):
         """Begin to follow the optimizers, on the rank that writes."""
         if not trainer.is_global_zero:
             return
-        if isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy):
+        if isinstance(trainer.strategy, kinds("strategies.DeepSpeedStrategy") + kinds("strategies.FSDPStrategy")):
             if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
                 reason = "shards parameters, so that no rank has a whole gradient"
                 self._guard.once(trainer, f"nothing is logged: {type(trainer.strategy).__name__} {reason}.")

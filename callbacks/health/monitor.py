@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -15,6 +13,7 @@ from callbacks.health.nonfinite import CHOICES, NonFiniteError, NonFiniteGuard
 from callbacks.health.probe import TrainingProbe
 from callbacks.health.training_watch import TrainingWatch
 from callbacks.host import Guard, say
+from callbacks.host.packages import Callback, LightningModule, Trainer
 from callbacks.loggers.dispatch import write_text
 from callbacks.readers.optimizer_steps import StepObserver
 
@@ -194,7 +193,7 @@ class GradientMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Let the probe compare validation with training."""
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             try:
                 self._probe.validation_batch(trainer, pl_module, outputs, batch, batch_idx)
             except Exception as error:  # noqa: BLE001  # as in `Guard`
@@ -213,7 +212,7 @@ class GradientMonitor(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say what stopped the run, if it is a fault that is known, and what was found before."""
-        if trainer.state.fn == TrainerFn.FITTING:
+        if trainer.state.fn == "fit":
             with self._guard(trainer, "looking at the error"):
                 self._probe.failed(trainer, pl_module, exception)
             self._close(trainer)

@@ -6,7 +6,6 @@ from math import isfinite, nan
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import get_total_norm
@@ -14,6 +13,7 @@ from torch.optim import Optimizer
 
 from callbacks.health.data_reading import named_tensors
 from callbacks.health.faults import Fault, Finding
+from callbacks.host.packages import Callback, LightningModule, Trainer
 from callbacks.readers.autograd import AutogradNode, operations
 from callbacks.readers.optimizer_steps import StepObserver
 

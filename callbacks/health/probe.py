@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.utils import data
 
@@ -18,6 +17,7 @@ from callbacks.health.network_reading import NUMERIC, LayerInputs, read_batch_no
 from callbacks.health.rules import data as data_rules
 from callbacks.health.rules import network as network_rules
 from callbacks.host import logged
+from callbacks.host.packages import LightningModule, Trainer
 
 MOST_CLASSES = 1000
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from math import nan
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -16,6 +15,7 @@ from callbacks.health.parameter_watch import ReachWatch, UnitWatch, UpdateWatch,
 from callbacks.health.rules import training as rules
 from callbacks.health.rules.training import LossCourse
 from callbacks.host import logged
+from callbacks.host.packages import LightningModule, Trainer
 from callbacks.readers.autograd import operations
 
 KEPT = 16  # readings: the first ones, and the latest

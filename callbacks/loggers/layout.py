@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.trainer.states import TrainerFn
-
 from callbacks.diagnosis.names import VAL, find_losses, is_validation, logged_as, words
 from callbacks.host import Guard, logged
+from callbacks.host.packages import Callback, LightningModule, Trainer
 from callbacks.loggers import dispatch
 
 _LONG = 8  # more layers than a person compares by eye
@@ -36,7 +34,7 @@ class TensorBoardLayout(Callback):
             raise ValueError(f"mode must be `min` or `max`, not {mode!r}.")
         self.monitor, self.mode, self.config = monitor, mode, config
         self._best: float | None = None
-        self._described = False
+        self._described = self._validated = False
         self._guard = Guard("TensorBoardLayout")
 
     def state_dict(self) -> dict[str, Any]:
@@ -49,15 +47,16 @@ class TensorBoardLayout(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lay out the loss chart and write the configuration."""
-        self._described = False
+        self._described = self._validated = False
         if self.config:
             with self._guard(trainer, "writing the configuration"):
                 dispatch.write_text(trainer, "config", self.config, 0)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results of the epoch if it is the best so far."""
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
+        self._validated = True
         results = {name: value for name, value in logged(trainer).items() if is_validation(name)}
         monitor = logged_as(self.monitor, results)
         if monitor in results and self._improves(results[monitor]):
@@ -66,10 +65,9 @@ class TensorBoardLayout(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Describe the run by what was logged in its first epoch with a validation."""
-        names = sorted(filter(is_validation, logged(trainer)))
-        if names and not self._described:
+        if self._validated and not self._described:
             self._described = True
-            self._describe(trainer, pl_module, names)
+            self._describe(trainer, pl_module, sorted(filter(is_validation, logged(trainer))))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the test results beside those of the best epoch."""

@@ -7,13 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.trainer.states import TrainerFn
-
 from callbacks.diagnosis.names import find_metric, logged_as
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
 from callbacks.fit.reader import AUTO, FitReader, baseline_of
 from callbacks.host import Fresh, logged
+from callbacks.host.packages import Callback, LightningModule, Trainer
 from callbacks.search.plan import SearchError
 
 if TYPE_CHECKING:
@@ -133,7 +131,7 @@ class TrialObserver(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read what the validation logged."""
-        if trainer.state.fn != TrainerFn.FITTING:
+        if trainer.state.fn != "fit":
             return
         self._reader.validation(trainer)
         if not trainer.sanity_checking and self._is_of_validation(trainer):
@@ -236,7 +234,7 @@ class TrialPruning(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report, and prune if it is time."""
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._all_ranks(trainer, self._report(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

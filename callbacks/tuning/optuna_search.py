@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
 from callbacks.host import Guard, say
+from callbacks.host.packages import Callback, LightningModule, Trainer, kinds, sibling
 from callbacks.loggers import dispatch
 from callbacks.loggers.figures import png_of, rgb
 from callbacks.search.plan import Plan, SearchError
@@ -49,6 +47,9 @@ class SearchOptions:
     storage: str | None = None
     name: str | None = None
     seed: int = 0
+
+
+_MISCONFIGURATION = "fabric.utilities.exceptions.MisconfigurationException"
 
 
 class OptunaSearch(Callback):
@@ -158,10 +159,10 @@ class OptunaSearch(Callback):
         self._folder = None if "://" in folder else Path(folder)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
             say(trainer, "search: skipped, as fast_dev_run tries the fit alone.")
-        elif isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        elif isinstance(trainer.strategy, kinds("strategies.SingleDeviceStrategy") + kinds("strategies.DDPStrategy")):
             self._hook = ConfigureOptimizersHook(pl_module, lambda: self._before_optimizers(trainer, pl_module))
         else:
-            raise MisconfigurationException(
+            raise sibling(trainer, _MISCONFIGURATION)(
                 f"OptunaSearch trains copies of the module on one device; {type(trainer.strategy).__name__} has none."
             )
 
@@ -203,7 +204,7 @@ class OptunaSearch(Callback):
             try:
                 result = SearchBeforeFit(self, trainer, module, self._folder, self._guard).run()
             except SearchError as error:
-                raise MisconfigurationException(f"OptunaSearch: {error}") from error
+                raise sibling(trainer, _MISCONFIGURATION)(f"OptunaSearch: {error}") from error
             self.found, self._by_hand, self._rows = (result[name] for name in ("found", "by_hand", "rows"))
         else:
             what = f"goes on with {setting(self.found)} found before" if self.found else "goes on from a checkpoint"

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from callbacks.host.packages import LightningModule
 from datamodules.encoding import TAIL, CategoryColumn, Encoding, NumericColumn
 from lightning_mods.cli.command_line import UsageError
 from lightning_mods.export.runtime import tensors_in, unspoken

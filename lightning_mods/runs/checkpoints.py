@@ -9,13 +9,11 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from callbacks.diagnosis.names import logged_as
 from callbacks.host import logged, replacing
+from callbacks.host.lightning import Checkpoint, CSVLogger, ModelCheckpoint, TensorBoardLogger, TorchCheckpointIO
+from callbacks.host.packages import LightningModule, Trainer
 from callbacks.readers.pacing import SpareTime
 from lightning_mods.loggers.tensorboard import EventLogger
 from lightning_mods.models.fused.lightning_internals import at_epoch_start, end_restart, is_known

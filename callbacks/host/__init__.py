@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what needs no torch writes files and speaks through here too
-    from pytorch_lightning import Trainer
     from torch import Tensor
+
+    from callbacks.host.packages import Trainer
 
 
 def number(value: Any) -> float | None:
