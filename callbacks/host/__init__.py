@@ -41,7 +41,7 @@ class Fresh:
     def tensor(self, trainer: "Trainer", name: str) -> "Tensor | None":
         """Return the value on its device if it is new since this was last asked for, else None."""
         value = trainer.callback_metrics.get(name)
-        if value is None or value is self._seen.get(name) or value.numel() != 1:
+        if not hasattr(value, "numel") or value is self._seen.get(name) or value.numel() != 1:
             return None
         self._seen[name] = value
         return value.detach()
