@@ -116,7 +116,7 @@ def find_losses(names: Iterable[str], train: str = "train_loss", val: str = "val
     trains = {name: _kind(name) for name in names if _is_of_training(name, LOSS)}
     if not vals:  # beside its counterpart alone: else it is a metric, in units of its own
         alike = {name: _kind(name) for name in names if _is_of_training(name, LOSS_LIKE) and STAGES & _said(name)}
-        named = [name for name in names if is_validation(name) and loss_extras(name, VAL, LOSS_LIKE) == set()]
+        named = [name for name in names if is_validation(name) and loss_extras(name, VAL, LOSS_LIKE) == frozenset()]
         vals = {name: _kind(name) for name in named if _kind(name) in alike.values()}
         trains |= {name: kind for name, kind in alike.items() if kind in vals.values()}
     sides = [{name for name, kind in (vals | trains).items() if kind & side} for side in _OPPONENTS]

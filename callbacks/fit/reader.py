@@ -40,10 +40,11 @@ def train_eval_loss(trainer: Trainer, pl_module: Any, rows: int, guard: Guard) -
     and copies of what reads and moves the rows: metrics, counters, buffers and generators stay as they are, nothing is
     logged, and torch's, NumPy's and Python's random numbers are put back.
     """
+    loader: Any = trainer.train_dataloader
+    loss = None
     with isolated_random_numbers(), torch.no_grad(), guard(trainer, "evaluating the slice of training rows"):
         data = getattr(trainer, "datamodule", None)
         hooks = [_hook_owner(name, data, pl_module) for name in _TRANSFER]
-        loader = trainer.train_dataloader
         memo = _shared([pl_module], large=False, memo={id(trainer): None})
         memo = _shared([loader.dataset, loader.collate_fn, *hooks], large=True, memo=memo)
         module, dataset, collate, *hooks = copy.deepcopy([pl_module, loader.dataset, loader.collate_fn, *hooks], memo)
@@ -53,8 +54,8 @@ def train_eval_loss(trainer: Trainer, pl_module: Any, rows: int, guard: Guard) -
         for name, owner in zip(_TRANSFER, hooks, strict=True):
             batch = getattr(owner, name)(batch, *([device] if name == "transfer_batch_to_device" else []), 0)
         with trainer.precision_plugin.val_step_context():
-            return float(module.eval().evaluation_loss(batch))
-    return None
+            loss = float(module.eval().evaluation_loss(batch))
+    return loss
 
 
 _TRANSFER = "on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"
@@ -119,7 +120,7 @@ class FitReader:
         self._summed = ""  # the name of what is summed
         self._settled: set[str] = set()  # losses whose names are known
         self._validated = self._epoch_read = False
-        self._new: dict[str, float] = {}  # what the latest validation logged that may be its loss
+        self._new: dict[str, float | None] = {}  # what the latest validation logged that may be its loss
         self._others: tuple[str, ...] = ()  # that are as likely to be the validation loss
         self._complained: set[str] = set()
 

@@ -7,21 +7,21 @@ val_loss valid_loss validation_loss val/loss valid/loss Validation/Loss val/loss
 loss/valid val_loss_epoch val/loss_epoch eval_loss eval/loss dev_loss dev-loss valLoss ValLoss validationLoss lossVal
 valloss lossval VAL_LOSS val.loss val:loss ptl/val_loss losses/val val_losses val_loss/total total_val_loss avg_val_loss
 fit/val_loss model/valid/loss/epoch val_BCELoss val_elbo_loss val_kl_loss evaluation_loss mean_validation_loss
-""".split()
+"""
 OTHERS = """
 val_loss_step val/loss_step val_lossless_ratio value_loss policy/value_loss evaluation_time test_loss test/loss
 devloss_rate train_loss loss val_acc validity_score interval_loss glossy_eval best_val_loss val_loss_best val_loss_min
 val_loss_weight val_loss_scale train/val_gap train_val_loss evaluator_loss vloss valuable_losses val_time epoch lr
 retrieval_loss device_loss developer_loss
-""".split()
+"""
 
 
-@pytest.mark.parametrize("name", VALIDATION)
+@pytest.mark.parametrize("name", VALIDATION.split())
 def test_a_validation_loss_is_found_by_the_words_of_its_name(name):
     assert find_losses([name, "epoch", "lr", "train_loss"]).val == name
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", OTHERS.split())
 def test_what_only_resembles_a_validation_loss_is_none(name):
     assert find_losses([name, "train_loss"]).val is None
 
