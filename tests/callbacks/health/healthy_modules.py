@@ -83,7 +83,9 @@ class TiedAutoencoder(Healthy):
         self.weight, self.bias = nn.Parameter(0.3 * draw(6, 8)), nn.Parameter(torch.zeros(8))
 
     def loss(self, x):
-        return F.binary_cross_entropy_with_logits(F.linear(F.linear(x, self.weight).relu(), self.weight.T, self.bias), x)
+        return F.binary_cross_entropy_with_logits(
+            F.linear(F.linear(x, self.weight).relu(), self.weight.T, self.bias), x
+        )
 
 
 class Language(Healthy):
@@ -267,13 +269,14 @@ class GradNorm(Healthy):
     def training_step(self, batch, batch_idx):
         x, kind, number = batch
         hidden = self.body(x).relu()
-        losses = torch.stack(
-            [F.cross_entropy(self.kinds(hidden), kind), F.mse_loss(self.size(hidden)[:, 0], number)]
-        )
+        losses = torch.stack([F.cross_entropy(self.kinds(hidden), kind), F.mse_loss(self.size(hidden)[:, 0], number)])
         net, weights = self.optimizers()
         shared = self.body[-1].weight
         norms = torch.stack(
-            [torch.autograd.grad(w * loss, shared, create_graph=True)[0].norm() for w, loss in zip(self.weights, losses)]
+            [
+                torch.autograd.grad(w * loss, shared, create_graph=True)[0].norm()
+                for w, loss in zip(self.weights, losses)
+            ]
         )
         balance = (norms - norms.mean().detach()).abs().sum()
         net.zero_grad()
@@ -391,7 +394,9 @@ class Gan(Healthy):
         self.automatic_optimization = False
         self.maker = mlp(4, 32, 8)
         self.judge = nn.Sequential(
-            parametrizations.spectral_norm(nn.Linear(8, 32)), nn.LeakyReLU(0.2), parametrizations.weight_norm(nn.Linear(32, 1))
+            parametrizations.spectral_norm(nn.Linear(8, 32)),
+            nn.LeakyReLU(0.2),
+            parametrizations.weight_norm(nn.Linear(32, 1)),
         )
 
     def training_step(self, batch, batch_idx):

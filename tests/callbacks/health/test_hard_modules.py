@@ -194,7 +194,7 @@ class Opaque:
         raise KeyError(name)
 
 
-Pair = namedtuple("Pair", "x rest")  # noqa: PYI024
+Pair = namedtuple("Pair", "x rest")
 DRAWN = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 BATCHES = {
     "none": None,
