@@ -153,7 +153,6 @@ class TrainingWatch:
             self._add(trainer, rules.judge_start(self._facts))
         if self._units.full():
             self._facts.units = self._units.read()
-            self._add(trainer, rules.judge_units(self._facts))
         self._judge(trainer, seen_epoch=False)
 
     def _judge(self, trainer: Trainer, *, seen_epoch: bool) -> None:
@@ -164,6 +163,7 @@ class TrainingWatch:
         facts.unoptimized = tuple(name for name in strays if name not in moved)
         facts.cut, facts.unreached = self._reach.unreached()
         facts.optimizers = read_optimizers(trainer.optimizers)
+        self._add(trainer, rules.judge_units(facts, self.course))
         self._add(trainer, rules.judge_course(facts, self.course, seen_epoch=seen_epoch))
 
     def _add(self, trainer: Trainer, said: Said) -> None:
