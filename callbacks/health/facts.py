@@ -108,7 +108,6 @@ class Target:
     seen: bool = True  # whether the loss shows it; else it is known by its shape alone
     beyond: tuple[float, float, float] = (0.0, 0.0, 0.0)  # share of values below -0.05, above 1.05 and outside of ±1.05
 
-
     def is_of(self, column: "Tensor") -> bool:
         """Whether a column of numbers holds the same, in another type."""
         whole = len(set(self.first)) > 1 and len(column) == (self.shape[0] if self.shape else 0)

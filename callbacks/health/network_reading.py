@@ -183,11 +183,10 @@ class LayerInputs:
                 self.signals.append((name, tensor.detach()[:32].float().std(0).mean()))
 
     def _look_for_cut(self, name: str, layer: nn.Module, tensor: Tensor | None) -> None:
-        weights = next(layer.parameters(recurse=False))
-        if tensor is not None and self._units > 1 and tensor.is_floating_point() and not tensor.requires_grad:
-            if self._units in tensor.shape[1:] or (tensor.ndim == 2 and not tensor.shape[1] % self._units):
-                cut = Cut(tuple(self._called), name)
-                self.cuts.append((cut, tensor.untyped_storage().data_ptr()))
+        weights, units = next(layer.parameters(recurse=False)), self._units
+        loose = tensor if tensor is not None and tensor.is_floating_point() and not tensor.requires_grad else None
+        if loose is not None and units > 1 and (units in loose.shape[1:] or not loose.shape[-1] % units):
+            self.cuts.append((Cut(tuple(self._called), name), loose.untyped_storage().data_ptr()))
         followed = weights.requires_grad or (tensor is not None and tensor.requires_grad)
         self._units = weights.shape[-1 if isinstance(layer, nn.Embedding) else 0] if followed and weights.ndim else 0
         self._called += [name] * followed
@@ -215,6 +214,7 @@ class InputHook:
         self.seer, self.root, self.name = seer, root, name
 
     def __call__(self, layer: nn.Module, given: tuple[Any, ...]) -> None:
+        """Show what a layer is given, as torch calls it."""
         if torch.compiler.is_compiling():
             return
         watcher, owner = self.seer(), self.root()

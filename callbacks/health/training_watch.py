@@ -10,7 +10,14 @@ from torch.optim import Optimizer
 from callbacks.health.facts import Cut, Facts, Reading
 from callbacks.health.faults import Finding, Said
 from callbacks.health.network_reading import read_dropouts, read_head, read_optimizers
-from callbacks.health.parameter_watch import ReachWatch, UnitWatch, UpdateWatch, ZeroingWatch, is_drawn, weights_at_start
+from callbacks.health.parameter_watch import (
+    ReachWatch,
+    UnitWatch,
+    UpdateWatch,
+    ZeroingWatch,
+    is_drawn,
+    weights_at_start,
+)
 from callbacks.health.rules import training as rules
 from callbacks.health.rules.training import LossCourse
 from callbacks.host import logged

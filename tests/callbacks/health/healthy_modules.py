@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import pairwise
 
 import pytorch_lightning as pl
 import torch
@@ -30,7 +31,7 @@ NUMBER = X[:, 0] - X[:, 1] * X[:, 2] + 0.1 * draw(ROWS, seed=3)
 
 def mlp(*sizes, activation=nn.ReLU):
     parts = []
-    for one, other in zip(sizes, sizes[1:], strict=False):
+    for one, other in pairwise(sizes):
         parts += [nn.Linear(one, other), activation()]
     return nn.Sequential(*parts[:-1])
 
@@ -83,7 +84,8 @@ class TiedAutoencoder(Healthy):
         self.weight, self.bias = nn.Parameter(0.3 * draw(6, 8)), nn.Parameter(torch.zeros(8))
 
     def loss(self, x):
-        return F.binary_cross_entropy_with_logits(F.linear(F.linear(x, self.weight).relu(), self.weight.T, self.bias), x)
+        code = F.linear(x, self.weight).relu()
+        return F.binary_cross_entropy_with_logits(F.linear(code, self.weight.T, self.bias), x)
 
 
 class Language(Healthy):
@@ -267,14 +269,10 @@ class GradNorm(Healthy):
     def training_step(self, batch, batch_idx):
         x, kind, number = batch
         hidden = self.body(x).relu()
-        losses = torch.stack(
-            [F.cross_entropy(self.kinds(hidden), kind), F.mse_loss(self.size(hidden)[:, 0], number)]
-        )
+        losses = torch.stack([F.cross_entropy(self.kinds(hidden), kind), F.mse_loss(self.size(hidden)[:, 0], number)])
         net, weights = self.optimizers()
-        shared = self.body[-1].weight
-        norms = torch.stack(
-            [torch.autograd.grad(w * loss, shared, create_graph=True)[0].norm() for w, loss in zip(self.weights, losses)]
-        )
+        shared, weighted = self.body[-1].weight, self.weights * losses
+        norms = torch.stack([torch.autograd.grad(one, shared, create_graph=True)[0].norm() for one in weighted])
         balance = (norms - norms.mean().detach()).abs().sum()
         net.zero_grad()
         self.manual_backward((self.weights.detach() * losses).sum(), retain_graph=True)
@@ -390,9 +388,8 @@ class Gan(Healthy):
         super().__init__()
         self.automatic_optimization = False
         self.maker = mlp(4, 32, 8)
-        self.judge = nn.Sequential(
-            parametrizations.spectral_norm(nn.Linear(8, 32)), nn.LeakyReLU(0.2), parametrizations.weight_norm(nn.Linear(32, 1))
-        )
+        one, other = parametrizations.spectral_norm(nn.Linear(8, 32)), parametrizations.weight_norm(nn.Linear(32, 1))
+        self.judge = nn.Sequential(one, nn.LeakyReLU(0.2), other)
 
     def training_step(self, batch, batch_idx):
         make, judge = self.optimizers()

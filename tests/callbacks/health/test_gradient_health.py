@@ -209,7 +209,9 @@ def test_a_symptom_is_quiet_beside_its_cause():
 
 
 def test_every_fault_that_can_be_said_has_advice():
-    said = [*judge_start(Facts(optimizers=(OptimizerFacts("Adam", 1e-3, 1e-16, 1e-8, 0.0),))), *judge_units(Facts(units=(Units("a", "relu", 9, 1.0, 12),)), course(LEVEL))]
+    tiny = OptimizerFacts("Adam", 1e-3, 1e-16, 1e-8, 0.0)
+    dead = Facts(units=(Units("a", "relu", 9, 1.0, 12),))
+    said = [*judge_start(Facts(optimizers=(tiny,))), *judge_units(dead, course(LEVEL))]
     assert all(found.advice and found.step == 7 for found in findings_of(iter(said), 7))
 
 
