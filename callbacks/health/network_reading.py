@@ -185,7 +185,8 @@ class LayerInputs:
     def _look_for_cut(self, name: str, layer: nn.Module, tensor: Tensor | None) -> None:
         weights, units = next(layer.parameters(recurse=False)), self._units
         loose = tensor if tensor is not None and tensor.is_floating_point() and not tensor.requires_grad else None
-        if loose is not None and units > 1 and (units in loose.shape[1:] or not loose.shape[-1] % units):
+        first = loose is not None and units > 1 and name not in self._called
+        if loose is not None and first and (units in loose.shape[1:] or not loose.shape[-1] % units):
             self.cuts.append((Cut(tuple(self._called), name), loose.untyped_storage().data_ptr()))
         followed = weights.requires_grad or (tensor is not None and tensor.requires_grad)
         self._units = weights.shape[-1 if isinstance(layer, nn.Embedding) else 0] if followed and weights.ndim else 0

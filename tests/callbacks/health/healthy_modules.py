@@ -927,4 +927,52 @@ class Alternates(Healthy):
         return [torch.optim.Adam(part.parameters(), lr=3e-3) for part in (self.body, self.head)]
 
 
+class Consistent(Healthy):
+    """Follows a slow copy of itself, which goes first, is detached, and stands in the optimizer beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.keys = mlp(8, 32, 8)
+        self.encoder = copy.deepcopy(self.keys)
+
+    def loss(self, x, y):
+        aim = self.keys(x + 0.1 * torch.randn_like(x)).detach()
+        return F.mse_loss(self.encoder(x + 0.3 * torch.randn_like(x)), 0.5 * aim + 0.5 * x)
+
+    on_train_batch_end = Momentum.on_train_batch_end
+
+
+class Adapters(Healthy):
+    """Two small layers are trained within a net that was trained before, whose gradients stay on."""
+
+    def __init__(self):
+        super().__init__()
+        self.prompt, self.net, self.head = nn.Linear(8, 8), mlp(8, 32, 16), nn.Linear(16, 3)
+        with torch.no_grad():
+            for p in self.net.parameters():
+                p.copy_(0.2 * draw(*p.shape))
+
+    def loss(self, x, y):
+        return F.cross_entropy(self.head(self.net(x + self.prompt(x)).relu()), y)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam([*self.prompt.parameters(), *self.head.parameters()], lr=3e-3)
+
+
+class Rolls(Backcasts):
+    """Forecasts twice, the second time from what it forecast; forecast first, backcast last."""
+
+    def loss(self, series):
+        past, later = (series - 200).div(40).split([18, 6], 1)
+        whole, error = past, 0
+        for _ in range(2):
+            left, forecast = whole.clone(), 0
+            for block in self.blocks:
+                hidden = block["body"](left).relu()
+                forecast, left = forecast + block["fore"](hidden), left - block["back"](hidden)
+            error = error + F.mse_loss(forecast, later)
+            whole = torch.cat([past[:, 6:], forecast.detach()], 1)
+        return error
+
+
 KINDS = [each for each in globals().values() if isinstance(each, type) and issubclass(each, Healthy)][1:]
