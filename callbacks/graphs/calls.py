@@ -10,56 +10,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.autograd.graph import Node as GradNode
 from torch.utils.hooks import RemovableHandle
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
-from callbacks.readers.autograd import COMPILED, parameter_of, source_of, unwrapped_name, walk
-
-
-def uncompiled(module: nn.Module) -> nn.Module:
-    """Return the module that `torch.compile` wrapped, or the module itself."""
-    return dict(module.named_children()).get(COMPILED, module)
-
-
-def copy_sharing_weights(module: nn.Module) -> nn.Module:
-    """Return a module of the same structure over the same parameters and buffers.
-
-    Attributes set on it, and changes to lists and dicts that it holds, do not reach the original; what the original's
-    owner hooked onto it is not called; `torch.compile` is taken off; a LightningModule is without its trainer.
-    """
-    return _copy(module, {})
-
-
-def _copy(module: nn.Module, known: dict[int, nn.Module]) -> nn.Module:
-    module = uncompiled(module)
-    if id(module) in known:  # shared modules stay shared
-        return known[id(module)]
-    known[id(module)] = own = object.__new__(type(module))
-    # nn.Module's own, which leaves out what `module.compile()` left: a parametrized module's refuses.
-    vars(own).update(nn.Module.__getstate__(module))  # type: ignore[no-untyped-call]  # torch has no type here
-    for key, value in vars(own).items():
-        if isinstance(value, dict | list | set):
-            vars(own)[key] = values = copy.copy(value)
-            if isinstance(values, dict):
-                for number in [number for number in values if _is_hook(number, values[number])]:
-                    del values[number]
-    for name, child in module.named_modules(remove_duplicate=False):
-        if name and "." not in name:
-            own.add_module(name, _copy(child, known))
-    if isinstance(own, LightningModule):
-        own.trainer = None  # nothing is logged
-    return own
-
-
-def _is_hook(key: Any, value: Any) -> bool:
-    """Whether it is a callable kept under a number; those of `torch.nn.utils` are none, they compute the weights."""
-    if not isinstance(key, int) or not callable(value) or isinstance(value, nn.Module | Tensor):
-        return False
-    home: str = getattr(value, "__module__", None) or type(value).__module__
-    return not home.startswith("torch.nn.utils")
+from callbacks.graphs.twin import uncompiled
+from callbacks.readers.autograd import parameter_of, source_of, unwrapped_name, walk
 
 
 def flatten(value: Any, label: str = "") -> list[tuple[str, Any]]:
@@ -179,7 +136,7 @@ class CallRecorder:
         """Begin to watch."""
         waiting, seen = [("", self.root)], set[int]()
         for name, module in waiting:  # grows while it is read
-            if id(module) in seen or isinstance(module, Metric):
+            if id(module) in seen or isinstance(module, Metric | MetricCollection):
                 continue
             seen.add(id(module))
             if uncompiled(module) is module:
