@@ -19,6 +19,8 @@ from callbacks.graphs.twin import uncompiled
 from callbacks.readers.autograd import parameter_of, source_of, unwrapped_name, walk
 
 
+
+
 def flatten(value: Any, label: str = "") -> list[tuple[str, Any]]:
     """Return the leaves of a nested value in order, each with its path: `label_key_0`."""
     children: Iterable[tuple[Any, Any]]
