@@ -1,6 +1,7 @@
 """Keep work within some seconds of wall-clock time: it is counted, and ended in the middle when they are used up."""
 
-import time
+from math import inf
+from time import monotonic
 from typing import Any
 
 from torch.overrides import TorchFunctionMode
@@ -15,14 +16,14 @@ class Patience:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._spent, self._start = 0.0, None
+        self._spent, self._start = 0.0, inf
 
     def __enter__(self) -> "Patience":
-        self._start = time.monotonic()
+        self._start = monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._spent, self._start = self._spent + self._running(), None
+        self._spent, self._start = self._spent + self._running(), inf
 
     def left(self) -> float:
         """Return the seconds that are left; below 0 when it took longer."""
@@ -38,7 +39,7 @@ class Patience:
         return Patience(self.left() * part).__enter__()
 
     def _running(self) -> float:
-        return 0.0 if self._start is None else time.monotonic() - self._start
+        return max(0.0, monotonic() - self._start)
 
 
 class EndedBy(TorchFunctionMode):
