@@ -35,7 +35,7 @@ def fit(kind: str, hyper: dict[str, Any], targets: dict[str, Any], callbacks: li
         task.monitor = "train_loss"  # it has no validation, and its scheduler would wait for one
     channels = hyper.get("in_channels", 3)
     loaders = [
-        DataLoader(samples(count, channels, **targets), batch_size=8, shuffle=bool(count % 16 == 0))  # type: ignore[arg-type]
+        DataLoader(samples(count, channels, **targets), batch_size=8, shuffle=bool(count % 16 == 0))
         for count in ((48, 16) if targets else (16, 8))
     ]
     pl.Trainer(**trainer_arguments(pl, callbacks, folder, epochs=2)).fit(task, *loaders)

@@ -30,10 +30,10 @@ class Rows(pl.LightningDataModule):
         self.rows = rows
 
     def train_dataloader(self) -> Any:
-        return DataLoader(self.rows[:384], batch_size=32, shuffle=True)  # type: ignore[arg-type]
+        return DataLoader(self.rows[:384], batch_size=32, shuffle=True)
 
     def val_dataloader(self) -> Any:
-        return DataLoader(self.rows[384:], batch_size=32)  # type: ignore[arg-type]
+        return DataLoader(self.rows[384:], batch_size=32)
 
 
 def fit(make: Callable[[], Any], classes: int, callbacks: list[Any], folder: Path) -> None:
