@@ -5,8 +5,7 @@ from itertools import groupby
 from textwrap import wrap
 from typing import Any, Literal
 
-from pytorch_lightning import LightningDataModule
-
+from callbacks.host.packages import LightningDataModule
 from datamodules.batching import TableLoader, eval_loader, predict_loader, train_loader, world
 from datamodules.encoding import Encoding, NumericColumn
 from datamodules.errors import DataError, check_batch_size, check_choice, check_fractions, shortened

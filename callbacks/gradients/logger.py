@@ -5,13 +5,12 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch.optim import Optimizer
 
 from callbacks.gradients.flow import GradientFlow
 from callbacks.gradients.session import GradientSchedule, GradientSession, ReadingAhead
-from callbacks.host import Guard
+from callbacks.host import Guard, NamedByPlace
+from callbacks.host.packages import Callback, LightningModule, Trainer, kinds
 from callbacks.loggers import dispatch
 from callbacks.loggers.figures import png_of, rgb
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class GradientLogger(Callback):
+class GradientLogger(NamedByPlace, Callback):
     """Logs, layer by layer and in all, what reaches the weights of any LightningModule and what becomes of them.
 
     A layer is a module with parameters of its own; its tags end in its path, those of all layers together in `total`
@@ -115,6 +114,7 @@ class GradientLogger(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier run, unless this one goes on with it."""
+        self.take_place(trainer)
         if stage == "fit" and trainer.current_epoch == 0:
             self._close()
             self._begin()
@@ -123,7 +123,7 @@ class GradientLogger(Callback):
         """Begin to follow the optimizers, on the rank that writes."""
         if not trainer.is_global_zero:
             return
-        if isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy):
+        if isinstance(trainer.strategy, kinds("strategies.DeepSpeedStrategy") + kinds("strategies.FSDPStrategy")):
             if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
                 reason = "shards parameters, so that no rank has a whole gradient"
                 self._guard.once(trainer, f"nothing is logged: {type(trainer.strategy).__name__} {reason}.")
@@ -135,8 +135,11 @@ class GradientLogger(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Read gradients if that is due: they are unscaled and accumulated, and not yet clipped."""
-        if self._session is not None:
-            self._session.before_step(optimizer)
+        try:
+            if self._session is not None:
+                self._session.before_step(optimizer)
+        except Exception as error:  # noqa: BLE001  # as in `Guard`
+            self._guard.failed(trainer, "looking at the gradients", error)
 
     def steps_free(self, trainer: Trainer) -> float:
         """Return how many steps from now on may pass without the hooks: they are read on the way."""

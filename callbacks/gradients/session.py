@@ -7,8 +7,6 @@ from time import monotonic
 
 import numpy as np
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -28,6 +26,7 @@ from callbacks.gradients.probe import (
     shown,
 )
 from callbacks.host import Guard
+from callbacks.host.packages import Callback, LightningModule, Trainer, is_overridden
 from callbacks.loggers import dispatch
 from callbacks.loggers.base import Histogram
 from callbacks.readers.optimizer_steps import WITHIN, ObservedSteps

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from callbacks.graphs.builders import BackwardGraphBuilder, ForwardGraphBuilder
 from callbacks.graphs.calls import CallRecorder, copy_sharing_weights
 from callbacks.graphs.model import Graph, Node, collapse
 from callbacks.graphs.render import to_dot, to_graph_def, to_svg
+from callbacks.host.packages import isolated_random_numbers
 
 __all__ = ["CallRecorder", "Graph", "Node", "backward_graph", "collapse", "forward_graph"]
 __all__ += ["to_dot", "to_graph_def", "to_svg"]
@@ -33,7 +33,7 @@ def forward_graph(module: nn.Module, *args: Any, **kwargs: Any) -> Graph:
     for part in own.modules():
         for name, buffer in list(part.named_buffers(recurse=False)):
             setattr(part, name, buffer.clone())
-    with isolate_rng(), CallRecorder(own) as recorder:
+    with isolated_random_numbers(), CallRecorder(own) as recorder:
         own(*args, **kwargs)
     return ForwardGraphBuilder(own, recorder.calls, seconds=PATIENCE).build([])
 

@@ -16,7 +16,6 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, fx, nn
 from torch.autograd.graph import Node as GradNode
 from torch.export import ExportedProgram
@@ -24,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from callbacks.graphs.calls import Call, TensorRecord, callers, copy_sharing_weights, flatten, flatten_call, map_leaves
 from callbacks.graphs.model import ACCUMULATE, CONSTANT, INPUT, LOSS, OUTPUT, STEP, Graph, GraphDraft, Shape, shapes_of
+from callbacks.host.packages import isolated_random_numbers
 from callbacks.readers import autograd
 
 EXPORT, PARTS, SEEN = "torch.export", "torch.export of its parts", "the module calls seen"
@@ -101,7 +101,7 @@ def _export(module: nn.Module, call: Call, seconds: float) -> ExportedProgram:
 
     with ExitStack() as stack:
         stack.enter_context(_silence())
-        stack.enter_context(isolate_rng())  # a module may draw from Python's or NumPy's generator
+        stack.enter_context(isolated_random_numbers())  # a module may draw from Python's or NumPy's generator
         stack.enter_context(torch.set_grad_enabled(call.grad))
         stack.enter_context(torch.autocast(call.device_type, call.autocast, enabled=call.autocast is not None))
         args, kwargs = map_leaves(unfilled, (call.args, call.kwargs))

@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.autograd.graph import Node as GradNode
 from torch.utils.hooks import RemovableHandle
 from torchmetrics import Metric
 
+from callbacks.host.packages import kinds
 from callbacks.readers.autograd import COMPILED, parameter_of, source_of, unwrapped_name, walk
 
 
@@ -49,7 +49,7 @@ def _copy(module: nn.Module, known: dict[int, nn.Module]) -> nn.Module:
     for name, child in module.named_modules(remove_duplicate=False):
         if name and "." not in name:
             own.add_module(name, _copy(child, known))
-    if isinstance(own, LightningModule):
+    if isinstance(own, kinds("LightningModule")):
         own.trainer = None  # nothing is logged
     return own
 

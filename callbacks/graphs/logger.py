@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.graphs import CallRecorder, Graph, backward_graph, collapse, forward_graph, to_graph_def, to_svg
 from callbacks.graphs.builders import EXPORT, ForwardGraphBuilder
 from callbacks.graphs.calls import map_leaves
 from callbacks.host import Guard, say
+from callbacks.host.packages import Callback, LightningModule, Trainer
 from callbacks.loggers.base import Drawing
 from callbacks.loggers.dispatch import adapters, write_graphs
 from callbacks.loggers.files import FilesAdapter

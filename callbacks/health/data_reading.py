@@ -19,8 +19,8 @@ _MOST_BATCH_VALUES = 1 << 18  # of one batch that are looked at: a millisecond
 
 
 def tensors_in(batch: Any) -> list[Tensor]:
-    """Return the tensors of a batch of nested mappings, sequences and dataclasses, in their order."""
-    return [tensor for _, tensor in islice(named_tensors(batch), MOST)]
+    """Return the plain tensors of a batch of nested mappings, sequences and dataclasses, in their order."""
+    return [tensor for _, tensor in islice(named_tensors(batch), MOST) if is_plain(tensor)]
 
 
 def named_tensors(
@@ -38,6 +38,11 @@ def named_tensors(
         parts = ((f"{path}.{each.name}", getattr(batch, each.name, None)) for each in dataclasses.fields(batch))
     for where, part in parts if levels else ():
         yield from named_tensors(part, where, levels=levels - 1, most=most)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor has rows as others have: not nested, nor sparse, nor quantised."""
+    return tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_quantized
 
 
 def flat_rows(tensor: Tensor) -> Tensor:

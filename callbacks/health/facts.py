@@ -1,6 +1,10 @@
 """Hold what the rules judge: readings of a run as plain numbers. NaN means: could not be read."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,14 @@ class Target:
     one_hot: bool = False  # whether every row is one 1 among zeros
     given: bool = False  # whether it stands in the batch, instead of being made in the step
     address: int = 0  # where it lies in memory, to find it in the batch
+    first: tuple[float, ...] = ()  # its first values, of one-hot rows their classes, to find it if it was cast
+    seen: bool = True  # whether the loss shows it; else it is known by its shape alone
     beyond: tuple[float, float, float] = (0.0, 0.0, 0.0)  # share of values below -0.05, above 1.05 and outside of ±1.05
+
+    def is_of(self, column: "Tensor") -> bool:
+        """Whether a column of numbers holds the same, in another type."""
+        whole = len(set(self.first)) > 1 and len(column) == (self.shape[0] if self.shape else 0)
+        return whole and tuple(column[: len(self.first)].reshape(-1).float().tolist()) == self.first
 
 
 @dataclass(frozen=True)
@@ -154,6 +165,14 @@ class Structure:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """A place where a layer was given what the layer called before it had made, without its gradient."""
+
+    before: tuple[str, ...]  # the layers called up to there whose outputs autograd follows, the one before last
+    after: str  # the layer that was given it
+
+
+@dataclass(frozen=True)
 class BatchNorm:
     """One batch norm: its mode, and whether its running statistics are those it was made with."""
 
@@ -176,6 +195,8 @@ class WeightStart:
     peak: float  # largest absolute value
     rows_alike: bool  # whether all units, at least two, hold the same weights
     trainable: bool  # whether it is to be trained
+    units: int = 0  # what it gives to the next
+    columns_alike: bool = False  # whether each unit weighs all its inputs alike
 
 
 @dataclass(frozen=True)
@@ -238,9 +259,9 @@ class Facts:
     weights: tuple[WeightStart, ...] = ()  # the weight matrices at the start; empty if the run was resumed
     optimizers: tuple[OptimizerFacts, ...] = ()  # how the optimizers were set up
     dropouts: dict[str, float] = field(default_factory=dict)  # from module name to the share that is dropped
-    frozen: tuple[str, ...] = ()  # weight matrices that are not to be trained and still hold random initial values
-    unoptimized: tuple[str, ...] = ()  # parameters that get gradients and stand in no optimizer
-    unreached: tuple[str, ...] = ()  # parameters that are in an optimizer and never got a gradient other than zero
+    unoptimized: tuple[str, ...] = ()  # parameters of no optimizer that pass gradients on and stand still
+    unreached: tuple[str, ...] = ()  # parameters of an optimizer that never got a gradient, ahead of a cut
+    cut: Cut | None = None  # that cut
     head: Head | None = None  # what the first loss was compared with
     kept_gradients: int = 0  # steps that used the gradients of the step before again
     alone: bool = True  # whether one optimizer minimises one loss, so that the loss can be judged

@@ -103,8 +103,8 @@ ADVICE: dict[Fault, str] = {
     Fault.EXPLODING_GRADIENT: "clip gradients (gradient_clip_val=1.0), and scale the initial weights to their fan-in",
     Fault.DEAD_UNITS: "lower the learning rate, start biases at 0, or use a leaky activation",
     Fault.SATURATED_UNITS: "use smaller initial weights, scaled inputs, a normalisation or a ReLU-like activation",
-    Fault.NOT_UPDATING: "give it to the optimizer, with requires_grad=True and no detach(); if it is meant to stand "
-    "still, set requires_grad=False or ignore=['not_updating']",
+    Fault.NOT_UPDATING: "give it to the optimizer, or take the detach away; if it is meant to stand still, say so by "
+    "requires_grad_(False) or torch.no_grad()",
     Fault.GRADIENTS_NOT_ZEROED: "call optimizer.zero_grad() before each backward pass that begins a new step",
     Fault.CONSTANT_INITIALISATION: "draw the weights at random (torch's default, nn.init.kaiming_normal_)",
     Fault.WRONG_INITIALISATION: "use torch's default or nn.init.kaiming_normal_, about 1/sqrt(fan_in)",

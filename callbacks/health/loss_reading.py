@@ -13,6 +13,7 @@ from callbacks.readers.autograd import inputs_of, name_of, parameter_of, saved, 
 
 MOST_NODES = 400  # of a loss made of many terms, the rest is not read
 LONGEST_CHAIN = 24
+FIRST = 512  # values of a target by which it is known again
 REDUCTIONS = frozenset({"Mean", "Sum", "Div", "Nanmean", "Nansum", "Stack", "Cat", "MaskedFill", "Where", "Squeeze"})
 SCORES = frozenset({"LogSoftmax", "Log", "LogSigmoid"})
 REGRESSIONS = ("MseLoss", "SmoothL1Loss", "HuberLoss")
@@ -44,20 +45,25 @@ def read_loss(loss: Tensor, *, alone: bool, maximised: bool) -> Loss:
     return Loss(tuple(terms), alone=alone, maximised=maximised, value=float(loss.detach()))
 
 
-def with_batch(loss: Loss, batch: Sequence[Tensor]) -> Loss:
-    """Return a loss's facts with which targets stand in the batch, whose first tensor is the input and no target."""
-    classes = any(tensor.dtype == torch.long and tensor.ndim == 1 for tensor in batch[1:])
-    return replace(loss, terms=tuple(_found(term, batch[1:], classes=classes) for term in loss.terms))
+def with_batch(loss: Loss, batch: Sequence[Tensor], given: Tensor | None = None) -> Loss:
+    """Return a loss's facts with which targets stand in the batch, apart from the input, which is no target.
+
+    That is what the first layer was `given`, or the first tensor where that is not in the batch.
+    """
+    rest = [tensor for tensor in batch if given is None or tensor.data_ptr() != given.data_ptr()]
+    rest = rest if len(rest) < len(batch) else rest[1:]
+    return replace(loss, terms=tuple(_found(term, rest) for term in loss.terms))
 
 
-def _found(term: Term, batch: Sequence[Tensor], *, classes: bool) -> Term:
+def _found(term: Term, batch: Sequence[Tensor]) -> Term:
     if term.target is not None:
-        given = classes or term.target.address in {tensor.data_ptr() for tensor in batch}
+        columns = [tensor for tensor in batch if tensor.ndim and tensor.numel() == len(tensor)]
+        given = term.target.address in {y.data_ptr() for y in batch} or any(map(term.target.is_of, columns))
         return replace(term, target=replace(term.target, given=given))
     sides = [side for side in term.shape if side != 1]
     fits = [y for y in batch if y.is_floating_point() and [side for side in y.shape if side != 1] == sides]
     if term.kind == "regression" and sides and len(fits) == 1:  # a difference taken by hand keeps no target
-        return replace(term, target=replace(_target(fits[0]), given=True))
+        return replace(term, target=replace(_target(fits[0]), given=True, seen=False))
     return term
 
 
@@ -69,8 +75,10 @@ def _target(target: Tensor) -> Target:
     outside = (values < -margin, values > 1.05, values.abs() > 1.05)
     numbers = torch.stack([values.min(), values.max(), *(where.double().mean() for where in outside)])
     low, high, *beyond = numbers.tolist()
-    shape, distinct = tuple(target.shape), min(len(torch.unique(values)), 64)
-    return Target(shape, low, high, distinct, _is_one_hot(target), address=target.data_ptr(), beyond=tuple(beyond))
+    shape, distinct, one_hot = tuple(target.shape), min(len(torch.unique(values)), 64), _is_one_hot(target)
+    classes = one_hot or (target.ndim == 2 and target.shape[1] > 1 and _is_distribution(target))
+    first = tuple((target.argmax(1) if classes else target.reshape(-1))[:FIRST].float().tolist())
+    return Target(shape, low, high, distinct, one_hot, address=target.data_ptr(), beyond=tuple(beyond), first=first)
 
 
 def _is_one_hot(target: Tensor) -> bool:
@@ -86,14 +94,15 @@ def _term(node: GradNode, sign: int) -> Term | None:
     if name in FUSED:
         return _fused(node, FUSED[name], sign)
     if name in ("Gather", "Index"):
-        return _likelihood(node, "picked", -sign)
+        index = saved(node, "index") if name == "Gather" else next(iter(saved(node, "indices", ())[-1:]), None)
+        return _likelihood(node, "picked", -sign, index)
     if name == "LogSoftmax":  # summed up over all classes, as label smoothing does
         op = _op(node, name)
         return Term("soft", -sign, op.shape if len(op.shape) == 2 else (), _chain(node))
     if name == "Mul":
         weights = _constant(node)
         if isinstance(weights, Tensor) and weights.numel() > 1:
-            return _likelihood(node, "soft", -sign if _is_distribution(weights) else 0)
+            return _likelihood(node, "soft", -sign if _is_distribution(weights) else 0, weights)
     squared = name == "Pow" and saved(node, "exponent") == 2
     return _difference(node, sign) if squared or name == "Abs" else None
 
@@ -107,12 +116,13 @@ def _fused(node: GradNode, kind: str, sign: int) -> Term:
     return Term(kind, sign, shape, chain, read, square, weighted, saved(node, "ignore_index", -100))
 
 
-def _likelihood(node: GradNode, kind: str, sign: int) -> Term | None:
+def _likelihood(node: GradNode, kind: str, sign: int, given: Any) -> Term | None:
     chain = _chain(next(iter(trained_inputs(node)), None))
     first = next((op for op in chain if op.name not in MOVES), None)
     if first is None or first.name not in SCORES:
         return None
-    return Term(kind, sign, first.shape if len(first.shape) == 2 else (), chain)
+    read = _target(given) if isinstance(given, Tensor) else None
+    return Term(kind, sign, first.shape if len(first.shape) == 2 else (), chain, read)
 
 
 def _difference(node: GradNode, sign: int) -> Term | None:

@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -14,12 +12,13 @@ from callbacks.health.faults import PATIENCE, PATIENT, Fault, Finding, explained
 from callbacks.health.nonfinite import CHOICES, NonFiniteError, NonFiniteGuard
 from callbacks.health.probe import TrainingProbe
 from callbacks.health.training_watch import TrainingWatch
-from callbacks.host import Guard, say
+from callbacks.host import Guard, NamedByPlace, say
+from callbacks.host.packages import Callback, LightningModule, Trainer
 from callbacks.loggers.dispatch import write_text
 from callbacks.readers.optimizer_steps import StepObserver
 
 
-class GradientMonitor(Callback):
+class GradientMonitor(NamedByPlace, Callback):
     """Says in one line what is wrong with a training run, where, with the numbers, and what to change.
 
     With each batch it reads the loss and the sums of the biases' gradients; all else now and then, often at first. What
@@ -81,6 +80,7 @@ class GradientMonitor(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier run, unless this one goes on with it."""
+        self.take_place(trainer)
         if stage == "fit" and trainer.current_epoch == 0:
             self._begin()
 
@@ -88,10 +88,10 @@ class GradientMonitor(Callback):
         """Read weights and optimizers before anything moved."""
         with self._guard(trainer, "looking at the start"):
             self._nonfinite.begin(trainer, pl_module, self)
-            self._watch.begin(trainer, pl_module)
+            self._probe.begin(trainer, pl_module, partial(self._guard.failed, trainer, "looking at a layer's input"))
+            self._watch.begin(trainer, pl_module, self._probe.cuts)
             if not pl_module.automatic_optimization:
                 self._observe(trainer, pl_module)
-            self._probe.begin(trainer, pl_module)
 
     # What runs with every batch is kept cheap: no context managers, no properties of the trainer.
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -112,10 +112,11 @@ class GradientMonitor(Callback):
         """Check the loss; now and then read the operations behind it."""
         nonfinite = self._nonfinite
         try:
-            nonfinite.before_backward(trainer, pl_module, loss)
+            if not nonfinite.before_backward(trainer, pl_module, loss):
+                return
             self._watch.losses.append(nonfinite.loss)
             if self._watch.due:
-                self._watch.graph(loss)
+                self._watch.graph(trainer, loss)
             if self._probe.wants_losses:
                 self._probe.before_backward(trainer, pl_module, loss)
         except Exception as error:  # noqa: BLE001  # as in `Guard`
@@ -158,7 +159,7 @@ class GradientMonitor(Callback):
         try:
             self._nonfinite.after_batch()
             if watch.busy:
-                watch.after_batch(trainer)
+                watch.after_batch(trainer, self._nonfinite.uses if pl_module.automatic_optimization else 1)
             watch.batches += 1
             if probe.wants_batches or batch_idx == 0:
                 probe.after_batch(trainer, pl_module, outputs, batch, batch_idx)
@@ -194,7 +195,7 @@ class GradientMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Let the probe compare validation with training."""
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             try:
                 self._probe.validation_batch(trainer, pl_module, outputs, batch, batch_idx)
             except Exception as error:  # noqa: BLE001  # as in `Guard`
@@ -213,7 +214,7 @@ class GradientMonitor(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say what stopped the run, if it is a fault that is known, and what was found before."""
-        if trainer.state.fn == TrainerFn.FITTING:
+        if trainer.state.fn == "fit":
             with self._guard(trainer, "looking at the error"):
                 self._probe.failed(trainer, pl_module, exception)
             self._close(trainer)

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cache
 from inspect import signature
 from itertools import islice
@@ -16,7 +17,8 @@ from torch.nn.modules.dropout import Dropout
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from callbacks.health.facts import AFFINE, MOVES, BatchNorm, Head, Layer, OptimizerFacts, Structure, WeightStart
+from callbacks.health.data_reading import is_plain
+from callbacks.health.facts import AFFINE, MOVES, BatchNorm, Cut, Head, Layer, OptimizerFacts, Structure
 from callbacks.host import number
 from callbacks.readers.autograd import AutogradNode, inputs_of, name_of, saved, trained_inputs, used_parameters, walk
 
@@ -29,8 +31,6 @@ POOLS = frozenset({"MaxPool1DWithIndices", "MaxPool2DWithIndices", "MaxPool3DWit
 SCALES = frozenset({"Mean", "Sum", "AvgPool2D", "AvgPool3D", "AdaptiveAvgPool2D", "ConstantPadNd", "NativeDropout"})
 PASSES = MOVES | NORMS | POOLS | SCALES
 LINEAR = MOVES | AFFINE | BATCH_NORMS | SCALES | {"AccumulateGrad", "Add", "Expand", "Neg"}
-# Bounds of torch's uniform initialisations, times sqrt(fan_in): its default for layers, and He's.
-_BOUNDS = ((1.0, 3**-0.5), (6**0.5, 2**0.5))
 
 
 def read_structure(loss: Tensor) -> Structure:
@@ -108,7 +108,8 @@ def read_batch_norms(module: nn.Module, *, fresh: bool) -> list[BatchNorm]:
     found = []
     for name, layer in module.named_modules():
         if isinstance(layer, kinds):
-            tracked, trainable = layer.running_mean is not None, layer.weight is not None and layer.weight.requires_grad
+            weight = layer._parameters.get("weight")  # what is parametrised has none of its own
+            tracked, trainable = layer.running_mean is not None, weight is not None and weight.requires_grad
             untouched = fresh and _is_fresh(layer)
             found.append(BatchNorm(name, layer.training, tracked, layer.momentum, untouched, trainable))
     return found
@@ -129,22 +130,38 @@ class LayerInputs:
     def __init__(self) -> None:
         self.first: tuple[str, nn.Module, Tensor] | None = None  # name, layer, and what it was given in this step
         self.signals: list[tuple[str, Tensor]] = []  # of numeric layers: deviation between rows, mean over units
-        self._listening = True
+        self.cuts: list[tuple[Cut, int]] = []  # of the first step, with where what was handed on lies in memory
+        self._first_step = self._listening = True
+        self._called: list[str] = []  # layers of the first step so far whose outputs autograd follows
+        self._units = 0  # of the last one; 0 if the layer called last is none of them
+        self._failed: Callable[[Exception], None] | None = None
         self._handles: list[RemovableHandle] = []
 
-    def open(self, module: nn.Module) -> None:
-        """Hang a hook on each layer that owns parameters."""
+    def open(self, module: nn.Module, failed: Callable[[Exception], None]) -> None:
+        """Hang a hook on each layer that owns parameters; an error in one of them is handed to `failed`."""
         self.close()
+        self._failed = failed
         seer, root = weakref.ref(self), weakref.ref(module)
         for name, layer in module.named_modules():
             owns = next(layer.parameters(recurse=False), None) is not None
             if owns and layer is not module and not isinstance(layer, torch.jit.ScriptModule):
-                self._handles.append(layer.register_forward_pre_hook(_hook(seer, root, name)))
+                self._handles.append(layer.register_forward_pre_hook(InputHook(seer, root, name)))
 
     def see(self, name: str, layer: nn.Module, given: tuple[Any, ...]) -> None:
         """Take down what one layer is given."""
-        tensor = given[0] if given and isinstance(given[0], Tensor) else None
-        if tensor is None or tensor.ndim < 2 or (tensor.requires_grad and self.first is None):
+        try:
+            self._see(name, layer, given)
+        except Exception as error:  # noqa: BLE001  # it is somebody's forward pass
+            if self._failed is not None:
+                self._failed(error)
+
+    def _see(self, name: str, layer: nn.Module, given: tuple[Any, ...]) -> None:
+        tensor = given[0] if given and isinstance(given[0], Tensor) and is_plain(given[0]) else None
+        if self._first_step:
+            self._look_for_cut(name, layer, tensor)
+        if tensor is None or tensor.ndim < 2:
+            return
+        if tensor.requires_grad and self.first is None:
             return
         if self.first is None:
             self.first = name, layer, tensor.detach()
@@ -152,9 +169,19 @@ class LayerInputs:
             with torch.no_grad():
                 self.signals.append((name, tensor.detach()[:32].float().std(0).mean()))
 
+    def _look_for_cut(self, name: str, layer: nn.Module, tensor: Tensor | None) -> None:
+        weights = next(layer.parameters(recurse=False))
+        if tensor is not None and self._units > 1 and tensor.is_floating_point() and not tensor.requires_grad:
+            if self._units in tensor.shape[1:] or (tensor.ndim == 2 and not tensor.shape[1] % self._units):
+                cut = Cut(tuple(self._called), name)
+                self.cuts.append((cut, tensor.untyped_storage().data_ptr()))
+        followed = weights.requires_grad or (tensor is not None and tensor.requires_grad)
+        self._units = weights.shape[-1 if isinstance(layer, nn.Embedding) else 0] if followed and weights.ndim else 0
+        self._called += [name] * followed
+
     def next_step(self) -> None:
         """Forget the step's inputs; signals are those of the first step."""
-        self.first, self._listening = None, self._listening and not self.signals
+        self.first, self._first_step, self._listening = None, False, self._listening and not self.signals
 
     def close(self) -> None:
         """Take the hooks away."""
@@ -164,37 +191,25 @@ class LayerInputs:
         self.first = None
 
 
-def _hook(seer: "weakref.ref[LayerInputs]", root: "weakref.ref[nn.Module]", name: str) -> Callable[..., None]:
-    """Return a plain function, so that a copy of the module does not copy what watches it."""
+class InputHook:
+    """Shows a watcher what a layer is given, while the module trains.
 
-    def look(layer: nn.Module, given: tuple[Any, ...]) -> None:
+    In a copy or a pickle of the module it is a function of Python's own that does nothing: what watches a module does
+    not travel with it, and nobody needs this package to load it.
+    """
+
+    def __init__(self, seer: "weakref.ref[LayerInputs]", root: "weakref.ref[nn.Module]", name: str) -> None:
+        self.seer, self.root, self.name = seer, root, name
+
+    def __call__(self, layer: nn.Module, given: tuple[Any, ...]) -> None:
         if torch.compiler.is_compiling():
             return
-        watcher, owner = seer(), root()
+        watcher, owner = self.seer(), self.root()
         if watcher is not None and owner is not None and owner.training and torch.is_grad_enabled():
-            watcher.see(name, layer, given)
+            watcher.see(self.name, layer, given)
 
-    return look
-
-
-def frozen_at_random(module: nn.Module, weights: Sequence[WeightStart]) -> tuple[str, ...]:
-    """Return the frozen matrices that still hold what torch draws: trained ones do not end sharply at that bound.
-
-    One that equals a trainable matrix is a copy that follows it (a target network) and is left out.
-    """
-    return tuple(w.name for w in weights if not w.trainable and _is_drawn(w) and not _is_copy(module, w.name))
-
-
-def _is_drawn(w: WeightStart) -> bool:
-    root = w.fan_in**0.5
-    peak, rms = w.peak * root, w.rms * root
-    drawn = (0.97 * bound <= peak <= 1.0001 * bound and abs(rms / usual - 1) < 0.08 for bound, usual in _BOUNDS)
-    return w.size >= 128 and any(drawn)
-
-
-def _is_copy(module: nn.Module, name: str) -> bool:
-    own: Any = module.get_submodule(name).weight
-    return any(p.requires_grad and p.shape == own.shape and torch.equal(p, own) for p in module.parameters())
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (nullcontext(), "__exit__")  # takes what a hook is given, and returns None
 
 
 def read_optimizers(optimizers: Sequence[Optimizer]) -> tuple[OptimizerFacts, ...]:

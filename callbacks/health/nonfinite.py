@@ -6,7 +6,6 @@ from math import isfinite, nan
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import get_total_norm
@@ -14,6 +13,7 @@ from torch.optim import Optimizer
 
 from callbacks.health.data_reading import named_tensors
 from callbacks.health.faults import Fault, Finding
+from callbacks.host.packages import Callback, LightningModule, Trainer
 from callbacks.readers.autograd import AutogradNode, operations
 from callbacks.readers.optimizer_steps import StepObserver
 
@@ -169,8 +169,10 @@ def inputs_not_finite(batch: Any) -> Iterator[str]:
 
 
 def _plain(values: Tensor) -> Tensor:
-    if values.is_sparse:
-        values = values.coalesce().values()
+    if values.is_nested:
+        return torch.cat([part.reshape(-1) for part in values.unbind()])
+    if values.layout is not torch.strided:
+        values = (values.coalesce() if values.is_sparse else values).values()
     return torch.view_as_real(values) if values.is_complex() else values
 
 
@@ -206,6 +208,8 @@ class NonFiniteGuard:
         self._batch: Any = None
         self._batch_idx = 0
         self._stepped = True
+        self._by_hand = False  # else a batch makes no more than one step
+        self._losses = self.uses = 0  # losses computed and gradients used with this batch
         self._bad_loss = self._left_out = False
         self._in_a_row = 0
         self._scaler: Any = None
@@ -232,7 +236,8 @@ class NonFiniteGuard:
 
     def epoch_begins(self, trainer: Trainer, module: LightningModule) -> None:
         """See whether other parameters are trained than before: that may change from epoch to epoch."""
-        self.sums = not module.automatic_optimization or trainer.accumulate_grad_batches > 1
+        self._by_hand = not module.automatic_optimization
+        self.sums = self._by_hand or trainer.accumulate_grad_batches > 1
         held = [len(group["params"]) for optimizer in trainer.optimizers for group in optimizer.param_groups]
         trained = [*held, -1, *(p.requires_grad for p in self._parameters)]
         if trained != self._trained:
@@ -262,16 +267,22 @@ class NonFiniteGuard:
         """Keep the batch in case it must be named, and the buffers as they were before a step's first batch."""
         self._batch, self._batch_idx = batch, batch_idx
         self.loss = nan
+        self._losses = self.uses = 0
         if self._stepped or not self.sums:
             self._stepped = self._bad_loss = self._left_out = False
             self.origin = None
             if self._buffers is not None:
                 self._buffers.keep()
 
-    def before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
-        """Check the loss; while its graph is alive, follow one that is not finite back to its layer."""
+    def before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> bool:
+        """Check the loss; while its graph is alive, follow one that is not finite back to its layer.
+
+        Return whether it is new: LBFGS computes that of one batch many times within one step.
+        """
+        self._losses += 1
+        new = self._by_hand or self._losses == 1
         if loss.numel() != 1:
-            return
+            return new
         self.loss = loss.item()  # on an accelerator this waits for the forward pass: 20 to 50 µs of its time
         if self._scaler is not None:
             self.loss /= self._scaler.get_scale()
@@ -280,6 +291,7 @@ class NonFiniteGuard:
             if self.origin is None:
                 place = locate(loss, self._batch, module, self._layer_of)
                 self.origin = NonFiniteOrigin(self._batch_idx, f"the loss is {self.loss}", *place)
+        return new
 
     def after_backward(self) -> None:
         """Where a step uses several batches' gradients, tell with which of them a number that is not finite came."""
@@ -291,16 +303,18 @@ class NonFiniteGuard:
         self._batch = None
 
     def before_step(self, trainer: Trainer, module: LightningModule) -> bool:
-        """Check the gradients, take them away if one is not finite, and say whether they were left."""
+        """Check the gradients, take them away if one is not finite; say if they were left, and are a step's first."""
         # Across ranks the summed gradient alone decides: it is the same everywhere, a loss is not.
         observer = self._observer
         norms = observer.norms() if observer is not None and observer.is_due else None
         spoilt = (self._bad_loss and self._alone) or not self._check.finite(self.steps, norms)
-        self.steps += 1
+        self.uses += 1
+        new = self._by_hand or self.uses == 1
+        self.steps += new
         self._stepped = True
         self._in_a_row = self._in_a_row + 1 if spoilt else 0
         if not spoilt:
-            return True
+            return new
         if self._scaler is not None and not self._bad_loss and self._in_a_row < CALIBRATING:
             return False  # the scaler leaves this step out itself, and tries a smaller scale
         self.news = self._describe(trainer, self.origin or self._origin_in_gradients())

@@ -1,29 +1,62 @@
 """Read parameters, their gradients and updates, and units, at the steps that are sampled."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from itertools import chain
 from math import gcd, nan, sqrt
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node as GradNode
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from callbacks.health.facts import LayerReading, Units, WeightStart
-from callbacks.readers.autograd import AutogradNode
+from callbacks.health.facts import Cut, LayerReading, Units, WeightStart
+from callbacks.readers.autograd import AutogradNode, trained_inputs
 
 ENOUGH = 12  # samplings without a gradient; modules that are used now and then have had their turn
 ENOUGH_GRADIENTS = 3  # samplings with one
 
 
 class ReachWatch:
-    """Counts, per trainable parameter of a module, the samplings in which its gradient was not zero."""
+    """Finds parameters that were meant to be trained, and are not.
+
+    A parameter without a gradient is no evidence of that: what follows another by a moving average, a branch that the
+    data leave alone, an expert that nobody chose, a last backcast and a copy for later have none either. Nor is a
+    parameter that no optimizer holds: a backbone under a head that alone is trained, or a network that only measures
+    what another makes. Evidence is
+
+    - that what a layer made, followed by autograd, was handed to the next one without its gradient, and no gradient
+      ever came to it from elsewhere (`torch.no_grad` around a layer says that this is meant), or
+    - that gradients pass through a layer of no optimizer to one that is trained, that it stands still, and that it
+      lies before another trained one, or begins at random: nobody measures by what is drawn.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self._named = [(n, p) for n, p in module.named_parameters() if p.requires_grad and not is_lazy(p)]
         self._times = [0] * len(self._named)
         self._samplings = 0
+        self._passes: dict[str, bool] = {}  # layers that pass gradients on, and whether they lie before a trained one
+        self.cuts: list[Cut] = []  # whoever finds them puts them here
+
+    def follow(self, ops: Sequence[AutogradNode], optimizers: Sequence[Optimizer]) -> None:
+        """Read which layers of no optimizer stand between those that are trained, off the operations of a loss."""
+        known = _held(optimizers)
+        rest = {n.rpartition(".")[0] for n, p in self._named if id(p) not in known}
+        if not rest:
+            return
+        held = {n.rpartition(".")[0] for n, p in self._named if id(p) in known} - rest
+        trained = {op.node for op in ops if op.own and op.layer in held}
+        after, before = set[GradNode](), set(trained)
+        for op in ops:
+            if any(below in after or below in trained for below in trained_inputs(op.node)):
+                after.add(op.node)
+        for op in reversed(ops):
+            if op.node in before:
+                before.update(trained_inputs(op.node))
+        for op in ops:
+            if op.own and op.layer in rest and op.node in after:
+                self._passes[op.layer] = op.node in before
 
     def add(self) -> None:
         """Read the gradients before a step; parameters that had one often enough are passed by."""
@@ -32,13 +65,39 @@ class ReachWatch:
             if self._times[i] < ENOUGH_GRADIENTS and p.grad is not None and (p.grad.is_sparse or bool(p.grad.any())):
                 self._times[i] += 1
 
-    def read(self, optimizers: Sequence[Optimizer]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return parameters that get gradients in no optimizer, and parameters in one that never got any."""
-        known = {id(p) for p in chain.from_iterable(g["params"] for o in optimizers for g in o.param_groups)}
-        rows = [(n, id(p) in known, times) for (n, p), times in zip(self._named, self._times, strict=True)]
-        unoptimized = tuple(n for n, held, times in rows if not held and times >= ENOUGH_GRADIENTS)
-        unreached = tuple(n for n, held, times in rows if held and not times) if self._samplings >= ENOUGH else ()
-        return unoptimized, unreached
+    def unoptimized(self, optimizers: Sequence[Optimizer], fresh: Container[str]) -> tuple[str, ...]:
+        """Return parameters that pass gradients on to what is trained; `fresh` layers began at random."""
+        known, found = _held(optimizers), []
+        for (name, p), times in zip(self._named, self._times, strict=True):
+            layer = name.rpartition(".")[0]
+            if times >= ENOUGH_GRADIENTS and id(p) not in known and layer in self._passes:
+                found += [name] if self._passes[layer] or layer in fresh else []
+        return tuple(found)
+
+    def unreached(self) -> tuple[Cut | None, tuple[str, ...]]:
+        """Return the first cut that no gradient found a way around, and the parameters before it."""
+        never = {n for (n, _), times in zip(self._named, self._times, strict=True) if not times}
+        for cut in self.cuts if self._samplings >= ENOUGH else ():
+            found = [n for n, _ in self._named if n in never and n.rpartition(".")[0] in cut.before]
+            if any(n.rpartition(".")[0] == cut.before[-1] for n in found):
+                return cut, tuple(found)
+        return None, ()
+
+
+def _held(optimizers: Sequence[Optimizer]) -> set[int]:
+    return {id(p) for p in chain.from_iterable(g["params"] for o in optimizers for g in o.param_groups)}
+
+
+# Bounds of torch's uniform initialisations, times sqrt(fan_in): its default for layers, and He's.
+_BOUNDS = ((1.0, 3**-0.5), (6**0.5, 2**0.5))
+
+
+def is_drawn(w: WeightStart) -> bool:
+    """Whether a matrix holds what torch draws: a trained one does not end sharply at that bound."""
+    root = w.fan_in**0.5
+    peak, rms = w.peak * root, w.rms * root
+    drawn = (0.97 * bound <= peak <= 1.0001 * bound and abs(rms / usual - 1) < 0.08 for bound, usual in _BOUNDS)
+    return w.size >= 128 and any(drawn)
 
 
 WINDOW = 12  # samplings a judgement rests on; then it starts anew, so that late deaths are seen
@@ -113,8 +172,8 @@ class UpdateWatch:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._matrices = {id(part.weight) for part in module.modules() if isinstance(part, _MATRICES)}
-        embeddings = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+        self._matrices = {id(_weight(part)) for part in module.modules() if isinstance(part, _MATRICES)}
+        embeddings = {id(_weight(part)) for part in module.modules() if isinstance(part, nn.Embedding)}
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad and not is_lazy(p)]
         named = [(n, p) for n, p in named if p.is_floating_point() and p.numel() and id(p) not in embeddings]
         self._names, self.parameters = [name for name, _ in named], [p for _, p in named]
@@ -135,11 +194,11 @@ class UpdateWatch:
         if self._before is None:
             self._before = self._sampler.read(self.parameters)
 
-    def after_step(self) -> tuple[LayerReading, ...]:
-        """Read what the optimizer changed."""
+    def after_step(self, times: int) -> tuple[LayerReading, ...]:
+        """Read what the optimizer changed, on average of so many `times`: LBFGS goes many ways in one step."""
         now = self._sampler.read(self.parameters)
         before = now if self._before is None else self._before
-        samples = [now, now - before, now - self._start, *self._gradients]
+        samples = [now, (now - before) / times, now - self._start, *self._gradients]
         weights, updates, travelled, *gradients = self._sampler.rms(samples)
         self._before, self._gradients = None, []
         last = [next((g for g in reversed(each) if g == g), nan) for each in zip(*gradients, strict=True)]
@@ -189,15 +248,21 @@ def weights_at_start(module: nn.Module) -> tuple[WeightStart, ...]:
     """Return what the weight matrices of linear and convolutional layers hold before the first step."""
     found = []
     for name, part in module.named_modules():
-        if not isinstance(part, _MATRICES) or is_lazy(part.weight) or not part.weight.is_floating_point():
+        weight = _weight(part) if isinstance(part, _MATRICES) else None
+        if weight is None or is_lazy(weight) or not weight.is_floating_point() or not weight.numel():
             continue
-        rows = part.weight.detach().flatten(1).float()
-        if not rows.numel():
-            continue
+        whole = weight.detach().float()
+        rows, columns = whole.flatten(1), whole.transpose(0, 1).flatten(1)
         alike = len(rows) > 1 and getattr(part, "groups", 1) == 1 and bool((rows == rows[:1]).all())
         rms, peak = torch.stack([rows.square().mean().sqrt(), rows.abs().max()]).tolist()
-        found.append(WeightStart(name, rows.shape[1], rows.numel(), rms, peak, alike, part.weight.requires_grad))
+        shape = rows.shape[1], rows.numel(), rms, peak, alike, weight.requires_grad
+        found.append(WeightStart(name, *shape, len(rows), bool((columns == columns[:1]).all())))
     return tuple(found)
+
+
+def _weight(part: nn.Module) -> nn.Parameter | None:
+    """Return a layer's own weight: one that is parametrised is computed when it is asked for, and may change state."""
+    return part._parameters.get("weight")
 
 
 def _stride(size: int) -> int:
@@ -261,8 +326,11 @@ class ZeroingWatch:
         self._hook = self._parameter.register_hook(self._add)
 
     def _add(self, gradient: Tensor) -> None:
-        came = gradient.detach()
-        self._came = came.clone() if self._came is None else self._came + came
+        try:
+            came = gradient.detach()
+            self._came = came.clone() if self._came is None else self._came + came
+        except Exception:  # noqa: BLE001  # it is somebody's backward pass; what cannot be added cannot be compared
+            self._came, self.done = None, True
 
     def _unhook(self) -> None:
         if self._hook is not None:

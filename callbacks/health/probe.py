@@ -2,22 +2,22 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.utils import data
 
 from callbacks.health import data_reading
-from callbacks.health.facts import Loss, Structure
+from callbacks.health.facts import Cut, Loss, Structure
 from callbacks.health.faults import Fault, Finding, from_plain, to_plain
 from callbacks.health.loss_reading import read_loss, with_batch
 from callbacks.health.network_reading import NUMERIC, LayerInputs, read_batch_norms, read_structure
 from callbacks.health.rules import data as data_rules
 from callbacks.health.rules import network as network_rules
 from callbacks.host import logged
+from callbacks.host.packages import LightningModule, Trainer
 
 MOST_CLASSES = 1000
 
@@ -50,24 +50,20 @@ class DataWatch:
             self._learn_target(tensors, losses[0])
 
     def _learn_target(self, tensors: Sequence[Tensor], loss: Loss) -> None:
+        # The target is what the loss was given: the tensor itself, or one with the same numbers, cast or one-hot on the
+        # way. A column of the batch that merely looks like labels may be a domain, a length or a place in the data.
         term = max(loss.terms, key=lambda t: t.target is not None)
-        self.weighted = term.weighted
+        target = term.target
         wanted = [i for i, tensor in enumerate(tensors) if i != self.input and _is_column(tensor)]
-        address = term.target.address if term.target is not None else 0
-        matching = [i for i in wanted if tensors[i].data_ptr() == address]
-        whole = [i for i in wanted if not tensors[i].is_floating_point()]
-        self.known = True
-        if matching:
-            self.target = matching[0]
-        elif term.kind in ("nll", "picked", "soft") and len(whole) == 1:  # cast on the way to the loss
-            self.target = whole[0]
-        elif term.target is None and len(tensors) == 2 and len(wanted) == 1 and self.input is not None:
-            self.target = wanted[0]
-            self.known = False  # it looks like one: enough to tell order, not to tell what is wrong with it
+        if target is None or not wanted:
+            return
+        itself = next((i for i in wanted if tensors[i].data_ptr() == target.address), None)
+        self.target = itself if itself is not None else next((i for i in wanted if target.is_of(tensors[i])), None)
+        self.known = target.seen  # else it has the right shape: enough to tell order, not to tell what is wrong with it
+        self.weighted = term.weighted
+        self.classes = term.kind != "regression"
         if term.kind == "nll" and len(term.shape) == 2:
             self.outputs, self.ignored = term.shape[1], term.ignored
-        if self.target is not None:
-            self.classes = self.target in whole or term.kind in ("bce", "bce_logits")
 
     def out_of_range(self, tensors: Sequence[Tensor], step: int) -> list[Finding]:
         """Return whether a class of the batch has no output; only where asking does not hold up a device."""
@@ -96,7 +92,7 @@ class DataWatch:
         target = _at(tensors, self.target)
         if target is None or target.numel() != len(target):
             return None
-        return target.round().long() if self.classes and target.is_floating_point() else target
+        return target.round().long() if self.classes else target.float()
 
     @property
     def may_tell(self) -> bool:
@@ -220,6 +216,7 @@ class TrainingProbe:
         self._norms_seen = [0, 0]  # epochs and validations that began
         self._read: list[Loss] = []  # losses of the step that is under way
         self._layers = LayerInputs()
+        self.cuts: list[Cut] = []  # where a gradient is cut off between two layers, found in the first step
         self._given: list[Tensor] = []  # to the first layer, in the first steps
         self._fed = ""  # the first layer
         self._data = DataWatch()
@@ -228,15 +225,18 @@ class TrainingProbe:
         self._losses: list[Tensor] = []
         self._norms = self._norms_trained = False
 
-    def begin(self, trainer: Trainer, module: LightningModule) -> None:
-        """Read the structure before the first step, and hang hooks on the layers for the first few."""
+    def begin(self, trainer: Trainer, module: LightningModule, failed: Callable[[Exception], None]) -> None:
+        """Read the structure before the first step, and hang hooks on the layers for the first few.
+
+        An error in such a hook is handed to `failed`.
+        """
         self.end()
         self._clear()
         self._steps = 0
         norms = read_batch_norms(module, fresh=True)
         self._norms = bool(norms)
         self._add(network_rules.start_findings(norms, trainer.global_step))
-        self._layers.open(module)
+        self._layers.open(module, failed)
 
     def before_batch(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Compare a batch's classes with the outputs before the loss does, which would stop the run."""
@@ -348,16 +348,19 @@ class TrainingProbe:
 
     def _first_steps(self, trainer: Trainer, module: LightningModule, tensors: list[Tensor]) -> None:
         step = trainer.global_step
-        facts = [with_batch(loss, tensors) for loss in self._read]
+        first = self._layers.first
+        facts = [with_batch(loss, tensors, first[2] if first else None) for loss in self._read]
         for loss in facts:
             self._add(network_rules.head_findings(loss, step))
-        first = self._layers.first
+        if self._steps == 1:
+            given = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+            self.cuts += [cut for cut, place in self._layers.cuts if place not in given]
         self._data.learn(tensors, first[2] if first else None, facts)
         if first is not None:
-            name, layer, given = first
-            if isinstance(layer, NUMERIC) and given.is_floating_point():
+            name, layer, seen = first
+            if isinstance(layer, NUMERIC) and seen.is_floating_point():
                 self._fed = name
-                self._given.append(given)
+                self._given.append(seen)
         self._read.clear()
         self._layers.next_step()
         if self._norms and self._steps in (1, FIRST_STEPS):

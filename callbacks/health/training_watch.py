@@ -4,17 +4,25 @@ from collections.abc import Mapping
 from math import nan
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks.health.facts import Facts, Reading
+from callbacks.diagnosis.names import find_losses
+from callbacks.health.facts import Cut, Facts, Reading
 from callbacks.health.faults import Finding, Said
-from callbacks.health.network_reading import frozen_at_random, read_dropouts, read_head, read_optimizers
-from callbacks.health.parameter_watch import ReachWatch, UnitWatch, UpdateWatch, ZeroingWatch, weights_at_start
+from callbacks.health.network_reading import read_dropouts, read_head, read_optimizers
+from callbacks.health.parameter_watch import (
+    ReachWatch,
+    UnitWatch,
+    UpdateWatch,
+    ZeroingWatch,
+    is_drawn,
+    weights_at_start,
+)
 from callbacks.health.rules import training as rules
 from callbacks.health.rules.training import LossCourse
 from callbacks.host import logged
+from callbacks.host.packages import LightningModule, Trainer
 from callbacks.readers.autograd import operations
 
 KEPT = 16  # readings: the first ones, and the latest
@@ -48,12 +56,13 @@ class TrainingWatch:
         self._zeroing = ZeroingWatch()
         self._stepped: Optimizer | None = None
         self._factor = 1
+        self._fresh = set[str]()  # layers that began at random
 
-    def begin(self, trainer: Trainer, module: LightningModule) -> None:
-        """Read weights and optimizers before the first step."""
+    def begin(self, trainer: Trainer, module: LightningModule, cuts: list[Cut]) -> None:
+        """Read weights and optimizers before the first step; `cuts` are to be put into that list as they are found."""
         self._layer_of = {id(p): name.rpartition(".")[0] for name, p in module.named_parameters()}
         self._updates, self._reach, self._units = UpdateWatch(module), ReachWatch(module), UnitWatch()
-        self._zeroing, self._stepped = ZeroingWatch(), None
+        self._zeroing, self._stepped, self._reach.cuts = ZeroingWatch(), None, cuts
         self.losses.clear()
         self._factor = max(1, trainer.accumulate_grad_batches) if module.automatic_optimization else 1
         facts, optimizers = self._facts, trainer.optimizers
@@ -63,7 +72,7 @@ class TrainingWatch:
         facts.regularised = bool(facts.dropouts) or any(group.decay > 0 for group in facts.optimizers)
         if trainer.global_step == 0:
             facts.weights = weights_at_start(module)
-            facts.frozen = frozen_at_random(module, facts.weights)
+            self._fresh = {w.name for w in facts.weights if is_drawn(w)}
 
     def _add_losses(self) -> None:
         """Add the losses since the last time to the course; those that are not finite are left out."""
@@ -72,10 +81,11 @@ class TrainingWatch:
         self._epoch_losses[1] += len(finite)
         self.losses.clear()
 
-    def graph(self, loss: Tensor) -> None:
+    def graph(self, trainer: Trainer, loss: Tensor) -> None:
         """Read the operations behind a loss; on batches that are due."""
         ops = operations(loss, self._layer_of)
         self._units.add(ops)
+        self._reach.follow(ops, trainer.optimizers)
         if self.batches == 0 and self._facts.weights:
             self._facts.head = read_head(ops)
 
@@ -88,13 +98,13 @@ class TrainingWatch:
             self._updates.before_step()
             self._reach.add()
 
-    def after_batch(self, trainer: Trainer) -> None:
-        """Read what the step changed, and judge."""
+    def after_batch(self, trainer: Trainer, times: int) -> None:
+        """Read what the step changed, which computed its gradients so many `times`, and judge."""
         if not self._zeroing.done:
             self._zeroing.after_batch(self._stepped)
         self._stepped = None
         if self.due and self._updates.armed:
-            self._sample(trainer)
+            self._sample(trainer, times)
         self.busy = self.due or not self._zeroing.done
 
     def epoch_end(self, trainer: Trainer) -> None:
@@ -110,9 +120,10 @@ class TrainingWatch:
         total, count = self._epoch_losses
         self._epoch_losses = [0.0, 0.0]
         mean = total / count if count else nan
-        values = {name.lower(): value for name, value in logged(trainer).items()}
-        words = (("train", "loss"), ("val", "loss"), ("val", "acc"))
-        train_loss, val_loss, accuracy = (_first(values, *each) for each in words)
+        values = logged(trainer)
+        found = find_losses(values)
+        train_loss, val_loss = (values.get(name or "", nan) for name in (found.train, found.val))
+        accuracy = _first({name.lower(): value for name, value in values.items()}, "val", "acc")
         self._epochs = [*self._epochs, (mean, _in_units(val_loss, mean, train_loss))][-rules.LASTING :]
         if self._ended_epochs < self._next_epoch:
             return
@@ -136,10 +147,10 @@ class TrainingWatch:
         found, self.new = self.new, []
         return found
 
-    def _sample(self, trainer: Trainer) -> None:
+    def _sample(self, trainer: Trainer, times: int) -> None:
         self._add_losses()
         readings = self._facts.readings
-        readings.append(Reading(trainer.global_step, self._updates.after_step()))
+        readings.append(Reading(trainer.global_step, self._updates.after_step(max(times, 1))))
         if len(readings) > KEPT:
             del readings[rules.EARLY]
         self.due = False
@@ -157,7 +168,10 @@ class TrainingWatch:
     def _judge(self, trainer: Trainer, *, seen_epoch: bool) -> None:
         facts = self._facts
         facts.kept_gradients = self._zeroing.kept if self._zeroing.kept >= 3 else 0
-        facts.unoptimized, facts.unreached = self._reach.read(trainer.optimizers)
+        moved = {r.name for reading in facts.readings[-1:] for r in reading.layers if r.travelled > 0}
+        strays = self._reach.unoptimized(trainer.optimizers, self._fresh)
+        facts.unoptimized = tuple(name for name in strays if name not in moved)
+        facts.cut, facts.unreached = self._reach.unreached()
         facts.optimizers = read_optimizers(trainer.optimizers)
         self._add(trainer, rules.judge_course(facts, self.course, seen_epoch=seen_epoch))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from pytorch_lightning.loggers import Logger
+from callbacks.host.packages import Logger
 
 
 @dataclass(frozen=True)

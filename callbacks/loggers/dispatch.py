@@ -10,21 +10,18 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 from weakref import WeakKeyDictionary
 
-from pytorch_lightning import Trainer
-from pytorch_lightning.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
-from pytorch_lightning.loggers.logger import DummyLogger
-
+from callbacks.host.packages import Logger, Trainer, kinds
 from callbacks.loggers.base import LoggerAdapter, NumbersAdapter
 from callbacks.loggers.files import FilesAdapter
 from callbacks.loggers.services import CometAdapter, MLflowAdapter, WandbAdapter
 from callbacks.loggers.tensorboard import TensorBoardAdapter
 
 _P = ParamSpec("_P")
-_KINDS: dict[type[Logger], Callable[[Any], LoggerAdapter]] = {
-    TensorBoardLogger: TensorBoardAdapter,
-    WandbLogger: WandbAdapter,
-    CometLogger: CometAdapter,
-    MLFlowLogger: MLflowAdapter,
+_KINDS: dict[str, Callable[[Any], LoggerAdapter]] = {
+    "TensorBoardLogger": TensorBoardAdapter,
+    "WandbLogger": WandbAdapter,
+    "CometLogger": CometAdapter,
+    "MLFlowLogger": MLflowAdapter,
 }
 _made: WeakKeyDictionary[Trainer, tuple[list[Logger], list[LoggerAdapter]]] = WeakKeyDictionary()
 
@@ -37,7 +34,7 @@ def adapters(trainer: Trainer) -> list[LoggerAdapter]:
     """
     if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
         return []
-    loggers = [logger for logger in trainer.loggers if not isinstance(logger, DummyLogger)]
+    loggers = [logger for logger in trainer.loggers if not isinstance(logger, kinds("loggers.logger.DummyLogger"))]
     if trainer.loggers and not loggers:
         return []
     known = _made.get(trainer)
@@ -84,12 +81,12 @@ def _adapters_of(trainer: Trainer, loggers: Sequence[Logger]) -> list[LoggerAdap
     found: list[LoggerAdapter] = []
     numbers_only: list[Logger] = []
     for logger in loggers:
-        kind = next((make for known, make in _KINDS.items() if isinstance(logger, known)), None)
+        kind = next((make for name, make in _KINDS.items() if isinstance(logger, kinds(f"loggers.{name}"))), None)
         if kind is not None:
             found.append(kind(logger))
         elif isinstance(logger, LoggerAdapter):
             found.append(logger)
-        elif isinstance(logger, CSVLogger):
+        elif isinstance(logger, kinds("loggers.CSVLogger")):
             found += _files(logger.log_dir, logger, fresh=fresh) or [NumbersAdapter(logger)]
         else:
             numbers_only.append(logger)
@@ -99,7 +96,7 @@ def _adapters_of(trainer: Trainer, loggers: Sequence[Logger]) -> list[LoggerAdap
     return found
 
 
-def _files(folder: str, logger: Logger | None, *, fresh: bool) -> list[LoggerAdapter]:
+def _files(folder: Any, logger: Logger | None, *, fresh: bool) -> list[LoggerAdapter]:
     # Nothing where the folder is not on this machine.
     return [] if "://" in folder else [FilesAdapter(Path(folder), logger, fresh=fresh)]
 

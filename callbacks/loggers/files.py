@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import Logger
-
 from callbacks.host import replacing
+from callbacks.host.packages import Logger
 from callbacks.loggers.base import Drawing, Histogram, NumbersAdapter
 
 _NAMES = {"gradients/flow": "gradient_flow"}  # what they are called where the tag does not say it well

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from numbers import Number
 from typing import Any
 
-from pytorch_lightning import Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.config_pb2 import RunMetadata
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_BLOB_SEQUENCE, HistogramProto, Summary, SummaryMetadata
@@ -14,20 +12,21 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
+from callbacks.host.packages import Trainer, kinds
 from callbacks.loggers.base import Drawing, Histogram, LoggerAdapter
 
 
-def tensorboard_loggers(trainer: Trainer) -> list[TensorBoardLogger]:
+def tensorboard_loggers(trainer: Trainer) -> list[Any]:
     """Return the TensorBoard loggers of a trainer; none on ranks that do not write."""
     if not trainer.is_global_zero:
         return []
-    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    return [logger for logger in trainer.loggers if isinstance(logger, kinds("loggers.TensorBoardLogger"))]
 
 
 class TensorBoardAdapter(LoggerAdapter):
     """Shows everything in TensorBoard's own tabs."""
 
-    def __init__(self, logger: TensorBoardLogger) -> None:
+    def __init__(self, logger: Any) -> None:
         self._logger = logger
 
     def write_scalars(self, values: Mapping[str, float], step: int) -> None:

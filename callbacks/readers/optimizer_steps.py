@@ -11,12 +11,11 @@ from dataclasses import InitVar, dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from pytorch_lightning import Callback
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from callbacks.host.packages import Callback, is_overridden
 from callbacks.readers.pacing import NEVER
 
 BETWEEN, BEFORE, WITHIN = range(3)  # steps; a step whose gradients are there, before `step` is called; the call
@@ -130,7 +129,7 @@ class StepObserver:
         owners = [callback, *(steps.owner for steps in self._listening)]
         places = [i for i, each in enumerate(callbacks) if any(each is owner for owner in owners)]
         between = (callbacks[i] for i in range(min(places, default=0), max(places, default=0)) if i not in places)
-        changed = any(is_overridden("on_before_optimizer_step", each, Callback) for each in between)
+        changed = any(is_overridden("on_before_optimizer_step", each) for each in between)
         return bool(self._listening) and not changed
 
     def norms(self) -> Tensor | None:

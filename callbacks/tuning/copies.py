@@ -7,19 +7,6 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import (
-    BaseFinetuning,
-    EarlyStopping,
-    GradientAccumulationScheduler,
-    StochasticWeightAveraging,
-)
-from pytorch_lightning.loggers.logger import DummyLogger
-from pytorch_lightning.strategies import DDPStrategy
-from pytorch_lightning.utilities import CombinedLoader
-from pytorch_lightning.utilities.compile import to_uncompiled
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer, lr_scheduler
@@ -27,8 +14,17 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
+from callbacks.host.packages import (
+    Callback,
+    LightningDataModule,
+    LightningModule,
+    Trainer,
+    isolated_random_numbers,
+    kinds,
+    sibling,
+)
 from callbacks.search.plan import SearchError
-from callbacks.tuning.trials import BatchesTrials, TrialFit, TrialTemplate, quiet, same_random_numbers
+from callbacks.tuning.trials import BatchesTrials, TrialFit, TrialTemplate, quiet
 
 # They begin at learning rates of their own, or hold further schedulers that do.
 _OWN_RATES = (lr_scheduler.ChainedScheduler, lr_scheduler.CyclicLR, lr_scheduler.OneCycleLR, lr_scheduler.SequentialLR)
@@ -167,7 +163,7 @@ def set_hyperparameter(name: str, value: Any, holders: Iterable[Holder | None]) 
 
 
 # They shape the training itself.
-TRAINING = (BaseFinetuning, EarlyStopping, GradientAccumulationScheduler, StochasticWeightAveraging)
+_SHAPING = ("BaseFinetuning", "EarlyStopping", "GradientAccumulationScheduler", "StochasticWeightAveraging")
 # What a trial's trainer takes over from that of the fit.
 _TAKEN_OVER = (
     "precision", "max_steps", "limit_train_batches", "limit_val_batches", "val_check_interval",
@@ -195,13 +191,13 @@ class CopiedFits:
 
     def fit(self, fit: TrialFit) -> Trainer:
         """Train one; what every trial would meet is a `SearchError`: a value without effect, a copy left as it was."""
-        with same_random_numbers(), quiet():
+        with isolated_random_numbers(), quiet():
             module, data, rows = self._copies(fit.values)
             rate = fit.values.get(self._lr_name)
             if rate is not None:
                 set_hyperparameter(self._lr_name, rate, (module, data))
                 self._drive(module, rate)
-            trainer = self._trainer_of([*fit.callbacks, *map(copy.deepcopy, self._shaping())])
+            trainer: Trainer = self._trainer_of([*fit.callbacks, *map(copy.deepcopy, self._shaping())])
             try:
                 trainer.fit(module, datamodule=data)
             except SystemExit as error:
@@ -239,7 +235,7 @@ class CopiedFits:
     def _shaping(self) -> list[Callback]:
         """Return those of the fit's callbacks without which a trial would be another fit."""
         found: list[Callback] = self._trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
-        return [each for each in found if isinstance(each, TRAINING)]
+        return [each for each in found if any(isinstance(each, kinds(f"callbacks.{name}")) for name in _SHAPING)]
 
     def _copies(self, values: Mapping[str, Any]) -> tuple[LightningModule, LightningDataModule | None, int | None]:
         """Copy the module and the data module; the copies have the batch size that is tried, which is returned too."""
@@ -248,7 +244,7 @@ class CopiedFits:
         except Exception as error:  # whatever a stranger's attribute raises
             raise SearchError(f"OptunaSearch trains copies of the module, and it cannot be copied: {error}") from error
         with suppress(ValueError):  # it was not compiled
-            module = to_uncompiled(module)
+            module = sibling(self._trainer, "utilities.compile.to_uncompiled")(module)
         # Those of the module are among the trainer's already, and are copied from there.
         module.configure_callbacks = lambda: []  # type: ignore[method-assign]
         data: LightningDataModule | None = getattr(self._trainer, "datamodule", None)
@@ -280,14 +276,14 @@ class CopiedFits:
 
         module.configure_optimizers = configured  # type: ignore[method-assign]
 
-    def _trainer_of(self, callbacks: list[Callback]) -> Trainer:
+    def _trainer_of(self, callbacks: list[Callback]) -> Any:
         fit = self._trainer
-        return Trainer(
+        return sibling(fit, "Trainer")(
             **_processes(fit),
             **{name: getattr(fit, name) for name in _TAKEN_OVER},
             max_epochs=self._max_epochs,
             num_sanity_val_steps=0,
-            logger=DummyLogger(),  # modules may ask for `self.logger.experiment`
+            logger=sibling(fit, "loggers.logger.DummyLogger")(),  # modules may ask for `self.logger.experiment`
             callbacks=callbacks,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -305,7 +301,7 @@ class CopiedFits:
             self._is_checked = True
         if rows is None:
             return
-        first = next(iter(CombinedLoader(trainer.train_dataloader).flattened), None)
+        first = next(iter(sibling(trainer, "utilities.CombinedLoader")(trainer.train_dataloader).flattened), None)
         if isinstance(first, DataLoader) and first.batch_size is not None:
             size = self._sizes[rows] = first.batch_size
             if len(self._sizes) > 2 and len(set(self._sizes.values())) == 1:
@@ -326,22 +322,29 @@ def _processes(fit: Trainer) -> dict[str, Any]:
     accelerator = "gpu" if device.type == "cuda" else device.type
     if fit.world_size == 1:
         devices: Any = 1 if device.index is None or device.type == "cpu" else [device.index]
-        return {"accelerator": accelerator, "devices": devices, "plugins": [LightningEnvironment()]}
+        alone = sibling(fit, "fabric.plugins.environments.LightningEnvironment")()
+        return {"accelerator": accelerator, "devices": devices, "plugins": [alone]}
     wrapped = fit.strategy.model
     assert isinstance(wrapped, DistributedDataParallel)
     names = ("find_unused_parameters", "static_graph", "gradient_as_bucket_view")
-    strategy = DDPStrategy(**{name: getattr(wrapped, name) for name in names})
+    strategy = sibling(fit, "strategies.DDPStrategy")(**{name: getattr(wrapped, name) for name in names})
     return {
         "accelerator": accelerator,
         "devices": fit.num_devices if device.type == "cpu" else fit.device_ids,
         "num_nodes": fit.num_nodes,
         "strategy": strategy,
-        "plugins": [_RunningProcesses(fit)],
+        "plugins": [_running(fit)],
     }
 
 
-class _RunningProcesses(ClusterEnvironment):
-    """Describes the processes of a fit to one inside it: nobody has to start or to connect them."""
+def _running(fit: Trainer) -> Any:
+    """Describe the processes of a fit to one inside it: nobody has to start or to connect them."""
+    environment = sibling(fit, "fabric.plugins.environments.ClusterEnvironment")
+    return type("RunningProcesses", (_RunningProcesses, environment), {})(fit)
+
+
+class _RunningProcesses:
+    """Answers as a cluster environment of Lightning's."""
 
     creates_processes_externally = True
     main_address, main_port = "127.0.0.1", 0  # asked for by who connects

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
-from callbacks.host import Guard, say
+from callbacks.host import Guard, NamedByPlace, say
+from callbacks.host.packages import Callback, LightningModule, Trainer, kinds, sibling
 from callbacks.loggers import dispatch
 from callbacks.loggers.figures import png_of, rgb
 from callbacks.search.plan import Plan, SearchError
@@ -51,7 +49,10 @@ class SearchOptions:
     seed: int = 0
 
 
-class OptunaSearch(Callback):
+_MISCONFIGURATION = "fabric.utilities.exceptions.MisconfigurationException"
+
+
+class OptunaSearch(NamedByPlace, Callback):
     """Searches for the learning rate and the batch size with Optuna before a fit, and fits with the best of them.
 
     Each trial is a fit of its own, on a copy of the module and of the data module, from the same weights and random
@@ -70,7 +71,7 @@ class OptunaSearch(Callback):
 
     Args:
         n_trials: Trials of the whole search, over all starts.
-        monitor: Name of the logged metric.
+        monitor: Name of the logged metric; `val_loss` also finds a validation loss of another name.
         mode: Whether it is to be low (`min`) or high (`max`).
         max_epochs: Epochs of a trial; by default as many as the fit's.
         lr: Learning rates to choose from: a range such as `log 1e-4..1`, or a list; none leaves the rate alone.
@@ -151,6 +152,7 @@ class OptunaSearch(Callback):
         Then a checkpoint has been loaded, if there is one (a trainer does not tell before), and nothing yet depends on
         the learning rate or the batch size: neither optimizers nor loaders are there.
         """
+        self.take_place(trainer)
         if stage != "fit":
             return
         self._begin()
@@ -158,10 +160,10 @@ class OptunaSearch(Callback):
         self._folder = None if "://" in folder else Path(folder)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
             say(trainer, "search: skipped, as fast_dev_run tries the fit alone.")
-        elif isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        elif isinstance(trainer.strategy, kinds("strategies.SingleDeviceStrategy") + kinds("strategies.DDPStrategy")):
             self._hook = ConfigureOptimizersHook(pl_module, lambda: self._before_optimizers(trainer, pl_module))
         else:
-            raise MisconfigurationException(
+            raise sibling(trainer, _MISCONFIGURATION)(
                 f"OptunaSearch trains copies of the module on one device; {type(trainer.strategy).__name__} has none."
             )
 
@@ -203,7 +205,7 @@ class OptunaSearch(Callback):
             try:
                 result = SearchBeforeFit(self, trainer, module, self._folder, self._guard).run()
             except SearchError as error:
-                raise MisconfigurationException(f"OptunaSearch: {error}") from error
+                raise sibling(trainer, _MISCONFIGURATION)(f"OptunaSearch: {error}") from error
             self.found, self._by_hand, self._rows = (result[name] for name in ("found", "by_hand", "rows"))
         else:
             what = f"goes on with {setting(self.found)} found before" if self.found else "goes on from a checkpoint"

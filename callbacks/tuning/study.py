@@ -15,20 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.utilities import CombinedLoader
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import distributed
 
 from callbacks.host import Guard, say
+from callbacks.host.packages import LightningModule, Trainer, is_overridden, isolated_random_numbers, kinds, sibling
 from callbacks.loggers.tensorboard import tensorboard_loggers
 from callbacks.search.engine import search
 from callbacks.search.plan import SearchError, one_line
 from callbacks.search.results import Progress, ProgressLine, TrialRow, best, closing, importances, row_of
 from callbacks.search.space import Space, batch_sizes, parse_space
 from callbacks.tuning.copies import CopiedFits, holds
-from callbacks.tuning.trials import GroupedTrialRunner, TrialEnd, TrialRunner, TrialSettings, same_random_numbers
+from callbacks.tuning.trials import GroupedTrialRunner, TrialEnd, TrialRunner, TrialSettings
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -62,7 +59,7 @@ class SearchBeforeFit:
         epochs = self._max_epochs = asked.max_epochs or trainer.max_epochs or _UNLIMITED
         if epochs < 0 and trainer.max_steps < 0:
             raise SearchError("the fit has no limit of epochs or steps; max_epochs says how many a trial has.")
-        kept = [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
+        kept = [each for each in trainer.checkpoint_callbacks if isinstance(each, kinds("callbacks.ModelCheckpoint"))]
         keeps_best = any(each.monitor is not None for each in kept)
         self._fits = CopiedFits(trainer, module, max_epochs=epochs, lr_name=lr_name, batch_size_name=batch_size_name)
         metric, high, attrs = asked.monitor, asked.mode != "min", ("verdict", "cause", "epochs")
@@ -90,7 +87,7 @@ class SearchBeforeFit:
         """
         ranks = RankedSearch(self._trainer, self._runner)
         # The fit's random numbers must go on as if there had been no search.
-        with same_random_numbers():
+        with isolated_random_numbers():
             return ranks.run(lambda: self._search(ranks))
 
     def _search(self, ranks: "RankedSearch") -> dict[str, Any]:
@@ -307,10 +304,10 @@ def _space(asked: "OptunaSearch", trainer: Trainer, module: LightningModule) -> 
 def _sizes(asked: "OptunaSearch", trainer: Trainer, owner: Any) -> Any:
     if asked.batch_size != AUTO:
         return parse_space(asked.batch_size)
-    with same_random_numbers():
+    with isolated_random_numbers():
         loaders = owner.train_dataloader()
         try:
-            rows = max(len(part.dataset) for part in CombinedLoader(loaders).flattened)
+            rows = max(len(part.dataset) for part in sibling(trainer, "utilities.CombinedLoader")(loaders).flattened)
         except (AttributeError, TypeError, ValueError):  # no DataLoader, a dataset without a length, nothing
             rows = 0
     return batch_sizes((rows or _UNKNOWN_ROWS) // trainer.world_size)

@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.utilities.seed import isolate_rng
-
+from callbacks.fit.reader import baseline_of
+from callbacks.host.packages import PACKAGES, Callback, Trainer, isolated_random_numbers
 from callbacks.search.waves import SampledTrial, TrialOutcome
-from callbacks.tuning.observer import TrialObserver, TrialPruning, baseline_of
+from callbacks.tuning.observer import TrialObserver, TrialPruning
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -249,7 +248,7 @@ class GroupedTrialRunner:
 
     def template(self, member: SampledTrial, index: int) -> TrialTemplate | None:
         """Return what the trials of a member's group have in common in one of their fits."""
-        with same_random_numbers(), quiet():
+        with isolated_random_numbers(), quiet():
             return self._template(member.values, index)
 
 
@@ -325,20 +324,9 @@ class GroupedTrials:
 
 
 @contextmanager
-def same_random_numbers() -> Iterator[None]:
-    """Put Python's, NumPy's and torch's generators back at the end, also when it ends in an exception."""
-    kept = isolate_rng()
-    kept.__enter__()
-    try:
-        yield
-    finally:
-        kept.__exit__(None, None, None)  # given the exception, it would put nothing back
-
-
-@contextmanager
 def quiet() -> Iterator[None]:
     """Silence warnings, which the fit will give too, and what Lightning tells of each of its trainers."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    loggers = [logging.getLogger(name) for pair in PACKAGES.items() for name in pair]
     before = [logger.level for logger in loggers]
     try:
         for logger in loggers:

@@ -8,8 +8,8 @@ from importlib import import_module
 from typing import Any
 
 from jsonargparse import ArgumentParser
-from pytorch_lightning import LightningDataModule
 
+from callbacks.host.lightning import LightningDataModule
 from datamodules import TabularDataModule
 from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.cli.flags import LINKED

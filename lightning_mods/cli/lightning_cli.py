@@ -6,17 +6,6 @@ from types import MethodType
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
-from pytorch_lightning.cli import (
-    LightningArgumentParser,
-    LightningCLI,
-    LRSchedulerTypeTuple,
-    SaveConfigCallback,
-    instantiate_class,
-)
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
-from pytorch_lightning.plugins.io import CheckpointIO
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -29,6 +18,23 @@ from callbacks import (
     TensorBoardLayout,
 )
 from callbacks.host import replacing
+from callbacks.host.lightning import (
+    Callback,
+    Checkpoint,
+    CheckpointIO,
+    CSVLogger,
+    LightningArgumentParser,
+    LightningCLI,
+    LightningDataModule,
+    LightningModule,
+    Logger,
+    LRSchedulerTypeTuple,
+    ModelCheckpoint,
+    SaveConfigCallback,
+    TensorBoardLogger,
+    Trainer,
+    instantiate_class,
+)
 from datamodules import TabularDataModule
 from lightning_mods.cli.classes import BY_TASK, CLASS_KEYS, OURS, find_class, own_arguments, with_classes
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line

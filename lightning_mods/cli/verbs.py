@@ -9,13 +9,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from callbacks import FitMonitor, GradientMonitor
 from callbacks.health.nonfinite import NonFiniteError
 from callbacks.host import logged
+from callbacks.host.lightning import MisconfigurationException
+from callbacks.host.packages import Callback, LightningDataModule, LightningModule, Trainer, is_overridden
 from datamodules import DataError, TabularDataModule
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
 from lightning_mods.cli.lightning_cli import ModsCLI
@@ -104,6 +103,9 @@ class ThreadLimit(Callback):
 def _fit(cli: ModsCLI, checkpoint: Path | None) -> None:
     cli.trainer.callbacks.append(ThreadLimit())  # type: ignore[attr-defined]  # a connector's
     limit_threads(cli.trainer, cli.model, cli.datamodule)
+    for monitor in cli.trainer.callbacks:  # type: ignore[attr-defined]  # a connector's
+        if isinstance(monitor, FitMonitor):
+            monitor.flags = {name.replace(".init_args.", ".") for name in cli.config.keys()}  # noqa: SIM118  # no dict
     if checkpoint is not None and isinstance(cli.datamodule, TabularDataModule):
         # Read and encode now what will be read anyway: a table that does not fit must not touch the run's folder.
         cli.datamodule.train_dataloader()
@@ -184,7 +186,7 @@ def _baseline(cli: ModsCLI, stage: str) -> dict[str, float]:
 def _has_set(model: LightningModule, data: LightningDataModule | None, stage: str) -> bool:
     """Whether the model can be evaluated on a stage and there are rows to do it with."""
     step, hook = f"{STAGES[stage]}_step", f"{stage}_dataloader"
-    owner = data if data is not None and is_overridden(hook, data, LightningDataModule) else model
+    owner = data if data is not None and is_overridden(hook, data) else model
     if not is_overridden(step, model) or not is_overridden(hook, owner):
         return False
     loaders = getattr(owner, hook)()

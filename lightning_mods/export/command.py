@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning import LightningModule
 
 from callbacks.host import replacing
+from callbacks.host.packages import LightningModule
 from datamodules import TabularDataModule
 from datamodules.encoding import Encoding, InfinityCount, RawRows, raw_rows
 from datamodules.errors import shortened

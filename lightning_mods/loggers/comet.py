@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import CometLogger
+from callbacks.host.lightning import CometLogger
 
 
 class OfflineCometLogger(CometLogger):

@@ -9,12 +9,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
-from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
-from pytorch_lightning.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
-from pytorch_lightning.trainer.states import TrainerFn
-
+from callbacks.host.lightning import (
+    CometLogger,
+    CSVLogger,
+    MLFlowLogger,
+    ProgressBar,
+    TensorBoardLogger,
+    Tqdm,
+    TQDMProgressBar,
+    WandbLogger,
+)
+from callbacks.host.packages import Callback, LightningModule, Logger, Trainer
 from lightning_mods.loggers.comet import OfflineCometLogger
 from lightning_mods.loggers.terminal import say
 from lightning_mods.loggers.visdom import VisdomLogger
@@ -122,7 +127,7 @@ class TimedBar(TQDMProgressBar):
 
     def init_validation_tqdm(self) -> Tqdm:
         """Make the bar of a validation; one that draws nothing right after another drawing."""
-        if self.trainer.state.fn == TrainerFn.FITTING and not self._is_due():
+        if self.trainer.state.fn == "fit" and not self._is_due():
             self._unseen = self._unseen or Tqdm(disable=True)
             return self._unseen
         return super().init_validation_tqdm()

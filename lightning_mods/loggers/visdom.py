@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 
+from callbacks.host.lightning import Logger
 from callbacks.loggers.base import Drawing, Histogram, LoggerAdapter
 from lightning_mods.loggers import BUILD_VISDOM
 from lightning_mods.loggers.terminal import say

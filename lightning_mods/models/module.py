@@ -6,11 +6,10 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from pytorch_lightning import LightningModule
-from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from callbacks.host.packages import LightningModule
 from lightning_mods.models.fused.chain_rule import ChainRule, LossRule
 from lightning_mods.models.fused.group import TrialGroup, worth_together
 from lightning_mods.models.fused.lightning_internals import mark_last_batch
@@ -241,7 +240,7 @@ class MLPModule(LightningModule, ABC):
                 row[f"{stage}_{key}"] = value
             metric.reset()
         # Ranks agree already (reduced above, torchmetrics syncs in compute).
-        if self.trainer.state.fn != TrainerFn.FITTING:
+        if self.trainer.state.fn != "fit":
             self.log_dict(row, sync_dist=False)
             return
         # `self.log` would put them there too, and take as long as some training steps for it.

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pytorch_lightning import Trainer
 
+from callbacks.host.packages import Trainer
 from callbacks.search.plan import SearchError
 from callbacks.tuning.trials import TrialRunner, others_learn
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line

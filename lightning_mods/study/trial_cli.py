@@ -13,11 +13,10 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import torch
 from jsonargparse import ArgumentParser, Namespace
-from pytorch_lightning import Callback, Trainer, seed_everything
-from pytorch_lightning.callbacks import Checkpoint, ProgressBar
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from callbacks import OptunaSearch
+from callbacks.host.lightning import Checkpoint, ProgressBar, TensorBoardLogger, Trainer, seed_everything
+from callbacks.host.packages import Callback
 from callbacks.search.plan import SearchError
 from callbacks.search.space import Space, batch_sizes, parse_space
 from datamodules import TabularDataModule

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pytorch_lightning import Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
 
+from callbacks.host.lightning import TensorBoardLogger
+from callbacks.host.packages import Trainer
 from callbacks.search.plan import SearchError
 from callbacks.tuning.observer import TrialObserver
 from callbacks.tuning.study import plain, write_events

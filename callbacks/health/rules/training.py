@@ -7,7 +7,7 @@ from math import exp, inf, isfinite, log, nan, sqrt
 from statistics import fmean, median
 from typing import Any
 
-from callbacks.health.facts import Facts, LayerReading, Reading, Units
+from callbacks.health.facts import Facts, LayerReading, Reading, Units, WeightStart
 from callbacks.health.faults import ADVICE, Fault, Finding, Said, named
 
 FIRST = 8  # losses kept as they came
@@ -101,12 +101,6 @@ def judge_start(facts: Facts) -> Said:
     for group in facts.optimizers:
         if group.eps < EPSILON * group.usual_eps:
             yield Fault.OPTIMIZER_EPSILON, group.kind, f"eps is {group.eps:g}, usual is {group.usual_eps:g}"
-    for name, share in facts.dropouts.items():
-        if share >= DROPPED:
-            yield Fault.OVER_REGULARISED, name, f"dropout takes {share:.0%} of the units away"
-    if facts.frozen:
-        why = f"{named(facts.frozen)}: requires_grad=False on random initial weights"
-        yield Fault.NOT_UPDATING, facts.frozen[0], why
     head = facts.head
     if head is not None and head.loss > LOUD * head.ignorant:
         why = f"the first loss is {head.loss:.3g} where knowing nothing costs {head.ignorant:.3g}: outputs are huge"
@@ -118,12 +112,16 @@ def judge_start(facts: Facts) -> Said:
 
 def _initialisation(facts: Facts) -> Said:
     weights = [w for w in facts.weights if w.trainable and w.size > 1]
-    for w in weights:
-        if w.rows_alike and w.rms > 0:
-            yield Fault.CONSTANT_INITIALISATION, w.name, f"all its units start with the same weights (size {w.rms:.3g})"
+    # Units alike are of no harm in a last layer, each of which has a target of its own, nor where the next layer tells
+    # them apart. A zero is usual at the end of a branch; only where nothing else is there does nothing get through.
+    zero = len(weights) > 1 and all(w.rms == 0 for w in weights)
+    for one, other in ((w, later) for i, w in enumerate(weights) for later in weights[i + 1 :]):
+        if one.rows_alike and other.columns_alike and _may_feed(one, other) and (zero or one.rms > 0):
+            size = f"all {len(weights)} weight matrices start at zero" if zero else f"(size {one.rms:.3g})"
+            why = size if zero else f"all its units start with the same weights {size}, and so do those after it"
+            yield Fault.CONSTANT_INITIALISATION, one.name, why
             return
-    if len(weights) > 1 and all(w.rms == 0 for w in weights):
-        yield Fault.CONSTANT_INITIALISATION, weights[0].name, f"all {len(weights)} weight matrices start at zero"
+    if zero:
         return
     scaled = {w.name: w.rms * sqrt(w.fan_in) for w in weights if w.rms > 0 and w.fan_in > 3}
     if not scaled:
@@ -136,6 +134,11 @@ def _initialisation(facts: Facts) -> Said:
     if isfinite(shown):
         times = f"weights start at {shown:.2g} times 1/sqrt(fan_in), usual 0.5 to 1.5"
         yield Fault.WRONG_INITIALISATION, name, f"{times}: the signal {how} layer by layer"
+
+
+def _may_feed(one: WeightStart, other: WeightStart) -> bool:
+    # Perhaps laid flat, or by kernels: a multiple.
+    return one.units > 1 and other.fan_in % one.units == 0 and (one.rms > 0 or other.fan_in == one.units)
 
 
 EARLY = 6  # readings (the first ones are a step apart)
@@ -182,10 +185,11 @@ def judge_course(facts: Facts, course: LossCourse, *, seen_epoch: bool) -> Said:
         why = f"{facts.kept_gradients} steps in a row used the gradients of the step before once more"
         yield Fault.GRADIENTS_NOT_ZEROED, "", why
     if facts.unoptimized:
-        why = f"{named(facts.unoptimized)} get gradients and stand in no optimizer"
+        why = f"{named(facts.unoptimized)} stand in no optimizer, and the layers before them do"
         yield Fault.NOT_UPDATING, facts.unoptimized[0], why
-    if facts.unreached:
-        yield Fault.NOT_UPDATING, facts.unreached[0], f"{named(facts.unreached)} never got a gradient other than zero"
+    if facts.cut is not None:
+        handed = f"what `{facts.cut.before[-1]}` makes reaches `{facts.cut.after}` without its gradient (detach, .data)"
+        yield Fault.NOT_UPDATING, facts.unreached[0], f"{named(facts.unreached)} never got a gradient: {handed}"
     if not facts.readings:
         return
     for rule in (_shrunk, _leaps, _depth):
@@ -237,10 +241,13 @@ def _leaps(facts: Facts, course: LossCourse) -> Said:
 def _crawls(facts: Facts, course: LossCourse) -> Said:
     last = facts.readings[-1]
     way = _over_matrices(last, lambda r: r.travelled / r.start)
-    stands = tuple(r.name for r in last.layers if r.matrix and r.travelled == 0 and r.gradient > 1e-7 * r.weight)
-    if stands and way > 0:
-        yield Fault.NOT_UPDATING, stands[0], f"{named(stands)} get gradients and have not changed in {last.step} steps"
-    if not (facts.alone and course.stands_still and way < CRAWL and course.count >= 40):
+    if not (facts.alone and course.stands_still and course.count >= 40):
+        return
+    name, share = max(facts.dropouts.items(), key=lambda item: item[1], default=("", 0.0))
+    if share >= DROPPED:  # that alone is no fault: a wide layer may do with a tenth of its units
+        why = f"dropout takes {share:.0%} of the units away, and the loss stays at {course.recent:.4g}"
+        yield Fault.OVER_REGULARISED, name, why
+    if not way < CRAWL:
         return
     large = next((g for g in facts.optimizers if g.eps > 1e-4 and g.eps > 100 * g.usual_eps), None)
     if large is not None:

@@ -7,8 +7,7 @@ fails when Lightning changes. What each door is worth stands in docs/decisions/0
 
 from typing import Any
 
-from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from callbacks.host.packages import Trainer
 
 _STEPS = "_batches_that_stepped"  # the loggers' axis: no public name, but the loop gives and takes it as state
 _COUNTS = ("ready", "started", "processed", "completed")
@@ -84,6 +83,6 @@ def epochs_done(checkpoint: dict[str, Any]) -> int:
     return int(loops["fit_loop"]["epoch_progress"]["current"]["processed"] if loops else checkpoint["epoch"] + 1)
 
 
-def every_n_train_steps(callback: ModelCheckpoint) -> int:
+def every_n_train_steps(callback: Any) -> int:
     """Return the steps between two checkpoints; 0 for none. It has no public name but this one."""
     return int(callback.state_key.rpartition("'every_n_train_steps': ")[2].partition(",")[0])

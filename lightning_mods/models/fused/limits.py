@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from itertools import chain, product
 from typing import Any, Protocol, runtime_checkable
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, Timer
-from pytorch_lightning.profilers import PassThroughProfiler
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 from torch.optim import Optimizer
 
 import callbacks
+from callbacks.host.lightning import PassThroughProfiler
+from callbacks.host.packages import Callback, LightningModule, Trainer, is_overridden, kinds
 from lightning_mods.models.fused.chain_rule import ChainRule
 from lightning_mods.models.fused.lightning_internals import batches_done, every_n_train_steps
 
@@ -96,19 +94,19 @@ def limit_of(callback: Callback, trainer: Trainer) -> Limit | None:
     """What tells how many steps a callback can do without from now on; None if it has to see each."""
     if isinstance(callback, LooksNowAndThen):
         return lambda: callback.steps_free(trainer)
-    if not any(is_overridden(hook, callback, Callback) for hook in BATCH_HOOKS):
+    if not any(is_overridden(hook, callback) for hook in BATCH_HOOKS):
         return lambda: ALL
-    if isinstance(callback, ModelCheckpoint):
-        if is_overridden("on_train_batch_end", callback, ModelCheckpoint):
+    if isinstance(callback, kinds("callbacks.ModelCheckpoint")):
+        if is_overridden("on_train_batch_end", callback, "callbacks.ModelCheckpoint"):
             return None
         every = every_n_train_steps(callback)
         return lambda: _before_multiple(every, trainer.global_step) if every else ALL
-    if isinstance(callback, ProgressBar):
+    if isinstance(callback, kinds("callbacks.ProgressBar")):
         rate = int(getattr(callback, "refresh_rate", 1) or 1)
         return lambda: _before_multiple(rate, batches_done(trainer)) if rate > 1 else ALL
-    if type(callback) is LearningRateMonitor:
-        return (lambda: ALL) if callback.logging_interval == "epoch" else None
-    return (lambda: ALL) if type(callback) is Timer else None
+    if type(callback) in kinds("callbacks.LearningRateMonitor"):
+        return (lambda: ALL) if getattr(callback, "logging_interval", None) == "epoch" else None
+    return (lambda: ALL) if type(callback) in kinds("callbacks.Timer") else None
 
 
 def loop_limit(trainer: Trainer) -> float:

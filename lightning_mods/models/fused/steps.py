@@ -14,12 +14,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.plugins.precision import Precision
-from pytorch_lightning.strategies import SingleDeviceStrategy
-from pytorch_lightning.utilities import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from callbacks.host.packages import Callback, LightningModule, Trainer, kinds
 from lightning_mods.models.fused.chain_rule import ChainRule, Sgd
 from lightning_mods.models.fused.lightning_internals import batches_done, count_steps, is_known
 from lightning_mods.models.fused.limits import (
@@ -317,8 +315,8 @@ def open_fast_steps(
 def _is_plain(trainer: Trainer) -> bool:
     """Whether a step is forward, backward, step, on one device in full precision, and nothing else."""
     return (
-        type(trainer.strategy) is SingleDeviceStrategy
-        and type(trainer.precision_plugin) is Precision
+        type(trainer.strategy) in kinds("strategies.SingleDeviceStrategy")
+        and type(trainer.precision_plugin) in kinds("plugins.precision.Precision")
         and trainer.accumulate_grad_batches == 1
         and not trainer.gradient_clip_val
         and len(trainer.optimizers) == 1

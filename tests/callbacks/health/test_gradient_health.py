@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from callbacks.health.facts import Facts, Head, LayerReading, OptimizerFacts, Reading, Units, WeightStart
+from callbacks.health.facts import Cut, Facts, Head, LayerReading, OptimizerFacts, Reading, Units, WeightStart
 from callbacks.health.faults import Fault, explained
 from callbacks.health.rules.training import (
     BLOCKS,
@@ -39,8 +39,11 @@ def facts(*layers, **values):
     return Facts(readings=[Reading(step, layers or (matrix(),)) for step in range(8)], **values)
 
 
-def start(name="a", *, fan_in=64, rms=0.07, alike=False, trainable=True):
-    return WeightStart(name, fan_in, 64 * fan_in, rms, 2 * rms, alike, trainable)
+def start(name="a", *, fan_in=64, rms=0.07, alike=False, columns=False, trainable=True):
+    return WeightStart(name, fan_in, 64 * fan_in, rms, 2 * rms, alike, trainable, 64, columns)
+
+
+ZERO = {"rms": 0.0, "alike": True, "columns": True}
 
 
 def named(said):
@@ -54,7 +57,11 @@ USUAL = OptimizerFacts("Adam", 1e-3, 1e-8, 1e-8, 0.0)
     "given",
     [
         Facts(),
-        Facts(weights=(start(), start("b", rms=0.0))),  # a last layer that starts at zero
+        Facts(weights=(start(), start("b", **ZERO))),  # a last layer that starts at zero
+        Facts(weights=(start(), start("b", alike=True, columns=True))),  # or alike: each unit has a target of its own
+        Facts(weights=(start(alike=True), start("b"))),  # the next layer tells units apart
+        Facts(weights=(start(**ZERO),)),  # logistic regression
+        Facts(weights=(start(), start("b", **ZERO), start("c", **ZERO))),  # ends of branches
         Facts(weights=(start(rms=0.18), start("b", rms=0.0025))),  # He's, and one small head
         Facts(optimizers=(USUAL,), dropouts={"drop": 0.5}),
         Facts(head=Head(2.6, math.log(10), NAN, NAN)),
@@ -69,13 +76,11 @@ def test_a_usual_start_says_nothing(given):
 @pytest.mark.parametrize(
     ("given", "fault"),
     [
-        (Facts(weights=(start(), start("b", alike=True))), Fault.CONSTANT_INITIALISATION),
-        (Facts(weights=(start(rms=0.0), start("b", rms=0.0))), Fault.CONSTANT_INITIALISATION),
+        (Facts(weights=(start(alike=True), start("b", columns=True))), Fault.CONSTANT_INITIALISATION),
+        (Facts(weights=(start(**ZERO), start("b", **ZERO))), Fault.CONSTANT_INITIALISATION),
         (Facts(weights=(start(rms=1.0), start("b", rms=1.0))), Fault.WRONG_INITIALISATION),
         (Facts(weights=(start(rms=1e-3), start("b", rms=1e-3))), Fault.WRONG_INITIALISATION),
         (Facts(optimizers=(OptimizerFacts("Adam", 1e-3, 1e-16, 1e-8, 0.0),)), Fault.OPTIMIZER_EPSILON),
-        (Facts(dropouts={"drop": 0.95}), Fault.OVER_REGULARISED),
-        (Facts(frozen=("a",)), Fault.NOT_UPDATING),
         (Facts(head=Head(20.0, math.log(10), NAN, NAN)), Fault.OUTPUTS_OVERSCALED),
         (Facts(head=Head(NAN, NAN, 30.0, 1.0)), Fault.OUTPUTS_OVERSCALED),
     ],
@@ -101,9 +106,9 @@ def test_usual_updates_say_nothing_whatever_the_loss_does(losses):
         (facts(matrix(weight=0.02)), LEVEL, Fault.OVER_REGULARISED),
         (facts(matrix(weight=1e-3)), FALLING, Fault.OVER_REGULARISED),  # the penalty is part of the loss
         (facts(kept_gradients=3), FALLING, Fault.GRADIENTS_NOT_ZEROED),
-        (facts(unreached=("a.weight",)), FALLING, Fault.NOT_UPDATING),
+        (facts(dropouts={"drop": 0.95}), LEVEL, Fault.OVER_REGULARISED),
+        (facts(unreached=("a.weight",), cut=Cut(("a",), "b")), FALLING, Fault.NOT_UPDATING),
         (facts(unoptimized=("a.weight",)), FALLING, Fault.NOT_UPDATING),
-        (facts(matrix(travelled=0.0), matrix("b"), matrix("c")), FALLING, Fault.NOT_UPDATING),
         (facts(matrix(gradient=1e-9), matrix("b"), matrix("c"), matrix("d")), LEVEL, Fault.VANISHING_GRADIENT),
         (facts(matrix(gradient=1e4), matrix("b"), matrix("c"), matrix("d")), FALLING, Fault.EXPLODING_GRADIENT),
     ],
@@ -120,6 +125,11 @@ def test_a_gradient_that_reaches_the_values_beside_idle_queries_and_keys_did_not
 
     assert named(judge_course(block(1e-3), course(LEVEL), seen_epoch=True)) == []
     assert named(judge_course(block(1e-6), course(LEVEL), seen_epoch=True)) == [Fault.VANISHING_GRADIENT]
+
+
+def test_much_dropout_is_no_fault_where_the_loss_falls():
+    given = facts(dropouts={"drop": 0.95})
+    assert [*judge_start(given), *judge_course(given, course(FALLING), seen_epoch=True)] == []
 
 
 def test_little_progress_is_no_fault_before_every_row_was_seen():
@@ -189,7 +199,10 @@ def test_a_symptom_is_quiet_beside_its_cause():
 
 
 def test_every_fault_that_can_be_said_has_advice():
-    said = [*judge_start(Facts(frozen=("a",))), *judge_units(Facts(units=(Units("a", "relu", 9, 1.0, 12),)))]
+    said = [
+        *judge_start(Facts(optimizers=(OptimizerFacts("Adam", 1e-3, 1e-16, 1e-8, 0.0),))),
+        *judge_units(Facts(units=(Units("a", "relu", 9, 1.0, 12),))),
+    ]
     assert all(found.advice and found.step == 7 for found in findings_of(iter(said), 7))
 
 

@@ -148,12 +148,6 @@ def saturated():
     return net
 
 
-def frozen():
-    net = mlp()
-    net[2].requires_grad_(False)
-    return net
-
-
 class Detached(Functional):
     def forward(self, x):
         return self.out(F.relu(self.second(F.relu(self.first(x)))).detach())
@@ -167,6 +161,13 @@ class Loud(Functional):
 class LeftOut(Classifier):
     def configure_optimizers(self):
         return torch.optim.Adam([*self.net[0].parameters(), *self.net[4].parameters()], lr=3e-3)
+
+
+class WithoutItsHead(Classifier):
+    """Its head is drawn anew and never trained; the rest is."""
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.net[:4].parameters(), lr=3e-3)
 
 
 class Forgetful(Classifier):
@@ -189,7 +190,7 @@ FAULTY = {
     "wide": (lambda: Classifier(wide()), Fault.WRONG_INITIALISATION, "net.0"),
     "dead": (lambda: Classifier(dead()), Fault.DEAD_UNITS, "net.second"),
     "saturated": (lambda: Classifier(saturated()), Fault.SATURATED_UNITS, "net.2"),
-    "frozen": (lambda: Classifier(frozen()), Fault.NOT_UPDATING, "net.2"),
+    "without its head": (lambda: WithoutItsHead(mlp(width=48)), Fault.NOT_UPDATING, "net.4.weight"),
     "detached": (lambda: Classifier(Detached()), Fault.NOT_UPDATING, "net.first.weight"),
     "left out": (lambda: LeftOut(), Fault.NOT_UPDATING, "net.2.weight"),
     "forgetful": (lambda: Forgetful(), Fault.GRADIENTS_NOT_ZEROED, ""),

@@ -141,7 +141,8 @@ class Constant(Plain):
 
     def __init__(self):
         super().__init__()
-        torch.nn.init.constant_(self.net[0].weight, 0.1)
+        for layer in (self.net[0], self.net[3]):
+            torch.nn.init.constant_(layer.weight, 0.1)
 
 
 def test_loggers_get_the_findings_as_text_where_they_take_text(tmp_path):

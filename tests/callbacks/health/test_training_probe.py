@@ -38,7 +38,7 @@ class Watched(pl.Callback):
         self.probe = TrainingProbe()
 
     def on_fit_start(self, trainer, pl_module):
-        self.probe.begin(trainer, pl_module)
+        self.probe.begin(trainer, pl_module, pytest.fail)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.probe.before_batch(trainer, pl_module, batch, batch_idx)

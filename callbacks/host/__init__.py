@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what needs no torch writes files and speaks through here too
-    from pytorch_lightning import Trainer
     from torch import Tensor
+
+    from callbacks.host.packages import Trainer
 
 
 def number(value: Any) -> float | None:
@@ -39,11 +40,12 @@ class Fresh:
 
     def tensor(self, trainer: "Trainer", name: str) -> "Tensor | None":
         """Return the value on its device if it is new since this was last asked for, else None."""
-        value = trainer.callback_metrics.get(name)
-        if value is None or value is self._seen.get(name) or value.numel() != 1:
+        value: Any = trainer.callback_metrics.get(name)  # some put there what is none
+        if not hasattr(value, "numel") or value is self._seen.get(name) or value.numel() != 1:
             return None
         self._seen[name] = value
-        return value.detach()
+        tensor: Tensor = value.detach()
+        return tensor
 
     def read(self, trainer: "Trainer", name: str) -> float | None:
         """Return the value if it is new since this was last asked for, else None; NaN stays NaN."""
@@ -104,3 +106,25 @@ class Guard:
         if text not in self._said:
             self._said.add(text)
             say(trainer, f"{self.name}: {text}")
+
+
+class NamedByPlace:
+    """Gives several callbacks of one class in a trainer keys of their own in checkpoints, whatever their arguments.
+
+    The first keeps the plain name of its class, so that a lone one finds its state again after its arguments changed;
+    the others add their places. `take_place` is called in `setup`; before it there is no trainer to ask, and the key
+    is one that no other object has.
+    """
+
+    _place: int | None = None
+
+    def take_place(self, trainer: "Trainer") -> None:
+        """Find out which of its class this one is in a trainer."""
+        alike = [each for each in trainer.callbacks if type(each) is type(self)]  # type: ignore[attr-defined]
+        self._place = next((i for i, each in enumerate(alike) if each is self), 0)
+
+    @property
+    def state_key(self) -> str:
+        """The key of its state in a checkpoint."""
+        mark = {None: f"[{id(self)}]", 0: ""}.get(self._place, f"[{self._place}]")
+        return f"{type(self).__qualname__}{mark}"
