@@ -26,7 +26,7 @@ def fit(kind: str, setup: dict[str, Any], hyper: dict[str, Any], callbacks: list
         counts.X = (counts.X > 5).astype("float32")
     model_of.setup_anndata(counts, **setup)
     model = model_of(counts, **hyper)
-    common = {"max_epochs": 4, "accelerator": "cpu", "batch_size": 48, "check_val_every_n_epoch": 1}
+    common = {"max_epochs": 4, "accelerator": "cpu", "batch_size": 50, "check_val_every_n_epoch": 1}
     model.train(train_size=0.75, **common, **passed)
 
 
