@@ -151,7 +151,10 @@ class ForwardGraphBuilder:
     def build(self, losses: list[Tensor]) -> Graph:
         """Return the graph of all calls, up to the losses."""
         if sum(1 for call in self._calls for _ in call.all_calls()) > MOST_CALLS:
-            self._exporting, self._reason = Patience(0), f"more than {MOST_CALLS} module calls are too many for torch.export"
+            self._exporting, self._reason = (
+                Patience(0),
+                f"more than {MOST_CALLS} module calls are too many for torch.export",
+            )
         for call in self._calls:
             self._add_call(call, STEP)
         for loss in losses:

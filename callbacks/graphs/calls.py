@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
 from contextlib import nullcontext
+from dataclasses import dataclass, field, fields, is_dataclass
 from math import inf
 from time import monotonic
 from typing import Any

@@ -1,23 +1,12 @@
-import copy
-import pickle
 import random
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from foreign_modules import LIGHTNINGS_WARNINGS
-from pytorch_lightning.tuner import Tuner
-from strange_modules import STRANGE, PlainObject, Strange, batches
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from strange_modules import STRANGE, batches
 from test_graph_logger import board, said, unhurried, written
-from torch import nn
-from torch.utils.data import DataLoader
-
-from callbacks import FitMonitor, GraphLogger
 
 pytestmark = [
     *LIGHTNINGS_WARNINGS,
@@ -52,7 +41,7 @@ def fit(folder, kind, *callbacks, logger=False, loader=None, **flags):
 def everything(trainer, module):
     """All that the next step would depend on."""
     optimizers = [optimizer.state_dict() for optimizer in trainer.optimizers]
-    chance = [torch.get_rng_state(), repr(np.random.get_state()), repr(random.getstate())]  # noqa: NPY002
+    chance = [torch.get_rng_state(), repr(np.random.get_state()), repr(random.getstate())]
     return {"weights": dict(module.state_dict()), "optimizers": optimizers, "chance": chance, "own": module.state()}
 
 
