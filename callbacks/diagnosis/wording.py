@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from callbacks.diagnosis.curves import Curve
 from callbacks.diagnosis.features import room_of
@@ -115,8 +115,9 @@ def advice_for(cause: str, facts: RunFacts) -> tuple[str, ...]:
 
 
 def reason_for(cause: str, facts: RunFacts) -> str:
-    """Return the ground of a verdict in one sentence, with its numbers."""
-    train, val = facts.train, facts.val
+    """Return the ground of a verdict in one sentence, with its numbers; none is below what was measured."""
+    # The end of a line through a bent curve can be.
+    train, val = (c and replace(c, end=max(c.end, c.raw_lowest)) for c in (facts.train, facts.val))
     if val is None:
         return "A loss ended as no number." if cause == "exploded" else "There is no validation loss to judge by."
     best = val.keep_epoch * facts.times

@@ -342,3 +342,10 @@ def test_the_import_pulls_in_no_library():
     code = "import sys, callbacks.diagnosis.verdict; print({'torch', 'numpy', 'pytorch_lightning'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_no_number_of_the_reason_is_below_what_was_measured():
+    bent = [0.5, 0.1, 0.02, 0.004, 0.0008]  # a line through its end comes out below zero
+    reason = diagnose(bent, bent).reason
+    assert "-0." not in reason
+    assert "0.0008" in reason
