@@ -8,7 +8,7 @@ table of results is); their numbers stand in `trees.json`. Standard library only
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -82,6 +82,7 @@ def diagnose(
     val_metric: Values | None = None,
     metric_mode: str = "max",
     baseline_loss: float | None = None,
+    flags: Collection[str] = (),
 ) -> Diagnosis:
     """Say what became of a run, from its curves alone.
 
@@ -101,6 +102,8 @@ def diagnose(
         baseline_loss: validation loss of the best constant prediction (or the loss before training, if that
             is all one has). Without it the first validation loss stands in, which after a fast first epoch
             is already low.
+        flags: flags of a command line that the user has, such as `model.lr`: the advice names these, and has words for
+            the rest.
 
     `None` and NaN are missing values, a baseline that is not finite counts as none. A loss that ends in infinity
     has exploded, and so have losses that both end in NaN, twice or more and longer than any hole before.
@@ -117,12 +120,14 @@ def diagnose(
     metric = None if val_metric is None else list(val_metric)[::times]
     if metric is not None and metric_mode == "min":
         metric = [None if v is None else -v for v in metric]
-    return _diagnose(train_loss[::times], val_loss[::times], metric, baseline_loss, times)
+    return _diagnose(train_loss[::times], val_loss[::times], metric, baseline_loss, times, flags)
 
 
-def _diagnose(train_loss: Values, val_loss: Values, metric: Values | None, base: float | None, times: int) -> Diagnosis:
+def _diagnose(
+    train_loss: Values, val_loss: Values, metric: Values | None, base: float | None, times: int, flags: Collection[str]
+) -> Diagnosis:
     train, val = read_curve(train_loss), read_curve(val_loss)
-    facts = RunFacts(train, val, base, times)
+    facts = RunFacts(train, val, base, times, flags)
     if _is_lost(train_loss, val_loss, train):
         return _sure(Fit.DIVERGED, "exploded", facts)
     if val is None:

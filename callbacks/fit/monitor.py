@@ -1,14 +1,16 @@
 """`FitMonitor`: says whether a run underfits, fits well or overfits, while it runs and when it ends."""
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from callbacks.diagnosis.names import plain
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
-from callbacks.fit.reader import AUTO, FitReader, obstacle, train_eval_loss
+from callbacks.fit.reader import AUTO, FitReader, baseline_of, obstacle, train_eval_loss
 from callbacks.fit.record import headline, paragraph, write_document
-from callbacks.host import Guard, number, say
-from callbacks.host.packages import Callback, LightningModule, Trainer, kinds
+from callbacks.host import Guard, say
+from callbacks.host.packages import Callback, LightningModule, Trainer
 from callbacks.loggers import dispatch
 from callbacks.loggers.figures import png_of, rgb
 from callbacks.readers.pacing import SpareTime
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DRAWING = 0.02  # share of the time that goes into pictures on the way: each costs as much as many small epochs
+READING = "reading the losses"
 GUESS = 0.5  # seconds that the first picture takes
 
 
@@ -26,18 +29,27 @@ def _folder_of(trainer: Trainer) -> Path | None:
     Every rank must ask: the log folder is broadcast.
     """
     log_dir = trainer.log_dir
-    beside = getattr(trainer.checkpoint_callback, "dirpath", None)
+    beside = next((saver.dirpath for saver in _savers(trainer) if getattr(saver, "dirpath", None)), None)
     folder = str(beside or log_dir or trainer.default_root_dir)
     return None if "://" in folder else Path(folder)
 
 
+def _savers(trainer: Trainer) -> list[Any]:
+    """What keeps the best checkpoint, of whichever of Lightning's packages."""
+    return [each for each in trainer.callbacks if hasattr(each, "best_model_path")]  # type: ignore[attr-defined]  # a connector's
+
+
 def _checkpoint_to_keep(trainer: Trainer, val_loss: str, best_epoch: int | None) -> str:
     """Which checkpoint to keep: that of the lowest validation loss, or how to have one."""
-    kept: list[Any] = list(trainer.checkpoint_callbacks)
-    for callback in kept:
-        is_of_loss = isinstance(callback, kinds("callbacks.ModelCheckpoint")) and callback.monitor == val_loss
-        if is_of_loss and callback.best_model_path:
-            return str(callback.best_model_path)
+    savers = _savers(trainer)
+    for saver in savers:
+        watched = plain(str(getattr(saver, "monitor", None))).removesuffix("_epoch")
+        is_low = watched == plain(val_loss).removesuffix("_epoch") and getattr(saver, "mode", "min") == "min"
+        if is_low and saver.best_model_path:
+            return str(saver.best_model_path)
+    for folder in [Path(str(saver.dirpath)) for saver in savers if getattr(saver, "dirpath", None)]:
+        for path in sorted(folder.glob(f"*epoch={best_epoch}[-.]*")):
+            return str(path)
     return f"the weights of epoch {best_epoch}; ModelCheckpoint(monitor={val_loss!r}) would have kept the best ones"
 
 
@@ -52,10 +64,12 @@ class FitMonitor(Callback):
     `diagnose`, which says what it means.
 
     Args:
-        train_loss: Name under which the training loss is logged. Logged by the step alone, its epoch's mean is taken.
-        val_loss: Name under which the validation loss is logged; with several loaders e.g. `val_loss/dataloader_idx_0`.
-        metric: Name of what matters in the end; `auto` takes the first of val_accuracy, val_acc, val_f1, val_r2 that
-            is logged, none takes nothing. A validation loss that worsens while it holds is called overconfident.
+        train_loss: Name under which the training loss is logged; `train_loss` also finds what has another name, such as
+            `train/loss` or `loss`. Logged by the step alone, its epoch's mean is taken.
+        val_loss: Name under which the validation loss is logged; `val_loss` also finds what has another name, such as
+            `valid_loss` or `Validation/Loss`, and of several loaders' the first, `val_loss/dataloader_idx_0`.
+        metric: Name of what matters in the end; `auto` takes the first of accuracy, acc, f1 and r2 on validation rows
+            that is logged, none takes nothing. A validation loss that worsens while it holds is called overconfident.
         metric_mode: Whether the metric is to be high (`max`) or low (`min`).
         baseline_loss: Validation loss of the best constant prediction; none asks the module's `baseline_loss`.
         stop: Vote to stop when overfitting is established, and name the checkpoint to keep.
@@ -96,6 +110,7 @@ class FitMonitor(Callback):
         self.baseline_loss, self.stop, self.stop_after = baseline_loss, stop, stop_after
         self.train_slice, self.check_every, self.plot, self.closing = train_slice, check_every, plot, closing
         self.last_word = ""
+        self.flags: Collection[str] = ()  # by which the user sets things on a command line, for the advice
         self._begin()
 
     def _begin(self) -> None:
@@ -145,14 +160,18 @@ class FitMonitor(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take a training loss that the module logged after our hook of the epoch before."""
-        self._reader.late(trainer, trainer.current_epoch - 1)
-        self._reader.complain(trainer)
+        with self._guard(trainer, READING):
+            self._reader.late(trainer, trainer.current_epoch - 1)
+            self._reader.complain(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add up a training loss that is logged by the step alone."""
-        self._reader.step(trainer, batch_idx)
+        try:
+            self._reader.step(trainer, batch_idx)
+        except Exception as error:  # noqa: BLE001  # whatever it is
+            self._guard.failed(trainer, READING, error)
 
     def steps_free(self, trainer: Trainer) -> float:
         """All, but for a training loss that is logged by the step alone."""
@@ -163,17 +182,20 @@ class FitMonitor(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell old values from those that will be logged."""
-        self._reader.before_validation(trainer)
+        with self._guard(trainer, READING):
+            self._reader.before_validation(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the validation loss and the metric; before training, the loss at the start."""
         if trainer.state.fn == "fit":
-            self._reader.validation(trainer)
+            with self._guard(trainer, READING):
+                self._reader.validation(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Pair the losses of the epoch, judge if it is time, and vote."""
         epoch = trainer.current_epoch
-        self._reader.epoch(trainer, epoch)
+        with self._guard(trainer, READING):
+            self._reader.epoch(trainer, epoch)
         if self.train_slice:
             self._evaluate_slice(trainer, pl_module, epoch)
         if self._is_due(epoch):
@@ -187,8 +209,9 @@ class FitMonitor(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the last verdict, write it down and say it."""
         epoch = max(trainer.current_epoch - 1, 0)
-        self._reader.late(trainer, epoch)
-        self._reader.complain(trainer, ended=True)
+        with self._guard(trainer, READING):
+            self._reader.late(trainer, epoch)
+            self._reader.complain(trainer, ended=True)
         self._judge(trainer, pl_module, epoch, last=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -204,19 +227,18 @@ class FitMonitor(Callback):
     def _evaluate_slice(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         reason = obstacle(trainer, pl_module)
         if reason is None:
-            with self._guard(trainer, "evaluating the slice of training rows"):
-                loss = train_eval_loss(trainer, pl_module, self.train_slice)
-                self._reader.put(trainer, "fair_loss", epoch, loss)
+            self._reader.put(
+                trainer, "fair_loss", epoch, train_eval_loss(trainer, pl_module, self.train_slice, self._guard)
+            )
         else:
             self._guard.once(trainer, f"train_slice={self.train_slice} is not used: {reason}")
 
     def _judge(self, trainer: Trainer, pl_module: LightningModule, epoch: int, *, last: bool = False) -> None:
         with self._guard(trainer, "the diagnosis"):
             train, val, metric = self._reader.record.paired()
-            base = self.baseline_loss
-            if base is None:
-                base = number(getattr(pl_module, "baseline_loss", None))
-            found = diagnose(train, val, val_metric=metric, metric_mode=self.metric_mode, baseline_loss=base)
+            base = baseline_of(pl_module) if self.baseline_loss is None else self.baseline_loss
+            mode, flags = self.metric_mode, self.flags
+            found = diagnose(train, val, val_metric=metric, metric_mode=mode, baseline_loss=base, flags=flags)
             changed, self._verdict, self.diagnosis = found.fit is not self._verdict, found.fit, found
             if not last:  # the end adds nothing to what a longer run would know
                 self._judged = epoch
@@ -231,7 +253,7 @@ class FitMonitor(Callback):
         if changed:
             say(trainer, f"FitMonitor: epoch {epoch}: {headline(found)}. {found.reason}")
         keeps = found.fit is Fit.OVERFIT or found.cause == "overconfident" or self._stopped
-        keep = _checkpoint_to_keep(trainer, self.val_loss, found.best_epoch) if keeps else None
+        keep = _checkpoint_to_keep(trainer, self._reader.record.names["val_loss"], found.best_epoch) if keeps else None
         if last:
             self.last_word = paragraph(found, keep)
             if self.closing:

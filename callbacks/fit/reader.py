@@ -1,13 +1,26 @@
 """Reads the losses of a run from what its module logs, each in the epoch it belongs to, equal on all ranks."""
 
+import copy
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from callbacks.diagnosis.names import find_losses, find_metric, is_validation
 from callbacks.fit.record import FitRecord
-from callbacks.host import Fresh, logged, say
+from callbacks.host import Fresh, Guard, logged, number, say
 from callbacks.host.packages import LightningModule, Trainer, isolated_random_numbers
+
+
+def baseline_of(module: object) -> float | None:
+    """Return the module's own loss of the trivial prediction; None if it does not know it, or fails to say it."""
+    with suppress(Exception):  # a stranger's property may do anything
+        return number(getattr(module, "baseline_loss", None))
+    return None
 
 
 def obstacle(trainer: Trainer, pl_module: LightningModule) -> str | None:
@@ -20,39 +33,81 @@ def obstacle(trainer: Trainer, pl_module: LightningModule) -> str | None:
     return None
 
 
-def train_eval_loss(trainer: Trainer, pl_module: Any, rows: int) -> float:
-    """Evaluate the loss of `rows` training rows, evenly spaced and the same each time, in eval mode.
+def train_eval_loss(trainer: Trainer, pl_module: Any, rows: int, guard: Guard) -> float | None:
+    """Evaluate the loss of `rows` training rows, evenly spaced and the same each time, in eval mode; None if it fails.
 
-    The module's `evaluation_loss(batch)` tells the mean loss of a batch without logging or changing anything. Modes and
-    random numbers are put back: training goes on as if this had not been.
+    The module's `evaluation_loss(batch)` tells the mean loss of a batch. A copy over the same parameters is asked,
+    and copies of what reads and moves the rows: metrics, counters, buffers and generators stay as they are, nothing is
+    logged, and torch's, NumPy's and Python's random numbers are put back.
     """
-    modes = {module: module.training for module in pl_module.modules()}
-    pl_module.eval()
-    try:
-        with isolated_random_numbers(), torch.no_grad(), trainer.precision_plugin.val_step_context():
-            batch = trainer.strategy.batch_to_device(_slice(trainer.train_dataloader, rows))
-            return float(pl_module.evaluation_loss(batch))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    loader: Any = trainer.train_dataloader
+    loss = None
+    with isolated_random_numbers(), torch.no_grad(), guard(trainer, "evaluating the slice of training rows"):
+        data = getattr(trainer, "datamodule", None)
+        hooks = [_hook_owner(name, data, pl_module) for name in _TRANSFER]
+        memo = _shared([pl_module], large=False, memo={id(trainer): None})
+        memo = _shared([loader.dataset, loader.collate_fn, *hooks], large=True, memo=memo)
+        module, dataset, collate, *hooks = copy.deepcopy([pl_module, loader.dataset, loader.collate_fn, *hooks], memo)
+        module.log = module.log_dict = lambda *args, **kwargs: None
+        batch = collate(_slice(dataset, rows))
+        device = trainer.strategy.root_device
+        for name, owner in zip(_TRANSFER, hooks, strict=True):
+            batch = getattr(owner, name)(batch, *([device] if name == "transfer_batch_to_device" else []), 0)
+        with trainer.precision_plugin.val_step_context():
+            loss = float(module.eval().evaluation_loss(batch))
+    return loss
 
 
-def _slice(loader: Any, rows: int) -> Any:
-    dataset = loader.dataset
+_TRANSFER = "on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"
+
+
+def _hook_owner(name: str, data: Any, pl_module: Any) -> Any:
+    """Return whose hook Lightning calls: the data module's where it has one of its own."""
+    home = getattr(getattr(type(data), name, None), "__module__", "core.hooks")
+    return pl_module if home.endswith("core.hooks") else data
+
+
+def _shared(roots: Sequence[Any], *, large: bool, memo: dict[int, Any]) -> dict[int, Any]:
+    """Return, by id, what a deep copy of `roots` is to take instead of copies: parameters, and `large` data."""
+    parts, seen = list(roots), set[int]()
+    while parts:
+        part = parts.pop()
+        if id(part) in seen or id(part) in memo or isinstance(part, type | ModuleType | FunctionType):
+            continue
+        seen.add(id(part))
+        if isinstance(part, Tensor) and (isinstance(part, nn.Parameter) or not part.is_leaf):
+            memo[id(part)] = part if part.is_leaf else part.detach().clone()  # of a graph, which torch does not copy
+        elif isinstance(part, list | tuple | dict | set | deque):
+            if large and len(part) > 1000:
+                memo[id(part)] = copy.copy(part)
+            else:
+                parts += part.values() if isinstance(part, dict) else part
+        elif hasattr(type(part), "__array__"):
+            size = getattr(part, "nbytes", None)  # of a table the rows count
+            if large and (len(part) > 1000 if size is None else size > 1_000_000):
+                memo[id(part)] = part
+        else:
+            parts += getattr(part, "__dict__", {}).values()
+            parts += [part.__self__] if isinstance(part, MethodType) else []
+    return memo
+
+
+def _slice(dataset: Any, rows: int) -> Any:
     count = min(rows, len(dataset))
     indices = [i * len(dataset) // count for i in range(count)]
     gather = getattr(dataset, "__getitems__", None)
-    return loader.collate_fn(gather(indices) if gather else [dataset[i] for i in indices])
+    return gather(indices) if gather else [dataset[i] for i in indices]
 
 
 AUTO = "auto"
-USUAL = ("val_accuracy", "val_acc", "val_f1", "val_r2")  # higher is better in all of them
+_LOSSES = "train_loss", "val_loss"
 
 
 class FitReader:
     """Fills a `FitRecord` from the trainer's metrics.
 
-    The names are those of the losses and of the metric, `auto` for the first usual one that is logged, or none.
+    The names are those of the losses and of the metric; `train_loss` and `val_loss` stand for the losses under
+    whatever names `find_losses` knows, `auto` for the first usual metric that is logged, None for none.
     """
 
     def __init__(self, train_loss: str, val_loss: str, metric: str | None) -> None:
@@ -62,7 +117,11 @@ class FitReader:
         self.by_step = False  # the training loss is logged by the step alone
         self._sum: Tensor | float = 0.0
         self._count = 0
+        self._summed = ""  # the name of what is summed
+        self._settled: set[str] = set()  # losses whose names are known
         self._validated = self._epoch_read = False
+        self._new: dict[str, float | None] = {}  # what the latest validation logged that may be its loss
+        self._others: tuple[str, ...] = ()  # that are as likely to be the validation loss
         self._complained: set[str] = set()
 
     def state(self) -> dict[str, Any]:
@@ -77,13 +136,25 @@ class FitReader:
             self.metric = self.record.names.get("metric", AUTO)
         self._sum, self._count = state["sums"]
         self.by_step = state["by_step"]
+        self._summed = self.record.names["train_loss"]
+        self._settled = {curve for curve in _LOSSES if self.record.has(curve)}
+
+    def _choose(self, trainer: Trainer) -> None:
+        """Find the losses among what is logged; one that an epoch was read of is read on."""
+        names = self.record.names
+        if len(self._settled) < 2:
+            asked = [names[curve] if curve in self._settled else getattr(self, curve) for curve in _LOSSES]
+            found = find_losses(trainer.callback_metrics, *asked)
+            names |= {c: name for c, name in zip(_LOSSES, (found.train, found.val), strict=True) if name is not None}
+            self._others = found.others or self._others
 
     def step(self, trainer: Trainer, batch_idx: int) -> None:
         """Add up a training loss that is logged by the step alone; no sync with the device."""
         if batch_idx == 0:
-            self._sum, self._count = 0.0, 0
-            self.by_step = f"{self.train_loss}_step" not in trainer.callback_metrics
-        value = self._fresh.tensor(trainer, self.train_loss) if self.by_step else None
+            self._choose(trainer)
+            self._sum, self._count, self._summed = 0.0, 0, self.record.names["train_loss"]
+            self.by_step = f"{self._summed}_step" not in trainer.callback_metrics
+        value = self._fresh.tensor(trainer, self._summed) if self.by_step else None
         if value is not None:
             self._sum, self._count = self._sum + value, self._count + 1
         elif batch_idx == 0:
@@ -91,13 +162,23 @@ class FitReader:
 
     def before_validation(self, trainer: Trainer) -> None:
         """Note what is there already: it is old."""
-        for name in (self.val_loss, *([self.metric] if self.metric else [])):
+        for name in (*self._candidates(trainer), *([self.metric] if self.metric else [])):
             self._fresh.tensor(trainer, name)
+
+    def _candidates(self, trainer: Trainer) -> list[str]:
+        """Return what may turn out to be the validation loss, once the training loss of the epoch is known too."""
+        if "val_loss" in self._settled or self.val_loss != "val_loss":
+            return [self.record.names["val_loss"]]
+        return [name for name in trainer.callback_metrics if is_validation(name)]
 
     def validation(self, trainer: Trainer) -> None:
         """Read a validation that has just ended; the last of an epoch stays."""
-        value = self._fresh.read(trainer, self.val_loss)
+        read = {name: self._fresh.read(trainer, name) for name in self._candidates(trainer)}
+        self._choose(trainer)
+        self._new |= {name: value for name, value in read.items() if value is not None}
+        value = read.get(self.record.names["val_loss"])
         if trainer.sanity_checking:
+            self._new = {}
             if trainer.global_step == 0:
                 self.record.loss_at_start = value
             return
@@ -105,26 +186,33 @@ class FitReader:
         if value is not None:
             self.record.put("val_loss", trainer.current_epoch, value)
         if self.metric == AUTO:
-            self.metric = next((name for name in USUAL if name in trainer.callback_metrics), AUTO)
+            self.metric = find_metric(trainer.callback_metrics) or AUTO
         metric = self._fresh.read(trainer, self.metric) if self.metric else None
         if metric is not None:
             self.record.names["metric"] = str(self.metric)
             self.record.put("metric", trainer.current_epoch, metric)
 
     def epoch(self, trainer: Trainer, epoch: int) -> None:
-        """Read the training loss of an epoch that ends, and make all its values equal on all ranks."""
+        """Read the losses of an epoch that ends, and make all its values equal on all ranks."""
         self._epoch_read = True
-        value = self._fresh.read(trainer, self.train_loss)
-        if self.by_step and self._count:
+        self._choose(trainer)
+        names = self.record.names
+        value = self._fresh.read(trainer, names["train_loss"])
+        if self.by_step and self._count and self._summed == names["train_loss"]:
             value = float(self._sum) / self._count
         self._sum, self._count = 0.0, 0
         self.put(trainer, "train_loss", epoch, value)
-        for curve in ("val_loss", "metric"):
-            self.put(trainer, curve, epoch, self.record.at(curve, epoch))
+        if not trainer.enable_validation:  # some evaluate in their training
+            self._new = {names["val_loss"]: self._fresh.read(trainer, names["val_loss"])}
+        self.put(trainer, "val_loss", epoch, self._new.get(names["val_loss"], self.record.at("val_loss", epoch)))
+        self.put(trainer, "metric", epoch, self.record.at("metric", epoch))
+        self._new = {}
+        self._settled = {curve for curve in _LOSSES if self.record.has(curve)}
 
     def late(self, trainer: Trainer, epoch: int) -> None:
         """Read a training loss that the module logged in its own `on_train_epoch_end`, which comes after ours."""
-        value = self._fresh.read(trainer, self.train_loss)
+        self._choose(trainer)
+        value = self._fresh.read(trainer, self.record.names["train_loss"])
         if epoch >= 0 and self.record.at("train_loss", epoch) is None:
             self.put(trainer, "train_loss", epoch, value)
 
@@ -140,16 +228,19 @@ class FitReader:
             self.record.put(curve, epoch, value)
 
     def complain(self, trainer: Trainer, *, ended: bool = False) -> None:
-        """Say once, in one line each, which loss is not logged, and what is."""
-        if ended or (self._epoch_read and (self._validated or not trainer.enable_validation)):
-            self._missing(trainer, "val_loss", self.val_loss)
-        if ended or self._epoch_read:
-            self._missing(trainer, "train_loss", self.train_loss)
-
-    def _missing(self, trainer: Trainer, argument: str, name: str) -> None:
-        if self.record.has(argument) or argument in self._complained:
+        """Say once, in one line, which losses are not logged, what is, and what to do; or which of several is read."""
+        if not ended and not (self._epoch_read and (self._validated or not trainer.enable_validation)):
             return
-        self._complained.add(argument)
-        names = ", ".join(sorted(logged(trainer))) or "nothing"
-        what = f"no {'validation' if argument == 'val_loss' else 'training'} loss: `{name}` is not logged"
-        say(trainer, f"FitMonitor finds {what}; logged: {names}. FitMonitor({argument}=NAME) reads another.")
+        stages = {"val_loss": "validation", "train_loss": "training"}
+        missing = [curve for curve in stages if not self.record.has(curve) and curve not in self._complained]
+        if missing:
+            what = " and ".join(f"no {stages[c]} loss: `{getattr(self, c)}` is not logged" for c in missing)
+            arguments = ", ".join(f"{curve}=NAME" for curve in missing)
+            names = ", ".join(sorted(logged(trainer))) or "nothing"
+            advice = f"Log it with `self.log`, or FitMonitor({arguments}) reads another."
+            say(trainer, f"FitMonitor finds {what}; logged: {names}. {advice}")
+        elif self._others and "others" not in self._complained:
+            taken, others = self.record.names["val_loss"], ", ".join(self._others)
+            say(trainer, f"FitMonitor reads {taken}, not {others}; FitMonitor(val_loss=NAME) reads another.")
+            missing = ["others"]
+        self._complained.update(missing)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from callbacks.diagnosis.names import find_losses
 from callbacks.health.facts import Cut, Facts, Reading
 from callbacks.health.faults import Finding, Said
 from callbacks.health.network_reading import read_dropouts, read_head, read_optimizers
@@ -119,9 +120,10 @@ class TrainingWatch:
         total, count = self._epoch_losses
         self._epoch_losses = [0.0, 0.0]
         mean = total / count if count else nan
-        values = {name.lower(): value for name, value in logged(trainer).items()}
-        words = (("train", "loss"), ("val", "loss"), ("val", "acc"))
-        train_loss, val_loss, accuracy = (_first(values, *each) for each in words)
+        values = logged(trainer)
+        found = find_losses(values)
+        train_loss, val_loss = (values.get(name or "", nan) for name in (found.train, found.val))
+        accuracy = _first({name.lower(): value for name, value in values.items()}, "val", "acc")
         self._epochs = [*self._epochs, (mean, _in_units(val_loss, mean, train_loss))][-rules.LASTING :]
         if self._ended_epochs < self._next_epoch:
             return

@@ -40,11 +40,12 @@ class Fresh:
 
     def tensor(self, trainer: "Trainer", name: str) -> "Tensor | None":
         """Return the value on its device if it is new since this was last asked for, else None."""
-        value = trainer.callback_metrics.get(name)
-        if value is None or value is self._seen.get(name) or value.numel() != 1:
+        value: Any = trainer.callback_metrics.get(name)  # some put there what is none
+        if not hasattr(value, "numel") or value is self._seen.get(name) or value.numel() != 1:
             return None
         self._seen[name] = value
-        return value.detach()
+        tensor: Tensor = value.detach()
+        return tensor
 
     def read(self, trainer: "Trainer", name: str) -> float | None:
         """Return the value if it is new since this was last asked for, else None; NaN stays NaN."""

@@ -1,6 +1,7 @@
 """Lightning's names for what runs within one package: our verbs, and what they are made of.
 
-They come from the main package, as it is when they are first asked for.
+They come from the main package, as it is when they are first asked for. Classes of ours that shall work in both
+packages inherit from those of `packages` instead.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,9 @@ from callbacks.host.packages import main_package, named
 
 if TYPE_CHECKING:  # one of the two says what both are
     from lightning_fabric.utilities.exceptions import MisconfigurationException as MisconfigurationException
+    from pytorch_lightning import Callback as Callback
+    from pytorch_lightning import LightningDataModule as LightningDataModule
+    from pytorch_lightning import LightningModule as LightningModule
     from pytorch_lightning import Trainer as Trainer
     from pytorch_lightning import seed_everything as seed_everything
     from pytorch_lightning.callbacks import Checkpoint as Checkpoint
@@ -32,7 +36,7 @@ if TYPE_CHECKING:  # one of the two says what both are
     from pytorch_lightning.profilers import PassThroughProfiler as PassThroughProfiler
 
 _MODULES = {
-    "": ("Trainer", "seed_everything"),
+    "": ("Callback", "LightningDataModule", "LightningModule", "Trainer", "seed_everything"),
     "callbacks": ("Checkpoint", "ModelCheckpoint", "ProgressBar", "TQDMProgressBar"),
     "callbacks.progress.tqdm_progress": ("Tqdm",),
     "cli": (

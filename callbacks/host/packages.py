@@ -8,7 +8,7 @@ classes inherit from each of these.
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -25,21 +25,26 @@ def loaded() -> tuple[str, ...]:
     return tuple(name for name in PACKAGES if hasattr(sys.modules.get(name), "Trainer"))  # else it is half imported
 
 
-def main_package() -> str:
-    """Return the package to take where no object says which, imported: the chosen one, else one that is there.
+def preferred() -> str:
+    """Return the package to take where no object says which: the chosen one, else one that is loaded or installed.
 
     Raises:
         ModuleNotFoundError: Neither is installed.
     """
     chosen = os.environ.get(CHOICE)
-    for name in [chosen] if chosen in PACKAGES else loaded() or PACKAGES:
-        with suppress(ModuleNotFoundError):  # `find_spec` imports `lightning` to look for `lightning.pytorch`
-            if name in sys.modules or find_spec(name) is not None:
-                import_module(name)
-                return name
+    installed = (name for name in PACKAGES if find_spec(name.partition(".")[0]) is not None)
+    for name in [chosen] if chosen in PACKAGES else loaded() or installed:
+        return name
     raise ModuleNotFoundError(
         f"Lightning is needed, `pytorch_lightning` or `lightning`, and neither is here: {INSTALL}"
     )
+
+
+def main_package() -> str:
+    """Return the preferred package, imported."""
+    name = preferred()
+    import_module(name)
+    return name
 
 
 def package_of(thing: object) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from callbacks.diagnosis.names import VAL, find_losses, is_validation, logged_as, words
 from callbacks.host import Guard, NamedByPlace, logged
 from callbacks.host.packages import Callback, LightningModule, Trainer
 from callbacks.loggers import dispatch
@@ -19,7 +20,8 @@ class TensorBoardLayout(NamedByPlace, Callback):
     their own manner; without a logger they are files in the root folder.
 
     Args:
-        monitor: Name of the logged metric that tells which epoch is best. A NaN is never best.
+        monitor: Name of the logged metric that tells which epoch is best; `val_loss` also finds a validation loss of
+            another name. A NaN is never best.
         mode: `min` or `max`.
         config: Text of the run's configuration for the Text tab, or none.
 
@@ -32,7 +34,7 @@ class TensorBoardLayout(NamedByPlace, Callback):
             raise ValueError(f"mode must be `min` or `max`, not {mode!r}.")
         self.monitor, self.mode, self.config = monitor, mode, config
         self._best: float | None = None
-        self._described = False
+        self._described = self._validated = False
         self._guard = Guard("TensorBoardLayout")
 
     def state_dict(self) -> dict[str, Any]:
@@ -49,7 +51,7 @@ class TensorBoardLayout(NamedByPlace, Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lay out the loss chart and write the configuration."""
-        self._described = False
+        self._described = self._validated = False
         if self.config:
             with self._guard(trainer, "writing the configuration"):
                 dispatch.write_text(trainer, "config", self.config, 0)
@@ -58,13 +60,18 @@ class TensorBoardLayout(NamedByPlace, Callback):
         """Write the results of the epoch if it is the best so far."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        results = logged(trainer, "val_")
-        if not self._described:
-            self._describe(trainer, pl_module, sorted(results))
-            self._described = True
-        if self.monitor in results and self._improves(results[self.monitor]):
-            self._best = results[self.monitor]
+        self._validated = True
+        results = {name: value for name, value in logged(trainer).items() if is_validation(name)}
+        monitor = logged_as(self.monitor, results)
+        if monitor in results and self._improves(results[monitor]):
+            self._best = results[monitor]
             self._write_results(trainer, results)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Describe the run by what was logged in its first epoch with a validation."""
+        if self._validated and not self._described:
+            self._described = True
+            self._describe(trainer, pl_module, sorted(filter(is_validation, logged(trainer))))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the test results beside those of the best epoch."""
@@ -76,9 +83,12 @@ class TensorBoardLayout(NamedByPlace, Callback):
         return value < self._best if self.mode == "min" else value > self._best
 
     def _describe(self, trainer: Trainer, pl_module: LightningModule, names: list[str]) -> None:
-        losses = {"loss": ["train_loss", "val_loss"]}
-        others = {name.removeprefix("val_"): [name] for name in names if name != "val_loss"}
-        results = [f"hp/{name}" for name in names] + [f"hp/test_{name.removeprefix('val_')}" for name in names]
+        every = logged(trainer)
+        found = find_losses(every)
+        train, val = found.train or "train_loss", found.val or "val_loss"
+        losses = {"loss": [f"{name}_epoch" if f"{name}_epoch" in every else name for name in (train, val)]}
+        others = {_unstaged(name): [name] for name in names if name != val}
+        results = [f"hp/{name}" for name in names] + [f"hp/test_{_unstaged(name)}" for name in names]
         with self._guard(trainer, "describing the run"):
             dispatch.write_charts(trainer, {"Fit": losses, "Metrics": others})
             dispatch.write_hyperparameters(trainer, _hyperparameters(trainer, pl_module), results)
@@ -88,6 +98,11 @@ class TensorBoardLayout(NamedByPlace, Callback):
         if tagged:
             with self._guard(trainer, "writing the results"):
                 dispatch.write_scalars(trainer, tagged, trainer.current_epoch)
+
+
+def _unstaged(name: str) -> str:
+    """A name without the word for its stage: `acc` of `val_acc` and of `valid/acc`."""
+    return "_".join(word for word in words(name) if word not in VAL)
 
 
 def _hyperparameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

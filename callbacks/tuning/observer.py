@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
+from callbacks.diagnosis.names import find_metric, logged_as
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
-from callbacks.fit.reader import AUTO, USUAL, FitReader
+from callbacks.fit.reader import AUTO, FitReader, baseline_of
 from callbacks.host import Fresh, logged
 from callbacks.host.packages import Callback, LightningModule, Trainer
 from callbacks.search.plan import SearchError
@@ -98,7 +97,7 @@ class TrialObserver(Callback):
         """Read the newest epoch of a fit that no trainer runs: one number an epoch by name."""
         self.curves = curves
         self.epochs = len(curves[self.metric])
-        usual = next((name for name in USUAL if name in curves), "")
+        usual = find_metric(curves) or ""
         for curve, name in (("train_loss", "train_loss"), ("val_loss", self._reader.val_loss), ("metric", usual)):
             if name in curves:
                 self._reader.record.put(curve, self.epochs - 1, curves[name][-1])
@@ -169,16 +168,11 @@ class TrialObserver(Callback):
 
     def _read(self, trainer: Trainer) -> None:
         self._is_read = True
-        value = self._fresh.read(trainer, self.metric)
-        if value is not None and self._add(value, trainer.current_epoch, lambda: logged(trainer)) and self.improved:
+        value = self._fresh.read(trainer, logged_as(self.metric, trainer.callback_metrics))
+        if value is None:
+            return
+        if self._add(value, trainer.current_epoch, lambda: {**logged(trainer), self.metric: value}) and self.improved:
             self.improved(trainer)
-
-
-def baseline_of(module: LightningModule) -> float | None:
-    """Return the module's loss of the trivial prediction, None if it does not know it."""
-    value = getattr(module, "baseline_loss", None)
-    is_number = isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
-    return float(value) if is_number else None  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -201,7 +195,7 @@ class TrialPruning(Callback):
 
     Args:
         trial: The trial. Only rank zero's is used; None elsewhere, where a script is started anew for each rank.
-        monitor: Name of the metric, as logged.
+        monitor: Name of the metric, as logged; `val_loss` also finds a validation loss of another name.
         first_step: Step of the first report; the steps count up from it. Give the second fit of the same trial (another
             seed or fold) the `next_step` of the first, since Optuna takes each step once.
 
@@ -254,7 +248,7 @@ class TrialPruning(Callback):
 
     def _report(self, trainer: Trainer) -> tuple[_Verdict, Exception | None]:
         """Return what rank zero makes of the newest value; other ranks read along and decide nothing."""
-        value = self._fresh.read(trainer, self.monitor)
+        value = self._fresh.read(trainer, logged_as(self.monitor, trainer.callback_metrics))
         step = self.next_step
         self.next_step += 1
         if value is None:

@@ -71,7 +71,7 @@ class OptunaSearch(NamedByPlace, Callback):
 
     Args:
         n_trials: Trials of the whole search, over all starts.
-        monitor: Name of the logged metric.
+        monitor: Name of the logged metric; `val_loss` also finds a validation loss of another name.
         mode: Whether it is to be low (`min`) or high (`max`).
         max_epochs: Epochs of a trial; by default as many as the fit's.
         lr: Learning rates to choose from: a range such as `log 1e-4..1`, or a list; none leaves the rate alone.

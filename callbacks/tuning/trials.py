@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from callbacks.fit.reader import baseline_of
 from callbacks.host.packages import PACKAGES, Callback, Trainer, isolated_random_numbers
 from callbacks.search.waves import SampledTrial, TrialOutcome
-from callbacks.tuning.observer import TrialObserver, TrialPruning, baseline_of
+from callbacks.tuning.observer import TrialObserver, TrialPruning
 
 if TYPE_CHECKING:
     from optuna import Study, Trial

@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from callbacks.host.packages import LightningDataModule
+from callbacks.host.lightning import LightningDataModule
 from datamodules import TabularDataModule
 from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.cli.flags import LINKED

@@ -19,11 +19,14 @@ from callbacks import (
 )
 from callbacks.host import replacing
 from callbacks.host.lightning import (
+    Callback,
     Checkpoint,
     CheckpointIO,
     CSVLogger,
     LightningArgumentParser,
     LightningCLI,
+    LightningDataModule,
+    LightningModule,
     Logger,
     LRSchedulerTypeTuple,
     ModelCheckpoint,
@@ -32,7 +35,6 @@ from callbacks.host.lightning import (
     Trainer,
     instantiate_class,
 )
-from callbacks.host.packages import Callback, LightningDataModule, LightningModule
 from datamodules import TabularDataModule
 from lightning_mods.cli.classes import BY_TASK, CLASS_KEYS, OURS, find_class, own_arguments, with_classes
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line

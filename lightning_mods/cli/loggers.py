@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from callbacks.host.packages import preferred
 from lightning_mods.cli.command_line import CommandLine, UsageError, from_yaml
 from lightning_mods.loggers import BUILD_VISDOM
 from lightning_mods.loggers.terminal import say
@@ -32,7 +33,7 @@ class NamedLogger:
     note: str = ""  # what else to know about installing it
 
 
-_LIGHTNING = "pytorch_lightning.loggers"
+_LIGHTNING = f"{preferred()}.loggers"
 _NAMED = {
     "tensorboard": NamedLogger("lightning_mods.loggers.tensorboard.EventLogger", folder=True),
     "wandb": NamedLogger(f"{_LIGHTNING}.WandbLogger", "wandb", "wandb"),

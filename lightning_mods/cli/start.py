@@ -7,16 +7,19 @@ for torch.
 import gc
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from callbacks.host import replacing
+from callbacks.host.packages import CHOICE, PACKAGES, preferred
 from lightning_mods.cli.command_line import CommandLine, UsageError, with_own_classes
 from lightning_mods.cli.flags import Reference
 
@@ -37,7 +40,7 @@ _WORK = {
 _OURS = {"model": ("MLPClassifier", "MLPRegressor"), "data": ("TabularDataModule",)}
 _PACKAGES = ("callbacks", "datamodules", "lightning_mods")
 # What else the text depends on, as their `NAME-VERSION.dist-info` is called.
-_LIBRARIES = ("torch", "pytorch_lightning", "jsonargparse", "docstring_parser")
+_LIBRARIES = ("torch", "lightning", "pytorch_lightning", "jsonargparse", "docstring_parser")
 
 
 def start(verb: str, args: Sequence[str] | None, *, whole_process: bool = False) -> None:
@@ -52,7 +55,8 @@ def start(verb: str, args: Sequence[str] | None, *, whole_process: bool = False)
         if verb == "predict" and line.said("exported") is not None and not line.asks_for_help:
             _work("predict --exported")(line)
             return
-        # Not before, as where an exported model runs there need be nothing that this imports or looks at.
+        # Not before, as where an exported model runs there need be nothing that these import or look at.
+        choose_package(line)
         line = _work("named loggers")(line)
         if _is_answered(line, lambda: load("reference")(line), keep=whole_process):
             return
@@ -60,6 +64,32 @@ def start(verb: str, args: Sequence[str] | None, *, whole_process: bool = False)
         sys.stderr.write(f"{verb}: {' '.join(str(error).split())}\n")
         raise SystemExit(2) from None
     load(verb)(line)
+
+
+def choose_package(line: CommandLine) -> None:
+    """Let a verb run on the Lightning package that the user's classes are of; where none is, on the preferred one."""
+    asked = {f"--{section}={path}": path for section in _OURS if (path := line.section(section).get("class_path"))}
+    found = {flag: package for flag, path in asked.items() if (package := _package_behind(str(path)))}
+    if len(set(found.values())) > 1:
+        said = " and ".join(f"{flag} is a class of `{package}`" for flag, package in found.items())
+        raise UsageError(f"all classes of a run must be of one Lightning package; {said}.")
+    named = (name for name in PACKAGES if re.search(rf"\b{re.escape(name)}\.\w", " ".join(line.words)))
+    package = next(chain(found.values(), named), None)
+    if package is not None and package != preferred():
+        if "lightning_mods.cli.lightning_cli" in sys.modules:
+            raise UsageError(f"this process has run a command on `{preferred()}`; `{package}` needs one of its own.")
+        os.environ[CHOICE] = package  # for the processes of a study too
+
+
+def _package_behind(path: str) -> str | None:
+    """The Lightning package that a class of the user's inherits from, None where that cannot be said."""
+    module, _, name = path.rpartition(".")
+    if not module or module.partition(".")[0] in _PACKAGES:
+        return None
+    with suppress(Exception):  # what is wrong with it is said where the class is needed
+        bases = [base.__module__ for base in getattr(import_module(module), name).__mro__]
+        return next((package for base in bases for package in PACKAGES if f"{base}.".startswith(f"{package}.")), None)
+    return None
 
 
 def _work(name: str) -> Callable[..., Any]:
@@ -153,7 +183,7 @@ def _made_with() -> dict[str, Any]:
     # By hand, as importlib.metadata takes half of the time of a `--help`.
     installed = [path.name for place in sys.path if place for path in Path(place).glob("*-info")]
     libraries = sorted(name for name in installed if name.split("-")[0] in _LIBRARIES)
-    return {"python": sys.version, "sources": sources.hexdigest(), "libraries": libraries}
+    return {"python": sys.version, "sources": sources.hexdigest(), "libraries": libraries, "lightning": preferred()}
 
 
 def _root() -> Path:

@@ -103,6 +103,9 @@ class ThreadLimit(Callback):
 def _fit(cli: ModsCLI, checkpoint: Path | None) -> None:
     cli.trainer.callbacks.append(ThreadLimit())  # type: ignore[attr-defined]  # a connector's
     limit_threads(cli.trainer, cli.model, cli.datamodule)
+    for monitor in cli.trainer.callbacks:  # type: ignore[attr-defined]  # a connector's
+        if isinstance(monitor, FitMonitor):
+            monitor.flags = {name.replace(".init_args.", ".") for name in cli.config.keys()}  # noqa: SIM118  # no dict
     if checkpoint is not None and isinstance(cli.datamodule, TabularDataModule):
         # Read and encode now what will be read anyway: a table that does not fit must not touch the run's folder.
         cli.datamodule.train_dataloader()

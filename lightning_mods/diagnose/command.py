@@ -11,11 +11,12 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
+from callbacks.diagnosis.names import STAGES, TRAIN, words
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
 from callbacks.host import replacing
 from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.diagnose.curves import ColumnRequest, Columns, Curves, choose_columns, pair_rows
-from lightning_mods.diagnose.formats import EVENTS_MARK, STAGES, TRAIN, LogError, event_folders, read_table, words
+from lightning_mods.diagnose.formats import EVENTS_MARK, LogError, event_folders, read_table
 from lightning_mods.loggers.terminal import aligned
 
 _FLAGS = ("train", "val", "metric", "metric_mode", "baseline", "epoch", "json", "plot")

@@ -15,16 +15,24 @@ from math import ceil, isfinite
 from statistics import fmean
 from typing import Any
 
+from callbacks.diagnosis.names import (
+    LOSS,
+    LOSS_LIKE,
+    NEUTRAL,
+    NOT_A_CURVE,
+    TEST,
+    TRAIN,
+    VAL,
+    loss_extras,
+    plain,
+    preference,
+    words,
+)
 from callbacks.diagnosis.verdict import FEWEST
 from datamodules.errors import shortened
-from lightning_mods.diagnose.formats import TEST, TRAIN, VAL, Cell, LogError, Table, is_epoch, is_step, plain, words
+from lightning_mods.diagnose.formats import Cell, LogError, Table, is_epoch, is_step
 
-_LOSS = {"loss", "losses"}
-_LOSS_LIKE = {"nll", "bce", "xent", "crossentropy", "logloss", "mlogloss", "cost", "objective", "mse", "rmse", "mae"}
 _PARTS = {"box", "cls", "dfl", "obj", "seg", "sem", "pose", "kobj", "giou", "l1", "rle", "angle"}  # of Ultralytics
-_NOT_A_CURVE = {"best", "min", "max", "std", "var", "weight", "scale", "lowest"}
-_SPANS = {"epoch", "step", "mean", "avg", "average", "total", "running"}
-_NEUTRAL = {*_SPANS, "dataloader", "idx", "0", "metrics", "metric"}
 _METRICS = (  # the first that is found; a pattern over the words joined by _
     *("accuracy|acc|top_?1|accuracy_top1", "f1|f1_score|f1score", "auroc|auc|roc_auc"),
     *("map50_95|map_50_95|map_0_5_0_95|map", r"map\d*|map_\d+(_\d+)?", "iou|miou|jaccard|dice", "mcc|kappa"),
@@ -99,9 +107,9 @@ def _named(table: Table, name: str, flag: str) -> str:
 def _find_val(table: Table, usable: list[str]) -> tuple[str, ...]:
     parts = _parts(usable, VAL)
     for stages in (VAL, TEST):
-        for losses in (_LOSS, _LOSS_LIKE):
-            names = [name for name in usable if _loss_extras(name, stages, losses) is not None]
-            names = [name for name in names if _loss_extras(name, TRAIN, losses) is None]
+        for losses in (LOSS, LOSS_LIKE):
+            names = [name for name in usable if loss_extras(name, stages, losses) is not None]
+            names = [name for name in names if loss_extras(name, TRAIN, losses) is None]
             found = _likeliest(table, names, stages, losses, "--val", parts)
             if found:
                 return found
@@ -113,21 +121,21 @@ def _find_train(table: Table, usable: list[str], val: tuple[str, ...]) -> tuple[
     if len(val) > 1:  # the same parts, or the gap between the two would be of different things
         wanted = {_part_of(name) for name in val}
         return tuple(name for name in parts if _part_of(name) in wanted)
-    for losses in (_LOSS, _LOSS_LIKE):
-        staged = [name for name in usable if _loss_extras(name, TRAIN, losses) is not None]
-        staged = [name for name in staged if _loss_extras(name, VAL | TEST, losses) is None]
-        bare = [name for name in usable if _loss_extras(name, set(), losses) == frozenset()]
+    for losses in (LOSS, LOSS_LIKE):
+        staged = [name for name in usable if loss_extras(name, TRAIN, losses) is not None]
+        staged = [name for name in staged if loss_extras(name, VAL | TEST, losses) is None]
+        bare = [name for name in usable if loss_extras(name, set(), losses) == frozenset()]
         if bare and len(_full(table, staged + bare)) < len(staged + bare):
             staged = _full(table, staged)  # Hugging Face's closing `train_loss` beside the `loss` of every step
-        same = [n for n in staged if val and _loss_extras(n, TRAIN, losses) == _extras(val[0])]
+        same = [n for n in staged if val and loss_extras(n, TRAIN, losses) == _extras(val[0])]
         found = _likeliest(table, same or staged, TRAIN, losses, "--train", parts)
         if found or bare:
-            return found or tuple(sorted(bare, key=_preference)[:1])
+            return found or tuple(sorted(bare, key=preference)[:1])
     return ()
 
 
 def _extras(name: str) -> frozenset[str] | None:
-    found = (_loss_extras(name, stages, losses) for stages in (VAL, TEST) for losses in (_LOSS, _LOSS_LIKE))
+    found = (loss_extras(name, stages, losses) for stages in (VAL, TEST) for losses in (LOSS, LOSS_LIKE))
     return next((extras for extras in found if extras is not None), None)
 
 
@@ -144,12 +152,12 @@ def _likeliest(
     names = [n for n in names if table.count(n) >= _FEWEST] or names
     if not names:
         return ()
-    extras = {name: _loss_extras(name, stages, losses) or frozenset() for name in names}
+    extras = {name: loss_extras(name, stages, losses) or frozenset() for name in names}
     fewest = min(map(len, extras.values()))
     if fewest and len(parts) > 1:
         return tuple(parts)
-    best = sorted((name for name in names if len(extras[name]) == fewest), key=_preference)
-    if len({extras[name] for name in best}) > 1 or [_preference(n) for n in best].count(_preference(best[0])) > 1:
+    best = sorted((name for name in names if len(extras[name]) == fewest), key=preference)
+    if len({extras[name] for name in best}) > 1 or [preference(n) for n in best].count(preference(best[0])) > 1:
         raise LogError(f"several columns may be meant by {flag}; name one of {', '.join(best)}.")
     return (best[0],)
 
@@ -179,47 +187,26 @@ def _list(names: list[str]) -> str:
     return f"Its columns: {shortened((_short(name, 80) for name in names), 20) or 'none with numbers'}."
 
 
-def _loss_extras(name: str, stages: set[str], losses: set[str]) -> frozenset[str] | None:
-    # What a loss of a stage says beyond that: `{"ce"}` for `val_ce_loss`; None where it is no loss of that stage.
-    # Without `stages` it is to name none.
-    said = words(name)
-    if not losses & set(said) or _NOT_A_CURVE & set(said):
-        return None
-    if not (stages & set(said) if stages else not (TRAIN | VAL | TEST) & set(said)):
-        return None
-    return frozenset(set(said) - stages - losses - _NEUTRAL)
-
-
 def _part_of(name: str) -> str | None:
     # of Ultralytics' loss, in a column such as `train/box_loss`
     match = re.fullmatch(r"(?:train|val)_([a-z0-9]+)_loss", plain(name))
     return match[1] if match and match[1] in _PARTS else None
 
 
-def _preference(name: str) -> int:
-    # The lowest is to be taken: the mean of an epoch before what names no span, and that before single steps.
-    said = set(words(name))
-    if said & {"step", "batch", "running"}:
-        return 3
-    if "dataloader" in said and "0" not in said:
-        return 4
-    return 0 if "epoch" in said else 1 if not said & _NEUTRAL else 2
-
-
 def _metric_rank(name: str, stages: set[str]) -> tuple[int, int] | None:
     # The lowest is to be taken; None is no metric.
     said = words(name)
-    if not stages & set(said) or _NOT_A_CURVE & set(said):
+    if not stages & set(said) or NOT_A_CURVE & set(said):
         return None
-    rest = "_".join(word for word in said if word not in stages | _NEUTRAL)
+    rest = "_".join(word for word in said if word not in stages | NEUTRAL)
     for rank, pattern in enumerate(_METRICS):
         if re.search(rf"(^|_)({pattern})(_|$)", rest):
-            return rank, len(said) + 10 * _preference(name)
+            return rank, len(said) + 10 * preference(name)
     return None
 
 
 def _metric_mode(name: str) -> str:
-    return "min" if (_LOSS | _LOSS_LIKE | _ERRORS) & set(words(name)) else "max"
+    return "min" if (LOSS | LOSS_LIKE | _ERRORS) & set(words(name)) else "max"
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-TRAIN = {"train", "training", "tr", "trn"}
-VAL = {"val", "valid", "validation", "vali", "eval", "evaluation", "dev"}
-TEST = {"test", "testing"}  # many call their validation set so; taken where there is no other
-STAGES = TRAIN | VAL | TEST
+from callbacks.diagnosis.names import STAGES, plain
+
 EVENTS_MARK = "tfevents"  # in the name of every event file
 
 _STAGE_COLUMNS = {"mode", "phase", "split", "stage", "subset", "set", "dataset"}
@@ -90,17 +88,6 @@ def _table(kind: str, rows: Iterable[Mapping[str, object]], notes: Sequence[str]
             else:
                 columns[name][at] = cell
     return Table(kind, columns, words, tuple(notes))
-
-
-def words(name: str) -> list[str]:
-    """Return the words of a column's name: `valLoss`, `Val Loss`, `val/loss` and `val_loss` have the same."""
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.replace("mAP", "map"))
-    return [word for word in re.split(r"[^a-z0-9]+", spaced.lower()) if word]
-
-
-def plain(name: str) -> str:
-    """Return the words of a name in one form."""
-    return "_".join(words(name))
 
 
 def is_epoch(name: str) -> bool:

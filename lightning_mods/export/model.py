@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from callbacks.host.packages import LightningModule
+from callbacks.host.packages import LightningModule, kinds
 from datamodules.encoding import TAIL, CategoryColumn, Encoding, NumericColumn
 from lightning_mods.cli.command_line import UsageError
 from lightning_mods.export.runtime import tensors_in, unspoken
@@ -237,7 +237,7 @@ def _onnx(program: ExportedProgram, shapes: Any, network: NetworkExample, path: 
 
 def _torchscript(program: ExportedProgram, shapes: Any, network: NetworkExample, path: Path) -> None:
     module: Any = None
-    if isinstance(network.module, LightningModule):
+    if isinstance(network.module, kinds("LightningModule")):
         # Where its code can be compiled, nothing of it depends on the example.
         with suppress(RuntimeError, TypeError, AttributeError, OSError):
             module = network.module.to_torchscript(method="script")

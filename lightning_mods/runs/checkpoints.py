@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from callbacks.diagnosis.names import logged_as
 from callbacks.host import logged, replacing
 from callbacks.host.lightning import Checkpoint, CSVLogger, ModelCheckpoint, TensorBoardLogger, TorchCheckpointIO
 from callbacks.host.packages import LightningModule, Trainer
@@ -137,7 +138,7 @@ def metrics_in(checkpoint: dict[str, Any]) -> dict[str, float]:
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps `best.ckpt` of a run: lowest `val_loss`, or the latest epoch where none is logged.
+    """Keeps `best.ckpt` of a run: lowest validation loss, or the latest epoch where none is logged.
 
     The metrics of its epoch stand in it, so that nobody need evaluate it again to know them.
     """
@@ -146,6 +147,14 @@ class BestCheckpoint(ModelCheckpoint):
         # A resumed run goes on with the same file.
         super().__init__(filename="best", monitor="val_loss", enable_version_counter=False)
         self.metrics: dict[str, float] = {}
+
+    @property
+    def state_key(self) -> str:
+        """The same whatever the loss is called, so that a resumed run finds its state."""
+        known, self.monitor = self.monitor, "val_loss"
+        key = super().state_key
+        self.monitor = known
+        return key
 
     def state_dict(self) -> dict[str, Any]:
         """What ModelCheckpoint keeps, and the metrics of the epoch."""
@@ -186,7 +195,8 @@ class BestCheckpoint(ModelCheckpoint):
     def _look(self, trainer: Trainer) -> bool:
         """Whether Lightning's own look, which costs as much as a small epoch, may come to another end than `no`."""
         found = trainer.callback_metrics
-        self.monitor = "val_loss" if "val_loss" in found else None
+        name = logged_as("val_loss", found)
+        self.monitor = name if name in found else None
         if self.monitor and self.best_model_score is not None and not found[self.monitor] < self.best_model_score:
             return False
         self.metrics = logged(trainer)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self
 
+from callbacks.host.packages import preferred
 from callbacks.search.results import Progress
 from lightning_mods.cli.command_line import CommandLine
 from lightning_mods.cli.siblings import can_preload
@@ -25,7 +26,7 @@ def context() -> Any:
     found = multiprocessing.get_context("forkserver")
     # Our own modules too, unless that process might take another package for ours than this one does.
     ours = ["lightning_mods.study.command"] if can_preload() else []
-    found.set_forkserver_preload([*ours, "torch._dynamo", "optuna", "pytorch_lightning.cli"])
+    found.set_forkserver_preload([*ours, "torch._dynamo", "optuna", f"{preferred()}.cli"])
     return found
 
 

@@ -35,7 +35,7 @@ class Foreign(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(logger, *, ckpt_path=None, epochs=4, layout=None, **kwargs):
+def fit(logger, *, ckpt_path=None, epochs=4, layout=None, module=Foreign, **kwargs):
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -46,7 +46,7 @@ def fit(logger, *, ckpt_path=None, epochs=4, layout=None, **kwargs):
         **kwargs,
     )
     loader = DataLoader(TensorDataset(torch.zeros(4, 3)), batch_size=2)
-    model = Foreign()
+    model = module()
     trainer.fit(model, loader, loader, ckpt_path=ckpt_path, weights_only=True)
     return trainer, model, loader
 
@@ -74,6 +74,30 @@ def test_the_tabs_show_both_losses_and_the_results_of_the_best_epoch(tmp_path):
     experiment = HParamsPluginData.FromString(session["_hparams_/experiment"]).experiment
     assert {info.name.tag for info in experiment.metric_infos} >= set(latest)
     assert b"max_epochs: 4" in found.Tensors("config/text_summary")[0].tensor_proto.string_val[0]
+
+
+class NamesThemOtherwise(Foreign):
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("train/loss", loss, on_step=True, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        value = 99.0 if self.trainer.sanity_checking else self.values[self.current_epoch]
+        self.log_dict({"valid/loss": value, "valid/acc": float(self.current_epoch)}, batch_size=len(batch[0]))
+
+
+def test_both_losses_are_on_one_chart_under_a_strangers_names(tmp_path):
+    logger = TensorBoardLogger(tmp_path, default_hp_metric=False)
+    fit(logger, module=NamesThemOtherwise)
+    logger.finalize("success")
+    found = events(logger.log_dir)
+    layout = Layout.FromString(found.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
+    assert charts == {"loss": ["train/loss_epoch", "valid/loss"], "acc": ["valid/acc"]}
+    assert {"train/loss_epoch", "valid/loss", "valid/acc"} <= set(found.Tags()["scalars"])
+    latest = {tag: found.Scalars(tag)[-1].value for tag in found.Tags()["scalars"] if tag.startswith("hp/")}
+    assert latest == {"hp/valid/loss": 1, "hp/valid/acc": 1}
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")  # the resumed run has a folder of its own here

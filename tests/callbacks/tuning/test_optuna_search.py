@@ -56,6 +56,25 @@ def test_the_fit_after_a_search_is_the_fit_by_hand(tmp_path):
     assert equal(everything(trainer), everything(by_hand(tmp_path / "b", search.found, **kwargs)))
 
 
+class NamesItOtherwise(Foreign):
+    def training_step(self, batch, batch_idx):
+        loss = self.loss(batch)
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("Validation/Loss", self.loss(batch))
+
+
+def test_a_search_finds_the_validation_loss_under_another_name(tmp_path):
+    search = searching(lr=[1e-5, 0.05], batch_size=None, max_epochs=4, sampler="grid")
+    fit(tmp_path, NamesItOtherwise, Data, search)
+    assert search.found == {"learning_rate": 0.05}
+    study = journal(tmp_path)
+    assert len([trial for trial in study.trials if trial.value is not None]) == 2
+    assert all(trial.intermediate_values for trial in study.trials)
+
+
 def test_it_is_so_with_checkpoints_and_early_stopping_too(tmp_path):
     search, callbacks = (
         searching(max_epochs=None),

@@ -52,6 +52,17 @@ def test_every_validation_is_reported_and_the_sanity_check_is_not(tmp_path):
     assert reports(asked) == pytest.approx(dict(enumerate(Reporter.losses)))
 
 
+class NamesItOtherwise(Reporter):
+    def validation_step(self, batch, batch_idx):
+        self.log("valid/loss", self.losses[self.current_epoch])
+
+
+def test_val_loss_means_the_validation_loss_whatever_it_is_called(tmp_path):
+    asked = study()
+    fit(tmp_path, NamesItOtherwise, TrialPruning(asked.ask()))
+    assert reports(asked) == pytest.approx(dict(enumerate(Reporter.losses)))
+
+
 def test_two_validations_an_epoch_are_two_steps(tmp_path):
     asked = study()
     fit(tmp_path, Reporter, TrialPruning(asked.ask()), epochs=2, val_check_interval=0.5)

@@ -29,6 +29,14 @@ def test_a_fit_ends_with_the_verdict_after_its_table(tmp_path, capsys):
     assert said["logged_as"] == {"train_loss": "train_loss", "val_loss": "val_loss", "metric": "val_accuracy"}
 
 
+def test_the_advice_names_flags_that_this_command_has(tmp_path):
+    advice = " ".join(run(tmp_path / "a", "--trainer.max_epochs=3")["advice"])
+    assert "--trainer.max_epochs" in advice
+    advice = " ".join(run(tmp_path / "b", "--trainer.max_epochs=8", "--optimizer=SGD", "--optimizer.lr=1e-6")["advice"])
+    assert "--optimizer.lr" in advice
+    assert "--model.lr" not in advice
+
+
 def test_an_own_monitor_takes_the_place_of_ours(tmp_path, capsys):
     run(
         tmp_path,

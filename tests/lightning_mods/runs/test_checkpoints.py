@@ -114,9 +114,9 @@ class Stop(pl.Callback):
             raise RuntimeError("killed")
 
 
-def fit(root, *, stop_in=None, ckpt_path=None, epochs=6):
+def fit(root, *, module=None, stop_in=None, ckpt_path=None, epochs=6):
     pl.seed_everything(1)
-    model = Foreign()
+    model = (module or Foreign)()
     x = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
     trainer = pl.Trainer(
         max_epochs=epochs,
@@ -162,3 +162,22 @@ def test_best_holds_the_metrics_of_its_epoch_and_last_is_the_end(tmp_path):
     assert epochs_done(last) == 6
     assert 1 <= epochs_done(best) <= 6
     assert metrics_in(CHECKPOINT) == {}
+
+
+class NamesItOtherwise(Foreign):
+    """Is best in its first epoch, and logs its validation loss under another name."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log_dict({"valid/loss": 1.0 + self.current_epoch, "val_loss_weight": -1.0})
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_best_is_found_under_another_name_and_stays_when_the_run_goes_on(tmp_path):
+    fit(tmp_path, module=NamesItOtherwise, epochs=3)
+    folder = tmp_path / "checkpoints"
+    assert epochs_done(read_checkpoint(folder / "best.ckpt")) == 1
+    fit(tmp_path, module=NamesItOtherwise, epochs=6, ckpt_path=folder / "last.ckpt")
+    assert epochs_done(read_checkpoint(folder / "best.ckpt")) == 1
