@@ -1,13 +1,16 @@
 """The compute graph of any module: forward as `torch.export` sees it, backward as autograd will walk it."""
 
+from math import inf
 from typing import Any
 
 from torch import Tensor, nn
 
 from callbacks.graphs.builders import BackwardGraphBuilder, ForwardGraphBuilder
-from callbacks.graphs.calls import CallRecorder, copy_sharing_weights
+from callbacks.graphs.calls import CallRecorder
 from callbacks.graphs.model import Graph, Node, collapse
+from callbacks.graphs.patience import Patience
 from callbacks.graphs.render import to_dot, to_graph_def, to_svg
+from callbacks.graphs.twin import Twins
 from callbacks.host.packages import isolated_random_numbers
 
 __all__ = ["CallRecorder", "Graph", "Node", "backward_graph", "collapse", "forward_graph"]
@@ -29,16 +32,20 @@ def forward_graph(module: nn.Module, *args: Any, **kwargs: Any) -> Graph:
         *args: What it is called with: tensors, and lists, tuples and dicts of them.
         **kwargs: What it is called with by name.
     """
-    own = copy_sharing_weights(module)
+    twins = Twins(module)
+    own: nn.Module = twins.of(module)
     for part in own.modules():
         for name, buffer in list(part.named_buffers(recurse=False)):
             setattr(part, name, buffer.clone())
     with isolated_random_numbers(), CallRecorder(own) as recorder:
         own(*args, **kwargs)
-    return ForwardGraphBuilder(own, recorder.calls, seconds=PATIENCE).build([])
+    with Patience(PATIENCE) as patience:
+        return ForwardGraphBuilder(own, recorder.calls, patience).build([])
 
 
-def backward_graph(loss: Tensor, module: nn.Module, watched: CallRecorder | None = None) -> Graph:
+def backward_graph(
+    loss: Tensor, module: nn.Module, watched: CallRecorder | None = None, patience: Patience | None = None
+) -> Graph:
     """Return what autograd will do for a loss: its nodes, from the loss to the parameters where gradients land.
 
     ```python
@@ -54,5 +61,6 @@ def backward_graph(loss: Tensor, module: nn.Module, watched: CallRecorder | None
         module: Whose parameters and modules give the names.
         watched: The calls that led to the loss: an operation stands in the scope of the module it came from. Without,
             it stands beside the parameter it uses, if any.
+        patience: Ends it with a TimeoutError when it takes too long.
     """
-    return BackwardGraphBuilder(module, watched.calls if watched else ()).build(loss)
+    return BackwardGraphBuilder(module, watched.calls if watched else (), patience or Patience(inf)).build(loss)

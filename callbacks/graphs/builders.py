@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import logging
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
@@ -19,30 +18,19 @@ import torch
 from torch import Tensor, fx, nn
 from torch.autograd.graph import Node as GradNode
 from torch.export import ExportedProgram
-from torch.overrides import TorchFunctionMode
 
-from callbacks.graphs.calls import Call, TensorRecord, callers, copy_sharing_weights, flatten, flatten_call, map_leaves
+from callbacks.graphs.calls import Call, TensorRecord, callers, flatten, flatten_call, map_leaves
 from callbacks.graphs.model import ACCUMULATE, CONSTANT, INPUT, LOSS, OUTPUT, STEP, Graph, GraphDraft, Shape, shapes_of
+from callbacks.graphs.patience import EndedBy, Patience
+from callbacks.graphs.twin import Twins
 from callbacks.host.packages import isolated_random_numbers
 from callbacks.readers import autograd
 
 EXPORT, PARTS, SEEN = "torch.export", "torch.export of its parts", "the module calls seen"
 AUTOGRAD = "autograd"
 MOST_CALLS = 3000  # of modules; torch.export takes about 10 ms for each
+EXPORTING = 0.7  # of the patience; the rest is for drawing what was traced, and for the backward graph
 LONGEST = 80  # letters of an attribute
-
-
-class _Deadline(TorchFunctionMode):
-    """Ends a tracing that takes too long."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self._end = time.monotonic() + seconds
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if time.monotonic() > self._end:
-            raise TimeoutError("it takes too long")
-        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -63,19 +51,20 @@ def _silence() -> Iterator[None]:
 
 
 def draw_exported(
-    call: Call, graph: GraphDraft, scope: str, inputs: Sequence[str | None], *, seconds: float
+    call: Call, graph: GraphDraft, scope: str, inputs: Sequence[str | None], twins: Twins, patience: Patience
 ) -> list[str | None]:
     """Trace a recorded call again with `torch.export`, and add the program's nodes to a graph.
 
-    It is traced without numbers: no weight, buffer, random state or attribute changes. `inputs` are the nodes behind
+    It is traced without numbers, and by its twin: no weight, buffer, random state or attribute changes. `inputs` are the nodes behind
     the leaves of the arguments, none where that is no tensor; what is returned, those behind the leaves of the result.
-    After so many seconds it is given up. Whatever `torch.export` or the module says against it is raised.
+    When the patience ends it is given up. Whatever `torch.export` or the module says against it is raised.
     """
-    module = copy_sharing_weights(call.module)
-    program = _export(module, call, seconds)
+    module: nn.Module = twins.of(call.module)
+    program = _export(module, call, twins, patience)
     signature = program.graph_signature
     results: dict[Any, str | None] = dict(zip(signature.user_inputs, inputs, strict=True))  # by the node's name
     for node in program.graph.nodes:
+        patience.check()
         if node.op == "placeholder" and node.name in signature.inputs_to_parameters:
             parameter: Tensor = module.get_parameter(signature.inputs_to_parameters[node.name])
             results[node.name] = graph.add_tensor(parameter, scope)
@@ -95,9 +84,9 @@ def draw_exported(
     return [results.get(name) or None for name in signature.user_outputs]
 
 
-def _export(module: nn.Module, call: Call, seconds: float) -> ExportedProgram:
+def _export(module: nn.Module, call: Call, twins: Twins, patience: Patience) -> ExportedProgram:
     def unfilled(leaf: Any) -> Any:
-        return leaf.empty() if isinstance(leaf, TensorRecord) else leaf
+        return leaf.empty() if isinstance(leaf, TensorRecord) else twins.of(leaf)
 
     with ExitStack() as stack:
         stack.enter_context(_silence())
@@ -105,7 +94,7 @@ def _export(module: nn.Module, call: Call, seconds: float) -> ExportedProgram:
         stack.enter_context(torch.set_grad_enabled(call.grad))
         stack.enter_context(torch.autocast(call.device_type, call.autocast, enabled=call.autocast is not None))
         args, kwargs = map_leaves(unfilled, (call.args, call.kwargs))
-        stack.enter_context(_Deadline(seconds))
+        stack.enter_context(EndedBy(patience))
         return torch.export.export(module, args, kwargs, strict=False)
 
 
@@ -144,24 +133,28 @@ def _constants(node: fx.Node, module: nn.Module) -> tuple[tuple[str, str], ...]:
 
 
 class ForwardGraphBuilder:
-    """Builds one graph of the outermost recorded calls of a module, `seconds` of it in `torch.export` at most."""
+    """Builds one graph of the outermost recorded calls of a module; most of the patience is `torch.export`'s."""
 
-    def __init__(self, root: nn.Module, calls: list[Call], *, seconds: float) -> None:
+    def __init__(self, root: nn.Module, calls: list[Call], patience: Patience) -> None:
         self._calls = calls
         self._graph = GraphDraft(root)
         self._drawn: dict[TensorRecord, str] = {}
         self._drawn_sources: dict[autograd.Source, str] = {}
         self._drawn_nodes: dict[GradNode, str] = {}
-        self._callers = callers(calls)
+        self._patience, self._exporting = patience, patience.share(EXPORTING)
+        self._trainer = getattr(root, "_trainer", None)
+        self._callers = callers(calls, patience)
         self._scopes: dict[Call, str] = {}  # exported calls, and those inside them
-        self._end = time.monotonic() + seconds
         self._exported, self._seen = 0, 0
         self._reason = ""
 
     def build(self, losses: list[Tensor]) -> Graph:
         """Return the graph of all calls, up to the losses."""
         if sum(1 for call in self._calls for _ in call.all_calls()) > MOST_CALLS:
-            self._end, self._reason = 0.0, f"more than {MOST_CALLS} module calls are too many for torch.export"
+            self._exporting, self._reason = (
+                Patience(0),
+                f"more than {MOST_CALLS} module calls are too many for torch.export",
+            )
         for call in self._calls:
             self._add_call(call, STEP)
         for loss in losses:
@@ -199,14 +192,14 @@ class ForwardGraphBuilder:
             self._resolve(tensor, scope, label, call)
 
     def _add_exported(self, call: Call, scope: str) -> bool:
-        left = self._end - time.monotonic()
-        if left <= 0:
-            self._reason = self._reason or "torch.export takes too long"
-            return False
         try:
+            self._exporting.check()
+            if call.seconds > self._exporting.left():  # a pass without numbers takes as long, if it is slow in Python
+                raise TimeoutError("it takes too long")
             leaves = flatten_call(call.module, call.args, call.kwargs)
             given = [self._drawn.get(leaf) if isinstance(leaf, TensorRecord) else None for _, leaf in leaves]
-            results = draw_exported(call, self._graph, scope, given, seconds=left)
+            twins = Twins(call.module, self._trainer, self._exporting)
+            results = draw_exported(call, self._graph, scope, given, twins, self._exporting)
         except Exception as error:  # noqa: BLE001  # whatever a module is made of, there is another way
             self._reason = self._reason or f"torch.export cannot follow {_title(call)}: {_why(error)}"
             return False
@@ -253,6 +246,7 @@ class ForwardGraphBuilder:
         """Draw autograd's nodes down to what is known, and return the result drawn for `source`."""
         waiting = [source]
         while waiting:
+            self._patience.check()
             node, number = now = waiting[-1]
             inputs = [(below, index) for below, index in autograd.sources_of(node) if below is not None]
             drawn = self._known(node, scope)
@@ -293,9 +287,9 @@ def _why(error: Exception) -> str:
 class BackwardGraphBuilder:
     """Builds the graph of what autograd will do for one loss; where no call was seen, a node is by its parameter."""
 
-    def __init__(self, root: nn.Module, calls: Sequence[Call] = ()) -> None:
-        self._graph = GraphDraft(root)
-        self._callers = callers(calls)
+    def __init__(self, root: nn.Module, calls: Sequence[Call], patience: Patience) -> None:
+        self._graph, self._patience = GraphDraft(root), patience
+        self._callers = callers(calls, patience)
         seen = [t for outer in calls for call in outer.all_calls() for _, t in (*call.inputs, *call.results())]
         self._shapes = {tensor.source: tensor.shape for tensor in seen if tensor.source}
         self._watched = bool(calls)
@@ -307,6 +301,7 @@ class BackwardGraphBuilder:
             names = {node: self._add(node) for node in autograd.walk([loss.grad_fn])}
             readers = {loss.grad_fn: [root]}
             for node, name in names.items():
+                self._patience.check()
                 for index, below in enumerate(autograd.inputs_of(node)):
                     if below is not None:
                         readers.setdefault(below, []).append(f"{name}:{index}" if index else name)
@@ -315,6 +310,7 @@ class BackwardGraphBuilder:
         return self._graph.freeze(AUTOGRAD)
 
     def _add(self, node: GradNode) -> str:
+        self._patience.check()
         tensor = autograd.parameter_of(node)
         if tensor is not None:
             name = self._graph.name_of(tensor)
@@ -322,7 +318,8 @@ class BackwardGraphBuilder:
             known = (("parameter", name),) if name else ()
             return self._graph.add(home, label, ACCUMULATE, (), *shapes_of(tensor), known)
         shapes = tuple(self._shape(below, number) for below, number in autograd.sources_of(node))
-        return self._graph.add(self._scope(node), node.name(), node.name(), (), shapes)
+        name = node.name().rpartition("::")[2]  # torch's own in C++ have a namespace, and colons mean something else
+        return self._graph.add(self._scope(node), name, name, (), shapes)
 
     def _shape(self, node: GradNode | None, number: int) -> Shape | None:
         """A gradient has the shape of what it is the gradient of, where that was seen."""

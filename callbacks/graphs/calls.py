@@ -5,61 +5,21 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import partial
+from math import inf
+from time import monotonic
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node as GradNode
 from torch.utils.hooks import RemovableHandle
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
-from callbacks.host.packages import kinds
-from callbacks.readers.autograd import COMPILED, parameter_of, source_of, unwrapped_name, walk
-
-
-def uncompiled(module: nn.Module) -> nn.Module:
-    """Return the module that `torch.compile` wrapped, or the module itself."""
-    return dict(module.named_children()).get(COMPILED, module)
-
-
-def copy_sharing_weights(module: nn.Module) -> nn.Module:
-    """Return a module of the same structure over the same parameters and buffers.
-
-    Attributes set on it, and changes to lists and dicts that it holds, do not reach the original; what the original's
-    owner hooked onto it is not called; `torch.compile` is taken off; a LightningModule is without its trainer.
-    """
-    return _copy(module, {})
-
-
-def _copy(module: nn.Module, known: dict[int, nn.Module]) -> nn.Module:
-    module = uncompiled(module)
-    if id(module) in known:  # shared modules stay shared
-        return known[id(module)]
-    known[id(module)] = own = object.__new__(type(module))
-    # nn.Module's own, which leaves out what `module.compile()` left: a parametrized module's refuses.
-    vars(own).update(nn.Module.__getstate__(module))  # type: ignore[no-untyped-call]  # torch has no type here
-    for key, value in vars(own).items():
-        if isinstance(value, dict | list | set):
-            vars(own)[key] = values = copy.copy(value)
-            if isinstance(values, dict):
-                for number in [number for number in values if _is_hook(number, values[number])]:
-                    del values[number]
-    for name, child in module.named_modules(remove_duplicate=False):
-        if name and "." not in name:
-            own.add_module(name, _copy(child, known))
-    if isinstance(own, kinds("LightningModule")):
-        own.trainer = None  # nothing is logged
-    return own
-
-
-def _is_hook(key: Any, value: Any) -> bool:
-    """Whether it is a callable kept under a number; those of `torch.nn.utils` are none, they compute the weights."""
-    if not isinstance(key, int) or not callable(value) or isinstance(value, nn.Module | Tensor):
-        return False
-    home: str = getattr(value, "__module__", None) or type(value).__module__
-    return not home.startswith("torch.nn.utils")
+from callbacks.graphs.patience import Patience
+from callbacks.graphs.twin import uncompiled
+from callbacks.readers.autograd import parameter_of, source_of, unwrapped_name, walk
 
 
 def flatten(value: Any, label: str = "") -> list[tuple[str, Any]]:
@@ -129,6 +89,7 @@ class Call:
     calls: list[Call] = field(default_factory=list)
     autocast: torch.dtype | None = None
     grad: bool = True
+    seconds: float = 0.0  # that it took, without compiling; the start, while it is under way
 
     @property
     def device_type(self) -> str:
@@ -146,7 +107,7 @@ class Call:
         yield self
 
 
-def callers(calls: Iterable[Call]) -> dict[GradNode, Call]:
+def callers(calls: Iterable[Call], patience: Patience) -> dict[GradNode, Call]:
     """Return which call of a module each of autograd's nodes comes from: the innermost one."""
     found: dict[GradNode, Call] = {}
     for outermost in calls:
@@ -154,9 +115,27 @@ def callers(calls: Iterable[Call]) -> dict[GradNode, Call]:
             before = {tensor.source[0] for _, tensor in call.inputs if tensor.source}
             after = [tensor.source[0] for _, tensor in call.results() if tensor.source]
             for node in walk((node for node in after if node not in before), before):
+                patience.check()
                 if parameter_of(node) is None:
                     found.setdefault(node, call)
     return found
+
+
+class _Hook:
+    """Tells a recorder of the calls of one module.
+
+    In a copy or a pickle of the module it is a function of Python's own that does nothing: what watches a module does
+    not travel with it, and nobody needs this package to load it.
+    """
+
+    def __init__(self, recorder: CallRecorder, name: str | None = None) -> None:
+        self._recorder, self._name = recorder, name
+
+    def __call__(self, *args: Any) -> None:
+        self._recorder.note(self._name, *args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (nullcontext(), "__exit__")  # takes what a hook is given, and returns None
 
 
 class CallRecorder:
@@ -165,8 +144,8 @@ class CallRecorder:
     Metrics are not watched, and compiled modules only from outside.
     """
 
-    def __init__(self, root: nn.Module) -> None:
-        self.root = root
+    def __init__(self, root: nn.Module, patience: Patience | None = None) -> None:
+        self.root, self.patience = root, patience or Patience(inf)
         self.calls: list[Call] = []
         self.error: Exception | None = None
         self.paused = False
@@ -174,20 +153,21 @@ class CallRecorder:
         self._counts: dict[str, int] = {}
         self._records: dict[int, tuple[weakref.ref[Tensor], TensorRecord]] = {}
         self._handles: list[RemovableHandle] = []
+        self._compiling = 0.0  # seconds in compiled modules, the first call of which compiles
 
     def start(self) -> None:
         """Begin to watch."""
         waiting, seen = [("", self.root)], set[int]()
         for name, module in waiting:  # grows while it is read
-            if id(module) in seen or isinstance(module, Metric):
+            if id(module) in seen or isinstance(module, Metric | MetricCollection):
                 continue
             seen.add(id(module))
             if uncompiled(module) is module:
                 waiting.extend((f"{name}.{child}" if name else child, part) for child, part in module.named_children())
             if not name or not isinstance(module, torch.jit.ScriptModule):
-                before = self._watching(partial(self._enter, unwrapped_name(name)))
+                before, after = _Hook(self, unwrapped_name(name)), _Hook(self)
                 self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-                self._handles.append(module.register_forward_hook(self._watching(self._leave)))
+                self._handles.append(module.register_forward_hook(after))
 
     def stop(self) -> None:
         """Take the hooks off again."""
@@ -203,16 +183,18 @@ class CallRecorder:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _watching(self, note: Callable[..., None]) -> Callable[..., None]:
-        def hook(*args: Any) -> None:
-            if torch.compiler.is_compiling() or self.paused:  # no word of ours into somebody's compiled code
-                return
-            try:
-                note(*args)
-            except Exception as error:  # noqa: BLE001  # a forward pass must not fail because it is watched
-                self.error = error
-
-        return hook
+    def note(self, name: str | None, *args: Any) -> None:
+        """Take down that the module of that name is called, or, without a name, that one has returned."""
+        if torch.compiler.is_compiling() or self.paused:  # no word of ours into somebody's compiled code
+            return
+        try:
+            with self.patience:
+                self.patience.check()
+                self._leave(*args) if name is None else self._enter(name, *args)
+        except TimeoutError as error:  # what was seen so far is no whole call
+            self.error, self.paused = error, True
+        except Exception as error:  # noqa: BLE001  # a forward pass must not fail because it is watched
+            self.error = error
 
     def _enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         # Where `forward` stands for another method, a strategy calls `training_step` by that detour.
@@ -229,6 +211,7 @@ class CallRecorder:
             call.autocast = torch.get_autocast_dtype(call.device_type)
         (self._stack[-1].calls if self._stack else self.calls).append(call)
         self._stack.append(call)
+        call.seconds = monotonic() - self._compiling
 
     def _leave(self, module: nn.Module, _: Any, output: Any) -> None:
         inner = uncompiled(module)
@@ -236,6 +219,9 @@ class CallRecorder:
             return
         while (call := self._stack.pop()).module is not inner:
             pass  # calls that ended in an exception
+        call.seconds = monotonic() - self._compiling - call.seconds
+        if inner is not module or getattr(module, "_compiled_call_impl", None) is not None:
+            self._compiling, call.seconds = self._compiling + call.seconds, 0.0
         inside = {id(leaf) for part in call.calls for _, leaf in (*part.inputs, *part.outputs)}
         if call.calls:
             inside |= {id(tensor) for _, tensor in call.inputs}

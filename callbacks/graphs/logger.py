@@ -11,7 +11,8 @@ from torch import Tensor
 from callbacks.graphs import CallRecorder, Graph, backward_graph, collapse, forward_graph, to_graph_def, to_svg
 from callbacks.graphs.builders import EXPORT, ForwardGraphBuilder
 from callbacks.graphs.calls import map_leaves
-from callbacks.host import Guard, say
+from callbacks.graphs.patience import Patience
+from callbacks.host import Guard, NamedByPlace, say
 from callbacks.host.packages import Callback, LightningModule, Trainer
 from callbacks.loggers.base import Drawing
 from callbacks.loggers.dispatch import adapters, write_graphs
@@ -20,7 +21,7 @@ from callbacks.loggers.files import FilesAdapter
 LARGEST = 20_000  # nodes; a browser does not draw more in reasonable time
 
 
-class GraphLogger(Callback):
+class GraphLogger(NamedByPlace, Callback):
     """Shows the compute graph of any LightningModule, forward and backward, e.g. in TensorBoard's Graphs tab.
 
     Watches the first training batch that has a loss, and writes two tags of one run: `Default`, the forward graph (each
@@ -41,7 +42,8 @@ class GraphLogger(Callback):
         backward: Write the backward graph.
         svg: Write the SVG files also where a logger shows the graphs.
         depth: Levels of modules that the SVG files keep apart; none for all.
-        patience: Seconds after which `torch.export` is given up, above 0.
+        patience: Seconds that all of it may take, above 0. When most are used up, the forward graph is drawn as it was
+            seen instead of traced.
 
     Raises:
         ValueError: `patience` or `depth` is too small.
@@ -54,7 +56,7 @@ class GraphLogger(Callback):
         *,
         svg: bool = False,
         depth: int | None = None,
-        patience: float = 30.0,
+        patience: float = 5.0,
     ) -> None:
         if not patience > 0:
             raise ValueError(f"patience must be above 0 seconds, not {patience}.")
@@ -66,6 +68,7 @@ class GraphLogger(Callback):
         self._due = False
         self._losses: list[Tensor] = []
         self._recorder: CallRecorder | None = None
+        self._patience = Patience(patience)
         self._guard = Guard("GraphLogger")
 
     def state_dict(self) -> dict[str, Any]:
@@ -76,19 +79,24 @@ class GraphLogger(Callback):
         """Go on with the run of a checkpoint."""
         self._written_in = state_dict["written_in"]
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find out which of several it is."""
+        self.take_place(trainer)
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the folder; every rank asks, as it is broadcast."""
         self._folder = str(trainer.log_dir or trainer.default_root_dir)
         fast: Any = trainer.fast_dev_run  # type: ignore[attr-defined]  # a connector's
         self._due = trainer.is_global_zero and not fast
+        self._patience = Patience(self.patience)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin to watch which modules are called."""
         self._stop()
         self._due = self._due and self._folder != self._written_in  # known only after a checkpoint was loaded
         if self._due:
-            with self._guard(trainer, "watching the first batch"):
-                self._recorder = CallRecorder(pl_module)
+            with self._guard(trainer, "watching the first batch"), self._patience:
+                self._recorder = CallRecorder(pl_module, self._patience)
                 self._recorder.start()
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
@@ -115,9 +123,21 @@ class GraphLogger(Callback):
         recorder.stop()
         if self._losses or not pl_module.automatic_optimization:  # else the step was skipped: look at the next one
             self._due, self._written_in = False, self._folder
-            with self._guard(trainer, "drawing the graphs"):
-                forward = self._forward(trainer, pl_module, recorder, batch) if self.forward else None
-                self._write(trainer, forward, self._backward(trainer, pl_module, recorder) if self.backward else {})
+            drawn: dict[str, Graph] = {}
+            with self._patience:
+                # The backward graph comes first: it is quick, and tracing takes what time there is.
+                for index, loss in enumerate(self._losses if self.backward else ()):
+                    tag = f"backward/{index}" if len(self._losses) > 1 else "backward"
+                    with self._guard(trainer, f"drawing the graph `{tag}`"):
+                        drawn[tag] = backward_graph(loss, pl_module, recorder, self._patience)
+                if self.forward:
+                    with self._guard(trainer, "drawing the forward graph"):
+                        drawn["forward"] = self._forward(trainer, pl_module, recorder, batch)
+                with self._guard(trainer, "drawing the graphs"):
+                    self._write(trainer, drawn)
+            if self.backward and not self._losses:
+                text = "no backward graph: the first batch had no loss that went to manual_backward."
+                self._guard.once(trainer, text)
         self._stop()
 
     def steps_free(self, trainer: Trainer) -> float:
@@ -146,20 +166,14 @@ class GraphLogger(Callback):
         # A forward pass of one rank alone might wait for the others.
         graph = None if recorder.calls or trainer.world_size > 1 else _guessed(pl_module, batch)
         if graph is None:
-            graph = ForwardGraphBuilder(pl_module, recorder.calls, seconds=self.patience).build(self._losses)
+            graph = ForwardGraphBuilder(pl_module, recorder.calls, self._patience).build(self._losses)
         if graph.origin != EXPORT:
             self._guard.once(trainer, f"the forward graph comes from {graph.origin}: {graph.note}.")
         return graph
 
-    def _backward(self, trainer: Trainer, pl_module: LightningModule, recorder: CallRecorder) -> dict[str, Graph]:
-        if not self._losses:
-            self._guard.once(trainer, "no backward graph: the first batch had no loss that went to manual_backward.")
-        graphs = [backward_graph(loss, pl_module, recorder) for loss in self._losses]
-        return {f"backward/{index}" if len(graphs) > 1 else "backward": graph for index, graph in enumerate(graphs)}
-
-    def _write(self, trainer: Trainer, forward: Graph | None, backward: dict[str, Graph]) -> None:
+    def _write(self, trainer: Trainer, graphs: dict[str, Graph]) -> None:
         drawn = {}
-        for tag, whole in (({"forward": forward} if forward else {}) | backward).items():
+        for tag, whole in graphs.items():
             graph = whole if len(whole.nodes) <= LARGEST else collapse(whole)
             drawn[tag] = Drawing(partial(to_graph_def, graph), partial(to_svg, graph, depth=self.depth))
         files = [place for place in adapters(trainer) if isinstance(place, FilesAdapter)]

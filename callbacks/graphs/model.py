@@ -1,5 +1,6 @@
 """What a compute graph is: named nodes and the modules they belong to; how it is put together, and seen from afar."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -78,12 +79,17 @@ def shapes_of(value: Any) -> tuple[Shapes, str]:
     return tuple(shapes), dtype
 
 
+def path_of(name: str) -> str:
+    """Return a name as a path with slashes; what means something else in a graph becomes an underscore."""
+    return re.sub(r"[^\w/-]+", "_", name.replace(".", "/"))
+
+
 class GraphDraft:
     """A graph that nodes are still added to; each gets a name of its own, from the parts and tensors of a module."""
 
     def __init__(self, root: nn.Module) -> None:
         named = [(unwrapped_name(name), part) for name, part in root.named_modules(remove_duplicate=False)]
-        self._modules = {name.replace(".", "/"): type(part).__name__ for name, part in named if name}
+        self._modules = {path_of(name): type(part).__name__ for name, part in named if name}
         self._nodes: dict[str, Node] = {}
         self._taken: Counter[str] = Counter()
         self._calls: set[str] = set()  # scopes of second and later calls
@@ -115,7 +121,8 @@ class GraphDraft:
 
         The scope may be a module's name with dots; the other arguments are those of `Node`.
         """
-        wanted = name = f"{scope.replace('.', '/')}/{label}" if scope else label
+        label = path_of(label).replace("/", "_")
+        wanted = name = f"{path_of(scope)}/{label}" if scope else label
         while name in self._nodes or name in self._modules:  # a node and a scope of one name cannot be told apart
             self._taken[wanted] += 1
             name = f"{wanted}_{self._taken[wanted]}"
@@ -131,7 +138,7 @@ class GraphDraft:
 
         The outermost has an empty name and no scope. From the second call on the scope is one of its own, `scope_1`.
         """
-        scope = module.replace(".", "/")
+        scope = path_of(module)
         if scope and count:
             numbered = f"{scope}_{count}"
             is_free = numbered not in self._modules or numbered in self._calls
@@ -143,7 +150,8 @@ class GraphDraft:
 
     def last_in(self, scope: str) -> str | None:
         """Return the node that was added last to a scope or those inside it, of those that read something."""
-        inside = [name for name, node in self._nodes.items() if name.startswith(f"{scope}/") and node.inputs]
+        scope = f"{path_of(scope)}/"
+        inside = [name for name, node in self._nodes.items() if name.startswith(scope) and node.inputs]
         return inside[-1] if inside else None
 
     def freeze(self, origin: str, note: str = "") -> Graph:

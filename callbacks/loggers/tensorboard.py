@@ -29,6 +29,10 @@ class TensorBoardAdapter(LoggerAdapter):
     def __init__(self, logger: Any) -> None:
         self._logger = logger
 
+    def _writer(self) -> Any:
+        """The writer of events; a `validate` or `fit` before this one has closed the file, and then it is none."""
+        return self._logger.experiment._get_file_writer()
+
     def write_scalars(self, values: Mapping[str, float], step: int) -> None:
         """Write an event each; the writer opens a file anew where the fit has closed it."""
         for tag, value in values.items():
@@ -44,7 +48,7 @@ class TensorBoardAdapter(LoggerAdapter):
             proto = HistogramProto(min=histogram.low, max=histogram.high, bucket_limit=limits, bucket=counts)
             proto.num, proto.sum, proto.sum_squares = sum(histogram.counts), histogram.total, histogram.squares
             summary.value.add(tag=tag, histo=proto)
-        self._logger.experiment.file_writer.add_summary(summary, step)
+        self._writer().add_summary(summary, step)
 
     def write_text(self, tag: str, text: str, step: int) -> None:
         """Write a text, shown as it stands, to the Text tab."""
@@ -62,7 +66,7 @@ class TensorBoardAdapter(LoggerAdapter):
         metadata of a run of functions, which the tab draws like any graph (plugin `graph_run_metadata_graph`).
         """
         made = {tag: graph.graph_def() for tag, graph in graphs.items()}
-        writer = self._logger.experiment.file_writer
+        writer = self._writer()
         forward = made.pop("forward", None)
         if forward is not None:
             writer.add_event(Event(graph_def=forward.SerializeToString()), step)
@@ -89,7 +93,7 @@ class TensorBoardAdapter(LoggerAdapter):
         """
         plain = {name: one if isinstance(one, bool | Number | str) else str(one) for name, one in values.items()}
         for summary in hparams_summaries(plain, dict.fromkeys(metrics, 0)):  # type: ignore[no-untyped-call]
-            self._logger.experiment.file_writer.add_summary(summary)
+            self._writer().add_summary(summary)
 
 
 def _buckets(histogram: Histogram) -> list[tuple[float, float]]:

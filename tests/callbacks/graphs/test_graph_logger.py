@@ -31,6 +31,11 @@ pytestmark = [*LIGHTNINGS_WARNINGS, pytest.mark.filterwarnings("ignore:.*TensorB
 ROOT = Path(__file__).parents[3]
 
 
+def unhurried(**flags):
+    """What it draws shall not depend on what else the machine does."""
+    return GraphLogger(patience=60, **flags)
+
+
 def board(folder):
     return TensorBoardLogger(folder, name="run", version="")
 
@@ -58,7 +63,7 @@ def said(capsys):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_both_graphs_are_two_tags_of_one_run(tmp_path, capsys, name):
-    _, module = train(name, tmp_path, GraphLogger(), logger=board(tmp_path))
+    _, module = train(name, tmp_path, unhurried(), logger=board(tmp_path))
     graphs = written(tmp_path)
     assert set(graphs) == {"Default", "backward"}
     with_gradient = [p for p in module.parameters() if p.grad is not None or name != "branch"]
@@ -75,7 +80,7 @@ def test_both_graphs_are_two_tags_of_one_run(tmp_path, capsys, name):
 @pytest.mark.parametrize("flags", [{}, {"precision": "bf16-mixed"}], ids=["32", "bf16"])
 def test_the_weights_are_those_without_it(tmp_path, module, flags):
     _, alone = fit(tmp_path / "a", module, epochs=1, **flags)
-    _, watched = fit(tmp_path / "b", module, GraphLogger(), epochs=1, logger=board(tmp_path), **flags)
+    _, watched = fit(tmp_path / "b", module, unhurried(), epochs=1, logger=board(tmp_path), **flags)
     same = zip(alone.state_dict().values(), watched.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in same)
     both = {"backward/0", "backward/1"} if module is TwoOptimizers else {"backward"}
@@ -86,13 +91,13 @@ def test_the_weights_are_those_without_it(tmp_path, module, flags):
 @pytest.mark.parametrize("flags", [{"accumulate_grad_batches": 3}, {"gradient_clip_val": 0.1}], ids=str)
 def test_accumulating_and_clipping_stay_what_they_are(tmp_path, flags):
     _, alone = fit(tmp_path / "a", Plain, epochs=1, **flags)
-    _, watched = fit(tmp_path / "b", Plain, GraphLogger(), epochs=1, logger=board(tmp_path), **flags)
+    _, watched = fit(tmp_path / "b", Plain, unhurried(), epochs=1, logger=board(tmp_path), **flags)
     same = zip(alone.state_dict().values(), watched.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in same)
 
 
 def test_a_gan_has_a_backward_graph_for_each_loss(tmp_path):
-    fit(tmp_path, TwoOptimizers, GraphLogger(), epochs=1, logger=board(tmp_path))
+    fit(tmp_path, TwoOptimizers, unhurried(), epochs=1, logger=board(tmp_path))
     graphs = written(tmp_path)
     assert {name.split("/")[0] for name in of(graphs["backward/0"], "AccumulateGrad")} == {"net"}
     assert of(graphs["backward/1"], "AccumulateGrad") == ["other/bias", "other/weight"]
@@ -105,7 +110,7 @@ class NoneFirst(Plain):
 
 
 def test_a_skipped_first_batch_is_waited_out(tmp_path):
-    fit(tmp_path, NoneFirst, GraphLogger(), epochs=1, logger=board(tmp_path))
+    fit(tmp_path, NoneFirst, unhurried(), epochs=1, logger=board(tmp_path))
     assert set(written(tmp_path)) == {"Default", "backward"}
 
 
@@ -115,7 +120,7 @@ class StepsAgain(Plain):
 
 
 def test_an_optimizer_that_repeats_the_step_gives_one_graph(tmp_path):
-    fit(tmp_path, StepsAgain, GraphLogger(), epochs=1, logger=board(tmp_path))
+    fit(tmp_path, StepsAgain, unhurried(), epochs=1, logger=board(tmp_path))
     graphs = written(tmp_path)
     assert set(graphs) == {"Default", "backward"}
     assert len([name for name in of(graphs["Default"], "linear") if "net" in name]) == 2
@@ -127,7 +132,7 @@ class OwnBackward(TwoOptimizers):
 
 
 def test_losses_that_lightning_does_not_see_are_spoken_of(tmp_path, capsys):
-    fit(tmp_path, OwnBackward, GraphLogger(), epochs=1, logger=board(tmp_path))
+    fit(tmp_path, OwnBackward, unhurried(), epochs=1, logger=board(tmp_path))
     assert set(written(tmp_path)) == {"Default"}
     (line,) = said(capsys)
     assert "manual_backward" in line
@@ -139,7 +144,7 @@ def test_losses_that_lightning_does_not_see_are_spoken_of(tmp_path, capsys):
 @pytest.mark.parametrize("logger", ["csv", "none"])
 def test_without_tensorboard_there_are_pictures_in_the_log_folder(tmp_path, capsys, logger):
     kept = CSVLogger(tmp_path, name="run", version="") if logger == "csv" else False
-    fit(tmp_path, Plain, GraphLogger(), epochs=1, logger=kept)
+    fit(tmp_path, Plain, unhurried(), epochs=1, logger=kept)
     folder = (tmp_path / "run" if logger == "csv" else tmp_path) / "graphs"
     assert sorted(path.name for path in folder.iterdir()) == ["backward.svg", "forward.svg"]
     assert "BatchNorm1d" in (folder / "forward.svg").read_text()
@@ -148,21 +153,21 @@ def test_without_tensorboard_there_are_pictures_in_the_log_folder(tmp_path, caps
 
 
 def test_a_trial_run_writes_nothing(tmp_path):
-    fit(tmp_path, Plain, GraphLogger(svg=True), epochs=1, fast_dev_run=True)
+    fit(tmp_path, Plain, unhurried(svg=True), epochs=1, fast_dev_run=True)
     assert not list(tmp_path.rglob("*.svg"))
 
 
 def test_one_of_the_two_can_be_left_out(tmp_path):
-    fit(tmp_path, Plain, GraphLogger(forward=False), epochs=1, logger=board(tmp_path))
+    fit(tmp_path, Plain, unhurried(forward=False), epochs=1, logger=board(tmp_path))
     assert set(written(tmp_path)) == {"backward"}
-    fit(tmp_path / "b", Plain, GraphLogger(backward=False), epochs=1, logger=board(tmp_path / "b"))
+    fit(tmp_path / "b", Plain, unhurried(backward=False), epochs=1, logger=board(tmp_path / "b"))
     assert set(written(tmp_path / "b")) == {"Default"}
 
 
 def test_a_resumed_run_is_not_drawn_again(tmp_path):
     def go(folder, **flags):
         saver = ModelCheckpoint(tmp_path, "end", save_on_train_epoch_end=True, enable_version_counter=False)
-        fit(tmp_path, Plain, GraphLogger(), callbacks=[saver], logger=board(folder), **flags)
+        fit(tmp_path, Plain, unhurried(), callbacks=[saver], logger=board(folder), **flags)
         return written(folder)
 
     assert set(go(tmp_path, epochs=1)) == {"Default", "backward"}
@@ -185,7 +190,7 @@ class CompiledStep(Plain):
 
 
 def test_where_no_call_is_seen_the_example_is_traced(tmp_path):
-    fit(tmp_path, CompiledStep, GraphLogger(), epochs=1, logger=board(tmp_path))
+    fit(tmp_path, CompiledStep, unhurried(), epochs=1, logger=board(tmp_path))
     (shape,) = [n.attr["_output_shapes"].list.shape[0] for n in written(tmp_path)["Default"].node if n.op == "Input"]
     assert [dim.size for dim in shape.dim] == [5, 3]
 
@@ -200,7 +205,7 @@ class NoModules(Plain):
 
 
 def test_a_step_without_modules_is_drawn_from_autograd(tmp_path, capsys):
-    fit(tmp_path, NoModules, GraphLogger(), epochs=1, logger=board(tmp_path))
+    fit(tmp_path, NoModules, unhurried(), epochs=1, logger=board(tmp_path))
     assert {"weight", "training_step/mm", "loss"} <= {node.name for node in written(tmp_path)["Default"].node}
     (line,) = said(capsys)
     assert "autograd" in line
@@ -217,7 +222,7 @@ def test_our_classifier_is_drawn(tmp_path):
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[GraphLogger()],
+        callbacks=[unhurried()],
     )
     trainer.fit(module, batches)
     names = {dict(n.attr)["parameter"].s.decode() for n in written(tmp_path)["Default"].node if n.op == "Parameter"}
@@ -232,7 +237,7 @@ def test_a_failure_of_its_own_is_one_line_and_training_goes_on(tmp_path, capsys,
         raise OSError("disk full")
 
     monkeypatch.setattr("callbacks.graphs.logger.write_graphs", broken)
-    trainer, _ = fit(tmp_path, Plain, GraphLogger(), epochs=2, logger=board(tmp_path))
+    trainer, _ = fit(tmp_path, Plain, unhurried(), epochs=2, logger=board(tmp_path))
     assert trainer.current_epoch == 2
     assert said(capsys) == ["GraphLogger: drawing the graphs failed (OSError: disk full); training goes on."]
 
@@ -261,7 +266,7 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     for which in ("alone", "watched"):
         logger = TensorBoardLogger(folder, name="run", version="") if which == "watched" else False
-        trainer, module = fit(folder, Plain, GraphLogger() if logger else None, epochs=1, devices=2, strategy="ddp",
+        trainer, module = fit(folder, Plain, GraphLogger(patience=60) if logger else None, epochs=1, devices=2, strategy="ddp",
                               logger=logger)
         torch.save(module.state_dict(), folder / f"{which}{trainer.global_rank}.pt")
 """

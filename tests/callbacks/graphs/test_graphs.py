@@ -15,6 +15,7 @@ from torch.nn import functional
 from callbacks import graphs
 from callbacks.graphs import CallRecorder, backward_graph, collapse, forward_graph, to_dot, to_graph_def, to_svg
 from callbacks.graphs.builders import EXPORT, PARTS, SEEN, ForwardGraphBuilder
+from callbacks.graphs.patience import Patience
 
 ORIGINS = {"branch": PARTS}
 
@@ -169,7 +170,7 @@ def test_an_activation_in_place_belongs_to_the_module_that_calls_it():
         loss = net(inputs()).sum()
     (relu,) = [node for node in backward_graph(loss, net, watched).nodes if node.op == "ReluBackward0"]
     assert relu.scope == ""
-    slow = ForwardGraphBuilder(net, watched.calls, seconds=1e-9).build([loss])
+    slow = ForwardGraphBuilder(net, watched.calls, Patience(1e-9)).build([loss])
     assert [node.op for node in slow.nodes if node.op == "relu"] == ["relu"]
 
 
@@ -277,7 +278,7 @@ def test_a_trace_that_takes_too_long_is_given_up():
     with CallRecorder(net) as watched:
         loss = net(x).sum()
     start = time.monotonic()
-    graph = ForwardGraphBuilder(net, watched.calls, seconds=1e-3).build([loss])
+    graph = ForwardGraphBuilder(net, watched.calls, Patience(1e-3)).build([loss])
     assert time.monotonic() - start < 2
     assert graph.origin == SEEN
     assert "too long" in graph.note
@@ -300,7 +301,7 @@ def test_what_a_step_does_between_its_modules_is_drawn():
     with CallRecorder(both) as watched:
         mean, scale = encoder(x).chunk(2, 1)
         loss = functional.mse_loss(decoder(mean + scale.exp()), x)
-    graph = ForwardGraphBuilder(both, watched.calls, seconds=60).build([loss])
+    graph = ForwardGraphBuilder(both, watched.calls, Patience(60)).build([loss])
     way = reached(graph, "encoder/linear")
     assert way >= {"training_step/split", "training_step/exp", "training_step/add", "decoder/linear", "loss"}
     assert graph.origin == EXPORT

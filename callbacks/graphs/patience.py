@@ -1,0 +1,54 @@
+"""Keep work within some seconds of wall-clock time: it is counted, and ended in the middle when they are used up."""
+
+from math import inf
+from time import monotonic
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+
+
+class Patience:
+    """Counts the seconds spent in its `with` blocks, of which there are so many in all.
+
+    Args:
+        seconds: How long everything may take together.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._spent, self._start = 0.0, inf
+
+    def __enter__(self) -> "Patience":
+        self._start = monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._spent, self._start = self._spent + self._running(), inf
+
+    def left(self) -> float:
+        """Return the seconds that are left; below 0 when it took longer."""
+        return self.seconds - self._spent - self._running()
+
+    def check(self) -> None:
+        """Raise a TimeoutError when no time is left."""
+        if self.left() <= 0:
+            raise TimeoutError("it takes too long")
+
+    def share(self, part: float) -> "Patience":
+        """Return a patience of its own, running, for a part of what is left."""
+        return Patience(self.left() * part).__enter__()
+
+    def _running(self) -> float:
+        return max(0.0, monotonic() - self._start)
+
+
+class EndedBy(TorchFunctionMode):
+    """Ends a pass through somebody's module between two operations, once a patience is used up."""
+
+    def __init__(self, patience: Patience) -> None:
+        super().__init__()
+        self._patience = patience
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._patience.check()
+        return func(*args, **(kwargs or {}))
