@@ -100,7 +100,7 @@ Said = Iterator[tuple[Fault, str, str]]  # what, where, why
 
 ADVICE: dict[Fault, str] = {
     Fault.VANISHING_GRADIENT: "use ReLU-like activations with He initialisation, normalisation or skip connections",
-    Fault.EXPLODING_GRADIENT: "clip gradients (gradient_clip_val=1.0), and scale the initial weights to their fan-in",
+    Fault.EXPLODING_GRADIENT: "clip gradients (Trainer(gradient_clip_val=1.0)), scale initial weights to their fan-in",
     Fault.DEAD_UNITS: "lower the learning rate, start biases at 0, or use a leaky activation",
     Fault.SATURATED_UNITS: "use smaller initial weights, scaled inputs, a normalisation or a ReLU-like activation",
     Fault.NOT_UPDATING: "give it to the optimizer, or take the detach away; if it is meant to stand still, say so by "

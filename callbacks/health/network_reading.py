@@ -201,7 +201,7 @@ class LayerInputs:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self.first = None
+        self.first = self._failed = None
 
 
 class InputHook:

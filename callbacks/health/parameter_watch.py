@@ -247,11 +247,12 @@ def weights_at_start(module: nn.Module) -> tuple[WeightStart, ...]:
         if weight is None or is_lazy(weight) or not weight.is_floating_point() or not weight.numel():
             continue
         whole = weight.detach().float()
-        rows, columns = whole.flatten(1), whole.transpose(0, 1).flatten(1)
+        rows = whole.flatten(1)
         alike = len(rows) > 1 and getattr(part, "groups", 1) == 1 and bool((rows == rows[:1]).all())
         rms, peak = torch.stack([rows.square().mean().sqrt(), rows.abs().max()]).tolist()
         shape = rows.shape[1], rows.numel(), rms, peak, alike, weight.requires_grad
-        found.append(WeightStart(name, *shape, len(rows), bool((columns == columns[:1]).all())))
+        columns = bool((whole[:, 0] == whole[:, -1]).all()) and bool((whole == whole[:, :1]).all())
+        found.append(WeightStart(name, *shape, len(rows), columns))
     return tuple(found)
 
 

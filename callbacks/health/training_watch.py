@@ -124,7 +124,8 @@ class TrainingWatch:
         found = find_losses(values)
         train_loss, val_loss = (values.get(name or "", nan) for name in (found.train, found.val))
         accuracy = _first({name.lower(): value for name, value in values.items()}, "val", "acc")
-        self._epochs = [*self._epochs, (mean, _in_units(val_loss, mean, train_loss))][-rules.LASTING :]
+        first, latest = self._epochs[:1], [*self._epochs[1:], (mean, _in_units(val_loss, mean, train_loss))]
+        self._epochs = [*first, *latest[-rules.LASTING :]]
         if self._ended_epochs < self._next_epoch:
             return
         self._next_epoch = self._ended_epochs * 1.25  # what one more epoch shows grows less and less

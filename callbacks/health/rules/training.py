@@ -200,10 +200,13 @@ def judge_course(facts: Facts, course: LossCourse, *, seen_epoch: bool) -> Said:
 def judge_epochs(facts: Facts, start: float, epochs: Sequence[tuple[float, float]], accuracy: float) -> Said:
     """Judge the losses of whole epochs, pairs of mean training loss and validation loss; NaN where there was none.
 
-    Accuracy is the last epoch's in validation; NaN if it is not logged.
+    Accuracy is the last epoch's in validation; NaN if it is not logged. The first pair is the first epoch's: if its
+    validation loss is far over what training began with, the two are not in one unit.
     """
     last = epochs[-LASTING:]
     if facts.regularised or not facts.alone or len(last) < LASTING or accuracy >= HELD:
+        return
+    if epochs[0][1] > DIVERGED * abs(start):
         return
     if all(t < MEMORISED * start and (v - t) > GAP * (start - t) for t, v in last):
         train, val = last[-1]

@@ -188,6 +188,7 @@ MEMORISED = [(0.01, 1.5)] * 3
         (Facts(), MEMORISED[:2], NAN, []),
         (Facts(), [(0.01, 0.3)] * 3, NAN, []),
         (Facts(), [(0.01, NAN)] * 3, NAN, []),
+        (Facts(), [(1.0, 900.0), *[(0.01, 40.0)] * 3], NAN, []),  # validated in another unit
         (Facts(), [(NAN, 1.5)] * 3, NAN, []),
     ],
 )

@@ -272,9 +272,13 @@ def test_a_module_is_copied_amid_its_first_steps_and_the_copy_is_not_watched(tmp
     assert "failed (" not in capsys.readouterr().err
 
 
-def test_a_callback_is_pickled_before_a_fit():
-    for each in ours():
-        assert type(unpickled(pickle.dumps(each))) is type(each)
+def test_a_callback_is_pickled_before_a_fit_and_after_it(tmp_path):
+    callbacks = ours()
+    before = [len(pickle.dumps(each)) for each in callbacks]
+    fit(tmp_path, Plain, epochs=1, callbacks=callbacks)
+    after = [pickle.dumps(each) for each in callbacks]
+    assert [type(unpickled(each)) for each in after] == [GradientMonitor, GradientLogger]
+    assert max(map(len, after)) < 30_000 > max(before)  # without the trainer
 
 
 def test_two_of_a_kind_stand_in_one_trainer_and_keep_their_states_apart(tmp_path):

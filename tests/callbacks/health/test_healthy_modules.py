@@ -1,10 +1,12 @@
 """Silence about what is healthy, over kinds of modules that no rule was made on."""
 
+import healthy_losses
+import healthy_modules
+import healthy_still_parts
 import pytest
 import pytorch_lightning as pl
 import torch
 from foreign_modules import LIGHTNINGS_WARNINGS
-from healthy_modules import KINDS, Backbone
 from pytorch_lightning.callbacks import BackboneFinetuning
 
 from callbacks import GradientMonitor
@@ -14,6 +16,14 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Found .* module.s. in eval mode"),
     pytest.mark.filterwarnings("ignore:Total length of `DataLoader`"),
 ]
+
+FILES = healthy_modules, healthy_losses, healthy_still_parts
+KINDS = {
+    name: kind
+    for file in FILES
+    for name, kind in vars(file).items()
+    if isinstance(kind, type) and issubclass(kind, healthy_modules.Healthy) and kind is not healthy_modules.Healthy
+}
 
 
 def fitted(root, kind, *others):
@@ -33,14 +43,14 @@ def fitted(root, kind, *others):
     return [f"{found.fault}: {found.why}" for found in monitor.findings]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=[kind.__name__ for kind in KINDS])
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_nothing_is_said_of_a_healthy_module(tmp_path, capsys, kind):
     assert fitted(tmp_path, kind) == []
     said = [line for line in capsys.readouterr().err.splitlines() if "GradientMonitor" in line]
     assert len(said) == 1  # the last word
 
 
-class Finetuned(Backbone):
+class Finetuned(healthy_still_parts.Backbone):
     """Leaves it to a callback which parameters are trained."""
 
     way = "callback"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from callbacks.graphs.builders import BackwardGraphBuilder
+from callbacks.graphs import backward_graph
 from callbacks.health.loss_reading import read_loss
 from callbacks.health.network_reading import read_head, read_structure
 from callbacks.health.rules.network import head_findings, structure_findings
@@ -152,6 +152,6 @@ def test_a_torch_that_keeps_less_is_read_without_a_finding_and_without_a_failure
     read_head(operations(changed, {}))
     assert head_findings(read_loss(changed, alone=True, maximised=False), 0) == []
     assert structure_findings(read_structure(changed), 0) == []
-    assert {node.op for node in BackwardGraphBuilder(module).build(changed).nodes} >= (
+    assert {node.op for node in backward_graph(changed, module).nodes} >= (
         {"AccumulateGrad"} if lost == "_saved_" else set()
     )
