@@ -29,7 +29,7 @@ from callbacks.readers import autograd
 EXPORT, PARTS, SEEN = "torch.export", "torch.export of its parts", "the module calls seen"
 AUTOGRAD = "autograd"
 MOST_CALLS = 3000  # of modules; torch.export takes about 10 ms for each
-EXPORTING = 0.7  # of the patience; the rest is for drawing what was traced, and for the backward graph
+GRACE = 0.5  # seconds over the patience in which what was seen is still put together
 LONGEST = 80  # letters of an attribute
 
 
@@ -141,7 +141,10 @@ class ForwardGraphBuilder:
         self._drawn: dict[TensorRecord, str] = {}
         self._drawn_sources: dict[autograd.Source, str] = {}
         self._drawn_nodes: dict[GradNode, str] = {}
-        self._patience, self._exporting = patience, patience.share(EXPORTING)
+        # What is drawn takes a few times as long to be written as the graph of autograd took, which came before.
+        left = patience.left()
+        self._exporting = Patience(max(0.8 * left - 4 * patience.spent(), 0.3 * left)).__enter__()
+        self._patience = patience
         self._trainer = getattr(root, "_trainer", None)
         self._callers = callers(calls, patience)
         self._scopes: dict[Call, str] = {}  # exported calls, and those inside them
@@ -204,6 +207,9 @@ class ForwardGraphBuilder:
         for inner in call.all_calls():
             relative = inner.name.removeprefix(call.name).lstrip(".").replace(".", "/")
             self._scopes[inner] = "/".join(part for part in (scope, relative) if part)
+        if not call.outputs:  # it was never called
+            for result in filter(None, results):
+                self._graph.add("", "output", OUTPUT, (result,))
         if len(call.outputs) == len(results):  # else nobody saw the real results
             for (_, leaf), result in zip(call.outputs, results, strict=True):
                 if isinstance(leaf, TensorRecord) and result is not None:
@@ -243,7 +249,7 @@ class ForwardGraphBuilder:
         """Draw autograd's nodes down to what is known, and return the result drawn for `source`."""
         waiting = [source]
         while waiting:
-            self._patience.check()
+            self._patience.check(GRACE)
             node, number = now = waiting[-1]
             inputs = [(below, index) for below, index in autograd.sources_of(node) if below is not None]
             drawn = self._known(node, scope)

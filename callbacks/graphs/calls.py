@@ -115,7 +115,7 @@ def callers(calls: Iterable[Call], patience: Patience) -> dict[GradNode, Call]:
             before = {tensor.source[0] for _, tensor in call.inputs if tensor.source}
             after = [tensor.source[0] for _, tensor in call.results() if tensor.source]
             for node in walk((node for node in after if node not in before), before):
-                patience.check()
+                patience.check(over=0.5)
                 if parameter_of(node) is None:
                     found.setdefault(node, call)
     return found

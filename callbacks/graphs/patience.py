@@ -29,14 +29,14 @@ class Patience:
         """Return the seconds that are left; below 0 when it took longer."""
         return self.seconds - self._spent - self._running()
 
-    def check(self) -> None:
-        """Raise a TimeoutError when no time is left."""
-        if self.left() <= 0:
-            raise TimeoutError("it takes too long")
+    def spent(self) -> float:
+        """Return the seconds that are used up."""
+        return self.seconds - self.left()
 
-    def share(self, part: float) -> "Patience":
-        """Return a patience of its own, running, for a part of what is left."""
-        return Patience(self.left() * part).__enter__()
+    def check(self, over: float = 0.0) -> None:
+        """Raise a TimeoutError when no time is left and so many seconds more have passed."""
+        if self.left() + over <= 0:
+            raise TimeoutError("it takes too long")
 
     def _running(self) -> float:
         return max(0.0, monotonic() - self._start)

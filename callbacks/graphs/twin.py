@@ -22,7 +22,7 @@ from callbacks.graphs.patience import Patience
 from callbacks.readers.autograd import COMPILED
 
 MOST_BYTES = 64 * 2**20  # of tensors, arrays and tables that one twin copies; a tracing reads none of their numbers
-MOST_OBJECTS = 200_000  # of Python, about half a second
+MOST_OBJECTS = 50_000  # of Python, about 0.2 s
 _ATOMS = (type(None), type(...), type(NotImplemented), bool, int, float, complex, str, bytes, type, range, ModuleType)
 _ATOMS += (torch.dtype, torch.device, torch.layout, torch.memory_format, property)
 _BUSY = (threading.Thread, queue.Queue, io.IOBase)  # a copy of a queue that nobody reads would wait for ever
@@ -89,15 +89,13 @@ class Twins:
             return self._memo[id(value)]
         if self._patience is not None:
             self._patience.check()
-        if isinstance(value, nn.Module):
+        make: Any = _BY_TYPE.get(type(value))  # first: a weak proxy says that it is what it stands for
+        if make is None and isinstance(value, nn.Module):
             return self._module(value)
         self._objects += 1
         if self._objects > MOST_OBJECTS or isinstance(value, self._too_busy):
             return self._keep(value, _Absent(type(value).__name__))
-        if isinstance(value, Tensor):
-            return self._tensor(value)
-        make: Any = _BY_TYPE.get(type(value), Twins._other)
-        return make(self, value)
+        return (make or (Twins._tensor if isinstance(value, Tensor) else Twins._other))(self, value)
 
     def _keep(self, original: Any, made: Any) -> Any:
         self._memo[id(original)] = made
@@ -147,14 +145,14 @@ class Twins:
         return self._keep(array, np.array(array))
 
     def _dict(self, values: dict[Any, Any]) -> Any:
-        if not self._has_room(sys.getsizeof(values)):
+        if len(values) > MOST_OBJECTS:
             return self._keep(values, _Absent("large dict"))
         own = self._keep(values, {})
         own.update((self.of(key), self.of(value)) for key, value in list(values.items()))
         return own
 
     def _list(self, values: list[Any]) -> Any:
-        if not self._has_room(sys.getsizeof(values)):
+        if len(values) > MOST_OBJECTS:
             return self._keep(values, _Absent("large list"))
         own = self._keep(values, [])
         own.extend(self.of(value) for value in list(values))
