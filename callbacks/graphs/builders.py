@@ -55,9 +55,9 @@ def draw_exported(
 ) -> list[str | None]:
     """Trace a recorded call again with `torch.export`, and add the program's nodes to a graph.
 
-    It is traced without numbers, and by its twin: no weight, buffer, random state or attribute changes. `inputs` are the nodes behind
-    the leaves of the arguments, none where that is no tensor; what is returned, those behind the leaves of the result.
-    When the patience ends it is given up. Whatever `torch.export` or the module says against it is raised.
+    Its twin is traced, without numbers: no weight, buffer, random state or attribute changes. `inputs` are the nodes
+    behind the leaves of the arguments, none where that is no tensor; what is returned, those behind the leaves of the
+    result. When the patience ends it is given up. Whatever `torch.export` or the module says against it is raised.
     """
     module: nn.Module = twins.of(call.module)
     program = _export(module, call, twins, patience)
@@ -154,7 +154,8 @@ class ForwardGraphBuilder:
     def build(self, losses: list[Tensor]) -> Graph:
         """Return the graph of all calls, up to the losses."""
         if sum(1 for call in self._calls for _ in call.all_calls()) > MOST_CALLS:
-            self._exporting, self._reason = Patience(0), f"more than {MOST_CALLS} module calls are too many for torch.export"
+            self._exporting = Patience(0)
+            self._reason = f"more than {MOST_CALLS} module calls are too many for torch.export"
         for call in self._calls:
             self._add_call(call, STEP)
         for loss in losses:
@@ -208,8 +209,8 @@ class ForwardGraphBuilder:
             relative = inner.name.removeprefix(call.name).lstrip(".").replace(".", "/")
             self._scopes[inner] = "/".join(part for part in (scope, relative) if part)
         if not call.outputs:  # it was never called
-            for result in filter(None, results):
-                self._graph.add("", "output", OUTPUT, (result,))
+            for made in filter(None, results):
+                self._graph.add("", "output", OUTPUT, (made,))
         if len(call.outputs) == len(results):  # else nobody saw the real results
             for (_, leaf), result in zip(call.outputs, results, strict=True):
                 if isinstance(leaf, TensorRecord) and result is not None:

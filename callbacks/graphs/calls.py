@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
 from contextlib import nullcontext
+from dataclasses import dataclass, field, fields, is_dataclass
 from math import inf
 from time import monotonic
 from typing import Any
@@ -89,7 +89,8 @@ class Call:
     calls: list[Call] = field(default_factory=list)
     autocast: torch.dtype | None = None
     grad: bool = True
-    seconds: float = 0.0  # that it took, without compiling; the start, while it is under way
+    start: float = 0.0
+    seconds: float = 0.0  # that it took, without compiling
 
     @property
     def device_type(self) -> str:
@@ -211,7 +212,7 @@ class CallRecorder:
             call.autocast = torch.get_autocast_dtype(call.device_type)
         (self._stack[-1].calls if self._stack else self.calls).append(call)
         self._stack.append(call)
-        call.seconds = monotonic() - self._compiling
+        call.start = monotonic() - self._compiling
 
     def _leave(self, module: nn.Module, _: Any, output: Any) -> None:
         inner = uncompiled(module)
@@ -219,7 +220,7 @@ class CallRecorder:
             return
         while (call := self._stack.pop()).module is not inner:
             pass  # calls that ended in an exception
-        call.seconds = monotonic() - self._compiling - call.seconds
+        call.seconds = monotonic() - self._compiling - call.start
         if inner is not module or getattr(module, "_compiled_call_impl", None) is not None:
             self._compiling, call.seconds = self._compiling + call.seconds, 0.0
         inside = {id(leaf) for part in call.calls for _, leaf in (*part.inputs, *part.outputs)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import copyreg
 import io
 import queue
@@ -23,7 +22,20 @@ from callbacks.readers.autograd import COMPILED
 
 MOST_BYTES = 64 * 2**20  # of tensors, arrays and tables that one twin copies; a tracing reads none of their numbers
 MOST_OBJECTS = 50_000  # of Python, about 0.2 s
-_ATOMS = (type(None), type(...), type(NotImplemented), bool, int, float, complex, str, bytes, type, range, ModuleType)
+_ATOMS: tuple[type, ...] = (
+    type(None),
+    type(...),
+    type(NotImplemented),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    type,
+    range,
+    ModuleType,
+)
 _ATOMS += (torch.dtype, torch.device, torch.layout, torch.memory_format, property)
 _BUSY = (threading.Thread, queue.Queue, io.IOBase)  # a copy of a queue that nobody reads would wait for ever
 _HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks"))
@@ -107,7 +119,7 @@ class Twins:
         self._bytes += size if fits else 0
         return fits
 
-    def _module(self, module: nn.Module) -> nn.Module:
+    def _module(self, module: nn.Module) -> Any:
         inner = uncompiled(module)
         if inner is not module:
             return self._keep(module, self.of(inner))
@@ -125,7 +137,7 @@ class Twins:
                 vars(own)[name] = None if name in _OWNERS else self.of(value)
         return own
 
-    def _tensor(self, tensor: Tensor) -> Tensor:
+    def _tensor(self, tensor: Tensor) -> Any:
         plain = tensor.detach()
         if self._has_room(tensor.numel() * tensor.element_size()):
             plain = plain.clone()
@@ -165,7 +177,7 @@ class Twins:
         same = all(own is value for own, value in zip(copies, values, strict=True))
         return self._keep(values, values if same else type(values)(copies))
 
-    def _method(self, method: MethodType) -> MethodType:
+    def _method(self, method: MethodType) -> Any:
         return self._keep(method, MethodType(self.of(method.__func__), self.of(method.__self__)))
 
     def _builtin(self, method: BuiltinMethodType) -> Any:
@@ -173,7 +185,7 @@ class Twins:
             return method
         return self._keep(method, getattr(self.of(method.__self__), method.__name__))
 
-    def _function(self, function: FunctionType) -> FunctionType:
+    def _function(self, function: FunctionType) -> Any:
         """A function that closes over a module, as a patched `forward` does, would change the original."""
         if not (function.__closure__ or function.__defaults__ or function.__kwdefaults__ or vars(function)):
             return function
@@ -188,7 +200,7 @@ class Twins:
         vars(own).update((key, self.of(value)) for key, value in vars(function).items())
         return own
 
-    def _cell(self, cell: CellType) -> CellType:
+    def _cell(self, cell: CellType) -> Any:
         own = self._keep(cell, CellType())
         try:
             value = cell.cell_contents

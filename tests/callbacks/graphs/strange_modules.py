@@ -217,7 +217,7 @@ class OwnGenerators(Strange):
 
 class GlobalGenerators(Strange):
     def factor(self, x):
-        return float(np.random.random()) + torch.rand(6)  # noqa: NPY002
+        return float(np.random.random()) + torch.rand(6)
 
 
 class Iterators(Strange):

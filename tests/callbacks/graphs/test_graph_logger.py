@@ -234,8 +234,8 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     for which in ("alone", "watched"):
         logger = TensorBoardLogger(folder, name="run", version="") if which == "watched" else False
-        trainer, module = fit(folder, Plain, GraphLogger(patience=60) if logger else None, epochs=1, devices=2, strategy="ddp",
-                              logger=logger)
+        drawing = GraphLogger(patience=60) if logger else None
+        trainer, module = fit(folder, Plain, drawing, epochs=1, devices=2, strategy="ddp", logger=logger)
         torch.save(module.state_dict(), folder / f"{which}{trainer.global_rank}.pt")
 """
 
