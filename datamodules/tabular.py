@@ -5,7 +5,7 @@ from itertools import groupby
 from textwrap import wrap
 from typing import Any, Literal
 
-from callbacks.host.packages import LightningDataModule
+from callbacks.host.packages import LightningDataModule, main_package
 from datamodules.batching import TableLoader, eval_loader, predict_loader, train_loader, world
 from datamodules.encoding import Encoding, NumericColumn
 from datamodules.errors import DataError, check_batch_size, check_choice, check_fractions, shortened
@@ -16,6 +16,8 @@ from datamodules.targets import Task, majority_metrics, mean_metrics
 _WIDTH = 110  # of a line of the description
 _STEPS_AN_EPOCH = 200  # what "auto" aims at: enough steps to learn from, few enough to be quick
 _AUTO_BATCH = (32, 512)
+
+main_package()  # the class is used before there is an instance: by parsers, by `load_from_checkpoint`
 
 
 class TabularDataModule(LightningDataModule):

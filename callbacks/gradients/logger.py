@@ -123,7 +123,7 @@ class GradientLogger(NamedByPlace, Callback):
         """Begin to follow the optimizers, on the rank that writes."""
         if not trainer.is_global_zero:
             return
-        if isinstance(trainer.strategy, kinds("strategies.DeepSpeedStrategy") + kinds("strategies.FSDPStrategy")):
+        if isinstance(trainer.strategy, kinds(".strategies.DeepSpeedStrategy") + kinds(".strategies.FSDPStrategy")):
             if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
                 reason = "shards parameters, so that no rank has a whole gradient"
                 self._guard.once(trainer, f"nothing is logged: {type(trainer.strategy).__name__} {reason}.")

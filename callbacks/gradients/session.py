@@ -215,9 +215,10 @@ class GradientSession:
         """Read the weights after the step, and write if what is pending has waited long."""
         moment = self._open.pop(steps.optimizer, None)
         if moment is not None:
-            self.read_updates(moment)
-            self.keep(moment)
-            self._draw_if_due(steps)
+            with self.guard(self.trainer, "keeping what was read"):
+                self.read_updates(moment)
+                self.keep(moment)
+                self._draw_if_due(steps)
 
     def read_updates(self, moment: Moment) -> None:
         """Read the weights after a step, if that is due."""

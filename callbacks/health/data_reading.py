@@ -138,10 +138,21 @@ def read_contrast(train: Tensor, val: Tensor, labels: tuple[Tensor, Tensor] | No
     for name, of_train, of_val in zip(STATISTICS, _statistics(train), _statistics(val), strict=False):
         pooled = float(((of_train.var() + of_val.var()) / 2).sqrt())
         difference = float(of_train.mean() - of_val.mean())
-        effects[name] = difference / pooled if pooled > 1e-6 * abs(float(of_val.mean())) + 1e-12 else 0.0
+        told = pooled > 1e-6 * abs(float(of_val.mean())) + 1e-12 and _stand_apart(of_train, of_val)
+        effects[name] = difference / pooled if told else 0.0
     likeness, reliable = _pictures(train, val) if train.ndim > 3 else (None, 0.0)
     shift = _label_shift(*labels) if labels else 0.0
     return Contrast(min(len(train), len(val)), effects, likeness, reliable, shift)
+
+
+def _stand_apart(train: Tensor, val: Tensor) -> bool:
+    """Whether either mean lies well outside of the other's rows: a series that climbs goes on where it ended before."""
+    widest = max(train.std(), val.std())
+    for rows, mean in ((train, val.mean()), (val, train.mean())):
+        low, high = torch.quantile(rows, torch.tensor([0.02, 0.98]))
+        if not (mean < low - widest or mean > high + widest):
+            return False
+    return True
 
 
 STATISTICS = ("mean", "deviation", "skewness", "roughness")

@@ -87,7 +87,7 @@ def read_head(ops: Sequence[AutogradNode]) -> Head | None:
 
 def _head(op: AutogradNode) -> Head | None:
     outputs, targets = op.saved("self"), op.saved("target")
-    if outputs is None or targets is None or not outputs.numel():
+    if outputs is None or targets is None or not outputs.numel() or not _from_layer(op):
         return None
     if op.kind in ("NllLoss", "NllLoss2D") and outputs.ndim > 1 and outputs.shape[1] > 1:
         ignored = saved(op.node, "ignore_index", -100)
@@ -96,10 +96,19 @@ def _head(op: AutogradNode) -> Head | None:
     if op.kind == "BinaryCrossEntropyWithLogits":
         loss = functional.binary_cross_entropy_with_logits(outputs.float(), targets.float())
         return Head(loss.item(), log(2), nan, nan)
-    if op.kind in ("MseLoss", "SmoothL1Loss", "HuberLoss"):
+    if op.kind in ("MseLoss", "SmoothL1Loss", "HuberLoss") and bool((targets != targets.reshape(-1)[0]).any()):
         sizes = torch.stack([outputs.float().square().mean(), targets.float().square().mean()]).sqrt()
         return Head(nan, nan, *sizes.tolist())
     return None
+
+
+def _from_layer(op: AutogradNode) -> bool:
+    """Whether scores come from a layer: cosines and other comparisons of two outputs have a size of their own."""
+    for _ in range(LONGEST_PATH):
+        if op.before is None or op.kind in AFFINE:
+            break
+        op = op.before
+    return op.kind in AFFINE and op.own
 
 
 def read_batch_norms(module: nn.Module, *, fresh: bool) -> list[BatchNorm]:
@@ -109,7 +118,8 @@ def read_batch_norms(module: nn.Module, *, fresh: bool) -> list[BatchNorm]:
     for name, layer in module.named_modules():
         if isinstance(layer, kinds):
             weight = layer._parameters.get("weight")  # what is parametrised has none of its own
-            tracked, trainable = layer.running_mean is not None, weight is not None and weight.requires_grad
+            tracked = layer.running_mean is not None
+            trainable = weight is not None and weight.requires_grad and weight.grad is not None  # a teacher has none
             untouched = fresh and _is_fresh(layer)
             found.append(BatchNorm(name, layer.training, tracked, layer.momentum, untouched, trainable))
     return found
@@ -129,6 +139,7 @@ class LayerInputs:
 
     def __init__(self) -> None:
         self.first: tuple[str, nn.Module, Tensor] | None = None  # name, layer, and what it was given in this step
+        self.again = False  # whether it was called more than once
         self.signals: list[tuple[str, Tensor]] = []  # of numeric layers: deviation between rows, mean over units
         self.cuts: list[tuple[Cut, int]] = []  # of the first step, with where what was handed on lies in memory
         self._first_step = self._listening = True
@@ -164,17 +175,19 @@ class LayerInputs:
         if tensor.requires_grad and self.first is None:
             return
         if self.first is None:
-            self.first = name, layer, tensor.detach()
+            self.first, self.again = (name, layer, tensor.detach()), False
+        elif self.first[1] is layer:
+            self.again = True
         if self._listening and isinstance(layer, NUMERIC) and tensor.is_floating_point() and len(tensor) > 1:
             with torch.no_grad():
                 self.signals.append((name, tensor.detach()[:32].float().std(0).mean()))
 
     def _look_for_cut(self, name: str, layer: nn.Module, tensor: Tensor | None) -> None:
-        weights = next(layer.parameters(recurse=False))
-        if tensor is not None and self._units > 1 and tensor.is_floating_point() and not tensor.requires_grad:
-            if self._units in tensor.shape[1:] or (tensor.ndim == 2 and not tensor.shape[1] % self._units):
-                cut = Cut(tuple(self._called), name)
-                self.cuts.append((cut, tensor.untyped_storage().data_ptr()))
+        weights, units = next(layer.parameters(recurse=False)), self._units
+        loose = tensor if tensor is not None and tensor.is_floating_point() and not tensor.requires_grad else None
+        first = loose is not None and units > 1 and name not in self._called
+        if loose is not None and first and (units in loose.shape[1:] or not loose.shape[-1] % units):
+            self.cuts.append((Cut(tuple(self._called), name), loose.untyped_storage().data_ptr()))
         followed = weights.requires_grad or (tensor is not None and tensor.requires_grad)
         self._units = weights.shape[-1 if isinstance(layer, nn.Embedding) else 0] if followed and weights.ndim else 0
         self._called += [name] * followed
@@ -202,6 +215,7 @@ class InputHook:
         self.seer, self.root, self.name = seer, root, name
 
     def __call__(self, layer: nn.Module, given: tuple[Any, ...]) -> None:
+        """Show what a layer is given, as torch calls it."""
         if torch.compiler.is_compiling():
             return
         watcher, owner = self.seer(), self.root()

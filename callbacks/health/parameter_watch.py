@@ -6,7 +6,6 @@ from math import gcd, nan, sqrt
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node as GradNode
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -22,41 +21,36 @@ class ReachWatch:
     """Finds parameters that were meant to be trained, and are not.
 
     A parameter without a gradient is no evidence of that: what follows another by a moving average, a branch that the
-    data leave alone, an expert that nobody chose, a last backcast and a copy for later have none either. Nor is a
-    parameter that no optimizer holds: a backbone under a head that alone is trained, or a network that only measures
-    what another makes. Evidence is
+    data leave alone, an expert that nobody chose, a last backcast and a copy for later have none either. Nor is one
+    that no optimizer holds: a backbone under a head that alone is trained, a network that only measures what another
+    makes, what adapters were put into. Whoever says so by `requires_grad_(False)` or `torch.no_grad` is believed.
+    Evidence is
 
     - that what a layer made, followed by autograd, was handed to the next one without its gradient, and no gradient
-      ever came to it from elsewhere (`torch.no_grad` around a layer says that this is meant), or
-    - that gradients pass through a layer of no optimizer to one that is trained, that it stands still, and that it
-      lies before another trained one, or begins at random: nobody measures by what is drawn.
+      ever came to it from elsewhere, nor did anybody else move it; or
+    - that gradients pass through a layer of no optimizer to one that is trained, and that it begins with what torch
+      draws and stays there: what was trained before has other weights, and nobody measures by what was drawn.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self._named = [(n, p) for n, p in module.named_parameters() if p.requires_grad and not is_lazy(p)]
         self._times = [0] * len(self._named)
         self._samplings = 0
-        self._passes: dict[str, bool] = {}  # layers that pass gradients on, and whether they lie before a trained one
+        self._passes: set[str] = set()  # layers of no optimizer that pass gradients on
         self.cuts: list[Cut] = []  # whoever finds them puts them here
 
     def follow(self, ops: Sequence[AutogradNode], optimizers: Sequence[Optimizer]) -> None:
-        """Read which layers of no optimizer stand between those that are trained, off the operations of a loss."""
+        """Read through which layers of no optimizer gradients pass to one that is trained, off a loss's operations."""
         known = _held(optimizers)
         rest = {n.rpartition(".")[0] for n, p in self._named if id(p) not in known}
         if not rest:
             return
         held = {n.rpartition(".")[0] for n, p in self._named if id(p) in known} - rest
-        trained = {op.node for op in ops if op.own and op.layer in held}
-        after, before = set[GradNode](), set(trained)
+        after = {op.node for op in ops if op.own and op.layer in held}  # what is trained, and all that builds on it
         for op in ops:
-            if any(below in after or below in trained for below in trained_inputs(op.node)):
+            if any(below in after for below in trained_inputs(op.node)):
                 after.add(op.node)
-        for op in reversed(ops):
-            if op.node in before:
-                before.update(trained_inputs(op.node))
-        for op in ops:
-            if op.own and op.layer in rest and op.node in after:
-                self._passes[op.layer] = op.node in before
+                self._passes |= {op.layer} & rest if op.own else set()
 
     def add(self) -> None:
         """Read the gradients before a step; parameters that had one often enough are passed by."""
@@ -65,23 +59,24 @@ class ReachWatch:
             if self._times[i] < ENOUGH_GRADIENTS and p.grad is not None and (p.grad.is_sparse or bool(p.grad.any())):
                 self._times[i] += 1
 
-    def unoptimized(self, optimizers: Sequence[Optimizer], fresh: Container[str]) -> tuple[str, ...]:
-        """Return parameters that pass gradients on to what is trained; `fresh` layers began at random."""
-        known, found = _held(optimizers), []
-        for (name, p), times in zip(self._named, self._times, strict=True):
-            layer = name.rpartition(".")[0]
-            if times >= ENOUGH_GRADIENTS and id(p) not in known and layer in self._passes:
-                found += [name] if self._passes[layer] or layer in fresh else []
-        return tuple(found)
+    def read(
+        self, optimizers: Sequence[Optimizer], drawn: Container[str], moved: Container[str]
+    ) -> tuple[tuple[str, ...], tuple[str, ...], Cut | None]:
+        """Return parameters that gradients pass by, parameters before a cut, and that cut.
 
-    def unreached(self) -> tuple[Cut | None, tuple[str, ...]]:
-        """Return the first cut that no gradient found a way around, and the parameters before it."""
-        never = {n for (n, _), times in zip(self._named, self._times, strict=True) if not times}
-        for cut in self.cuts if self._samplings >= ENOUGH else ():
-            found = [n for n, _ in self._named if n in never and n.rpartition(".")[0] in cut.before]
-            if any(n.rpartition(".")[0] == cut.before[-1] for n in found):
-                return cut, tuple(found)
-        return None, ()
+        It is told which layers began with what torch draws, and which parameters moved since.
+        """
+        known, samplings = _held(optimizers), self._samplings
+        rows = [(n, n.rpartition(".")[0], p, times) for (n, p), times in zip(self._named, self._times, strict=True)]
+        still = [row for row in rows if row[0] not in moved]
+        fed = [(n, layer, p) for n, layer, p, times in still if times >= ENOUGH_GRADIENTS and id(p) not in known]
+        unoptimized = tuple(n for n, layer, _ in fed if layer in self._passes and layer in drawn)
+        never = [(n, layer) for n, layer, _, times in still if not times and samplings >= ENOUGH]
+        for cut in self.cuts:
+            if all(layer != cut.before[-1] or (n, layer) in never for n, layer, *_ in rows):
+                found = tuple(n for n, layer in never if layer in cut.before)
+                return unoptimized, found, cut if found else None
+        return unoptimized, (), None
 
 
 def _held(optimizers: Sequence[Optimizer]) -> set[int]:

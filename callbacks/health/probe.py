@@ -118,7 +118,7 @@ class DataWatch:
         if labels[0].is_floating_point():
             numbers = data_reading.read_numbers(labels, self.val.labels)
             self.baseline = float(torch.cat(labels).float().var(correction=0))
-            found = data_rules.number_findings(numbers, step, random=random) if numbers else []
+            found = data_rules.number_findings(numbers, step, sequential=sequential) if numbers else []
         else:
             classes = data_reading.read_labels(labels, weighted=self.weighted, ignored=self.ignored)
             if len(classes.counts) > MOST_CLASSES:
@@ -358,7 +358,7 @@ class TrainingProbe:
         self._data.learn(tensors, first[2] if first else None, facts)
         if first is not None:
             name, layer, seen = first
-            if isinstance(layer, NUMERIC) and seen.is_floating_point():
+            if isinstance(layer, NUMERIC) and seen.is_floating_point() and not self._layers.again:
                 self._fed = name
                 self._given.append(seen)
         self._read.clear()

@@ -56,7 +56,7 @@ class TrainingWatch:
         self._zeroing = ZeroingWatch()
         self._stepped: Optimizer | None = None
         self._factor = 1
-        self._fresh = set[str]()  # layers that began at random
+        self._drawn = set[str]()  # layers that began with what torch draws
 
     def begin(self, trainer: Trainer, module: LightningModule, cuts: list[Cut]) -> None:
         """Read weights and optimizers before the first step; `cuts` are to be put into that list as they are found."""
@@ -72,7 +72,7 @@ class TrainingWatch:
         facts.regularised = bool(facts.dropouts) or any(group.decay > 0 for group in facts.optimizers)
         if trainer.global_step == 0:
             facts.weights = weights_at_start(module)
-            self._fresh = {w.name for w in facts.weights if is_drawn(w)}
+            self._drawn = {w.name for w in facts.weights if is_drawn(w)}
 
     def _add_losses(self) -> None:
         """Add the losses since the last time to the course; those that are not finite are left out."""
@@ -162,17 +162,15 @@ class TrainingWatch:
             self._add(trainer, rules.judge_start(self._facts))
         if self._units.full():
             self._facts.units = self._units.read()
-            self._add(trainer, rules.judge_units(self._facts))
         self._judge(trainer, seen_epoch=False)
 
     def _judge(self, trainer: Trainer, *, seen_epoch: bool) -> None:
         facts = self._facts
         facts.kept_gradients = self._zeroing.kept if self._zeroing.kept >= 3 else 0
         moved = {r.name for reading in facts.readings[-1:] for r in reading.layers if r.travelled > 0}
-        strays = self._reach.unoptimized(trainer.optimizers, self._fresh)
-        facts.unoptimized = tuple(name for name in strays if name not in moved)
-        facts.cut, facts.unreached = self._reach.unreached()
+        facts.unoptimized, facts.unreached, facts.cut = self._reach.read(trainer.optimizers, self._drawn, moved)
         facts.optimizers = read_optimizers(trainer.optimizers)
+        self._add(trainer, rules.judge_units(facts, self.course))
         self._add(trainer, rules.judge_course(facts, self.course, seen_epoch=seen_epoch))
 
     def _add(self, trainer: Trainer, said: Said) -> None:

@@ -37,17 +37,17 @@ if TYPE_CHECKING:  # one of the two says what both are
 
 _MODULES = {
     "": ("Callback", "LightningDataModule", "LightningModule", "Trainer", "seed_everything"),
-    "callbacks": ("Checkpoint", "ModelCheckpoint", "ProgressBar", "TQDMProgressBar"),
-    "callbacks.progress.tqdm_progress": ("Tqdm",),
-    "cli": (
+    ".callbacks": ("Checkpoint", "ModelCheckpoint", "ProgressBar", "TQDMProgressBar"),
+    ".callbacks.progress.tqdm_progress": ("Tqdm",),
+    ".cli": (
         *("LightningArgumentParser", "LightningCLI", "LRSchedulerTypeTuple", "SaveConfigCallback", "instantiate_class"),
     ),
     "fabric.utilities.exceptions": ("MisconfigurationException",),
-    "loggers": ("CometLogger", "CSVLogger", "Logger", "MLFlowLogger", "TensorBoardLogger", "WandbLogger"),
-    "plugins.io": ("CheckpointIO", "TorchCheckpointIO"),
-    "profilers": ("PassThroughProfiler",),
+    ".loggers": ("CometLogger", "CSVLogger", "Logger", "MLFlowLogger", "TensorBoardLogger", "WandbLogger"),
+    ".plugins.io": ("CheckpointIO", "TorchCheckpointIO"),
+    ".profilers": ("PassThroughProfiler",),
 }
-_PATHS = {name: f"{module}.{name}".lstrip(".") for module, names in _MODULES.items() for name in names}
+_PATHS = {name: f"{module}.{name}" for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

@@ -41,9 +41,11 @@ def preferred() -> str:
 
 
 def main_package() -> str:
-    """Return the preferred package, imported."""
+    """Return the preferred package, imported, with our base classes inheriting from its own."""
     name = preferred()
-    import_module(name)
+    if not hasattr(sys.modules.get(name), "Trainer"):
+        import_module(name)
+        adopt()
     return name
 
 
@@ -55,15 +57,15 @@ def package_of(thing: object) -> str:
 
 
 def sibling(thing: object, path: str) -> Any:
-    """Return what the package of an object has under a path, e.g. `loggers.logger.DummyLogger`.
+    """Return what the package of an object has under a relative path, e.g. `.loggers.logger.DummyLogger`.
 
-    A path that begins with `fabric` is one in the package which that package stands on.
+    A path that begins with `fabric.` is one in the package which that package stands on.
     """
     return named(package_of(thing), path)
 
 
 def kinds(path: str) -> Any:
-    """Return a tuple of the classes that stand under a path in the packages that are loaded, for `isinstance`."""
+    """Return a tuple of the classes that stand under a relative path in the packages loaded, for `isinstance`."""
     return tuple(named(name, path) for name in loaded())
 
 
@@ -72,8 +74,7 @@ def named(package: str, path: str) -> Any:
     """Return what stands under a path in a package, as in `sibling`."""
     module, _, name = path.rpartition(".")
     root, _, rest = module.partition(".")
-    parts = (PACKAGES[package], rest) if root == "fabric" else (package, module)
-    return getattr(import_module(".".join(part for part in parts if part)), name)
+    return getattr(import_module(f"{PACKAGES[package]}.{rest}" if root == "fabric" else f"{package}{module}"), name)
 
 
 def is_overridden(hook: str, holder: object, kind: str = "") -> bool:
@@ -83,7 +84,7 @@ def is_overridden(hook: str, holder: object, kind: str = "") -> bool:
     """
     from lightning_utilities.core.overrides import is_overridden as differs  # both packages have it
 
-    bases = [kind] if kind else [base.__name__ for base in _ADOPTING]
+    bases = [kind] if kind else [f".{base.__name__}" for base in _ADOPTING]
     parents = [parent for base in bases for parent in kinds(base) if isinstance(holder, parent)]
     return all(differs(hook, holder, parent) for parent in parents if hasattr(parent, hook))
 
@@ -91,7 +92,7 @@ def is_overridden(hook: str, holder: object, kind: str = "") -> bool:
 @contextmanager
 def isolated_random_numbers() -> Iterator[None]:
     """Put the generators of torch, NumPy and Python back at the end, also when it ends in an exception."""
-    kept = named(main_package(), "utilities.seed.isolate_rng")()
+    kept = named(main_package(), ".utilities.seed.isolate_rng")()
     kept.__enter__()
     try:
         yield
@@ -107,14 +108,13 @@ class _Adopting:
         adopt()
         if not loaded():
             main_package()
-            adopt()
         return super().__new__(cls)
 
 
 def adopt() -> None:
     """Let our base classes inherit from those of all packages that are loaded by now."""
     for base in _ADOPTING:
-        theirs = kinds(base.__name__)
+        theirs = kinds(f".{base.__name__}")
         if theirs and base.__bases__[1:] != theirs:
             for hook in _worded_differently(*theirs):
                 setattr(base, hook, _HookOfTrainer(hook))

@@ -34,7 +34,7 @@ def adapters(trainer: Trainer) -> list[LoggerAdapter]:
     """
     if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
         return []
-    loggers = [logger for logger in trainer.loggers if not isinstance(logger, kinds("loggers.logger.DummyLogger"))]
+    loggers = [logger for logger in trainer.loggers if not isinstance(logger, kinds(".loggers.logger.DummyLogger"))]
     if trainer.loggers and not loggers:
         return []
     known = _made.get(trainer)
@@ -81,12 +81,12 @@ def _adapters_of(trainer: Trainer, loggers: Sequence[Logger]) -> list[LoggerAdap
     found: list[LoggerAdapter] = []
     numbers_only: list[Logger] = []
     for logger in loggers:
-        kind = next((make for name, make in _KINDS.items() if isinstance(logger, kinds(f"loggers.{name}"))), None)
+        kind = next((make for name, make in _KINDS.items() if isinstance(logger, kinds(f".loggers.{name}"))), None)
         if kind is not None:
             found.append(kind(logger))
         elif isinstance(logger, LoggerAdapter):
             found.append(logger)
-        elif isinstance(logger, kinds("loggers.CSVLogger")):
+        elif isinstance(logger, kinds(".loggers.CSVLogger")):
             found += _files(logger.log_dir, logger, fresh=fresh) or [NumbersAdapter(logger)]
         else:
             numbers_only.append(logger)

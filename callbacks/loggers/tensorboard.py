@@ -20,7 +20,7 @@ def tensorboard_loggers(trainer: Trainer) -> list[Any]:
     """Return the TensorBoard loggers of a trainer; none on ranks that do not write."""
     if not trainer.is_global_zero:
         return []
-    return [logger for logger in trainer.loggers if isinstance(logger, kinds("loggers.TensorBoardLogger"))]
+    return [logger for logger in trainer.loggers if isinstance(logger, kinds(".loggers.TensorBoardLogger"))]
 
 
 class TensorBoardAdapter(LoggerAdapter):

@@ -235,7 +235,7 @@ class CopiedFits:
     def _shaping(self) -> list[Callback]:
         """Return those of the fit's callbacks without which a trial would be another fit."""
         found: list[Callback] = self._trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
-        return [each for each in found if any(isinstance(each, kinds(f"callbacks.{name}")) for name in _SHAPING)]
+        return [each for each in found if any(isinstance(each, kinds(f".callbacks.{name}")) for name in _SHAPING)]
 
     def _copies(self, values: Mapping[str, Any]) -> tuple[LightningModule, LightningDataModule | None, int | None]:
         """Copy the module and the data module; the copies have the batch size that is tried, which is returned too."""
@@ -244,7 +244,7 @@ class CopiedFits:
         except Exception as error:  # whatever a stranger's attribute raises
             raise SearchError(f"OptunaSearch trains copies of the module, and it cannot be copied: {error}") from error
         with suppress(ValueError):  # it was not compiled
-            module = sibling(self._trainer, "utilities.compile.to_uncompiled")(module)
+            module = sibling(self._trainer, ".utilities.compile.to_uncompiled")(module)
         # Those of the module are among the trainer's already, and are copied from there.
         module.configure_callbacks = lambda: []  # type: ignore[method-assign]
         data: LightningDataModule | None = getattr(self._trainer, "datamodule", None)
@@ -278,12 +278,12 @@ class CopiedFits:
 
     def _trainer_of(self, callbacks: list[Callback]) -> Any:
         fit = self._trainer
-        return sibling(fit, "Trainer")(
+        return sibling(fit, ".Trainer")(
             **_processes(fit),
             **{name: getattr(fit, name) for name in _TAKEN_OVER},
             max_epochs=self._max_epochs,
             num_sanity_val_steps=0,
-            logger=sibling(fit, "loggers.logger.DummyLogger")(),  # modules may ask for `self.logger.experiment`
+            logger=sibling(fit, ".loggers.logger.DummyLogger")(),  # modules may ask for `self.logger.experiment`
             callbacks=callbacks,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -301,7 +301,7 @@ class CopiedFits:
             self._is_checked = True
         if rows is None:
             return
-        first = next(iter(sibling(trainer, "utilities.CombinedLoader")(trainer.train_dataloader).flattened), None)
+        first = next(iter(sibling(trainer, ".utilities.CombinedLoader")(trainer.train_dataloader).flattened), None)
         if isinstance(first, DataLoader) and first.batch_size is not None:
             size = self._sizes[rows] = first.batch_size
             if len(self._sizes) > 2 and len(set(self._sizes.values())) == 1:
@@ -327,7 +327,7 @@ def _processes(fit: Trainer) -> dict[str, Any]:
     wrapped = fit.strategy.model
     assert isinstance(wrapped, DistributedDataParallel)
     names = ("find_unused_parameters", "static_graph", "gradient_as_bucket_view")
-    strategy = sibling(fit, "strategies.DDPStrategy")(**{name: getattr(wrapped, name) for name in names})
+    strategy = sibling(fit, ".strategies.DDPStrategy")(**{name: getattr(wrapped, name) for name in names})
     return {
         "accelerator": accelerator,
         "devices": fit.num_devices if device.type == "cpu" else fit.device_ids,

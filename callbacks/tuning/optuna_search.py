@@ -160,7 +160,7 @@ class OptunaSearch(NamedByPlace, Callback):
         self._folder = None if "://" in folder else Path(folder)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
             say(trainer, "search: skipped, as fast_dev_run tries the fit alone.")
-        elif isinstance(trainer.strategy, kinds("strategies.SingleDeviceStrategy") + kinds("strategies.DDPStrategy")):
+        elif isinstance(trainer.strategy, kinds(".strategies.SingleDeviceStrategy") + kinds(".strategies.DDPStrategy")):
             self._hook = ConfigureOptimizersHook(pl_module, lambda: self._before_optimizers(trainer, pl_module))
         else:
             raise sibling(trainer, _MISCONFIGURATION)(

@@ -59,7 +59,7 @@ class SearchBeforeFit:
         epochs = self._max_epochs = asked.max_epochs or trainer.max_epochs or _UNLIMITED
         if epochs < 0 and trainer.max_steps < 0:
             raise SearchError("the fit has no limit of epochs or steps; max_epochs says how many a trial has.")
-        kept = [each for each in trainer.checkpoint_callbacks if isinstance(each, kinds("callbacks.ModelCheckpoint"))]
+        kept = [each for each in trainer.checkpoint_callbacks if isinstance(each, kinds(".callbacks.ModelCheckpoint"))]
         keeps_best = any(each.monitor is not None for each in kept)
         self._fits = CopiedFits(trainer, module, max_epochs=epochs, lr_name=lr_name, batch_size_name=batch_size_name)
         metric, high, attrs = asked.monitor, asked.mode != "min", ("verdict", "cause", "epochs")
@@ -307,7 +307,7 @@ def _sizes(asked: "OptunaSearch", trainer: Trainer, owner: Any) -> Any:
     with isolated_random_numbers():
         loaders = owner.train_dataloader()
         try:
-            rows = max(len(part.dataset) for part in sibling(trainer, "utilities.CombinedLoader")(loaders).flattened)
+            rows = max(len(part.dataset) for part in sibling(trainer, ".utilities.CombinedLoader")(loaders).flattened)
         except (AttributeError, TypeError, ValueError):  # no DataLoader, a dataset without a length, nothing
             rows = 0
     return batch_sizes((rows or _UNKNOWN_ROWS) // trainer.world_size)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from callbacks import FitMonitor, GradientMonitor
+from callbacks.fit.reader import baseline_of
 from callbacks.health.nonfinite import NonFiniteError
 from callbacks.host import logged
 from callbacks.host.lightning import MisconfigurationException
@@ -179,8 +180,8 @@ def _baseline(cli: ModsCLI, stage: str) -> dict[str, float]:
     """Metrics of the trivial prediction on one set, where the data module knows them."""
     known = getattr(cli.datamodule, "baseline", None)
     found = dict(known(stage)) if callable(known) else {}
-    loss = getattr(cli.model, "baseline_loss", None)
-    return {**found, "loss": float(loss)} if loss is not None else found
+    loss = baseline_of(cli.model)
+    return {**found, "loss": loss} if loss is not None else found
 
 
 def _has_set(model: LightningModule, data: LightningDataModule | None, stage: str) -> bool:

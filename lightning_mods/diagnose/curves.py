@@ -23,6 +23,7 @@ from callbacks.diagnosis.names import (
     TEST,
     TRAIN,
     VAL,
+    find_losses,
     loss_extras,
     plain,
     preference,
@@ -157,7 +158,11 @@ def _likeliest(
     if fewest and len(parts) > 1:
         return tuple(parts)
     best = sorted((name for name in names if len(extras[name]) == fewest), key=preference)
-    if len({extras[name] for name in best}) > 1 or [preference(n) for n in best].count(preference(best[0])) > 1:
+    alike = [name for name in best if preference(name) == preference(best[0])]
+    if len({extras[name] for name in best}) == 1 and len(alike) > 1:  # names of one loss: the usual one, as in a fit
+        found = find_losses(alike)
+        return tuple(filter(None, [found.val if flag == "--val" else found.train])) or (alike[0],)
+    if len({extras[name] for name in best}) > 1:
         raise LogError(f"several columns may be meant by {flag}; name one of {', '.join(best)}.")
     return (best[0],)
 

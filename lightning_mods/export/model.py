@@ -237,7 +237,7 @@ def _onnx(program: ExportedProgram, shapes: Any, network: NetworkExample, path: 
 
 def _torchscript(program: ExportedProgram, shapes: Any, network: NetworkExample, path: Path) -> None:
     module: Any = None
-    if isinstance(network.module, kinds("LightningModule")):
+    if isinstance(network.module, kinds(".LightningModule")):
         # Where its code can be compiled, nothing of it depends on the example.
         with suppress(RuntimeError, TypeError, AttributeError, OSError):
             module = network.module.to_torchscript(method="script")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from callbacks.host.packages import LightningModule
+from callbacks.host.packages import LightningModule, main_package
 from lightning_mods.models.fused.chain_rule import ChainRule, LossRule
 from lightning_mods.models.fused.group import TrialGroup, worth_together
 from lightning_mods.models.fused.lightning_internals import mark_last_batch
@@ -19,6 +19,8 @@ from lightning_mods.models.metrics import scores_one_by_one
 from lightning_mods.models.mlp import MLP, Activation, check_sgd
 
 Batch = tuple[Tensor, Tensor]
+
+main_package()  # the class is used before there is an instance: by parsers, by `load_from_checkpoint`
 
 
 class MLPModule(LightningModule, ABC):

@@ -17,7 +17,7 @@ CROWDED = 0.6  # of the distance of two distribution functions, which is 0.1 for
 NO_SKILL = 0.97  # of the loss of the best constant
 CHANCE = 3.0  # standard deviations
 LOST = 0.35  # of the agreement of neighbours beyond chance
-SHUFFLE = "Give the training DataLoader shuffle=True."
+SHUFFLE = "Give the training DataLoader shuffle=True, or shuffle the rows where they are made."
 
 Case = tuple[Fault, str, str]  # what, why, advice
 
@@ -100,10 +100,13 @@ def _balance(labels: Labels) -> Iterator[Case]:
         yield Fault.LABELS_UNBALANCED, why, advice
 
 
-def number_findings(numbers: Numbers, step: int, *, random: bool) -> list[Finding]:
-    """Find faults of the targets of a regression in one epoch; `random` as for `label_findings`."""
+def number_findings(numbers: Numbers, step: int, *, sequential: bool) -> list[Finding]:
+    """Find faults of the targets of a regression in one epoch; `sequential` as for `label_findings`.
+
+    A stream of which that is not known may be a series that comes in the order of time, and cannot be shuffled.
+    """
     cases: list[Case] = []
-    if not random and numbers.batches >= 6 and numbers.within < ORDERED and abs(numbers.trend) > 0.9:
+    if sequential and numbers.batches >= 6 and numbers.within < ORDERED and abs(numbers.trend) > 0.9:
         why = f"targets go up or down with time (rank correlation {numbers.trend:.2f})"
         cases.append((Fault.UNSHUFFLED, f"{why}; batches hold {numbers.within:.0%} of their variance", SHUFFLE))
     if numbers.rows >= FEW_ROWS and numbers.apart > CROWDED and numbers.narrower < 0.5:

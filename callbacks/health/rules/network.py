@@ -34,7 +34,8 @@ def _sign(loss: Loss) -> Iterator[Case]:
 
 
 def _shapes(term: Term) -> Iterator[Case]:
-    if term.kind in ("nll", "soft") and _classes(term) == 1:
+    over = next((op.shape[op.dim] for op in term.real[:1] if op.dim is not None and op.shape), 1)
+    if term.kind in ("nll", "soft") and _classes(term) == 1 == over:  # rows may be what is chosen from
         why = "cross-entropy over 1 output: the softmax of one number is 1, the loss is always 0"
         advice = "Use MSELoss for a regression, BCEWithLogitsLoss for two classes, or one output a class."
         yield Fault.WRONG_LOSS, why, advice
@@ -46,6 +47,8 @@ def _shapes(term: Term) -> Iterator[Case]:
 def _dimension(term: Term) -> Iterator[Case]:
     soft = next((op for op in term.real[:4] if op.name in ("LogSoftmax", "Softmax")), None)
     if soft is None or soft.dim is None or len(soft.shape) < 2 or term.kind in ("unknown", "regression"):
+        return
+    if len(set(soft.shape)) == 1:  # rows told apart by columns, and columns by rows, as contrastive losses do
         return
     moved = any(op.name in MOVES for op in term.chain[: term.chain.index(soft)])
     classes = _classes(term)
@@ -168,7 +171,7 @@ def _activations(net: Structure) -> Iterator[tuple[str, str]]:
         why = f"{len(sigmoids)} layers one after the other are fed by a sigmoid, which passes at most 1/4 of a gradient"
         yield why, "Use ReLU, GELU or ELU between layers; keep sigmoid for probabilities and gates."
     inner = [name for name in fed if name not in ("input", "affine")]
-    if inner and set(inner) == {"Softmax"} and len(layers) >= 2:
+    if inner and set(inner) == {"Softmax"} and len(layers) >= 2 and not _bottleneck(net):
         why = "a softmax stands between the layers: what one unit gets, all others lose"
         yield why, "Use ReLU, GELU or ELU between layers; keep softmax for the classes."
     enough = len(layers) >= (3 if any(layer.normed for layer in layers) else 2)

@@ -128,7 +128,7 @@ def _initialisation(facts: Facts) -> Said:
         return
     usual = exp(sum(log(r) for r in scaled.values()) / len(scaled))
     name, shown, how = "", usual, "shrinks"
-    if usual >= NARROW:
+    if usual >= NARROW or len(scaled) < 2:  # one layer has nobody to pass a small signal on to
         wide, how = WIDE if usual > WIDE else WIDE_ONE, "grows"
         name, shown = next(((n, r) for n, r in scaled.items() if r > wide), ("", nan))
     if isfinite(shown):
@@ -143,6 +143,7 @@ def _may_feed(one: WeightStart, other: WeightStart) -> bool:
 
 EARLY = 6  # readings (the first ones are a step apart)
 LEAP = 0.5  # update over weight; 0.001 is usual, and a step of half a weight's size forgets what was learned
+STRIDE = 0.05  # of a rate that makes the loss rise
 DIVERGED = 3.0  # times the first loss
 CRAWL = 0.005  # of a weight's size, travelled in the whole run
 SHRUNK, SHRUNK_FAR = 0.5, 0.1  # of the initial weight
@@ -159,15 +160,15 @@ FLAT = 0.8  # of a layer's values
 MEMORISED, GAP, HELD, LASTING = 0.05, 0.3, 0.9, 3
 
 
-def judge_units(facts: Facts) -> Said:
-    """Judge a window of activations."""
+def judge_units(facts: Facts, course: LossCourse) -> Said:
+    """Judge a window of activations. Gates may be open or shut for good: flat ones are a fault of what learns badly."""
     dead = [u for u in facts.units if u.kind == "relu" and u.share >= DEAD and u.units > 1]
     if dead:
         counts = f"{round(dead[0].share * dead[0].units)} of {dead[0].units} units"
         why = f"{counts} were zero for every sample of {dead[0].batches} batches{_also(dead)}"
         yield Fault.DEAD_UNITS, dead[0].layer, why
     flat = [u for u in facts.units if u.kind != "relu" and u.share >= FLAT]
-    if flat:
+    if flat and _stuck(course):
         where = f"{flat[0].share:.0%} of its {flat[0].kind} outputs lie where it is flat"
         yield Fault.SATURATED_UNITS, flat[0].layer, f"{where}, over {flat[0].batches} batches{_also(flat)}"
 
@@ -192,10 +193,8 @@ def judge_course(facts: Facts, course: LossCourse, *, seen_epoch: bool) -> Said:
         yield Fault.NOT_UPDATING, facts.unreached[0], f"{named(facts.unreached)} never got a gradient: {handed}"
     if not facts.readings:
         return
-    for rule in (_shrunk, _leaps, _depth):
+    for rule in (_shrunk, _leaps, *((_depth, _crawls) if seen_epoch else ())):
         yield from rule(facts, course)
-    if seen_epoch:
-        yield from _crawls(facts, course)
 
 
 def judge_epochs(facts: Facts, start: float, epochs: Sequence[tuple[float, float]], accuracy: float) -> Said:
@@ -234,8 +233,14 @@ def _leaps(facts: Facts, course: LossCourse) -> Said:
         why = f"early steps changed weights by {leap:.0%} of their first size (usual: 0.1 %), and the loss went from"
         peak = f", over {course.peak:.3g}" if leapt else ""
         yield Fault.LEARNING_RATE_TOO_HIGH, "", f"{why} {course.start:.3g} to {course.recent:.3g}{peak}"
-    elif course.start > 0 and course.floor > DIVERGED * course.start:
+    elif course.start > 0 and course.floor > DIVERGED * course.start and _strides(facts) > STRIDE:
         yield Fault.LEARNING_RATE_TOO_HIGH, "", f"the loss rose from {course.start:.3g} to {course.recent:.3g}"
+
+
+def _strides(facts: Facts) -> float:
+    # A loss may rise by itself: its terms gain weight, or its targets grow with what was learnt. Then steps are usual.
+    ratios = [_over_matrices(reading, lambda r: r.update / r.start) for reading in facts.readings]
+    return max((r for r in ratios if isfinite(r)), default=nan)
 
 
 def _crawls(facts: Facts, course: LossCourse) -> Said:
@@ -279,8 +284,12 @@ def _depth(facts: Facts, course: LossCourse) -> Said:
     numbers = f"its gradient is {ratio:.1e} times that of `{matrices[0][-1].name}` (medians of {EARLY} steps)"
     if ratio < VANISHED and not _idle(matrices) and facts.alone and course.recent > 0.5 * course.start:
         yield Fault.VANISHING_GRADIENT, first, numbers
-    if ratio > EXPLODED:
+    if ratio > EXPLODED and facts.alone and _stuck(course):  # else it may be a faint task that comes last
         yield Fault.EXPLODING_GRADIENT, first, numbers
+
+
+def _stuck(course: LossCourse) -> bool:
+    return course.count >= 40 and course.recent > 0.8 * course.start
 
 
 def _idle(matrices: Sequence[Sequence[LayerReading]]) -> bool:

@@ -96,17 +96,17 @@ def limit_of(callback: Callback, trainer: Trainer) -> Limit | None:
         return lambda: callback.steps_free(trainer)
     if not any(is_overridden(hook, callback) for hook in BATCH_HOOKS):
         return lambda: ALL
-    if isinstance(callback, kinds("callbacks.ModelCheckpoint")):
-        if is_overridden("on_train_batch_end", callback, "callbacks.ModelCheckpoint"):
+    if isinstance(callback, kinds(".callbacks.ModelCheckpoint")):
+        if is_overridden("on_train_batch_end", callback, ".callbacks.ModelCheckpoint"):
             return None
         every = every_n_train_steps(callback)
         return lambda: _before_multiple(every, trainer.global_step) if every else ALL
-    if isinstance(callback, kinds("callbacks.ProgressBar")):
+    if isinstance(callback, kinds(".callbacks.ProgressBar")):
         rate = int(getattr(callback, "refresh_rate", 1) or 1)
         return lambda: _before_multiple(rate, batches_done(trainer)) if rate > 1 else ALL
-    if type(callback) in kinds("callbacks.LearningRateMonitor"):
+    if type(callback) in kinds(".callbacks.LearningRateMonitor"):
         return (lambda: ALL) if getattr(callback, "logging_interval", None) == "epoch" else None
-    return (lambda: ALL) if type(callback) in kinds("callbacks.Timer") else None
+    return (lambda: ALL) if type(callback) in kinds(".callbacks.Timer") else None
 
 
 def loop_limit(trainer: Trainer) -> float:

@@ -315,8 +315,8 @@ def open_fast_steps(
 def _is_plain(trainer: Trainer) -> bool:
     """Whether a step is forward, backward, step, on one device in full precision, and nothing else."""
     return (
-        type(trainer.strategy) in kinds("strategies.SingleDeviceStrategy")
-        and type(trainer.precision_plugin) in kinds("plugins.precision.Precision")
+        type(trainer.strategy) in kinds(".strategies.SingleDeviceStrategy")
+        and type(trainer.precision_plugin) in kinds(".plugins.precision.Precision")
         and trainer.accumulate_grad_batches == 1
         and not trainer.gradient_clip_val
         and len(trainer.optimizers) == 1

@@ -30,6 +30,7 @@ from callbacks import FitMonitor
 from callbacks.diagnosis.verdict import Fit
 
 pytestmark = [*LIGHTNINGS_WARNINGS, pytest.mark.filterwarnings("ignore:Trainer already configured with model summary")]
+QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 TRAIN, VAL = [train_at(e) for e in range(6)], [val_at(e) for e in range(6)]
 
 
@@ -214,8 +215,7 @@ class Data(pl.LightningDataModule):
 def fit_with_data(root, monitor):
     pl.seed_everything(1)
     model, data = Remembers(), Data()
-    flags = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    trainer = pl.Trainer(max_epochs=3, default_root_dir=root, callbacks=[monitor] if monitor else [], **flags)
+    trainer = pl.Trainer(max_epochs=3, default_root_dir=root, callbacks=[monitor] if monitor else [], **QUIET)
     trainer.fit(model, datamodule=data)
     states = [data.dataset.rng.bit_generator.state, data.rng.bit_generator.state]
     drawn = [torch.rand(1), np.random.rand()]
@@ -302,8 +302,7 @@ def test_a_fit_of_another_kind_goes_on_and_is_judged(tmp_path, capsys, module, f
 
 def test_it_survives_rows_without_a_length_and_fits_one_after_the_other(tmp_path, capsys):
     monitor = FitMonitor(train_slice=4)
-    flags = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    trainer = pl.Trainer(max_epochs=2, default_root_dir=tmp_path, callbacks=[monitor], **flags)
+    trainer = pl.Trainer(max_epochs=2, default_root_dir=tmp_path, callbacks=[monitor], **QUIET)
     model, rows = Plain(), DataLoader(Rows(), batch_size=4)
     trainer.validate(model, loader(), verbose=False)
     trainer.fit(model, rows, loader())
@@ -319,8 +318,7 @@ def test_it_survives_a_search_of_the_rate_before_the_fit(tmp_path):
         lr = 0.1
 
     monitor = FitMonitor()
-    flags = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    trainer = pl.Trainer(max_epochs=6, default_root_dir=tmp_path, callbacks=[monitor], **flags)
+    trainer = pl.Trainer(max_epochs=6, default_root_dir=tmp_path, callbacks=[monitor], **QUIET)
     model = HasARate()
     Tuner(trainer).lr_find(model, loader(), loader(), num_training=4)
     trainer.fit(model, loader(), loader())
@@ -365,14 +363,29 @@ def test_the_advice_names_the_flags_that_are_there(tmp_path):
 
 @pytest.mark.parametrize("package", ["pytorch_lightning", "lightning.pytorch"])
 def test_the_checkpoint_of_either_package_is_named(tmp_path, package):
-    if package != "pytorch_lightning":
-        pytest.importorskip(package)
-    saver = importlib.import_module(f"{package}.callbacks").ModelCheckpoint(tmp_path, "best", monitor="val_loss")
-    if package != "pytorch_lightning":  # it is no callback to this trainer; what it left stands
-        saver.best_model_path = str(tmp_path / "best.ckpt")
-        saver = type("Lends", (pl.Callback,), dict(vars(saver)))()
-    monitor = FitMonitor()
-    fit(tmp_path, Memorises, monitor, epochs=30, callbacks=[saver])
+    lightning = pytest.importorskip(package)
+    callbacks = importlib.import_module(f"{package}.callbacks")
+
+    class Memory(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = torch.nn.Linear(3, 1)
+
+        def training_step(self, batch, batch_idx):
+            loss = self.net(batch[0]).square().mean()
+            self.log("loss", loss)
+            return loss
+
+        def validation_step(self, batch, batch_idx):
+            self.log("valid/loss", 0.5 + 2.0 * 0.6**self.current_epoch + 0.1 * max(0, self.current_epoch - 6))
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.02)
+
+    monitor, saver = FitMonitor(), callbacks.ModelCheckpoint(tmp_path, "best", monitor="valid/loss")
+    trainer = lightning.Trainer(max_epochs=30, default_root_dir=tmp_path, callbacks=[saver, monitor], **QUIET)
+    trainer.fit(Memory(), loader(), loader())
+    assert monitor.diagnosis.fit is Fit.OVERFIT
     assert monitor.last_word.endswith(f"keep         {tmp_path / 'best.ckpt'}")
 
 

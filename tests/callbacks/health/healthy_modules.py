@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import pairwise
 
 import pytorch_lightning as pl
 import torch
@@ -30,7 +31,7 @@ NUMBER = X[:, 0] - X[:, 1] * X[:, 2] + 0.1 * draw(ROWS, seed=3)
 
 def mlp(*sizes, activation=nn.ReLU):
     parts = []
-    for one, other in zip(sizes, sizes[1:], strict=False):
+    for one, other in pairwise(sizes):
         parts += [nn.Linear(one, other), activation()]
     return nn.Sequential(*parts[:-1])
 
@@ -83,9 +84,8 @@ class TiedAutoencoder(Healthy):
         self.weight, self.bias = nn.Parameter(0.3 * draw(6, 8)), nn.Parameter(torch.zeros(8))
 
     def loss(self, x):
-        return F.binary_cross_entropy_with_logits(
-            F.linear(F.linear(x, self.weight).relu(), self.weight.T, self.bias), x
-        )
+        code = F.linear(x, self.weight).relu()
+        return F.binary_cross_entropy_with_logits(F.linear(code, self.weight.T, self.bias), x)
 
 
 class Language(Healthy):
@@ -271,13 +271,8 @@ class GradNorm(Healthy):
         hidden = self.body(x).relu()
         losses = torch.stack([F.cross_entropy(self.kinds(hidden), kind), F.mse_loss(self.size(hidden)[:, 0], number)])
         net, weights = self.optimizers()
-        shared = self.body[-1].weight
-        norms = torch.stack(
-            [
-                torch.autograd.grad(w * loss, shared, create_graph=True)[0].norm()
-                for w, loss in zip(self.weights, losses)
-            ]
-        )
+        shared, weighted = self.body[-1].weight, self.weights * losses
+        norms = torch.stack([torch.autograd.grad(one, shared, create_graph=True)[0].norm() for one in weighted])
         balance = (norms - norms.mean().detach()).abs().sum()
         net.zero_grad()
         self.manual_backward((self.weights.detach() * losses).sum(), retain_graph=True)
@@ -393,11 +388,8 @@ class Gan(Healthy):
         super().__init__()
         self.automatic_optimization = False
         self.maker = mlp(4, 32, 8)
-        self.judge = nn.Sequential(
-            parametrizations.spectral_norm(nn.Linear(8, 32)),
-            nn.LeakyReLU(0.2),
-            parametrizations.weight_norm(nn.Linear(32, 1)),
-        )
+        one, other = parametrizations.spectral_norm(nn.Linear(8, 32)), parametrizations.weight_norm(nn.Linear(32, 1))
+        self.judge = nn.Sequential(one, nn.LeakyReLU(0.2), other)
 
     def training_step(self, batch, batch_idx):
         make, judge = self.optimizers()
@@ -611,6 +603,376 @@ class Policy(Healthy):
         chances = torch.distributions.Categorical(logits=self.actor(state))
         acted = -(chances.log_prob(action) * (returns - value.detach())).mean()
         return acted + 0.5 * F.mse_loss(value, returns) - 0.01 * chances.entropy().mean()
+
+
+class Boundary(Physics):
+    """The same, with the residual held against zeros, and first the point where it starts, over and over."""
+
+    tensors = (torch.zeros(ROWS, 1), torch.linspace(0, 3, ROWS)[:, None])
+
+    def loss(self, start, t):
+        known = F.mse_loss(self.net(start), torch.ones_like(start))
+        with torch.enable_grad():
+            t = t.clone().requires_grad_()
+            u = 20 * self.net(t)
+            first = torch.autograd.grad(u.sum(), t, create_graph=True)[0]
+            second = torch.autograd.grad(first.sum(), t, create_graph=True)[0]
+            residual = second + 9 * u + 60 * t.cos()
+            return F.mse_loss(residual, torch.zeros_like(residual)) + known
+
+
+class Angular(Healthy):
+    """ArcFace: scores are cosines times 64, so the first loss is far over that of knowing nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.centres = mlp(8, 32, 16), nn.Parameter(draw(3, 16))
+
+    def loss(self, x, y):
+        cosine = F.linear(F.normalize(self.net(x)), F.normalize(self.centres))
+        return F.cross_entropy(64 * (cosine - 0.35 * F.one_hot(y, 3)), y)
+
+
+class Pairs(Healthy):
+    """CLIP: two views tell each other apart, by rows and by columns, sharply."""
+
+    tensors = (X, X @ draw(8, 6, seed=11))
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other, self.scale = mlp(8, 32, 4), mlp(6, 32, 4), nn.Parameter(torch.tensor(3.9))
+
+    def loss(self, x, y):
+        scores = self.scale.exp() * F.normalize(self.one(x)) @ F.normalize(self.other(y)).T
+        pairs = torch.arange(len(x))
+        return -(scores.log_softmax(1)[pairs, pairs] + scores.log_softmax(0)[pairs, pairs]).mean()
+
+
+class Anneals(Vae):
+    """The weight of its divergence grows from nothing, and with it the loss."""
+
+    rate = 3e-4
+
+    def loss(self, x, y):
+        mean, log_var = self.encoder(x).chunk(2, 1)
+        z = mean + torch.randn_like(mean) * (log_var / 2).exp()
+        kl = -0.5 * (1 + log_var - mean**2 - log_var.exp()).sum(1).mean()
+        return F.mse_loss(self.decoder(z), x) + (0.5 * self.global_step) * (kl + 0.2)
+
+
+class Trends(Healthy):
+    """Forecasts a series that climbs: what is validated lies later, and so higher; read in the order of time."""
+
+    path = torch.linspace(-2, 2, ROWS + 8) + 0.05 * draw(ROWS + 8)
+    tensors = (path.unfold(0, 8, 1)[:ROWS], path[8:])
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp(8, 16, 1)
+
+    def loss(self, past, then):
+        return F.mse_loss(self.net(past)[:, 0], then)
+
+    def train_dataloader(self):
+        class Stream(torch.utils.data.IterableDataset):
+            def __iter__(self):
+                return zip(*(t[:256] for t in Trends.tensors), strict=True)
+
+        return DataLoader(Stream(), batch_size=BATCH)
+
+
+class Teacher(Healthy):
+    """Learns from a teacher with norms, which is fresh and stands in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp(8, 32, 3)
+        self.teacher = nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 3)).eval()
+
+    def loss(self, x, y):
+        with torch.no_grad():
+            known = self.teacher(x).softmax(1)
+        return F.kl_div(self.net(x).log_softmax(1), known, reduction="batchmean")
+
+    def on_train_start(self):
+        self.teacher.eval()
+
+
+class Topics(Healthy):
+    """Mixes a few topics into a document: the softmax in the middle is what it is about."""
+
+    tensors = (torch.rand(ROWS, 3, generator=torch.Generator().manual_seed(1)).softmax(1) @ draw(3, 20, seed=2).exp(),)
+
+    def __init__(self):
+        super().__init__()
+        self.encode, self.decode = nn.Linear(20, 3), nn.Linear(3, 20, bias=False)
+
+    def loss(self, words):
+        return F.mse_loss(self.decode(self.encode(words).softmax(1)), words)
+
+
+class Gates(Healthy):
+    """Chooses features by gates that are open or shut, as they should be."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.net = nn.Linear(8, 8), mlp(8, 32, 3)
+        with torch.no_grad():
+            self.gate.bias.copy_(torch.tensor([6.0, 6, 6, 6, 6, 6, 6, -6]))
+
+    def loss(self, x, y):
+        return F.cross_entropy(self.net(x * self.gate(x).sigmoid()), y)
+
+
+class FaintTask(Healthy):
+    """A second task, registered last, counts for next to nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.faint = mlp(8, 32, 32, 16), nn.Linear(16, 3), nn.Linear(16, 8)
+
+    def loss(self, x, y):
+        hidden = self.body(x).relu()
+        return F.cross_entropy(self.head(hidden), y) + 1e-6 * F.mse_loss(self.faint(hidden), x)
+
+
+class SparseCode(Healthy):
+    """A sparse autoencoder: of many units a few speak for a row, and most for none of the rows there are."""
+
+    tensors = (X[:, :2] @ draw(2, 8, seed=5),)
+
+    def __init__(self):
+        super().__init__()
+        self.code, self.decode = nn.Linear(8, 256), nn.Linear(256, 8)
+        nn.init.constant_(self.code.bias, -0.5)
+
+    def loss(self, x):
+        code = self.code(x).relu()
+        return F.mse_loss(self.decode(code), x) + 0.01 * code.abs().mean()
+
+
+class Narrow(Healthy):
+    """One layer whose weights start near zero, and whose inputs are counts under a logarithm."""
+
+    tensors = (torch.log1p(X.exp()), CLASS)
+
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(8, 3)
+        nn.init.normal_(self.out.weight, std=0.005)
+
+    def loss(self, x, y):
+        return F.cross_entropy(self.out(x), y)
+
+
+class OwnUnits(Healthy):
+    """Trains on standardised targets and validates in the target's own unit."""
+
+    tensors = (X, 1000 * NUMBER + 5000)
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp(8, 128, 128, 1)
+
+    def loss(self, x, y):
+        if self.training:
+            return F.mse_loss(self.net(x)[:, 0], (y - 5000) / 1000)
+        return F.l1_loss(1000 * self.net(x)[:, 0] + 5000, y)
+
+    rate = 1e-2
+
+
+class MeanTeacher(Healthy):
+    """Labels for a few rows, consistency with a moving average for all; -1 is no label."""
+
+    tensors = (X, torch.where(torch.arange(ROWS) % 6 > 0, -1, CLASS))
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 3))
+        self.keys = copy.deepcopy(self.encoder)
+
+    def loss(self, x, y):
+        out = self.encoder(x)
+        aim = self.keys(x + 0.1 * torch.randn_like(x)).detach()
+        return F.cross_entropy(out, y, ignore_index=-1) + F.mse_loss(out.softmax(1), aim.softmax(1))
+
+    on_train_batch_end = Momentum.on_train_batch_end
+
+
+class Ranks(Healthy):
+    """ListNet: a softmax over the items of a query, which are the rows."""
+
+    tensors = (X, NUMBER)
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp(8, 32, 1)
+
+    def loss(self, x, y):
+        return -(y[:, None].softmax(0) * self.net(x).log_softmax(0)).sum()
+
+
+class Segments(Healthy):
+    """A mask per picture, mostly background, and a void class that is left out; a downward and an upward path."""
+
+    tensors = (draw(96, 1, 8, 8), (draw(96, 8, 8) > 1).long() + 254 * (draw(96, 8, 8, seed=3) > 1.5).long())
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(1, 8, 3, 2, 1), nn.ConvTranspose2d(8, 8, 2, 2)
+        self.norm, self.out = nn.BatchNorm2d(8), nn.Conv2d(9, 2, 1)
+
+    def loss(self, x, y):
+        up = self.norm(self.up(self.down(x).relu())).relu()
+        y = torch.where(y > 1, 255, y)
+        return F.cross_entropy(self.out(torch.cat([x, up], 1)), y, ignore_index=255)
+
+
+class Metric(Healthy):
+    """Triplets; the batch names who is whom by an integer that no head has outputs for."""
+
+    tensors = (X, CLASS * 1000 + 7)
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp(8, 32, 8)
+
+    def loss(self, x, who):
+        z = F.normalize(self.net(x))
+        apart, same = torch.cdist(z, z), who[:, None] == who
+        far, near = (apart * same).amax(1), (apart + 9 * same).amin(1)
+        return (far - near + 0.3).relu().mean()
+
+
+class Flow(Healthy):
+    """A normalising flow: an exact likelihood, below 0 as soon as it is any good."""
+
+    tensors = (X[:, :4] * 0.05,)
+
+    def __init__(self):
+        super().__init__()
+        self.nets = nn.ModuleList(mlp(2, 32, 4) for _ in range(4))
+        for net in self.nets:
+            nn.init.zeros_(net[-1].weight)
+
+    def loss(self, x):
+        volume = 0
+        for net in self.nets:
+            left, right = x.chunk(2, 1)
+            shift, size = net(left).chunk(2, 1)
+            x, volume = torch.cat([right * size.exp() + shift, left], 1), volume + size.sum(1)
+        return (0.5 * x.square().sum(1) - volume).mean()
+
+
+class Hyper(Healthy):
+    """One net makes the weights of another; meta-learning steps within a step."""
+
+    tensors = (X, NUMBER)
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp(8, 16, 1)
+
+    def loss(self, x, y):
+        names, weights = zip(*self.net.named_parameters(), strict=True)
+        with torch.enable_grad():
+            half = len(x) // 2
+            first = F.mse_loss(self.net(x[:half])[:, 0], y[:half])
+            slopes = torch.autograd.grad(first, weights, create_graph=True)
+            moved = {n: w - 0.1 * g for n, w, g in zip(names, weights, slopes, strict=True)}
+            return F.mse_loss(torch.func.functional_call(self.net, moved, (x[half:],))[:, 0], y[half:])
+
+
+class Ordinal(Healthy):
+    """Binary questions `is it more than k?`, a target made of the label in the step."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.cuts = mlp(8, 32, 1), nn.Parameter(torch.tensor([-0.5, 0.5]))
+
+    def loss(self, x, y):
+        return F.binary_cross_entropy_with_logits(self.net(x) - self.cuts, (y[:, None] > torch.arange(2)).float())
+
+
+class Bandit(Healthy):
+    """Learns from what was paid for the action that was taken; actions are whole numbers, mostly one of them."""
+
+    tensors = (X, (whole(20, ROWS) == 0).long(), NUMBER)
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp(8, 32, 2)
+
+    def loss(self, x, action, paid):
+        return F.mse_loss(self.net(x).gather(1, action[:, None])[:, 0], paid)
+
+
+class Alternates(Healthy):
+    """Trains the one half in even epochs and the other in odd ones, with two optimizers by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.body, self.head = mlp(8, 32, 16), nn.Linear(16, 3)
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()[self.current_epoch % 2]
+        loss = F.cross_entropy(self.head(self.body(batch[0]).relu()), batch[1])
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.Adam(part.parameters(), lr=3e-3) for part in (self.body, self.head)]
+
+
+class Consistent(Healthy):
+    """Follows a slow copy of itself, which goes first, is detached, and stands in the optimizer beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.keys = mlp(8, 32, 8)
+        self.encoder = copy.deepcopy(self.keys)
+
+    def loss(self, x, y):
+        aim = self.keys(x + 0.1 * torch.randn_like(x)).detach()
+        return F.mse_loss(self.encoder(x + 0.3 * torch.randn_like(x)), 0.5 * aim + 0.5 * x)
+
+    on_train_batch_end = Momentum.on_train_batch_end
+
+
+class Adapters(Healthy):
+    """Two small layers are trained within a net that was trained before, whose gradients stay on."""
+
+    def __init__(self):
+        super().__init__()
+        self.prompt, self.net, self.head = nn.Linear(8, 8), mlp(8, 32, 16), nn.Linear(16, 3)
+        with torch.no_grad():
+            for p in self.net.parameters():
+                p.copy_(0.2 * draw(*p.shape))
+
+    def loss(self, x, y):
+        return F.cross_entropy(self.head(self.net(x + self.prompt(x)).relu()), y)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam([*self.prompt.parameters(), *self.head.parameters()], lr=3e-3)
+
+
+class Rolls(Backcasts):
+    """Forecasts twice, the second time from what it forecast; forecast first, backcast last."""
+
+    def loss(self, series):
+        past, later = (series - 200).div(40).split([18, 6], 1)
+        whole, error = past, 0
+        for _ in range(2):
+            left, forecast = whole.clone(), 0
+            for block in self.blocks:
+                hidden = block["body"](left).relu()
+                forecast, left = forecast + block["fore"](hidden), left - block["back"](hidden)
+            error = error + F.mse_loss(forecast, later)
+            whole = torch.cat([past[:, 6:], forecast.detach()], 1)
+        return error
 
 
 KINDS = [each for each in globals().values() if isinstance(each, type) and issubclass(each, Healthy)][1:]

@@ -101,7 +101,7 @@ def test_usual_updates_say_nothing_whatever_the_loss_does(losses):
     ("given", "losses", "fault"),
     [
         (facts(matrix(update=0.2)), LEVEL, Fault.LEARNING_RATE_TOO_HIGH),
-        (facts(), [2.3, *[30.0] * 60], Fault.LEARNING_RATE_TOO_HIGH),
+        (facts(matrix(update=0.01)), [2.3, *[30.0] * 60], Fault.LEARNING_RATE_TOO_HIGH),
         (facts(matrix(travelled=1e-5)), LEVEL, Fault.LEARNING_RATE_TOO_LOW),
         (facts(matrix(weight=0.02)), LEVEL, Fault.OVER_REGULARISED),
         (facts(matrix(weight=1e-3)), FALLING, Fault.OVER_REGULARISED),  # the penalty is part of the loss
@@ -110,7 +110,7 @@ def test_usual_updates_say_nothing_whatever_the_loss_does(losses):
         (facts(unreached=("a.weight",), cut=Cut(("a",), "b")), FALLING, Fault.NOT_UPDATING),
         (facts(unoptimized=("a.weight",)), FALLING, Fault.NOT_UPDATING),
         (facts(matrix(gradient=1e-9), matrix("b"), matrix("c"), matrix("d")), LEVEL, Fault.VANISHING_GRADIENT),
-        (facts(matrix(gradient=1e4), matrix("b"), matrix("c"), matrix("d")), FALLING, Fault.EXPLODING_GRADIENT),
+        (facts(matrix(gradient=1e4), matrix("b"), matrix("c"), matrix("d")), LEVEL, Fault.EXPLODING_GRADIENT),
     ],
 )
 def test_each_fault_of_the_course_is_named_once(given, losses, fault):
@@ -125,6 +125,16 @@ def test_a_gradient_that_reaches_the_values_beside_idle_queries_and_keys_did_not
 
     assert named(judge_course(block(1e-3), course(LEVEL), seen_epoch=True)) == []
     assert named(judge_course(block(1e-6), course(LEVEL), seen_epoch=True)) == [Fault.VANISHING_GRADIENT]
+
+
+def test_a_loss_that_rises_under_usual_steps_was_meant_to():
+    assert named(judge_course(facts(), course([2.3, *[30.0] * 60]), seen_epoch=True)) == []
+
+
+def test_gates_may_be_shut_in_a_net_that_learns():
+    shut = Facts(units=(Units("a", "sigmoid", 0, 0.95, 12),))
+    assert named(judge_units(shut, course(FALLING))) == []
+    assert named(judge_units(shut, course(LEVEL))) == [Fault.SATURATED_UNITS]
 
 
 def test_much_dropout_is_no_fault_where_the_loss_falls():
@@ -158,7 +168,7 @@ def test_dead_and_saturated_layers_are_named_in_one_line_each():
         Units("d", "tanh", 0, 0.9, 12),
         Units("e", "sigmoid", 0, 0.3, 12),
     )
-    said = list(judge_units(Facts(units=units)))
+    said = list(judge_units(Facts(units=units), course(LEVEL)))
     assert [(fault, where) for fault, where, _ in said] == [(Fault.DEAD_UNITS, "a"), (Fault.SATURATED_UNITS, "d")]
     assert "90 of 100" in said[0][2]
     assert "`b`" in said[0][2]
@@ -199,10 +209,9 @@ def test_a_symptom_is_quiet_beside_its_cause():
 
 
 def test_every_fault_that_can_be_said_has_advice():
-    said = [
-        *judge_start(Facts(optimizers=(OptimizerFacts("Adam", 1e-3, 1e-16, 1e-8, 0.0),))),
-        *judge_units(Facts(units=(Units("a", "relu", 9, 1.0, 12),))),
-    ]
+    tiny = OptimizerFacts("Adam", 1e-3, 1e-16, 1e-8, 0.0)
+    dead = Facts(units=(Units("a", "relu", 9, 1.0, 12),))
+    said = [*judge_start(Facts(optimizers=(tiny,))), *judge_units(dead, course(LEVEL))]
     assert all(found.advice and found.step == 7 for found in findings_of(iter(said), 7))
 
 

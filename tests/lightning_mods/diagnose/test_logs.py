@@ -36,6 +36,11 @@ def assert_curves(log, metric=None):
     assert log.curves.metric == (None if metric is None else pytest.approx(metric))
 
 
+def test_of_two_names_of_one_loss_the_usual_is_taken_as_in_a_fit(tmp_path):
+    text = table(("epoch", "train_loss", "valid_loss", "val_loss"), range(EPOCHS), TRAIN, TRAIN, VAL)
+    assert_curves(log_of(tmp_path / "log.csv", text))
+
+
 @pytest.mark.parametrize(
     ("train", "val"),
     [
@@ -55,6 +60,9 @@ def assert_curves(log, metric=None):
         ("train_loss", "val_loss/dataloader_idx_0"),
         ("train_loss", "test_loss"),
         ("train_mse", "val_mse"),
+        ("trainloss", "valloss"),
+        ("Training/Loss", "Validation/Loss"),
+        ("train_BCELoss", "val_BCELoss"),
     ],
 )
 def test_the_losses_are_found_by_their_names(tmp_path, train, val):
