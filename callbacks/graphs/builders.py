@@ -22,7 +22,7 @@ from torch.export import ExportedProgram
 from callbacks.graphs.calls import Call, TensorRecord, callers, flatten, flatten_call, map_leaves
 from callbacks.graphs.model import ACCUMULATE, CONSTANT, INPUT, LOSS, OUTPUT, STEP, Graph, GraphDraft, Shape, shapes_of
 from callbacks.graphs.patience import EndedBy, Patience
-from callbacks.graphs.twin import Twins
+from callbacks.graphs.twin import Twins, shared_state_kept
 from callbacks.host.packages import isolated_random_numbers
 from callbacks.readers import autograd
 
@@ -90,6 +90,7 @@ def _export(module: nn.Module, call: Call, twins: Twins, patience: Patience) -> 
 
     with ExitStack() as stack:
         stack.enter_context(_silence())
+        stack.enter_context(shared_state_kept(call.module))
         stack.enter_context(isolated_random_numbers())  # a module may draw from Python's or NumPy's generator
         stack.enter_context(torch.set_grad_enabled(call.grad))
         stack.enter_context(torch.autocast(call.device_type, call.autocast, enabled=call.autocast is not None))

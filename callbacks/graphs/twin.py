@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import copyreg
 import io
 import queue
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -296,6 +299,39 @@ _BY_TYPE: dict[type, Callable[[Twins, Any], Any]] = {
     type(threading.Lock()): Twins._lock,
     type(threading.RLock()): Twins._lock,
 }
+
+
+@contextmanager
+def shared_state_kept(module: nn.Module) -> Iterator[None]:
+    """Put back what the classes of a module's parts, and the files that define them, held before the block.
+
+    A counter of a class and a list at the top of a file have no twin. Torch's own are what a tracing works with.
+    """
+    classes = {
+        cls for part in module.modules() for cls in type(part).__mro__ if cls.__module__.partition(".")[0] != "torch"
+    }
+    files = [vars(sys.modules[name]) for name in {cls.__module__ for cls in classes} if name in sys.modules]
+    before = [(one, dict(vars(one))) for one in classes] + [(one, dict(one)) for one in files]
+    held = {id(value): value for _, values in before for value in values.values()}
+    contents = [(value, copy.copy(value)) for value in held.values() if type(value) in (list, dict, set, deque)]
+    try:
+        yield
+    finally:
+        for value, content in contents:
+            if len(value) != len(content) or any(a is not b for a, b in zip(_flat(value), _flat(content), strict=True)):
+                value.clear()
+                value.extend(content) if isinstance(value, list | deque) else value.update(content)
+        for owner, values in before:
+            now = owner if isinstance(owner, dict) else vars(owner)
+            for name in [name for name in (*now, *values) if now.get(name, owner) is not values.get(name, owner)]:
+                if isinstance(owner, dict):
+                    owner.pop(name) if name not in values else owner.update({name: values[name]})
+                else:
+                    delattr(owner, name) if name not in values else setattr(owner, name, values[name])
+
+
+def _flat(values: Any) -> list[Any]:
+    return [*values, *values.values()] if isinstance(values, dict) else list(values)
 
 
 def _is_foreign(hook: Any) -> bool:

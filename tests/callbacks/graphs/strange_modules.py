@@ -306,6 +306,31 @@ class Cached(Strange):
         return self.misses
 
 
+STEPS, SEEN = 0, [0]
+
+
+class ClassAndGlobal(Strange):
+    """Counts in its class and at the top of its file, from where each fit begins anew."""
+
+    count, kept = 0, {}
+
+    def remember(self):
+        global STEPS
+        STEPS, type(self).count = 0, 0
+        self.kept.clear()
+        SEEN[:] = [0]
+
+    def factor(self, x):
+        global STEPS
+        STEPS, type(self).count = STEPS + 1, self.count + 1
+        self.kept[self.count] = x.mean()
+        SEEN.append(x.std())
+        return STEPS + self.count + sum(self.kept.values()) + sum(SEEN)
+
+    def state(self):
+        return [STEPS, self.count, *self.kept.values(), *SEEN]
+
+
 class WholeDataset(Strange):
     """Holds far more than a tracing should copy."""
 
@@ -369,6 +394,17 @@ class NoneLoss(Strange):
 
 STRANGE = [
     *(Metrics, MetricInForward, Patched, Wrapped, PatchedInside, PlainObject, ListInDict, Queue, PlainTensor),
-    *(NumPyState, OwnGenerators, GlobalGenerators, Iterators, Uncopied, Outside, WeakParent, Cached, WholeDataset),
+    *(
+        NumPyState,
+        OwnGenerators,
+        GlobalGenerators,
+        Iterators,
+        Uncopied,
+        Outside,
+        WeakParent,
+        Cached,
+        ClassAndGlobal,
+        WholeDataset,
+    ),
     *(InPlaceSlices, Packed, OddNames, NoneLoss),
 ]
