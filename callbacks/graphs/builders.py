@@ -22,14 +22,14 @@ from torch.export import ExportedProgram
 from callbacks.graphs.calls import Call, TensorRecord, callers, flatten, flatten_call, map_leaves
 from callbacks.graphs.model import ACCUMULATE, CONSTANT, INPUT, LOSS, OUTPUT, STEP, Graph, GraphDraft, Shape, shapes_of
 from callbacks.graphs.patience import EndedBy, Patience
-from callbacks.graphs.twin import Twins
+from callbacks.graphs.twin import Twins, shared_state_kept
 from callbacks.host.packages import isolated_random_numbers
 from callbacks.readers import autograd
 
 EXPORT, PARTS, SEEN = "torch.export", "torch.export of its parts", "the module calls seen"
 AUTOGRAD = "autograd"
 MOST_CALLS = 3000  # of modules; torch.export takes about 10 ms for each
-EXPORTING = 0.7  # of the patience; the rest is for drawing what was traced, and for the backward graph
+GRACE = 0.5  # seconds over the patience in which what was seen is still put together
 LONGEST = 80  # letters of an attribute
 
 
@@ -55,9 +55,9 @@ def draw_exported(
 ) -> list[str | None]:
     """Trace a recorded call again with `torch.export`, and add the program's nodes to a graph.
 
-    It is traced without numbers, and by its twin: no weight, buffer, random state or attribute changes. `inputs` are the nodes behind
-    the leaves of the arguments, none where that is no tensor; what is returned, those behind the leaves of the result.
-    When the patience ends it is given up. Whatever `torch.export` or the module says against it is raised.
+    Its twin is traced, without numbers: no weight, buffer, random state or attribute changes. `inputs` are the nodes
+    behind the leaves of the arguments, none where that is no tensor; what is returned, those behind the leaves of the
+    result. When the patience ends it is given up. Whatever `torch.export` or the module says against it is raised.
     """
     module: nn.Module = twins.of(call.module)
     program = _export(module, call, twins, patience)
@@ -90,6 +90,7 @@ def _export(module: nn.Module, call: Call, twins: Twins, patience: Patience) -> 
 
     with ExitStack() as stack:
         stack.enter_context(_silence())
+        stack.enter_context(shared_state_kept(call.module))
         stack.enter_context(isolated_random_numbers())  # a module may draw from Python's or NumPy's generator
         stack.enter_context(torch.set_grad_enabled(call.grad))
         stack.enter_context(torch.autocast(call.device_type, call.autocast, enabled=call.autocast is not None))
@@ -141,7 +142,10 @@ class ForwardGraphBuilder:
         self._drawn: dict[TensorRecord, str] = {}
         self._drawn_sources: dict[autograd.Source, str] = {}
         self._drawn_nodes: dict[GradNode, str] = {}
-        self._patience, self._exporting = patience, patience.share(EXPORTING)
+        # What is drawn takes a few times as long to be written as the graph of autograd took, which came before.
+        left = patience.left()
+        self._exporting = Patience(max(0.8 * left - 4 * patience.spent(), 0.3 * left)).__enter__()
+        self._patience = patience
         self._trainer = getattr(root, "_trainer", None)
         self._callers = callers(calls, patience)
         self._scopes: dict[Call, str] = {}  # exported calls, and those inside them
@@ -151,10 +155,8 @@ class ForwardGraphBuilder:
     def build(self, losses: list[Tensor]) -> Graph:
         """Return the graph of all calls, up to the losses."""
         if sum(1 for call in self._calls for _ in call.all_calls()) > MOST_CALLS:
-            self._exporting, self._reason = (
-                Patience(0),
-                f"more than {MOST_CALLS} module calls are too many for torch.export",
-            )
+            self._exporting = Patience(0)
+            self._reason = f"more than {MOST_CALLS} module calls are too many for torch.export"
         for call in self._calls:
             self._add_call(call, STEP)
         for loss in losses:
@@ -207,6 +209,9 @@ class ForwardGraphBuilder:
         for inner in call.all_calls():
             relative = inner.name.removeprefix(call.name).lstrip(".").replace(".", "/")
             self._scopes[inner] = "/".join(part for part in (scope, relative) if part)
+        if not call.outputs:  # it was never called
+            for made in filter(None, results):
+                self._graph.add("", "output", OUTPUT, (made,))
         if len(call.outputs) == len(results):  # else nobody saw the real results
             for (_, leaf), result in zip(call.outputs, results, strict=True):
                 if isinstance(leaf, TensorRecord) and result is not None:
@@ -246,7 +251,7 @@ class ForwardGraphBuilder:
         """Draw autograd's nodes down to what is known, and return the result drawn for `source`."""
         waiting = [source]
         while waiting:
-            self._patience.check()
+            self._patience.check(GRACE)
             node, number = now = waiting[-1]
             inputs = [(below, index) for below, index in autograd.sources_of(node) if below is not None]
             drawn = self._known(node, scope)

@@ -89,7 +89,8 @@ class Call:
     calls: list[Call] = field(default_factory=list)
     autocast: torch.dtype | None = None
     grad: bool = True
-    seconds: float = 0.0  # that it took, without compiling; the start, while it is under way
+    start: float = 0.0
+    seconds: float = 0.0  # that it took, without compiling
 
     @property
     def device_type(self) -> str:
@@ -115,7 +116,7 @@ def callers(calls: Iterable[Call], patience: Patience) -> dict[GradNode, Call]:
             before = {tensor.source[0] for _, tensor in call.inputs if tensor.source}
             after = [tensor.source[0] for _, tensor in call.results() if tensor.source]
             for node in walk((node for node in after if node not in before), before):
-                patience.check()
+                patience.check(over=0.5)
                 if parameter_of(node) is None:
                     found.setdefault(node, call)
     return found
@@ -211,7 +212,7 @@ class CallRecorder:
             call.autocast = torch.get_autocast_dtype(call.device_type)
         (self._stack[-1].calls if self._stack else self.calls).append(call)
         self._stack.append(call)
-        call.seconds = monotonic() - self._compiling
+        call.start = monotonic() - self._compiling
 
     def _leave(self, module: nn.Module, _: Any, output: Any) -> None:
         inner = uncompiled(module)
@@ -219,7 +220,7 @@ class CallRecorder:
             return
         while (call := self._stack.pop()).module is not inner:
             pass  # calls that ended in an exception
-        call.seconds = monotonic() - self._compiling - call.seconds
+        call.seconds = monotonic() - self._compiling - call.start
         if inner is not module or getattr(module, "_compiled_call_impl", None) is not None:
             self._compiling, call.seconds = self._compiling + call.seconds, 0.0
         inside = {id(leaf) for part in call.calls for _, leaf in (*part.inputs, *part.outputs)}

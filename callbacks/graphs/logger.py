@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from callbacks.graphs import CallRecorder, Graph, backward_graph, collapse, forward_graph, to_graph_def, to_svg
+from callbacks.graphs import CallRecorder, Graph, backward_graph, collapse, to_graph_def, to_svg
 from callbacks.graphs.builders import EXPORT, ForwardGraphBuilder
 from callbacks.graphs.calls import map_leaves
 from callbacks.graphs.patience import Patience
@@ -164,7 +164,7 @@ class GraphLogger(NamedByPlace, Callback):
         if recorder.error is not None:
             self._guard.once(trainer, f"could not see all calls ({recorder.error}).")
         # A forward pass of one rank alone might wait for the others.
-        graph = None if recorder.calls or trainer.world_size > 1 else _guessed(pl_module, batch)
+        graph = None if recorder.calls or trainer.world_size > 1 else _guessed(pl_module, batch, self._patience)
         if graph is None:
             graph = ForwardGraphBuilder(pl_module, recorder.calls, self._patience).build(self._losses)
         if graph.origin != EXPORT:
@@ -175,7 +175,7 @@ class GraphLogger(NamedByPlace, Callback):
         drawn = {}
         for tag, whole in graphs.items():
             graph = whole if len(whole.nodes) <= LARGEST else collapse(whole)
-            drawn[tag] = Drawing(partial(to_graph_def, graph), partial(to_svg, graph, depth=self.depth))
+            drawn[tag] = Drawing(partial(to_graph_def, graph), partial(to_svg, graph, self.depth, self._patience))
         files = [place for place in adapters(trainer) if isinstance(place, FilesAdapter)]
         if self.svg and not files and "://" not in self._folder:
             files = [FilesAdapter(Path(self._folder), None, fresh=False)]
@@ -185,13 +185,14 @@ class GraphLogger(NamedByPlace, Callback):
             say(trainer, f"GraphLogger: the graphs are in {place.folder / 'graphs'}.")
 
 
-def _guessed(pl_module: LightningModule, batch: Any) -> Graph | None:
-    """The graph of `forward`, called with `example_input_array` or what part of the batch it takes."""
+def _guessed(pl_module: LightningModule, batch: Any, patience: Patience) -> Graph | None:
+    """The graph of `forward` as `torch.export` sees it, for `example_input_array` or what of the batch it takes."""
     for args, kwargs in _candidates(pl_module, batch):
-        try:
-            return forward_graph(pl_module, *args, **kwargs)
-        except Exception:  # noqa: BLE001  # it does not take this: the next guess
-            continue
+        recorder = CallRecorder(pl_module, patience)
+        recorder.note("", pl_module, args, kwargs)  # it is not called, only traced
+        graph = ForwardGraphBuilder(pl_module, recorder.calls, patience).build([])
+        if graph.origin == EXPORT:
+            return graph
     return None
 
 

@@ -1,6 +1,5 @@
 """Keep work within some seconds of wall-clock time: it is counted, and ended in the middle when they are used up."""
 
-from math import inf
 from time import monotonic
 from typing import Any
 
@@ -16,30 +15,28 @@ class Patience:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._spent, self._start = 0.0, inf
+        self._spent, self._start, self._depth = 0.0, 0.0, 0
 
     def __enter__(self) -> "Patience":
-        self._start = monotonic()
+        self._start = self._start if self._depth else monotonic()
+        self._depth += 1
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._spent, self._start = self._spent + self._running(), inf
+        self._spent, self._depth = self.spent() if self._depth == 1 else self._spent, self._depth - 1
+
+    def spent(self) -> float:
+        """Return the seconds that are used up."""
+        return self._spent + (monotonic() - self._start if self._depth else 0.0)
 
     def left(self) -> float:
         """Return the seconds that are left; below 0 when it took longer."""
-        return self.seconds - self._spent - self._running()
+        return self.seconds - self.spent()
 
-    def check(self) -> None:
-        """Raise a TimeoutError when no time is left."""
-        if self.left() <= 0:
+    def check(self, over: float = 0.0) -> None:
+        """Raise a TimeoutError when no time is left and so many seconds more have passed."""
+        if self.left() + over <= 0:
             raise TimeoutError("it takes too long")
-
-    def share(self, part: float) -> "Patience":
-        """Return a patience of its own, running, for a part of what is left."""
-        return Patience(self.left() * part).__enter__()
-
-    def _running(self) -> float:
-        return max(0.0, monotonic() - self._start)
 
 
 class EndedBy(TorchFunctionMode):

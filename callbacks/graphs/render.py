@@ -5,6 +5,7 @@ from dataclasses import replace
 from graphlib import TopologicalSorter
 from html import escape
 from itertools import pairwise
+from math import inf
 from posixpath import commonpath
 from typing import Any
 from zlib import crc32
@@ -16,6 +17,7 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.versions_pb2 import VersionDef
 
 from callbacks.graphs.model import BUFFER, CONSTANT, INPUT, LOSS, OUTPUT, PARAMETER, STEP, Graph, Node, collapse
+from callbacks.graphs.patience import Patience
 
 Edge = tuple[str, str]
 Place = tuple[float, int]  # x in pixels, and the number of the layer
@@ -40,12 +42,16 @@ rect{{stroke:#666;stroke-width:.8}}text{{font:11px Helvetica,Arial,sans-serif;te
 """
 
 
-def lay_out(widths: Mapping[str, float], edges: Sequence[Edge]) -> tuple[dict[str, Place], Paths, int]:
+def lay_out(
+    widths: Mapping[str, float], edges: Sequence[Edge], patience: Patience | None = None
+) -> tuple[dict[str, Place], Paths, int]:
     """Return places for boxes, so that edges lead downwards, few cross, and boxes lie near those they belong to.
 
     Widths are in pixels, edges from the upper to the lower box. Returned are the middles of the boxes, for each edge
-    where it begins, passes the layers between and ends, and the number of layers.
+    where it begins, passes the layers between and ends, and the number of layers. When the patience ends, they are
+    returned as they are.
     """
+    patience = patience or Patience(inf)
     edges = list(dict.fromkeys((a, b) for a, b in edges if a != b))
     upward = _closing(list(widths), edges)
     downward = [(b, a) if (a, b) in upward else (a, b) for a, b in edges]
@@ -58,8 +64,8 @@ def lay_out(widths: Mapping[str, float], edges: Sequence[Edge]) -> tuple[dict[st
             layer[name], size[name] = level, NARROW
         chains[a, b] = [a, *through, b]
     steps = [step for chain in chains.values() for step in pairwise(chain)]
-    rows = _ordered(layer, steps)
-    x = _spread(rows, size, steps)
+    rows = _ordered(layer, steps, patience)
+    x = _spread(rows, size, steps, patience)
     paths = {}
     for edge in edges:
         chain = chains[edge] if edge in chains else chains[edge[1], edge[0]]
@@ -101,12 +107,14 @@ def _layers(names: Sequence[str], edges: Sequence[Edge]) -> dict[str, int]:
     return layer
 
 
-def _ordered(layer: Mapping[str, int], steps: Sequence[Edge]) -> list[list[str]]:
+def _ordered(layer: Mapping[str, int], steps: Sequence[Edge], patience: Patience) -> list[list[str]]:
     rows: list[list[str]] = [[] for _ in range(max(layer.values(), default=-1) + 1)]
     for name, level in layer.items():
         rows[level].append(name)
     above, below = _neighbours(layer, steps)
     for sweep in range(SWEEPS):
+        if patience.left() <= 0:
+            break
         near = above if sweep % 2 == 0 else below
         place = {name: index for row in rows for index, name in enumerate(row)}
         for row in rows if sweep % 2 == 0 else reversed(rows):
@@ -125,13 +133,17 @@ def _neighbours(names: Collection[str], steps: Sequence[Edge]) -> tuple[dict[str
     return above, below
 
 
-def _spread(rows: Sequence[list[str]], size: Mapping[str, float], steps: Sequence[Edge]) -> dict[str, float]:
+def _spread(
+    rows: Sequence[list[str]], size: Mapping[str, float], steps: Sequence[Edge], patience: Patience
+) -> dict[str, float]:
     """Each box near the middle of its neighbours, in the order found, without touching the next one."""
     x: dict[str, float] = {}
     for row in rows:
         _place(row, dict.fromkeys(row, 0.0), size, x)
     above, below = _neighbours(size, steps)
     for sweep in range(SWEEPS):
+        if patience.left() <= 0:
+            break
         for row in rows if sweep % 2 == 0 else reversed(rows):
             near = {name: above[name] + below[name] if sweep > 3 else (above, below)[sweep % 2][name] for name in row}
             wanted = {n: sum(x[m] for m in near[n]) / len(near[n]) if near[n] else x[n] for n in row}
@@ -189,16 +201,17 @@ def _quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-def to_svg(graph: Graph, depth: int | None = None) -> str:
+def to_svg(graph: Graph, depth: int | None = None, patience: Patience | None = None) -> str:
     """Return the graph as the content of an SVG file: a box for each innermost module, data from top to bottom.
 
-    `depth` is the levels of modules to keep apart, none for all. The file needs no other one.
+    `depth` is the levels of modules to keep apart, none for all; when the patience ends, boxes are no longer moved to
+    better places. The file needs no other one.
     """
     seen = _visible(collapse(graph, depth))
     labels = _labels(seen.nodes)
     widths = {name: max(len(text) for text in label) * LETTER + 18 for name, label in labels.items()}
     heights = {name: len(label) * LINE + 8 for name, label in labels.items()}
-    centres, paths, layers = lay_out(widths, seen.edges())
+    centres, paths, layers = lay_out(widths, seen.edges(), patience)
     tall = [0.0] * layers
     for name, (_, layer) in centres.items():
         tall[layer] = max(tall[layer], heights[name])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import copyreg
 import io
 import queue
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -21,8 +24,21 @@ from callbacks.graphs.patience import Patience
 from callbacks.readers.autograd import COMPILED
 
 MOST_BYTES = 64 * 2**20  # of tensors, arrays and tables that one twin copies; a tracing reads none of their numbers
-MOST_OBJECTS = 200_000  # of Python, about half a second
-_ATOMS = (type(None), type(...), type(NotImplemented), bool, int, float, complex, str, bytes, type, range, ModuleType)
+MOST_OBJECTS = 50_000  # of Python, about 0.2 s
+_ATOMS: tuple[type, ...] = (
+    type(None),
+    type(...),
+    type(NotImplemented),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    type,
+    range,
+    ModuleType,
+)
 _ATOMS += (torch.dtype, torch.device, torch.layout, torch.memory_format, property)
 _BUSY = (threading.Thread, queue.Queue, io.IOBase)  # a copy of a queue that nobody reads would wait for ever
 _HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks"))
@@ -88,15 +104,13 @@ class Twins:
             return self._memo[id(value)]
         if self._patience is not None:
             self._patience.check()
-        if isinstance(value, nn.Module):
+        make: Any = _BY_TYPE.get(type(value))  # first: a weak proxy says that it is what it stands for
+        if make is None and isinstance(value, nn.Module):
             return self._module(value)
         self._objects += 1
         if self._objects > MOST_OBJECTS or isinstance(value, self._too_busy):
             return self._keep(value, _Absent(type(value).__name__))
-        if isinstance(value, Tensor):
-            return self._tensor(value)
-        make: Any = _BY_TYPE.get(type(value), Twins._other)
-        return make(self, value)
+        return (make or (Twins._tensor if isinstance(value, Tensor) else Twins._other))(self, value)
 
     def _keep(self, original: Any, made: Any) -> Any:
         self._memo[id(original)] = made
@@ -108,7 +122,7 @@ class Twins:
         self._bytes += size if fits else 0
         return fits
 
-    def _module(self, module: nn.Module) -> nn.Module:
+    def _module(self, module: nn.Module) -> Any:
         inner = uncompiled(module)
         if inner is not module:
             return self._keep(module, self.of(inner))
@@ -126,7 +140,7 @@ class Twins:
                 vars(own)[name] = None if name in _OWNERS else self.of(value)
         return own
 
-    def _tensor(self, tensor: Tensor) -> Tensor:
+    def _tensor(self, tensor: Tensor) -> Any:
         plain = tensor.detach()
         if self._has_room(tensor.numel() * tensor.element_size()):
             plain = plain.clone()
@@ -146,14 +160,14 @@ class Twins:
         return self._keep(array, np.array(array))
 
     def _dict(self, values: dict[Any, Any]) -> Any:
-        if not self._has_room(sys.getsizeof(values)):
+        if len(values) > MOST_OBJECTS:
             return self._keep(values, _Absent("large dict"))
         own = self._keep(values, {})
         own.update((self.of(key), self.of(value)) for key, value in list(values.items()))
         return own
 
     def _list(self, values: list[Any]) -> Any:
-        if not self._has_room(sys.getsizeof(values)):
+        if len(values) > MOST_OBJECTS:
             return self._keep(values, _Absent("large list"))
         own = self._keep(values, [])
         own.extend(self.of(value) for value in list(values))
@@ -166,7 +180,7 @@ class Twins:
         same = all(own is value for own, value in zip(copies, values, strict=True))
         return self._keep(values, values if same else type(values)(copies))
 
-    def _method(self, method: MethodType) -> MethodType:
+    def _method(self, method: MethodType) -> Any:
         return self._keep(method, MethodType(self.of(method.__func__), self.of(method.__self__)))
 
     def _builtin(self, method: BuiltinMethodType) -> Any:
@@ -174,7 +188,7 @@ class Twins:
             return method
         return self._keep(method, getattr(self.of(method.__self__), method.__name__))
 
-    def _function(self, function: FunctionType) -> FunctionType:
+    def _function(self, function: FunctionType) -> Any:
         """A function that closes over a module, as a patched `forward` does, would change the original."""
         if not (function.__closure__ or function.__defaults__ or function.__kwdefaults__ or vars(function)):
             return function
@@ -189,7 +203,7 @@ class Twins:
         vars(own).update((key, self.of(value)) for key, value in vars(function).items())
         return own
 
-    def _cell(self, cell: CellType) -> CellType:
+    def _cell(self, cell: CellType) -> Any:
         own = self._keep(cell, CellType())
         try:
             value = cell.cell_contents
@@ -285,6 +299,39 @@ _BY_TYPE: dict[type, Callable[[Twins, Any], Any]] = {
     type(threading.Lock()): Twins._lock,
     type(threading.RLock()): Twins._lock,
 }
+
+
+@contextmanager
+def shared_state_kept(module: nn.Module) -> Iterator[None]:
+    """Put back what the classes of a module's parts, and the files that define them, held before the block.
+
+    A counter of a class and a list at the top of a file have no twin. Torch's own are what a tracing works with.
+    """
+    classes = {
+        cls for part in module.modules() for cls in type(part).__mro__ if cls.__module__.partition(".")[0] != "torch"
+    }
+    files = [vars(sys.modules[name]) for name in {cls.__module__ for cls in classes} if name in sys.modules]
+    before = [(one, dict(vars(one))) for one in classes] + [(one, dict(one)) for one in files]
+    held = {id(value): value for _, values in before for value in values.values()}
+    contents = [(value, copy.copy(value)) for value in held.values() if type(value) in (list, dict, set, deque)]
+    try:
+        yield
+    finally:
+        for value, content in contents:
+            if len(value) != len(content) or any(a is not b for a, b in zip(_flat(value), _flat(content), strict=True)):
+                value.clear()
+                value.extend(content) if isinstance(value, list | deque) else value.update(content)
+        for owner, values in before:
+            now = owner if isinstance(owner, dict) else vars(owner)
+            for name in [name for name in (*now, *values) if now.get(name, owner) is not values.get(name, owner)]:
+                if isinstance(owner, dict):
+                    owner.pop(name) if name not in values else owner.update({name: values[name]})
+                else:
+                    delattr(owner, name) if name not in values else setattr(owner, name, values[name])
+
+
+def _flat(values: Any) -> list[Any]:
+    return [*values, *values.values()] if isinstance(values, dict) else list(values)
 
 
 def _is_foreign(hook: Any) -> bool:

@@ -270,11 +270,11 @@ class Outside(Strange):
 class Follower(nn.Module):
     def __init__(self, parent):
         super().__init__()
-        self.parent, self.proxy, self.lin = weakref.ref(parent), weakref.proxy(parent), nn.Linear(6, 6)
+        self.links, self.lin = {"parent": weakref.ref(parent), "proxy": weakref.proxy(parent)}, nn.Linear(6, 6)
 
     def forward(self, x):
-        self.parent().calls.append(x.mean())
-        self.proxy.calls.append(x.std())
+        self.links["parent"]().calls.append(x.mean())
+        self.links["proxy"].calls.append(x.std())
         return self.lin(x)
 
 
@@ -304,6 +304,31 @@ class Cached(Strange):
 
     def state(self):
         return self.misses
+
+
+STEPS, SEEN = 0, [0]
+
+
+class ClassAndGlobal(Strange):
+    """Counts in its class and at the top of its file, from where each fit begins anew."""
+
+    count, kept = 0, {}
+
+    def remember(self):
+        global STEPS
+        STEPS, type(self).count = 0, 0
+        self.kept.clear()
+        SEEN[:] = [0]
+
+    def factor(self, x):
+        global STEPS
+        STEPS, type(self).count = STEPS + 1, self.count + 1
+        self.kept[self.count] = x.mean()
+        SEEN.append(x.std())
+        return STEPS + self.count + sum(self.kept.values()) + sum(SEEN)
+
+    def state(self):
+        return [STEPS, self.count, *self.kept.values(), *SEEN]
 
 
 class WholeDataset(Strange):
@@ -369,6 +394,17 @@ class NoneLoss(Strange):
 
 STRANGE = [
     *(Metrics, MetricInForward, Patched, Wrapped, PatchedInside, PlainObject, ListInDict, Queue, PlainTensor),
-    *(NumPyState, OwnGenerators, GlobalGenerators, Iterators, Uncopied, Outside, WeakParent, Cached, WholeDataset),
+    *(
+        NumPyState,
+        OwnGenerators,
+        GlobalGenerators,
+        Iterators,
+        Uncopied,
+        Outside,
+        WeakParent,
+        Cached,
+        ClassAndGlobal,
+        WholeDataset,
+    ),
     *(InPlaceSlices, Packed, OddNames, NoneLoss),
 ]

@@ -14,11 +14,9 @@ from foreign_modules import (
     fit,
 )
 from graph_models import MODELS, train
+from graph_runs import board, of, said, unhurried, written
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.compat.proto.config_pb2 import RunMetadata
-from tensorboard.compat.proto.graph_pb2 import GraphDef
+from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader
 from two_ranks import run_ranks
@@ -29,36 +27,6 @@ from lightning_mods import MLPClassifier
 
 pytestmark = [*LIGHTNINGS_WARNINGS, pytest.mark.filterwarnings("ignore:.*TensorBoardLogger. expects")]
 ROOT = Path(__file__).parents[3]
-
-
-def unhurried(**flags):
-    """What it draws shall not depend on what else the machine does."""
-    return GraphLogger(patience=60, **flags)
-
-
-def board(folder):
-    return TensorBoardLogger(folder, name="run", version="")
-
-
-def written(folder):
-    """The graphs of a run by tag, read back from its events."""
-    events = EventAccumulator(str(folder / "run"), size_guidance={"tensors": 0}).Reload()
-    found = {}
-    if events.Tags()["graph"]:
-        found["Default"] = GraphDef.FromString(events.Graph().SerializeToString())
-    for tag in events.PluginTagToContent("graph_run_metadata_graph") if events.Tags()["tensors"] else ():
-        (event,) = events.Tensors(tag)
-        (function,) = RunMetadata.FromString(event.tensor_proto.string_val[0]).function_graphs
-        found[tag] = function.pre_optimization_graph
-    return found
-
-
-def of(graph, op):
-    return [node.name for node in graph.node if node.op == op]
-
-
-def said(capsys):
-    return [line for line in capsys.readouterr().err.splitlines() if "GraphLogger" in line]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -266,8 +234,8 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     for which in ("alone", "watched"):
         logger = TensorBoardLogger(folder, name="run", version="") if which == "watched" else False
-        trainer, module = fit(folder, Plain, GraphLogger(patience=60) if logger else None, epochs=1, devices=2, strategy="ddp",
-                              logger=logger)
+        drawing = GraphLogger(patience=60) if logger else None
+        trainer, module = fit(folder, Plain, drawing, epochs=1, devices=2, strategy="ddp", logger=logger)
         torch.save(module.state_dict(), folder / f"{which}{trainer.global_rank}.pt")
 """
 
