@@ -21,7 +21,7 @@ from benchmarks.foreign.table import compare, summary, write
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-PACKAGES = sorted(path.stem.removeprefix("on_") for path in HERE.glob("on_*.py"))
+PACKAGES = sorted(path.stem for path in (HERE / "packages").glob("*.py"))
 
 
 def fitted(package: str, repeats: int) -> dict[str, Any]:

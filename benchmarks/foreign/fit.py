@@ -33,7 +33,7 @@ def load(package: str) -> Any:
                 )
     except metadata.PackageNotFoundError:
         pass
-    module: Any = import_module(f"benchmarks.foreign.on_{package}")
+    module: Any = import_module(f"benchmarks.foreign.packages.{package}")
     module.versions = {name: metadata.version(name) for name in (module.DISTRIBUTION, "torch", "lightning")}
     return module
 

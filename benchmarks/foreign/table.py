@@ -47,7 +47,7 @@ def _count(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "curves": f"{sum('val_loss' in row['curves'] for row in logged)}/{len(logged)}",
         "graphs": f"{sum(len(row['graphs']) == 2 for row in rows)}/{len(rows)}",
         "warnings": sum(len(row["findings"]) for row in rows),
-        "extra s": f"{median(row['wall'] for row in rows):.1f}",
+        "extra s": f"{median(row['cpu'] for row in rows):.1f}",
     }
 
 
@@ -80,7 +80,7 @@ def _row(name: str, row: dict[str, Any]) -> list[str]:
     found = row["curves"].get("val_loss")
     curve = f"`{found}`" if found else ("**not found**" if row["validation_losses"] else "none is logged")
     graphs = "both" if len(row["graphs"]) == 2 else ", ".join(row["graphs"]) or "**none**"
-    return [name, same, curve, graphs, str(len(row["findings"]) or ""), f"{row['bare_wall']:.1f} + {row['wall']:.1f}"]
+    return [name, same, curve, graphs, str(len(row["findings"]) or ""), f"{row['bare_cpu']:.1f} + {row['cpu']:.1f}"]
 
 
 def write(packages: dict[str, Any], page: Path) -> None:

@@ -37,7 +37,7 @@ FITS = {
         {**WITH_GROUPS, "add_relative_time_idx": True, "add_target_scales": True},
     ),
     "NBeats": partial(fit, forecasting.NBeats, {"widths": [16, 32], "backcast_loss_ratio": 0.1}, FIXED),
-    "NBeatsKAN": partial(fit, forecasting.NBeatsKAN, {"widths": [8, 8]}, FIXED),
+    "NBeatsKAN": partial(fit, forecasting.NBeatsKAN, {"widths": [4, 4], "num_blocks": [1, 1]}, FIXED),
     "NHiTS": partial(fit, forecasting.NHiTS, {"hidden_size": 16}, FIXED | WITH_GROUPS),
     "DeepAR": partial(fit, forecasting.DeepAR, {"hidden_size": 8}, WITH_GROUPS),
     "DecoderMLP": partial(fit, forecasting.DecoderMLP, {"hidden_size": 16}, WITH_GROUPS),

@@ -19,7 +19,15 @@ def fit(kind: str, classes: int, callbacks: list[Any], folder: Path) -> None:
     features, target = frame.drop(columns="target"), frame["target"].to_numpy()
     model = getattr(models, kind)()
     family = {"family": "normal"} if kind.endswith("LSS") else {}
-    model.fit(features[:256], target[:256], X_val=features[256:], y_val=target[256:], max_epochs=3, **family, **passed)
+    model.fit(
+        features[:256],
+        target[:256],
+        X_val=features[256:],
+        y_val=target[256:],
+        max_epochs=2 if kind.startswith(("ENODE", "Mambular", "NODE", "NDTF")) else 3,
+        **family,
+        **passed,
+    )
 
 
 REGRESSORS = (
