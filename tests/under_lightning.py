@@ -1,4 +1,4 @@
-"""Run the tests of what meets Lightning again with `lightning.pytorch`: a copy of them, with that name in their imports.
+"""Run the tests of what meets Lightning again with `lightning.pytorch`: a copy of them, with that name in imports.
 
     python tests/under_lightning.py [pytest's arguments]
 

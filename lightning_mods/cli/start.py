@@ -73,11 +73,15 @@ def choose_package(line: CommandLine) -> None:
     if len(set(found.values())) > 1:
         said = " and ".join(f"{flag} is a class of `{package}`" for flag, package in found.items())
         raise UsageError(f"all classes of a run must be of one Lightning package; {said}.")
+    try:
+        usual = preferred()
+    except ModuleNotFoundError as error:
+        raise UsageError(str(error)) from None
     named = (name for name in PACKAGES if re.search(rf"\b{re.escape(name)}\.\w", " ".join(line.words)))
     package = next(chain(found.values(), named), None)
-    if package is not None and package != preferred():
+    if package is not None and package != usual:
         if "lightning_mods.cli.lightning_cli" in sys.modules:
-            raise UsageError(f"this process has run a command on `{preferred()}`; `{package}` needs one of its own.")
+            raise UsageError(f"this process has run a command on `{usual}`; `{package}` needs one of its own.")
         os.environ[CHOICE] = package  # for the processes of a study too
 
 
