@@ -47,6 +47,7 @@ _FORMER = {
 def __getattr__(name: str) -> Any:
     # Lazy, so that the parts that need only the standard library cost no torch.
     if name in _HOMES:
+        import_module(f"{__name__}.host.packages").adopt()  # a package may have been loaded since the class was
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     if name in _FORMER:
         return import_module(f"{__name__}.{_FORMER[name]}")

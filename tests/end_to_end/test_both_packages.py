@@ -189,7 +189,7 @@ def test_classes_of_two_packages_are_one_line(tmp_path):
 
 
 def test_the_command_line_of_either_package_takes_our_callbacks(folder, package):
-    cli = f"from {package}.cli import LightningCLI\nfrom mine import Data, Module\nLightningCLI(Module, Data)"
+    cli = f"{NAMES}\nfrom {package}.cli import LightningCLI\nfrom mine import Data, Module\nLightningCLI(Module, Data)"
     (folder / "main.py").write_text(cli)
     names = ("FitMonitor", "GradientLogger", "GradientMonitor", "GraphLogger", "TensorBoardLayout")
     added = [f"--trainer.callbacks+=callbacks.{name}" for name in names]
