@@ -10,8 +10,8 @@ from callbacks.graphs.calls import CallRecorder
 from callbacks.graphs.model import Graph, Node, collapse
 from callbacks.graphs.patience import Patience
 from callbacks.graphs.render import to_dot, to_graph_def, to_svg
-from callbacks.graphs.twin import Twins
 from callbacks.host.packages import isolated_random_numbers
+from callbacks.readers.twin import Twins
 
 __all__ = ["CallRecorder", "Graph", "Node", "backward_graph", "collapse", "forward_graph"]
 __all__ += ["to_dot", "to_graph_def", "to_svg"]
@@ -32,11 +32,7 @@ def forward_graph(module: nn.Module, *args: Any, **kwargs: Any) -> Graph:
         *args: What it is called with: tensors, and lists, tuples and dicts of them.
         **kwargs: What it is called with by name.
     """
-    twins = Twins(module)
-    own: nn.Module = twins.of(module)
-    for part in own.modules():
-        for name, buffer in list(part.named_buffers(recurse=False)):
-            setattr(part, name, buffer.clone())
+    own: nn.Module = Twins(module, runs=True).of(module)
     with isolated_random_numbers(), CallRecorder(own) as recorder:
         own(*args, **kwargs)
     with Patience(PATIENCE) as patience:

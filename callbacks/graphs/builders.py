@@ -22,9 +22,9 @@ from torch.export import ExportedProgram
 from callbacks.graphs.calls import Call, TensorRecord, callers, flatten, flatten_call, map_leaves
 from callbacks.graphs.model import ACCUMULATE, CONSTANT, INPUT, LOSS, OUTPUT, STEP, Graph, GraphDraft, Shape, shapes_of
 from callbacks.graphs.patience import EndedBy, Patience
-from callbacks.graphs.twin import Twins, shared_state_kept
 from callbacks.host.packages import isolated_random_numbers
 from callbacks.readers import autograd
+from callbacks.readers.twin import Twins, shared_state_kept
 
 EXPORT, PARTS, SEEN = "torch.export", "torch.export of its parts", "the module calls seen"
 AUTOGRAD = "autograd"
@@ -146,7 +146,6 @@ class ForwardGraphBuilder:
         left = patience.left()
         self._exporting = Patience(max(0.8 * left - 4 * patience.spent(), 0.3 * left)).__enter__()
         self._patience = patience
-        self._trainer = getattr(root, "_trainer", None)
         self._callers = callers(calls, patience)
         self._scopes: dict[Call, str] = {}  # exported calls, and those inside them
         self._exported, self._seen = 0, 0
@@ -200,7 +199,7 @@ class ForwardGraphBuilder:
                 raise TimeoutError("it takes too long")
             leaves = flatten_call(call.module, call.args, call.kwargs)
             given = [self._drawn.get(leaf) if isinstance(leaf, TensorRecord) else None for _, leaf in leaves]
-            twins = Twins(call.module, self._trainer, self._exporting)
+            twins = Twins(call.module, check=self._exporting.check)
             results = draw_exported(call, self._graph, scope, given, twins, self._exporting)
         except Exception as error:  # noqa: BLE001  # whatever a module is made of, there is another way
             self._reason = self._reason or f"torch.export cannot follow {_title(call)}: {_why(error)}"

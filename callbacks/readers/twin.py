@@ -1,0 +1,292 @@
+"""Copy a module so that it can be run or traced again: whatever the copy does, the fit does not see it."""
+
+from __future__ import annotations
+
+import copy
+import copyreg
+import io
+import pickle
+import sys
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from types import BuiltinMethodType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from callbacks.host.packages import kinds
+from callbacks.readers.autograd import COMPILED
+
+MOST_BYTES = 64 * 2**20  # of tensors and arrays that one twin copies where it need not
+MOST_OBJECTS = 100_000  # of Python, about 0.2 s
+MANY = 1000  # entries of a list, a dict, a table or a text
+_SHARED = (type, ModuleType, CodeType, property, staticmethod, classmethod)  # no forward pass writes into these
+_SIZED = (list, dict, set, frozenset, tuple, deque, bytearray, str, bytes)
+_HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks"))
+_OWNERS = ("_trainer", "_fabric")  # under which a LightningModule keeps what trains it
+_CACHED = type(lru_cache(len))
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """Return the module that `torch.compile` wrapped, or the module itself."""
+    return dict(module.named_children()).get(COMPILED, module)
+
+
+class _Absent:
+    """Stands for what cannot be copied, or is too large: whoever uses it ends the pass."""
+
+    def __init__(self, kind: str) -> None:
+        object.__setattr__(self, "_kind", kind)
+
+    def __getattr__(self, name: str) -> Any:
+        raise TypeError(f"a {object.__getattribute__(self, '_kind')} cannot be copied")
+
+    __call__ = __iter__ = __next__ = __enter__ = __exit__ = __len__ = __bool__ = __getitem__ = __setitem__ = (
+        lambda self, *args, **kwargs: self.__getattr__("")
+    )
+
+
+class Twins(pickle.Pickler):
+    """Makes deep copies of the parts of a module over the same parameters.
+
+    They are pickled and read back in memory: all that Python can reach is copied, also closures, bound methods and
+    modules that are not registered, and no `__deepcopy__` of a stranger is asked. The trainer and loggers are left
+    behind, and what a module's owner hooked onto it is not called. What cannot be copied is replaced by a thing that
+    raises a TypeError when it is used: a fit is not changed, rather is less drawn or read.
+
+    Args:
+        module: The one that will be traced or run. What it registers is shared.
+        runs: The copies will run with numbers: buffers are copied, and any parameter is shared. Else they are traced,
+            and what is large is replaced by one number, expanded to its shape, or by what raises when it is used.
+        check: Called now and then; what it raises ends the copying.
+    """
+
+    def __init__(self, module: nn.Module, *, runs: bool = False, check: Callable[[], None] = lambda: None) -> None:
+        self._stream = io.BytesIO()
+        super().__init__(self._stream, protocol=4)
+        self._given: dict[int, Any] = {}  # what is taken for an original, by its identity
+        self._originals: list[Any] = []  # else a new object might have the identity of one that is gone
+        self._reader = _Reader(self._stream, self._given)
+        self._runs, self._check, self._shares_large = runs, check, False
+        self._bytes = self._objects = 0
+        for tensor in (*module.parameters(), *(() if runs else module.buffers())):
+            self._give(tensor, tensor)
+
+    def of(self, value: Any, *, share_large: bool = False) -> Any:
+        """Return the copy of a module, or of anything else; the same one whenever it is asked for again.
+
+        After an exception no more can be asked for. With `share_large`, which is for data, large tensors and tables
+        and the entries of large containers are those of the original.
+        """
+        self._shares_large = share_large
+        self._stream.seek(0)
+        self._stream.truncate()
+        with warnings.catch_warnings(action="ignore"):
+            self.dump(value)
+            self._stream.seek(0)
+            return self._reader.load()
+
+    def persistent_id(self, value: Any) -> int | None:
+        """Return the key of what is given for an object; pickle copies the others. It asks about every object."""
+        self._objects += 1
+        if id(value) not in self._given:
+            if self._objects > MOST_OBJECTS:
+                raise TypeError(f"more than {MOST_OBJECTS} objects are too many to be copied")
+            if type(value) not in _SIZED or len(value) <= MANY:
+                return None
+            if isinstance(value, str | bytes):
+                self._give(value, value)
+            elif self._shares_large or not self._runs:
+                large = _Absent(f"large {type(value).__name__}")
+                self._give(value, copy.copy(value) if self._shares_large else large)
+            else:
+                return None
+        return id(value)
+
+    def reducer_override(self, value: Any) -> Any:
+        """Return how pickle is to make a copy of what is no plain value or container of Python's own."""
+        self._check()
+        kind = type(value)  # not `isinstance`: a weak proxy says that it is what it stands for
+        if kind in _BY_TYPE:
+            return _BY_TYPE[kind](self, value)
+        if issubclass(kind, _SHARED):
+            return self._give(value, value)
+        if issubclass(kind, kinds(".Trainer")):
+            return self._give(value, None)
+        if issubclass(kind, nn.Module):
+            return self._module(value)
+        if issubclass(kind, Tensor | np.ndarray):
+            return self._numbers(value)
+        if self._shares_large and hasattr(kind, "__array__") and len(value) > MANY:
+            return self._give(value, value)
+        return self._other(value)
+
+    def _give(self, original: Any, made: Any) -> Any:
+        self._given[id(original)] = made
+        self._originals.append(original)
+        return _same, (original,)
+
+    def _leave(self, value: Any) -> Any:
+        return self._give(value, _Absent(type(value).__name__))
+
+    def _module(self, module: nn.Module) -> Any:
+        inner = uncompiled(module)
+        if inner is not module:
+            return _same, (inner,)
+        if isinstance(module, torch.jit.ScriptModule) or hasattr(type(module), "__del__"):
+            raise TypeError(f"a {type(module).__name__} cannot be copied")
+        # nn.Module's own, which leaves out what `module.compile()` left: a parametrized module's refuses.
+        state = {**nn.Module.__getstate__(module)}  # type: ignore[no-untyped-call]  # torch has no type here
+        state |= dict.fromkeys(_OWNERS & state.keys())
+        for name in _HOOKS & state.keys():
+            kept = ((key, hook) for key, hook in state[name].items() if not _is_foreign(hook))
+            state[name] = type(state[name])(kept)
+        return object.__new__, (type(module),), state, None, None, _fill
+
+    def _numbers(self, value: Any) -> Any:
+        is_tensor = isinstance(value, Tensor)
+        if not is_tensor and value.dtype.hasobject:
+            return self._other(value)
+        size = value.numel() * value.element_size() if is_tensor else value.nbytes
+        is_large = self._bytes + size > MOST_BYTES and (self._shares_large or not self._runs)
+        if is_large and self._shares_large or self._runs and isinstance(value, nn.Parameter):
+            return self._give(value, value)
+        self._bytes += 0 if is_large else size
+        if not is_tensor:
+            return self._give(value, np.broadcast_to(value.dtype.type(), value.shape) if is_large else np.array(value))
+        one = torch.zeros((), dtype=value.dtype, device=value.device)
+        plain = one.expand(value.shape) if is_large else value.detach().clone()
+        if isinstance(value, nn.Parameter):
+            plain = nn.Parameter(plain, value.requires_grad)
+        return self._give(value, plain.requires_grad_(value.requires_grad))
+
+    def _function(self, function: FunctionType) -> Any:
+        """A function that closes over a module, as a patched `forward` does, would change the original."""
+        own = (function.__defaults__, function.__kwdefaults__, vars(function))
+        is_local = "<locals>" in function.__qualname__
+        if not (is_local and any(own)) and all(_is_shared(cell) for cell in function.__closure__ or ()):
+            return self._give(function, function)
+        self._give(function.__globals__, function.__globals__)
+        named = {name: getattr(function, name) for name in ("__kwdefaults__", "__qualname__", "__module__")}
+        parts = (function.__code__, function.__globals__, function.__name__, own[0], function.__closure__)
+        return FunctionType, parts, (vars(function), named)
+
+    def _cell(self, cell: CellType) -> Any:
+        try:
+            return CellType, (), (None, {"cell_contents": cell.cell_contents})
+        except ValueError:  # still empty
+            return CellType, ()
+
+    def _method(self, method: MethodType) -> Any:
+        return MethodType, (method.__func__, method.__self__)
+
+    def _builtin(self, method: BuiltinMethodType) -> Any:
+        is_plain = method.__self__ is None or isinstance(method.__self__, _SHARED)
+        return self._give(method, method) if is_plain else (getattr, (method.__self__, method.__name__))
+
+    def _reference(self, reference: Any) -> Any:
+        target = reference()
+        return self._give(reference, reference) if target is None else (weakref.ref, (target,))
+
+    def _cached(self, function: Any) -> Any:
+        """What `functools.lru_cache` made of a method that is bound would call the original."""
+        return _cached_anew, (function.__wrapped__, function.cache_parameters())
+
+    def _other(self, value: Any) -> Any:
+        kind = type(value)
+        # A copy that is thrown away might close what the original still uses; a logger's would open another file.
+        if hasattr(kind, "__del__") or issubclass(kind, kinds(".loggers.Logger")):
+            return self._leave(value)
+        try:
+            if kind.__module__.partition(".")[0] == "torch" and hasattr(kind, "__deepcopy__"):  # often its only way
+                return self._give(value, copy.deepcopy(value))
+            reduce: Any = copyreg.dispatch_table.get(kind)
+            reduced = reduce(value) if reduce else value.__reduce_ex__(4)
+        except Exception:  # noqa: BLE001  # whatever says that it cannot be copied
+            return self._leave(value)
+        return self._give(value, value) if isinstance(reduced, str) else reduced
+
+
+_BY_TYPE: dict[type, Callable[[Twins, Any], Any]] = {
+    FunctionType: Twins._function,
+    CellType: Twins._cell,
+    MethodType: Twins._method,
+    BuiltinMethodType: Twins._builtin,
+    weakref.ReferenceType: Twins._reference,
+    weakref.ProxyType: Twins._leave,
+    weakref.CallableProxyType: Twins._leave,
+    _CACHED: Twins._cached,
+}
+
+
+class _Reader(pickle.Unpickler):
+    def __init__(self, stream: io.BytesIO, given: dict[int, Any]) -> None:
+        super().__init__(stream)
+        self._given = given
+
+    def persistent_load(self, key: int) -> Any:
+        return self._given[key]
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _fill(module: nn.Module, state: dict[str, Any]) -> None:
+    vars(module).update(state)
+
+
+def _cached_anew(function: Callable[..., Any], parameters: Any) -> Any:
+    return lru_cache(**parameters)(function)
+
+
+def _is_shared(cell: CellType) -> bool:
+    try:
+        return isinstance(cell.cell_contents, _SHARED)  # as the class is, for `super()`
+    except ValueError:
+        return False
+
+
+@contextmanager
+def shared_state_kept(module: nn.Module) -> Iterator[None]:
+    """Put back what the classes of a module's parts, and the files that define them, held before the block.
+
+    A counter of a class and a list at the top of a file have no twin. Torch's own are what a tracing works with.
+    """
+    classes = {
+        cls for part in module.modules() for cls in type(part).__mro__ if cls.__module__.partition(".")[0] != "torch"
+    }
+    files = [vars(sys.modules[name]) for name in {cls.__module__ for cls in classes} if name in sys.modules]
+    before = [(one, dict(vars(one))) for one in classes] + [(one, dict(one)) for one in files]
+    held = {id(value): value for _, values in before for value in values.values()}
+    contents = [(value, copy.copy(value)) for value in held.values() if type(value) in (list, dict, set, deque)]
+    try:
+        yield
+    finally:
+        for value, content in contents:
+            if len(value) != len(content) or any(a is not b for a, b in zip(_flat(value), _flat(content), strict=True)):
+                value.clear()
+                value.extend(content) if isinstance(value, list | deque) else value.update(content)
+        for owner, values in before:
+            now = owner if isinstance(owner, dict) else vars(owner)
+            for name in [name for name in (*now, *values) if now.get(name, owner) is not values.get(name, owner)]:
+                if isinstance(owner, dict):
+                    owner.pop(name) if name not in values else owner.update({name: values[name]})
+                else:
+                    delattr(owner, name) if name not in values else setattr(owner, name, values[name])
+
+
+def _flat(values: Any) -> list[Any]:
+    return [*values, *values.values()] if isinstance(values, dict) else list(values)
+
+
+def _is_foreign(hook: Any) -> bool:
+    """Whether a hook is its owner's; those of `torch.nn.utils` compute the weights."""
+    home: str = getattr(hook, "__module__", None) or type(hook).__module__
+    return not home.startswith("torch.nn.utils")
