@@ -24,7 +24,7 @@ from callbacks.host.packages import kinds
 from callbacks.readers.autograd import COMPILED
 
 MOST_BYTES = 64 * 2**20  # of tensors and arrays that one twin copies where it need not
-MOST_OBJECTS = 100_000  # of Python, about 0.2 s
+MOST_OBJECTS = 300_000  # of Python that are looked at, about 0.4 s
 MANY = 1000  # entries of a list, a dict, a table or a text
 _SHARED = (type, ModuleType, CodeType, property, staticmethod, classmethod)  # no forward pass writes into these
 _SIZED = (list, dict, set, frozenset, tuple, deque, bytearray, str, bytes)
@@ -75,6 +75,7 @@ class Twins(pickle.Pickler):
         self._reader = _Reader(self._stream, self._given)
         self._runs, self._check, self._shares_large = runs, check, False
         self._bytes = self._objects = 0
+        self._trainers, self._loggers = kinds(".Trainer"), kinds(".loggers.Logger")
         for tensor in (*module.parameters(), *(() if runs else module.buffers())):
             self._give(tensor, tensor)
 
@@ -95,6 +96,8 @@ class Twins(pickle.Pickler):
     def persistent_id(self, value: Any) -> int | None:
         """Return the key of what is given for an object; pickle copies the others. It asks about every object."""
         self._objects += 1
+        if not self._objects % 1000:
+            self._check()
         if id(value) not in self._given:
             if self._objects > MOST_OBJECTS:
                 raise TypeError(f"more than {MOST_OBJECTS} objects are too many to be copied")
@@ -111,13 +114,12 @@ class Twins(pickle.Pickler):
 
     def reducer_override(self, value: Any) -> Any:
         """Return how pickle is to make a copy of what is no plain value or container of Python's own."""
-        self._check()
         kind = type(value)  # not `isinstance`: a weak proxy says that it is what it stands for
         if kind in _BY_TYPE:
             return _BY_TYPE[kind](self, value)
         if issubclass(kind, _SHARED):
             return self._give(value, value)
-        if issubclass(kind, kinds(".Trainer")):
+        if issubclass(kind, self._trainers):
             return self._give(value, None)
         if issubclass(kind, nn.Module):
             return self._module(value)
@@ -201,7 +203,7 @@ class Twins(pickle.Pickler):
     def _other(self, value: Any) -> Any:
         kind = type(value)
         # A copy that is thrown away might close what the original still uses; a logger's would open another file.
-        if hasattr(kind, "__del__") or issubclass(kind, kinds(".loggers.Logger")):
+        if hasattr(kind, "__del__") or issubclass(kind, self._loggers):
             return self._leave(value)
         try:
             if kind.__module__.partition(".")[0] == "torch" and hasattr(kind, "__deepcopy__"):  # often its only way
