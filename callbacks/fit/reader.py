@@ -1,6 +1,6 @@
 """Reads the losses of a run from what its module logs, each in the epoch it belongs to, equal on all ranks."""
 
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from callbacks.diagnosis.names import find_losses, find_metric, is_validation
 from callbacks.fit.record import FitRecord
 from callbacks.host import Fresh, Guard, logged, number, say
 from callbacks.host.packages import LightningModule, Trainer, isolated_random_numbers
-from callbacks.readers.twin import Twins
+from callbacks.readers.twin import Twins, shared_state_kept
 
 
 def baseline_of(module: object) -> float | None:
@@ -33,15 +33,17 @@ def obstacle(trainer: Trainer, pl_module: LightningModule) -> str | None:
 def train_eval_loss(trainer: Trainer, pl_module: Any, rows: int, guard: Guard) -> float | None:
     """Evaluate the loss of `rows` training rows, evenly spaced and the same each time, in eval mode; None if it fails.
 
-    The module's `evaluation_loss(batch)` tells the mean loss of a batch. A copy over the same parameters is asked,
+    The module's `evaluation_loss(batch)` tells the mean loss of a batch. A copy is asked,
     and copies of what reads and moves the rows: metrics, counters, buffers and generators stay as they are, nothing is
     logged, and torch's, NumPy's and Python's random numbers are put back.
     """
     loader: Any = trainer.train_dataloader
     loss = None
-    with isolated_random_numbers(), torch.no_grad(), guard(trainer, "evaluating the slice of training rows"):
+    with guard(trainer, "evaluating the slice of training rows"), ExitStack() as stack:
+        for context in (isolated_random_numbers(), torch.no_grad(), shared_state_kept(pl_module)):
+            stack.enter_context(context)
         hooks = [_hook_owner(name, getattr(trainer, "datamodule", None), pl_module) for name in _TRANSFER]
-        twins = Twins(pl_module, runs=True)
+        twins = Twins()
         module = twins.of(pl_module)
         dataset, collate, *hooks = twins.of([loader.dataset, loader.collate_fn, *hooks], share_large=True)
         module.log = module.log_dict = lambda *args, **kwargs: None

@@ -22,7 +22,7 @@ PATIENCE = 60.0  # seconds for torch.export, unless told otherwise
 def forward_graph(module: nn.Module, *args: Any, **kwargs: Any) -> Graph:
     """Return the forward graph of a module for given inputs.
 
-    The module runs once, on copies of its buffers and with the random state put back afterwards; then `torch.export`
+    The module runs once, as a copy and with the random state put back afterwards; then `torch.export`
     traces it without numbers. Where that cannot follow, its parts are traced one by one, and a part that cannot be
     traced is one node, as it was seen in the run. There is a node for every operation, parameter, input and output, in
     the scopes of their modules.
@@ -32,7 +32,7 @@ def forward_graph(module: nn.Module, *args: Any, **kwargs: Any) -> Graph:
         *args: What it is called with: tensors, and lists, tuples and dicts of them.
         **kwargs: What it is called with by name.
     """
-    own: nn.Module = Twins(module, runs=True).of(module)
+    own: nn.Module = Twins().of(module)
     with isolated_random_numbers(), CallRecorder(own) as recorder:
         own(*args, **kwargs)
     with Patience(PATIENCE) as patience:

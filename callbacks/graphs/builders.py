@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -63,13 +64,12 @@ def draw_exported(
     program = _export(module, call, twins, patience)
     signature = program.graph_signature
     results: dict[Any, str | None] = dict(zip(signature.user_inputs, inputs, strict=True))  # by the node's name
+    registered = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     for node in program.graph.nodes:
         patience.check()
-        if node.op == "placeholder" and node.name in signature.inputs_to_parameters:
-            parameter: Tensor = module.get_parameter(signature.inputs_to_parameters[node.name])
-            results[node.name] = graph.add_tensor(parameter, scope)
-        elif node.op == "placeholder" and node.name in signature.inputs_to_buffers:
-            results[node.name] = graph.add_tensor(module.get_buffer(signature.inputs_to_buffers[node.name]), scope)
+        if node.op == "placeholder" and node.name in registered:
+            own = attrgetter(registered[node.name])(module)
+            results[node.name] = graph.add_tensor(twins.registered.get(id(own), own), scope)
         elif node.op == "placeholder" and node.name not in results:
             results[node.name] = graph.add(scope, "constant", CONSTANT, (), *shapes_of(node.meta.get("val")))
         elif node.op == "call_function":

@@ -53,7 +53,7 @@ class _Absent:
 
 
 class Twins(pickle.Pickler):
-    """Makes deep copies of the parts of a module over the same parameters.
+    """Makes deep copies of modules and of anything else, which share nothing that a forward pass could change.
 
     They are pickled and read back in memory: all that Python can reach is copied, also closures, bound methods and
     modules that are not registered, and no `__deepcopy__` of a stranger is asked. The trainer and loggers are left
@@ -61,23 +61,26 @@ class Twins(pickle.Pickler):
     raises a TypeError when it is used: a fit is not changed, rather is less drawn or read.
 
     Args:
-        module: The one that will be traced or run. What it registers is shared.
-        runs: The copies will run with numbers: buffers are copied, and any parameter is shared. Else they are traced,
-            and what is large is replaced by one number, expanded to its shape, or by what raises when it is used.
+        traced: The module that `torch.export` will trace, which puts tensors of its own in the place of registered
+            parameters and buffers: the memory of these is shared. As no numbers are read, what is large is replaced by one number,
+            expanded to its shape, or by what raises when it is used. Without, the copies can be run.
         check: Called now and then; what it raises ends the copying.
     """
 
-    def __init__(self, module: nn.Module, *, runs: bool = False, check: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, traced: nn.Module | None = None, check: Callable[[], None] = lambda: None) -> None:
         self._stream = io.BytesIO()
         super().__init__(self._stream, protocol=4)
         self._given: dict[int, Any] = {}  # what is taken for an original, by its identity
         self._originals: list[Any] = []  # else a new object might have the identity of one that is gone
         self._reader = _Reader(self._stream, self._given)
-        self._runs, self._check, self._shares_large = runs, check, False
+        self._traces, self._check, self._shares_large = traced is not None, check, False
         self._bytes = self._objects = 0
         self._trainers, self._loggers = kinds(".Trainer"), kinds(".loggers.Logger")
-        for tensor in (*module.parameters(), *(() if runs else module.buffers())):
-            self._give(tensor, tensor)
+        self.registered: dict[int, Tensor] = {}  # the original behind the twin of a parameter or buffer, by identity
+        for tensor in (*traced.parameters(), *traced.buffers()) if traced is not None else ():
+            own = _alias(tensor)
+            self._give(tensor, own)
+            self.registered[id(own)] = tensor
 
     def of(self, value: Any, *, share_large: bool = False) -> Any:
         """Return the copy of a module, or of anything else; the same one whenever it is asked for again.
@@ -105,7 +108,7 @@ class Twins(pickle.Pickler):
                 return None
             if isinstance(value, str | bytes):
                 self._give(value, value)
-            elif self._shares_large or not self._runs:
+            elif self._shares_large or self._traces:
                 large = _Absent(f"large {type(value).__name__}")
                 self._give(value, copy.copy(value) if self._shares_large else large)
             else:
@@ -156,8 +159,8 @@ class Twins(pickle.Pickler):
         if not is_tensor and value.dtype.hasobject:
             return self._other(value)
         size = value.numel() * value.element_size() if is_tensor else value.nbytes
-        is_large = self._bytes + size > MOST_BYTES and (self._shares_large or not self._runs)
-        if is_large and self._shares_large or self._runs and isinstance(value, nn.Parameter):
+        is_large = self._bytes + size > MOST_BYTES and (self._shares_large or self._traces)
+        if is_large and self._shares_large:
             return self._give(value, value)
         self._bytes += 0 if is_large else size
         if not is_tensor:
@@ -190,7 +193,7 @@ class Twins(pickle.Pickler):
 
     def _builtin(self, method: BuiltinMethodType) -> Any:
         is_plain = method.__self__ is None or isinstance(method.__self__, _SHARED)
-        return self._give(method, method) if is_plain else (getattr, (method.__self__, method.__name__))
+        return self._give(method, method) if is_plain else (_bound, (method.__self__, method.__name__))
 
     def _reference(self, reference: Any) -> Any:
         target = reference()
@@ -236,8 +239,19 @@ class _Reader(pickle.Unpickler):
         return self._given[key]
 
 
+def _alias(tensor: Tensor) -> Tensor:
+    """A `grad` and a flag of its own over the same memory; what has a class of its own is left as it is."""
+    if type(tensor) is nn.Parameter:
+        return nn.Parameter(tensor.detach(), tensor.requires_grad)
+    return tensor.detach().requires_grad_(tensor.requires_grad) if type(tensor) is Tensor else tensor
+
+
 def _same(value: Any) -> Any:
     return value
+
+
+def _bound(owner: Any, name: str) -> Any:
+    return owner if type(owner) is _Absent else getattr(owner, name)
 
 
 def _fill(module: nn.Module, state: dict[str, Any]) -> None:
@@ -257,31 +271,58 @@ def _is_shared(cell: CellType) -> bool:
 
 @contextmanager
 def shared_state_kept(module: nn.Module) -> Iterator[None]:
-    """Put back what the classes of a module's parts, and the files that define them, held before the block.
+    """Put back what the files that define a module's parts held before the block: it has no twin.
 
-    A counter of a class and a list at the top of a file have no twin. Torch's own are what a tracing works with.
+    That is a counter of a class, a list at the top of a file or deep inside of what is there, one that is a default of
+    a function, a function's cache. Torch's own files are what a tracing works with.
     """
-    classes = {
-        cls for part in module.modules() for cls in type(part).__mro__ if cls.__module__.partition(".")[0] != "torch"
-    }
-    files = [vars(sys.modules[name]) for name in {cls.__module__ for cls in classes} if name in sys.modules]
-    before = [(one, dict(vars(one))) for one in classes] + [(one, dict(one)) for one in files]
-    held = {id(value): value for _, values in before for value in values.values()}
-    contents = [(value, copy.copy(value)) for value in held.values() if type(value) in (list, dict, set, deque)]
+    names = {cls.__module__ for part in module.modules() for cls in type(part).__mro__} & sys.modules.keys()
+    kept = _reachable({name for name in names if name.partition(".")[0] not in ("torch", "builtins")})
+    before = [_content(one) for one in kept]
     try:
         yield
     finally:
-        for value, content in contents:
-            if len(value) != len(content) or any(a is not b for a, b in zip(_flat(value), _flat(content), strict=True)):
-                value.clear()
-                value.extend(content) if isinstance(value, list | deque) else value.update(content)
-        for owner, values in before:
-            now = owner if isinstance(owner, dict) else vars(owner)
-            for name in [name for name in (*now, *values) if now.get(name, owner) is not values.get(name, owner)]:
-                if isinstance(owner, dict):
-                    owner.pop(name) if name not in values else owner.update({name: values[name]})
-                else:
-                    delattr(owner, name) if name not in values else setattr(owner, name, values[name])
+        for one, old in zip(kept, before, strict=True):
+            new = _content(one)
+            if len(new) == len(old) and all(a is b for a, b in zip(_flat(new), _flat(old), strict=True)):
+                continue
+            if isinstance(one, type):
+                for name in [name for name in {**new, **old} if new.get(name, one) is not old.get(name, one)]:
+                    setattr(one, name, old[name]) if name in old else delattr(one, name)
+            elif isinstance(one, dict):  # another thread may be reading the names of a file
+                one.update(old)
+                for name in new.keys() - old.keys():
+                    del one[name]
+            elif isinstance(one, list | set | deque):
+                one.clear()
+                one.update(old) if isinstance(one, set) else one.extend(old)
+            else:
+                one.cache_clear()
+
+
+def _reachable(names: set[str]) -> list[Any]:
+    """Return what can change in the files of these names: containers, their own classes, caches of functions."""
+    found: dict[int, Any] = {}
+    waiting: list[Any] = [vars(sys.modules[name]) for name in names]
+    while waiting and len(found) < MOST_OBJECTS:
+        one = waiting.pop()
+        kind = type(one)
+        if id(one) in found:
+            continue
+        if kind is FunctionType and one.__module__ in names:
+            waiting += one.__defaults__ or (), one.__kwdefaults__ or {}
+        elif kind in (list, dict, set, deque, tuple, _CACHED) or (issubclass(kind, type) and one.__module__ in names):
+            found[id(one)] = one
+            waiting += _flat(_content(one))[:MANY]
+        elif kind.__module__ in names and not issubclass(kind, nn.Module | type):
+            waiting.append(getattr(one, "__dict__", None))
+    return list(found.values())
+
+
+def _content(one: Any) -> Any:
+    if type(one) is _CACHED:
+        return [None] * one.cache_info().misses
+    return dict(vars(one)) if isinstance(one, type) else copy.copy(one)
 
 
 def _flat(values: Any) -> list[Any]:
