@@ -33,8 +33,8 @@ def obstacle(trainer: Trainer, pl_module: LightningModule) -> str | None:
 def train_eval_loss(trainer: Trainer, pl_module: Any, rows: int, guard: Guard) -> float | None:
     """Evaluate the loss of `rows` training rows, evenly spaced and the same each time, in eval mode; None if it fails.
 
-    The module's `evaluation_loss(batch)` tells the mean loss of a batch. A copy is asked,
-    and copies of what reads and moves the rows: metrics, counters, buffers and generators stay as they are, nothing is
+    The module's `evaluation_loss(batch)` tells the mean loss of a batch. A copy is asked, and
+    copies of what reads and moves the rows: weights, metrics, counters and generators stay as they are, nothing is
     logged, and torch's, NumPy's and Python's random numbers are put back.
     """
     loader: Any = trainer.train_dataloader

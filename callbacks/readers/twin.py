@@ -62,8 +62,8 @@ class Twins(pickle.Pickler):
 
     Args:
         traced: The module that `torch.export` will trace, which puts tensors of its own in the place of registered
-            parameters and buffers: the memory of these is shared. As no numbers are read, what is large is replaced by one number,
-            expanded to its shape, or by what raises when it is used. Without, the copies can be run.
+            parameters and buffers: the memory of these is shared. As no numbers are read, what is large is replaced by
+            one number, expanded to its shape, or by what raises when it is used. Without, the copies can be run.
         check: Called now and then; what it raises ends the copying.
     """
 
@@ -78,7 +78,8 @@ class Twins(pickle.Pickler):
         self._trainers, self._loggers = kinds(".Trainer"), kinds(".loggers.Logger")
         self.registered: dict[int, Tensor] = {}  # the original behind the twin of a parameter or buffer, by identity
         for tensor in (*traced.parameters(), *traced.buffers()) if traced is not None else ():
-            own = _alias(tensor)
+            # A gradient and flags of its own; a class of its own is left as it is.
+            own = _alike(tensor, tensor.detach()) if type(tensor) in (Tensor, nn.Parameter) else tensor
             self._give(tensor, own)
             self.registered[id(own)] = tensor
 
@@ -101,36 +102,28 @@ class Twins(pickle.Pickler):
         self._objects += 1
         if not self._objects % 1000:
             self._check()
-        if id(value) not in self._given:
-            if self._objects > MOST_OBJECTS:
-                raise TypeError(f"more than {MOST_OBJECTS} objects are too many to be copied")
-            if type(value) not in _SIZED or len(value) <= MANY:
-                return None
-            if isinstance(value, str | bytes):
-                self._give(value, value)
-            elif self._shares_large or self._traces:
-                large = _Absent(f"large {type(value).__name__}")
-                self._give(value, copy.copy(value) if self._shares_large else large)
-            else:
-                return None
-        return id(value)
+        if self._objects > MOST_OBJECTS:
+            raise TypeError(f"more than {MOST_OBJECTS} objects are too many to be copied")
+        if id(value) not in self._given and type(value) in _SIZED and len(value) > MANY:
+            if self._shares_large or isinstance(value, str | bytes):
+                self._give(value, copy.copy(value))
+            elif self._traces:
+                self._leave(value)
+        return id(value) if id(value) in self._given else None
 
     def reducer_override(self, value: Any) -> Any:
         """Return how pickle is to make a copy of what is no plain value or container of Python's own."""
         kind = type(value)  # not `isinstance`: a weak proxy says that it is what it stands for
         if kind in _BY_TYPE:
             return _BY_TYPE[kind](self, value)
-        if issubclass(kind, _SHARED):
-            return self._give(value, value)
-        if issubclass(kind, self._trainers):
-            return self._give(value, None)
         if issubclass(kind, nn.Module):
             return self._module(value)
-        if issubclass(kind, Tensor | np.ndarray):
+        if issubclass(kind, Tensor) or (issubclass(kind, np.ndarray) and not value.dtype.hasobject):
             return self._numbers(value)
-        if self._shares_large and hasattr(kind, "__array__") and len(value) > MANY:
-            return self._give(value, value)
-        return self._other(value)
+        is_shared = issubclass(kind, _SHARED) or (
+            self._shares_large and hasattr(kind, "__array__") and len(value) > MANY  # a table
+        )
+        return self._give(value, value) if is_shared else self._other(value)
 
     def _give(self, original: Any, made: Any) -> Any:
         self._given[id(original)] = made
@@ -155,27 +148,20 @@ class Twins(pickle.Pickler):
         return object.__new__, (type(module),), state, None, None, _fill
 
     def _numbers(self, value: Any) -> Any:
-        is_tensor = isinstance(value, Tensor)
-        if not is_tensor and value.dtype.hasobject:
-            return self._other(value)
-        size = value.numel() * value.element_size() if is_tensor else value.nbytes
-        is_large = self._bytes + size > MOST_BYTES and (self._shares_large or self._traces)
+        is_large = (self._traces or self._shares_large) and self._bytes + value.nbytes > MOST_BYTES
+        self._bytes += 0 if is_large else value.nbytes
         if is_large and self._shares_large:
             return self._give(value, value)
-        self._bytes += 0 if is_large else size
-        if not is_tensor:
-            return self._give(value, np.broadcast_to(value.dtype.type(), value.shape) if is_large else np.array(value))
+        if not isinstance(value, Tensor):
+            zeros = np.broadcast_to(np.zeros((), value.dtype), value.shape)
+            return self._give(value, zeros if is_large else np.array(value))
         one = torch.zeros((), dtype=value.dtype, device=value.device)
-        plain = one.expand(value.shape) if is_large else value.detach().clone()
-        if isinstance(value, nn.Parameter):
-            plain = nn.Parameter(plain, value.requires_grad)
-        return self._give(value, plain.requires_grad_(value.requires_grad))
+        return self._give(value, _alike(value, one.expand(value.shape) if is_large else value.detach().clone()))
 
     def _function(self, function: FunctionType) -> Any:
         """A function that closes over a module, as a patched `forward` does, would change the original."""
         own = (function.__defaults__, function.__kwdefaults__, vars(function))
-        is_local = "<locals>" in function.__qualname__
-        if not (is_local and any(own)) and all(_is_shared(cell) for cell in function.__closure__ or ()):
+        if not function.__closure__ and not ("<locals>" in function.__qualname__ and any(own)):
             return self._give(function, function)
         self._give(function.__globals__, function.__globals__)
         named = {name: getattr(function, name) for name in ("__kwdefaults__", "__qualname__", "__module__")}
@@ -188,23 +174,14 @@ class Twins(pickle.Pickler):
         except ValueError:  # still empty
             return CellType, ()
 
-    def _method(self, method: MethodType) -> Any:
-        return MethodType, (method.__func__, method.__self__)
-
     def _builtin(self, method: BuiltinMethodType) -> Any:
         is_plain = method.__self__ is None or isinstance(method.__self__, _SHARED)
         return self._give(method, method) if is_plain else (_bound, (method.__self__, method.__name__))
 
-    def _reference(self, reference: Any) -> Any:
-        target = reference()
-        return self._give(reference, reference) if target is None else (weakref.ref, (target,))
-
-    def _cached(self, function: Any) -> Any:
-        """What `functools.lru_cache` made of a method that is bound would call the original."""
-        return _cached_anew, (function.__wrapped__, function.cache_parameters())
-
     def _other(self, value: Any) -> Any:
         kind = type(value)
+        if issubclass(kind, self._trainers):
+            return self._give(value, None)
         # A copy that is thrown away might close what the original still uses; a logger's would open another file.
         if hasattr(kind, "__del__") or issubclass(kind, self._loggers):
             return self._leave(value)
@@ -221,12 +198,12 @@ class Twins(pickle.Pickler):
 _BY_TYPE: dict[type, Callable[[Twins, Any], Any]] = {
     FunctionType: Twins._function,
     CellType: Twins._cell,
-    MethodType: Twins._method,
+    MethodType: lambda _, method: (MethodType, (method.__func__, method.__self__)),
     BuiltinMethodType: Twins._builtin,
-    weakref.ReferenceType: Twins._reference,
+    weakref.ReferenceType: lambda _, reference: (weakref.ref, (reference(),)),  # a dead one refuses
     weakref.ProxyType: Twins._leave,
     weakref.CallableProxyType: Twins._leave,
-    _CACHED: Twins._cached,
+    _CACHED: Twins._leave,  # of a method that is bound, it would call the original
 }
 
 
@@ -239,11 +216,11 @@ class _Reader(pickle.Unpickler):
         return self._given[key]
 
 
-def _alias(tensor: Tensor) -> Tensor:
-    """A `grad` and a flag of its own over the same memory; what has a class of its own is left as it is."""
-    if type(tensor) is nn.Parameter:
-        return nn.Parameter(tensor.detach(), tensor.requires_grad)
-    return tensor.detach().requires_grad_(tensor.requires_grad) if type(tensor) is Tensor else tensor
+def _alike(tensor: Tensor, own: Tensor) -> Tensor:
+    """Return a tensor that is a parameter, or has a gradient, where the other one does."""
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(own, tensor.requires_grad)
+    return own.requires_grad_(tensor.requires_grad)
 
 
 def _same(value: Any) -> Any:
@@ -256,17 +233,6 @@ def _bound(owner: Any, name: str) -> Any:
 
 def _fill(module: nn.Module, state: dict[str, Any]) -> None:
     vars(module).update(state)
-
-
-def _cached_anew(function: Callable[..., Any], parameters: Any) -> Any:
-    return lru_cache(**parameters)(function)
-
-
-def _is_shared(cell: CellType) -> bool:
-    try:
-        return isinstance(cell.cell_contents, _SHARED)  # as the class is, for `super()`
-    except ValueError:
-        return False
 
 
 @contextmanager
