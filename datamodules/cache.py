@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +24,7 @@ _FORMAT = 1  # of the files; a change makes older ones unfindable
 
 # For each set the row numbers it takes from a table, sorted, and their targets.
 Sets = Mapping[str, tuple[NDArray[np.int64], NDArray[Any]]]
+Encode = Callable[[Any, int, InfinityCount], NDArray[np.float32]]
 
 
 def cache_root() -> Path:
@@ -110,18 +111,19 @@ def encoded_sets(table: Table, encoding: Encoding, sets: Sets, folders: Mapping[
     Each set is kept as `x.npy` and `y.npy` in its one of the `folders`, those that exist are reused; None for memory.
     A cell in use that is infinite, or text where numbers are needed, is a DataError, as is a full disk.
     """
-    width = len(encoding.feature_names)
     if folders is not None:
         _write_missing(table, encoding, sets, folders)
-        return {s: open_rows(f) for s, f in folders.items()}
+        return {s: open_rows(f, encoding) for s, f in folders.items()}
+    width = len(encoding.feature_names)
     memory = {s: np.empty((len(rows), width), dtype=np.float32) for s, (rows, _) in sets.items()}
-    for stage, place, values in encode_rows(table, encoding, {s: rows for s, (rows, _) in sets.items()}):
+    wanted = {s: rows for s, (rows, _) in sets.items()}
+    for stage, place, values in encode_rows(table, encoding, wanted, encoding.encode):
         memory[stage][place] = values
     return {s: _as_rows(memory[s], y) for s, (_, y) in sets.items()}
 
 
 def _write_missing(table: Table, encoding: Encoding, sets: Sets, folders: Mapping[str, Path]) -> None:
-    width = len(encoding.feature_names)
+    width = encoding.stored_width
     with ExitStack() as stack:
         files: dict[str, ArrayFile] = {}
         for stage, (rows, y) in ((s, sets[s]) for s in sets if not folders[s].is_dir()):
@@ -129,40 +131,42 @@ def _write_missing(table: Table, encoding: Encoding, sets: Sets, folders: Mappin
             np.save(draft / "y.npy", y)
             files[stage] = ArrayFile(draft / "x.npy", (len(rows), width), np.float32)
             stack.callback(files[stage].close)
-        for stage, _, values in encode_rows(table, encoding, {s: sets[s][0] for s in files}):
+        wanted = {s: sets[s][0] for s in files}
+        for stage, _, values in encode_rows(table, encoding, wanted, encoding.encode_stored):
             files[stage].append(values)
 
 
 def encode_rows(
-    table: Table, encoding: Encoding, rows: Mapping[str, NDArray[np.int64]]
+    table: Table, encoding: Encoding, rows: Mapping[str, NDArray[np.int64]], encode: Encode
 ) -> Iterator[tuple[str, slice, NDArray[np.float32]]]:
     """Encode a table chunk by chunk and yield the rows of each set: which set, their place in it, the rows."""
-    for start, x in _encoded_chunks(table, encoding) if rows else ():
+    for start, x in _encoded_chunks(table, encoding, encode) if rows else ():
         for stage, at in rows.items():
             low, high = np.searchsorted(at, [start, start + len(x)])
             if high > low:
                 yield stage, slice(low, high), x[at[low:high] - start]
 
 
-def _encoded_chunks(table: Table, encoding: Encoding) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _encoded_chunks(table: Table, encoding: Encoding, encode: Encode) -> Iterator[tuple[int, NDArray[np.float32]]]:
     infinities, start = InfinityCount(), 0
     for chunk in table.chunks(encoding.inputs):
-        yield start, encoding.encode(chunk, start, infinities)
+        yield start, encode(chunk, start, infinities)
         start += chunk.num_rows
     infinities.check(table.label)
 
 
 def encoded_table(table: Table, encoding: Encoding) -> Rows:
     """Encode all rows of a table that needs no target, in file order."""
-    parts = [x for _, x in _encoded_chunks(table, encoding)]
+    parts = [x for _, x in _encoded_chunks(table, encoding, encoding.encode)]
     if not parts:
         raise DataError(f"{table.label!r} has a header but no rows.")
     return _as_rows(np.concatenate(parts), None)
 
 
-def open_rows(folder: Path) -> Rows:
-    """Map a set that was written before."""
-    return _as_rows(_mapped(folder / "x.npy"), _mapped(folder / "y.npy"))
+def open_rows(folder: Path, encoding: Encoding) -> Rows:
+    """Map a set that was written before; the bins of a column are one number there and become features by batch."""
+    rows = _as_rows(_mapped(folder / "x.npy"), _mapped(folder / "y.npy"))
+    return Rows(rows.x, rows.y, encoding.expansion and encoding.expansion.converted(torch.from_numpy))
 
 
 def _mapped(path: Path) -> NDArray[Any]:
