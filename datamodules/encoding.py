@@ -68,7 +68,7 @@ class NumericColumn:
             z = np.abs(np.nan_to_num(scaled[far], posinf=np.finfo(np.float64).max))
             scaled[far] = np.sign(scaled[far]) * (TAIL + np.log1p(z - TAIL))
         parts = [scaled] * (not self.constant) + [missing] * self.indicator
-        parts += [positions(values, self.edges)] * bool(self.edges)
+        parts += [positions(values, self.edges)] if self.edges else []
         return np.stack(parts, axis=1).astype(np.float32)
 
 
@@ -237,8 +237,8 @@ class Encoding:
         holds text, or dates, and did not in training is a DataError.
         """
         stored = self.encode_stored(chunk, start, infinities)
-        features: NDArray[np.float32] = stored if self.expansion is None else self.expansion(stored)
-        return features
+        # columns picked out of an array lie transposed in memory, and products of matrices round by that
+        return stored if self.expansion is None else np.ascontiguousarray(self.expansion(stored))
 
     def encode_stored(self, chunk: Any, start: int, infinities: InfinityCount) -> NDArray[np.float32]:
         """Encode a chunk likewise, but with one number for all bins of a column: `expansion` makes features of it."""
