@@ -72,7 +72,7 @@ class NumericColumn:
         return np.stack(parts, axis=1).astype(np.float32)
 
 
-def positions(values: NDArray[np.float64], edges: Sequence[float]) -> NDArray[np.float32]:
+def positions(values: NDArray[np.float64], edges: Sequence[float]) -> NDArray[np.float64]:
     """Return how many bins lie below each number, and the share of its own that does: one number that tells all bins.
 
     Shape (rows,), from 0 at the first edge to the number of bins at the last, and NaN for NaN.
@@ -81,7 +81,8 @@ def positions(values: NDArray[np.float64], edges: Sequence[float]) -> NDArray[np
     bins = np.clip(np.searchsorted(at, values, side="right") - 1, 0, len(at) - 2)
     with np.errstate(over="ignore"):  # far outside: the clip copes
         share = np.clip((values - at[bins]) / (at[bins + 1] - at[bins]), 0.0, 1.0)
-    return (bins + share).astype(np.float32)
+    position: NDArray[np.float64] = bins + share
+    return position
 
 
 @dataclass(frozen=True)

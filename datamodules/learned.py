@@ -296,7 +296,7 @@ def quantile_edges(values: NDArray[np.float64], bins: int) -> tuple[float, ...]:
 
 def bin_means(values: NDArray[np.float64], edges: Sequence[float]) -> tuple[float, ...]:
     """Return the mean of each bin's feature over the numbers, before it is taken off."""
-    at = positions(values, edges).astype(np.float64)
+    at = positions(values, edges)
     return tuple(float(np.clip(at - t, 0.0, 1.0).mean()) for t in range(len(edges) - 1))
 
 
