@@ -34,6 +34,13 @@ class Rows(Dataset[Batch]):
         self.y = y
         self.expansion = expansion
 
+    @classmethod
+    def joined(cls, parts: Sequence["Rows"]) -> "Rows":
+        """Return the rows with targets of several tables, one after the other; mapped with unmapped become features."""
+        expansion = parts[0].expansion if all(part.expansion is not None for part in parts) else None
+        x = [part.features(part.x) if expansion is None else part.x for part in parts]
+        return cls(torch.cat(x), torch.cat([part.y for part in parts if part.y is not None]), expansion)
+
     def features(self, x: Tensor) -> Tensor:
         """Return the features of some rows of `self.x`."""
         return x if self.expansion is None else self.expansion(x)

@@ -64,9 +64,7 @@ def _both(data: TabularDataModule) -> Rows:
     parts = [data.train_dataloader().dataset]
     loader = data.val_dataloader()
     parts += [] if isinstance(loader, list) else [loader.dataset]
-    tables = [(part.x, part.y, part.expansion) for part in parts if isinstance(part, Rows) and part.y is not None]
-    x, y, expansions = zip(*tables, strict=True)
-    return Rows(torch.cat(x), torch.cat(y), expansions[0])
+    return Rows.joined([part for part in parts if isinstance(part, Rows)])
 
 
 _SECTIONS = ("model", "data", "optimizer", "lr_scheduler")
