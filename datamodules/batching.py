@@ -26,7 +26,7 @@ _ALIGNED = 64  # bytes: where torch's own tensors begin; what a product of matri
 class Rows(Dataset[Batch]):
     """Encoded rows of a table: features `x` (float32, shape (rows, features)) and, but for prediction, targets `y`.
 
-    With an `expansion`, `x` holds less, as in a memory map, and the features of a batch are made of its rows.
+    With an `expansion`, `x` is as stored in a memory map, and the features of a batch are made of its rows.
     """
 
     def __init__(self, x: Tensor, y: Tensor | None = None, expansion: Expansion | None = None) -> None:

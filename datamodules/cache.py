@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +24,6 @@ _FORMAT = 1  # of the files; a change makes older ones unfindable
 
 # For each set the row numbers it takes from a table, sorted, and their targets.
 Sets = Mapping[str, tuple[NDArray[np.int64], NDArray[Any]]]
-Encode = Callable[[Any, int, InfinityCount], NDArray[np.float32]]
 
 
 def cache_root() -> Path:
@@ -116,9 +115,8 @@ def encoded_sets(table: Table, encoding: Encoding, sets: Sets, folders: Mapping[
         return {s: open_rows(f, encoding) for s, f in folders.items()}
     width = len(encoding.feature_names)
     memory = {s: np.empty((len(rows), width), dtype=np.float32) for s, (rows, _) in sets.items()}
-    wanted = {s: rows for s, (rows, _) in sets.items()}
-    for stage, place, values in encode_rows(table, encoding, wanted, encoding.encode):
-        memory[stage][place] = values
+    for stage, place, values in encode_rows(table, encoding, {s: rows for s, (rows, _) in sets.items()}):
+        encoding.features(values, out=memory[stage][place])
     return {s: _as_rows(memory[s], y) for s, (_, y) in sets.items()}
 
 
@@ -131,42 +129,40 @@ def _write_missing(table: Table, encoding: Encoding, sets: Sets, folders: Mappin
             np.save(draft / "y.npy", y)
             files[stage] = ArrayFile(draft / "x.npy", (len(rows), width), np.float32)
             stack.callback(files[stage].close)
-        wanted = {s: sets[s][0] for s in files}
-        for stage, _, values in encode_rows(table, encoding, wanted, encoding.encode_stored):
+        for stage, _, values in encode_rows(table, encoding, {s: sets[s][0] for s in files}):
             files[stage].append(values)
 
 
 def encode_rows(
-    table: Table, encoding: Encoding, rows: Mapping[str, NDArray[np.int64]], encode: Encode
+    table: Table, encoding: Encoding, rows: Mapping[str, NDArray[np.int64]]
 ) -> Iterator[tuple[str, slice, NDArray[np.float32]]]:
-    """Encode a table chunk by chunk and yield the rows of each set: which set, their place in it, the rows."""
-    for start, x in _encoded_chunks(table, encoding, encode) if rows else ():
+    """Encode a table chunk by chunk and yield the rows of each set as stored: which set, their place in it, the rows."""
+    for start, x in _encoded_chunks(table, encoding) if rows else ():
         for stage, at in rows.items():
             low, high = np.searchsorted(at, [start, start + len(x)])
             if high > low:
                 yield stage, slice(low, high), x[at[low:high] - start]
 
 
-def _encoded_chunks(table: Table, encoding: Encoding, encode: Encode) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _encoded_chunks(table: Table, encoding: Encoding) -> Iterator[tuple[int, NDArray[np.float32]]]:
     infinities, start = InfinityCount(), 0
     for chunk in table.chunks(encoding.inputs):
-        yield start, encode(chunk, start, infinities)
+        yield start, encoding.encode_stored(chunk, start, infinities)
         start += chunk.num_rows
     infinities.check(table.label)
 
 
 def encoded_table(table: Table, encoding: Encoding) -> Rows:
     """Encode all rows of a table that needs no target, in file order."""
-    parts = [x for _, x in _encoded_chunks(table, encoding, encoding.encode)]
+    parts = [x for _, x in _encoded_chunks(table, encoding)]
     if not parts:
         raise DataError(f"{table.label!r} has a header but no rows.")
-    return _as_rows(np.concatenate(parts), None)
+    return _as_rows(np.concatenate(parts), None, encoding)
 
 
 def open_rows(folder: Path, encoding: Encoding) -> Rows:
     """Map a set that was written before; the bins of a column are one number there and become features by batch."""
-    rows = _as_rows(_mapped(folder / "x.npy"), _mapped(folder / "y.npy"))
-    return Rows(rows.x, rows.y, encoding.expansion and encoding.expansion.converted(torch.from_numpy))
+    return _as_rows(_mapped(folder / "x.npy"), _mapped(folder / "y.npy"), encoding)
 
 
 def _mapped(path: Path) -> NDArray[Any]:
@@ -177,5 +173,6 @@ def _mapped(path: Path) -> NDArray[Any]:
     return loaded
 
 
-def _as_rows(x: NDArray[Any], y: NDArray[Any] | None) -> Rows:
-    return Rows(torch.from_numpy(x), None if y is None else torch.from_numpy(np.ascontiguousarray(y)))
+def _as_rows(x: NDArray[Any], y: NDArray[Any] | None, stored: Encoding | None = None) -> Rows:
+    expansion = stored.expansion.converted(torch.from_numpy) if stored and stored.expansion else None
+    return Rows(torch.from_numpy(x), None if y is None else torch.from_numpy(np.ascontiguousarray(y)), expansion)

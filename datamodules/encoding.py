@@ -21,6 +21,8 @@ the best of plain standardising, logarithms from 3, 5 or 10 deviations on, and s
 the range.
 """
 
+_BLOCK = 256  # rows expanded in one go: they stay in the processor's cache, which takes a third of the time
+
 
 @dataclass(frozen=True)
 class NumericColumn:
@@ -237,9 +239,17 @@ class Encoding:
         `start` is the number of its first row, `infinities` are checked after the last chunk. A number column that
         holds text, or dates, and did not in training is a DataError.
         """
-        stored = self.encode_stored(chunk, start, infinities)
-        # columns picked out of an array lie transposed in memory, and products of matrices round by that
-        return stored if self.expansion is None else np.ascontiguousarray(self.expansion(stored))
+        return self.features(self.encode_stored(chunk, start, infinities))
+
+    def features(self, stored: NDArray[np.float32], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Return the features of what `encode_stored` returns, written to `out` if that is given."""
+        if self.expansion is None and out is None:
+            return stored
+        out = np.empty((len(stored), len(self.feature_names)), dtype=np.float32) if out is None else out
+        for at in range(0, len(stored), _BLOCK):
+            block = stored[at : at + _BLOCK]
+            out[at : at + _BLOCK] = block if self.expansion is None else self.expansion(block)
+        return out
 
     def encode_stored(self, chunk: Any, start: int, infinities: InfinityCount) -> NDArray[np.float32]:
         """Encode a chunk likewise, but with one number for all bins of a column: `expansion` makes features of it."""

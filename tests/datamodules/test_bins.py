@@ -196,7 +196,7 @@ def test_a_fit_with_bins_resumes_bit_for_bit_and_predicts_a_file(tmp_path, mixed
     for mine, other in zip(resumed.parameters(), straight.parameters(), strict=True):
         assert torch.equal(mine, other)
     loaded = TabularDataModule.load_from_checkpoint(checkpoint, predict_path=path)
-    features = loaded._work.unlabelled(path).x
+    features = loaded._work.unlabelled(path)[:]
     assert features.shape == (400, data().in_features)
     found = torch.cat([resumed(batch) for batch in loaded.predict_dataloader()])
     assert torch.equal(found, resumed(features))
