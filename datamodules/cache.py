@@ -136,7 +136,7 @@ def _write_missing(table: Table, encoding: Encoding, sets: Sets, folders: Mappin
 def encode_rows(
     table: Table, encoding: Encoding, rows: Mapping[str, NDArray[np.int64]]
 ) -> Iterator[tuple[str, slice, NDArray[np.float32]]]:
-    """Encode a table chunk by chunk and yield the rows of each set as stored: which set, their place in it, the rows."""
+    """Encode a table chunk by chunk; yield the rows of each set as stored: which set, their place in it, the rows."""
     for start, x in _encoded_chunks(table, encoding) if rows else ():
         for stage, at in rows.items():
             low, high = np.searchsorted(at, [start, start + len(x)])
