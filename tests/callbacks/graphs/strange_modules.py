@@ -341,7 +341,7 @@ class Helper:
 DEEP, HELPER = {"deeper": {"list": []}}, Helper()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def ramp(size, step):
     return torch.full((size,), 1 + step / 100)
 
@@ -417,20 +417,6 @@ class OwnOptimizer(Strange):
         self.own.step()
         self.own.zero_grad()
         return self.inner(x)
-
-
-class HooksItself(Strange):
-    """Its hooks write where it looks in the next step."""
-
-    def remember(self):
-        seen = self.seen = []
-        self.net[0].register_forward_hook(lambda module, args, out: seen.append(out.detach().mean()))
-
-    def factor(self, x):
-        return 1 + sum(self.seen)
-
-    def state(self):
-        return self.seen
 
 
 class WholeDataset(Strange):
@@ -509,6 +495,6 @@ STRANGE = [
         DeepInTheFile,
         WholeDataset,
     ),
-    *(Copied, OwnOptimizer, HooksItself),
+    *(Copied, OwnOptimizer),
     *(InPlaceSlices, Packed, OddNames, NoneLoss),
 ]
