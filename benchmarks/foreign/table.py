@@ -8,6 +8,7 @@ from typing import Any
 
 OURS = ("FitMonitor", "GradientMonitor", "GradientLogger", "GraphLogger", "TensorBoardLayout")
 FINDING = re.compile(r"GradientMonitor: [a-z -]+( in `.*?`)? at step \d+: ")
+AS_SEEN = {"graph comes from torch.export of": "by parts", "graph comes from the module calls": "as called"}
 PLAIN = re.compile(
     r"FitMonitor: epoch \d|GradientMonitor: (nothing wrong|\d+ found) over|GraphLogger: the graphs are in"
 )
@@ -19,6 +20,7 @@ def compare(found: dict[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"name": found["name"], "bare_error": bare[0]["error"]}
     if row["bare_error"]:
         return row
+    row["repeats"] = len(bare)
     row["error"] = next((run["error"] for run in ours if run["error"]), "")
     seen = {
         part: [{run.get("digests", {}).get(part) for run in runs} for runs in (bare, ours)]
@@ -68,7 +70,9 @@ def summary(packages: dict[str, Any]) -> list[str]:
     if not everything:
         return ["nothing ran"]
     counts = _count(everything)
-    return _lines([["package", "version", "Lightning", *counts], *rows, ["**all**", "", "", *counts.values()]])
+    often = sorted({row["repeats"] for row in everything})
+    table = _lines([["package", "version", "Lightning", *counts], *rows, ["**all**", "", "", *counts.values()]])
+    return [*table, "", f"Fits of each configuration without ours, and as many with: {' or '.join(map(str, often))}."]
 
 
 def _row(name: str, row: dict[str, Any]) -> list[str]:
@@ -80,6 +84,9 @@ def _row(name: str, row: dict[str, Any]) -> list[str]:
     found = row["curves"].get("val_loss")
     curve = f"`{found}`" if found else ("**not found**" if row["validation_losses"] else "none is logged")
     graphs = "both" if len(row["graphs"]) == 2 else ", ".join(row["graphs"]) or "**none**"
+    graphs += "".join(
+        f" (forward {said})" for mark, said in AS_SEEN.items() if any(mark in note for note in row["notes"])
+    )
     return [name, same, curve, graphs, str(len(row["findings"]) or ""), f"{row['bare_cpu']:.1f} + {row['cpu']:.1f}"]
 
 
@@ -92,7 +99,7 @@ def write(packages: dict[str, Any], page: Path) -> None:
         for name, package in packages.items()
         for row in package["rows"]
         for text in [row.get("error") and f"stopped: {row['error']}", *row.get("findings", []), *row.get("notes", [])]
-        if text
+        if text and not any(mark in text for mark in AS_SEEN)
     ]
     absent = [f"* {name}: {package['error']}" for name, package in packages.items() if package.get("error")]
     absent += [

@@ -57,6 +57,11 @@ class ReadingAhead:
     session: "GradientSession"
     moment: Moment | None
 
+    def clipped(self) -> None:
+        """Read what clipping left of the gradients."""
+        if self.moment is not None:
+            self.session.read_clipped(self.moment)
+
     def stepped(self) -> None:
         """Read the weights after the step, if that is due."""
         if self.moment is not None:
@@ -207,9 +212,12 @@ class GradientSession:
     def clipped(self, steps: ObservedSteps) -> None:
         """Read the gradients again where something may have clipped them."""
         if self._clips and steps.optimizer in self._open:
-            with self.guard(self.trainer, "reading clipped gradients"):
-                moment = self._open[steps.optimizer]
-                moment.clipped = moment.probe.gradient_norms(self._unscale(steps.optimizer))
+            self.read_clipped(self._open[steps.optimizer], self._unscale(steps.optimizer))
+
+    def read_clipped(self, moment: Moment, unscale: Tensor | None = None) -> None:
+        """Read the norms of gradients that were clipped."""
+        with self.guard(self.trainer, "reading clipped gradients"):
+            moment.clipped = moment.probe.gradient_norms(unscale)
 
     def stepped(self, steps: ObservedSteps) -> None:
         """Read the weights after the step, and write if what is pending has waited long."""

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from operator import attrgetter
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -285,7 +286,8 @@ def _title(call: Call) -> str:
 def _why(error: Exception) -> str:
     if "DataDependent" in type(error).__name__:
         return "which way it goes depends on the data"
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:120]}".rstrip(". ")
+    first_line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {shorten(first_line, 160, placeholder=' …')}".rstrip(". ")
 
 
 class BackwardGraphBuilder:

@@ -257,6 +257,7 @@ class Facts:
     """All there is to judge by."""
 
     weights: tuple[WeightStart, ...] = ()  # the weight matrices at the start; empty if the run was resumed
+    hidden: frozenset[str] = frozenset()  # layers whose output goes into another layer with weights
     optimizers: tuple[OptimizerFacts, ...] = ()  # how the optimizers were set up
     dropouts: dict[str, float] = field(default_factory=dict)  # from module name to the share that is dropped
     unoptimized: tuple[str, ...] = ()  # parameters of no optimizer that pass gradients on and stand still

@@ -35,6 +35,7 @@ class ReachWatch:
     def __init__(self, module: nn.Module) -> None:
         self._named = [(n, p) for n, p in module.named_parameters() if p.requires_grad and not is_lazy(p)]
         self._times = [0] * len(self._named)
+        self._reached = [False] * len(self._named)  # by autograd, be it with zeros
         self._samplings = 0
         self._passes: set[str] = set()  # layers of no optimizer that pass gradients on
         self.cuts: list[Cut] = []  # whoever finds them puts them here
@@ -56,6 +57,7 @@ class ReachWatch:
         """Read the gradients before a step; parameters that had one often enough are passed by."""
         self._samplings += 1
         for i, (_, p) in enumerate(self._named):
+            self._reached[i] = self._reached[i] or p.grad is not None
             if self._times[i] < ENOUGH_GRADIENTS and p.grad is not None and (p.grad.is_sparse or bool(p.grad.any())):
                 self._times[i] += 1
 
@@ -68,10 +70,11 @@ class ReachWatch:
         """
         known, samplings = _held(optimizers), self._samplings
         rows = [(n, n.rpartition(".")[0], p, times) for (n, p), times in zip(self._named, self._times, strict=True)]
+        reached = {n for (n, _), was in zip(self._named, self._reached, strict=True) if was}
         still = [row for row in rows if row[0] not in moved]
         fed = [(n, layer, p) for n, layer, p, times in still if times >= ENOUGH_GRADIENTS and id(p) not in known]
         unoptimized = tuple(n for n, layer, _ in fed if layer in self._passes and layer in drawn)
-        never = [(n, layer) for n, layer, _, times in still if not times and samplings >= ENOUGH]
+        never = [(n, layer) for n, layer, *_ in still if n not in reached and samplings >= ENOUGH]
         for cut in self.cuts:
             if all(layer != cut.before[-1] or (n, layer) in never for n, layer, *_ in rows):
                 found = tuple(n for n, layer in never if layer in cut.before)
@@ -121,7 +124,7 @@ class UnitWatch:
             times[op.layer] = times.get(op.layer, 0) + 1
             key = op.layer if times[op.layer] == 1 else f"{op.layer} ({times[op.layer]})"
             result = op.result()
-            if result is not None and result.ndim > 1 and result.numel():
+            if result is not None and result.ndim > 1 and result.numel() and result.is_floating_point():
                 self._add(key, op, result)
 
     def _add(self, key: str, op: AutogradNode, result: Tensor) -> None:
@@ -189,15 +192,19 @@ class UpdateWatch:
         if self._before is None:
             self._before = self._sampler.read(self.parameters)
 
-    def after_step(self, times: int) -> tuple[LayerReading, ...]:
-        """Read what the optimizer changed, on average of so many `times`: LBFGS goes many ways in one step."""
+    def after_step(self, times: int, optimizers: Sequence[Optimizer]) -> tuple[LayerReading, ...]:
+        """Read what the optimizers changed, on average of so many `times`: LBFGS goes many ways in one step.
+
+        Matrices that are in none of them count as no matrices: nobody means to train them.
+        """
         now = self._sampler.read(self.parameters)
         before = now if self._before is None else self._before
         samples = [now, (now - before) / times, now - self._start, *self._gradients]
         weights, updates, travelled, *gradients = self._sampler.rms(samples)
         self._before, self._gradients = None, []
         last = [next((g for g in reversed(each) if g == g), nan) for each in zip(*gradients, strict=True)]
-        matrices = [id(p) in self._matrices for p in self.parameters]
+        held = self._matrices & _held(optimizers)
+        matrices = [id(p) in held for p in self.parameters]
         rows = zip(self._names, matrices, weights, self._start_rms, last, updates, travelled, strict=True)
         return tuple(LayerReading(*row) for row in rows)
 

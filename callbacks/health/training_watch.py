@@ -88,6 +88,7 @@ class TrainingWatch:
         self._reach.follow(ops, trainer.optimizers)
         if self.batches == 0 and self._facts.weights:
             self._facts.head = read_head(ops)
+            self._facts.hidden = frozenset(op.layer for op in ops if op.own and op.hidden)
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Read gradients and weights before an optimizer moves them; `due` alone makes it costly."""
@@ -151,7 +152,7 @@ class TrainingWatch:
     def _sample(self, trainer: Trainer, times: int) -> None:
         self._add_losses()
         readings = self._facts.readings
-        readings.append(Reading(trainer.global_step, self._updates.after_step(max(times, 1))))
+        readings.append(Reading(trainer.global_step, self._updates.after_step(max(times, 1), trainer.optimizers)))
         if len(readings) > KEPT:
             del readings[rules.EARLY]
         self.due = False

@@ -3,6 +3,7 @@
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers.logger import Logger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -29,6 +30,25 @@ def val_at(epoch):
 def loader(shuffle=False):
     x = torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(0))
     return DataLoader(TensorDataset(x), batch_size=BATCH, shuffle=shuffle)
+
+
+class Memory(Logger):
+    """Keeps every row."""
+
+    name, version = "memory", 0
+
+    def __init__(self):
+        super().__init__()
+        self.rows = {}
+
+    def log_metrics(self, metrics, step=None):
+        self.rows.setdefault(step, {}).update(metrics)
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+    def named(self, tag):
+        return {step: row[tag] for step, row in self.rows.items() if tag in row}
 
 
 class Plain(pl.LightningModule):

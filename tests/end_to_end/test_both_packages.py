@@ -154,6 +154,7 @@ def test_our_models_and_data_train_in_either_trainer_of_one_process(tmp_path):
     succeed(tmp_path, script)
 
 
+@pytest.mark.parametrize("package", PACKAGES[1:])  # a verb runs on the first everywhere else
 def test_a_verb_runs_on_the_package_of_the_users_classes(folder, package):
     fit = ("-m", "lightning_mods.fit", "--model=mine.Module", "--data=mine.Data", "--trainer.accelerator=cpu")
     theirs = (

@@ -30,7 +30,7 @@ def fit(kind: str, hyper: dict[str, Any], callbacks: list[Any], folder: Path) ->
 
 FITS = {
     "DeepAR": partial(fit, "DeepAR", {"hidden_size": 8, "context_length": 14}),
-    "SimpleFeedForward": partial(fit, "SimpleFeedForward", {"hidden_dimensions": [16]}),
+    "SimpleFeedForward": partial(fit, "SimpleFeedForward", {"hidden_dimensions": [20, 20]}),
     "TemporalFusionTransformer": partial(
         fit, "TemporalFusionTransformer", {"hidden_dim": 8, "num_heads": 2, "context_length": 14}
     ),

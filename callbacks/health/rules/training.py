@@ -116,7 +116,8 @@ def _initialisation(facts: Facts) -> Said:
     # them apart. A zero is usual at the end of a branch; only where nothing else is there does nothing get through.
     zero = len(weights) > 1 and all(w.rms == 0 for w in weights)
     for one, other in ((w, later) for i, w in enumerate(weights) for later in weights[i + 1 :]):
-        if one.rows_alike and other.columns_alike and _may_feed(one, other) and (zero or one.rms > 0):
+        alike = one.rows_alike and other.columns_alike and one.name in facts.hidden
+        if alike and _may_feed(one, other) and (zero or one.rms > 0):
             size = f"all {len(weights)} weight matrices start at zero" if zero else f"(size {one.rms:.3g})"
             why = size if zero else f"all its units start with the same weights {size}, and so do those after it"
             yield Fault.CONSTANT_INITIALISATION, one.name, why

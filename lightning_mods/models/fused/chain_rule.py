@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import parametrize
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm, parametrize
 from torch.optim.sgd import sgd
 
 _aten = torch.ops.aten
@@ -98,13 +98,22 @@ def starts(shapes: Sequence[torch.Size]) -> list[int]:
 
 
 @dataclass(frozen=True)
+class Clip:
+    """The clipping before a step: of the norm of all gradients together, or of each value; as `Trainer` does it."""
+
+    most: float
+    by_value: bool = False
+
+
+@dataclass(frozen=True)
 class Sgd:
-    """The numbers of a step of `torch.optim.SGD`."""
+    """The numbers of a step of `torch.optim.SGD`, and of the clipping before it."""
 
     lr: float
     momentum: float
     weight_decay: float
     nesterov: bool
+    clip: Clip | None = None
 
 
 class ChainRule:
@@ -158,9 +167,9 @@ class ChainRule:
 
     # ------------------------------------------------------------------ copies
 
-    def load(self, optimizer: torch.optim.Optimizer) -> Sgd | None:
+    def load(self, optimizer: torch.optim.Optimizer, clip: Clip | None = None) -> Sgd | None:
         """Copy parameters and momenta; the numbers of the coming steps, or None if they cannot be written out."""
-        rule = _sgd_of(optimizer, self.parameters)
+        rule = _sgd_of(optimizer, self.parameters, clip)
         if rule is None or not all(p.requires_grad for p in self.parameters):
             return None
         if rule.momentum:
@@ -194,6 +203,7 @@ class ChainRule:
     def step(self, x: Tensor, y: Tensor, rule: Sgd) -> Tensor:
         """Take a mini-batch, rows `[B, F]` and targets `[B]`, through all three passes; return its mean loss before."""
         loss = self.backward(x, y)
+        self.clip(rule)
         self.update(rule)
         return loss
 
@@ -225,6 +235,17 @@ class ChainRule:
         torch.sum(grad, 0, out=self._bias_grads[0])
         return loss
 
+    def clip(self, rule: Sgd) -> None:
+        """Clip the gradients, as `torch.nn.utils.clip_grad_norm_` and `clip_grad_value_` do."""
+        if rule.clip is None:
+            return
+        gradients = self._flat[1]
+        if rule.clip.by_value:
+            gradients.clamp_(-rule.clip.most, rule.clip.most)
+        else:
+            norm = get_total_norm(self.gradients)
+            gradients.mul_(torch.clamp(rule.clip.most / (norm + 1e-6), max=1.0))
+
     def update(self, rule: Sgd) -> None:
         """Let SGD use the gradients."""
         weights, grads, momenta = self._flat
@@ -250,7 +271,13 @@ class ChainRule:
         with torch.enable_grad():
             wanted = loss()
             grads = torch.autograd.grad(wanted, self.parameters)
-        sgd(parameters, list(grads), momenta, dampening=0, maximize=False, foreach=False, **asdict(rule))
+        numbers = asdict(rule)
+        if numbers.pop("clip"):
+            for parameter, grad in zip(parameters, grads, strict=True):
+                parameter.grad = grad
+            assert rule.clip is not None
+            (clip_grad_value_ if rule.clip.by_value else clip_grad_norm_)(parameters, rule.clip.most)
+        sgd(parameters, list(grads), momenta, dampening=0, maximize=False, foreach=False, **numbers)
         seed()
         found = self.step(x, y, rule)
         pairs = [(found, wanted), *zip(self.weights, parameters, strict=True)]
@@ -273,7 +300,9 @@ def _is_plain(layer: nn.Linear) -> bool:
     return layer.weight.is_contiguous() and not parametrize.is_parametrized(layer)
 
 
-def _sgd_of(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> Sgd | None:
+def _sgd_of(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], clip: Clip | None = None
+) -> Sgd | None:
     """The numbers of plain SGD over just these parameters; None for anything else."""
     if type(optimizer) is not torch.optim.SGD or len(optimizer.param_groups) != 1:
         return None
@@ -282,4 +311,4 @@ def _sgd_of(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]
     numbers = all(isinstance(group[name], float | int) for name in ("lr", "momentum", "weight_decay"))
     if odd or not numbers or list(map(id, group["params"])) != list(map(id, parameters)):
         return None
-    return Sgd(group["lr"], group["momentum"], group["weight_decay"], bool(group["nesterov"]))
+    return Sgd(group["lr"], group["momentum"], group["weight_decay"], bool(group["nesterov"]), clip)

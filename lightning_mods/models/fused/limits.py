@@ -72,6 +72,9 @@ class LooksNowAndThen(Protocol):
 class Reading(Protocol):
     """What a callback reads of a step that is taken without its hooks."""
 
+    def clipped(self) -> None:
+        """The gradients were clipped; called where the fit clips, before the step."""
+
     def stepped(self) -> None:
         """The step was taken: the parameters have their new values."""
 
@@ -163,6 +166,11 @@ class Readings:
                 self._open.append(reader.read_gradients(self._trainer, ahead))
                 self._due[i] = reader.next_reading(self._trainer, ahead + 1)
         self.next = min(self._due)
+
+    def clipped(self) -> None:
+        """Let them look at what clipping left."""
+        for reading in self._open:
+            reading.clipped()
 
     def after_step(self) -> None:
         """Let them look at what the step did."""

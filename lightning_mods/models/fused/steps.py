@@ -18,7 +18,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from callbacks.host.packages import Callback, LightningModule, Trainer, kinds
-from lightning_mods.models.fused.chain_rule import ChainRule, Sgd
+from lightning_mods.models.fused.chain_rule import ChainRule, Clip, Sgd
 from lightning_mods.models.fused.lightning_internals import batches_done, count_steps, is_known
 from lightning_mods.models.fused.limits import (
     Hooks,
@@ -208,7 +208,7 @@ class FastSteps:
             return
         profiler = self._trainer.profiler  # type: ignore[attr-defined]  # a connector's
         with profiler.profile("fast_steps"), torch.inference_mode():
-            rule = self._chain.load(optimizer)
+            rule = self._chain.load(optimizer, _clip_of(self._trainer))
             if rule is not None:
                 self._take(self._loader.coming(int(free)), rule, optimizer)
 
@@ -256,6 +256,9 @@ class FastSteps:
     def _read(self, batch: Rows, rule: Sgd, readings: Readings, ahead: int) -> Tensor:
         loss = self._chain.backward(*batch)
         readings.before_step(ahead)
+        if rule.clip is not None:
+            self._chain.clip(rule)
+            readings.clipped()
         self._chain.update(rule)
         readings.after_step()
         return loss
@@ -313,14 +316,18 @@ def open_fast_steps(
 
 
 def _is_plain(trainer: Trainer) -> bool:
-    """Whether a step is forward, backward, step, on one device in full precision, and nothing else."""
+    """Whether a step is forward, backward, clipping, step, on one device in full precision, and nothing else."""
     return (
         type(trainer.strategy) in kinds(".strategies.SingleDeviceStrategy")
         and type(trainer.precision_plugin) in kinds(".plugins.precision.Precision")
         and trainer.accumulate_grad_batches == 1
-        and not trainer.gradient_clip_val
         and len(trainer.optimizers) == 1
         and all(config.interval == "epoch" for config in trainer.lr_scheduler_configs)
         and not torch.is_anomaly_enabled()
         and not trainer.fast_dev_run  # type: ignore[attr-defined]  # set by a connector
     )
+
+
+def _clip_of(trainer: Trainer) -> Clip | None:
+    most = trainer.gradient_clip_val
+    return Clip(float(most), trainer.gradient_clip_algorithm == "value") if most else None

@@ -1,27 +1,7 @@
-"""Gradients computed by hand, and a logger that keeps what it is given."""
+"""Gradients computed by hand."""
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers.logger import Logger
-
-
-class Memory(Logger):
-    """Keeps every row."""
-
-    name, version = "memory", 0
-
-    def __init__(self):
-        super().__init__()
-        self.rows = {}
-
-    def log_metrics(self, metrics, step=None):
-        self.rows.setdefault(step, {}).update(metrics)
-
-    def log_hyperparams(self, *args, **kwargs):
-        pass
-
-    def named(self, tag):
-        return {step: row[tag] for step, row in self.rows.items() if tag in row}
 
 
 class Hand(pl.Callback):

@@ -4,8 +4,8 @@ import warnings
 import pytest
 import pytorch_lightning as pl
 import torch
-from foreign_modules import LIGHTNINGS_WARNINGS, Plain, TwoOptimizers, fit, loader
-from gradient_hand import Hand, Memory, norm, of
+from foreign_modules import LIGHTNINGS_WARNINGS, Memory, Plain, TwoOptimizers, fit, loader
+from gradient_hand import Hand, norm, of
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.plugins import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

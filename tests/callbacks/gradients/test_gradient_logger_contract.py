@@ -5,6 +5,7 @@ from foreign_modules import (
     LIGHTNINGS_WARNINGS,
     DictOutputs,
     LogsNothing,
+    Memory,
     NoValidation,
     Plain,
     SometimesNone,
@@ -12,7 +13,6 @@ from foreign_modules import (
     TwoOptimizers,
     fit,
 )
-from gradient_hand import Memory
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from two_ranks import run_ranks

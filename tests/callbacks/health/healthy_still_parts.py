@@ -313,3 +313,58 @@ class Rolls(Backcasts):
             error = error + F.mse_loss(forecast, later)
             whole = torch.cat([past[:, 6:], forecast.detach()], 1)
         return error
+
+
+class Decomposes(Healthy):
+    """DLinear: trend and rest go through a linear layer each, side by side; both start at 1/n, as published."""
+
+    tensors = (SERIES,)
+
+    def __init__(self):
+        super().__init__()
+        self.trend, self.rest = nn.Linear(12, 12), nn.Linear(12, 12)
+        for layer in (self.trend, self.rest):
+            nn.init.constant_(layer.weight, 1 / 12)
+
+    def loss(self, series):
+        past, future = ((series - 200) / 40).split([12, 12], 1)
+        trend = F.avg_pool1d(past[:, None], 5, 1, 2)[:, 0]
+        return (self.trend(trend) + self.rest(past - trend) - future).square().mean()
+
+
+class OneVariable(Healthy):
+    """TFT with one variable: what weighs the variables goes through a softmax over one thing, and learns nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.weigh, self.lift, self.out = mlp(8, 16, 8), mlp(8, 32, 32, 8), mlp(8, 16, 3)
+
+    def loss(self, x, y):
+        return F.cross_entropy(self.out(self.weigh(x).sum(1, keepdim=True).softmax(1) * self.lift(x)), y)
+
+
+class Measures(Healthy):
+    """CARD: a network that was trained before gives the mean, to which next to no gradient comes; none is meant to."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean, self.net = mlp(8, 16, 3), mlp(8, 32, 32, 3)
+
+    def loss(self, x, y):
+        return F.cross_entropy(self.net(x) + 1e-6 * self.mean(x), y)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.net.parameters(), lr=3e-3)
+
+
+class Complex(Healthy):
+    """FEDformer: a part of its numbers is complex, and goes through tanh."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.view_as_complex(0.3 * draw(5, 5, 2)))
+        self.out = mlp(8, 16, 3)
+
+    def loss(self, x, y):
+        mixed = torch.tanh(torch.fft.rfft(x, dim=1) @ self.weight)
+        return F.cross_entropy(self.out(torch.fft.irfft(mixed, n=8, dim=1)), y)

@@ -59,7 +59,8 @@ USUAL = OptimizerFacts("Adam", 1e-3, 1e-8, 1e-8, 0.0)
         Facts(),
         Facts(weights=(start(), start("b", **ZERO))),  # a last layer that starts at zero
         Facts(weights=(start(), start("b", alike=True, columns=True))),  # or alike: each unit has a target of its own
-        Facts(weights=(start(alike=True), start("b"))),  # the next layer tells units apart
+        Facts(weights=(start(alike=True), start("b")), hidden={"a"}),  # the next layer tells units apart
+        Facts(weights=(start(alike=True, columns=True), start("b", alike=True, columns=True))),  # side by side
         Facts(weights=(start(**ZERO),)),  # logistic regression
         Facts(weights=(start(), start("b", **ZERO), start("c", **ZERO))),  # ends of branches
         Facts(weights=(start(rms=0.18), start("b", rms=0.0025))),  # He's, and one small head
@@ -76,8 +77,8 @@ def test_a_usual_start_says_nothing(given):
 @pytest.mark.parametrize(
     ("given", "fault"),
     [
-        (Facts(weights=(start(alike=True), start("b", columns=True))), Fault.CONSTANT_INITIALISATION),
-        (Facts(weights=(start(**ZERO), start("b", **ZERO))), Fault.CONSTANT_INITIALISATION),
+        (Facts(weights=(start(alike=True), start("b", columns=True)), hidden={"a"}), Fault.CONSTANT_INITIALISATION),
+        (Facts(weights=(start(**ZERO), start("b", **ZERO)), hidden={"a"}), Fault.CONSTANT_INITIALISATION),
         (Facts(weights=(start(rms=1.0), start("b", rms=1.0))), Fault.WRONG_INITIALISATION),
         (Facts(weights=(start(rms=1e-3), start("b", rms=1e-3))), Fault.WRONG_INITIALISATION),
         (Facts(optimizers=(OptimizerFacts("Adam", 1e-3, 1e-16, 1e-8, 0.0),)), Fault.OPTIMIZER_EPSILON),

@@ -5,8 +5,7 @@ import math
 import pytest
 import pytorch_lightning as pl
 import torch
-from foreign_modules import LIGHTNINGS_WARNINGS, Plain, TwoOptimizers, fit
-from pytorch_lightning.loggers.logger import Logger
+from foreign_modules import LIGHTNINGS_WARNINGS, Memory, Plain, TwoOptimizers, fit
 
 from callbacks import GradientLogger, GradientMonitor
 from callbacks.health.nonfinite import GradientCheck
@@ -14,20 +13,6 @@ from callbacks.readers.optimizer_steps import _OBSERVERS
 
 pytestmark = LIGHTNINGS_WARNINGS
 SPOILT = (1, 3)  # epoch, batch
-
-
-class Rows(Logger):
-    name, version = "rows", 0
-
-    def __init__(self):
-        super().__init__()
-        self.rows = {}
-
-    def log_metrics(self, metrics, step=None):
-        self.rows.setdefault(step, {}).update(metrics)
-
-    def log_hyperparams(self, *args, **kwargs):
-        pass
 
 
 def gradient_logger():
@@ -40,9 +25,9 @@ def ours(order):
 
 
 def run(root, module, callbacks, **flags):
-    rows = Rows()
-    _, model = fit(root, module, callbacks=callbacks, epochs=3, logger=rows, **flags)
-    return rows.rows, model.state_dict()
+    memory = Memory()
+    _, model = fit(root, module, callbacks=callbacks, epochs=3, logger=memory, **flags)
+    return memory.rows, model.state_dict()
 
 
 class Spoilt(Plain):

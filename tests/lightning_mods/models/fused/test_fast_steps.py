@@ -94,6 +94,13 @@ SETTINGS = {
     "batches limited": {"limit_train_batches": 5},
     "a share of the batches": {"limit_train_batches": 0.7},
     "no validation": {"limit_val_batches": 0},
+    "clipped norm": {"gradient_clip_val": 0.3, "model": {"nesterov": True}},
+    "clipped values": {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
+    "clipped, of a number": {
+        "gradient_clip_val": 0.05,
+        "model": {"kind": MLPRegressor, "lr": 0.5},
+        "data": {"target": "petal width (cm)", "task": "regression"},
+    },
 }
 
 
@@ -127,7 +134,6 @@ def test_lightnings_callbacks_do_the_same(tmp_path, make):
 @pytest.mark.parametrize(
     "given",
     [
-        {"gradient_clip_val": 0.1},
         {"accumulate_grad_batches": 2},
         {"precision": "bf16-mixed"},
         {"detect_anomaly": True},
@@ -202,12 +208,13 @@ def scalars(folder):
     return values, histograms
 
 
-def test_our_callbacks_log_and_find_the_same(tmp_path):
+@pytest.mark.parametrize("clip", [None, 0.2])
+def test_our_callbacks_log_and_find_the_same(tmp_path, clip):
     fits = {}
     for steps in (1, "auto"):
         watching = ours()
         logger = pl.loggers.TensorBoardLogger(tmp_path, name=str(steps), version=0)
-        given = {"logger": logger, "max_epochs": 12, "callbacks": watching}
+        given = {"logger": logger, "max_epochs": 12, "callbacks": watching, "gradient_clip_val": clip}
         fits[steps] = (*fit(tmp_path / str(steps), steps, **given), watching)
     slow, fast = fits[1], fits["auto"]
     assert same(slow[:3], fast[:3])
@@ -220,6 +227,7 @@ def test_our_callbacks_log_and_find_the_same(tmp_path):
     assert values.keys() == values2.keys()
     assert values == {tag: [(step, pytest.approx(value, rel=1e-6)) for step, value in values2[tag]] for tag in values2}
     assert len(values["grad_norm/total"]) > 0
+    assert ("grad_norm_clipped/total" in values) == bool(clip)
 
 
 @pytest.mark.parametrize("interrupted", ["in an epoch", "at its end"])
