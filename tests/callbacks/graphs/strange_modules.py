@@ -419,20 +419,6 @@ class OwnOptimizer(Strange):
         return self.inner(x)
 
 
-class HooksItself(Strange):
-    """Its hooks write where it looks in the next step."""
-
-    def remember(self):
-        seen = self.seen = []
-        self.net[0].register_forward_hook(lambda module, args, out: seen.append(out.detach().mean()))
-
-    def factor(self, x):
-        return 1 + sum(self.seen)
-
-    def state(self):
-        return self.seen
-
-
 class WholeDataset(Strange):
     """Holds far more than a tracing should copy."""
 
@@ -509,6 +495,6 @@ STRANGE = [
         DeepInTheFile,
         WholeDataset,
     ),
-    *(Copied, OwnOptimizer, HooksItself),
+    *(Copied, OwnOptimizer),
     *(InPlaceSlices, Packed, OddNames, NoneLoss),
 ]
