@@ -149,7 +149,7 @@ def _stand_apart(train: Tensor, val: Tensor) -> bool:
     """Whether either mean lies well outside of the other's rows: a series that climbs goes on where it ended before."""
     widest = max(train.std(), val.std())
     for rows, mean in ((train, val.mean()), (val, train.mean())):
-        low, high = torch.quantile(rows, torch.tensor([0.02, 0.98]))
+        low, high = torch.quantile(rows, torch.tensor([0.02, 0.98], dtype=rows.dtype))
         if not (mean < low - widest or mean > high + widest):
             return False
     return True
