@@ -78,7 +78,7 @@ class TabularDataModule(LightningDataModule):
         check_fractions(val_fraction, test_fraction)
         check_batch_size(batch_size)
         check_bins(bins)
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=() if bins else ("bins",))  # off, all is as before there were any
         self.path = path
         self.target = target
         self.batch_size: int | Literal["auto", "full"] = batch_size

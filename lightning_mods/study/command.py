@@ -119,6 +119,10 @@ class OpenStudy:
         _remove(self.new_files)
 
 
+# Flags that came later, with the value under which a fit is what it was before: studies begun then know none of them.
+_LATER = {"data.bins": "0"}
+
+
 def open_study(study: StudyCommand) -> OpenStudy:
     """Open the study and note down what all its trials have in common; it must have been begun with the same flags."""
     new_files = tuple(path for path in _files(study) if not path.exists())
@@ -133,7 +137,7 @@ def open_study(study: StudyCommand) -> OpenStudy:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental; optuna-dashboard shows the names
             opened.set_metric_names(study.flags.metrics)
-    elif differ := [name for name in sorted({*asked, *there}) if asked.get(name) != there.get(name)]:
+    elif differ := [n for n in sorted({*asked, *there}) if asked.get(n) != there.get(n, _LATER.get(n))]:
         name = differ[0]
         more = f" (and {len(differ) - 1} more flags)" if differ[1:] else ""
         began = f"with --{name}={there[name]}" if name in there else f"without --{name}"
