@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # what needs no torch writes files and speaks through here to
 def number(value: Any) -> float | None:
     """Return a real number or a tensor of one as a float, None for anything else; NaN stays NaN."""
     if hasattr(value, "numel"):
-        return float(value) if value.numel() == 1 and not value.is_complex() else None
+        return float(value.detach()) if value.numel() == 1 and not value.is_complex() else None
     return float(value) if isinstance(value, int | float) else None
 
 

@@ -130,7 +130,8 @@ def test_without_tensorboard_it_does_nothing(tmp_path, make, monkeypatch):
 
 class PutsAnything(Foreign):
     def on_validation_epoch_end(self):
-        self.trainer.callback_metrics.update({"val_wave": torch.tensor(1 + 2j), 3: torch.ones(()), "val_word": "good"})
+        odd = {"val_wave": torch.tensor(1 + 2j), 3: torch.ones(()), "val_word": "good", "val_graph": self.net.bias.sum()}
+        self.trainer.callback_metrics.update(odd)
 
 
 def test_what_is_no_number_among_the_metrics_is_passed_by(tmp_path):
