@@ -130,7 +130,7 @@ def test_without_tensorboard_it_does_nothing(tmp_path, make, monkeypatch):
 
 class PutsAnything(Foreign):
     def on_validation_epoch_end(self):
-        odd = {"val_wave": torch.tensor(1 + 2j), 3: torch.ones(()), "val_word": "good", "val_graph": self.net.bias.sum()}
+        odd = {"val_wave": torch.tensor(1 + 2j), 3: torch.ones(()), "val_word": "good", "val_own": self.net.bias}
         self.trainer.callback_metrics.update(odd)
 
 
