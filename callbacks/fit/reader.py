@@ -8,7 +8,7 @@ from torch import Tensor
 
 from callbacks.diagnosis.names import find_losses, find_metric, is_validation
 from callbacks.fit.record import FitRecord
-from callbacks.host import Fresh, Guard, logged, number, say
+from callbacks.host import Fresh, Guard, few, logged, number, say
 from callbacks.host.packages import LightningModule, Trainer, isolated_random_numbers
 from callbacks.readers.twin import Twins, shared_state_kept
 
@@ -209,11 +209,11 @@ class FitReader:
         if missing:
             what = " and ".join(f"no {stages[c]} loss: `{getattr(self, c)}` is not logged" for c in missing)
             arguments = ", ".join(f"{curve}=NAME" for curve in missing)
-            names = ", ".join(sorted(logged(trainer))) or "nothing"
+            names = few(sorted(logged(trainer)), 20) or "nothing"
             advice = f"Log it with `self.log`, or FitMonitor({arguments}) reads another."
             say(trainer, f"FitMonitor finds {what}; logged: {names}. {advice}")
         elif self._others and "others" not in self._complained:
-            taken, others = self.record.names["val_loss"], ", ".join(self._others)
+            taken, others = self.record.names["val_loss"], few(self._others)
             say(trainer, f"FitMonitor reads {taken}, not {others}; FitMonitor(val_loss=NAME) reads another.")
             missing = ["others"]
         self._complained.update(missing)

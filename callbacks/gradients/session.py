@@ -25,11 +25,11 @@ from callbacks.gradients.probe import (
     places,
     shown,
 )
-from callbacks.host import Guard
+from callbacks.host import Guard, few
 from callbacks.host.packages import Callback, LightningModule, Trainer, is_overridden
 from callbacks.loggers import dispatch
 from callbacks.loggers.base import Histogram
-from callbacks.readers.optimizer_steps import WITHIN, ObservedSteps
+from callbacks.readers.optimizer_steps import NO_HOOKS, WITHIN, ObservedSteps, StepObserver
 from callbacks.readers.pacing import NEVER, AnyOf, Every, SpareTime
 
 UNSORTED = 100  # norms of steps that wait to be put into the history: many at once are put in quicker
@@ -263,9 +263,8 @@ class GradientSession:
 
     def _observe(self, optimizer: Optimizer) -> ObservedSteps | None:
         index = len(self._steps)
-        if not hasattr(optimizer, "register_step_post_hook"):
-            name = type(optimizer).__name__
-            self.guard.once(self.trainer, f"{name} is left out: it is no torch.optim.Optimizer with step hooks.")
+        if not StepObserver.follows(optimizer):
+            self.guard.once(self.trainer, f"{type(optimizer).__name__} is left out: {NO_HOOKS}.")
             return None
         reader = GradientReader(self.module, sample=self.schedule.sample, left_out=self._say_left_out)
         count, upcoming = next(iter(self.taken[index:]), 0), self._readings.upcoming
@@ -275,8 +274,7 @@ class GradientSession:
         return steps
 
     def _say_left_out(self, names: Sequence[str]) -> None:
-        some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        self.guard.once(self.trainer, f"{some} left out: sharded, so that no rank has the whole gradient.")
+        self.guard.once(self.trainer, f"{few(names)} left out: sharded, so that no rank has the whole gradient.")
 
 
 def _trained(module: LightningModule) -> list[str]:

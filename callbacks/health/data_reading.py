@@ -41,7 +41,11 @@ def named_tensors(
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor has rows as others have: not nested, nor sparse, nor quantised."""
+    """Whether a tensor has rows as others have: not nested, nor sparse, nor quantised, nor one of `torch.func`'s."""
+    try:
+        tensor.untyped_storage()
+    except NotImplementedError:  # it stands for many within `vmap` and `grad`, and may not leave them
+        return False
     return tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_quantized
 
 

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from callbacks.host import few
+
 
 class Fault(StrEnum):
     """What is wrong, named after its cause."""
@@ -119,7 +121,7 @@ ADVICE: dict[Fault, str] = {
 
 def named(names: Sequence[str]) -> str:
     """Return some names as words, the rest as a number."""
-    return ", ".join(f"`{n}`" for n in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return few([f"`{name}`" for name in names])
 
 
 def line(found: Finding) -> str:

@@ -15,7 +15,7 @@ from callbacks.health.training_watch import TrainingWatch
 from callbacks.host import Guard, NamedByPlace, say
 from callbacks.host.packages import Callback, LightningModule, Trainer
 from callbacks.loggers.dispatch import write_text
-from callbacks.readers.optimizer_steps import StepObserver
+from callbacks.readers.optimizer_steps import NO_HOOKS, StepObserver
 
 
 class GradientMonitor(NamedByPlace, Callback):
@@ -136,6 +136,9 @@ class GradientMonitor(NamedByPlace, Callback):
     def _observe(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Under manual optimization Lightning does not call the hook above for a raw optimizer.
         for optimizer in trainer.optimizers:
+            if not StepObserver.follows(optimizer):
+                self._guard.once(trainer, f"{type(optimizer).__name__} is left out: {NO_HOOKS}.")
+                continue
             observer, call = StepObserver.of(optimizer), partial(self._before_step, trainer, pl_module)
             observer.before_each(optimizer, call)
             self._observed.append((observer, call))

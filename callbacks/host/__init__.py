@@ -1,7 +1,7 @@
 """The door to the host: metrics as logged, speech on one rank, whole files, and a callback's own failures."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # what needs no torch writes files and speaks through here to
 def number(value: Any) -> float | None:
     """Return a real number or a tensor of one as a float, None for anything else; NaN stays NaN."""
     if hasattr(value, "numel"):
-        return float(value) if value.numel() == 1 and not value.is_complex() else None
+        return float(value.detach()) if value.numel() == 1 and not value.is_complex() else None
     return float(value) if isinstance(value, int | float) else None
 
 
@@ -24,10 +24,13 @@ def logged(trainer: "Trainer", prefix: str = "") -> dict[str, float]:
 
     NaN stays NaN. Values that are no single number are left out.
     """
-    metrics = (
-        (name, number(value)) for name, value in trainer.callback_metrics.items() if str(name).startswith(prefix)
-    )
-    return {name: value for name, value in metrics if value is not None}
+    metrics = ((str(name), number(value)) for name, value in trainer.callback_metrics.items())
+    return {name: value for name, value in metrics if value is not None and name.startswith(prefix)}
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """Return names as one list in words, of many the first ones and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class Fresh:
@@ -85,7 +88,7 @@ def replacing(target: Path, suffix: str = ".partial") -> Iterator[Path]:
 
 
 class Guard:
-    """Lets training go on when what only watches it fails, and says so once for each failure, under a name."""
+    """Lets training go on when what only watches it fails, and says so once for each cause, under a name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -101,7 +104,10 @@ class Guard:
 
     def failed(self, trainer: "Trainer", what: str, error: Exception) -> None:
         """Name an error that was caught by hand: a context manager costs 2 µs, too much for each batch."""
-        self.once(trainer, f"{what} failed ({type(error).__name__}: {error}); training goes on.")
+        cause = f"{type(error).__name__}: {error}"
+        if cause not in self._said:  # a folder that cannot be written to fails each of a callback's writings
+            self._said.add(cause)
+            self.once(trainer, f"{what} failed ({cause}); training goes on.")
 
     def once(self, trainer: "Trainer", text: str) -> None:
         """Say a line, unless it was said before."""

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from callbacks.host.packages import Callback, is_overridden
 from callbacks.readers.pacing import NEVER
 
+NO_HOOKS = "it is no torch.optim.Optimizer with step hooks"
 BETWEEN, BEFORE, WITHIN = range(3)  # steps; a step whose gradients are there, before `step` is called; the call
 
 
@@ -92,6 +93,11 @@ class StepObserver:
     def of(optimizer: Optimizer) -> "StepObserver":
         """Return the one observer of an optimizer."""
         return _OBSERVERS.setdefault(optimizer, StepObserver())
+
+    @staticmethod
+    def follows(optimizer: Any) -> bool:
+        """Return whether an optimizer tells of its steps: whoever wraps one need not be one, or make itself one."""
+        return hasattr(optimizer, "_optimizer_step_pre_hooks")
 
     def listen(self, steps: ObservedSteps) -> None:
         """Tell a listener of the steps to come."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from callbacks.diagnosis.names import find_metric, logged_as
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
 from callbacks.fit.reader import AUTO, FitReader, baseline_of
-from callbacks.host import Fresh, NamedByPlace, logged
+from callbacks.host import Fresh, NamedByPlace, few, logged
 from callbacks.host.packages import Callback, LightningModule, Trainer
 from callbacks.search.plan import SearchError
 
@@ -286,5 +286,5 @@ class TrialPruning(NamedByPlace, Callback):
         """Return what is wrong if the metric was missed more than `after` times and never came; else nothing."""
         if self._missed <= after or self._seen or self.monitor in trainer.callback_metrics:
             return ""
-        there = ", ".join(sorted(logged(trainer))) or "nothing"
+        there = few(sorted(logged(trainer)), 20) or "nothing"
         return f"TrialPruning reads {self.monitor!r}, which was not logged; logged were: {there}."

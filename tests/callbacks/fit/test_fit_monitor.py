@@ -25,7 +25,7 @@ from foreign_modules import (
 )
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from callbacks import FitMonitor
+from callbacks import FitMonitor, TensorBoardLayout
 from lightning_mods.runs.checkpoints import BestCheckpoint, LastCheckpoint
 
 pytestmark = LIGHTNINGS_WARNINGS
@@ -78,6 +78,39 @@ def test_without_a_validation_loss_one_line_says_what_is_logged(tmp_path, capsys
     assert sum(line in text for text in said) == 1
     assert len(said) == 1
     assert monitor.diagnosis.cause == "no_validation"
+
+
+class LogsMuch(Plain):
+    def validation_step(self, batch, batch_idx):
+        self.log_dict({f"score_{i}": 0.5 for i in range(100)})
+
+
+def test_of_very_many_metrics_a_line_names_some(tmp_path, capsys):
+    fit(tmp_path, LogsMuch, FitMonitor(closing=False), epochs=1)
+    (said,) = [text for text in capsys.readouterr().err.splitlines() if "FitMonitor" in text]
+    assert "score_10, " in said
+    assert " and 81 more. " in said
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    callbacks = [FitMonitor(closing=False), TensorBoardLayout()]
+    trainer, _ = fit(tmp_path / "file" / "runs", Plain, callbacks=callbacks, enable_checkpointing=False)
+    assert trainer.current_epoch == 6
+    said = sorted(line for line in capsys.readouterr().err.splitlines() if " failed (" in line)
+    assert [line.partition(":")[0] for line in said] == ["FitMonitor", "TensorBoardLayout"]
+
+
+def test_two_monitors_stand_in_one_trainer_and_keep_their_states_apart(tmp_path):
+    two = [FitMonitor(closing=False), FitMonitor(closing=False), FitMonitor(val_loss="other", closing=False)]
+    fit(tmp_path, Plain, callbacks=[*two, *savers(tmp_path, "end")], epochs=2)
+    end = tmp_path / "checkpoints" / "end.ckpt"
+    kept = [name for name in torch.load(end, weights_only=True)["callbacks"] if name.startswith("FitMonitor")]
+    first = "FitMonitor[train_loss, val_loss]"
+    assert kept == [first, f"{first}[1]", "FitMonitor[train_loss, other]"]
+    resumed = [FitMonitor(closing=False), FitMonitor(check_every=2, closing=False)]
+    fit(tmp_path, Plain, callbacks=resumed, ckpt_path=end, enable_checkpointing=False)
+    assert [curves(each)["val_loss"] for each in resumed] == [close(VAL)] * 2
 
 
 def test_the_loss_before_training_is_kept_apart(tmp_path):

@@ -100,6 +100,14 @@ class Hostile(torch.Tensor):
             return func(*args, **(kwargs or {}))
 
 
+class Mapped(Rows):
+    def __init__(self):
+        super().__init__(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3)))
+
+    def given(self, x):
+        return torch.vmap(lambda row: self.layer(row).square().mean())(x).mean()
+
+
 class Refuses(Rows):
     def given(self, x):
         return self.layer(x.as_subclass(Hostile)).square().mean()
@@ -157,7 +165,7 @@ class Checkpointed(Rows):
 
 COMPUTED = [type(kind, (Parametrized,), {"kind": kind}) for kind in ("spectral_norm", "weight_norm", "counts", "norm")]
 COMPUTED.append(type("orthogonal", (Parametrized,), {"kind": "orthogonal"}))
-ODD_INPUTS = [Nested, Jagged, Sparse, Csr, ByName, Objects]
+ODD_INPUTS = [Nested, Jagged, Sparse, Csr, ByName, Objects, Mapped]
 
 
 def ours():
@@ -322,6 +330,69 @@ def test_two_of_a_kind_stand_in_one_trainer_and_keep_their_states_apart(tmp_path
     fit(tmp_path, Plain, callbacks=[*resumed, *layouts], epochs=3, ckpt_path=end, enable_checkpointing=False)
     assert [each.state_dict()["steps"] for each in resumed[:2]] == [18, 18]
     assert [each.state_dict()["counts"] for each in resumed[2:]] == [[18], [18]]
+
+
+class Bare:
+    """What a script of one's own takes for an optimizer."""
+
+    def __init__(self, parameters):
+        self.param_groups, self.state, self.defaults = [{"params": list(parameters), "lr": 0.1}], {}, {}
+
+    def step(self, closure=None):
+        loss = closure() if closure is not None else None
+        with torch.no_grad():
+            for parameter in self.param_groups[0]["params"]:
+                parameter -= 0.1 * parameter.grad
+        return loss
+
+    def zero_grad(self, set_to_none=True):
+        for parameter in self.param_groups[0]["params"]:
+            parameter.grad = None
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+class Wrapper(torch.optim.Optimizer):
+    """Wraps an optimizer, and does not make itself one."""
+
+    def __init__(self, parameters):
+        self.inner = torch.optim.SGD(parameters, lr=0.1)
+        self.param_groups, self.state, self.defaults = self.inner.param_groups, self.inner.state, self.inner.defaults
+
+    def step(self, closure=None):
+        return self.inner.step(closure)
+
+    def zero_grad(self, set_to_none=True):
+        self.inner.zero_grad()
+
+
+@pytest.mark.parametrize("by_hand", [False, True], ids=["automatic", "manual"])
+@pytest.mark.parametrize("kind", [Bare, Wrapper])
+def test_an_optimizer_that_does_not_tell_of_its_steps_is_named_and_used(tmp_path, capsys, kind, by_hand):
+    class Uses(Plain):
+        automatic_optimization = not by_hand
+
+        def configure_optimizers(self):
+            return kind(self.parameters())
+
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            if by_hand:
+                self.optimizers().zero_grad()
+                self.manual_backward(loss)
+                self.optimizers().step()
+            return loss
+
+    _, alone = fit(tmp_path / "a", Uses, enable_checkpointing=False)
+    _, watched = fit(tmp_path / "b", Uses, callbacks=ours(), enable_checkpointing=False)
+    assert equal(alone, watched)
+    said = [line for line in capsys.readouterr().err.splitlines() if "nothing wrong" not in line]
+    why = f"{kind.__name__} is left out: it is no torch.optim.Optimizer with step hooks."
+    assert said == [f"{name}: {why}" for name in (["GradientMonitor"] * by_hand + ["GradientLogger"])]
 
 
 class SecondOrder(Plain):

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from callbacks.health.data_reading import read_contrast
 from callbacks.health.probe import TrainingProbe
 
 pytestmark = [*LIGHTNINGS_WARNINGS, pytest.mark.filterwarnings("ignore:The `srun` command")]
@@ -374,3 +375,12 @@ def test_a_second_fit_begins_anew_and_findings_survive_a_checkpoint():
 def test_one_step_says_what_a_head_alone_shows():
     found = fit(lambda: Net(loss=lambda out, y: F.cross_entropy(out.softmax(1), y)), fast_dev_run=True)
     assert names(found) == ["redundant_softmax"]
+
+
+def test_rows_are_compared_where_torch_computes_in_float64():
+    torch.set_default_dtype(torch.float64)
+    try:
+        train, val = torch.rand(2, 40, 3).float()
+        assert read_contrast(train, val + 9, None).effects
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -128,5 +128,16 @@ def test_without_tensorboard_it_does_nothing(tmp_path, make, monkeypatch):
     assert not list(tmp_path.rglob("events.*"))
 
 
+class PutsAnything(Foreign):
+    def on_validation_epoch_end(self):
+        odd = {"val_wave": torch.tensor(1 + 2j), 3: torch.ones(()), "val_word": "good", "val_own": self.net.bias}
+        self.trainer.callback_metrics.update(odd)
+
+
+def test_what_is_no_number_among_the_metrics_is_passed_by(tmp_path):
+    trainer, *_ = fit(False, module=PutsAnything, enable_checkpointing=False, default_root_dir=tmp_path)
+    assert trainer.current_epoch == 4
+
+
 def test_a_fast_dev_run_passes(tmp_path):
     fit(TensorBoardLogger(tmp_path), fast_dev_run=True)

@@ -76,6 +76,14 @@ def test_operations_keep_what_is_read_of_them():
     assert not saved(hidden.grad_fn, "result").requires_grad
 
 
+def test_what_a_function_of_somebodys_would_give_back_is_not_asked_for():
+    asked = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda kept: kept, lambda kept: asked.append(kept) or kept):
+        result = torch.sigmoid(nn.Linear(5, 3)(X))
+    assert saved(result.grad_fn, "result") is None
+    assert not asked
+
+
 def test_what_a_backward_pass_has_freed_is_not_there():
     loss = F.cross_entropy(net()(X), Y)
     loss.backward()

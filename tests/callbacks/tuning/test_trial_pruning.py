@@ -52,6 +52,12 @@ def test_every_validation_is_reported_and_the_sanity_check_is_not(tmp_path):
     assert reports(asked) == pytest.approx(dict(enumerate(Reporter.losses)))
 
 
+def test_two_trials_may_share_a_fit(tmp_path):
+    one, other = study(), study()
+    fit(tmp_path, Reporter, callbacks=[TrialPruning(one.ask()), TrialPruning(other.ask())])
+    assert reports(one) == reports(other) == pytest.approx(dict(enumerate(Reporter.losses)))
+
+
 class NamesItOtherwise(Reporter):
     def validation_step(self, batch, batch_idx):
         self.log("valid/loss", self.losses[self.current_epoch])
