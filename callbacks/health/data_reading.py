@@ -146,11 +146,15 @@ def read_contrast(train: Tensor, val: Tensor, labels: tuple[Tensor, Tensor] | No
 
 
 def _stand_apart(train: Tensor, val: Tensor) -> bool:
-    """Whether either mean lies well outside of the other's rows: a series that climbs goes on where it ended before."""
-    widest = max(train.std(), val.std())
+    """Whether either mean lies well outside of the other's rows.
+
+    It must lie further out where validation rows drift: a series that climbs goes on where it ended before.
+    """
+    drifts = abs(_trend(val)) > 3 / math.sqrt(len(val))
+    margin = max(train.std(), val.std()) * (1.0 if drifts else 0.5)
     for rows, mean in ((train, val.mean()), (val, train.mean())):
         low, high = torch.quantile(rows, torch.tensor([0.02, 0.98]))
-        if not (mean < low - widest or mean > high + widest):
+        if not (mean < low - margin or mean > high + margin):
             return False
     return True
 
