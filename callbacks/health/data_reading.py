@@ -67,7 +67,7 @@ def read_inputs(layer: str, batches: Sequence[Tensor], *, from_batch: bool) -> I
         return None
     largest, rms, column_rms, spread_, shortest, longest = values.tolist()
     unit = shortest > 0.99 and longest < 1.01
-    return Inputs(layer, len(rows), rows.shape[1], largest, rms, column_rms, spread_, unit, from_batch)
+    return Inputs(layer, len(rows), largest, rms, column_rms, spread_, unit, from_batch)
 
 
 def read_labels(batches: list[Tensor], *, weighted: bool, ignored: int = -100) -> Labels:

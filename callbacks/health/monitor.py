@@ -253,8 +253,9 @@ class GradientMonitor(NamedByPlace, Callback):
             raise NonFiniteError(line(found))
 
     def _speak(self, trainer: Trainer, *, ended: bool = False) -> None:
-        self._establish(trainer, self._probe.news())
-        news = self._watch.news()
+        shown, self._probe.new = self._probe.new, []
+        self._establish(trainer, shown)
+        news, self._watch.new = self._watch.new, []
         self._pending += [found for found in news if found.fault in PATIENT]
         self._establish(trainer, [found for found in news if found.fault not in PATIENT])
         if self._pending and (ended or self._watch.batches >= PATIENCE):

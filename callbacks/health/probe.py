@@ -205,7 +205,7 @@ class TrainingProbe:
     """
 
     def __init__(self) -> None:
-        self.new: list[Finding] = []
+        self.new: list[Finding] = []  # whoever reads them clears them; the same one may come with each batch
         self._clear()
 
     def _clear(self) -> None:
@@ -314,11 +314,6 @@ class TrainingProbe:
         """Drop everything but the news."""
         self._layers.close()
         self._clear()
-
-    def news(self) -> list[Finding]:
-        """Return the faults established since this was last asked; the same may come with each batch."""
-        found, self.new = self.new, []
-        return found
 
     def _first_steps(self, trainer: Trainer, module: LightningModule, tensors: list[Tensor]) -> None:
         step = trainer.global_step

@@ -36,7 +36,7 @@ def names(found):
 
 
 def inputs(largest, rms, column_rms=None, spread=1.0, **more):
-    return Inputs("net.0", 64, 30, largest, rms, column_rms or rms, spread, **more)
+    return Inputs("net.0", 64, largest, rms, column_rms or rms, spread, **more)
 
 
 @pytest.mark.parametrize(
