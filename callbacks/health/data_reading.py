@@ -348,8 +348,8 @@ class PendingFinding:
         if not self._since:
             return []
         since = torch.cat(self._since).cpu().sort().values
-        near = torch.searchsorted(since, self._before).clamp(1, max(len(since) - 1, 1))
-        around = torch.stack([since[(near - 1).clamp_max(len(since) - 1)], since[near.clamp_max(len(since) - 1)]])
+        near = torch.searchsorted(since, self._before)
+        around = since[torch.stack([near - 1, near]).clamp(0, len(since) - 1)]
         apart = (around - self._before).abs().amin(0)
         again = (apart <= SAME * (self._before.abs() + 1)).double().mean()
         return self._findings if float(again) >= AGAIN else []

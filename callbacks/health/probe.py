@@ -94,12 +94,6 @@ class DataWatch:
             return None
         return target.round().long() if self.classes else target.float()
 
-    @property
-    def may_tell(self) -> bool:
-        """Whether the end of an epoch may tell anything."""
-        rows = self.train.kept and (self.compared or self.val.kept)
-        return bool(self.open or rows or self.pending is not None)
-
     def judge(self, trainer: Trainer) -> list[Finding]:
         """Return what an epoch says; samples are dropped as soon as all was asked."""
         found = self.pending.findings() if self.pending is not None else []
@@ -305,9 +299,8 @@ class TrainingProbe:
     def epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Judge what one epoch gathered."""
         self._judge_inputs(trainer)
-        if self._data.may_tell:
-            self.new += self._data.judge(trainer)
-            self._update_wants()
+        self.new += self._data.judge(trainer)
+        self._update_wants()
         self._judge_signal(trainer)
 
     def end(self) -> None:

@@ -227,7 +227,7 @@ def _leaps(facts: Facts, course: LossCourse) -> Said:
         why = f"early steps changed weights by {leap:.0%} of their first size (usual: 0.1 %), and the loss went from"
         peak = f", over {course.peak:.3g}" if leapt else ""
         yield Fault.LEARNING_RATE_TOO_HIGH, "", f"{why} {course.start:.3g} to {course.recent:.3g}{peak}"
-    elif course.start > 0 and course.floor > DIVERGED * course.start and max(_strides(facts.readings), default=nan) > STRIDE:
+    elif course.floor > DIVERGED * course.start > 0 and max(_strides(facts.readings), default=nan) > STRIDE:
         # Else it may rise by itself: its terms gain weight, or its targets grow with what was learnt.
         yield Fault.LEARNING_RATE_TOO_HIGH, "", f"the loss rose from {course.start:.3g} to {course.recent:.3g}"
 
