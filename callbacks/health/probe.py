@@ -35,7 +35,7 @@ class DataWatch:
         self.outputs = 0  # of the head, one a class; 0 if not known
         self.train, self.val = data_reading.Sample(), data_reading.Sample()
         self.open = True
-        self.baseline: float | None = None  # loss of the best constant
+        self.baseline: float | None = None  # validation loss of the constant that suits the training rows best
         self.best_val_loss = math.inf  # over the baseline
         self.compared = False  # training rows with validation rows
         self.pending: data_reading.PendingFinding | None = None
@@ -108,17 +108,18 @@ class DataWatch:
 
     def _judge_labels(self, trainer: Trainer) -> list[Finding]:
         sequential, random = order_of(trainer.train_dataloader)
-        step, labels = trainer.global_step, self.train.labels
+        step, labels, asked = trainer.global_step, self.train.labels, torch.cat(self.val.labels or self.train.labels)
         if labels[0].is_floating_point():
             numbers = data_reading.read_numbers(labels, self.val.labels)
-            self.baseline = float(torch.cat(labels).float().var(correction=0))
+            self.baseline = float((asked.float() - torch.cat(labels).float().mean()).square().mean())
             found = data_rules.number_findings(numbers, step, sequential=sequential) if numbers else []
         else:
             classes = data_reading.read_labels(labels, weighted=self.weighted, ignored=self.ignored)
             if len(classes.counts) > MOST_CLASSES:
                 return []
-            rows = sum(classes.counts.values())
-            self.baseline = -sum(n / rows * math.log(n / rows) for n in classes.counts.values())
+            logs = {name: math.log(n / sum(classes.counts.values())) for name, n in classes.counts.items()}
+            known = [logs[name] for name in asked.tolist() if name in logs]
+            self.baseline = -sum(known) / len(known) if known else None
             found = data_rules.label_findings(classes, step, sequential=sequential, random=random)
         return [finding for finding in found if self.known or finding.fault is Fault.UNSHUFFLED]
 

@@ -229,6 +229,13 @@ def test_labels_that_have_nothing_to_do_with_the_inputs_are_named():
     assert names(fit(Net, batches(X, y), held(VAL[0], val_y), epochs=6)) == ["labels_wrong"]
 
 
+def test_targets_that_happen_to_vary_less_in_validation_hide_no_wrong_labels():
+    val = held(VAL[0], TARGET.mean() + 0.7 * (VAL_TARGET - TARGET.mean()))
+    shuffled = TARGET[torch.randperm(len(TARGET), generator=SEED)]
+    assert names(fit(lambda: Net(1, regression), batches(X, shuffled), val, epochs=6)) == ["labels_wrong"]
+    assert names(fit(lambda: Net(1, regression), batches(X, TARGET), val, epochs=6)) == []
+
+
 def test_labels_that_are_partly_wrong_are_named_from_the_neighbours():
     wrong = torch.where(torch.rand(480, generator=SEED) < 0.5, torch.randint(0, 4, (480,), generator=SEED), Y)
     assert names(fit(Net, batches(X, wrong), held(*VAL), epochs=2)) == ["labels_wrong"]
