@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
+from datamodules.encoding import Expansion
+
 Batch = Tensor | tuple[Tensor, Tensor]
 
 EVAL_ROWS = 4096  # of a batch that only goes forward: enough that the loop around it costs nothing
@@ -22,22 +24,43 @@ _ALIGNED = 64  # bytes: where torch's own tensors begin; what a product of matri
 
 
 class Rows(Dataset[Batch]):
-    """Encoded rows of a table: features `x` (float32, shape (rows, features)) and, but for prediction, targets `y`."""
+    """Encoded rows of a table: features `x` (float32, shape (rows, features)) and, but for prediction, targets `y`.
 
-    def __init__(self, x: Tensor, y: Tensor | None = None) -> None:
+    With an `expansion`, `x` is as stored in a memory map, and the features of a batch are made of its rows.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor | None = None, expansion: Expansion | None = None) -> None:
         self.x = x
         self.y = y
+        self.expansion = expansion
+
+    @classmethod
+    def joined(cls, parts: Sequence["Rows"]) -> "Rows":
+        """Return the rows with targets of several tables, one after the other; mapped with unmapped become features."""
+        expansion = parts[0].expansion if all(part.expansion is not None for part in parts) else None
+        x = [part.features(part.x) if expansion is None else part.x for part in parts]
+        return cls(torch.cat(x), torch.cat([part.y for part in parts if part.y is not None]), expansion)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the features of some rows of `self.x`."""
+        return x if self.expansion is None else self.expansion(x)
+
+    def to(self, device: torch.device) -> "Rows":
+        """Return the same rows on a device."""
+        expansion = self.expansion and self.expansion.converted(lambda each: each.to(device))
+        return Rows(self.x.to(device), None if self.y is None else self.y.to(device), expansion)
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, index: int | slice) -> Batch:
-        return self.x[index] if self.y is None else (self.x[index], self.y[index])
+        x = self.features(self.x[index]) if isinstance(index, slice) else self.features(self.x[index, None])[0]
+        return x if self.y is None else (x, self.y[index])
 
     def __getitems__(self, indices: Sequence[int] | Tensor) -> Batch:
         """Gather a whole batch at once: `torch.utils.data` calls this instead of `__getitem__` row by row."""
         at = torch.as_tensor(indices)
-        x = self.x.index_select(0, at)
+        x = self.features(self.x.index_select(0, at))
         return x if self.y is None else (x, self.y.index_select(0, at))
 
 
@@ -197,13 +220,14 @@ class TableLoader(DataLoader[Batch]):
         if device.type != "cpu" and (there := self._rows_on(device, rows)) is not None:
             rows, indices = there, indices.to(device)
         assert rows.y is not None
-        return rows.x.index_select(0, indices).to(device), rows.y.index_select(0, indices).to(device)
+        x = rows.features(rows.x.index_select(0, indices))
+        return x.to(device), rows.y.index_select(0, indices).to(device)
 
     def gather_each(self, batches: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the training rows of each batch; small ones are gathered together, as the calls cost more."""
         rows = self._rows
         assert rows.y is not None
-        widths = [part[:1].nbytes for part in (rows.x, rows.y)]
+        widths = [part.nbytes for part in (rows.features(rows.x[:1]), rows.y[:1])]
         at = 0
         while at < len(batches):
             size = len(batches[at])
@@ -220,7 +244,7 @@ class TableLoader(DataLoader[Batch]):
             assert rows.y is not None
             size = rows.x.nbytes + rows.y.nbytes
             fits = device.type == "cuda" and size < ON_DEVICE * torch.cuda.mem_get_info(device)[0]
-            self._there = device, Rows(rows.x.to(device), rows.y.to(device)) if fits else None
+            self._there = device, rows.to(device) if fits else None
         return self._there[1]
 
     def move_on(self, n: int) -> None:

@@ -110,18 +110,18 @@ def encoded_sets(table: Table, encoding: Encoding, sets: Sets, folders: Mapping[
     Each set is kept as `x.npy` and `y.npy` in its one of the `folders`, those that exist are reused; None for memory.
     A cell in use that is infinite, or text where numbers are needed, is a DataError, as is a full disk.
     """
-    width = len(encoding.feature_names)
     if folders is not None:
         _write_missing(table, encoding, sets, folders)
-        return {s: open_rows(f) for s, f in folders.items()}
+        return {s: open_rows(f, encoding) for s, f in folders.items()}
+    width = len(encoding.feature_names)
     memory = {s: np.empty((len(rows), width), dtype=np.float32) for s, (rows, _) in sets.items()}
     for stage, place, values in encode_rows(table, encoding, {s: rows for s, (rows, _) in sets.items()}):
-        memory[stage][place] = values
+        encoding.features(values, out=memory[stage][place])
     return {s: _as_rows(memory[s], y) for s, (_, y) in sets.items()}
 
 
 def _write_missing(table: Table, encoding: Encoding, sets: Sets, folders: Mapping[str, Path]) -> None:
-    width = len(encoding.feature_names)
+    width = encoding.stored_width
     with ExitStack() as stack:
         files: dict[str, ArrayFile] = {}
         for stage, (rows, y) in ((s, sets[s]) for s in sets if not folders[s].is_dir()):
@@ -136,7 +136,7 @@ def _write_missing(table: Table, encoding: Encoding, sets: Sets, folders: Mappin
 def encode_rows(
     table: Table, encoding: Encoding, rows: Mapping[str, NDArray[np.int64]]
 ) -> Iterator[tuple[str, slice, NDArray[np.float32]]]:
-    """Encode a table chunk by chunk and yield the rows of each set: which set, their place in it, the rows."""
+    """Encode a table chunk by chunk; yield the rows of each set as stored: which set, their place in it, the rows."""
     for start, x in _encoded_chunks(table, encoding) if rows else ():
         for stage, at in rows.items():
             low, high = np.searchsorted(at, [start, start + len(x)])
@@ -147,7 +147,7 @@ def encode_rows(
 def _encoded_chunks(table: Table, encoding: Encoding) -> Iterator[tuple[int, NDArray[np.float32]]]:
     infinities, start = InfinityCount(), 0
     for chunk in table.chunks(encoding.inputs):
-        yield start, encoding.encode(chunk, start, infinities)
+        yield start, encoding.encode_stored(chunk, start, infinities)
         start += chunk.num_rows
     infinities.check(table.label)
 
@@ -157,12 +157,12 @@ def encoded_table(table: Table, encoding: Encoding) -> Rows:
     parts = [x for _, x in _encoded_chunks(table, encoding)]
     if not parts:
         raise DataError(f"{table.label!r} has a header but no rows.")
-    return _as_rows(np.concatenate(parts), None)
+    return _as_rows(np.concatenate(parts), None, encoding)
 
 
-def open_rows(folder: Path) -> Rows:
-    """Map a set that was written before."""
-    return _as_rows(_mapped(folder / "x.npy"), _mapped(folder / "y.npy"))
+def open_rows(folder: Path, encoding: Encoding) -> Rows:
+    """Map a set that was written before; the bins of a column are one number there and become features by batch."""
+    return _as_rows(_mapped(folder / "x.npy"), _mapped(folder / "y.npy"), encoding)
 
 
 def _mapped(path: Path) -> NDArray[Any]:
@@ -173,5 +173,6 @@ def _mapped(path: Path) -> NDArray[Any]:
     return loaded
 
 
-def _as_rows(x: NDArray[Any], y: NDArray[Any] | None) -> Rows:
-    return Rows(torch.from_numpy(x), None if y is None else torch.from_numpy(np.ascontiguousarray(y)))
+def _as_rows(x: NDArray[Any], y: NDArray[Any] | None, stored: Encoding | None = None) -> Rows:
+    expansion = stored.expansion.converted(torch.from_numpy) if stored and stored.expansion else None
+    return Rows(torch.from_numpy(x), None if y is None else torch.from_numpy(np.ascontiguousarray(y)), expansion)

@@ -233,6 +233,8 @@ class ColumnSummary:
     junk: str | None = None  # one of those
     moments: Moments = field(default_factory=Moments)  # of the cells that are numbers
     n_infinite: int = 0  # among ALL rows read
+    sampled: NDArray[np.int64] | None = None  # numbers of training rows, sorted, whose cells are kept
+    sample: list[NDArray[np.float64]] = field(default_factory=list)  # those as numbers, a chunk's after the other's
     first_infinite: int | None = None  # the number of that row
     row_numbers: tuple[int, ...] = (0, 1)  # offsets c for which cell i has been i + c in every row so far
     last: float | None = float("-inf")  # largest training cell, while each was larger than the one before
@@ -256,6 +258,9 @@ class ColumnSummary:
             self.first_infinite = start + int(infinite[0])
         self.n_infinite += len(infinite)
         values = read.values[rows]
+        if self.sampled is not None:
+            low, high = np.searchsorted(self.sampled, [start, start + len(read.values)])
+            self.sample.append(read.values[self.sampled[low:high] - start])
         if self.kind == "number":
             self.n_missing += int(np.isnan(values).sum())
         self.n_junk += read.n_junk

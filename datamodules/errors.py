@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 
+MAX_BINS = 256
+
 
 class DataError(ValueError):
     """Raised when the table, or what was asked of it, is wrong; one line: what is needed, what came, what would do."""
@@ -39,6 +41,13 @@ def check_fractions(val: float, test: float) -> None:
     if val + test >= 1:
         given = f"--data.val_fraction={val:g} and --data.test_fraction={test:g}"
         raise DataError(f"{given} leave no training rows; their sum must be below 1.")
+
+
+def check_bins(value: object) -> None:
+    """Raise a DataError unless `value` is 0 or a whole number from 2 to `MAX_BINS`."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (whole and (value == 0 or 2 <= value <= MAX_BINS)):  # type: ignore[operator]
+        raise DataError(f"--data.bins must be 0 (none) or a whole number from 2 to {MAX_BINS}; got {value!r}.")
 
 
 def check_batch_size(value: object) -> None:

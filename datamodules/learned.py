@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.columns import MAX_TRACKED, ColumnSummary, kind_of, single
-from datamodules.encoding import CategoryColumn, Column, Encoding, NumericColumn, infinite_error
+from datamodules.encoding import CategoryColumn, Column, Encoding, NumericColumn, infinite_error, positions
 from datamodules.errors import DataError, nearest, shortened
 from datamodules.readers.table import Table
 from datamodules.targets import Splits, Target, Task, check_learnable, check_target, read_known_target, read_target
@@ -18,6 +18,9 @@ NUMERIC_SHARE = 0.9  # of a text column's cells that must parse for it to be num
 MAX_CATEGORIES = 100  # features one category column may become; the rarest share one. More would be mostly zeros
 MIN_COVERAGE = 0.5  # share of the rows with names frequent enough for a feature of their own; below, it is free text
 STATE_VERSION = 1
+MAX_BIN_FEATURES = 2048  # of all columns together: more would cost more time than they are worth
+SAMPLED_ROWS = 100_000  # whose quantiles are the edges: exact to half a percent of the rows
+SAMPLED_CELLS = 2**25  # a quarter of a gigabyte
 _FLOAT32_ROUNDING = 2.0**-24
 _TARGET_PRECISION = 1e-3  # of the target's standard deviation: far below what any model resolves
 
@@ -36,6 +39,7 @@ class Options:
     categorical: tuple[str, ...]
     drop: tuple[str, ...]
     drop_missing_target: bool
+    bins: int
     memory_map: bool | str
     seed: int | None
 
@@ -149,11 +153,16 @@ def recorded_target(table: Table, learned: Learned) -> Target:
 
 
 def learn(table: Table, name: str, target: Target, splits: Splits, options: Options) -> Learned:
-    """Learn the encoding and the target's statistics from the training rows; see `choose_encoding` for its errors."""
+    """Learn the encoding and the target's statistics from the training rows; see `choose_encoding` for its errors.
+
+    The edges of bins are quantiles of all training rows, or of `SAMPLED_ROWS` drawn by the seed (fewer in a wide table,
+    so that `SAMPLED_CELLS` are kept): the same whether the table is in memory or mapped.
+    """
     dropped = dict.fromkeys(options.drop, "as asked")
     columns = [c for c in table.names if c != name and c not in dropped]
-    summaries = _summaries(table, columns, splits.train, {*options.categorical})
-    encoding = choose_encoding(summaries, dropped, label=table.label, n_rows=len(target.values))
+    sampled = _sampled_rows(splits.train, len(columns), options.resolved_seed) if options.bins else None
+    summaries = _summaries(table, columns, splits.train, {*options.categorical}, sampled)
+    encoding = choose_encoding(summaries, dropped, label=table.label, n_rows=len(target.values), bins=options.bins)
     counts = mean = std = None
     wide = False
     values = target.values[splits.train]
@@ -183,7 +192,16 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
     )
 
 
-def _summaries(table: Table, columns: list[str], train: NDArray[np.int64], forced: set[str]) -> list[ColumnSummary]:
+def _sampled_rows(train: NDArray[np.int64], n_columns: int, seed: int) -> NDArray[np.int64]:
+    most = min(SAMPLED_ROWS, SAMPLED_CELLS // max(n_columns, 1))
+    if len(train) <= most:
+        return train
+    return np.sort(np.random.default_rng(seed & (2**64 - 1)).choice(train, most, replace=False))
+
+
+def _summaries(
+    table: Table, columns: list[str], train: NDArray[np.int64], forced: set[str], sampled: NDArray[np.int64] | None
+) -> list[ColumnSummary]:
     found: dict[str, ColumnSummary] = {}
     start = 0
     for chunk in table.chunks(columns) if columns else ():
@@ -193,7 +211,7 @@ def _summaries(table: Table, columns: list[str], train: NDArray[np.int64], force
         for name in columns:
             array = single(chunk, name)
             if name not in found:
-                found[name] = ColumnSummary(name, kind_of(array.type), forced=name in forced)
+                found[name] = ColumnSummary(name, kind_of(array.type), forced=name in forced, sampled=sampled)
             found[name].add(array, rows, start)
         start = stop
     return list(found.values())
@@ -208,9 +226,11 @@ def min_rows_for_category(n_rows: int) -> int:
 
 
 def choose_encoding(
-    summaries: Sequence[ColumnSummary], dropped: dict[str, str], *, label: str, n_rows: int
+    summaries: Sequence[ColumnSummary], dropped: dict[str, str], *, label: str, n_rows: int, bins: int = 0
 ) -> Encoding:
     """Decide how to encode each column, or why to leave it out; `dropped` are left out already.
+
+    Number columns have at most `bins` bins; see `_with_bins`.
 
     That a column in use has infinities, or that none is left, is a DataError.
     """
@@ -237,7 +257,47 @@ def choose_encoding(
         )
     if pooled:
         notes.append(f"rare categories share one feature in {shortened(pooled, 8)}")
-    return Encoding(tuple(used), reasons, tuple(notes))
+    return Encoding(_with_bins(used, {s.name: s for s in summaries}, bins), reasons, tuple(notes))
+
+
+def _with_bins(columns: Sequence[Column], summaries: Mapping[str, ColumnSummary], bins: int) -> tuple[Column, ...]:
+    """Return the columns, those of numbers with bins where these say more than the number itself.
+
+    That is from three different values on. A table of many such columns gets fewer bins, `MAX_BIN_FEATURES` in all,
+    and none where that leaves fewer than two a column.
+    """
+    samples = {c.name: _sorted_sample(summaries[c.name]) for c in columns if isinstance(c, NumericColumn) and bins}
+    varied = {name: sample for name, sample in samples.items() if (sample[1:] > sample[:-1]).sum() > 1}
+    bins = min(bins, MAX_BIN_FEATURES // max(len(varied), 1))
+    edges = {name: quantile_edges(sample, bins) for name, sample in varied.items()} if bins > 1 else {}
+    return tuple(
+        replace(c, edges=edges[c.name], bin_means=bin_means(samples[c.name], edges[c.name]))
+        if isinstance(c, NumericColumn) and edges.get(c.name)
+        else c
+        for c in columns
+    )
+
+
+def _sorted_sample(summary: ColumnSummary) -> NDArray[np.float64]:
+    values = np.concatenate([*summary.sample, np.zeros(0)])
+    return np.sort(values[~np.isnan(values)])
+
+
+def quantile_edges(values: NDArray[np.float64], bins: int) -> tuple[float, ...]:
+    """Return the edges of bins with equally many of the sorted numbers in each; equal edges are merged.
+
+    Each is one of the numbers. None come back where less than two bins are left, or where their span leaves float64.
+    """
+    edges = np.unique(values[np.round(np.linspace(0, len(values) - 1, bins + 1)).astype(np.int64)])
+    with np.errstate(over="ignore"):
+        useless = len(edges) < 3 or not np.isfinite(edges[-1] - edges[0])
+    return () if useless else tuple(edges.tolist())
+
+
+def bin_means(values: NDArray[np.float64], edges: Sequence[float]) -> tuple[float, ...]:
+    """Return the mean of each bin's feature over the numbers, before it is taken off."""
+    at = positions(values, edges)
+    return tuple(float(np.clip(at - t, 0.0, 1.0).mean()) for t in range(len(edges) - 1))
 
 
 def _decide(s: ColumnSummary) -> Column | str:

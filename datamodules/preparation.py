@@ -56,7 +56,8 @@ class TablePreparation:
         if isinstance(asked, bool):
             return asked
         if table.label not in self._mapping:  # asked once: free memory changes under way
-            large = table.bytes_estimate > available_memory() / 2
+            encoded = table.bytes_estimate * (1 + self.options.bins / 2)  # a bin takes half of what a double does
+            large = encoded > available_memory() / 2
             self._mapping[table.label] = table.file is not None and large
         return self._mapping[table.label]
 
@@ -180,7 +181,7 @@ class TablePreparation:
         if self._is_mapped(self.table):  # what was written before needs no look into the table
             folders = self._folders(self.table, stages)
             if all(folder.is_dir() for folder in folders.values()):
-                return {s: open_rows(folder) for s, folder in folders.items()}
+                return {s: open_rows(folder, self.learned.encoding) for s, folder in folders.items()}
         self.learned.encoding.check_columns(self.table.names, self.table.label)
         return self._encoded(self.table, stages)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from callbacks.host.packages import LightningDataModule, main_package
 from datamodules.batching import TableLoader, eval_loader, predict_loader, train_loader, world
 from datamodules.encoding import Encoding, NumericColumn
-from datamodules.errors import DataError, check_batch_size, check_choice, check_fractions, shortened
+from datamodules.errors import DataError, check_batch_size, check_bins, check_choice, check_fractions, shortened
 from datamodules.learned import Learned, Options
 from datamodules.preparation import STAGES, Stage, TablePreparation
 from datamodules.targets import Task, majority_metrics, mean_metrics
@@ -42,6 +42,9 @@ class TabularDataModule(LightningDataModule):
         categorical: Columns to take as categories whatever they look like, such as numeric codes.
         drop: Columns to leave out.
         drop_missing_target: Leave out rows without a target instead of stopping there.
+        bins: Quantile bins to encode each number column in as well, piecewise linearly (arXiv:2203.05556), from 2 to
+            256; 0 for none. Equal edges are merged, and a column of two values gets no bins. A table with many number
+            columns gets fewer: at most 2048 features of bins in all, and none with more than 1024 such columns.
         memory_map: Keep the encoded table on disk (in $XDG_CACHE_HOME/lightning_mods) instead of in memory: true,
             false, or "auto", which does so when the table would take more than half of the free memory.
         seed: Fixes the split and the order of rows; by default the one of seed_everything, else 0.
@@ -65,6 +68,7 @@ class TabularDataModule(LightningDataModule):
         categorical: list[str] | None = None,
         drop: list[str] | None = None,
         drop_missing_target: bool = False,
+        bins: int = 0,
         memory_map: bool | Literal["auto"] = "auto",
         seed: int | None = None,
     ) -> None:
@@ -73,6 +77,7 @@ class TabularDataModule(LightningDataModule):
         check_choice("memory_map", memory_map, (True, False, "auto"))
         check_fractions(val_fraction, test_fraction)
         check_batch_size(batch_size)
+        check_bins(bins)
         self.save_hyperparameters()
         self.path = path
         self.target = target
@@ -85,6 +90,7 @@ class TabularDataModule(LightningDataModule):
         self.categorical = categorical
         self.drop = drop
         self.drop_missing_target = drop_missing_target
+        self.bins = bins
         self.memory_map: bool | Literal["auto"] = memory_map
         self.seed = seed
         self._work = TablePreparation(
@@ -99,6 +105,7 @@ class TabularDataModule(LightningDataModule):
                 categorical=tuple(categorical or ()),
                 drop=tuple(drop or ()),
                 drop_missing_target=drop_missing_target,
+                bins=bins,
                 memory_map=memory_map,
                 seed=seed,
             )
@@ -272,6 +279,8 @@ def _columns(encoding: Encoding) -> list[str]:
     numeric = sum(isinstance(c, NumericColumn) for c in columns)
     gaps = [c.name for c in columns if (c.indicator if isinstance(c, NumericColumn) else c.missing)]
     used = f"{len(encoding.feature_names)} from {numeric} number and {len(columns) - numeric} category columns"
+    if bins := [len(c.bin_means) for c in columns if isinstance(c, NumericColumn) and c.bin_means]:
+        used += f"; {sum(bins)} are bins of {len(bins)} number columns, at most {max(bins)} of one"
     lines = [f"features: {used}" + (f"; gaps in {shortened(gaps, 8)}" if gaps else "")]
     by_reason = sorted(encoding.dropped.items(), key=lambda item: item[1])
     for reason, group in groupby(by_reason, key=lambda item: item[1]):

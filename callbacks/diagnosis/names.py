@@ -111,7 +111,7 @@ def find_losses(names: Iterable[str], train: str = "train_loss", val: str = "val
     training counterpart is logged; of these the simplest, of the first loader. Of a pair that play against each other
     (generator and discriminator) neither is taken. Where nothing is called a loss, `val_mse` beside `train_mse` is one.
     """
-    names = sorted(names)
+    names = sorted(name for name in names if isinstance(name, str))
     vals = {name: _kind(name) for name in names if is_validation(name) and loss_extras(name, VAL) is not None}
     trains = {name: _kind(name) for name in names if _is_of_training(name, LOSS)}
     if not vals:  # beside its counterpart alone: else it is a metric, in units of its own

@@ -9,7 +9,7 @@ from callbacks.diagnosis.names import plain
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
 from callbacks.fit.reader import AUTO, FitReader, baseline_of, obstacle, train_eval_loss
 from callbacks.fit.record import headline, paragraph, write_document
-from callbacks.host import Guard, say
+from callbacks.host import Guard, NamedByPlace, say
 from callbacks.host.packages import Callback, LightningModule, Trainer
 from callbacks.loggers import dispatch
 from callbacks.loggers.figures import png_of, rgb
@@ -53,7 +53,7 @@ def _checkpoint_to_keep(trainer: Trainer, val_loss: str, best_epoch: int | None)
     return f"the weights of epoch {best_epoch}; ModelCheckpoint(monitor={val_loss!r}) would have kept the best ones"
 
 
-class FitMonitor(Callback):
+class FitMonitor(NamedByPlace, Callback):
     """Says whether any LightningModule underfits, fits well or overfits, how sure that is, and what to do next.
 
     Pairs the training and the validation loss of the same epoch (of several validations in an epoch the last one; an
@@ -132,7 +132,7 @@ class FitMonitor(Callback):
         return png_of(self.figure())  # a notebook shows it where the monitor is a cell's last word
 
     @property
-    def state_key(self) -> str:
+    def plain_key(self) -> str:
         """Tells the monitors of one trainer apart by what they read."""
         return f"{type(self).__qualname__}[{self.train_loss}, {self.val_loss}]"
 
@@ -149,6 +149,7 @@ class FitMonitor(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier run, unless this one goes on with it."""
+        self.take_place(trainer)
         if stage == "fit" and trainer.current_epoch == 0:
             self._begin()
 

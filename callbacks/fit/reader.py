@@ -1,19 +1,16 @@
 """Reads the losses of a run from what its module logs, each in the epoch it belongs to, equal on all ranks."""
 
-import copy
-from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
-from types import FunctionType, MethodType, ModuleType
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from callbacks.diagnosis.names import find_losses, find_metric, is_validation
 from callbacks.fit.record import FitRecord
 from callbacks.host import Fresh, Guard, logged, number, say
 from callbacks.host.packages import LightningModule, Trainer, isolated_random_numbers
+from callbacks.readers.twin import Twins, shared_state_kept
 
 
 def baseline_of(module: object) -> float | None:
@@ -36,18 +33,19 @@ def obstacle(trainer: Trainer, pl_module: LightningModule) -> str | None:
 def train_eval_loss(trainer: Trainer, pl_module: Any, rows: int, guard: Guard) -> float | None:
     """Evaluate the loss of `rows` training rows, evenly spaced and the same each time, in eval mode; None if it fails.
 
-    The module's `evaluation_loss(batch)` tells the mean loss of a batch. A copy over the same parameters is asked,
-    and copies of what reads and moves the rows: metrics, counters, buffers and generators stay as they are, nothing is
+    The module's `evaluation_loss(batch)` tells the mean loss of a batch. A copy is asked, and
+    copies of what reads and moves the rows: weights, metrics, counters and generators stay as they are, nothing is
     logged, and torch's, NumPy's and Python's random numbers are put back.
     """
     loader: Any = trainer.train_dataloader
     loss = None
-    with isolated_random_numbers(), torch.no_grad(), guard(trainer, "evaluating the slice of training rows"):
-        data = getattr(trainer, "datamodule", None)
-        hooks = [_hook_owner(name, data, pl_module) for name in _TRANSFER]
-        memo = _shared([pl_module], large=False, memo={id(trainer): None})
-        memo = _shared([loader.dataset, loader.collate_fn, *hooks], large=True, memo=memo)
-        module, dataset, collate, *hooks = copy.deepcopy([pl_module, loader.dataset, loader.collate_fn, *hooks], memo)
+    with guard(trainer, "evaluating the slice of training rows"), ExitStack() as stack:
+        for context in (isolated_random_numbers(), torch.no_grad(), shared_state_kept(pl_module)):
+            stack.enter_context(context)
+        hooks = [_hook_owner(name, getattr(trainer, "datamodule", None), pl_module) for name in _TRANSFER]
+        twins = Twins()
+        module = twins.of(pl_module)
+        dataset, collate, *hooks = twins.of([loader.dataset, loader.collate_fn, *hooks], share_large=True)
         module.log = module.log_dict = lambda *args, **kwargs: None
         batch = collate(_slice(dataset, rows))
         device = trainer.strategy.root_device
@@ -65,31 +63,6 @@ def _hook_owner(name: str, data: Any, pl_module: Any) -> Any:
     """Return whose hook Lightning calls: the data module's where it has one of its own."""
     home = getattr(getattr(type(data), name, None), "__module__", "core.hooks")
     return pl_module if home.endswith("core.hooks") else data
-
-
-def _shared(roots: Sequence[Any], *, large: bool, memo: dict[int, Any]) -> dict[int, Any]:
-    """Return, by id, what a deep copy of `roots` is to take instead of copies: parameters, and `large` data."""
-    parts, seen = list(roots), set[int]()
-    while parts:
-        part = parts.pop()
-        if id(part) in seen or id(part) in memo or isinstance(part, type | ModuleType | FunctionType):
-            continue
-        seen.add(id(part))
-        if isinstance(part, Tensor) and (isinstance(part, nn.Parameter) or not part.is_leaf):
-            memo[id(part)] = part if part.is_leaf else part.detach().clone()  # of a graph, which torch does not copy
-        elif isinstance(part, list | tuple | dict | set | deque):
-            if large and len(part) > 1000:
-                memo[id(part)] = copy.copy(part)
-            else:
-                parts += part.values() if isinstance(part, dict) else part
-        elif hasattr(type(part), "__array__"):
-            size = getattr(part, "nbytes", None)  # of a table the rows count
-            if large and (len(part) > 1000 if size is None else size > 1_000_000):
-                memo[id(part)] = part
-        else:
-            parts += getattr(part, "__dict__", {}).values()
-            parts += [part.__self__] if isinstance(part, MethodType) else []
-    return memo
 
 
 def _slice(dataset: Any, rows: int) -> Any:

@@ -10,8 +10,8 @@ from callbacks.graphs.calls import CallRecorder
 from callbacks.graphs.model import Graph, Node, collapse
 from callbacks.graphs.patience import Patience
 from callbacks.graphs.render import to_dot, to_graph_def, to_svg
-from callbacks.graphs.twin import Twins
 from callbacks.host.packages import isolated_random_numbers
+from callbacks.readers.twin import Twins
 
 __all__ = ["CallRecorder", "Graph", "Node", "backward_graph", "collapse", "forward_graph"]
 __all__ += ["to_dot", "to_graph_def", "to_svg"]
@@ -22,7 +22,7 @@ PATIENCE = 60.0  # seconds for torch.export, unless told otherwise
 def forward_graph(module: nn.Module, *args: Any, **kwargs: Any) -> Graph:
     """Return the forward graph of a module for given inputs.
 
-    The module runs once, on copies of its buffers and with the random state put back afterwards; then `torch.export`
+    The module runs once, as a copy and with the random state put back afterwards; then `torch.export`
     traces it without numbers. Where that cannot follow, its parts are traced one by one, and a part that cannot be
     traced is one node, as it was seen in the run. There is a node for every operation, parameter, input and output, in
     the scopes of their modules.
@@ -32,11 +32,7 @@ def forward_graph(module: nn.Module, *args: Any, **kwargs: Any) -> Graph:
         *args: What it is called with: tensors, and lists, tuples and dicts of them.
         **kwargs: What it is called with by name.
     """
-    twins = Twins(module)
-    own: nn.Module = twins.of(module)
-    for part in own.modules():
-        for name, buffer in list(part.named_buffers(recurse=False)):
-            setattr(part, name, buffer.clone())
+    own: nn.Module = Twins().of(module)
     with isolated_random_numbers(), CallRecorder(own) as recorder:
         own(*args, **kwargs)
     with Patience(PATIENCE) as patience:

@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from operator import attrgetter
 from textwrap import shorten
 from typing import Any
 
@@ -23,9 +24,9 @@ from torch.export import ExportedProgram
 from callbacks.graphs.calls import Call, TensorRecord, callers, flatten, flatten_call, map_leaves
 from callbacks.graphs.model import ACCUMULATE, CONSTANT, INPUT, LOSS, OUTPUT, STEP, Graph, GraphDraft, Shape, shapes_of
 from callbacks.graphs.patience import EndedBy, Patience
-from callbacks.graphs.twin import Twins, shared_state_kept
 from callbacks.host.packages import isolated_random_numbers
 from callbacks.readers import autograd
+from callbacks.readers.twin import Twins, shared_state_kept
 
 EXPORT, PARTS, SEEN = "torch.export", "torch.export of its parts", "the module calls seen"
 AUTOGRAD = "autograd"
@@ -64,13 +65,12 @@ def draw_exported(
     program = _export(module, call, twins, patience)
     signature = program.graph_signature
     results: dict[Any, str | None] = dict(zip(signature.user_inputs, inputs, strict=True))  # by the node's name
+    registered = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     for node in program.graph.nodes:
         patience.check()
-        if node.op == "placeholder" and node.name in signature.inputs_to_parameters:
-            parameter: Tensor = module.get_parameter(signature.inputs_to_parameters[node.name])
-            results[node.name] = graph.add_tensor(parameter, scope)
-        elif node.op == "placeholder" and node.name in signature.inputs_to_buffers:
-            results[node.name] = graph.add_tensor(module.get_buffer(signature.inputs_to_buffers[node.name]), scope)
+        if node.op == "placeholder" and node.name in registered:
+            own = attrgetter(registered[node.name])(module)
+            results[node.name] = graph.add_tensor(twins.registered.get(id(own), own), scope)
         elif node.op == "placeholder" and node.name not in results:
             results[node.name] = graph.add(scope, "constant", CONSTANT, (), *shapes_of(node.meta.get("val")))
         elif node.op == "call_function":
@@ -147,7 +147,6 @@ class ForwardGraphBuilder:
         left = patience.left()
         self._exporting = Patience(max(0.8 * left - 4 * patience.spent(), 0.3 * left)).__enter__()
         self._patience = patience
-        self._trainer = getattr(root, "_trainer", None)
         self._callers = callers(calls, patience)
         self._scopes: dict[Call, str] = {}  # exported calls, and those inside them
         self._exported, self._seen = 0, 0
@@ -201,7 +200,7 @@ class ForwardGraphBuilder:
                 raise TimeoutError("it takes too long")
             leaves = flatten_call(call.module, call.args, call.kwargs)
             given = [self._drawn.get(leaf) if isinstance(leaf, TensorRecord) else None for _, leaf in leaves]
-            twins = Twins(call.module, self._trainer, self._exporting)
+            twins = Twins(call.module, check=self._exporting.check)
             results = draw_exported(call, self._graph, scope, given, twins, self._exporting)
         except Exception as error:  # noqa: BLE001  # whatever a module is made of, there is another way
             self._reason = self._reason or f"torch.export cannot follow {_title(call)}: {_why(error)}"

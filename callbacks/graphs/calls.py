@@ -18,8 +18,8 @@ from torch.utils.hooks import RemovableHandle
 from torchmetrics import Metric, MetricCollection
 
 from callbacks.graphs.patience import Patience
-from callbacks.graphs.twin import uncompiled
 from callbacks.readers.autograd import parameter_of, source_of, unwrapped_name, walk
+from callbacks.readers.twin import uncompiled
 
 
 def flatten(value: Any, label: str = "") -> list[tuple[str, Any]]:

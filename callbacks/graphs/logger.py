@@ -79,6 +79,10 @@ class GraphLogger(NamedByPlace, Callback):
         """Go on with the run of a checkpoint."""
         self._written_in = state_dict["written_in"]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is seen of a step: losses have a graph, which torch does not copy."""
+        return {**vars(self), "_losses": [], "_recorder": None}
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find out which of several it is."""
         self.take_place(trainer)

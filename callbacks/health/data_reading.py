@@ -153,7 +153,7 @@ def _stand_apart(train: Tensor, val: Tensor) -> bool:
     drifts = abs(_trend(val)) > 3 / math.sqrt(len(val))
     margin = max(train.std(), val.std()) * (1.0 if drifts else 0.5)
     for rows, mean in ((train, val.mean()), (val, train.mean())):
-        low, high = torch.quantile(rows, torch.tensor([0.02, 0.98]))
+        low, high = torch.quantile(rows, torch.tensor([0.02, 0.98], dtype=rows.dtype))
         if not (mean < low - margin or mean > high + margin):
             return False
     return True

@@ -13,9 +13,9 @@ if TYPE_CHECKING:  # what needs no torch writes files and speaks through here to
 
 
 def number(value: Any) -> float | None:
-    """Return a number or a tensor of one number as a float, None for anything else; NaN stays NaN."""
+    """Return a real number or a tensor of one as a float, None for anything else; NaN stays NaN."""
     if hasattr(value, "numel"):
-        return float(value) if value.numel() == 1 else None
+        return float(value) if value.numel() == 1 and not value.is_complex() else None
     return float(value) if isinstance(value, int | float) else None
 
 
@@ -24,7 +24,9 @@ def logged(trainer: "Trainer", prefix: str = "") -> dict[str, float]:
 
     NaN stays NaN. Values that are no single number are left out.
     """
-    metrics = ((name, number(value)) for name, value in trainer.callback_metrics.items() if name.startswith(prefix))
+    metrics = (
+        (name, number(value)) for name, value in trainer.callback_metrics.items() if str(name).startswith(prefix)
+    )
     return {name: value for name, value in metrics if value is not None}
 
 
@@ -50,7 +52,7 @@ class Fresh:
     def read(self, trainer: "Trainer", name: str) -> float | None:
         """Return the value if it is new since this was last asked for, else None; NaN stays NaN."""
         value = self.tensor(trainer, name)
-        return None if value is None else float(value)
+        return None if value is None else number(value)
 
 
 def say(trainer: "Trainer | None", text: str) -> None:
@@ -111,20 +113,26 @@ class Guard:
 class NamedByPlace:
     """Gives several callbacks of one class in a trainer keys of their own in checkpoints, whatever their arguments.
 
-    The first keeps the plain name of its class, so that a lone one finds its state again after its arguments changed;
-    the others add their places. `take_place` is called in `setup`; before it there is no trainer to ask, and the key
-    is one that no other object has.
+    The first keeps its plain key, so that a lone one finds its state again after its arguments changed; the others add
+    their places. `take_place` is called in `setup`; before it there is no trainer to ask, and the key is one that no
+    other object has.
     """
 
     _place: int | None = None
 
     def take_place(self, trainer: "Trainer") -> None:
         """Find out which of its class this one is in a trainer."""
-        alike = [each for each in trainer.callbacks if type(each) is type(self)]  # type: ignore[attr-defined]
+        own: list[Any] = [each for each in trainer.callbacks if type(each) is type(self)]  # type: ignore[attr-defined]
+        alike = [each for each in own if each.plain_key == self.plain_key]
         self._place = next((i for i, each in enumerate(alike) if each is self), 0)
+
+    @property
+    def plain_key(self) -> str:
+        """The key of a lone one: the name of its class."""
+        return type(self).__qualname__
 
     @property
     def state_key(self) -> str:
         """The key of its state in a checkpoint."""
         mark = {None: f"[{id(self)}]", 0: ""}.get(self._place, f"[{self._place}]")
-        return f"{type(self).__qualname__}{mark}"
+        return f"{self.plain_key}{mark}"

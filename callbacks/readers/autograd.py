@@ -91,8 +91,11 @@ def saved(node: GradNode, name: str, default: Any = None) -> Any:
     """Return what autograd saved of an operation under a name such as `result`, `self` or `dim`.
 
     Tensors come without their graph. The default stands for what was not saved, was freed by a backward pass or was
-    overwritten since. Only ask near the loss: further down a checkpointed block would be computed anew for it.
+    overwritten since; and for what a hook would have to unpack, as a checkpointed block would be computed anew for it,
+    running statistics and all.
     """
+    if getattr(getattr(node, f"_raw_saved_{name}", None), "unpack_hook", None) is not None:
+        return default
     try:
         value = getattr(node, f"_saved_{name}", default)
     except RuntimeError:  # freed, or overwritten in place

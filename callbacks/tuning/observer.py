@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from callbacks.diagnosis.names import find_metric, logged_as
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
 from callbacks.fit.reader import AUTO, FitReader, baseline_of
-from callbacks.host import Fresh, logged
+from callbacks.host import Fresh, NamedByPlace, logged
 from callbacks.host.packages import Callback, LightningModule, Trainer
 from callbacks.search.plan import SearchError
 
@@ -184,7 +184,7 @@ class _Verdict:
     broken: str = ""  # what failed on rank zero, which raises it itself
 
 
-class TrialPruning(Callback):
+class TrialPruning(NamedByPlace, Callback):
     """Reports a metric to an Optuna trial after every validation, and prunes the trial by raising `TrialPruned`.
 
     For any Trainer and every storage. The sanity check is not reported, nor a value that was not logged anew. With
@@ -215,7 +215,7 @@ class TrialPruning(Callback):
         self._seen = False
 
     @property
-    def state_key(self) -> str:
+    def plain_key(self) -> str:
         """Tell the prunings of one trainer apart by what they read."""
         return f"{type(self).__qualname__}[{self.monitor}]"
 
@@ -229,6 +229,7 @@ class TrialPruning(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget what an earlier fit logged; the steps go on."""
+        self.take_place(trainer)
         if stage == "fit":
             self._begin()
 

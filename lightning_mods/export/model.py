@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,18 @@ class TableModel(nn.Module):
     mean: Tensor
     scale: Tensor
     largest: Tensor  # of float64; a tensor, as exporters write a plain number as float32
+    bin_column: Tensor  # for each bin, its column, edge below, width, number in its column, and mean
+    bin_low: Tensor
+    bin_width: Tensor
+    bin_number: Tensor
+    bin_mean: Tensor
     unknown: Tensor
     hot_column: Tensor  # for each feature of a category, its column and the two codes that set it
     hot_code: Tensor
     hot_code_too: Tensor
-    order: Tensor  # where each feature stands among all numbers, then all marks of missing ones, then all of categories
+    order: (
+        Tensor  # where each feature stands among all numbers, then marks of missing ones, bins, then all of categories
+    )
 
     def __init__(self, encoding: Encoding, model: MLPModule) -> None:
         super().__init__()
@@ -52,11 +60,22 @@ class TableModel(nn.Module):
         self._keep("mean", [column.mean for column in self._numbers], torch.float64)
         self._keep("scale", [column.scale for column in self._numbers], torch.float64)
         self._keep("largest", torch.finfo(torch.float64).max, torch.float64)
+        self._add_bins()
         self._add_codes()
         self._add_order(encoding)
 
     def _keep(self, name: str, values: Any, dtype: torch.dtype = torch.int64) -> None:
         self.register_buffer(name, torch.tensor(values, dtype=dtype))
+
+    def _add_bins(self) -> None:
+        bins = [
+            (at, low, high - low, t, mean)
+            for at, column in enumerate(self._numbers)
+            for t, ((low, high), mean) in enumerate(zip(pairwise(column.edges), column.bin_means, strict=True))
+        ]
+        self._has_bins = bool(bins)
+        for i, name in enumerate(("bin_column", "bin_low", "bin_width", "bin_number", "bin_mean")):
+            self._keep(name, [row[i] for row in bins], torch.float64 if i else torch.int64)
 
     def _add_codes(self) -> None:
         hot: list[tuple[int, int, int]] = []
@@ -72,10 +91,13 @@ class TableModel(nn.Module):
 
     def _add_order(self, encoding: Encoding) -> None:
         width = len(self._numbers)
-        number, hot, order = 0, 2 * width, []
+        number, at, order = 0, 2 * width, []
+        hot = at + len(self.bin_mean)
         for column in encoding.columns:
             if isinstance(column, NumericColumn):
                 order += [number] * (not column.constant) + [width + number] * column.indicator
+                order += range(at, at + len(column.bin_means))
+                at += len(column.bin_means)
                 number += 1
             else:
                 order += range(hot, hot + len(column.feature_names))
@@ -99,7 +121,14 @@ class TableModel(nn.Module):
         scaled = torch.where(missing, 0.0, (numbers - self.mean) / self.scale)
         size = torch.minimum(scaled.abs(), self.largest)
         tail = scaled.sign() * (TAIL + torch.log1p((size - TAIL).clamp(min=0.0)))
-        return [torch.where(size > TAIL, tail, scaled).float(), missing.float()]
+        parts = [torch.where(size > TAIL, tail, scaled).float(), missing.float()]
+        return [*parts, self._binned(numbers, missing)] if self._has_bins else parts
+
+    def _binned(self, numbers: Tensor, missing: Tensor) -> Tensor:
+        # by way of the position among the column's bins, in float32, as `Expansion` has it
+        share = ((numbers.index_select(1, self.bin_column) - self.bin_low) / self.bin_width).clamp(0.0, 1.0)
+        inside = (self.bin_number + share).float() - self.bin_number.float()
+        return torch.where(missing.index_select(1, self.bin_column), 0.0, inside - self.bin_mean.float())
 
     def _hot(self, codes: Tensor) -> Tensor:
         known = torch.where((codes < 0) | (codes > self.unknown + 1), self.unknown, codes)

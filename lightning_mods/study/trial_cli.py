@@ -51,7 +51,9 @@ def fold(data: TabularDataModule, index: int, folds: int) -> None:
     order = drawn[np.argsort(rows.y.numpy()[drawn], kind="stable")]
     held = np.zeros(len(rows), dtype=bool)
     held[order[index::folds]] = True
-    train, val = (Rows(rows.x[part], rows.y[part]) for part in (torch.from_numpy(~held), torch.from_numpy(held)))
+    train, val = (
+        Rows(rows.x[part], rows.y[part], rows.expansion) for part in (torch.from_numpy(~held), torch.from_numpy(held))
+    )
     size, seed = data.resolved_batch_size, data.learned.seed
     data.train_dataloader = lambda: train_loader(train, min(size, len(train)), seed)  # type: ignore[method-assign]
     data.val_dataloader = lambda: eval_loader(val, 1)  # type: ignore[method-assign]
@@ -62,9 +64,7 @@ def _both(data: TabularDataModule) -> Rows:
     parts = [data.train_dataloader().dataset]
     loader = data.val_dataloader()
     parts += [] if isinstance(loader, list) else [loader.dataset]
-    tables = [(part.x, part.y) for part in parts if isinstance(part, Rows) and part.y is not None]
-    x, y = zip(*tables, strict=True)
-    return Rows(torch.cat(x), torch.cat(y))
+    return Rows.joined([part for part in parts if isinstance(part, Rows)])
 
 
 _SECTIONS = ("model", "data", "optimizer", "lr_scheduler")

@@ -30,7 +30,7 @@ def ready(*args, **kwargs):
 def test_arguments_read_back_as_given():
     given = {"path": "iris", "target": "target", "task": "auto", "batch_size": 8, "seed": 3, "memory_map": False}
     given |= {"val_fraction": 0.2, "test_fraction": 0.1, "val_path": None, "test_path": None, "predict_path": "p.csv"}
-    given |= {"categorical": ["a"], "drop": ["b"], "drop_missing_target": True}
+    given |= {"categorical": ["a"], "drop": ["b"], "drop_missing_target": True, "bins": 16}
     dm = TabularDataModule(**given)
     for name in given.keys() - {"task"}:
         assert getattr(dm, name) == given[name]
@@ -49,6 +49,11 @@ def test_arguments_read_back_as_given():
         ({"batch_size": True}, "got True"),
         ({"batch_size": 2.5}, "got 2.5"),
         ({"task": "ranking"}, "--data.task must be one of 'auto', 'classification', 'regression'; got 'ranking'"),
+        ({"bins": -1}, "--data.bins must be 0 \\(none\\) or a whole number from 2 to 256; got -1"),
+        ({"bins": 1}, "got 1"),
+        ({"bins": 257}, "got 257"),
+        ({"bins": True}, "got True"),
+        ({"bins": 2.5}, "got 2.5"),
         ({"memory_map": "yes"}, "--data.memory_map must be one of"),
     ],
 )

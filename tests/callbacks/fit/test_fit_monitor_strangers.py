@@ -241,6 +241,33 @@ def test_its_pass_over_training_rows_changes_nothing_in_module_and_data(tmp_path
     assert "failed" not in capsys.readouterr().err
 
 
+class WritesIntoWeights(Plain):
+    """Its loss is that of clipped weights, and it trains a helper beside."""
+
+    calls = 0
+
+    def __init__(self):
+        super().__init__()
+        self.helpers = [torch.nn.Linear(3, 1)]
+
+    def evaluation_loss(self, batch):
+        type(self).calls += 1
+        for part in (self.net, *self.helpers):
+            for parameter in part.parameters():
+                parameter.data.clamp_(-0.01, 0.01)
+        return self.batch_loss(batch)
+
+
+def test_its_pass_over_training_rows_writes_into_no_weights(tmp_path):
+    WritesIntoWeights.calls, monitor = 0, FitMonitor(train_slice=8)
+    _, alone = fit(tmp_path / "a", WritesIntoWeights)
+    _, watched = fit(tmp_path / "b", WritesIntoWeights, monitor)
+    assert same(dict(alone.state_dict()), dict(watched.state_dict()))
+    assert same(dict(alone.helpers[0].state_dict()), dict(watched.helpers[0].state_dict()))
+    assert len(curves(monitor)["fair_loss"]) == 6
+    assert WritesIntoWeights.calls == 0
+
+
 class Fails(Plain):
     def evaluation_loss(self, batch):
         torch.rand(1)

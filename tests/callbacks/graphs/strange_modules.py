@@ -331,6 +331,94 @@ class ClassAndGlobal(Strange):
         return [STEPS, self.count, *self.kept.values(), *SEEN]
 
 
+class Helper:
+    total, by_number = 0, {}
+
+    def __init__(self):
+        self.count = 0
+
+
+DEEP, HELPER = {"deeper": {"list": []}}, Helper()
+
+
+@functools.cache
+def ramp(size, step):
+    return torch.full((size,), 1 + step / 100)
+
+
+def average(x, seen=[]):  # noqa: B006  # the mistake that it is about
+    seen.append(x.mean())
+    return torch.stack(seen).mean()
+
+
+class DeepInTheFile(Strange):
+    """Counts deep inside of what its file holds: in a nested list, a helper's class, a default, a function's cache."""
+
+    def remember(self):
+        HELPER.count, Helper.total, self.step = 0, 0, 0
+        for kept in (DEEP["deeper"]["list"], Helper.by_number, average.__defaults__[0]):
+            kept.clear()
+        ramp.cache_clear()
+
+    def factor(self, x):
+        HELPER.count, Helper.total, self.step = HELPER.count + 1, Helper.total + 1, self.step + 1
+        DEEP["deeper"]["list"].append(x.mean())
+        Helper.by_number[Helper.total] = x.std()
+        return ramp(6, self.step) + average(x) + sum(DEEP["deeper"]["list"]) + sum(Helper.by_number.values())
+
+    def state(self):
+        lists = [*DEEP["deeper"]["list"], *Helper.by_number.values(), *average.__defaults__[0]]
+        return [HELPER.count, Helper.total, *lists, *(ramp(6, step) for step in range(1, 10))]
+
+
+class SharesItself:
+    """Says that its copy is itself, as singletons do."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+class Copied(Strange):
+    """Holds what `copy.deepcopy` does not copy: its own word, a function with a counter, methods of Python's own."""
+
+    def remember(self):
+        self.shared, self.seen, self.bias, count = SharesItself(), [], torch.ones(6), 0
+
+        def counted():
+            nonlocal count
+            count += 1
+            return count
+
+        self.counted, self.note, self.add = counted, self.seen.append, self.bias.add_
+
+    def factor(self, x):
+        self.shared.seen.append(x.std())
+        self.note(x.mean())
+        self.add(0.01)
+        return self.counted() + sum(self.shared.seen) + sum(self.seen) + self.bias
+
+    def state(self):
+        return [*self.shared.seen, *self.seen, self.bias, self.counted()]
+
+
+class OwnOptimizer(Strange):
+    """Trains a part of itself in its forward pass; gradients of the step before add up."""
+
+    def remember(self):
+        self.inner = nn.Linear(6, 6)
+        self.own = torch.optim.SGD(self.inner.parameters(), lr=0.01)
+
+    def factor(self, x):
+        with torch.enable_grad():
+            self.inner(x.detach()).square().mean().backward()
+        self.own.step()
+        self.own.zero_grad()
+        return self.inner(x)
+
+
 class WholeDataset(Strange):
     """Holds far more than a tracing should copy."""
 
@@ -404,7 +492,9 @@ STRANGE = [
         WeakParent,
         Cached,
         ClassAndGlobal,
+        DeepInTheFile,
         WholeDataset,
     ),
+    *(Copied, OwnOptimizer),
     *(InPlaceSlices, Packed, OddNames, NoneLoss),
 ]

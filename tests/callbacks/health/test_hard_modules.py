@@ -13,9 +13,10 @@ from foreign_modules import LIGHTNINGS_WARNINGS, Plain, fit
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
-from callbacks import GradientLogger, GradientMonitor, TensorBoardLayout
+from callbacks import FitMonitor, GradientLogger, GradientMonitor, GraphLogger, TensorBoardLayout, TrialPruning
 
 pytestmark = [
     *LIGHTNINGS_WARNINGS,
@@ -143,6 +144,17 @@ class Parametrized(Rows):
         return self.layer(x).square().mean()
 
 
+class Checkpointed(Rows):
+    """Computes a block anew in its backward pass, running statistics and all."""
+
+    def __init__(self):
+        super().__init__(nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU()))
+        self.out = nn.Linear(8, 1)
+
+    def given(self, x):
+        return self.out(checkpoint(self.layer, x, use_reentrant=False)).square().mean()
+
+
 COMPUTED = [type(kind, (Parametrized,), {"kind": kind}) for kind in ("spectral_norm", "weight_norm", "counts", "norm")]
 COMPUTED.append(type("orthogonal", (Parametrized,), {"kind": "orthogonal"}))
 ODD_INPUTS = [Nested, Jagged, Sparse, Csr, ByName, Objects]
@@ -156,7 +168,7 @@ def equal(one, other):
     return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
 
 
-@pytest.mark.parametrize("kind", [*ODD_INPUTS, *COMPUTED], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [*ODD_INPUTS, *COMPUTED, Checkpointed], ids=lambda kind: kind.__name__)
 def test_the_fit_is_the_one_without_us_and_nothing_is_said(tmp_path, capsys, kind):
     _, alone = fit(tmp_path / "a", kind)
     random = torch.random.get_rng_state()
@@ -258,12 +270,13 @@ class Copies(pl.Callback):
         file.seek(0)
         pickled = pickle.dumps(pl_module)
         assert b"callbacks.health" not in pickled  # whoever loads it need not have us
+        copy.deepcopy(trainer.callbacks)
         self.copies += [copy.deepcopy(pl_module), unpickled(pickled), torch.load(file, weights_only=False)]
 
 
 def test_a_module_is_copied_amid_its_first_steps_and_the_copy_is_not_watched(tmp_path, capsys):
     copies = Copies()
-    fit(tmp_path, Plain, epochs=1, callbacks=[GradientMonitor(), copies])
+    fit(tmp_path, Plain, epochs=1, callbacks=[GradientMonitor(), GraphLogger(), copies])
     assert len(copies.copies) == 18
     x = torch.ones(2, 3)
     for each in copies.copies:
@@ -279,6 +292,19 @@ def test_a_callback_is_pickled_before_a_fit_and_after_it(tmp_path):
     after = [pickle.dumps(each) for each in callbacks]
     assert [type(unpickled(each)) for each in after] == [GradientMonitor, GradientLogger]
     assert max(map(len, after)) < 30_000 > max(before)  # without the trainer
+
+
+def test_two_that_are_alike_stop_no_fit(tmp_path):
+    pairs = [FitMonitor(), FitMonitor(), TrialPruning(None), TrialPruning(None), GraphLogger(), GraphLogger()]
+    saver = ModelCheckpoint(tmp_path / "kept", "end", save_on_train_epoch_end=True)
+    fit(tmp_path, Plain, callbacks=[*pairs, FitMonitor(val_loss="val_score"), saver], epochs=1)
+    kept = torch.load(tmp_path / "kept" / "end.ckpt", weights_only=True)["callbacks"]
+    fits = [
+        "FitMonitor[train_loss, val_loss]",
+        "FitMonitor[train_loss, val_loss][1]",
+        "FitMonitor[train_loss, val_score]",
+    ]
+    assert [name for name in kept if name.startswith("FitMonitor")] == fits
 
 
 def test_two_of_a_kind_stand_in_one_trainer_and_keep_their_states_apart(tmp_path):

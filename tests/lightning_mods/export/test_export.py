@@ -65,6 +65,21 @@ def test_an_executorch_program_predicts_as_its_checkpoint_does(at, files):
     assert_same("found.csv", "wanted.csv")
 
 
+@pytest.fixture(scope="module")
+def binned(tmp_path_factory):
+    return fitted(tmp_path_factory.mktemp("export") / "binned", *TABLES[0], "--data.bins=16")
+
+
+@pytest.mark.parametrize("file_format", ["onnx", "torchscript", "pt2", "executorch", "aoti"])
+def test_bins_go_out_with_the_model(file_format, binned, monkeypatch):
+    needs(file_format)
+    monkeypatch.chdir(binned)
+    file = f"{file_format}.{SUFFIXES[file_format]}"
+    succeed("export", f"--format={file_format}", f"--output={file}")
+    succeed("predict", f"--exported={file}", "--data.predict_path=new.csv", "--output=found.csv")
+    assert_same("found.csv", "wanted.csv")
+
+
 NO_TORCH = """
 import sys
 

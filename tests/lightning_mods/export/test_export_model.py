@@ -23,6 +23,11 @@ NUMBERS = [
     NumericColumn("gaps", -2.5, 1e-9, indicator=True),
     NumericColumn("always 5", 5.0, 1.0, indicator=True, constant=True),
 ]
+BINNED = [
+    NumericColumn("time", 1.6e9, 3e3, edges=(1.6e9 - 3e3, 1.6e9, 1.6e9 + 1, 1.6e9 + 5e3), bin_means=(0.7, 0.5, 0.2)),
+    NumericColumn("gaps", -2.5, 1e-9, indicator=True, edges=(-2.5 - 1e-9, -2.5, -2.5 + 1e-9), bin_means=(0.6, 0.1)),
+    NumericColumn("huge", 0.0, 1e307, edges=(-8e307, 0.0, 5e-324, 8e307), bin_means=(0.5, 0.5, 0.3)),
+]
 
 
 def both(columns, table):
@@ -37,7 +42,14 @@ def both(columns, table):
 
 
 @pytest.mark.parametrize(
-    "columns", [CATEGORIES, NUMBERS, [NUMBERS[2], CATEGORIES[3], NUMBERS[0], *CATEGORIES[:3], NUMBERS[1]]]
+    "columns",
+    [
+        CATEGORIES,
+        NUMBERS,
+        [NUMBERS[2], CATEGORIES[3], NUMBERS[0], *CATEGORIES[:3], NUMBERS[1]],
+        BINNED,
+        [BINNED[1], CATEGORIES[3], NUMBERS[2], BINNED[0], CATEGORIES[0]],
+    ],
 )
 def test_rows_with_gaps_and_unknown_names_come_out_as_from_the_data_module(columns):
     wanted, found = both(columns, made_rows(Encoding(tuple(columns))))
@@ -48,7 +60,7 @@ def test_rows_with_gaps_and_unknown_names_come_out_as_from_the_data_module(colum
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=False), min_size=1, max_size=20))
 @settings(max_examples=60, deadline=None)
 def test_any_finite_number_comes_out_as_from_the_data_module(cells):
-    for column in NUMBERS[:2]:
+    for column in [*NUMBERS[:2], *BINNED]:
         wanted, found = both([column], pa.table({column.name: cells}))
         torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
 

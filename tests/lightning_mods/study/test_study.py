@@ -209,6 +209,25 @@ def test_several_seeds_make_one_objective():
     assert trial.user_attrs["epochs"] == 6
 
 
+@pytest.mark.parametrize("mapped", [(False, False), (True, True), (True, False)])
+def test_folds_of_a_mapped_table_have_its_bins(tmp_path, monkeypatch, mapped):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    lines = ["a,b,y", *(f"{i % 13},{i * i % 31},{'pqr'[i % 3]}" for i in range(90))]
+    for name in ("train.csv", "val.csv"):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    held = []
+    for maps in ((False, False), mapped):
+        given = {"val_path": "val.csv", "test_fraction": 0, "bins": 8, "batch_size": 16}
+        data = TabularDataModule("train.csv", "y", **given)
+        data._work._mapping = {str(each): on for each, on in zip(("train.csv", "val.csv"), maps, strict=True)}
+        assert [data._work.rows(s).expansion is not None for s in ("train", "val")] == [*maps]
+        fold(data, 1, 3)
+        held.append([torch.cat([x for x, _ in loader()]) for loader in (data.train_dataloader, data.val_dataloader)])
+    for one, other in zip(*held, strict=True):
+        assert one.shape[1] == 18
+        assert torch.equal(one, other)
+
+
 def test_folds_validate_on_every_row_but_those_of_the_test_once():
     study.main([*IRIS, "--study.n_trials=1", "--study.folds=4", "--study.pruner=none", "--model.lr=0.1"])
     trial = load().trials[0]
