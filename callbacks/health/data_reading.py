@@ -71,7 +71,7 @@ def read_inputs(layer: str, batches: Sequence[Tensor], *, from_batch: bool) -> I
         return None
     largest, rms, column_rms, spread_, shortest, longest = values.tolist()
     unit = shortest > 0.99 and longest < 1.01
-    return Inputs(layer, len(rows), rows.shape[1], largest, rms, column_rms, spread_, unit, from_batch)
+    return Inputs(layer, len(rows), largest, rms, column_rms, spread_, unit, from_batch)
 
 
 def read_labels(batches: list[Tensor], *, weighted: bool, ignored: int = -100) -> Labels:
@@ -150,11 +150,15 @@ def read_contrast(train: Tensor, val: Tensor, labels: tuple[Tensor, Tensor] | No
 
 
 def _stand_apart(train: Tensor, val: Tensor) -> bool:
-    """Whether either mean lies well outside of the other's rows: a series that climbs goes on where it ended before."""
-    widest = max(train.std(), val.std())
+    """Whether either mean lies well outside of the other's rows.
+
+    It must lie further out where validation rows drift: a series that climbs goes on where it ended before.
+    """
+    drifts = abs(_trend(val)) > 3 / math.sqrt(len(val))
+    margin = max(train.std(), val.std()) * (1.0 if drifts else 0.5)
     for rows, mean in ((train, val.mean()), (val, train.mean())):
         low, high = torch.quantile(rows, torch.tensor([0.02, 0.98], dtype=rows.dtype))
-        if not (mean < low - widest or mean > high + widest):
+        if not (mean < low - margin or mean > high + margin):
             return False
     return True
 
@@ -348,8 +352,8 @@ class PendingFinding:
         if not self._since:
             return []
         since = torch.cat(self._since).cpu().sort().values
-        near = torch.searchsorted(since, self._before).clamp(1, max(len(since) - 1, 1))
-        around = torch.stack([since[(near - 1).clamp_max(len(since) - 1)], since[near.clamp_max(len(since) - 1)]])
+        near = torch.searchsorted(since, self._before)
+        around = since[torch.stack([near - 1, near]).clamp(0, len(since) - 1)]
         apart = (around - self._before).abs().amin(0)
         again = (apart <= SAME * (self._before.abs() + 1)).double().mean()
         return self._findings if float(again) >= AGAIN else []

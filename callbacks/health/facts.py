@@ -13,7 +13,6 @@ class Inputs:
 
     layer: str
     rows: int  # rows seen
-    columns: int  # different inputs of a row: columns of a table, or all pixels
     largest: float  # the largest absolute value
     rms: float  # root of the mean square
     column_rms: float  # the same of the column where it is largest; of pictures the same as `rms`

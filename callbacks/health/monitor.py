@@ -67,16 +67,14 @@ class GradientMonitor(NamedByPlace, Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was found, and how far it got."""
-        guard, watch, probe = self._nonfinite, self._watch.state_dict(), self._probe.state_dict()
-        found = [to_plain(found) for found in self.findings]
-        return {"findings": found, "skipped": guard.skipped, "steps": guard.steps, "watch": watch, "probe": probe}
+        guard, found = self._nonfinite, [to_plain(found) for found in self.findings]
+        return {"findings": found, "skipped": guard.skipped, "steps": guard.steps, "watch": self._watch.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the findings of a checkpoint."""
         self.findings = [from_plain(found) for found in state_dict["findings"]]
         self._nonfinite.skipped, self._nonfinite.steps = state_dict["skipped"], state_dict["steps"]
         self._watch.load_state_dict(state_dict["watch"])
-        self._probe.load_state_dict(state_dict["probe"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier run, unless this one goes on with it."""
@@ -258,8 +256,9 @@ class GradientMonitor(NamedByPlace, Callback):
             raise NonFiniteError(line(found))
 
     def _speak(self, trainer: Trainer, *, ended: bool = False) -> None:
-        self._establish(trainer, self._probe.news())
-        news = self._watch.news()
+        shown, self._probe.new = self._probe.new, []
+        self._establish(trainer, shown)
+        news, self._watch.new = self._watch.new, []
         self._pending += [found for found in news if found.fault in PATIENT]
         self._establish(trainer, [found for found in news if found.fault not in PATIENT])
         if self._pending and (ended or self._watch.batches >= PATIENCE):

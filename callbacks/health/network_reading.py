@@ -172,9 +172,9 @@ class LayerInputs:
             self._look_for_cut(name, layer, tensor)
         if tensor is None or tensor.ndim < 2:
             return
-        if tensor.requires_grad and self.first is None:
-            return
         if self.first is None:
+            if tensor.requires_grad:
+                return
             self.first, self.again = (name, layer, tensor.detach()), False
         elif self.first[1] is layer:
             self.again = True

@@ -114,13 +114,14 @@ class BufferKeeper:
         for buffer in module.buffers():
             if not is_lazy(buffer) and buffer.numel() <= BUFFER and buffer.layout is torch.strided:
                 kinds.setdefault((buffer.dtype, buffer.device), []).append(buffer)
-        self._kinds, self.any = list(kinds.values()), bool(kinds)
+        self._kinds = list(kinds.values())
         self._kept: list[Tensor] = []
 
     def keep(self) -> None:
         """Copy what the buffers hold now."""
-        with torch.no_grad():
-            self._kept = [torch.cat([b.reshape(-1) for b in kind]) for kind in self._kinds]
+        if self._kinds:  # else entering `no_grad` with each batch would be all that it does
+            with torch.no_grad():
+                self._kept = [torch.cat([b.reshape(-1) for b in kind]) for kind in self._kinds]
 
     def restore(self) -> None:
         """Put back what they held."""
@@ -216,18 +217,15 @@ class NonFiniteGuard:
         self._alone = True
         self._trained: list[int] = []
         self._layer_of: dict[int, str] = {}
-        self._buffers: BufferKeeper | None = None
         self._owner = Callback()
         self._observer: StepObserver | None = None
         self._module: nn.Module = nn.Module()
-        self._parameters: list[nn.Parameter] = []
-        self._check = GradientCheck(self._module)
+        self._check, self._buffers = GradientCheck(self._module), BufferKeeper(self._module)
 
     def begin(self, trainer: Trainer, module: LightningModule, owner: Callback) -> None:
         """Find what there is to watch in a fit, for the callback that calls these hooks."""
         self._owner, self._module = owner, module
-        buffers = BufferKeeper(module)
-        self._buffers = buffers if buffers.any else None
+        self._buffers = BufferKeeper(module)
         self._layer_of = {id(p): name.rpartition(".")[0] for name, p in module.named_parameters()}
         self._scaler = getattr(trainer.precision_plugin, "scaler", None)
         self._alone = trainer.world_size == 1
@@ -239,11 +237,9 @@ class NonFiniteGuard:
         self._by_hand = not module.automatic_optimization
         self.sums = self._by_hand or trainer.accumulate_grad_batches > 1
         held = [len(group["params"]) for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        trained = [*held, -1, *(p.requires_grad for p in self._parameters)]
+        trained = [*held, -1, *(p.requires_grad for p in module.parameters())]
         if trained != self._trained:
-            self._parameters = list(module.parameters())
-            self._trained = [*held, -1, *(p.requires_grad for p in self._parameters)]
-            self._check = GradientCheck(module)
+            self._trained, self._check = trained, GradientCheck(module)
         self._observer = self._shared_observer(trainer) if module.automatic_optimization else None
 
     def _shared_observer(self, trainer: Trainer) -> StepObserver | None:
@@ -259,9 +255,9 @@ class NonFiniteGuard:
 
     def end(self) -> None:
         """Drop the last batch and the module."""
-        self._batch = self._buffers = self._observer = None
-        self._module, self._parameters = nn.Module(), []
-        self._check = GradientCheck(self._module)
+        self._batch = self._observer = None
+        self._module = nn.Module()
+        self._check, self._buffers = GradientCheck(self._module), BufferKeeper(self._module)
 
     def before_batch(self, batch: Any, batch_idx: int) -> None:
         """Keep the batch in case it must be named, and the buffers as they were before a step's first batch."""
@@ -271,8 +267,7 @@ class NonFiniteGuard:
         if self._stepped or not self.sums:
             self._stepped = self._bad_loss = self._left_out = False
             self.origin = None
-            if self._buffers is not None:
-                self._buffers.keep()
+            self._buffers.keep()
 
     def before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> bool:
         """Check the loss; while its graph is alive, follow one that is not finite back to its layer.
@@ -321,8 +316,7 @@ class NonFiniteGuard:
         drop_gradients(module)
         if observer is not None:
             observer.gradients_changed()
-        if self._buffers is not None:
-            self._buffers.restore()
+        self._buffers.restore()
         self.skipped += not self._left_out
         self._left_out = True
         return False

@@ -1,5 +1,6 @@
 """Read parameters, their gradients and updates, and units, at the steps that are sampled."""
 
+from collections import Counter
 from collections.abc import Container, Sequence
 from itertools import chain
 from math import gcd, nan, sqrt
@@ -32,13 +33,13 @@ class ReachWatch:
       draws and stays there: what was trained before has other weights, and nobody measures by what was drawn.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, cuts: Sequence[Cut]) -> None:  # which are found later
         self._named = [(n, p) for n, p in module.named_parameters() if p.requires_grad and not is_lazy(p)]
-        self._times = [0] * len(self._named)
-        self._reached = [False] * len(self._named)  # by autograd, be it with zeros
+        self._cuts = cuts
+        self._times: Counter[str] = Counter()  # samplings in which it had a gradient that is not all zeros
+        self._reached: set[str] = set()  # by autograd, be it with zeros
         self._samplings = 0
         self._passes: set[str] = set()  # layers of no optimizer that pass gradients on
-        self.cuts: list[Cut] = []  # whoever finds them puts them here
 
     def follow(self, ops: Sequence[AutogradNode], optimizers: Sequence[Optimizer]) -> None:
         """Read through which layers of no optimizer gradients pass to one that is trained, off a loss's operations."""
@@ -56,10 +57,11 @@ class ReachWatch:
     def add(self) -> None:
         """Read the gradients before a step; parameters that had one often enough are passed by."""
         self._samplings += 1
-        for i, (_, p) in enumerate(self._named):
-            self._reached[i] = self._reached[i] or p.grad is not None
-            if self._times[i] < ENOUGH_GRADIENTS and p.grad is not None and (p.grad.is_sparse or bool(p.grad.any())):
-                self._times[i] += 1
+        for name, p in self._named:
+            if p.grad is not None:
+                self._reached.add(name)
+                if self._times[name] < ENOUGH_GRADIENTS and (p.grad.is_sparse or bool(p.grad.any())):
+                    self._times[name] += 1
 
     def read(
         self, optimizers: Sequence[Optimizer], drawn: Container[str], moved: Container[str]
@@ -68,16 +70,14 @@ class ReachWatch:
 
         It is told which layers began with what torch draws, and which parameters moved since.
         """
-        known, samplings = _held(optimizers), self._samplings
-        rows = [(n, n.rpartition(".")[0], p, times) for (n, p), times in zip(self._named, self._times, strict=True)]
-        reached = {n for (n, _), was in zip(self._named, self._reached, strict=True) if was}
-        still = [row for row in rows if row[0] not in moved]
-        fed = [(n, layer, p) for n, layer, p, times in still if times >= ENOUGH_GRADIENTS and id(p) not in known]
-        unoptimized = tuple(n for n, layer, _ in fed if layer in self._passes and layer in drawn)
-        never = [(n, layer) for n, layer, *_ in still if n not in reached and samplings >= ENOUGH]
-        for cut in self.cuts:
-            if all(layer != cut.before[-1] or (n, layer) in never for n, layer, *_ in rows):
-                found = tuple(n for n, layer in never if layer in cut.before)
+        known, layer = _held(optimizers), {n: n.rpartition(".")[0] for n, _ in self._named}
+        still = [(n, p) for n, p in self._named if n not in moved]
+        fed = [n for n, p in still if self._times[n] >= ENOUGH_GRADIENTS and id(p) not in known]
+        unoptimized = tuple(n for n in fed if layer[n] in self._passes and layer[n] in drawn)
+        never = [n for n, _ in still if n not in self._reached and self._samplings >= ENOUGH]
+        for cut in self._cuts:
+            if all(n in never for n in layer if layer[n] == cut.before[-1]):
+                found = tuple(n for n in never if layer[n] in cut.before)
                 return unoptimized, found, cut if found else None
         return unoptimized, (), None
 

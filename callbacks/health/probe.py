@@ -11,7 +11,7 @@ from torch.utils import data
 
 from callbacks.health import data_reading
 from callbacks.health.facts import Cut, Loss, Structure
-from callbacks.health.faults import Fault, Finding, from_plain, to_plain
+from callbacks.health.faults import Fault, Finding
 from callbacks.health.loss_reading import read_loss, with_batch
 from callbacks.health.network_reading import NUMERIC, LayerInputs, read_batch_norms, read_structure
 from callbacks.health.rules import data as data_rules
@@ -35,7 +35,7 @@ class DataWatch:
         self.outputs = 0  # of the head, one a class; 0 if not known
         self.train, self.val = data_reading.Sample(), data_reading.Sample()
         self.open = True
-        self.baseline: float | None = None  # loss of the best constant
+        self.baseline: float | None = None  # validation loss of the constant that suits the training rows best
         self.best_val_loss = math.inf  # over the baseline
         self.compared = False  # training rows with validation rows
         self.pending: data_reading.PendingFinding | None = None
@@ -68,7 +68,7 @@ class DataWatch:
     def out_of_range(self, tensors: Sequence[Tensor], step: int) -> list[Finding]:
         """Return whether a class of the batch has no output; only where asking does not hold up a device."""
         target = _at(tensors, self.target)
-        if target is None or not self.classes or target.device.type != "cpu" or not len(target):
+        if target is None or target.device.type != "cpu" or not len(target):
             return []
         low, high = (int(value) for value in target.aminmax())
         return [] if self.ignored in (low, high) else data_rules.class_findings(low, high, self.outputs, step)
@@ -94,12 +94,6 @@ class DataWatch:
             return None
         return target.round().long() if self.classes else target.float()
 
-    @property
-    def may_tell(self) -> bool:
-        """Whether the end of an epoch may tell anything."""
-        rows = self.train.kept and (self.compared or self.val.kept)
-        return bool(self.open or rows or self.pending is not None)
-
     def judge(self, trainer: Trainer) -> list[Finding]:
         """Return what an epoch says; samples are dropped as soon as all was asked."""
         found = self.pending.findings() if self.pending is not None else []
@@ -114,17 +108,18 @@ class DataWatch:
 
     def _judge_labels(self, trainer: Trainer) -> list[Finding]:
         sequential, random = order_of(trainer.train_dataloader)
-        step, labels = trainer.global_step, self.train.labels
+        step, labels, asked = trainer.global_step, self.train.labels, torch.cat(self.val.labels or self.train.labels)
         if labels[0].is_floating_point():
             numbers = data_reading.read_numbers(labels, self.val.labels)
-            self.baseline = float(torch.cat(labels).float().var(correction=0))
+            self.baseline = float((asked.float() - torch.cat(labels).float().mean()).square().mean())
             found = data_rules.number_findings(numbers, step, sequential=sequential) if numbers else []
         else:
             classes = data_reading.read_labels(labels, weighted=self.weighted, ignored=self.ignored)
             if len(classes.counts) > MOST_CLASSES:
                 return []
-            rows = sum(classes.counts.values())
-            self.baseline = -sum(n / rows * math.log(n / rows) for n in classes.counts.values())
+            logs = {name: math.log(n / sum(classes.counts.values())) for name, n in classes.counts.items()}
+            known = [logs[name] for name in asked.tolist() if name in logs]
+            self.baseline = -sum(known) / len(known) if known else None
             found = data_rules.label_findings(classes, step, sequential=sequential, random=random)
         return [finding for finding in found if self.known or finding.fault is Fault.UNSHUFFLED]
 
@@ -205,12 +200,11 @@ class TrainingProbe:
     """
 
     def __init__(self) -> None:
-        self._findings: dict[tuple[Fault, str], Finding] = {}
-        self._steps = 0
-        self.new: list[Finding] = []
+        self.new: list[Finding] = []  # whoever reads them clears them; the same one may come with each batch
         self._clear()
 
     def _clear(self) -> None:
+        self._steps = 0
         self.wants_batches = True  # whether `after_batch` has anything to do but with an epoch's first batch
         self.wants_losses = True  # whether `before_backward` has
         self._norms_seen = [0, 0]  # epochs and validations that began
@@ -231,22 +225,20 @@ class TrainingProbe:
         An error in such a hook is handed to `failed`.
         """
         self.end()
-        self._clear()
-        self._steps = 0
         norms = read_batch_norms(module, fresh=True)
         self._norms = bool(norms)
-        self._add(network_rules.start_findings(norms, trainer.global_step))
+        self.new += network_rules.start_findings(norms, trainer.global_step)
         self._layers.open(module, failed)
 
     def before_batch(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Compare a batch's classes with the outputs before the loss does, which would stop the run."""
         if self._data.open and self._data.outputs:
-            self._add(self._data.out_of_range(data_reading.tensors_in(batch), trainer.global_step))
+            self.new += self._data.out_of_range(data_reading.tensors_in(batch), trainer.global_step)
 
     def failed(self, trainer: Trainer, module: LightningModule, error: BaseException) -> None:
         """Say in plain words what stopped the run, if it is a label that the loss refused."""
         if isinstance(error, IndexError | RuntimeError) and REFUSED.search(str(error)):
-            self._add([data_rules.out_of_range(f"the loss refuses a label: {error}", trainer.global_step)])
+            self.new += [data_rules.out_of_range(f"the loss refuses a label: {error}", trainer.global_step)]
 
     def before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
         """Read the graph of the first losses."""
@@ -259,17 +251,17 @@ class TrainingProbe:
         maximised = any(group.get("maximize") for optimizer in optimizers for group in optimizer.param_groups)
         facts = read_loss(loss, alone=alone, maximised=maximised)
         self._read.append(facts)
-        self._add(network_rules.head_findings(facts, trainer.global_step))
+        self.new += network_rules.head_findings(facts, trainer.global_step)
         if self._steps == 0 and len(self._read) == 1:
             self._structure = read_structure(loss)
-            self._add(network_rules.structure_findings(self._structure, trainer.global_step))
+            self.new += network_rules.structure_findings(self._structure, trainer.global_step)
 
     def after_batch(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Read the first batches, and with an epoch's first batch, more and more rarely, the mode of batch norms."""
         self._steps += 1
         if batch_idx == 0 and self._norms_trained and self._steps > FIRST_STEPS and self._now_and_then(0):
             norms, step = read_batch_norms(module, fresh=False), trainer.global_step
-            self._add(network_rules.training_findings(norms, step, root_training=module.training, were_training=True))
+            self.new += network_rules.training_findings(norms, step, root_training=module.training, were_training=True)
         if not self.wants_batches:
             return
         tensors = data_reading.tensors_in(batch)
@@ -301,57 +293,28 @@ class TrainingProbe:
     def validation_batch(self, trainer: Trainer, module: LightningModule, _: Any, batch: Any, batch_idx: int) -> None:
         """Read validation batches of the first epoch, and the mode that batch norms are in."""
         if self._norms and batch_idx == 0 and not trainer.sanity_checking and self._now_and_then(1):
-            self._add(network_rules.validation_findings(read_batch_norms(module, fresh=False), trainer.global_step))
+            self.new += network_rules.validation_findings(read_batch_norms(module, fresh=False), trainer.global_step)
         if not self._data.compared and self._steps:
             self._data.validation_batch(trainer, data_reading.tensors_in(batch))
 
     def epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Judge what one epoch gathered."""
         self._judge_inputs(trainer)
-        if self._data.may_tell:
-            self._add(self._data.judge(trainer))
-            self._update_wants()
+        self.new += self._data.judge(trainer)
+        self._update_wants()
         self._judge_signal(trainer)
 
     def end(self) -> None:
-        """Drop everything but the findings."""
+        """Drop everything but the news."""
         self._layers.close()
-        self._read.clear()
-        self._given.clear()
-        self._losses.clear()
-        self._data.train.clear()
-        self._data.val.clear()
-
-    def news(self) -> list[Finding]:
-        """Return the faults established since this was last asked."""
-        found, self.new = self.new, []
-        return found
-
-    def findings(self) -> Sequence[Finding]:
-        """Return all faults established so far, oldest first, one for each fault and place."""
-        return tuple(self._findings.values())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the findings as plain data."""
-        return {"findings": [to_plain(found) for found in self._findings.values()]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the findings of a checkpoint."""
-        found = map(from_plain, state["findings"])
-        self._findings = {(finding.fault, finding.where): finding for finding in found}
-
-    def _add(self, found: Iterable[Finding]) -> None:
-        for finding in found:
-            if (finding.fault, finding.where) not in self._findings:
-                self._findings[finding.fault, finding.where] = finding
-                self.new.append(finding)
+        self._clear()
 
     def _first_steps(self, trainer: Trainer, module: LightningModule, tensors: list[Tensor]) -> None:
         step = trainer.global_step
         first = self._layers.first
         facts = [with_batch(loss, tensors, first[2] if first else None) for loss in self._read]
         for loss in facts:
-            self._add(network_rules.head_findings(loss, step))
+            self.new += network_rules.head_findings(loss, step)
         if self._steps == 1:
             given = {tensor.untyped_storage().data_ptr() for tensor in tensors}
             self.cuts += [cut for cut, place in self._layers.cuts if place not in given]
@@ -366,7 +329,7 @@ class TrainingProbe:
         if self._norms and self._steps in (1, FIRST_STEPS):
             norms = read_batch_norms(module, fresh=True)
             self._norms_trained = self._norms_trained or any(norm.training for norm in norms)
-            self._add(network_rules.training_findings(norms, step, root_training=module.training, were_training=False))
+            self.new += network_rules.training_findings(norms, step, root_training=module.training, were_training=False)
         if self._steps == FIRST_STEPS:
             self._layers.close()
             self._judge_inputs(trainer)
@@ -382,14 +345,14 @@ class TrainingProbe:
             facts = data_reading.read_inputs(self._fed, self._given, from_batch=self._data.input is not None)
             self._given = []
             if facts is not None:
-                self._add(data_rules.input_findings(facts, trainer.global_step))
+                self.new += data_rules.input_findings(facts, trainer.global_step)
 
     def _judge_signal(self, trainer: Trainer) -> None:
         if self._signals and len(self._losses) >= 100:
             first, last = self._losses[:FIRST_LOSSES], self._losses[-LAST_LOSSES:]
             means = float(torch.stack(first).mean()), float(torch.stack(last).mean())
             if all(math.isfinite(mean) for mean in means):
-                self._add(network_rules.signal_findings(self._structure, self._signals, means, trainer.global_step))
+                self.new += network_rules.signal_findings(self._structure, self._signals, means, trainer.global_step)
             if len(self._losses) >= LOSSES_KEPT:
                 self._losses.clear()
                 self._signals.clear()

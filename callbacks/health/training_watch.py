@@ -1,6 +1,5 @@
 """Sample units, gradients, updates and the loss of a run, more and more rarely, and have them judged."""
 
-from collections.abc import Mapping
 from math import nan
 from typing import Any
 
@@ -45,7 +44,7 @@ class TrainingWatch:
         self.busy = True
         self.batches = 0
         self.next = 0.0
-        self.new: list[Finding] = []
+        self.new: list[Finding] = []  # whoever reads them clears them
         self.losses: list[float] = []  # not yet in the course
         self._gap = 1.0
         self._facts = Facts()
@@ -61,8 +60,8 @@ class TrainingWatch:
     def begin(self, trainer: Trainer, module: LightningModule, cuts: list[Cut]) -> None:
         """Read weights and optimizers before the first step; `cuts` are to be put into that list as they are found."""
         self._layer_of = {id(p): name.rpartition(".")[0] for name, p in module.named_parameters()}
-        self._updates, self._reach, self._units = UpdateWatch(module), ReachWatch(module), UnitWatch()
-        self._zeroing, self._stepped, self._reach.cuts = ZeroingWatch(), None, cuts
+        self._updates, self._reach, self._units = UpdateWatch(module), ReachWatch(module, cuts), UnitWatch()
+        self._zeroing, self._stepped = ZeroingWatch(), None
         self.losses.clear()
         self._factor = max(1, trainer.accumulate_grad_batches) if module.automatic_optimization else 1
         facts, optimizers = self._facts, trainer.optimizers
@@ -93,16 +92,14 @@ class TrainingWatch:
     def before_step(self, optimizer: Optimizer) -> None:
         """Read gradients and weights before an optimizer moves them; `due` alone makes it costly."""
         self._stepped = optimizer
-        if not self._zeroing.done:
-            self._zeroing.before_step(optimizer)
+        self._zeroing.before_step(optimizer)
         if self.due:
             self._updates.before_step()
             self._reach.add()
 
     def after_batch(self, trainer: Trainer, times: int) -> None:
         """Read what the step changed, which computed its gradients so many `times`, and judge."""
-        if not self._zeroing.done:
-            self._zeroing.after_batch(self._stepped)
+        self._zeroing.after_batch(self._stepped)
         self._stepped = None
         if self.due and self._updates.armed:
             self._sample(trainer, times)
@@ -112,19 +109,17 @@ class TrainingWatch:
         """Pair the losses of the epoch and judge."""
         self._ended_epochs += 1
         wanted = self._next_epoch - rules.LASTING  # after it come the last epochs when they are judged next
-        if self._ended_epochs <= wanted:
-            if self._ended_epochs + 1 > wanted or len(self.losses) >= MOST_LOSSES:
-                self._add_losses()
-                self._epoch_losses = [0.0, 0.0]
+        if self._ended_epochs + 1 <= wanted and len(self.losses) < MOST_LOSSES:
             return
         self._add_losses()
-        total, count = self._epoch_losses
-        self._epoch_losses = [0.0, 0.0]
+        (total, count), self._epoch_losses = self._epoch_losses, [0.0, 0.0]
+        if self._ended_epochs <= wanted:
+            return
         mean = total / count if count else nan
         values = logged(trainer)
         found = find_losses(values)
         train_loss, val_loss = (values.get(name or "", nan) for name in (found.train, found.val))
-        accuracy = _first({name.lower(): value for name, value in values.items()}, "val", "acc")
+        accuracy = next((v for name, v in values.items() if "val" in name.lower() and "acc" in name.lower()), nan)
         first, latest = self._epochs[:1], [*self._epochs[1:], (mean, _in_units(val_loss, mean, train_loss))]
         self._epochs = [*first, *latest[-rules.LASTING :]]
         if self._ended_epochs < self._next_epoch:
@@ -143,11 +138,6 @@ class TrainingWatch:
     def end(self) -> None:
         """Take hooks away."""
         self._zeroing.end()
-
-    def news(self) -> list[Finding]:
-        """Return what was found since this was last asked."""
-        found, self.new = self.new, []
-        return found
 
     def _sample(self, trainer: Trainer, times: int) -> None:
         self._add_losses()
@@ -189,11 +179,6 @@ class TrainingWatch:
         self.course.load(state["course"])
         self.batches, self.next, self._gap = state["batches"], state["next"], state["gap"]
         self._epochs = [(pair[0], pair[1]) for pair in state["epochs"]]
-
-
-def _first(values: Mapping[str, float], *words: str) -> float:
-    """Return the first metric whose name holds all the words; NaN if none does."""
-    return next((value for name, value in values.items() if all(word in name for word in words)), nan)
 
 
 def _in_units(val_loss: float, mean: float, train_loss: float) -> float:

@@ -46,7 +46,7 @@ def _inputs(x: Inputs) -> Iterator[Case]:
 
 
 def class_findings(low: int, high: int, classes: int, step: int) -> list[Finding]:
-    """Find a class of a batch that the head has no output for; -100 is torch's word for no class."""
+    """Find a class of a batch that the head has no output for."""
     if low >= 0 and high < classes:
         return []
     which = high if high >= classes else low

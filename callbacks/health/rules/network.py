@@ -215,7 +215,7 @@ def start_findings(norms: Sequence[BatchNorm], step: int) -> list[Finding]:
     """Find batch norms that can never learn what to use in evaluation."""
     stiff = [n.name for n in norms if n.tracked and n.momentum == 0 and n.fresh]
     why = f"momentum=0 of {named(stiff)}: running statistics stay 0 and 1 for ever, evaluation does not normalise"
-    return [_mode(stiff[0], step, why, "Use the default momentum, 0.1.")] if stiff else []
+    return _mode(stiff, step, why, "Use the default momentum, 0.1.")
 
 
 def training_findings(
@@ -226,14 +226,13 @@ def training_findings(
     It is told whether the whole module is in training mode, and whether the norms were in an earlier step.
     """
     asleep = [n.name for n in norms if not n.training and n.tracked and n.trainable and n.fresh]
-    if asleep:
-        why = f"{named(asleep)} trains in evaluation mode with running statistics that nobody ever computed"
-        return [_mode(asleep[0], step, why, "Call train() on the module before training.")]
+    why = f"{named(asleep)} trains in evaluation mode with running statistics that nobody ever computed"
+    found = _mode(asleep, step, why, "Call train() on the module before training.")
+    if found or not were_training or root_training:
+        return found
     left = [n.name for n in norms if not n.training and n.tracked]
-    if left and were_training and not root_training:
-        why = f"{named(left)} was left in evaluation mode with the module around it: training uses fixed statistics"
-        return [_mode(left[0], step, why, "Call train() again after an evaluation in the middle of training.")]
-    return []
+    why = f"{named(left)} was left in evaluation mode with the module around it: training uses fixed statistics"
+    return _mode(left, step, why, "Call train() again after an evaluation in the middle of training.")
 
 
 def validation_findings(norms: Sequence[BatchNorm], step: int) -> list[Finding]:
@@ -241,8 +240,8 @@ def validation_findings(norms: Sequence[BatchNorm], step: int) -> list[Finding]:
     awake = [n.name for n in norms if n.training and n.tracked and n.momentum != 0]
     why = f"{named(awake)} is in training mode during validation: it learns from its rows, each depends on its batch"
     advice = "Don't call train() in validation; Lightning calls eval() before it and train() after it."
-    return [_mode(awake[0], step, why, advice)] if awake else []
+    return _mode(awake, step, why, advice)
 
 
-def _mode(name: str, step: int, why: str, advice: str) -> Finding:
-    return Finding(Fault.BATCH_NORM_MODE, name, step, why, advice)
+def _mode(names: Sequence[str], step: int, why: str, advice: str) -> list[Finding]:
+    return [Finding(Fault.BATCH_NORM_MODE, name, step, why, advice) for name in names[:1]]

@@ -10,36 +10,31 @@ from typing import Any
 from callbacks.health.facts import Facts, LayerReading, Reading, Units, WeightStart
 from callbacks.health.faults import ADVICE, Fault, Finding, Said, named
 
-FIRST = 8  # losses kept as they came
 BLOCKS = 64  # means kept at most; then neighbours are joined
-
 STILL = 0.05  # of the loss, in `LossCourse`
 
 
 @dataclass
 class LossCourse:
-    """Keeps the first losses, and the mean and the peak of blocks of equal length over the whole run.
+    """Keeps the first loss, and the mean and the peak of blocks of equal length over the whole run.
 
     A loss that is NaN or infinite is counted and kept out of the means.
     """
 
-    first: list[float] = field(default_factory=list)
+    start: float = nan
     means: list[float] = field(default_factory=list)
     count: int = 0
     peak: float = -inf
-    last: float = nan
     size: int = 1  # losses in a block
     open: list[float] = field(default_factory=list)  # losses of the block that is not full yet
 
     def extend(self, losses: Iterable[float]) -> list[float]:
         """Add the losses of some batches, in their order; return those that are finite."""
         finite = [loss for loss in losses if isfinite(loss)]
-        if not finite:
-            return finite
+        if finite and not self.count:
+            self.start = finite[0]
         self.count += len(finite)
-        self.last = finite[-1]
-        self.peak = max(self.peak, *finite)
-        self.first += finite[: FIRST - len(self.first)]
+        self.peak = max([self.peak, *finite])
         self.open += finite
         while len(self.open) >= self.size:
             self.means.append(sum(self.open[: self.size]) / self.size)
@@ -48,11 +43,6 @@ class LossCourse:
                 self.means = [(a + b) / 2 for a, b in zip(self.means[::2], self.means[1::2], strict=False)]
                 self.size *= 2
         return finite
-
-    @property
-    def start(self) -> float:
-        """Loss of the first batch; NaN before it."""
-        return self.first[0] if self.first else nan
 
     @property
     def recent(self) -> float:
@@ -229,22 +219,23 @@ def judge_blow_up(course: LossCourse, reading: Reading | None) -> Said:
 def _leaps(facts: Facts, course: LossCourse) -> Said:
     if not facts.alone or course.count < 20:
         return
-    ratios = [_over_matrices(reading, lambda r: r.update / r.start) for reading in facts.readings[:EARLY]]
-    leap = median(r for r in ratios if isfinite(r)) if any(isfinite(r) for r in ratios) else nan
+    early = _strides(facts.readings[:EARLY])
+    leap = median(early) if early else nan
     stuck = course.recent > course.start - 0.1 * abs(course.start)
     leapt = course.start > 0 and course.peak > DIVERGED * course.start
     if leap > LEAP and (stuck or leapt):
         why = f"early steps changed weights by {leap:.0%} of their first size (usual: 0.1 %), and the loss went from"
         peak = f", over {course.peak:.3g}" if leapt else ""
         yield Fault.LEARNING_RATE_TOO_HIGH, "", f"{why} {course.start:.3g} to {course.recent:.3g}{peak}"
-    elif course.start > 0 and course.floor > DIVERGED * course.start and _strides(facts) > STRIDE:
+    elif course.floor > DIVERGED * course.start > 0 and max(_strides(facts.readings), default=nan) > STRIDE:
+        # Else it may rise by itself: its terms gain weight, or its targets grow with what was learnt.
         yield Fault.LEARNING_RATE_TOO_HIGH, "", f"the loss rose from {course.start:.3g} to {course.recent:.3g}"
 
 
-def _strides(facts: Facts) -> float:
-    # A loss may rise by itself: its terms gain weight, or its targets grow with what was learnt. Then steps are usual.
-    ratios = [_over_matrices(reading, lambda r: r.update / r.start) for reading in facts.readings]
-    return max((r for r in ratios if isfinite(r)), default=nan)
+def _strides(readings: Iterable[Reading]) -> list[float]:
+    # What each step changed, over the weights' first size, where that is known.
+    ratios = (_over_matrices(reading, lambda r: r.update / r.start) for reading in readings)
+    return [r for r in ratios if isfinite(r)]
 
 
 def _crawls(facts: Facts, course: LossCourse) -> Said:

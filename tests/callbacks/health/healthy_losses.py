@@ -105,10 +105,7 @@ class GradNorm(Healthy):
 
 class Quantiles(Healthy):
     tensors = (X, NUMBER)
-
-    def __init__(self):
-        super().__init__()
-        self.net = mlp(8, 32, 3)
+    net_of = 8, 32, 3
 
     def loss(self, x, y):
         miss = y[:, None] - self.net(x)
@@ -120,10 +117,7 @@ class Cox(Healthy):
     """Survival: the partial likelihood over who is still at risk; most are censored."""
 
     tensors = (X, draw(ROWS, seed=8).exp(), (whole(10, ROWS) > 0).long())
-
-    def __init__(self):
-        super().__init__()
-        self.net = mlp(8, 16, 1)
+    net_of = 8, 16, 1
 
     def loss(self, x, time, event):
         order = time.argsort(descending=True)
@@ -135,10 +129,7 @@ class Counts(Healthy):
     """Tells how often something happens, mostly never: whole numbers, and no classes."""
 
     tensors = (X, torch.poisson((X[:, 0] - 2).exp(), generator=torch.Generator().manual_seed(0)).long())
-
-    def __init__(self):
-        super().__init__()
-        self.net = mlp(8, 32, 1)
+    net_of = 8, 32, 1
 
     def loss(self, x, y):
         return F.poisson_nll_loss(self.net(x)[:, 0], y) if self.training else F.mse_loss(self.net(x)[:, 0], y.float())
@@ -203,10 +194,7 @@ class Ranks(Healthy):
     """ListNet: a softmax over the items of a query, which are the rows."""
 
     tensors = (X, NUMBER)
-
-    def __init__(self):
-        super().__init__()
-        self.net = mlp(8, 32, 1)
+    net_of = 8, 32, 1
 
     def loss(self, x, y):
         return -(y[:, None].softmax(0) * self.net(x).log_softmax(0)).sum()
@@ -216,10 +204,7 @@ class Metric(Healthy):
     """Triplets; the batch names who is whom by an integer that no head has outputs for."""
 
     tensors = (X, CLASS * 1000 + 7)
-
-    def __init__(self):
-        super().__init__()
-        self.net = mlp(8, 32, 8)
+    net_of = 8, 32, 8
 
     def loss(self, x, who):
         z = F.normalize(self.net(x))
@@ -252,10 +237,7 @@ class Hyper(Healthy):
     """One net makes the weights of another; meta-learning steps within a step."""
 
     tensors = (X, NUMBER)
-
-    def __init__(self):
-        super().__init__()
-        self.net = mlp(8, 16, 1)
+    net_of = 8, 16, 1
 
     def loss(self, x, y):
         names, weights = zip(*self.net.named_parameters(), strict=True)
@@ -282,10 +264,7 @@ class Bandit(Healthy):
     """Learns from what was paid for the action that was taken; actions are whole numbers, mostly one of them."""
 
     tensors = (X, (whole(20, ROWS) == 0).long(), NUMBER)
-
-    def __init__(self):
-        super().__init__()
-        self.net = mlp(8, 32, 2)
+    net_of = 8, 32, 2
 
     def loss(self, x, action, paid):
         return F.mse_loss(self.net(x).gather(1, action[:, None])[:, 0], paid)
@@ -295,10 +274,7 @@ class OwnUnits(Healthy):
     """Trains on standardised targets and validates in the target's own unit."""
 
     tensors = (X, 1000 * NUMBER + 5000)
-
-    def __init__(self):
-        super().__init__()
-        self.net = mlp(8, 128, 128, 1)
+    net_of = 8, 128, 128, 1
 
     def loss(self, x, y):
         if self.training:
@@ -314,6 +290,3 @@ class Newton(Healthy):
     def __init__(self):
         super().__init__()
         self.net = mlp(8, 16, 3, activation=nn.Tanh)
-
-    def loss(self, x, y):
-        return F.cross_entropy(self.net(x), y)

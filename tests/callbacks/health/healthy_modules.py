@@ -37,10 +37,18 @@ SERIES = torch.sin(torch.arange(24) * 0.7 + 3 * draw(ROWS, 1)) * 40 + 200 + draw
 
 
 class Healthy(pl.LightningModule):
-    """Trains with Adam over all its parameters; `tensors` are what its batches are cut from."""
+    """Trains with Adam over all its parameters; `tensors` are what its batches are cut from, `net_of` a net's sizes."""
 
-    tensors = (X, CLASS)
+    tensors, net_of = (X, CLASS), ()
     kind, rate = torch.optim.Adam, 3e-3
+
+    def __init__(self):
+        super().__init__()
+        if self.net_of:
+            self.net = mlp(*self.net_of)
+
+    def loss(self, x, y):
+        return F.cross_entropy(self.net(x), y)
 
     def training_step(self, batch, batch_idx):
         return self.loss(*batch)
@@ -220,9 +228,6 @@ class ConstantHead(Healthy):
         self.net = mlp(8, 32, 3)
         nn.init.constant_(self.net[-1].weight, 0.05)
 
-    def loss(self, x, y):
-        return F.cross_entropy(self.net(x), y)
-
 
 class Drops(Healthy):
     """Takes nine tenths of its many units away, as was published for wide layers."""
@@ -230,9 +235,6 @@ class Drops(Healthy):
     def __init__(self):
         super().__init__()
         self.net = nn.Sequential(nn.Linear(8, 512), nn.ReLU(), nn.Dropout(0.9), nn.Linear(512, 3))
-
-    def loss(self, x, y):
-        return F.cross_entropy(self.net(x), y)
 
 
 class MasksItems(Healthy):
@@ -257,10 +259,7 @@ class Trends(Healthy):
 
     path = torch.linspace(-2, 2, ROWS + 8) + 0.05 * draw(ROWS + 8)
     tensors = (path.unfold(0, 8, 1)[:ROWS], path[8:])
-
-    def __init__(self):
-        super().__init__()
-        self.net = mlp(8, 16, 1)
+    net_of = 8, 16, 1
 
     def loss(self, past, then):
         return F.mse_loss(self.net(past)[:, 0], then)

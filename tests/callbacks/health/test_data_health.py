@@ -4,7 +4,9 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 
+from callbacks.health.data_reading import read_contrast
 from callbacks.health.facts import (
     BatchNorm,
     Contrast,
@@ -34,7 +36,7 @@ def names(found):
 
 
 def inputs(largest, rms, column_rms=None, spread=1.0, **more):
-    return Inputs("net.0", 64, 30, largest, rms, column_rms or rms, spread, **more)
+    return Inputs("net.0", 64, largest, rms, column_rms or rms, spread, **more)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +129,15 @@ def test_a_class_without_an_output_is_named(low, high, said):
 )
 def test_training_rows_may_differ_a_little_from_validation_rows(contrast, said):
     assert names(contrast_findings(contrast, 29)) == ["wrong_augmentation"] * said
+
+
+def test_noise_on_a_table_of_few_columns_is_told_from_a_series_that_goes_on_climbing():
+    draw = torch.Generator().manual_seed(1)
+    clean, val = torch.randn(512, 8, generator=draw), torch.randn(250, 8, generator=draw)
+    noisy = clean + 4 * torch.randn(512, 8, generator=draw)
+    assert names(contrast_findings(read_contrast(noisy, val, None), 29)) == ["wrong_augmentation"]
+    climbing = val[val.std(1).argsort()]
+    assert names(contrast_findings(read_contrast(noisy, climbing, None), 29)) == []
 
 
 LOST = Dependence(500, 0.4, 1.0, 1.02, 5)
