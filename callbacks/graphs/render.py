@@ -22,6 +22,7 @@ from callbacks.graphs.patience import Patience
 Edge = tuple[str, str]
 Place = tuple[float, int]  # x in pixels, and the number of the layer
 Paths = dict[Edge, list[Place]]
+MOST_BENDS = 50_000  # of arrows around boxes; a cell unrolled over 1500 steps has millions, and they go straight
 SWEEPS = 12  # over the layers, down and up in turn, before the order and the places of boxes are taken as they are
 GAP, BETWEEN = 26.0, 34.0  # pixels between the boxes of a layer, and between layers
 NARROW = 10.0  # width of a place where an arrow passes through a layer
@@ -58,8 +59,9 @@ def lay_out(
     layer = _layers(list(widths), downward)
     size = dict(widths)
     chains: dict[Edge, list[str]] = {}
+    bends = sum(layer[b] - layer[a] - 1 for a, b in downward) <= MOST_BENDS
     for a, b in downward:
-        through = [f"{a}\n{b}\n{level}" for level in range(layer[a] + 1, layer[b])]
+        through = [f"{a}\n{b}\n{level}" for level in range(layer[a] + 1, layer[b])] if bends else []
         for level, name in enumerate(through, start=layer[a] + 1):
             layer[name], size[name] = level, NARROW
         chains[a, b] = [a, *through, b]

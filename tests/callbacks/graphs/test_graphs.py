@@ -4,7 +4,7 @@ import time
 import xml.etree.ElementTree as ET
 from collections import Counter
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from callbacks import graphs
 from callbacks.graphs import CallRecorder, backward_graph, collapse, forward_graph, to_dot, to_graph_def, to_svg
 from callbacks.graphs.builders import EXPORT, PARTS, SEEN, ForwardGraphBuilder
 from callbacks.graphs.patience import Patience
+from callbacks.graphs.render import lay_out
 
 ORIGINS = {"branch": PARTS}
 
@@ -367,3 +368,11 @@ def test_dot_names_every_box_and_every_edge():
 def test_a_picture_can_be_drawn_of_a_graph_with_a_circle():
     nodes = (graphs.Node("a", "x", ("b",)), graphs.Node("b", "x", ("a",)), graphs.Node("c", "x", ("b",)))
     assert to_svg(graphs.Graph(nodes)).count("<path") == 3
+
+
+def test_the_arrows_of_a_cell_that_is_unrolled_over_very_many_steps_go_straight():
+    steps = [f"step {i}" for i in range(400)]
+    edges = [*pairwise(steps), *(("weight", step) for step in steps), *(("bias", step) for step in steps)]
+    _, paths, layers = lay_out(dict.fromkeys(["weight", "bias", *steps], 60.0), edges)
+    assert layers == 401
+    assert {len(path) for path in paths.values()} == {2}
