@@ -168,7 +168,7 @@ class ModsCLI(LightningCLI):
         logger, self._asked_data = self.config.trainer.logger, self.config.data
         self.config.trainer.logger = self._placed(logger)
         table, self._table = self._table, None
-        if table is not None and dict(table.hparams) == self.config.data.init_args.as_dict():
+        if table is not None and {"bins": 0, **table.hparams} == self.config.data.init_args.as_dict():
             self.config.data = table  # it has read the table already
         try:
             super().instantiate_classes()

@@ -339,8 +339,9 @@ def test_a_checkpoint_names_our_classes_and_their_state_as_it_always_did():
     assert now.keys() == then.keys()
     assert now["lightning_mods"] == then["lightning_mods"] == {"model": "MLPClassifier", "data": "TabularDataModule"}
     assert now["callbacks"].keys() == then["callbacks"].keys()
+    gone = {"GradientMonitor": {"probe"}}  # a second copy of its findings
     for name, state in then["callbacks"].items():
-        assert now["callbacks"][name].keys() == state.keys(), name
+        assert now["callbacks"][name].keys() == state.keys() - gone.get(name, set()), name
     assert now["TabularDataModule"].keys() == then["TabularDataModule"].keys()
     assert now["hyper_parameters"].keys() == then["hyper_parameters"].keys()
     assert now["datamodule_hyper_parameters"].keys() == then["datamodule_hyper_parameters"].keys()
