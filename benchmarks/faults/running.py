@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytorch_lightning as pl
@@ -50,12 +51,13 @@ def train(case: Case, seed: int, callbacks: list[pl.Callback]) -> tuple[UserModu
     pl.seed_everything(seed, verbose=False)
     data = make_data(s, seed)
     module = make_module(s, data.clean_x.shape[1:])
-    trainer = pl.Trainer(
-        max_epochs=min(s.epochs_at_most, math.ceil(s.steps / len(data.train))), accelerator="cpu", devices=1,
-        callbacks=callbacks, accumulate_grad_batches=s.accumulate, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(module, data.train, data.val)
+    with TemporaryDirectory() as folder:  # for what callbacks write where there is no logger
+        trainer = pl.Trainer(
+            max_epochs=min(s.epochs_at_most, math.ceil(s.steps / len(data.train))), accelerator="cpu", devices=1,
+            callbacks=callbacks, accumulate_grad_batches=s.accumulate, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+        )  # fmt: skip
+        trainer.fit(module, data.train, data.val)
     return module, data
 
 

@@ -8,7 +8,7 @@ classes inherit from each of these.
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 PACKAGES = {"pytorch_lightning": "lightning_fabric", "lightning.pytorch": "lightning.fabric"}  # and what each stands on
 INSTALL = "pip install 'pytorch-lightning>=2.6.6,<2.7'"  # brings what our commands run with where there is none
-
 CHOICE = "LIGHTNING_MODS_PACKAGE"  # environment variable: which one our commands run on; their processes inherit it
 
 
@@ -139,7 +138,9 @@ class _HookOfTrainer:
         self._name = name
 
     def __get__(self, holder: object, owner: type) -> Any:
-        trainer = None if holder is None else vars(holder).get("_trainer", vars(holder).get("trainer"))
+        trainer = None
+        with suppress(RuntimeError):  # a module that has none refuses
+            trainer = getattr(holder, "trainer", None)
         package = main_package() if trainer is None else package_of(trainer)
         theirs: Callable[..., Any] = next(vars(c)[self._name] for c in owner.__mro__ if _is_in(c, package, self._name))
         return theirs if holder is None else theirs.__get__(holder, owner)

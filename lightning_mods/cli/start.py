@@ -77,7 +77,8 @@ def choose_package(line: CommandLine) -> None:
         usual = preferred()
     except ModuleNotFoundError as error:
         raise UsageError(str(error)) from None
-    named = (name for name in PACKAGES if re.search(rf"\b{re.escape(name)}\.\w", " ".join(line.words)))
+    text = " ".join([*line.words, *(json.dumps(flag.config, default=str) for flag in line.flags if flag.config)])
+    named = (name for name in PACKAGES if re.search(rf"\b{re.escape(name)}\.\w", text))
     package = next(chain(found.values(), named), None)
     if package is not None and package != usual:
         if "lightning_mods.cli.lightning_cli" in sys.modules:

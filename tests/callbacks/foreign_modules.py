@@ -203,3 +203,14 @@ def curves(monitor):
 
 def close(values):
     return [value if value is None else pytest.approx(value, rel=1e-5) for value in values]
+
+
+def same(one, other):
+    """Whether two values of tensors, lists and dicts are equal to the bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other

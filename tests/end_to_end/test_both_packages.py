@@ -178,6 +178,14 @@ def test_a_verb_runs_on_the_package_of_the_users_classes(folder, package):
     succeed(folder, *study, "--space.model.lr=0.01..0.1", PYTHONPATH=str(folder))
 
 
+def test_a_configuration_that_names_lightnings_classes_runs_on_their_package(tmp_path):
+    package = PACKAGES[1]
+    (tmp_path / "mine.yaml").write_text(f"trainer:\n  logger: {package}.loggers.CSVLogger\n  max_epochs: 2\n")
+    fit = ("-m", "lightning_mods.fit", "--config=mine.yaml", "--data.path=iris", "--trainer.accelerator=cpu")
+    succeed(tmp_path, *fit)
+    assert (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").exists()
+
+
 def test_classes_of_two_packages_are_one_line(tmp_path):
     for name, package in zip(("one", "two"), PACKAGES, strict=True):
         (tmp_path / f"{name}.py").write_text(MINE.format(package=package))

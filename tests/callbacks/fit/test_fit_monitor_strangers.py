@@ -18,6 +18,7 @@ from foreign_modules import (
     curves,
     fit,
     loader,
+    same,
     train_at,
     val_at,
 )
@@ -220,16 +221,6 @@ def fit_with_data(root, monitor):
     states = [data.dataset.rng.bit_generator.state, data.rng.bit_generator.state]
     drawn = [torch.rand(1), np.random.rand()]
     return [*model.traces(), *states, data.dataset.calls, sorted(data.dataset.cache), data.collated, *drawn]
-
-
-def same(one, other):
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
 
 
 def test_its_pass_over_training_rows_changes_nothing_in_module_and_data(tmp_path, capsys):

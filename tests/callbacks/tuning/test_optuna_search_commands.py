@@ -8,6 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
+from foreign_modules import same
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -23,16 +24,6 @@ def study(folder):
 
 def last_checkpoint(root):
     return torch.load(next(root.rglob("last.ckpt")), weights_only=True)
-
-
-def same(one, other):
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Lightning's CLI calls names that jsonargparse will drop
