@@ -142,7 +142,8 @@ def is_high(metric: str) -> bool:
     return metric.lower().rpartition("/")[0 if "dataloader" in metric else 2].rpartition("_")[2] in _HIGH
 
 
-MAX_EPOCHS = 30
+RECIPES = ("default", "plain")
+MAX_EPOCHS = 30  # where no recipe says otherwise
 # What a model may take from the data, by the name of its argument; a class without such an argument is left alone.
 LINKED = ("in_features", "num_classes", "class_counts", "target_mean", "target_std")
 Watcher = Literal["fit", "health", "gradients", "graph"]
@@ -158,6 +159,13 @@ _STEPS_HELP = (
     "Mini-batches from one that passes through Lightning's loop and every callback to the next; the others are trained "
     "in between, faster and with the same numbers. `auto`: as many as no callback has to see; 1: none."
 )
+_RECIPE_HELP = (
+    "What is set where you say nothing: `default`, the best that was measured over many tables: piecewise-linear bins "
+    "of each number, gradient clipping, a cosine schedule, averaged weights, epochs, batch size and decay by the size "
+    "of the table; or `plain`, SGD at a constant rate with nothing of these. --print_config shows all values; each is "
+    "a flag: --data.bins=0, --trainer.gradient_clip_val=0, --model.lr_schedule=constant and --model.ema_epochs=0 turn "
+    "them off."
+)
 _CHECKPOINT_HELP = "A checkpoint file, or `best` or `last` of the newest run under --trainer.default_root_dir."
 _RESUME_HELP = " Training goes on from it; with `last` and no checkpoint yet it starts anew."
 _EXPORTED_HELP = (
@@ -170,7 +178,9 @@ def add_verb_arguments(parser: Any, verb: str) -> None:
     add, is_fit = parser.add_argument, verb == "fit"
     # The configuration file that a fit leaves has these two, and serves every verb.
     add("--watch", type=Watcher | list[Watcher], default=WATCHERS, help=_WATCH_HELP if is_fit else SUPPRESS)
-    steps_help = _STEPS_HELP if verb in ("fit", "study") else SUPPRESS
+    trains = verb in ("fit", "study")
+    add("--recipe", type=Literal[RECIPES], default="default", help=_RECIPE_HELP if trains else SUPPRESS)
+    steps_help = _STEPS_HELP if trains else SUPPRESS
     add("--steps_per_execution", type=int | str, default="auto", help=steps_help)
     if verb == "study":
         parser.add_class_arguments(StudyFlags, "study")

@@ -40,6 +40,7 @@ from lightning_mods.cli.classes import BY_TASK, CLASS_KEYS, OURS, find_class, ow
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
 from lightning_mods.cli.flags import ABOUT, EXAMPLES, LINKED, MAX_EPOCHS, Reference, add_verb_arguments
 from lightning_mods.cli.loggers import LOGGER_FLAG, RunPlace, as_list, asks_for_logger, with_places
+from lightning_mods.cli.recipe import with_recipe
 from lightning_mods.loggers.progress import Announcement, EpochTimer, ProgressLines, progress_callbacks
 from lightning_mods.loggers.tensorboard import EventLogger
 from lightning_mods.loggers.terminal import say
@@ -74,6 +75,7 @@ class RunRecord(SaveConfigCallback):
         data = getattr(trainer, "datamodule", None)
         names = {"model": type(pl_module).__name__, "data": type(data).__name__}
         checkpoint["lightning_mods"] = {key: name for key, name in names.items() if name in OURS}
+        checkpoint["lightning_mods"]["recipe"] = self.config.recipe
 
 
 # Flags that take a class by its short name, and what the class must be.
@@ -94,7 +96,7 @@ class ModsCLI(LightningCLI):
     def __init__(
         self, line: CommandLine, *, checkpoint: dict[str, Any] | None = None, resumed: Path | None = None
     ) -> None:
-        self.line, self._table = with_classes(line, checkpoint)
+        self.line, self._table = with_recipe(*with_classes(line, checkpoint), checkpoint)
         self.verb = line.verb
         self.data_state = checkpoint.get(TabularDataModule.__qualname__) if checkpoint else None
         self.resumed = resumed

@@ -117,7 +117,11 @@ class StudyFits:
             falls, whole = self._cli.model.lr_schedule == "cosine", self._cli.trainer.max_epochs or 1
             rates = [lr * cosine(epoch / whole) if falls else lr for epoch in range(fit.epochs)]
             scalars = [
-                {"lr": rates[epoch], **{name: curve[epoch] for name, curve in fit.curves.items()}, "epoch": float(epoch)}
+                {
+                    "lr": rates[epoch],
+                    **{name: curve[epoch] for name, curve in fit.curves.items()},
+                    "epoch": float(epoch),
+                }
                 for epoch in range(fit.epochs)
             ]
             if fit.best_epoch is not None:

@@ -79,11 +79,7 @@ class GroupNetwork:
         for part, parameter in zip(self.parts(weights), parameters, strict=True):
             part.copy_(parameter.expand_as(part))
         self._take(
-            rates,
-            weights,
-            torch.zeros_like(weights),
-            torch.zeros_like(weights),
-            weights.clone() if averages else None,
+            rates, weights, torch.zeros_like(weights), torch.zeros_like(weights), weights.clone() if averages else None
         )
 
     def _take(
@@ -93,7 +89,8 @@ class GroupNetwork:
         self.flat, self._grads, self._momenta, self._averages = weights, grads, momenta, averages
         self._layers: dict[int, list[Linear]] = {}  # by rows
         self._momentum, self._decay = (
-            torch.tensor(column).unsqueeze(1) for column in zip(*((r.momentum, r.weight_decay) for r in rates), strict=True)
+            torch.tensor(column).unsqueeze(1)
+            for column in zip(*((r.momentum, r.weight_decay) for r in rates), strict=True)
         )
         self._decays, self._moves = any(r.weight_decay for r in rates), any(r.momentum for r in rates)
 

@@ -220,7 +220,9 @@ class FastSteps:
         profiler = trainer.profiler  # type: ignore[attr-defined]  # a connector's
         averages = self._averages()
         with profiler.profile("fast_steps"), torch.inference_mode():
-            rule = self._chain.load(optimizer, clip_of(trainer.gradient_clip_val, trainer.gradient_clip_algorithm), averages)
+            rule = self._chain.load(
+                optimizer, clip_of(trainer.gradient_clip_val, trainer.gradient_clip_algorithm), averages
+            )
             if rule is not None:
                 self._take(self._loader.coming(int(free)), rule, optimizer)
 
