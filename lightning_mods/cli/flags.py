@@ -166,6 +166,11 @@ _RECIPE_HELP = (
     "a flag: --data.bins=0, --trainer.gradient_clip_val=0, --model.lr_schedule=constant and --model.ema_epochs=0 turn "
     "them off."
 )
+_PATIENCE_HELP = (
+    "Epochs without a lower validation loss after which training stops; 0 for never. `auto`: 20, or a fifth of "
+    "--trainer.max_epochs if that is more, where the learning rate is constant; never where a schedule goes on to its "
+    "end."
+)
 _CHECKPOINT_HELP = "A checkpoint file, or `best` or `last` of the newest run under --trainer.default_root_dir."
 _RESUME_HELP = " Training goes on from it; with `last` and no checkpoint yet it starts anew."
 _EXPORTED_HELP = (
@@ -180,6 +185,7 @@ def add_verb_arguments(parser: Any, verb: str) -> None:
     add("--watch", type=Watcher | list[Watcher], default=WATCHERS, help=_WATCH_HELP if is_fit else SUPPRESS)
     trains = verb in ("fit", "study")
     add("--recipe", type=Literal[RECIPES], default="default", help=_RECIPE_HELP if trains else SUPPRESS)
+    add("--patience", type=int | Literal["auto"], default="auto", help=_PATIENCE_HELP if trains else SUPPRESS)
     steps_help = _STEPS_HELP if trains else SUPPRESS
     add("--steps_per_execution", type=int | str, default="auto", help=steps_help)
     if verb == "study":

@@ -23,6 +23,7 @@ from callbacks.host.lightning import (
     Checkpoint,
     CheckpointIO,
     CSVLogger,
+    EarlyStopping,
     LightningArgumentParser,
     LightningCLI,
     LightningDataModule,
@@ -57,6 +58,7 @@ from lightning_mods.runs.checkpoints import (
     folder_of_run,
     read_checkpoint,
 )
+from lightning_mods.runs.patience import Patience, auto_patience
 
 
 class RunRecord(SaveConfigCallback):
@@ -246,7 +248,21 @@ class ModsCLI(LightningCLI):
         if config.enable_checkpointing is not False:
             ours += [] if any(isinstance(callback, Checkpoint) for callback in given) else [BestCheckpoint()]
             ours.append(LastCheckpoint())
-        return [*given, *ours]
+        epochs = 0 if any(isinstance(callback, EarlyStopping) for callback in given) else self._patience(config)
+        return [*given, *ours, *([Patience(epochs)] if epochs else [])]
+
+    def _patience(self, config: Namespace) -> int:
+        """Return the epochs without a lower validation loss that end the fit; 0 for none."""
+        asked = self.config.patience
+        if asked != "auto":
+            if asked < 0:
+                raise UsageError(f"--patience must be `auto` or at least 0, not {asked}.")
+            return int(asked)
+        ours = isinstance(self.model, MLPModule) and isinstance(self.datamodule, TabularDataModule)
+        if not ours or self.model.lr_schedule != "constant" or self.config_init.get("lr_scheduler") is not None:
+            return 0
+        has_val = bool(self.datamodule.val_fraction or self.datamodule.val_path)
+        return auto_patience(config.max_epochs or -1) if has_val else 0
 
     def _watchers(self, given: list[Any]) -> list[Callback]:
         """Make those of our callbacks that `--watch` names; one that the user configured takes the place of ours."""

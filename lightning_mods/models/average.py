@@ -69,7 +69,7 @@ class WeightAverage:
         self.shown = shown
 
     def put_into(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        """Put the averages into a module's state; return what goes with it: the parameters as trained, and the steps."""
+        """Put the averages into a module's state; return the steps, and the parameters in training."""
         trained = {}
         for name, parameter in self._parameters.items():
             now, other = parameter.detach().clone(), self.values[name].clone()

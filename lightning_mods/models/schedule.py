@@ -15,9 +15,9 @@ def cosine(progress: float) -> float:
 class CosineSchedule(LRScheduler):
     """Multiplies the learning rate with `cosine(progress)`, where progress goes from 0 to 1.
 
-    Source: Loshchilov and Hutter 2017, arXiv:1608.03983, without restarts. Unlike torch's `CosineAnnealingLR`, a rate is
-    a function of the step alone, so that steps may be counted without one being asked for each; and what is left may be
-    stretched or shortened where a limit of time decides when training ends.
+    Source: Loshchilov and Hutter 2017, arXiv:1608.03983, without restarts. Unlike in torch's `CosineAnnealingLR`, a
+    rate is a function of the step alone, so that steps may be counted without one being asked for each; and what is
+    left may be stretched or shortened where a limit of time decides when training ends.
 
     Args:
         optimizer: Whose rates it sets.
@@ -55,10 +55,9 @@ class CosineSchedule(LRScheduler):
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
-    def end_after(self, steps: float) -> None:
-        """Go on from the progress made, so that the rate is zero after so many further steps."""
-        self.since = self.last_epoch, min(1.0, self.progress(self.last_epoch))
-        self.left = steps
+    def go_on(self, progress: float, left: float) -> None:
+        """Go on from another progress, so that the rate is zero after so many further steps."""
+        self.since, self.left = (self.last_epoch, progress), left
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain numbers."""
@@ -88,13 +87,15 @@ class TimeLimit:
 
     def __init__(self, schedule: CosineSchedule, clock: Clock) -> None:
         self._schedule, self._clock = schedule, clock
-        self._last = schedule.since[0] + schedule.left
+        self._steps = schedule.since[0] + schedule.left
         self._begun = clock.time_elapsed(), schedule.last_epoch
 
     def keep(self) -> None:
-        """Look at the clock, and plan for as many steps as the time allows at the pace so far."""
-        seconds, step = self._clock.time_elapsed() - self._begun[0], self._schedule.last_epoch
-        left = self._clock.time_remaining()
-        if left is not None and step > self._begun[1] and seconds > 0:
-            possible = max(left, 0.0) * (step - self._begun[1]) / seconds
-            self._schedule.end_after(max(1.0, min(possible, self._last - step)))
+        """Look at the clock: the progress is the share of the time that is over, or of the steps if that is more."""
+        elapsed, left, step = self._clock.time_elapsed(), self._clock.time_remaining(), self._schedule.last_epoch
+        taken = step - self._begun[1]
+        if left is None or taken < 1 or left <= 0:
+            return
+        possible = left * taken / max(elapsed - self._begun[0], 1e-9)
+        progress = max(elapsed / (elapsed + left), step / self._steps)
+        self._schedule.go_on(progress, max(1.0, min(possible, self._steps - step)))
