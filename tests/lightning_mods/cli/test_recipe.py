@@ -143,6 +143,7 @@ def test_the_decay_goes_by_the_task_and_the_rows():
     assert model_settings(TableFacts(100, "classification"))["weight_decay"] == 0.02
     assert model_settings(TableFacts(5000, "classification"))["weight_decay"] == 0.001
     assert model_settings(TableFacts(5000, "regression"))["weight_decay"] == 0.002
+    assert model_settings(TableFacts(200_000, "regression"))["weight_decay"] == 1e-4
 
 
 # ------------------------------------------------------------------ when it ends
