@@ -13,7 +13,15 @@ from torch.utils.data import DataLoader
 
 from lightning_mods.models.average import average_rate
 from lightning_mods.models.fused.chain_rule import Clip, LossRule, Scaling, activation_of, by_layer, starts
-from lightning_mods.models.fused.group_ops import GroupActivation, GroupLoss, Linear, aligned, as_aligned, group_loss, shaped
+from lightning_mods.models.fused.group_ops import (
+    GroupActivation,
+    GroupLoss,
+    Linear,
+    aligned,
+    as_aligned,
+    group_loss,
+    shaped,
+)
 from lightning_mods.models.fused.steps import Learner, LossSums, add_loss, mixed_seed
 from lightning_mods.models.scaling import ScaledLinear
 from lightning_mods.models.schedule import cosine
@@ -102,7 +110,7 @@ class GroupNetwork:
         self._decays, self._moves = any(r.weight_decay for r in rates), any(r.momentum for r in rates)
 
     def parts(self, flat: Tensor) -> list[Tensor]:
-        """Flat parameters `[T, P]` as the layers have them, weights `[T, O, I]` and biases `[T, O]` and so on; views."""
+        """Flat parameters `[T, P]` as the layers have them: weights `[T, O, I]`, biases `[T, O]` and so on; views."""
         pairs = zip(self._starts, self.shapes, strict=False)
         return [shaped(flat[:, at : at + shape.numel()], shape) for at, shape in pairs]
 

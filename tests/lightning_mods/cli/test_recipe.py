@@ -129,7 +129,9 @@ def test_a_foreign_model_has_no_recipe():
     assert "--recipe is not used" in err
 
 
-@pytest.mark.parametrize(("rows", "size"), [(30, "auto"), (255, "auto"), (256, 32), (900, 64), (1100, 128), (70_000, 512)])
+@pytest.mark.parametrize(
+    ("rows", "size"), [(30, "auto"), (255, "auto"), (256, 32), (900, 64), (1100, 128), (70_000, 512)]
+)
 def test_the_batch_is_an_eighth_of_a_small_table_and_grows_with_a_large_one(rows, size):
     assert batch_size(rows) == size
 
