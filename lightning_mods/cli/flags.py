@@ -158,6 +158,10 @@ _STEPS_HELP = (
     "Mini-batches from one that passes through Lightning's loop and every callback to the next; the others are trained "
     "in between, faster and with the same numbers. `auto`: as many as no callback has to see; 1: none."
 )
+_ENSEMBLE_HELP = (
+    "Models to train together from different first weights, on the same mini-batches: predictions are their mean. "
+    "Losses are the mean member's, all other metrics the ensemble's. null for one model."
+)
 _CHECKPOINT_HELP = "A checkpoint file, or `best` or `last` of the newest run under --trainer.default_root_dir."
 _RESUME_HELP = " Training goes on from it; with `last` and no checkpoint yet it starts anew."
 _EXPORTED_HELP = (
@@ -168,10 +172,11 @@ _EXPORTED_HELP = (
 def add_verb_arguments(parser: Any, verb: str) -> None:
     """Add the flags that are the verb's own."""
     add, is_fit = parser.add_argument, verb == "fit"
-    # The configuration file that a fit leaves has these two, and serves every verb.
+    # The configuration file that a fit leaves has these three, and serves every verb.
     add("--watch", type=Watcher | list[Watcher], default=WATCHERS, help=_WATCH_HELP if is_fit else SUPPRESS)
     steps_help = _STEPS_HELP if verb in ("fit", "study") else SUPPRESS
     add("--steps_per_execution", type=int | str, default="auto", help=steps_help)
+    add("--ensemble", type=int | str | None, default=None, help=_ENSEMBLE_HELP if is_fit else SUPPRESS)
     if verb == "study":
         parser.add_class_arguments(StudyFlags, "study")
         add("--space", type=dict[str, Any], default={}, help=SPACE_HELP)

@@ -181,7 +181,7 @@ def _baseline(cli: ModsCLI, stage: str) -> dict[str, float]:
     known = getattr(cli.datamodule, "baseline", None)
     found = dict(known(stage)) if callable(known) else {}
     loss = baseline_of(cli.model)
-    return {**found, "loss": loss} if loss is not None else found
+    return {**found, "loss": loss, "ensemble_loss": loss} if loss is not None else found
 
 
 def _has_set(model: LightningModule, data: LightningDataModule | None, stage: str) -> bool:

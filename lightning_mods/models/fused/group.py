@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_mods.models.fused.chain_rule import LossRule, activation_of, starts
+from lightning_mods.models.fused.chain_rule import ChainRule, Clip, LossRule, Sgd, activation_of, starts
 from lightning_mods.models.fused.group_ops import GroupActivation, GroupLoss, Linear, as_aligned, group_loss, shaped
 from lightning_mods.models.fused.steps import Learner, LossSums, add_loss, mixed_seed
 
@@ -78,6 +78,10 @@ class GroupNetwork:
         at = torch.tensor(trials)
         self._take([self.rates[t] for t in trials], self.flat[at], self._grads[at], self._momenta[at])
 
+    def state(self) -> list[Tensor]:
+        """Return the parameters, gradients and momenta, `[T, P]` each, flat."""
+        return [self.flat, self._grads, self._momenta]
+
     def alone(self, flat: Tensor) -> "GroupNetwork":
         """Make a network of one trial with these parameters `[P]`, to ask for outputs."""
         twin = copy.copy(self)
@@ -100,6 +104,12 @@ class GroupNetwork:
 
         Returns what makes up the loss before the update, see `GroupLoss.values`.
         """
+        compared = self.backward(x, y, seed)
+        self._update()
+        return compared
+
+    def backward(self, x: Tensor, y: Tensor, seed: int) -> Tensor:
+        """Take a mini-batch forward and backward, but for the update; returns what `step` returns."""
         layers = self._layers_for(len(x))
         noises = self._noises(len(x), seed)
         below, sums, values = [x], [], []
@@ -118,7 +128,6 @@ class GroupNetwork:
                 grad = grad.mul_(noise)
             grad = self._activations[i].backward(grad, sums[i], values[i])
             layers[i].gradients(grad, below[i])
-        self._update()
         return compared
 
     def _update(self) -> None:
@@ -156,6 +165,36 @@ class GroupNetwork:
         if len(shares) == 1:
             return drawn[self.rates[0].dropout]
         return [torch.stack([drawn[r.dropout][i] for r in self.rates]) for i in range(len(widths))]
+
+
+class GroupChain(ChainRule):
+    """Steps of networks alike in shape, on the same mini-batches, by one optimizer: as `ChainRule` for one.
+
+    Its loss is the sum of theirs. Each has a share of dropout, drawn from the seed that torch was last given.
+    """
+
+    def __init__(self, networks: Sequence[nn.Sequential], dropouts: Sequence[float], loss: LossRule) -> None:
+        self._values = group_loss(loss)
+        rates = [Rates(0.0, 0.0, 0.0, dropout) for dropout in dropouts]  # the optimizer's come with each step
+        self._group = GroupNetwork(networks[0], rates, self._values, nesterov=False)
+        self.parameters = [p for layers in networks for p in layers.parameters()]
+        self._flat = self._group.state()
+        each = range(len(networks))
+        self.weights, self.gradients, self._momenta = (
+            [part[t] for t in each for part in self._group.parts(flat)] for flat in self._flat
+        )
+
+    def load(self, optimizer: torch.optim.Optimizer, clip: Clip | None = None) -> Sgd | None:
+        """As for one network."""
+        return None if clip else super().load(optimizer)
+
+    def backward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Fill `gradients`; returns the sum of the mean losses, a scalar."""
+        compared = self._group.backward(x, y, torch.initial_seed())
+        total = torch.zeros(())
+        for loss in self._values.values(compared.unsqueeze(0), y.unsqueeze(0))[0]:
+            total = total + loss
+        return total
 
 
 def step_operations(shapes: Iterable[Sequence[int]], rows: int) -> int:
