@@ -40,6 +40,10 @@ class TablePreparation:
         """Leave out open tables, which do not pickle (for processes that are spawned); they open again when needed."""
         return {**vars(self), "_table": None, "_held_out": {}}
 
+    def share(self, other: "TablePreparation") -> None:
+        """Take over what another one has read of the same table."""
+        self._table, self._target, self._splits = other._table, other._target, other._splits
+
     @property
     def table(self) -> Table:
         """Return the table at `path`: kept in memory once it was read if it fits and to read it again takes long."""

@@ -111,6 +111,15 @@ class TabularDataModule(LightningDataModule):
             )
         )
 
+    def like(self, **changes: Any) -> "TabularDataModule":
+        """Return a data module with other arguments than this one, of the same table, which is not read again.
+
+        Only those may change that bear neither on which rows are read nor on how they are split.
+        """
+        twin = type(self)(**{**self.hparams, **changes})
+        twin._work.share(self._work)
+        return twin
+
     @property
     def learned(self) -> Learned:
         """Return all that was learned from the training rows; learn it now if need be."""
@@ -163,7 +172,8 @@ class TabularDataModule(LightningDataModule):
     @property
     def n_train(self) -> int:
         """Return the number of training rows."""
-        return self.learned.sizes["train"]
+        known = self._work.known
+        return known.sizes["train"] if known is not None else len(self._work.splits.train)
 
     @property
     def resolved_batch_size(self) -> int:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # one of the two says what both are
     from pytorch_lightning import Trainer as Trainer
     from pytorch_lightning import seed_everything as seed_everything
     from pytorch_lightning.callbacks import Checkpoint as Checkpoint
+    from pytorch_lightning.callbacks import EarlyStopping as EarlyStopping
     from pytorch_lightning.callbacks import ModelCheckpoint as ModelCheckpoint
     from pytorch_lightning.callbacks import ProgressBar as ProgressBar
     from pytorch_lightning.callbacks import TQDMProgressBar as TQDMProgressBar
@@ -37,7 +38,7 @@ if TYPE_CHECKING:  # one of the two says what both are
 
 _MODULES = {
     "": ("Callback", "LightningDataModule", "LightningModule", "Trainer", "seed_everything"),
-    ".callbacks": ("Checkpoint", "ModelCheckpoint", "ProgressBar", "TQDMProgressBar"),
+    ".callbacks": ("Checkpoint", "EarlyStopping", "ModelCheckpoint", "ProgressBar", "TQDMProgressBar"),
     ".callbacks.progress.tqdm_progress": ("Tqdm",),
     ".cli": (
         *("LightningArgumentParser", "LightningCLI", "LRSchedulerTypeTuple", "SaveConfigCallback", "instantiate_class"),

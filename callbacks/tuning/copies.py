@@ -216,7 +216,9 @@ class CopiedFits:
         train, val = data.train_dataloader(), data.val_dataloader()
         if not _is_ordered(train) or not val or (rows is not None and train.batch_size != rows):
             return None
-        return TrialTemplate(module, train, val, train.batch_size, torch.initial_seed())
+        fit = self._trainer
+        clipping = fit.gradient_clip_val, fit.gradient_clip_algorithm
+        return TrialTemplate(module, train, val, train.batch_size, torch.initial_seed(), *clipping)
 
     def is_plain(self) -> bool:
         """Return whether the trials are fits with nothing but epochs, on one CPU, which a module may train at once."""
@@ -225,7 +227,6 @@ class CopiedFits:
             fit.precision == "32-true"
             and (fit.max_steps, fit.limit_train_batches, fit.limit_val_batches) == (-1, 1.0, 1.0)
             and (fit.val_check_interval, fit.check_val_every_n_epoch, fit.accumulate_grad_batches) == (1.0, 1, 1)
-            and not fit.gradient_clip_val
             and not fit.overfit_batches  # type: ignore[attr-defined]  # a connector's
         )
         alone = fit.world_size == 1 and fit.strategy.root_device.type == "cpu" and self._max_epochs > 0

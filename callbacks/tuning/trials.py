@@ -181,7 +181,8 @@ class BatchesTrials(Protocol):
         """Make the fits from the weights as they are; None if the module cannot.
 
         Of each fit `rates` says what differs from the module's own, such as `lr`. The rest is the `seed` of the run,
-        `train` and `val` loaders, `monitor` and whether it is good when `high`, and further `curves` that are wanted.
+        `train` and `val` loaders, `monitor` and whether it is good when `high`, further `curves` that are wanted, and
+        of the fits' trainer `max_epochs`, `gradient_clip_val` and `gradient_clip_algorithm`.
         """
 
 
@@ -194,6 +195,8 @@ class TrialTemplate:
     val: Any  # loader
     rows: int  # of a batch
     seed: int
+    gradient_clip_val: float | None = None
+    gradient_clip_algorithm: str | None = None
 
 
 class GroupedTrialRunner:
@@ -273,7 +276,9 @@ class GroupedTrials:
         wanted = {"monitor": metrics[0], "high": self._settings.high, "curves": [*metrics, *CURVES]}
         fits: BatchedFits | None = None
         if one is not None:
-            fits = one.module.trial_group(rates, seed=one.seed, train=one.train, val=one.val, **wanted)
+            limits = {name: getattr(one, name) for name in ("gradient_clip_val", "gradient_clip_algorithm")}
+            limits["max_epochs"] = self._settings.max_epochs
+            fits = one.module.trial_group(rates, seed=one.seed, train=one.train, val=one.val, **wanted, **limits)
         if one is None or fits is None:
             raise ValueError(f"fit {index} of these trials cannot be trained in step.")
         fits.keep([self._places[number] for number in self._left])

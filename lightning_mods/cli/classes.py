@@ -86,7 +86,7 @@ def with_classes(line: CommandLine, checkpoint: dict[str, Any] | None) -> tuple[
     if not model and "model" not in base:
         if data and find_class(data, LightningDataModule) is not TabularDataModule:
             raise UsageError(f"--model CLASS is needed with --data={data}: its task is not known.")
-        table = _table(line.section("data").get("init_args", {}))
+        table = asked_table(line)
         words.append(f"--model={BY_TASK[table.task][0]}")
     return line.extended(before=words), table
 
@@ -120,7 +120,9 @@ def _remembered(checkpoint: dict[str, Any], model: str | None, data: str | None)
     return base
 
 
-def _table(arguments: dict[str, Any]) -> TabularDataModule:
+def asked_table(line: CommandLine) -> TabularDataModule:
+    """Make the data module of ours that a command line asks for, before it is parsed."""
+    arguments = line.section("data").get("init_args", {})
     given = {key: said for key, said in arguments.items() if key in own_arguments(TabularDataModule)}
     try:
         return TabularDataModule(**given)

@@ -94,6 +94,11 @@ class CommandLine:
         """Return the line with words in front, over which all others win, and words at the end, which win."""
         return replace(self, flags=(*_flags(before), *self.flags, *_flags(after)))
 
+    @property
+    def front(self) -> "CommandLine":
+        """Return the first flag alone, which is what the recipe put there."""
+        return replace(self, flags=self.flags[:1])
+
     def without(self, group: str) -> "CommandLine":
         """Return the line without the flag `--GROUP` and those below it, `--GROUP.…`."""
         kept = (flag for flag in self.flags if not f"{flag.name}.".startswith(f"{group}."))

@@ -142,7 +142,8 @@ def is_high(metric: str) -> bool:
     return metric.lower().rpartition("/")[0 if "dataloader" in metric else 2].rpartition("_")[2] in _HIGH
 
 
-MAX_EPOCHS = 30
+RECIPES = ("default", "plain")
+MAX_EPOCHS = 30  # where no recipe says otherwise
 # What a model may take from the data, by the name of its argument; a class without such an argument is left alone.
 LINKED = ("in_features", "num_classes", "class_counts", "target_mean", "target_std")
 Watcher = Literal["fit", "health", "gradients", "graph"]
@@ -162,6 +163,18 @@ _ENSEMBLE_HELP = (
     "Models to train together from different first weights, on the same mini-batches: predictions are their mean. "
     "Losses are the mean member's, all other metrics the ensemble's. null for one model."
 )
+_RECIPE_HELP = (
+    "What is set where you say nothing: `default`, the best that was measured over many tables: piecewise-linear bins "
+    "of each number, gradient clipping, a cosine schedule, averaged weights, epochs, batch size and decay by the size "
+    "of the table; or `plain`, SGD at a constant rate with nothing of these. --print_config shows all values; each is "
+    "a flag: --data.bins=0, --trainer.gradient_clip_val=0, --model.lr_schedule=constant and --model.ema_epochs=0 turn "
+    "them off."
+)
+_PATIENCE_HELP = (
+    "Epochs without a lower validation loss after which training stops; 0 for never. `auto`: 20, or a fifth of "
+    "--trainer.max_epochs if that is more, where the learning rate is constant; never where a schedule goes on to its "
+    "end."
+)
 _CHECKPOINT_HELP = "A checkpoint file, or `best` or `last` of the newest run under --trainer.default_root_dir."
 _RESUME_HELP = " Training goes on from it; with `last` and no checkpoint yet it starts anew."
 _EXPORTED_HELP = (
@@ -174,7 +187,10 @@ def add_verb_arguments(parser: Any, verb: str) -> None:
     add, is_fit = parser.add_argument, verb == "fit"
     # The configuration file that a fit leaves has these three, and serves every verb.
     add("--watch", type=Watcher | list[Watcher], default=WATCHERS, help=_WATCH_HELP if is_fit else SUPPRESS)
-    steps_help = _STEPS_HELP if verb in ("fit", "study") else SUPPRESS
+    trains = verb in ("fit", "study")
+    add("--recipe", type=Literal[RECIPES], default="default", help=_RECIPE_HELP if trains else SUPPRESS)
+    add("--patience", type=int | Literal["auto"], default="auto", help=_PATIENCE_HELP if trains else SUPPRESS)
+    steps_help = _STEPS_HELP if trains else SUPPRESS
     add("--steps_per_execution", type=int | str, default="auto", help=steps_help)
     add("--ensemble", type=int | str | None, default=None, help=_ENSEMBLE_HELP if is_fit else SUPPRESS)
     if verb == "study":

@@ -23,6 +23,7 @@ from callbacks.host.lightning import (
     Checkpoint,
     CheckpointIO,
     CSVLogger,
+    EarlyStopping,
     LightningArgumentParser,
     LightningCLI,
     LightningDataModule,
@@ -40,6 +41,7 @@ from lightning_mods.cli.classes import BY_TASK, CLASS_KEYS, OURS, find_class, ow
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
 from lightning_mods.cli.flags import ABOUT, EXAMPLES, LINKED, MAX_EPOCHS, Reference, add_verb_arguments
 from lightning_mods.cli.loggers import LOGGER_FLAG, RunPlace, as_list, asks_for_logger, with_places
+from lightning_mods.cli.recipe import with_recipe
 from lightning_mods.loggers.progress import Announcement, EpochTimer, ProgressLines, progress_callbacks
 from lightning_mods.loggers.tensorboard import EventLogger
 from lightning_mods.loggers.terminal import say
@@ -57,6 +59,7 @@ from lightning_mods.runs.checkpoints import (
     folder_of_run,
     read_checkpoint,
 )
+from lightning_mods.runs.patience import Patience, auto_patience
 
 
 class RunRecord(SaveConfigCallback):
@@ -75,6 +78,7 @@ class RunRecord(SaveConfigCallback):
         data = getattr(trainer, "datamodule", None)
         names = {"model": type(pl_module).__name__, "data": type(data).__name__}
         checkpoint["lightning_mods"] = {key: name for key, name in names.items() if name in OURS}
+        checkpoint["lightning_mods"]["recipe"] = self.config.recipe
 
 
 # Flags that take a class by its short name, and what the class must be.
@@ -95,7 +99,7 @@ class ModsCLI(LightningCLI):
     def __init__(
         self, line: CommandLine, *, checkpoint: dict[str, Any] | None = None, resumed: Path | None = None
     ) -> None:
-        self.line, self._table = with_classes(line, checkpoint)
+        self.line, self._table = with_recipe(*with_classes(line, checkpoint), checkpoint)
         self.verb = line.verb
         self.data_state = checkpoint.get(TabularDataModule.__qualname__) if checkpoint else None
         self.resumed = resumed
@@ -246,7 +250,21 @@ class ModsCLI(LightningCLI):
         if config.enable_checkpointing is not False:
             ours += [] if any(isinstance(callback, Checkpoint) for callback in given) else [BestCheckpoint()]
             ours.append(LastCheckpoint())
-        return [*given, *ours]
+        epochs = 0 if any(isinstance(callback, EarlyStopping) for callback in given) else self._patience(config)
+        return [*given, *ours, *([Patience(epochs)] if epochs else [])]
+
+    def _patience(self, config: Namespace) -> int:
+        """Return the epochs without a lower validation loss that end the fit; 0 for none."""
+        asked = self.config.patience
+        if asked != "auto":
+            if asked < 0:
+                raise UsageError(f"--patience must be `auto` or at least 0, not {asked}.")
+            return int(asked)
+        ours = isinstance(self.model, MLPModule) and isinstance(self.datamodule, TabularDataModule)
+        if not ours or self.model.lr_schedule != "constant" or self.config_init.get("lr_scheduler") is not None:
+            return 0
+        has_val = bool(self.datamodule.val_fraction or self.datamodule.val_path)
+        return auto_patience(config.max_epochs or -1) if has_val else 0
 
     def _watchers(self, given: list[Any]) -> list[Callback]:
         """Make those of our callbacks that `--watch` names; one that the user configured takes the place of ours."""

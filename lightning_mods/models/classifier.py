@@ -11,7 +11,7 @@ from torchmetrics import Metric
 
 from lightning_mods.models.fused.chain_rule import CrossEntropy, LossRule
 from lightning_mods.models.metrics import ClassScores
-from lightning_mods.models.mlp import Activation
+from lightning_mods.models.mlp import Activation, Schedule
 from lightning_mods.models.module import MLPModule
 
 
@@ -33,6 +33,9 @@ class MLPClassifier(MLPModule):
         weight_decay: L2 penalty of SGD, at least 0; by default 20 / training rows, at most 0.02, as small tables
             overfit first.
         nesterov: Nesterov's momentum; needs a momentum above 0.
+        lr_schedule: `constant`, or `cosine`: the learning rate falls to zero over the fit.
+        ema_epochs: Epochs that the moving average of the weights looks back over, which is what is validated, kept and
+            used to predict; 0 for none.
         class_weight: Weight of each class in the loss: `balanced` (every class counts the same in all), a list
             of numbers, or none.
 
@@ -55,6 +58,8 @@ class MLPClassifier(MLPModule):
         momentum: float = 0.9,
         weight_decay: float | None = None,
         nesterov: bool = False,
+        lr_schedule: Schedule = "constant",
+        ema_epochs: float = 0.0,
         class_weight: Literal["balanced"] | Sequence[float] | None = None,
     ) -> None:
         if num_classes < 2:
@@ -70,6 +75,8 @@ class MLPClassifier(MLPModule):
             momentum=momentum,
             weight_decay=_weight_decay(class_counts) if weight_decay is None else weight_decay,
             nesterov=nesterov,
+            lr_schedule=lr_schedule,
+            ema_epochs=ema_epochs,
         )
         self.save_hyperparameters()
         self.class_counts = class_counts

@@ -41,7 +41,7 @@ class MLPEnsemble(MLPModule):
     All train on the same mini-batches, each to the last bit as it would alone from its first weights, which are
     those of fits with the seeds s, s + 1, …, where s is the one that torch was last given. `train_loss` and
     `{stage}_loss` are the mean member's: they tell how well members fit. All other metrics are the ensemble's, among
-    them its loss, `{stage}_ensemble_loss`. They train with the first member's lr, momentum, weight_decay and nesterov.
+    them its loss, `{stage}_ensemble_loss`. They train with the first member's lr, momentum and so on.
 
     Args:
         member: `MLPClassifier` or `MLPRegressor`.
@@ -75,6 +75,8 @@ class MLPEnsemble(MLPModule):
                 momentum=first.momentum,
                 weight_decay=first.weight_decay,
                 nesterov=first.nesterov,
+                lr_schedule=first.lr_schedule,
+                ema_epochs=first.ema_epochs,
             )
         self.network = Members(members)  # type: ignore[assignment]  # called as an MLP is
         self.save_hyperparameters()

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "identity"]
+Schedule = Literal["constant", "cosine"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -99,3 +100,11 @@ def check_sgd(lr: float, momentum: float, weight_decay: float, nesterov: bool) -
         raise ValueError(f"weight_decay must be at least 0, not {weight_decay}.")
     if nesterov and momentum == 0:
         raise ValueError("nesterov needs a momentum above 0; momentum is 0.")
+
+
+def check_course(lr_schedule: str, ema_epochs: float) -> None:
+    """Raise a ValueError for a schedule that is not known or an average over less than nothing."""
+    if lr_schedule not in get_args(Schedule):
+        raise ValueError(f"lr_schedule must be one of {', '.join(get_args(Schedule))}, not {lr_schedule!r}.")
+    if not 0 <= ema_epochs < float("inf"):
+        raise ValueError(f"ema_epochs must be at least 0, not {ema_epochs}; 0 is for no average.")

@@ -9,14 +9,25 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from callbacks.host.packages import LightningModule, main_package
+from callbacks.host.packages import LightningModule, kinds, main_package
+from lightning_mods.models.average import WeightAverage, taken_out
 from lightning_mods.models.fused.chain_rule import ChainRule, LossRule
 from lightning_mods.models.fused.group import TrialGroup, worth_together
 from lightning_mods.models.fused.lightning_internals import mark_last_batch
 from lightning_mods.models.fused.limits import BATCH_HOOKS
-from lightning_mods.models.fused.steps import FastSteps, LossSums, add_loss, mixed_seed, open_fast_steps, seed_batch
+from lightning_mods.models.fused.steps import (
+    FastSteps,
+    LossSums,
+    add_loss,
+    clip_of,
+    mixed_seed,
+    open_fast_steps,
+    schedule_of,
+    seed_batch,
+)
 from lightning_mods.models.metrics import scores_one_by_one
-from lightning_mods.models.mlp import MLP, Activation, check_sgd
+from lightning_mods.models.mlp import MLP, Activation, Schedule, check_course, check_sgd
+from lightning_mods.models.schedule import CosineSchedule, TimeLimit
 
 Batch = tuple[Tensor, Tensor]
 
@@ -41,11 +52,15 @@ class MLPModule(LightningModule, ABC):
         momentum: Momentum of SGD, in [0, 1).
         weight_decay: L2 penalty of SGD, at least 0.
         nesterov: Nesterov's momentum; needs a momentum above 0.
+        lr_schedule: `constant`, or `cosine`: the learning rate falls to zero over the fit, see `CosineSchedule`.
+        ema_epochs: Epochs that the exponential moving average of the weights looks back over, see `WeightAverage`;
+            0 for none. The averages are what is validated, kept and used to predict.
 
     Attributes:
         steps_per_execution: Mini-batches from one that passes through Lightning's loop and all its hooks to the next;
             the others are trained in between, with the same numbers. `auto`: as many as nobody has to see.
         losses: Sums over the epoch so far: of the losses, each times its weight, and of the weights.
+        average: The average of the weights, while a fit has one.
         metric_names: The names of all metrics, as they are logged behind the stage.
 
     Raises:
@@ -66,13 +81,18 @@ class MLPModule(LightningModule, ABC):
         momentum: float,
         weight_decay: float,
         nesterov: bool,
+        lr_schedule: Schedule,
+        ema_epochs: float,
     ) -> None:
         super().__init__()
         check_sgd(lr, momentum, weight_decay, nesterov)
+        check_course(lr_schedule, ema_epochs)
         self.lr = lr
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.nesterov = nesterov
+        self.lr_schedule = lr_schedule
+        self.ema_epochs = ema_epochs
         self.dropout = dropout
         self.network = MLP(in_features, out_features, hidden_sizes=hidden_sizes, activation=activation, dropout=dropout)
         self.stage_metrics = nn.ModuleDict(
@@ -82,6 +102,9 @@ class MLPModule(LightningModule, ABC):
         self._seed: int | None = None
         self._epoch_lr: float | None = None
         self.losses: LossSums = (0.0, 0.0)
+        self.average: WeightAverage | None = None
+        self._kept_average: tuple[int, dict[str, Tensor]] | None = None
+        self._time_limit: TimeLimit | None = None
         self.steps_per_execution: int | Literal["auto"] = "auto"
         self._fast_steps: FastSteps | None = None
 
@@ -127,8 +150,8 @@ class MLPModule(LightningModule, ABC):
         """Return the mean loss of a mini-batch."""
         x, y = batch
         trainer = self.trainer
-        if self._epoch_lr is None and trainer.optimizers:  # at the epoch's end the scheduler has stepped already
-            self._epoch_lr = float(trainer.optimizers[0].param_groups[0]["lr"])
+        if self._time_limit is not None:
+            self._time_limit.keep()
         seed_batch(self, self._seed, batch_idx)
         loss = self.loss(self.network(x), y)
         self.losses = add_loss(self.losses, loss.detach(), self.loss_weight(y))
@@ -141,6 +164,12 @@ class MLPModule(LightningModule, ABC):
             else:
                 trainer.callback_metrics["train_loss"] = mean.detach()
         return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take the step, and let the average follow."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch of the validation or test set."""
@@ -168,7 +197,7 @@ class MLPModule(LightningModule, ABC):
 
     def chain_rule(self) -> ChainRule | None:
         """Return a training step written out, if it is the one of this class and has nothing that is not known."""
-        own = ("training_step", "optimizer_step", "backward", "chain_rule")
+        own = ("training_step", "optimizer_step", "lr_scheduler_step", "backward", "chain_rule")
         transfers = ("on_before_batch_transfer", "on_after_batch_transfer", "transfer_batch_to_device")
         kept = (*own, *BATCH_HOOKS, *transfers, "optimizer_zero_grad", "configure_gradient_clipping")
         if any(getattr(type(self), name) is not getattr(MLPModule, name) for name in kept):
@@ -187,11 +216,19 @@ class MLPModule(LightningModule, ABC):
         """Return how many trials to put into a `trial_group`, with mini-batches of so many rows; 0 for none."""
         return worth_together([parameter.shape for parameter in self.network.parameters()], rows)
 
-    def trial_group(self, rates: Sequence[Mapping[str, float]], *, seed: int, **how: Any) -> TrialGroup | None:
+    def trial_group(
+        self,
+        rates: Sequence[Mapping[str, float]],
+        *,
+        seed: int,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+        **how: Any,
+    ) -> TrialGroup | None:
         """Make a group of fits from the weights as they are, trained together; None if the way to train is not known.
 
         `rates` has for each fit the lr, momentum, weight_decay or dropout that differs from the module's own; `seed` is
-        that of the run, for the dropout; `how` as for `TrialGroup`.
+        that of the run, for the dropout; the clipping is that of a `Trainer`, and `how` as for `TrialGroup`.
         """
         rule = self.loss_rule()
         own = type(self).configure_optimizers is MLPModule.configure_optimizers
@@ -201,7 +238,8 @@ class MLPModule(LightningModule, ABC):
         # On the CPU only: each trial there is, to the last bit, what it would be alone.
         if rule is None or not ours or not plain or self.chain_rule() is None or self.device.type != "cpu":
             return None
-        return TrialGroup(self, rule, rates, seed=mixed_seed(seed, 0), **how)  # 0: of rank zero
+        clip = clip_of(gradient_clip_val, gradient_clip_algorithm)
+        return TrialGroup(self, rule, rates, seed=mixed_seed(seed, 0), clip=clip, **how)  # 0: of rank zero
 
     # ------------------------------------------------------------------ epochs
 
@@ -209,10 +247,23 @@ class MLPModule(LightningModule, ABC):
         """Remember the run's seed, unless it was resumed, before dropout reseeds the generator; open the fast steps."""
         if self._seed is None:
             self._seed = torch.initial_seed()
-        self._epoch_lr = None
+        trainer, schedule = self.trainer, schedule_of(self.trainer)
+        if self.ema_epochs:
+            steps = trainer.num_training_batches / trainer.accumulate_grad_batches
+            parameters = {f"network.{name}": each for name, each in self.network.named_parameters()}
+            self.average = WeightAverage(parameters, self.ema_epochs * steps, self._kept_average)
+        self._kept_average = None
+        timers = [c for c in trainer.callbacks if isinstance(c, kinds(".callbacks.Timer"))]  # type: ignore[attr-defined]
+        self._time_limit = TimeLimit(schedule, timers[0]) if schedule and timers else None
         self._fast_steps = None  # a fit that raised tears down neither its module nor its loader
         begin = partial(seed_batch, self, self._seed)
-        self._fast_steps = open_fast_steps(self.trainer, self, most=self.steps_per_execution, begin_batch=begin)
+        self._fast_steps = open_fast_steps(trainer, self, most=self.steps_per_execution, begin_batch=begin)
+
+    def on_train_epoch_start(self) -> None:
+        """Note the learning rate of the epoch's first step."""
+        optimizers = self.trainer.optimizers
+        if self._epoch_lr is None and optimizers:  # it is known already in an epoch that was resumed
+            self._epoch_lr = float(optimizers[0].param_groups[0]["lr"])
 
     def on_train_epoch_end(self) -> None:
         """Write the epoch's training loss and learning rate, and start the next epoch's sums."""
@@ -223,6 +274,21 @@ class MLPModule(LightningModule, ABC):
         _write(self, row)
         self.losses = (0.0, 0.0)
         self._epoch_lr = None
+
+    def on_validation_start(self) -> None:
+        """Let the average of a fit be validated, where there is one."""
+        if self.average is not None and self.trainer.state.fn == "fit":
+            self.average.show(True)
+
+    def on_validation_end(self) -> None:
+        """Go on with the weights as they are trained."""
+        if self.average is not None and self.trainer.state.fn == "fit":
+            self.average.show(False)
+
+    def on_train_end(self) -> None:
+        """Leave the average as the fitted weights."""
+        if self.average is not None:
+            self.average.show(True)
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums of the validation or test loss."""
@@ -257,27 +323,39 @@ class MLPModule(LightningModule, ABC):
     def teardown(self, stage: str) -> None:
         """Let go of the loader, and let the next fit of this module draw from the seed of its own time."""
         if stage == "fit":
-            self._seed = None
+            self._seed = self._epoch_lr = self.average = None
         if self._fast_steps is not None:
             self._fast_steps.close()
             self._fast_steps = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the seed of the dropout, and the sums of an epoch that a checkpoint cuts in two."""
-        sums = [float(each) for each in self.losses]
-        checkpoint["mlp_module"] = {"train_loss_sums": sums, "seed": self._seed}
+        """Keep the averages as the weights, those in training beside them, and what a resumed epoch needs."""
+        kept: dict[str, Any] = {"seed": self._seed, "train_loss_sums": [float(each) for each in self.losses]}
+        if self._epoch_lr is not None:
+            kept["lr"] = self._epoch_lr
+        if self.average is not None:
+            kept["average"] = self.average.put_into(checkpoint["state_dict"])
+        checkpoint["mlp_module"] = kept
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the seed of the dropout, and the sums of an epoch that a checkpoint cut in two."""
+        """Take up what `on_save_checkpoint` kept; a fit goes on with the weights in training."""
         kept = checkpoint.get("mlp_module", {"train_loss_sums": (0.0, 0.0), "seed": None})
         self.losses = tuple(kept["train_loss_sums"])
         self._seed = kept["seed"]
+        self._epoch_lr = kept.get("lr")
+        if "average" in kept and self._trainer is not None and self.trainer.state.fn == "fit":
+            checkpoint["state_dict"] = dict(checkpoint["state_dict"])
+            self._kept_average = taken_out(checkpoint["state_dict"], kept["average"])
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Make SGD with the model's lr, momentum, weight_decay and nesterov."""
-        return torch.optim.SGD(
+    def configure_optimizers(self) -> Any:
+        """Make SGD with the model's lr, momentum, weight_decay and nesterov, and its schedule."""
+        sgd = torch.optim.SGD(
             self.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
         )
+        if self.lr_schedule == "constant":
+            return sgd
+        schedule = CosineSchedule(sgd, self.trainer.estimated_stepping_batches)
+        return {"optimizer": sgd, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def _stage_metrics(module: MLPModule) -> dict[str, Metric]:

@@ -8,7 +8,7 @@ from torch.nn import functional
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, R2Score
 
 from lightning_mods.models.fused.chain_rule import LossRule, SquaredError
-from lightning_mods.models.mlp import Activation
+from lightning_mods.models.mlp import Activation, Schedule
 from lightning_mods.models.module import MLPModule
 
 
@@ -29,6 +29,9 @@ class MLPRegressor(MLPModule):
         momentum: Momentum of SGD, in [0, 1).
         weight_decay: L2 penalty of SGD, at least 0.
         nesterov: Nesterov's momentum; needs a momentum above 0.
+        lr_schedule: `constant`, or `cosine`: the learning rate falls to zero over the fit.
+        ema_epochs: Epochs that the moving average of the weights looks back over, which is what is validated, kept and
+            used to predict; 0 for none.
 
     Raises:
         ValueError: A number outside its range, with the range and what came.
@@ -49,6 +52,8 @@ class MLPRegressor(MLPModule):
         momentum: float = 0.9,
         weight_decay: float = 1e-3,
         nesterov: bool = False,
+        lr_schedule: Schedule = "constant",
+        ema_epochs: float = 0.0,
     ) -> None:
         if not (0 < target_std < math.inf and math.isfinite(target_mean)):
             raise ValueError(f"target_mean must be finite and target_std above 0, not {target_mean}, {target_std}.")
@@ -62,6 +67,8 @@ class MLPRegressor(MLPModule):
             momentum=momentum,
             weight_decay=weight_decay,
             nesterov=nesterov,
+            lr_schedule=lr_schedule,
+            ema_epochs=ema_epochs,
         )
         self.save_hyperparameters()
         self.target_mean = target_mean

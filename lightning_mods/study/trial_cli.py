@@ -105,6 +105,10 @@ class StudyCLI(ModsCLI):
         """Return what a flag such as `model.lr` is set to."""
         return _holder(self.config, name).get(name.partition(".")[2])
 
+    def by_recipe(self, name: str) -> Any:
+        """Return what the recipe sets a flag to; None for one that it leaves alone."""
+        return self.line.front.said(name)
+
     def training_rows(self) -> int | None:
         """Return the rows that each process of a fit trains on, where the data module or its loader tells."""
         rows = getattr(self.datamodule, "n_train", None)
@@ -198,6 +202,9 @@ def _holder(config: Namespace, name: str) -> Any:
 
 def default_of(cli: StudyCLI, name: str) -> Any:
     """Return what a flag of the model, data or optimizer is when nobody sets it."""
+    recipe = cli.by_recipe(name)
+    if recipe is not None:
+        return recipe
     chosen = cli.class_of(name.partition(".")[0])
     for each in chosen.__mro__ if chosen else ():
         made = vars(each).get("__init__")

@@ -20,6 +20,7 @@ from lightning_mods.cli.verbs import limit_threads
 from lightning_mods.models.classifier import MLPClassifier
 from lightning_mods.models.fused.group import RATES
 from lightning_mods.models.regressor import MLPRegressor
+from lightning_mods.models.schedule import cosine
 from lightning_mods.study.trial_cli import StudyCLI, short_names
 
 if TYPE_CHECKING:
@@ -88,7 +89,9 @@ class StudyFits:
             one.datamodule.setup("fit")
             self._templates[key] = one
         one, data = self._templates[key], self._templates[key].datamodule
-        return TrialTemplate(one.model, data.train_dataloader(), data.val_dataloader(), data.resolved_batch_size, seed)
+        trainer, rows = one.trainer, data.resolved_batch_size
+        clipping = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+        return TrialTemplate(one.model, data.train_dataloader(), data.val_dataloader(), rows, seed, *clipping)
 
     def _seed_and_fold(self, index: int) -> tuple[int, int | None]:
         seed, held_out = divmod(index, max(self._flags.folds, 1))
@@ -111,8 +114,14 @@ class StudyFits:
                 continue
             row = _hparams_row(fit.best, self._flags.metrics)
             lr = float(end.values.get("model.lr", self._cli.model.lr))
+            falls, whole = self._cli.model.lr_schedule == "cosine", self._cli.trainer.max_epochs or 1
+            rates = [lr * cosine(epoch / whole) if falls else lr for epoch in range(fit.epochs)]
             scalars = [
-                {"lr": lr, **{name: curve[epoch] for name, curve in fit.curves.items()}, "epoch": float(epoch)}
+                {
+                    "lr": rates[epoch],
+                    **{name: curve[epoch] for name, curve in fit.curves.items()},
+                    "epoch": float(epoch),
+                }
                 for epoch in range(fit.epochs)
             ]
             if fit.best_epoch is not None:
@@ -163,6 +172,7 @@ def forget_attempts(study: "Study", number: int, attrs: Mapping[str, Any], folde
 _HARMLESS = {
     "max_epochs", "default_root_dir", "logger", "accelerator", "devices", "log_every_n_steps", "num_sanity_val_steps",
     "enable_progress_bar", "enable_checkpointing", "enable_model_summary",
+    "gradient_clip_val", "gradient_clip_algorithm",
 }  # fmt: skip
 
 

@@ -107,17 +107,18 @@ class Clip:
 
 @dataclass(frozen=True)
 class Sgd:
-    """The numbers of a step of `torch.optim.SGD`, and of the clipping before it."""
+    """The numbers of a step of `torch.optim.SGD`, of the clipping before it, and of the weights' average after it."""
 
     lr: float
     momentum: float
     weight_decay: float
     nesterov: bool
     clip: Clip | None = None
+    average_rate: float = 0.0  # how far the average goes to the new weights; 0 where there is none
 
 
 class ChainRule:
-    """An MLP's parameters, gradients and momenta in three flat tensors, and the steps that change them.
+    """An MLP's parameters, gradients, momenta and averages in flat tensors, and the steps that change them.
 
     It works on copies: `load` takes them from the module, `store` gives them back. Its linear layers are given first to
     last, with the activation and the share of dropout (0 for none) that follow each but the last.
@@ -129,10 +130,10 @@ class ChainRule:
         shapes = [p.shape for p in self.parameters]
         device = self.parameters[0].device
         *begin, end = starts(shapes)
-        self._flat = [torch.zeros(end, device=device) for _ in range(3)]
+        self._flat = [torch.zeros(end, device=device) for _ in range(4)]
         places = list(zip(begin, shapes, strict=True))
         # Of `gradients`: of the latest `backward`, until `update` has used them.
-        self.weights, self.gradients, self._momenta = (
+        self.weights, self.gradients, self._momenta, self._averages = (
             [flat[at : at + shape.numel()].view(shape) for at, shape in places] for flat in self._flat
         )
         matrices, self._biases = self.weights[0::2], self.weights[1::2]
@@ -167,8 +168,13 @@ class ChainRule:
 
     # ------------------------------------------------------------------ copies
 
-    def load(self, optimizer: torch.optim.Optimizer, clip: Clip | None = None) -> Sgd | None:
-        """Copy parameters and momenta; the numbers of the coming steps, or None if they cannot be written out."""
+    def load(
+        self, optimizer: torch.optim.Optimizer, clip: Clip | None = None, averages: Sequence[Tensor] = ()
+    ) -> Sgd | None:
+        """Copy parameters, momenta and averages, if there are any.
+
+        Returns the numbers of the coming steps, without the average's; None if they cannot be written out.
+        """
         rule = _sgd_of(optimizer, self.parameters, clip)
         if rule is None or not all(p.requires_grad for p in self.parameters):
             return None
@@ -178,20 +184,24 @@ class ChainRule:
                 return None  # the first step makes them
             _copy(self._momenta, buffers)
         _copy(self.weights, self.parameters)
+        if averages:
+            _copy(self._averages, averages)
         return rule
 
-    def store(self, optimizer: torch.optim.Optimizer, rule: Sgd) -> None:
-        """Give parameters and momenta back to the module and its optimizer."""
+    def store(self, optimizer: torch.optim.Optimizer, rule: Sgd, averages: Sequence[Tensor] = ()) -> None:
+        """Give parameters, momenta and averages back to the module, its optimizer and who keeps them."""
         _copy(self.parameters, self.weights)
+        if averages:
+            _copy(averages, self._averages)
         if rule.momentum:
             _copy([optimizer.state[p]["momentum_buffer"] for p in self.parameters], self._momenta)
 
     def snapshot(self) -> list[Tensor]:
-        """Copies of parameters, gradients and momenta, for `restore`."""
+        """Copies of parameters, gradients, momenta and averages, for `restore`."""
         return [flat.clone() for flat in self._flat]
 
     def restore(self, snapshot: Sequence[Tensor]) -> None:
-        """Put parameters, gradients and momenta back."""
+        """Put parameters, gradients, momenta and averages back."""
         _copy(self._flat, snapshot)
 
     def is_finite(self) -> bool:
@@ -246,15 +256,21 @@ class ChainRule:
             norm = get_total_norm(self.gradients)
             gradients.mul_(torch.clamp(rule.clip.most / (norm + 1e-6), max=1.0))
 
+    def clipped_together(self, parameters: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+        """Return the parameters whose gradients have one norm."""
+        return [parameters]
+
     def update(self, rule: Sgd) -> None:
-        """Let SGD use the gradients."""
-        weights, grads, momenta = self._flat
+        """Let SGD use the gradients, and the average follow."""
+        weights, grads, momenta, averages = self._flat
         if rule.weight_decay:
             grads.add_(weights, alpha=rule.weight_decay)
         if rule.momentum:
             momenta.mul_(rule.momentum).add_(grads)
             grads = grads.add(momenta, alpha=rule.momentum) if rule.nesterov else momenta
         weights.add_(grads, alpha=-rule.lr)
+        if rule.average_rate:
+            averages.add_(weights - averages, alpha=rule.average_rate)
 
     # ------------------------------------------------------------------ the check
 
@@ -266,21 +282,27 @@ class ChainRule:
         """
         parameters = [p.detach().clone() for p in self.parameters]
         momenta: list[Tensor | None] = [m.clone() for m in self._momenta]
+        averages = [a.clone() for a in self._averages]
         kept = self.snapshot()
         seed()
         with torch.enable_grad():
             wanted = loss()
             grads = torch.autograd.grad(wanted, self.parameters)
         numbers = asdict(rule)
+        average_rate = numbers.pop("average_rate")
         if numbers.pop("clip"):
             for parameter, grad in zip(parameters, grads, strict=True):
                 parameter.grad = grad
             assert rule.clip is not None
-            (clip_grad_value_ if rule.clip.by_value else clip_grad_norm_)(parameters, rule.clip.most)
+            for together in self.clipped_together(parameters):
+                (clip_grad_value_ if rule.clip.by_value else clip_grad_norm_)(together, rule.clip.most)
         sgd(parameters, list(grads), momenta, dampening=0, maximize=False, foreach=False, **numbers)
+        for average, parameter in zip(averages, parameters, strict=True):
+            average.add_(parameter - average, alpha=average_rate)
         seed()
         found = self.step(x, y, rule)
         pairs = [(found, wanted), *zip(self.weights, parameters, strict=True)]
+        pairs += zip(self._averages, averages, strict=True)
         pairs += zip(self._momenta, momenta, strict=True) if rule.momentum else []  # type: ignore[arg-type]
         same = all(torch.equal(a, b) for a, b in pairs)
         self.restore(kept)

@@ -5,15 +5,17 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from lightning_mods.models.average import average_rate
 from lightning_mods.models.fused.chain_rule import ChainRule, Clip, LossRule, Sgd, activation_of, starts
 from lightning_mods.models.fused.group_ops import GroupActivation, GroupLoss, Linear, as_aligned, group_loss, shaped
 from lightning_mods.models.fused.steps import Learner, LossSums, add_loss, mixed_seed
+from lightning_mods.models.schedule import cosine
 
 MOST = 16  # trials at once: by then there is nothing left of the costs that they share
 # Floating-point operations of a step below which a second thread costs more than it gives: it takes part in products
@@ -36,6 +38,16 @@ class Rates:
     dropout: float
 
 
+class Pace(NamedTuple):
+    """What a step has of the schedule and of the average's: see `cosine` and `average_rate`."""
+
+    lr_factor: float
+    average_rate: float
+
+
+AS_ASKED = Pace(1.0, 0.0)
+
+
 class GroupNetwork:
     """T copies of an MLP. Each of them trains, to the last bit, as it would alone with autograd and `torch.optim.SGD`.
 
@@ -44,27 +56,41 @@ class GroupNetwork:
     `layers`: linear layers with an activation and perhaps dropout between them.
     """
 
-    def __init__(self, layers: nn.Sequential, rates: Sequence[Rates], loss: GroupLoss, *, nesterov: bool) -> None:
+    def __init__(
+        self,
+        layers: nn.Sequential,
+        rates: Sequence[Rates],
+        loss: GroupLoss,
+        *,
+        nesterov: bool,
+        clip: Clip | None = None,
+        averages: bool = False,  # whether the average of the weights is kept
+    ) -> None:
         linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
         found = [activation_of(layer) for layer in layers if not isinstance(layer, nn.Linear | nn.Dropout)]
         self._activations = [GroupActivation(each) for each in found if each is not None]
-        self._loss, self._nesterov = loss, nesterov
+        self._loss, self._nesterov, self._clip_rule = loss, nesterov, clip
         parameters = [p.detach() for layer in linear for p in (layer.weight, layer.bias)]
         self.shapes = [p.shape for p in parameters]
         self._starts = starts(self.shapes)
         self._begun = False  # SGD's first momentum is the gradient
         self._draw = torch.Generator()
-        self._take(rates, *torch.zeros(3, len(rates), self._starts[-1]))
-        for part, parameter in zip(self.parts(self.flat), parameters, strict=True):
+        weights = torch.zeros(len(rates), self._starts[-1])
+        for part, parameter in zip(self.parts(weights), parameters, strict=True):
             part.copy_(parameter.expand_as(part))
+        self._take(
+            rates, weights, torch.zeros_like(weights), torch.zeros_like(weights), weights.clone() if averages else None
+        )
 
-    def _take(self, rates: Sequence[Rates], weights: Tensor, grads: Tensor, momenta: Tensor) -> None:
+    def _take(
+        self, rates: Sequence[Rates], weights: Tensor, grads: Tensor, momenta: Tensor, averages: Tensor | None
+    ) -> None:
         self.rates = list(rates)
-        self.flat, self._grads, self._momenta = weights, grads, momenta
+        self.flat, self._grads, self._momenta, self._averages = weights, grads, momenta, averages
         self._layers: dict[int, list[Linear]] = {}  # by rows
-        self._minus_lr, self._momentum, self._decay = (
+        self._momentum, self._decay = (
             torch.tensor(column).unsqueeze(1)
-            for column in zip(*((-r.lr, r.momentum, r.weight_decay) for r in rates), strict=True)
+            for column in zip(*((r.momentum, r.weight_decay) for r in rates), strict=True)
         )
         self._decays, self._moves = any(r.weight_decay for r in rates), any(r.momentum for r in rates)
 
@@ -76,7 +102,8 @@ class GroupNetwork:
     def keep(self, trials: Sequence[int]) -> None:
         """Go on with some of the trials; the others leave."""
         at = torch.tensor(trials)
-        self._take([self.rates[t] for t in trials], self.flat[at], self._grads[at], self._momenta[at])
+        averages = None if self._averages is None else self._averages[at]
+        self._take([self.rates[t] for t in trials], self.flat[at], self._grads[at], self._momenta[at], averages)
 
     def state(self) -> list[Tensor]:
         """Return the parameters, gradients and momenta, `[T, P]` each, flat."""
@@ -86,8 +113,21 @@ class GroupNetwork:
         """Make a network of one trial with these parameters `[P]`, to ask for outputs."""
         twin = copy.copy(self)
         nothing = torch.zeros(1, 0)
-        twin._take(self.rates[:1], flat.clone().unsqueeze(0), flat.clone().unsqueeze(0), nothing)
+        twin._take(self.rates[:1], flat.clone().unsqueeze(0), flat.clone().unsqueeze(0), nothing, None)
         return twin
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it, the weights are their averages, where these are kept."""
+        if self._averages is None:
+            yield
+            return
+        trained = self.flat.clone()
+        self.flat.copy_(self._averages)
+        try:
+            yield
+        finally:
+            self.flat.copy_(trained)
 
     # ------------------------------------------------------------------ steps
 
@@ -99,13 +139,14 @@ class GroupNetwork:
             h = as_aligned(activation.forward(layer.forward(h)))
         return layers[-1].forward(h)
 
-    def step(self, x: Tensor, y: Tensor, seed: int) -> Tensor:
+    def step(self, x: Tensor, y: Tensor, seed: int, pace: Pace = AS_ASKED) -> Tensor:
         """Take a mini-batch, rows `[B, F]` and targets `[B]`, forward, backward and update for all.
 
         Returns what makes up the loss before the update, see `GroupLoss.values`.
         """
         compared = self.backward(x, y, seed)
-        self._update()
+        self.clip(self._clip_rule)
+        self._update(pace)
         return compared
 
     def backward(self, x: Tensor, y: Tensor, seed: int) -> Tensor:
@@ -130,7 +171,19 @@ class GroupNetwork:
             layers[i].gradients(grad, below[i])
         return compared
 
-    def _update(self) -> None:
+    def clip(self, rule: Clip | None) -> None:
+        """Clip each trial's gradients, as `ChainRule.clip` does those of one."""
+        grads = self._grads
+        if rule is None:
+            return
+        if rule.by_value:
+            grads.clamp_(-rule.most, rule.most)
+            return
+        norms = [torch.linalg.vector_norm(part.flatten(1), dim=1) for part in self.parts(grads)]
+        norm = torch.linalg.vector_norm(torch.stack(norms, dim=1), dim=1)
+        grads.mul_(torch.clamp(rule.most / (norm + 1e-6), max=1.0).unsqueeze(1))
+
+    def _update(self, pace: Pace) -> None:
         # `addcmul` rounds once, as SGD's `add` with `alpha` does; a product of its own would round twice.
         grads = self._grads
         if self._decays:
@@ -142,7 +195,9 @@ class GroupNetwork:
                 self._momenta.copy_(grads)
             grads = grads.addcmul_(self._momenta, self._momentum) if self._nesterov else self._momenta
         self._begun = True
-        self.flat.addcmul_(grads, self._minus_lr)
+        self.flat.addcmul_(grads, torch.tensor([-(r.lr * pace.lr_factor) for r in self.rates]).unsqueeze(1))
+        if self._averages is not None:
+            self._averages.add_(self.flat - self._averages, alpha=pace.average_rate)
 
     def _layers_for(self, rows: int) -> list[Linear]:
         if rows not in self._layers:
@@ -178,15 +233,11 @@ class GroupChain(ChainRule):
         rates = [Rates(0.0, 0.0, 0.0, dropout) for dropout in dropouts]  # the optimizer's come with each step
         self._group = GroupNetwork(networks[0], rates, self._values, nesterov=False)
         self.parameters = [p for layers in networks for p in layers.parameters()]
-        self._flat = self._group.state()
-        each = range(len(networks))
-        self.weights, self.gradients, self._momenta = (
-            [part[t] for t in each for part in self._group.parts(flat)] for flat in self._flat
+        self._flat = [*self._group.state(), torch.zeros_like(self._group.flat)]
+        self._networks = len(networks)
+        self.weights, self.gradients, self._momenta, self._averages = (
+            [part[t] for t in range(self._networks) for part in self._group.parts(flat)] for flat in self._flat
         )
-
-    def load(self, optimizer: torch.optim.Optimizer, clip: Clip | None = None) -> Sgd | None:
-        """As for one network."""
-        return None if clip else super().load(optimizer)
 
     def backward(self, x: Tensor, y: Tensor) -> Tensor:
         """Fill `gradients`; returns the sum of the mean losses, a scalar."""
@@ -195,6 +246,15 @@ class GroupChain(ChainRule):
         for loss in self._values.values(compared.unsqueeze(0), y.unsqueeze(0))[0]:
             total = total + loss
         return total
+
+    def clip(self, rule: Sgd) -> None:
+        """Clip each network's gradients as if it were alone."""
+        self._group.clip(rule.clip)
+
+    def clipped_together(self, parameters: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+        """Return the parameters of each network."""
+        size = len(parameters) // self._networks
+        return [parameters[at : at + size] for at in range(0, len(parameters), size)]
 
 
 def step_operations(shapes: Iterable[Sequence[int]], rows: int) -> int:
@@ -235,13 +295,23 @@ class TrialGroup:
         monitor: str = "val_loss",  # by which an epoch is the best
         high: bool = False,  # whether it is good when it is high
         curves: Sequence[str] = (),  # further metrics that are wanted of every epoch
+        max_epochs: int = 0,  # of the fits: when their schedule ends
+        clip: Clip | None = None,
     ) -> None:
         learner: Learner = module
         self._learner, self._loss = learner, group_loss(rule)
         self._train, self._val, self._seed = train, val, seed
         own = {name: getattr(module, name) for name in RATES}
         self.rates = [Rates(**{**own, **each}) for each in rates]
-        self._network = GroupNetwork(module.network.layers, self.rates, self._loss, nesterov=learner.nesterov)
+        self._network = GroupNetwork(
+            module.network.layers,
+            self.rates,
+            self._loss,
+            nesterov=learner.nesterov,
+            clip=clip,
+            averages=learner.ema_epochs > 0,
+        )
+        self._steps = max_epochs * len(train) if learner.lr_schedule == "cosine" else 0
         self._monitor, self._high = monitor, high
         names = learner.metric_names
         if monitor != "val_loss" and monitor.removeprefix("val_") not in names:
@@ -259,11 +329,12 @@ class TrialGroup:
         with torch.no_grad(), _one_thread():
             while self.epochs < epochs:
                 found = self._train_epoch(self.epochs)
-                found |= self._evaluate()
+                with self._network.averaged():
+                    found |= self._evaluate()
+                    self._note_best(found)
                 for place, trial in enumerate(self.there):
                     for name, values in found.items():
                         self.curves[trial].setdefault(name, []).append(float(values[place]))
-                self._note_best(found)
                 self.epochs += 1
 
     def keep(self, trials: Sequence[int]) -> None:
@@ -276,9 +347,10 @@ class TrialGroup:
             self._network.keep(places)
 
     def weights(self, trial: int) -> list[Tensor]:
-        """Return weight and bias of each layer of a trial that is there."""
+        """Return weight and bias of each layer of a trial that is there, averaged where averages are kept."""
         place = self.there.index(trial)
-        return [part[place].clone() for part in self._network.parts(self._network.flat)]
+        with self._network.averaged():
+            return [part[place].clone() for part in self._network.parts(self._network.flat)]
 
     # ------------------------------------------------------------------ an epoch
 
@@ -286,8 +358,14 @@ class TrialGroup:
         self._train.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         sums = _LossSums(self._learner, self._loss)
         for index, (x, y) in enumerate(self._train):
-            sums.add(self._network.step(x, y, mixed_seed(mixed_seed(self._seed, epoch), index)), y)
+            seed = mixed_seed(mixed_seed(self._seed, epoch), index)
+            sums.add(self._network.step(x, y, seed, self._pace(epoch * len(self._train) + index)), y)
         return {"train_loss": self._learner.logged_loss(sums.mean())}
+
+    def _pace(self, step: int) -> Pace:
+        factor = cosine(step / self._steps) if self._steps else 1.0
+        horizon = self._learner.ema_epochs * len(self._train)
+        return Pace(factor, average_rate(step, horizon) if horizon else 0.0)
 
     def _evaluate(self) -> dict[str, Tensor]:
         if not self._val:

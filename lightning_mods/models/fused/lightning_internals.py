@@ -18,7 +18,7 @@ def is_known(trainer: Trainer) -> bool:
     try:
         loop = trainer.fit_loop.epoch_loop
         optimizer = loop.automatic_optimization.optim_progress.optimizer
-        trackers = [loop.batch_progress, optimizer.step, optimizer.zero_grad]
+        trackers = [loop.batch_progress, optimizer.step, optimizer.zero_grad, loop.scheduler_progress]
         counts = [tracker.current.ready + tracker.total.ready for tracker in trackers]
         known = hasattr(loop.batch_progress, "is_last_batch") and hasattr(trainer.fit_loop, "restarting")
         return known and all(isinstance(n, int) for n in [*counts, loop.on_save_checkpoint()[_STEPS]])
@@ -32,11 +32,12 @@ def batches_done(trainer: Trainer, *, in_all: bool = False) -> int:
     return progress.total.ready if in_all else progress.current.ready
 
 
-def count_steps(trainer: Trainer, n: int) -> None:
-    """Count n steps that were taken without the loop as it does, for whoever counts by it."""
+def count_steps(trainer: Trainer, n: int, *, scheduled: bool = False) -> None:
+    """Count n steps that were taken without the loop as it does; `scheduled`: those of a schedule that goes by them."""
     loop = trainer.fit_loop.epoch_loop
     optimizer = loop.automatic_optimization.optim_progress.optimizer
-    for progress in (loop.batch_progress, optimizer.step, optimizer.zero_grad):
+    counted = [loop.batch_progress, optimizer.step, optimizer.zero_grad]
+    for progress in [*counted, loop.scheduler_progress] if scheduled else counted:
         for tracker in (progress.total, progress.current):
             for name in _COUNTS:
                 if hasattr(tracker, name):  # not every one has all of them

@@ -9,6 +9,7 @@ numbers, it makes no difference which steps go which way, nor where a run is int
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -18,6 +19,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from callbacks.host.packages import Callback, LightningModule, Trainer, kinds
+from lightning_mods.models.average import WeightAverage
 from lightning_mods.models.fused.chain_rule import ChainRule, Clip, Sgd
 from lightning_mods.models.fused.lightning_internals import batches_done, count_steps, is_known
 from lightning_mods.models.fused.limits import (
@@ -29,6 +31,7 @@ from lightning_mods.models.fused.limits import (
     limit_of,
     loop_limit,
 )
+from lightning_mods.models.schedule import CosineSchedule
 
 LossSums = tuple[Tensor | float, Tensor | float]
 """Of the losses of an epoch, each times its weight; and of the weights."""
@@ -72,10 +75,13 @@ WARM_UP = 3  # steps before a capture, as https://docs.pytorch.org/docs/stable/n
 
 
 class GraphedSteps:
-    """Steps over mini-batches of one shape on the GPU, with one set of SGD's numbers; nothing of the chain changes."""
+    """Steps over mini-batches of one shape on the GPU; the gradients come from a graph, with one clipping for all.
+
+    What differs from step to step, the learning rate and the average's, is outside of it. Nothing of the chain changes.
+    """
 
     def __init__(self, chain: ChainRule, x: Tensor, y: Tensor, rule: Sgd) -> None:
-        self.rule = rule
+        self._chain, self.clip = chain, rule.clip
         self.rows = len(x)
         self._x, self._y = x.clone(), y.clone()
         before = chain.snapshot()
@@ -88,23 +94,25 @@ class GraphedSteps:
         chain.restore(before)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._loss = chain.step(self._x, self._y, rule)
+            self._loss = chain.backward(self._x, self._y)
+            chain.clip(rule)
         chain.restore(before)
-        self.agrees = self._check(chain, before)
+        self.agrees = self._check(rule, before)
 
-    def step(self, x: Tensor, y: Tensor) -> Tensor:
+    def step(self, x: Tensor, y: Tensor, rule: Sgd) -> Tensor:
         """One mini-batch; its mean loss before the update."""
         self._x.copy_(x)
         self._y.copy_(y)
         self._graph.replay()
+        self._chain.update(rule)
         return self._loss.clone()
 
-    def _check(self, chain: ChainRule, before: list[Tensor]) -> bool:
+    def _check(self, rule: Sgd, before: list[Tensor]) -> bool:
         """Whether a replay is, bit for bit, the step launched kernel by kernel."""
-        self._graph.replay()
-        found = [self._loss.clone(), *chain.snapshot()]
+        chain, x, y = self._chain, self._x.clone(), self._y.clone()
+        found = [self.step(x, y, rule), *chain.snapshot()]
         chain.restore(before)
-        wanted = [chain.step(self._x, self._y, self.rule), *chain.snapshot()]
+        wanted = [chain.step(x, y, rule), *chain.snapshot()]
         chain.restore(before)
         return all(map(torch.equal, found, wanted))
 
@@ -131,11 +139,14 @@ class Loader(Protocol):
 
 
 class Learner(Protocol):
-    """What steps and groups need of a module, see `MLPModule`. `losses` are the sums over the epoch."""
+    """What steps and groups need of a module, see `MLPModule`."""
 
     losses: LossSums
     network: Callable[[Tensor], Tensor]
     nesterov: bool
+    lr_schedule: str
+    ema_epochs: float
+    average: WeightAverage | None
 
     @property
     def metric_names(self) -> Sequence[str]:
@@ -203,14 +214,28 @@ class FastSteps:
         free = self._free()
         if free < 1 or not _is_plain(self._trainer):  # a callback may have changed what a step is
             return
-        optimizer = self._trainer.optimizers[0]
+        trainer, optimizer = self._trainer, self._trainer.optimizers[0]
         if self._hooks.listened_to(optimizer):
             return
-        profiler = self._trainer.profiler  # type: ignore[attr-defined]  # a connector's
+        profiler = trainer.profiler  # type: ignore[attr-defined]  # a connector's
+        averages = self._averages()
         with profiler.profile("fast_steps"), torch.inference_mode():
-            rule = self._chain.load(optimizer, _clip_of(self._trainer))
+            rule = self._chain.load(
+                optimizer, clip_of(trainer.gradient_clip_val, trainer.gradient_clip_algorithm), averages
+            )
             if rule is not None:
                 self._take(self._loader.coming(int(free)), rule, optimizer)
+
+    def _averages(self) -> list[Tensor]:
+        average = self._learner.average
+        return [] if average is None else list(average.values.values())
+
+    def _rule(self, rule: Sgd, ahead: int) -> Sgd:
+        """The numbers of the coming step `ahead`, 0 the next one, from those of the next one."""
+        schedule, average = schedule_of(self._trainer), self._learner.average
+        if schedule is not None:
+            rule = replace(rule, lr=schedule.rates(schedule.last_epoch + ahead)[0])
+        return rule if average is None else replace(rule, average_rate=average.rate(average.steps + ahead))
 
     def _free(self) -> float:
         if self._careful:
@@ -229,6 +254,7 @@ class FastSteps:
         began = time.perf_counter()
         with readings.shown(len(batches)):
             for ahead, (x, y) in enumerate(self._loader.gather_each(batches, device)):
+                rule = self._rule(rule, ahead)
                 if not self._checked.get(len(x)) and not self._agrees(x, y, rule, first + ahead):
                     self._careful = 0 if losses else 100  # a size that has to go through the loop, or all of them
                     break
@@ -245,13 +271,21 @@ class FastSteps:
             self._careful = len(losses)
             return
         self._seconds = (time.perf_counter() - began) / len(losses)
-        chain.store(optimizer, rule)
+        chain.store(optimizer, rule, self._averages())
         learner.losses = add_losses(learner.losses, stacked, [learner.loss_weight(y) for _, y in rows])
         readings.keep()
         self._loader.move_on(len(losses))
-        count_steps(self._trainer, len(losses))
+        self._count(len(losses))
         for watcher in self._watchers:
             watcher.steps_taken(self._trainer, self._module, taken)
+
+    def _count(self, steps: int) -> None:
+        schedule = schedule_of(self._trainer)
+        count_steps(self._trainer, steps, scheduled=schedule is not None)
+        if schedule is not None:
+            schedule.advance(steps)
+        if (average := self._learner.average) is not None:
+            average.steps += steps
 
     def _read(self, batch: Rows, rule: Sgd, readings: Readings, ahead: int) -> Tensor:
         loss = self._chain.backward(*batch)
@@ -265,10 +299,10 @@ class FastSteps:
 
     def _step(self, x: Tensor, y: Tensor, rule: Sgd) -> Tensor:
         if x.device.type == "cuda" and self._may_graph:
-            if self._graphed is None or self._graphed.rule != rule:
+            if self._graphed is None or self._graphed.clip != rule.clip:
                 self._capture(x, y, rule)
             if self._graphed is not None and self._graphed.rows == len(x):
-                return self._graphed.step(x, y)
+                return self._graphed.step(x, y, rule)
         return self._chain.step(x, y, rule)
 
     def _capture(self, x: Tensor, y: Tensor, rule: Sgd) -> None:
@@ -317,17 +351,25 @@ def open_fast_steps(
 
 def _is_plain(trainer: Trainer) -> bool:
     """Whether a step is forward, backward, clipping, step, on one device in full precision, and nothing else."""
-    return (
+    return bool(
         type(trainer.strategy) in kinds(".strategies.SingleDeviceStrategy")
         and type(trainer.precision_plugin) in kinds(".plugins.precision.Precision")
         and trainer.accumulate_grad_batches == 1
         and len(trainer.optimizers) == 1
-        and all(config.interval == "epoch" for config in trainer.lr_scheduler_configs)
+        and (schedule_of(trainer) or all(config.interval == "epoch" for config in trainer.lr_scheduler_configs))
         and not torch.is_anomaly_enabled()
         and not trainer.fast_dev_run  # type: ignore[attr-defined]  # set by a connector
     )
 
 
-def _clip_of(trainer: Trainer) -> Clip | None:
-    most = trainer.gradient_clip_val
-    return Clip(float(most), trainer.gradient_clip_algorithm == "value") if most else None
+def schedule_of(trainer: Trainer) -> CosineSchedule | None:
+    """Return the schedule that goes by the step, if it is the only one and of the kind whose rates are known ahead."""
+    configs = trainer.lr_scheduler_configs
+    if len(configs) != 1 or configs[0].interval != "step" or configs[0].frequency != 1:
+        return None
+    return configs[0].scheduler if type(configs[0].scheduler) is CosineSchedule else None
+
+
+def clip_of(gradient_clip_val: float | None, gradient_clip_algorithm: str | None) -> Clip | None:
+    """Return the clipping that a trainer was asked for."""
+    return Clip(float(gradient_clip_val), gradient_clip_algorithm == "value") if gradient_clip_val else None

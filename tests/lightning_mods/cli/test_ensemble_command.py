@@ -85,15 +85,18 @@ def test_the_first_member_is_the_single_fit(tmp_path):
     assert not torch.equal(three["network.0.network.layers.0.weight"], three["network.1.network.layers.0.weight"])
 
 
-@pytest.mark.parametrize("again", [["--ensemble=2", "--model.hidden_sizes=[8]"], []], ids=["same flags", "none"])
+# A schedule would be another one for two epochs than for four.
+TWO = ("--ensemble=2", "--model.hidden_sizes=[8]", "--model.lr_schedule=constant")
+
+
+@pytest.mark.parametrize("again", [TWO, ()], ids=["same flags", "none"])
 def test_a_fit_goes_on_with_the_same_flags_or_with_none(again, tmp_path):
     fit = ("fit", "--data.path=iris", *QUICK[1:])
     for name, epochs in (("whole", [4]), ("parted", [2, 4])):
         (tmp_path / name).mkdir()
         with contextlib.chdir(tmp_path / name):
-            flags = ["--ensemble=2", "--model.hidden_sizes=[8]"]
             for number, last in enumerate(epochs):
-                more = [*again, "--ckpt_path=last"] if number else flags
+                more = [*again, "--ckpt_path=last"] if number else TWO
                 succeed(*fit, f"--trainer.max_epochs={last}", *more)
     whole, parted = weights(tmp_path / "whole"), weights(tmp_path / "parted")
     assert all(torch.equal(value, parted[key]) for key, value in whole.items())

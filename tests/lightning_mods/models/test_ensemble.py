@@ -58,6 +58,7 @@ GIVEN = {
     "nesterov": {"nesterov": True, "weight_decay": 0.01},
     "dropout": {"dropout": 0.3},
     "no momentum": {"momentum": 0.0, "activation": "silu"},
+    "recipe": {"nesterov": True, "lr_schedule": "cosine", "ema_epochs": 2.0, "lr": 0.3},
 }
 
 
@@ -79,14 +80,16 @@ def test_each_member_is_to_the_bit_what_it_would_be_alone(task, given, steps, cl
         assert trainer.callback_metrics[name] == pytest.approx(float(sum(each[name] for each in losses)) / 3, rel=1e-6)
 
 
+@pytest.mark.parametrize("clip", [None, 0.3])
+@pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
 @pytest.mark.parametrize("task", TASKS)
-def test_most_steps_are_taken_by_all_members_at_once(task, monkeypatch):
-    ensemble, seen = made(task, table(task)), []
+def test_most_steps_are_taken_by_all_members_at_once(task, given, clip, monkeypatch):
+    ensemble, seen = made(task, table(task), **given), []
     step = ensemble.training_step
     monkeypatch.setattr(
         ensemble, "training_step", lambda batch, batch_idx: (seen.append(batch_idx), step(batch, batch_idx))[1]
     )
-    trainer = fit(ensemble, table(task))
+    trainer = fit(ensemble, table(task), gradient_clip_val=clip)
     assert len(seen) < trainer.global_step / 2
 
 

@@ -79,6 +79,7 @@ def same(one, other):
     return True
 
 
+RECIPE = {"lr": 0.5, "nesterov": True, "lr_schedule": "cosine", "ema_epochs": 2}
 SETTINGS = {
     "as it is": {},
     "dropout": {"model": {"dropout": 0.3}},
@@ -96,10 +97,25 @@ SETTINGS = {
     "no validation": {"limit_val_batches": 0},
     "clipped norm": {"gradient_clip_val": 0.3, "model": {"nesterov": True}},
     "clipped values": {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
+    "cosine": {"model": {"lr_schedule": "cosine"}},
+    "averaged": {"model": {"ema_epochs": 2}},
+    "averaged, validation on the way": {"model": {"ema_epochs": 0.5}, "val_check_interval": 0.4},
+    "the recipe": {"gradient_clip_val": 0.3, "model": RECIPE},
+    "the recipe, steps limited": {"gradient_clip_val": 0.3, "model": RECIPE, "max_steps": 17, "max_epochs": -1},
+    "the recipe without momentum": {"gradient_clip_val": 0.3, "model": {**RECIPE, "nesterov": False, "momentum": 0.0}},
+    "the recipe with dropout and weighted classes": {
+        "gradient_clip_val": 0.3,
+        "model": {**RECIPE, "dropout": 0.2, "class_weight": "balanced"},
+    },
     "clipped, of a number": {
         "gradient_clip_val": 0.05,
         "model": {"kind": MLPRegressor, "lr": 0.5},
         "data": {"target": "petal width (cm)", "task": "regression"},
+    },
+    "the recipe, of a number": {
+        "gradient_clip_val": 0.3,
+        "model": {**RECIPE, "kind": MLPRegressor},
+        "data": {"target": "petal width (cm)", "task": "regression", "bins": 8},
     },
 }
 

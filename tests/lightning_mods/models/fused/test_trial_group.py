@@ -53,20 +53,23 @@ def made(path, batch_size, **model):
     return data, MLPClassifier(data.in_features, data.num_classes, data.class_counts, **model)
 
 
-def group_of(data, module, rates):
+def group_of(data, module, rates, **trainer):
     return module.trial_group(
         rates,
         seed=SEED,
+        max_epochs=EPOCHS,
+        **trainer,
         train=data.train_dataloader(),
         val=data.val_dataloader(),
         curves=[f"val_{name}" for name in module.metric_names],
     )
 
 
-def alone(path, batch_size, **model):
+def alone(path, batch_size, trainer, **model):
     data, module = made(path, batch_size, **model)
     record = Record()
     pl.Trainer(
+        **trainer,
         max_epochs=EPOCHS,
         accelerator="cpu",
         logger=False,
@@ -83,12 +86,13 @@ def same(found, wanted):
     return torch.equal(torch.isnan(found), torch.isnan(wanted)) and torch.equal(found.nan_to_num(), wanted.nan_to_num())
 
 
-def check(path, batch_size, rates, **model):
+def check(path, batch_size, rates, trainer=None, **model):
     """Compare curves and weights of a group's trials with those of fits of their own."""
-    group = group_of(*made(path, batch_size, **{**model, **rates[0]}), rates)
+    trainer = trainer or {}
+    group = group_of(*made(path, batch_size, **{**model, **rates[0]}), rates, **trainer)
     group.run(EPOCHS)
     for place, rate in enumerate(rates):
-        rows, weights = alone(path, batch_size, **{**model, **rate})
+        rows, weights = alone(path, batch_size, trainer, **{**model, **rate})
         assert set(group.curves[place]) == set(rows[0])
         for name, curve in group.curves[place].items():
             assert same(torch.tensor(curve), torch.tensor([row[name] for row in rows])), (rate, name)
@@ -127,6 +131,20 @@ def test_dropout_of_each_trial_its_own():
     check("wine", 20, rates, hidden_sizes=[32, 10])
 
 
+RECIPE = {"nesterov": True, "lr_schedule": "cosine", "ema_epochs": 2}
+
+
+@pytest.mark.parametrize("path", ["wine", "diabetes", "digits"])
+def test_the_recipe(path):
+    rates = [{**USUAL, "lr": lr, "weight_decay": decay} for lr, decay in ((0.5, 2e-3), (0.05, 0.0), (8.0, 0.02))]
+    check(path, 32, rates, {"gradient_clip_val": 0.3}, hidden_sizes=[32, 21], **RECIPE)
+
+
+def test_clipped_values_and_an_average_of_less_than_an_epoch():
+    clipping = {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}
+    check("wine", 16, [USUAL, HIGH, PLAIN], clipping, hidden_sizes=[24], ema_epochs=0.3)
+
+
 @pytest.mark.parametrize(("batch_size", "hidden_sizes"), [(1, [7]), (2, [3, 2]), (8, [16, 1, 16]), (64, [])])
 def test_shapes_whose_batched_products_differ(batch_size, hidden_sizes):
     check("iris", batch_size, [USUAL, HIGH], hidden_sizes=hidden_sizes)
@@ -151,7 +169,7 @@ def test_the_best_epochs_metrics_are_those_that_were_logged():
     data, module = made("wine", 16, hidden_sizes=[24], lr=0.5)
     group = module.trial_group([{}], seed=SEED, train=data.train_dataloader(), val=data.val_dataloader())
     group.run(EPOCHS)
-    rows, _ = alone("wine", 16, hidden_sizes=[24], lr=0.5)
+    rows, _ = alone("wine", 16, {}, hidden_sizes=[24], lr=0.5)
     best = min(range(EPOCHS), key=lambda epoch: rows[epoch]["val_loss"])
     assert "val_auroc" not in group.curves[0]
     assert group.best_epochs == [best]

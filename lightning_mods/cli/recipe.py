@@ -1,0 +1,121 @@
+"""The recipe: what `fit` and `study` set where nobody says anything, by the size of the table and its task."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from callbacks.host.lightning import LightningDataModule, LightningModule
+from datamodules import TabularDataModule
+from lightning_mods.cli.classes import asked_table, find_class
+from lightning_mods.cli.command_line import CommandLine
+from lightning_mods.loggers.terminal import say
+from lightning_mods.models.classifier import MLPClassifier
+from lightning_mods.models.ensemble import MLPEnsemble
+from lightning_mods.models.regressor import MLPRegressor
+
+BINS = 16  # of each column of numbers
+BATCH_ROWS = 128
+EPOCHS = 40
+PLAIN_EPOCHS = 30
+
+
+@dataclass(frozen=True)
+class TableFacts:
+    """What the recipe goes by."""
+
+    rows: int  # for training
+    task: str
+
+
+def trainer_settings(recipe: str, facts: TableFacts | None) -> dict[str, Any]:
+    """Return what a recipe asks of the trainer; without facts what holds for any data."""
+    if recipe == "plain" or facts is None:
+        return {"max_epochs": PLAIN_EPOCHS}
+    return {"max_epochs": EPOCHS, "gradient_clip_val": 0.3}
+
+
+def model_settings(facts: TableFacts) -> dict[str, Any]:
+    """Return what the default recipe asks of an MLP of ours."""
+    decay = min(5 / facts.rows, 0.02) if facts.task == "classification" else 2e-3
+    return {"lr": 0.5, "nesterov": True, "weight_decay": decay, "lr_schedule": "cosine", "ema_epochs": 2.0}
+
+
+def batch_size(facts: TableFacts) -> int | str:
+    """Return the rows of a mini-batch: an eighth of a small table, a power of two of at least 32."""
+    if facts.rows < 8 * 32:
+        return "auto"
+    return min(BATCH_ROWS, 1 << int(math.log2(facts.rows / 8)))
+
+
+def with_recipe(
+    line: CommandLine, table: TabularDataModule | None, checkpoint: dict[str, Any] | None
+) -> tuple[CommandLine, TabularDataModule | None]:
+    """Put what the recipe says first on a command line that names its classes, so that whatever is typed wins.
+
+    The data module that has read the table, where one has, goes with it. A run that goes on has its model and data in
+    the checkpoint; the trainer's settings are those of its recipe.
+    """
+    if line.verb not in ("fit", "study"):
+        return line, table
+    model = find_class(line.section("model")["class_path"], LightningModule)
+    data = find_class(line.section("data")["class_path"], LightningDataModule)
+    ours = model in (MLPClassifier, MLPRegressor, MLPEnsemble) and data is TabularDataModule
+    recipe = _recipe_of(line, checkpoint) if ours else "plain"
+    if not ours and line.said("recipe") not in (None, "plain"):
+        say("note: --recipe is not used, it is for our MLPs on a TabularDataModule.")
+    config: dict[str, Any] = {"recipe": recipe}
+    facts = _facts_in(checkpoint) if checkpoint else None
+    if ours and checkpoint is None and recipe != "plain":
+        table = asked_table(line) if table is None else table
+        facts = TableFacts(table.n_train, table.task)
+        for_data = {"bins": BINS, "batch_size": batch_size(facts)}
+        said = line.section("data").get("init_args", {})
+        table = table.like(**{name: value for name, value in for_data.items() if name not in said})
+        config["data"] = {"class_path": _path(data), "init_args": for_data}
+        if model is not MLPEnsemble:  # its members' settings are given
+            config["model"] = {"class_path": _path(model), "init_args": _fitting(model_settings(facts), line)}
+    config["trainer"] = _fitting(trainer_settings(recipe, facts), line)
+    return line.extended(before=[f"--config={json.dumps(config)}"]), table
+
+
+def _path(chosen: type) -> str:
+    return f"{chosen.__module__}.{chosen.__qualname__}"
+
+
+def _facts_in(checkpoint: Mapping[str, Any]) -> TableFacts | None:
+    """What the data module of a checkpoint knew of its table."""
+    learned = checkpoint.get(TabularDataModule.__qualname__)
+    return TableFacts(learned["sizes"]["train"], learned["task"]) if learned else None
+
+
+def _recipe_of(line: CommandLine, checkpoint: Mapping[str, Any] | None) -> str:
+    """The recipe that is asked for, else that of the run that goes on, else the default.
+
+    Runs and configuration files from before there were recipes are plain.
+    """
+    said = line.said("recipe")
+    if said is not None:
+        return str(said)
+    if checkpoint is not None:
+        return str(checkpoint.get("lightning_mods", {}).get("recipe", "plain"))
+    return "plain" if any(_is_whole(flag.config) for flag in line.flags if flag.config) else "default"
+
+
+def _is_whole(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration has all settings, as a fit writes them down, and not some that a person chose."""
+    trainer = config.get("trainer")
+    return isinstance(trainer, Mapping) and "fast_dev_run" in trainer
+
+
+def _fitting(settings: Mapping[str, Any], line: CommandLine) -> dict[str, Any]:
+    """Leave out what contradicts the command line: its own optimizer or schedule, momentum or limit."""
+    left = dict(settings)
+    if line.said("optimizer") is not None or line.said("lr_scheduler") is not None:
+        left.pop("lr_schedule", None)
+    if line.said("model.momentum") in (0, "0", "0.0"):
+        left.pop("nesterov", None)
+    if line.said("trainer.max_steps") is not None or line.said("trainer.max_time") is not None:
+        left.pop("max_epochs", None)
+    return left

@@ -1,0 +1,29 @@
+"""`Patience`: a fit ends when nothing has come of it for some epochs."""
+
+import math
+
+from callbacks.host import say
+from callbacks.host.lightning import EarlyStopping
+from callbacks.host.packages import LightningModule, Trainer
+
+AUTO = 20  # epochs without a lower validation loss; more where a fit is long
+_SHARE = 0.2  # of a fit's epochs
+
+
+def auto_patience(max_epochs: int) -> int:
+    """Return the epochs without a lower validation loss that end a fit of so many epochs; -1 for no limit."""
+    return max(AUTO, math.ceil(_SHARE * max_epochs))
+
+
+class Patience(EarlyStopping):
+    """Ends a fit whose validation loss has not fallen for so many epochs, and says so when it has."""
+
+    def __init__(self, epochs: int) -> None:
+        # A loss that is no number is GradientMonitor's to speak of.
+        super().__init__("val_loss", patience=epochs, check_finite=False, strict=False)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say why the fit is over."""
+        if self.stopped_epoch:
+            how = "--patience=N waits longer, --patience=0 goes on to the end"
+            say(trainer, f"stopped: no lower validation loss for {self.patience} epochs ({how}).")
