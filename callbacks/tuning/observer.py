@@ -42,6 +42,7 @@ class TrialObserver(Callback):
         self.values: list[float] = []  # the metric after each epoch; NaN and infinity as they were logged
         self.best: Mapping[str, float] = {}  # all metrics of the best epoch; empty before any finite value
         self.best_epoch: int | None = None
+        self.weights: Mapping[str, Any] = {}  # of the best epoch, by name, where they are wanted
         self.epochs = 0  # begun
         self.curves: Mapping[str, Sequence[float]] = {}  # one number an epoch, of a fit that no trainer runs
         self.improved: Callable[[Trainer], object] | None = None  # called at every new best epoch

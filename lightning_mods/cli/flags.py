@@ -175,6 +175,10 @@ _PATIENCE_HELP = (
     "--trainer.max_epochs if that is more, where the learning rate is constant; never where a schedule goes on to its "
     "end."
 )
+_GREEDY_HELP = (
+    "`greedy`: keep the weights of the best trials while they train, and pick an ensemble among them by validation "
+    "loss when the study is done (Caruana et al. 2004); ensemble.ckpt in the study's folder holds it for every verb."
+)
 _CHECKPOINT_HELP = "A checkpoint file, or `best` or `last` of the newest run under --trainer.default_root_dir."
 _RESUME_HELP = " Training goes on from it; with `last` and no checkpoint yet it starts anew."
 _EXPORTED_HELP = (
@@ -192,7 +196,8 @@ def add_verb_arguments(parser: Any, verb: str) -> None:
     add("--patience", type=int | Literal["auto"], default="auto", help=_PATIENCE_HELP if trains else SUPPRESS)
     steps_help = _STEPS_HELP if trains else SUPPRESS
     add("--steps_per_execution", type=int | str, default="auto", help=steps_help)
-    add("--ensemble", type=int | str | None, default=None, help=_ENSEMBLE_HELP if is_fit else SUPPRESS)
+    ensemble_help = {"fit": _ENSEMBLE_HELP, "study": _GREEDY_HELP}.get(verb, SUPPRESS)
+    add("--ensemble", type=int | str | None, default=None, help=ensemble_help)
     if verb == "study":
         parser.add_class_arguments(StudyFlags, "study")
         add("--space", type=dict[str, Any], default={}, help=SPACE_HELP)

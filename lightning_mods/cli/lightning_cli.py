@@ -183,7 +183,8 @@ class ModsCLI(LightningCLI):
             # config.yaml is for other runs too
             self.config.trainer.logger, self.config.data = logger, self._asked_data
         self._hand_over_state(self.datamodule)  # a foreign model asked for nothing
-        self.model = _ensemble_of(self.model, self.config.ensemble)
+        if self.verb != "study":
+            self.model = _ensemble_of(self.model, self.config.ensemble)
         steps = self.config.steps_per_execution
         if steps != "auto" and (isinstance(steps, str) or steps < 1):
             raise UsageError(f"--steps_per_execution must be `auto` or a whole number of at least 1, not {steps}.")
@@ -321,7 +322,8 @@ def _ensemble_of(model: LightningModule, count: Any) -> LightningModule:
     if count is None or count == 1:
         return model
     if not isinstance(count, int) or count < 1:
-        raise UsageError(f"--ensemble needs a number of models, such as 8, not {count}.")
+        of_study = "; greedy is for a study" if count == "greedy" else ""
+        raise UsageError(f"--ensemble needs a number of models, such as 8, not {count}{of_study}.")
     if isinstance(model, MLPEnsemble):
         if len(model.members) != count:
             raise UsageError(f"--ensemble={count} does not fit --model, which has {len(model.members)} members.")

@@ -11,7 +11,7 @@ from torchmetrics import MeanSquaredError, Metric
 
 from lightning_mods.models.classifier import MLPClassifier
 from lightning_mods.models.fused.chain_rule import ChainRule
-from lightning_mods.models.fused.group import GroupChain
+from lightning_mods.models.fused.group_chain import GroupChain
 from lightning_mods.models.metrics import ProbabilityLoss
 from lightning_mods.models.mlp import MLP
 from lightning_mods.models.module import MLPModule
@@ -85,6 +85,14 @@ class MLPEnsemble(MLPModule):
     def of(cls, model: MLPModule, count: int) -> "MLPEnsemble":
         """Return `count` members with a model's settings."""
         return cls(type(model).__name__, [dict(model.hparams)] * count)  # type: ignore[arg-type]  # the caller's to see
+
+    @classmethod
+    def of_models(cls, models: Sequence[MLPModule], weights: Sequence[float]) -> "MLPEnsemble":
+        """Return an ensemble of copies of fitted models."""
+        ensemble = cls(type(models[0]).__name__, [dict(model.hparams) for model in models], weights)  # type: ignore[arg-type]  # as above
+        for member, model in zip(ensemble.members, models, strict=True):
+            member.load_state_dict(model.state_dict())
+        return ensemble
 
     @property
     def members(self) -> list[MLPModule]:

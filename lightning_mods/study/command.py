@@ -23,6 +23,7 @@ from lightning_mods.cli.command_line import CommandLine, UsageError, short_class
 from lightning_mods.cli.verbs import mistakes_in_one_line
 from lightning_mods.loggers.terminal import aligned, quiet, say, speak_as, writers_report_once
 from lightning_mods.runs import newest_run
+from lightning_mods.study.ensemble import KeptFits, check_greedy, write_ensemble
 from lightning_mods.study.processes import ProcessEnd, rank_processes, run_workers
 from lightning_mods.study.ranks import RankTrialRunner, check_ranks
 from lightning_mods.study.trial_cli import (
@@ -62,6 +63,8 @@ class StudyCommand:
         same = {name: getattr(self.flags, name) for name in _PLANNED}
         self.plan = Plan(directions=tuple(self.flags.directions), **same)
         self.plan.check()
+        if self.cli.config.ensemble is not None:
+            check_greedy(self.cli, self.space)
 
     def train_here(self, report: Callable[[Progress], object]) -> None:
         """Take part in the study until it is done."""
@@ -145,7 +148,10 @@ def open_study(study: StudyCommand) -> OpenStudy:
             f"the study {study.flags.name!r} was begun {began}, and now it is {asked.get(name, 'not given')}{more}: "
             "its trials would not compare. Give the same, or another --study.name."
         )
-    return OpenStudy(study, before, there is None and not opened.get_trials(deepcopy=False), new_files)
+    is_new = there is None and not opened.get_trials(deepcopy=False)
+    if is_new:
+        KeptFits(study.folder, high=False).forget()  # of a study that was removed
+    return OpenStudy(study, before, is_new, new_files)
 
 
 def _settings(cli: StudyCLI, names: Mapping[str, Any]) -> dict[str, Any]:
@@ -324,6 +330,9 @@ def finish(study: StudyCommand, *, interrupted: bool = False) -> None:
         say(f"{now.done} of {now.total} trials are done; the same command goes on.")
         if study.flags.timeout is None:
             raise SystemExit(1)
+    if study.cli.config.ensemble is not None and rows:
+        kept = KeptFits(study.folder, high=study.flags.directions[0] == "maximize")
+        sys.stdout.write(f"{write_ensemble(study.cli, kept, study.folder)}\n")
     if study.flags.refit and best:
         _refit(study, opened, best[0])
 
@@ -346,7 +355,7 @@ def _axes(space: Mapping[str, Any], mattered: Sequence[str]) -> list[str]:
 def _write_best(study: StudyCommand, row: TrialRow) -> str:
     """Write the whole configuration of a trial's fit, to be given to `fit --config`, under a line of words on it."""
     config = study.cli.config_with(row.params, study.cli.base_seed)
-    for own in ("study", "space", "config"):
+    for own in ("study", "space", "config", "ensemble"):
         config.pop(own, None)
     text = study.cli.parser.dump(config, skip_validation=True, skip_unset=False)
     body = "\n".join(line for line in text.splitlines() if not line.startswith("#"))

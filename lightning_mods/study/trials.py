@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from lightning_mods.models.classifier import MLPClassifier
 from lightning_mods.models.fused.group import RATES
 from lightning_mods.models.regressor import MLPRegressor
 from lightning_mods.models.schedule import cosine
+from lightning_mods.study.ensemble import KeptFit, KeptFits
 from lightning_mods.study.trial_cli import StudyCLI, short_names
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class StudyFits:
         self._shown = short_names(self._space)
         self._threads = torch.get_num_threads()
         self._templates: dict[tuple[str, int], StudyCLI] = {}
+        high = self._flags.directions[0] == "maximize"
+        self._kept = KeptFits(folder, high=high) if cli.config.ensemble else None
 
     def runner(self, *, ended: bool = True) -> TrialRunner:
         """Make the runner of one trial after the other; `ended` looks after them, not in a rank, which has no study."""
@@ -47,6 +50,7 @@ class StudyFits:
             fits=flags.fits,
             prunes_hopeless=flags.prune_hopeless,
             compares_fits=flags.pruner == "wilcoxon",
+            keeps_weights=self._kept is not None,
         )
         return TrialRunner(settings, self.fit, self._end if ended else None)
 
@@ -62,7 +66,8 @@ class StudyFits:
     def fit(self, fit: TrialFit) -> Trainer:
         """Train a fit as a command of its own would, and return its trainer."""
         torch.set_num_threads(self._threads)  # as many as a fit of its own would begin with
-        fit.observer.improved = _HParamsRow(fit.observer, self._params(fit.values), self._flags.metrics)
+        row = _HParamsRow(fit.observer, self._params(fit.values), self._flags.metrics)
+        fit.observer.improved = row if self._kept is None else _WithWeights(fit.observer, row)
         seed, held_out = self._seed_and_fold(fit.index)
         folder = self._run_folder(fit.number, fit.index)
         try:
@@ -105,8 +110,15 @@ class StudyFits:
         return {self._shown[name]: value for name, value in values.items()}
 
     def _end(self, end: TrialEnd) -> None:
-        """Keep one TensorBoard run a trial; write that of a fit that no trainer ran as its own loggers would."""
+        """Keep one TensorBoard run a trial; write that of a fit that no trainer ran as its own loggers would.
+
+        Keep its weights, where they are wanted: those of the best epoch, also of a trial that did not come to its end.
+        """
         forget_attempts(end.study, end.number, end.attrs, self._folder)
+        if self._kept is not None:
+            for index, fit in enumerate(end.fits):
+                value = fit.best.get(self._flags.metrics[0], float("nan"))
+                self._kept.keep(KeptFit(end.number, index, value, end.values, fit.weights))
         if self._cli.config.trainer.logger is False:
             return
         for index, fit in enumerate(end.fits):
@@ -153,6 +165,18 @@ class _HParamsRow:
             else:
                 logger.log_hyperparams(self._params, row)
         self._is_described = self._is_described or bool(row)
+
+
+class _WithWeights:
+    """Remembers the network's weights of a fit's best epoch too; while it is read they are those that were judged."""
+
+    def __init__(self, observer: TrialObserver, other: Callable[[Trainer], object]) -> None:
+        self._observer, self._other = observer, other
+
+    def __call__(self, trainer: Trainer) -> None:
+        self._other(trainer)
+        model: Any = trainer.lightning_module
+        self._observer.weights = {n: each.detach().cpu().clone() for n, each in model.network.named_parameters()}
 
 
 def forget_attempts(study: "Study", number: int, attrs: Mapping[str, Any], folder: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_mods.models.average import average_rate
-from lightning_mods.models.fused.chain_rule import ChainRule, Clip, LossRule, Sgd, activation_of, starts
+from lightning_mods.models.fused.chain_rule import Clip, LossRule, activation_of, starts
 from lightning_mods.models.fused.group_ops import GroupActivation, GroupLoss, Linear, as_aligned, group_loss, shaped
 from lightning_mods.models.fused.steps import Learner, LossSums, add_loss, mixed_seed
 from lightning_mods.models.schedule import cosine
@@ -222,41 +222,6 @@ class GroupNetwork:
         return [torch.stack([drawn[r.dropout][i] for r in self.rates]) for i in range(len(widths))]
 
 
-class GroupChain(ChainRule):
-    """Steps of networks alike in shape, on the same mini-batches, by one optimizer: as `ChainRule` for one.
-
-    Its loss is the sum of theirs. Each has a share of dropout, drawn from the seed that torch was last given.
-    """
-
-    def __init__(self, networks: Sequence[nn.Sequential], dropouts: Sequence[float], loss: LossRule) -> None:
-        self._values = group_loss(loss)
-        rates = [Rates(0.0, 0.0, 0.0, dropout) for dropout in dropouts]  # the optimizer's come with each step
-        self._group = GroupNetwork(networks[0], rates, self._values, nesterov=False)
-        self.parameters = [p for layers in networks for p in layers.parameters()]
-        self._flat = [*self._group.state(), torch.zeros_like(self._group.flat)]
-        self._networks = len(networks)
-        self.weights, self.gradients, self._momenta, self._averages = (
-            [part[t] for t in range(self._networks) for part in self._group.parts(flat)] for flat in self._flat
-        )
-
-    def backward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Fill `gradients`; returns the sum of the mean losses, a scalar."""
-        compared = self._group.backward(x, y, torch.initial_seed())
-        total = torch.zeros(())
-        for loss in self._values.values(compared.unsqueeze(0), y.unsqueeze(0))[0]:
-            total = total + loss
-        return total
-
-    def clip(self, rule: Sgd) -> None:
-        """Clip each network's gradients as if it were alone."""
-        self._group.clip(rule.clip)
-
-    def clipped_together(self, parameters: Sequence[Tensor]) -> list[Sequence[Tensor]]:
-        """Return the parameters of each network."""
-        size = len(parameters) // self._networks
-        return [parameters[at : at + size] for at in range(0, len(parameters), size)]
-
-
 def step_operations(shapes: Iterable[Sequence[int]], rows: int) -> int:
     """Return the floating-point operations of a step with parameters of these shapes and so many rows.
 
@@ -311,6 +276,7 @@ class TrialGroup:
             clip=clip,
             averages=learner.ema_epochs > 0,
         )
+        self._names = [name for name, _ in module.network.named_parameters()]
         self._steps = max_epochs * len(train) if learner.lr_schedule == "cosine" else 0
         self._monitor, self._high = monitor, high
         names = learner.metric_names
@@ -418,6 +384,13 @@ class TrialGroup:
             scores = self._learner.scores([p for p, _ in outputs], [y for _, y in outputs], missing)
             found |= {f"val_{name}": float(value) for name, value in scores.items()}
         return found
+
+    def best_weights(self, trial: int) -> dict[str, Tensor]:
+        """Return the network's parameters in a trial's best epoch by name; nothing if there is none."""
+        if self.best_epochs[trial] is None:
+            return {}
+        parts = self._network.parts(self._best_flat[trial].unsqueeze(0))
+        return {name: part[0].clone() for name, part in zip(self._names, parts, strict=True)}
 
 
 @contextmanager
