@@ -254,6 +254,8 @@ class MLPModule(LightningModule, ABC):
             self.average = WeightAverage(parameters, self.ema_epochs * steps, self._kept_average)
         self._kept_average = None
         timers = [c for c in trainer.callbacks if isinstance(c, kinds(".callbacks.Timer"))]  # type: ignore[attr-defined]
+        if schedule is not None:
+            schedule.plan(trainer.estimated_stepping_batches)
         self._time_limit = TimeLimit(schedule, timers[0]) if schedule and timers else None
         self._fast_steps = None  # a fit that raised tears down neither its module nor its loader
         begin = partial(seed_batch, self, self._seed)
@@ -354,8 +356,8 @@ class MLPModule(LightningModule, ABC):
         )
         if self.lr_schedule == "constant":
             return sgd
-        schedule = CosineSchedule(sgd, self.trainer.estimated_stepping_batches)
-        return {"optimizer": sgd, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        # Its plan is made when training starts: to ask for the number of steps now would spoil a resumed epoch's order.
+        return {"optimizer": sgd, "lr_scheduler": {"scheduler": CosineSchedule(sgd), "interval": "step"}}
 
 
 def _stage_metrics(module: MLPModule) -> dict[str, Metric]:

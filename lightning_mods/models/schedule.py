@@ -21,17 +21,23 @@ class CosineSchedule(LRScheduler):
 
     Args:
         optimizer: Whose rates it sets.
-        steps: After how many steps the rate is zero, above 0; infinity keeps it as it is.
+        steps: After how many steps the rate is zero, above 0; infinity, until there is a plan, keeps it as it is.
 
     Attributes:
         since: Where the present pace began: the step, and the progress made until then.
         left: Steps from there to the end.
     """
 
-    def __init__(self, optimizer: Optimizer, steps: float) -> None:
+    def __init__(self, optimizer: Optimizer, steps: float = math.inf) -> None:
         self.since: tuple[int, float] = (0, 0.0)
         self.left = steps
         super().__init__(optimizer)
+
+    def plan(self, steps: float) -> None:
+        """Say after how many steps in all the rate is zero, unless a limit of time has said it already."""
+        if self.since == (0, 0.0):
+            self.left = steps
+            self.advance(0)
 
     def progress(self, step: int) -> float:
         """Return the share of the schedule that is done before a step is taken; step 0 is the first."""
@@ -64,12 +70,9 @@ class CosineSchedule(LRScheduler):
         return {**super().state_dict(), "since": list(self.since)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a state; an end that was planned, not forced by a limit of time, is the one of this run."""
-        steps = self.left
-        super().load_state_dict(state_dict)
-        self.since = (int(state_dict["since"][0]), float(state_dict["since"][1]))
-        if self.since == (0, 0.0):
-            self.left = steps
+        """Take up a state."""
+        step, done = state_dict["since"]
+        super().load_state_dict({**state_dict, "since": (step, done)})
 
 
 class Clock(Protocol):
