@@ -38,8 +38,14 @@ class TrialSettings:
 
     def observer(self, others_learn: Callable[[], bool]) -> TrialObserver:
         """Make the observer of a fit."""
-        prunes, metric = self.prunes_hopeless, self.metrics[0]
-        return TrialObserver(metric, high=self.high, val_loss=self.val_loss, prunes=prunes, others_learn=others_learn)
+        return TrialObserver(
+            self.metrics[0],
+            high=self.high,
+            val_loss=self.val_loss,
+            prunes=self.prunes_hopeless,
+            others_learn=others_learn,
+            keeps_weights=self.keeps_weights,
+        )
 
     def objectives(self, fits: Sequence[TrialObserver]) -> list[float]:
         """Return what a trial came to, the mean over its fits; NaN where there is nothing."""
@@ -171,7 +177,7 @@ class BatchedFits(Protocol):
         """Return all metrics of a fit's best epoch by name; nothing if there is none."""
 
     def best_weights(self, trial: int) -> Mapping[str, Any]:
-        """Return the network's parameters in a fit's best epoch by name; nothing if there is none."""
+        """Return the module's state in a fit's best epoch; nothing if there is none."""
 
 
 @runtime_checkable

@@ -1,6 +1,7 @@
 """`MLPEnsemble`: MLPs trained on the same mini-batches, whose predictions are averaged."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -9,12 +10,14 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torchmetrics import MeanSquaredError, Metric
 
+from callbacks.search.greedy import greedy_counts
+from callbacks.tuning.ensembles import GreedyEnsemble, KeptFit
 from lightning_mods.models.classifier import MLPClassifier
 from lightning_mods.models.fused.chain_rule import ChainRule
 from lightning_mods.models.fused.group_chain import GroupChain
 from lightning_mods.models.metrics import ProbabilityLoss
 from lightning_mods.models.mlp import MLP
-from lightning_mods.models.module import MLPModule
+from lightning_mods.models.module import Batch, MLPModule
 from lightning_mods.models.regressor import MLPRegressor
 
 _KINDS: dict[str, type[MLPModule]] = {kind.__name__: kind for kind in (MLPClassifier, MLPRegressor)}
@@ -94,6 +97,33 @@ class MLPEnsemble(MLPModule):
             member.load_state_dict(model.state_dict())
         return ensemble
 
+    @classmethod
+    def pick(cls, model: MLPModule, fits: Sequence[KeptFit], batches: Sequence[Batch]) -> GreedyEnsemble:
+        """Pick by the loss on validation batches among fits of a model that differ in `values`, the best first."""
+        models = [_fitted(model, fit) for fit in fits]
+        with torch.no_grad():
+            found = [torch.cat([each(x) for x, _ in batches]) for each in models]
+        y = torch.cat([y for _, y in batches])
+        measure = cls.of(models[0], 1).metrics()["ensemble_loss"]
+
+        def loss(predictions: Any) -> float:
+            measure.reset()
+            return float(measure(torch.as_tensor(predictions).float(), y))
+
+        counts = greedy_counts([each.double().numpy() for each in found], loss)
+        taken = [at for at, count in enumerate(counts) if count]
+        ensemble = cls.of_models([models[at] for at in taken], [counts[at] / sum(counts) for at in taken])
+        name = "accuracy" if isinstance(model, MLPClassifier) else "r2"
+        with torch.no_grad():
+            mean = torch.cat([ensemble.eval()(x) for x, _ in batches])
+        best, together = (
+            (loss(each), float(model.scores([each.unsqueeze(0)], [y], [name])[name])) for each in (found[0], mean)
+        )
+        numbers = Counter({fits[at].number: 0 for at in taken})
+        for at in taken:
+            numbers[fits[at].number] += counts[at]
+        return GreedyEnsemble(ensemble, dict(numbers.most_common()), f"val_{name}", best, together)
+
     @property
     def members(self) -> list[MLPModule]:
         """Return the members, each a model of its own."""
@@ -154,6 +184,13 @@ class MLPEnsemble(MLPModule):
         assert isinstance(first, MLP)
         return GroupChain([network.layers for network in networks], [member.dropout for member in members], rule)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what any MLP does, and name the classes where no run of ours has."""
+        super().on_save_checkpoint(checkpoint)
+        names = {"model": type(self).__name__, "data": "TabularDataModule"}
+        known = {key: name for key, name in names.items() if key == "model" or name in checkpoint}
+        checkpoint.setdefault("lightning_mods", known)
+
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,
@@ -168,6 +205,15 @@ class MLPEnsemble(MLPModule):
                 clip_grad_value_(member.parameters(), gradient_clip_val)
             else:
                 clip_grad_norm_(member.parameters(), gradient_clip_val)
+
+
+def _fitted(model: MLPModule, fit: KeptFit) -> MLPModule:
+    """Return a model with what a trial tried, and what came of it."""
+    tried = {name.removeprefix("model."): value for name, value in fit.values.items()}
+    settings = {name: tried.get(name, value) for name, value in model.hparams.items()}
+    fitted = type(model)(**settings)
+    fitted.load_state_dict(dict(fit.weights))
+    return fitted.eval()
 
 
 def _members(kind: type[MLPModule], settings: Sequence[Mapping[str, Any]]) -> list[MLPModule]:

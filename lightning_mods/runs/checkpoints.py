@@ -4,8 +4,6 @@ import copy
 import math
 import re
 import warnings
-from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,7 +13,7 @@ import torch
 from callbacks.diagnosis.names import logged_as
 from callbacks.host import logged, replacing
 from callbacks.host.lightning import Checkpoint, CSVLogger, ModelCheckpoint, TensorBoardLogger, TorchCheckpointIO
-from callbacks.host.packages import LightningDataModule, LightningModule, Trainer, main_package
+from callbacks.host.packages import LightningModule, Trainer
 from callbacks.readers.pacing import SpareTime
 from lightning_mods.loggers.tensorboard import EventLogger
 from lightning_mods.models.fused.lightning_internals import at_epoch_start, end_restart, is_known
@@ -130,24 +128,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or not {"state_dict", "pytorch-lightning_version"} <= checkpoint.keys():
         raise RunError(f"{path} is no checkpoint of a Lightning run: it lacks `state_dict` or Lightning's version.")
     return checkpoint
-
-
-def write_model(path: Path, model: LightningModule, data: LightningDataModule, names: Mapping[str, str]) -> None:
-    """Write a model that no Trainer has trained with its data module: to predict with, not to go on from.
-
-    The `names` of their classes are what `RunRecord` writes.
-    """
-    checkpoint = {
-        "pytorch-lightning_version": import_module(main_package()).__version__,
-        "epoch": -1,  # there was none
-        "global_step": 0,
-        "state_dict": model.state_dict(),
-        "hyper_parameters": dict(model.hparams),
-        "datamodule_hyper_parameters": dict(data.hparams),
-        type(data).__qualname__: data.state_dict(),
-        "lightning_mods": dict(names),
-    }
-    AtomicCheckpointIO().save_checkpoint(checkpoint, path)
 
 
 def metrics_in(checkpoint: dict[str, Any]) -> dict[str, float]:

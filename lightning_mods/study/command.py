@@ -17,13 +17,13 @@ from callbacks.search.engine import search
 from callbacks.search.plan import Plan, SearchError
 from callbacks.search.results import Progress, ProgressLine, TrialRow, best_trials, corners, counted, importances
 from callbacks.search.storage import open_storage
+from callbacks.tuning.ensembles import KeptFits, write_ensemble
 from callbacks.tuning.study import rows_of
 from lightning_mods import fit
 from lightning_mods.cli.command_line import CommandLine, UsageError, short_class_paths
 from lightning_mods.cli.verbs import mistakes_in_one_line
 from lightning_mods.loggers.terminal import aligned, quiet, say, speak_as, writers_report_once
 from lightning_mods.runs import newest_run
-from lightning_mods.study.ensemble import KeptFits, check_greedy, write_ensemble
 from lightning_mods.study.processes import ProcessEnd, rank_processes, run_workers
 from lightning_mods.study.ranks import RankTrialRunner, check_ranks
 from lightning_mods.study.trial_cli import (
@@ -31,6 +31,7 @@ from lightning_mods.study.trial_cli import (
     asked_space,
     build_space,
     check_folds,
+    check_greedy,
     check_space,
     short_names,
     shown,
@@ -331,10 +332,20 @@ def finish(study: StudyCommand, *, interrupted: bool = False) -> None:
         if study.flags.timeout is None:
             raise SystemExit(1)
     if study.cli.config.ensemble is not None and rows:
-        kept = KeptFits(study.folder, high=study.flags.directions[0] == "maximize")
-        sys.stdout.write(f"{write_ensemble(study.cli, kept, study.folder)}\n")
+        _write_ensemble(study)
     if study.flags.refit and best:
         _refit(study, opened, best[0])
+
+
+def _write_ensemble(study: StudyCommand) -> None:
+    kept, data = KeptFits(study.folder, high=study.flags.directions[0] == "maximize"), study.cli.datamodule
+    data.prepare_data()
+    data.setup("fit")
+    words, path = write_ensemble(study.cli.model, data, kept)
+    sys.stdout.write(f"ensemble     {words}\n")
+    if path is not None:
+        command = f"python -m lightning_mods.predict --ckpt_path={_quoted(path)} --data.predict_path=FILE"
+        sys.stdout.write(f"use it       {command}\n")
 
 
 def _report(study: StudyCommand, rows: list[TrialRow], best: list[TrialRow], mattered: Mapping[str, float]) -> None:

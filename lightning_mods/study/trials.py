@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import torch
 from callbacks.host.lightning import TensorBoardLogger
 from callbacks.host.packages import Trainer
 from callbacks.search.plan import SearchError
+from callbacks.tuning.ensembles import KeptFit, KeptFits
 from callbacks.tuning.observer import TrialObserver
 from callbacks.tuning.study import plain, write_events
 from callbacks.tuning.trials import GroupedTrialRunner, TrialEnd, TrialFit, TrialRunner, TrialSettings, TrialTemplate
@@ -21,7 +22,6 @@ from lightning_mods.models.classifier import MLPClassifier
 from lightning_mods.models.fused.group import RATES
 from lightning_mods.models.regressor import MLPRegressor
 from lightning_mods.models.schedule import cosine
-from lightning_mods.study.ensemble import KeptFit, KeptFits
 from lightning_mods.study.trial_cli import StudyCLI, short_names
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ class StudyFits:
     def fit(self, fit: TrialFit) -> Trainer:
         """Train a fit as a command of its own would, and return its trainer."""
         torch.set_num_threads(self._threads)  # as many as a fit of its own would begin with
-        row = _HParamsRow(fit.observer, self._params(fit.values), self._flags.metrics)
-        fit.observer.improved = row if self._kept is None else _WithWeights(fit.observer, row)
+        fit.observer.improved = _HParamsRow(fit.observer, self._params(fit.values), self._flags.metrics)
         seed, held_out = self._seed_and_fold(fit.index)
         folder = self._run_folder(fit.number, fit.index)
         try:
@@ -165,18 +164,6 @@ class _HParamsRow:
             else:
                 logger.log_hyperparams(self._params, row)
         self._is_described = self._is_described or bool(row)
-
-
-class _WithWeights:
-    """Remembers the network's weights of a fit's best epoch too; while it is read they are those that were judged."""
-
-    def __init__(self, observer: TrialObserver, other: Callable[[Trainer], object]) -> None:
-        self._observer, self._other = observer, other
-
-    def __call__(self, trainer: Trainer) -> None:
-        self._other(trainer)
-        model: Any = trainer.lightning_module
-        self._observer.weights = {n: each.detach().cpu().clone() for n, each in model.network.named_parameters()}
 
 
 def forget_attempts(study: "Study", number: int, attrs: Mapping[str, Any], folder: Path) -> None:

@@ -276,7 +276,7 @@ class TrialGroup:
             clip=clip,
             averages=learner.ema_epochs > 0,
         )
-        self._names = [name for name, _ in module.network.named_parameters()]
+        self._names = [f"network.{name}" for name, _ in module.network.named_parameters()]
         self._steps = max_epochs * len(train) if learner.lr_schedule == "cosine" else 0
         self._monitor, self._high = monitor, high
         names = learner.metric_names
@@ -386,7 +386,7 @@ class TrialGroup:
         return found
 
     def best_weights(self, trial: int) -> dict[str, Tensor]:
-        """Return the network's parameters in a trial's best epoch by name; nothing if there is none."""
+        """Return the module's parameters in a trial's best epoch by name; nothing if there is none."""
         if self.best_epochs[trial] is None:
             return {}
         parts = self._network.parts(self._best_flat[trial].unsqueeze(0))
