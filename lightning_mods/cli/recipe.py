@@ -16,8 +16,8 @@ from lightning_mods.models.ensemble import MLPEnsemble
 from lightning_mods.models.regressor import MLPRegressor
 
 BINS = 16  # of each column of numbers
-BATCH_ROWS = 128
-EPOCHS = 40
+EPOCHS = 40  # up to so many rows:
+MANY_ROWS = 20_000
 PLAIN_EPOCHS = 30
 
 
@@ -33,20 +33,26 @@ def trainer_settings(recipe: str, facts: TableFacts | None) -> dict[str, Any]:
     """Return what a recipe asks of the trainer; without facts what holds for any data."""
     if recipe == "plain" or facts is None:
         return {"max_epochs": PLAIN_EPOCHS}
-    return {"max_epochs": EPOCHS, "gradient_clip_val": 0.3}
+    return {"max_epochs": epochs(facts.rows), "gradient_clip_val": 0.3}
+
+
+def epochs(rows: int) -> int:
+    """Return the passes over so many training rows: 40, of a large table fewer, so that steps grow with its root."""
+    return max(10, min(EPOCHS, round(EPOCHS * math.sqrt(MANY_ROWS / rows))))
 
 
 def model_settings(facts: TableFacts) -> dict[str, Any]:
     """Return what the default recipe asks of an MLP of ours."""
     decay = min(5 / facts.rows, 0.02) if facts.task == "classification" else 2e-3
-    return {"lr": 0.5, "nesterov": True, "weight_decay": decay, "lr_schedule": "cosine", "ema_epochs": 2.0}
+    settings = {"lr": 0.5, "nesterov": True, "weight_decay": decay, "lr_schedule": "cosine", "ema_epochs": 2.0}
+    return {**settings, "input_scaling": True}
 
 
-def batch_size(facts: TableFacts) -> int | str:
-    """Return the rows of a mini-batch: an eighth of a small table, a power of two of at least 32."""
-    if facts.rows < 8 * 32:
+def batch_size(rows: int) -> int | str:
+    """Return the rows of a mini-batch, a power of two: an eighth of a small table, 32 at least, then 128 to 512."""
+    if rows < 8 * 32:
         return "auto"
-    return min(BATCH_ROWS, 1 << int(math.log2(facts.rows / 8)))
+    return min(1 << int(math.log2(rows / 8)), max(128, min(512, 1 << int(math.log2(rows / 128)))))
 
 
 def with_recipe(
@@ -70,7 +76,7 @@ def with_recipe(
     if ours and checkpoint is None and recipe != "plain":
         table = asked_table(line) if table is None else table
         facts = TableFacts(table.n_train, table.task)
-        for_data = {"bins": BINS, "batch_size": batch_size(facts)}
+        for_data = {"bins": BINS, "batch_size": batch_size(facts.rows)}
         said = line.section("data").get("init_args", {})
         table = table.like(**{name: value for name, value in for_data.items() if name not in said})
         config["data"] = {"class_path": _path(data), "init_args": for_data}

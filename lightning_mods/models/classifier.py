@@ -28,6 +28,7 @@ class MLPClassifier(MLPModule):
         hidden_sizes: Widths of the hidden layers, first to last; `[]` for a linear model.
         activation: relu, leaky_relu, elu, gelu, silu, tanh, sigmoid or identity.
         dropout: Probability that a hidden unit is zeroed in training, in [0, 1).
+        input_scaling: Whether to learn how much each input feature counts, with a factor on each.
         lr: Learning rate of SGD, above 0.
         momentum: Momentum of SGD, in [0, 1).
         weight_decay: L2 penalty of SGD, at least 0; by default 20 / training rows, at most 0.02, as small tables
@@ -54,6 +55,7 @@ class MLPClassifier(MLPModule):
         hidden_sizes: Sequence[int] = (128, 128),
         activation: Activation = "relu",
         dropout: float = 0.0,
+        input_scaling: bool = False,
         lr: float = 0.01,
         momentum: float = 0.9,
         weight_decay: float | None = None,
@@ -71,6 +73,7 @@ class MLPClassifier(MLPModule):
             hidden_sizes=hidden_sizes,
             activation=activation,
             dropout=dropout,
+            input_scaling=input_scaling,
             lr=lr,
             momentum=momentum,
             weight_decay=_weight_decay(class_counts) if weight_decay is None else weight_decay,

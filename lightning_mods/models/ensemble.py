@@ -74,6 +74,7 @@ class MLPEnsemble(MLPModule):
                 hidden_sizes=(),
                 activation="identity",
                 dropout=max(each.dropout for each in members),
+                input_scaling=False,
                 lr=first.lr,
                 momentum=first.momentum,
                 weight_decay=first.weight_decay,

@@ -6,6 +6,8 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
+from lightning_mods.models.scaling import ScaledLinear
+
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "identity"]
 Schedule = Literal["constant", "cosine"]
 
@@ -36,6 +38,7 @@ class MLP(nn.Module):
         hidden_sizes: Widths of the hidden layers, first to last; empty for a linear model.
         activation: Between the layers: relu, leaky_relu, elu, gelu, silu, tanh, sigmoid or identity.
         dropout: Probability that a hidden unit is zeroed in training, in [0, 1).
+        input_scaling: Whether the first layer is a `ScaledLinear`.
 
     Raises:
         ValueError: A width below 1, an unknown activation, or a dropout outside [0, 1).
@@ -49,16 +52,18 @@ class MLP(nn.Module):
         hidden_sizes: Sequence[int] = (128, 128),
         activation: Activation = "relu",
         dropout: float = 0.0,
+        input_scaling: bool = False,
     ) -> None:
         super().__init__()
         _check(in_features, out_features, hidden_sizes, activation, dropout)
         sizes = [in_features, *hidden_sizes, out_features]
         layers: list[nn.Module] = []
-        for fan_in, fan_out in pairwise(sizes[:-1]):
-            layers += [nn.Linear(fan_in, fan_out), _ACTIVATIONS[activation]()]
+        for fan_in, fan_out in pairwise(sizes):
+            kind = ScaledLinear if input_scaling and not layers else nn.Linear
+            layers += [kind(fan_in, fan_out), _ACTIVATIONS[activation]()]
             if dropout > 0:
                 layers.append(nn.Dropout(dropout))
-        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
+        self.layers = nn.Sequential(*layers[: -2 if dropout > 0 else -1])  # none after the last
         self._initialise(activation)
 
     def _initialise(self, activation: Activation) -> None:

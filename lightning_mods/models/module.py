@@ -50,6 +50,7 @@ class MLPModule(LightningModule, ABC):
         hidden_sizes: Widths of the hidden layers, first to last; empty for a linear model.
         activation: relu, leaky_relu, elu, gelu, silu, tanh, sigmoid or identity.
         dropout: Probability that a hidden unit is zeroed in training, in [0, 1).
+        input_scaling: Whether to learn how much each input feature counts, see `ScaledLinear`.
         lr: Learning rate of SGD, above 0.
         momentum: Momentum of SGD, in [0, 1).
         weight_decay: L2 penalty of SGD, at least 0.
@@ -79,6 +80,7 @@ class MLPModule(LightningModule, ABC):
         hidden_sizes: Sequence[int],
         activation: Activation,
         dropout: float,
+        input_scaling: bool,
         lr: float,
         momentum: float,
         weight_decay: float,
@@ -96,7 +98,14 @@ class MLPModule(LightningModule, ABC):
         self.lr_schedule = lr_schedule
         self.ema_epochs = ema_epochs
         self.dropout = dropout
-        self.network = MLP(in_features, out_features, hidden_sizes=hidden_sizes, activation=activation, dropout=dropout)
+        self.network = MLP(
+            in_features,
+            out_features,
+            hidden_sizes=hidden_sizes,
+            activation=activation,
+            dropout=dropout,
+            input_scaling=input_scaling,
+        )
         self.stage_metrics = nn.ModuleDict(
             {f"{stage}_metrics": nn.ModuleDict(self.metrics()) for stage in ("val", "test")}
         )

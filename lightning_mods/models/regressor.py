@@ -25,6 +25,7 @@ class MLPRegressor(MLPModule):
         hidden_sizes: Widths of the hidden layers, first to last; `[]` for a linear model.
         activation: relu, leaky_relu, elu, gelu, silu, tanh, sigmoid or identity.
         dropout: Probability that a hidden unit is zeroed in training, in [0, 1).
+        input_scaling: Whether to learn how much each input feature counts, with a factor on each.
         lr: Learning rate of SGD, above 0.
         momentum: Momentum of SGD, in [0, 1).
         weight_decay: L2 penalty of SGD, at least 0.
@@ -48,6 +49,7 @@ class MLPRegressor(MLPModule):
         hidden_sizes: Sequence[int] = (128, 128),
         activation: Activation = "relu",
         dropout: float = 0.0,
+        input_scaling: bool = False,
         lr: float = 0.01,
         momentum: float = 0.9,
         weight_decay: float = 1e-3,
@@ -63,6 +65,7 @@ class MLPRegressor(MLPModule):
             hidden_sizes=hidden_sizes,
             activation=activation,
             dropout=dropout,
+            input_scaling=input_scaling,
             lr=lr,
             momentum=momentum,
             weight_decay=weight_decay,

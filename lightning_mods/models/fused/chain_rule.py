@@ -16,6 +16,8 @@ from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm, parametrize
 from torch.optim.sgd import sgd
 
+from lightning_mods.models.scaling import PACE, ScaledLinear
+
 _aten = torch.ops.aten
 
 ALIGNED = 32  # floats: torch's own tensors begin on 16, products may depend on it; elementwise loops go by 32 at most
@@ -117,6 +119,38 @@ class Sgd:
     average_rate: float = 0.0  # how far the average goes to the new weights; 0 where there is none
 
 
+def by_layer(parameters: Sequence[Tensor], *, scaled: bool) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Sort the parameters of layers into weights, biases and the gains of a first layer that is a `ScaledLinear`."""
+    rest = list(parameters)
+    gains = [rest.pop(2)] if scaled else []
+    return rest[0::2], rest[1::2], gains
+
+
+class Scaling:
+    """The factors of a `ScaledLinear` in its weights, and its gradients; of one `[O, F]`, or of many trials `[T, O, F]`.
+
+    The gradients of weights and gains are written; those of the weights are at first of the scaled ones.
+    """
+
+    def __init__(
+        self, weights: Tensor, gains: Tensor, weight_grads: Tensor, gain_grads: Tensor, *, room: Tensor
+    ) -> None:
+        self._weights, self._gains, self._weight_grads, self._gain_grads = weights, gains, weight_grads, gain_grads
+        self.scaled = room  # for the scaled weights
+        self._factors = gains
+
+    def forward(self) -> None:
+        """Multiply the factors into the weights, as `scaled`."""
+        self._factors = self._gains.mul(PACE).add_(1.0).unsqueeze(-2)
+        torch.mul(self._weights, self._factors, out=self.scaled)
+
+    def backward(self) -> None:
+        """Make of the gradient of the scaled weights those of the weights and of the gains."""
+        torch.sum(self._weight_grads * self._weights, -2, out=self._gain_grads)
+        self._gain_grads.mul_(PACE)
+        self._weight_grads.mul_(self._factors)
+
+
 class ChainRule:
     """An MLP's parameters, gradients, momenta and averages in flat tensors, and the steps that change them.
 
@@ -136,9 +170,15 @@ class ChainRule:
         self.weights, self.gradients, self._momenta, self._averages = (
             [flat[at : at + shape.numel()].view(shape) for at, shape in places] for flat in self._flat
         )
-        matrices, self._biases = self.weights[0::2], self.weights[1::2]
-        self._transposed = [matrix.t() for matrix in matrices]
-        self._matrix_grads, self._bias_grads = self.gradients[0::2], self.gradients[1::2]
+        scaled = isinstance(linear[0], ScaledLinear)
+        matrices, self._biases, gains = by_layer(self.weights, scaled=scaled)
+        self._matrix_grads, self._bias_grads, gain_grads = by_layer(self.gradients, scaled=scaled)
+        self._scaling: Scaling | None = None
+        if scaled:
+            parts = (matrices[0], gains[0], self._matrix_grads[0], gain_grads[0])
+            self._scaling = Scaling(*parts, room=torch.zeros_like(matrices[0]))
+        first = matrices[0] if self._scaling is None else self._scaling.scaled
+        self._transposed = [matrix.t() for matrix in (first, *matrices[1:])]
         self._one = torch.ones((), device=device)
         # What each step goes through, up to the last layer and down again: looked up once.
         below = zip(hidden, self._biases, self._transposed, strict=False)
@@ -154,7 +194,8 @@ class ChainRule:
         hidden: list[tuple[Activation, float]] = []
         while parts:
             layer = parts.pop(0)
-            if type(layer) is not nn.Linear or not _is_plain(layer):
+            known = type(layer) is nn.Linear or (type(layer) is ScaledLinear and not linear)
+            if not (known and isinstance(layer, nn.Linear) and _is_plain(layer)):
                 return None
             linear.append(layer)
             if not parts:
@@ -220,6 +261,8 @@ class ChainRule:
     def backward(self, x: Tensor, y: Tensor) -> Tensor:
         """Fill `gradients`; returns the mean loss, a scalar."""
         addmm, mm = torch.addmm, torch.mm
+        if self._scaling is not None:
+            self._scaling.forward()
         passed = []
         h = x
         for forward, dropout, bias, matrix in self._up:
@@ -243,6 +286,8 @@ class ChainRule:
             grad = derivative(grad, z, active)
         mm(grad.t(), below, out=self._matrix_grads[0])
         torch.sum(grad, 0, out=self._bias_grads[0])
+        if self._scaling is not None:
+            self._scaling.backward()
         return loss
 
     def clip(self, rule: Sgd) -> None:

@@ -12,9 +12,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_mods.models.average import average_rate
-from lightning_mods.models.fused.chain_rule import Clip, LossRule, activation_of, starts
-from lightning_mods.models.fused.group_ops import GroupActivation, GroupLoss, Linear, as_aligned, group_loss, shaped
-from lightning_mods.models.fused.steps import Learner, LossSums, add_loss, mixed_seed
+from lightning_mods.models.fused.chain_rule import Clip, LossRule, Scaling, activation_of, by_layer, starts
+from lightning_mods.models.fused.group_ops import (
+    GroupActivation,
+    GroupLoss,
+    GroupLossSums,
+    Linear,
+    aligned,
+    as_aligned,
+    group_loss,
+    shaped,
+)
+from lightning_mods.models.fused.steps import Learner, mixed_seed
+from lightning_mods.models.scaling import ScaledLinear
 from lightning_mods.models.schedule import cosine
 
 MOST = 16  # trials at once: by then there is nothing left of the costs that they share
@@ -22,7 +32,6 @@ MOST = 16  # trials at once: by then there is nothing left of the costs that the
 # of some microseconds each, and waits between them. 1e9 are about 11 ms of one core.
 SMALL_STEP = 1e9
 CACHE = 7_000_000  # bytes that a step may go over: beyond a processor's own cache, trials get in each other's way
-_FLUSH = 64  # steps whose losses are summed up at once
 
 Batch = tuple[Tensor, Tensor]
 RATES = ("lr", "momentum", "weight_decay", "dropout")
@@ -70,7 +79,8 @@ class GroupNetwork:
         found = [activation_of(layer) for layer in layers if not isinstance(layer, nn.Linear | nn.Dropout)]
         self._activations = [GroupActivation(each) for each in found if each is not None]
         self._loss, self._nesterov, self._clip_rule = loss, nesterov, clip
-        parameters = [p.detach() for layer in linear for p in (layer.weight, layer.bias)]
+        self._scaled = isinstance(linear[0], ScaledLinear)
+        parameters = [p.detach() for layer in linear for p in layer.parameters()]
         self.shapes = [p.shape for p in parameters]
         self._starts = starts(self.shapes)
         self._begun = False  # SGD's first momentum is the gradient
@@ -88,6 +98,11 @@ class GroupNetwork:
         self.rates = list(rates)
         self.flat, self._grads, self._momenta, self._averages = weights, grads, momenta, averages
         self._layers: dict[int, list[Linear]] = {}  # by rows
+        self._scaling: Scaling | None = None
+        if self._scaled:
+            found = [by_layer(self.parts(flat), scaled=True) for flat in (weights, grads)]
+            parts = [part for matrices, _, gains in found for part in (matrices[0], gains[0])]
+            self._scaling = Scaling(*parts, room=aligned(*parts[0].shape))
         self._momentum, self._decay = (
             torch.tensor(column).unsqueeze(1)
             for column in zip(*((r.momentum, r.weight_decay) for r in rates), strict=True)
@@ -95,7 +110,7 @@ class GroupNetwork:
         self._decays, self._moves = any(r.weight_decay for r in rates), any(r.momentum for r in rates)
 
     def parts(self, flat: Tensor) -> list[Tensor]:
-        """Flat parameters `[T, P]` as weights `[T, O, I]` and biases `[T, O]`, layer by layer; views."""
+        """Flat parameters `[T, P]` as the layers have them, weights `[T, O, I]` and biases `[T, O]` and so on; views."""
         pairs = zip(self._starts, self.shapes, strict=False)
         return [shaped(flat[:, at : at + shape.numel()], shape) for at, shape in pairs]
 
@@ -134,6 +149,8 @@ class GroupNetwork:
     def outputs(self, x: Tensor) -> Tensor:
         """Return outputs `[T, B, out_features]` for rows `[B, in_features]`, without dropout."""
         h = x
+        if self._scaling is not None:
+            self._scaling.forward()
         layers = self._layers_for(len(x))
         for activation, layer in zip(self._activations, layers, strict=False):
             h = as_aligned(activation.forward(layer.forward(h)))
@@ -151,6 +168,8 @@ class GroupNetwork:
 
     def backward(self, x: Tensor, y: Tensor, seed: int) -> Tensor:
         """Take a mini-batch forward and backward, but for the update; returns what `step` returns."""
+        if self._scaling is not None:
+            self._scaling.forward()
         layers = self._layers_for(len(x))
         noises = self._noises(len(x), seed)
         below, sums, values = [x], [], []
@@ -169,6 +188,8 @@ class GroupNetwork:
                 grad = grad.mul_(noise)
             grad = self._activations[i].backward(grad, sums[i], values[i])
             layers[i].gradients(grad, below[i])
+        if self._scaling is not None:
+            self._scaling.backward()
         return compared
 
     def clip(self, rule: Clip | None) -> None:
@@ -201,14 +222,16 @@ class GroupNetwork:
 
     def _layers_for(self, rows: int) -> list[Linear]:
         if rows not in self._layers:
-            weights, grads = self.parts(self.flat), self.parts(self._grads)
-            pairs = zip(weights[0::2], weights[1::2], grads[0::2], grads[1::2], strict=True)
+            weights, biases, _ = by_layer(self.parts(self.flat), scaled=self._scaled)
+            weight_grads, bias_grads, _ = by_layer(self.parts(self._grads), scaled=self._scaled)
+            weights[0] = weights[0] if self._scaling is None else self._scaling.scaled
+            pairs = zip(weights, biases, weight_grads, bias_grads, strict=True)
             self._layers[rows] = [Linear(*each, rows=rows, first=i == 0) for i, each in enumerate(pairs)]
         return self._layers[rows]
 
     def _noises(self, rows: int, seed: int) -> Sequence[Tensor | None]:
         """Return what each hidden layer's values are multiplied by, drawn as torch draws it for a trial alone."""
-        widths = [shape[0] for shape in self.shapes[0:-2:2]]
+        widths = _widths(self.shapes)[:-1]
         shares = {r.dropout for r in self.rates}
         if not any(shares) or not widths:
             return [None] * len(widths)
@@ -220,6 +243,11 @@ class GroupNetwork:
         if len(shares) == 1:
             return drawn[self.rates[0].dropout]
         return [torch.stack([drawn[r.dropout][i] for r in self.rates]) for i in range(len(widths))]
+
+
+def _widths(shapes: Iterable[Sequence[int]]) -> list[int]:
+    """The outputs of each layer, from the shapes of its parameters."""
+    return [shape[0] for shape in shapes if len(shape) > 1]
 
 
 def step_operations(shapes: Iterable[Sequence[int]], rows: int) -> int:
@@ -238,7 +266,7 @@ def worth_together(shapes: Sequence[Sequence[int]], rows: int) -> int:
     if step_operations(shapes, rows) >= SMALL_STEP and torch.get_num_threads() > 1:
         return 0
     # What a step goes over: weights, gradients and momenta, and the hidden values with their gradients.
-    numbers = 3 * sum(math.prod(shape) for shape in shapes) + 3 * rows * sum(shape[0] for shape in shapes[0::2])
+    numbers = 3 * sum(math.prod(shape) for shape in shapes) + 3 * rows * sum(_widths(shapes))
     return max(1, min(MOST, CACHE // (4 * numbers)))
 
 
@@ -322,7 +350,7 @@ class TrialGroup:
 
     def _train_epoch(self, epoch: int) -> dict[str, Tensor]:
         self._train.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-        sums = _LossSums(self._learner, self._loss)
+        sums = GroupLossSums(self._learner, self._loss)
         for index, (x, y) in enumerate(self._train):
             seed = mixed_seed(mixed_seed(self._seed, epoch), index)
             sums.add(self._network.step(x, y, seed, self._pace(epoch * len(self._train) + index)), y)
@@ -401,31 +429,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-class _LossSums:
-    """The mean of the training loss over an epoch, as the module sums it up."""
-
-    def __init__(self, learner: Learner, loss: GroupLoss) -> None:
-        self._learner, self._loss = learner, loss
-        self._terms: list[Tensor] = []
-        self._ys: list[Tensor] = []
-        self._sums: LossSums = (0.0, 0.0)
-
-    def add(self, terms: Tensor, y: Tensor) -> None:
-        """Add a step: what its loss is made of, and its targets `[B]`."""
-        if self._terms and (len(self._terms) >= _FLUSH or len(self._ys[-1]) != len(y)):
-            self._flush()
-        self._terms.append(terms)
-        self._ys.append(y)
-
-    def _flush(self) -> None:
-        losses = self._loss.values(torch.stack(self._terms), torch.stack(self._ys))
-        for loss, y in zip(losses, self._ys, strict=True):
-            self._sums = add_loss(self._sums, loss, self._learner.loss_weight(y))
-        self._terms, self._ys = [], []
-
-    def mean(self) -> Tensor:
-        """Return the mean so far, `[T]`."""
-        self._flush()
-        return torch.as_tensor(self._sums[0] / self._sums[1])

@@ -10,7 +10,7 @@ from verbs_here import succeed
 
 from lightning_mods.cli.command_line import CommandLine
 from lightning_mods.cli.lightning_cli import ModsCLI
-from lightning_mods.cli.recipe import TableFacts, batch_size, model_settings
+from lightning_mods.cli.recipe import TableFacts, batch_size, epochs, model_settings
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:(?s).*(JSONARGPARSE_DEPRECATION|was deprecated in v4.49.0):DeprecationWarning"
@@ -34,6 +34,7 @@ def test_the_values_used_are_shown():
     model, data, trainer = shown["model"]["init_args"], shown["data"]["init_args"], shown["trainer"]
     assert shown["recipe"] == "default"
     assert (model["lr"], model["nesterov"], model["lr_schedule"], model["ema_epochs"]) == (0.5, True, "cosine", 2.0)
+    assert model["input_scaling"] is True
     assert model["weight_decay"] == pytest.approx(5 / 1257)
     assert (data["bins"], data["batch_size"]) == (16, 128)
     assert (trainer["gradient_clip_val"], trainer["max_epochs"]) == (0.3, 40)
@@ -128,9 +129,14 @@ def test_a_foreign_model_has_no_recipe():
     assert "--recipe is not used" in err
 
 
-@pytest.mark.parametrize(("rows", "size"), [(30, "auto"), (255, "auto"), (256, 32), (900, 64), (1100, 128), (10**6, 128)])
-def test_the_batch_is_an_eighth_of_a_small_table(rows, size):
-    assert batch_size(TableFacts(rows, "regression")) == size
+@pytest.mark.parametrize(("rows", "size"), [(30, "auto"), (255, "auto"), (256, 32), (900, 64), (1100, 128), (70_000, 512)])
+def test_the_batch_is_an_eighth_of_a_small_table_and_grows_with_a_large_one(rows, size):
+    assert batch_size(rows) == size
+
+
+@pytest.mark.parametrize(("rows", "passes"), [(30, 40), (20_000, 40), (80_000, 20), (10**7, 10)])
+def test_a_large_table_is_gone_through_less_often(rows, passes):
+    assert epochs(rows) == passes
 
 
 def test_the_decay_goes_by_the_task_and_the_rows():

@@ -58,7 +58,7 @@ GIVEN = {
     "nesterov": {"nesterov": True, "weight_decay": 0.01},
     "dropout": {"dropout": 0.3},
     "no momentum": {"momentum": 0.0, "activation": "silu"},
-    "recipe": {"nesterov": True, "lr_schedule": "cosine", "ema_epochs": 2.0, "lr": 0.3},
+    "recipe": {"nesterov": True, "lr_schedule": "cosine", "ema_epochs": 2.0, "lr": 0.3, "input_scaling": True},
 }
 
 

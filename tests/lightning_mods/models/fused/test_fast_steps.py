@@ -79,7 +79,7 @@ def same(one, other):
     return True
 
 
-RECIPE = {"lr": 0.5, "nesterov": True, "lr_schedule": "cosine", "ema_epochs": 2}
+RECIPE = {"lr": 0.5, "nesterov": True, "lr_schedule": "cosine", "ema_epochs": 2, "input_scaling": True}
 SETTINGS = {
     "as it is": {},
     "dropout": {"model": {"dropout": 0.3}},

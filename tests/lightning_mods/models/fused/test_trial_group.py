@@ -131,13 +131,18 @@ def test_dropout_of_each_trial_its_own():
     check("wine", 20, rates, hidden_sizes=[32, 10])
 
 
-RECIPE = {"nesterov": True, "lr_schedule": "cosine", "ema_epochs": 2}
+RECIPE = {"nesterov": True, "lr_schedule": "cosine", "ema_epochs": 2, "input_scaling": True}
 
 
 @pytest.mark.parametrize("path", ["wine", "diabetes", "digits"])
 def test_the_recipe(path):
     rates = [{**USUAL, "lr": lr, "weight_decay": decay} for lr, decay in ((0.5, 2e-3), (0.05, 0.0), (8.0, 0.02))]
     check(path, 32, rates, {"gradient_clip_val": 0.3}, hidden_sizes=[32, 21], **RECIPE)
+
+
+@pytest.mark.parametrize("hidden_sizes", [[13, 5], [7], []])
+def test_the_recipe_on_widths_that_fill_no_vector(hidden_sizes):
+    check("iris", 16, [USUAL, HIGH], {"gradient_clip_val": 0.3}, hidden_sizes=hidden_sizes, **RECIPE)
 
 
 def test_clipped_values_and_an_average_of_less_than_an_epoch():
