@@ -9,17 +9,19 @@ if TYPE_CHECKING:
     from lightning_mods.loggers.comet import OfflineCometLogger
     from lightning_mods.loggers.visdom import VisdomLogger
     from lightning_mods.models.classifier import MLPClassifier
+    from lightning_mods.models.ensemble import MLPEnsemble
     from lightning_mods.models.mlp import MLP
     from lightning_mods.models.module import MLPModule
     from lightning_mods.models.regressor import MLPRegressor
 
-__all__ = ["MLP", "MLPClassifier", "MLPModule", "MLPRegressor", "OfflineCometLogger", "VisdomLogger"]
+__all__ = ["MLP", "MLPClassifier", "MLPEnsemble", "MLPModule", "MLPRegressor", "OfflineCometLogger", "VisdomLogger"]
 
 install()  # before anything imports `callbacks` or `datamodules`
 
 _HOMES = {
     "MLP": "models.mlp",
     "MLPClassifier": "models.classifier",
+    "MLPEnsemble": "models.ensemble",
     "MLPModule": "models.module",
     "MLPRegressor": "models.regressor",
     "OfflineCometLogger": "loggers.comet",

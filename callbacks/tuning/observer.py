@@ -36,16 +36,18 @@ class TrialObserver(Callback):
         val_loss: str,
         prunes: bool,
         others_learn: Callable[[], bool],  # asked on rank zero: whether another trial of the study learned something
+        keeps_weights: bool = False,  # those of the best epoch
     ) -> None:
         self.metric, self.high = metric, high
         self.baseline: float | None = None
         self.values: list[float] = []  # the metric after each epoch; NaN and infinity as they were logged
         self.best: Mapping[str, float] = {}  # all metrics of the best epoch; empty before any finite value
         self.best_epoch: int | None = None
+        self.weights: Mapping[str, Any] = {}  # the module's state in the best epoch, where it is wanted
         self.epochs = 0  # begun
         self.curves: Mapping[str, Sequence[float]] = {}  # one number an epoch, of a fit that no trainer runs
         self.improved: Callable[[Trainer], object] | None = None  # called at every new best epoch
-        self._prunes, self._others_learn = prunes, others_learn
+        self._prunes, self._others_learn, self._keeps_weights = prunes, others_learn, keeps_weights
         self._reader, self._fresh = FitReader("train_loss", val_loss, AUTO), Fresh()
         self._is_read = False  # since the epoch began
         self._judged = -1
@@ -171,7 +173,12 @@ class TrialObserver(Callback):
         value = self._fresh.read(trainer, logged_as(self.metric, trainer.callback_metrics))
         if value is None:
             return
-        if self._add(value, trainer.current_epoch, lambda: {**logged(trainer), self.metric: value}) and self.improved:
+        if not self._add(value, trainer.current_epoch, lambda: {**logged(trainer), self.metric: value}):
+            return
+        if self._keeps_weights:
+            state = trainer.lightning_module.state_dict()
+            self.weights = {name: each.detach().cpu().clone() for name, each in state.items()}
+        if self.improved:
             self.improved(trainer)
 
 

@@ -16,6 +16,7 @@ from callbacks.search.plan import Plan, SearchError
 from callbacks.search.results import TrialRow, setting
 from callbacks.search.space import parse_space
 from callbacks.tuning.copies import holds, parts, set_hyperparameter, set_rate
+from callbacks.tuning.ensembles import GREEDY
 from callbacks.tuning.study import AUTO, CURVES, SearchBeforeFit, holders
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class SearchOptions:
             default `search.journal` in the folder of the runs.
         name: The study's name; by default one made of the module, its hyperparameters and this search's arguments.
         seed: Of the sampler; the trials themselves go by the seed of the fit.
+        ensemble: `greedy` to keep the weights of the best trials while they train, and to pick an ensemble among them
+            by validation loss when the search is over, for modules that can (ours): `ensemble.ckpt` in its folder.
     """
 
     timeout: float | None = None
@@ -47,6 +50,7 @@ class SearchOptions:
     storage: str | None = None
     name: str | None = None
     seed: int = 0
+    ensemble: str | None = None
 
 
 _MISCONFIGURATION = "fabric.utilities.exceptions.MisconfigurationException"
@@ -77,8 +81,8 @@ class OptunaSearch(NamedByPlace, Callback):
         lr: Learning rates to choose from: a range such as `log 1e-4..1`, or a list; none leaves the rate alone.
         batch_size: Batch sizes (of one process) to choose from: a range such as `pow2 16..512`, or a list; `auto` for
             the powers of two from 8 to 1024 that are no more than half of the training rows; none leaves it alone.
-        **options: The fields of `SearchOptions`: timeout, lr_name, batch_size_name, sampler, pruner, storage, name and
-            seed; on a command line flags as the others.
+        **options: The fields of `SearchOptions`: timeout, lr_name, batch_size_name, sampler, pruner, storage, name,
+            seed and ensemble; on a command line flags as the others.
 
     Raises:
         ValueError: A range, mode or number that cannot be.
@@ -97,6 +101,8 @@ class OptunaSearch(NamedByPlace, Callback):
     ) -> None:
         self.options = SearchOptions(**options)  # the command line's parser finds its flags by this call
         vars(self).update(vars(self.options))  # where they have always been read
+        if self.options.ensemble not in (None, GREEDY):
+            raise ValueError(f"ensemble must be `{GREEDY}` or none, not {self.options.ensemble!r}.")
         if mode not in ("min", "max"):
             raise ValueError(f"mode must be `min` or `max`, not {mode!r}.")
         if max_epochs is not None and max_epochs < 1:

@@ -25,6 +25,7 @@ from callbacks.search.plan import SearchError, one_line
 from callbacks.search.results import Progress, ProgressLine, TrialRow, best, closing, importances, row_of
 from callbacks.search.space import Space, batch_sizes, parse_space
 from callbacks.tuning.copies import CopiedFits, holds
+from callbacks.tuning.ensembles import GREEDY, EnsemblesTrials, KeptFit, KeptFits, write_ensemble
 from callbacks.tuning.trials import GroupedTrialRunner, TrialEnd, TrialRunner, TrialSettings
 
 if TYPE_CHECKING:
@@ -64,7 +65,10 @@ class SearchBeforeFit:
         self._fits = CopiedFits(trainer, module, max_epochs=epochs, lr_name=lr_name, batch_size_name=batch_size_name)
         metric, high, attrs = asked.monitor, asked.mode != "min", ("verdict", "cause", "epochs")
         val_loss = "val_loss" if high else metric
-        trial = TrialSettings([metric], high, epochs, val_loss=val_loss, keeps_best=keeps_best, attrs=attrs)
+        wants = asked.options.ensemble is not None
+        trial = TrialSettings(
+            [metric], high, epochs, val_loss=val_loss, keeps_best=keeps_best, attrs=attrs, keeps_weights=wants
+        )
         self._runner = TrialRunner(trial, self._fits.fit, self._note)
         # As it has always been written, so that a study of before is found again.
         facts = (
@@ -75,6 +79,9 @@ class SearchBeforeFit:
         name = plan.name or study_name(trainer, module, self._space, facts, (plan.sampler, plan.pruner, plan.seed))
         self._plan = replace(plan, name=name)
         self._storage = asked.options.storage or (str(self._runs / "search.journal") if self._runs else None)
+        self._module: Any = module
+        self._kept = KeptFits(_ensembles_folder(trainer, module, self._runs) / name, high=high) if wants else None
+        self._has_kept = False
         self._where = f"{name} in {self._storage or 'memory'}"
         self._lr_name = lr_name
         self._curves: dict[int, Mapping[str, Any]] = {}
@@ -126,6 +133,10 @@ class SearchBeforeFit:
             with self._guard(self._trainer, "telling what mattered"):
                 shares = importances(study, self._space, least=_FEWEST)
         say(self._trainer, "\n".join(closing(top, rows, monitor=self._monitor, shares=shares, where=self._where)))
+        if self._kept is not None:
+            data: Any = getattr(self._trainer, "datamodule", None)
+            words, path = write_ensemble(self._module, data, self._kept)
+            say(self._trainer, f"search: ensemble: {words}" + (f"\n  ensemble  {path}" if path else ""))
         by_hand = bool(self._lr_name) and study.user_attrs.get(_DRIVEN) is False
         return {"found": dict(top.params), "by_hand": by_hand, "rows": rows}
 
@@ -133,6 +144,8 @@ class SearchBeforeFit:
         """Keep what was learned from a trial, and write a TensorBoard run of it where the fit writes one."""
         if self._fits.driven is not None and _DRIVEN not in end.study.user_attrs:
             end.study.set_user_attr(_DRIVEN, self._fits.driven)
+        if self._kept is not None:
+            self._keep(self._kept, end)
         observer = end.fits[-1]
         losses = self._curves[end.number] = observer.losses()
         if self._runs is None or not tensorboard_loggers(self._trainer):
@@ -145,6 +158,25 @@ class SearchBeforeFit:
             params = {**end.values, "verdict": observer.verdict()[0]}
             write_events(folder, params, {column: 0.0}, scalars)
             (folder / "hparams.yaml").write_text(yaml.safe_dump(dict(end.values)), encoding="utf-8")
+
+    def _keep(self, kept: KeptFits, end: TrialEnd) -> None:
+        if not self._has_kept and not any(each.state.is_finished() for each in end.study.get_trials(deepcopy=False)):
+            kept.forget()  # of a search that was removed
+        self._has_kept = True
+        for index, fit in enumerate(end.fits):
+            value = fit.best.get(self._monitor, float("nan"))
+            kept.keep(KeptFit(end.number, index, value, end.values, fit.weights))
+
+
+def _ensembles_folder(trainer: Trainer, module: LightningModule, runs: Path | None) -> Path:
+    """Return the folder for the fits that a search keeps, if an ensemble of them can be had."""
+    asked = f"ensemble={GREEDY!r}"
+    if not isinstance(module, EnsemblesTrials):
+        name = type(module).__name__
+        raise SearchError(f"{asked} needs a module with a method `greedy_ensemble`, as ours have; {name} has none.")
+    if trainer.world_size > 1 or getattr(trainer, "datamodule", None) is None or runs is None:
+        raise SearchError(f"{asked} needs a fit of one process, with a data module and a local folder.")
+    return runs
 
 
 PULSE = 60.0  # seconds between two messages of rank zero's at most, but while a trial is trained

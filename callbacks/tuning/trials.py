@@ -34,11 +34,18 @@ class TrialSettings:
     prunes_hopeless: bool = True  # whether to end a trial that has diverged, or learns nothing
     compares_fits: bool = False  # whether Optuna's pruner is told of whole fits, not of their epochs
     attrs: Sequence[str] = ATTRS  # those to keep of a trial
+    keeps_weights: bool = False  # whether those of a fit's best epoch are wanted when its trial ends
 
     def observer(self, others_learn: Callable[[], bool]) -> TrialObserver:
         """Make the observer of a fit."""
-        prunes, metric = self.prunes_hopeless, self.metrics[0]
-        return TrialObserver(metric, high=self.high, val_loss=self.val_loss, prunes=prunes, others_learn=others_learn)
+        return TrialObserver(
+            self.metrics[0],
+            high=self.high,
+            val_loss=self.val_loss,
+            prunes=self.prunes_hopeless,
+            others_learn=others_learn,
+            keeps_weights=self.keeps_weights,
+        )
 
     def objectives(self, fits: Sequence[TrialObserver]) -> list[float]:
         """Return what a trial came to, the mean over its fits; NaN where there is nothing."""
@@ -168,6 +175,9 @@ class BatchedFits(Protocol):
 
     def best_metrics(self, trial: int) -> dict[str, float]:
         """Return all metrics of a fit's best epoch by name; nothing if there is none."""
+
+    def best_weights(self, trial: int) -> Mapping[str, Any]:
+        """Return the module's state in a fit's best epoch; nothing if there is none."""
 
 
 @runtime_checkable
@@ -321,6 +331,9 @@ class GroupedTrials:
         if "metrics" in self._settings.attrs:
             for observer, batch in zip(fits, self._fits, strict=True):
                 observer.best = batch.best_metrics(place)
+        if self._settings.keeps_weights:
+            for observer, batch in zip(fits, self._fits, strict=True):
+                observer.weights = batch.best_weights(place)
         member, result = self.members[place], self._settings.objectives(fits)
         if self._runner.ended is not None:
             end = TrialEnd(self._study, number, member.attrs, member.values, fits, None if reason else result)

@@ -14,10 +14,11 @@ from datamodules import TabularDataModule
 from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.cli.flags import LINKED
 from lightning_mods.models.classifier import MLPClassifier
+from lightning_mods.models.ensemble import MLPEnsemble
 from lightning_mods.models.regressor import MLPRegressor
 
 # Our own classes, by the short name that the command line and our checkpoints use.
-OURS: dict[str, type] = {c.__name__: c for c in (MLPClassifier, MLPRegressor, TabularDataModule)}
+OURS: dict[str, type] = {c.__name__: c for c in (MLPClassifier, MLPRegressor, MLPEnsemble, TabularDataModule)}
 # By task: the model for it, and the other task.
 BY_TASK = {"classification": ("MLPClassifier", "regression"), "regression": ("MLPRegressor", "classification")}
 # What a section of a class has besides its arguments.
@@ -77,7 +78,7 @@ def with_classes(line: CommandLine, checkpoint: dict[str, Any] | None) -> tuple[
     module that has read the table for it, if it had to, comes second.
     """
     model, data = line.section("model").get("class_path"), line.section("data").get("class_path")
-    base = _remembered(checkpoint, model, data) if checkpoint else {}
+    base = _remembered(_as_member(line, checkpoint), model, data) if checkpoint else {}
     words = [f"--config={json.dumps(base)}"] if base else []
     table = None
     if not data and "data" not in base:
@@ -88,6 +89,22 @@ def with_classes(line: CommandLine, checkpoint: dict[str, Any] | None) -> tuple[
         table = asked_table(line)
         words.append(f"--model={BY_TASK[table.task][0]}")
     return line.extended(before=words), table
+
+
+def _as_member(line: CommandLine, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Describe a checkpoint of an ensemble by a member where the line asks for an ensemble: so its flags are known."""
+    asked, names = line.said("ensemble"), checkpoint.get("lightning_mods", {})
+    if asked is None:
+        return checkpoint
+    is_ensemble, kept = names.get("model") == MLPEnsemble.__name__, checkpoint.get("hyper_parameters", {})
+    count = len(kept["settings"]) if is_ensemble else 1
+    if str(asked) != str(count):
+        what = f"an ensemble of {count}" if is_ensemble else "one model"
+        raise UsageError(f"--ensemble={asked} does not fit the checkpoint, which holds {what}.")
+    if not is_ensemble:
+        return checkpoint
+    of_member = {"lightning_mods": {**names, "model": kept["member"]}, "hyper_parameters": kept["settings"][0]}
+    return {**checkpoint, **of_member}
 
 
 def _remembered(checkpoint: dict[str, Any], model: str | None, data: str | None) -> dict[str, Any]:

@@ -159,6 +159,10 @@ _STEPS_HELP = (
     "Mini-batches from one that passes through Lightning's loop and every callback to the next; the others are trained "
     "in between, faster and with the same numbers. `auto`: as many as no callback has to see; 1: none."
 )
+_ENSEMBLE_HELP = (
+    "Models to train together from different first weights, on the same mini-batches: predictions are their mean. "
+    "Losses are the mean member's, all other metrics the ensemble's. null for one model."
+)
 _RECIPE_HELP = (
     "What is set where you say nothing: `default`, the best that was measured over many tables: piecewise-linear bins "
     "of each number, gradient clipping, a cosine schedule, averaged weights, epochs, batch size and decay by the size "
@@ -171,6 +175,10 @@ _PATIENCE_HELP = (
     "--trainer.max_epochs if that is more, where the learning rate is constant; never where a schedule goes on to its "
     "end."
 )
+_GREEDY_HELP = (
+    "`greedy`: keep the weights of the best trials while they train, and pick an ensemble among them by validation "
+    "loss when the study is done (Caruana et al. 2004); ensemble.ckpt in the study's folder holds it for every verb."
+)
 _CHECKPOINT_HELP = "A checkpoint file, or `best` or `last` of the newest run under --trainer.default_root_dir."
 _RESUME_HELP = " Training goes on from it; with `last` and no checkpoint yet it starts anew."
 _EXPORTED_HELP = (
@@ -181,13 +189,15 @@ _EXPORTED_HELP = (
 def add_verb_arguments(parser: Any, verb: str) -> None:
     """Add the flags that are the verb's own."""
     add, is_fit = parser.add_argument, verb == "fit"
-    # The configuration file that a fit leaves has these two, and serves every verb.
+    # The configuration file that a fit leaves has these three, and serves every verb.
     add("--watch", type=Watcher | list[Watcher], default=WATCHERS, help=_WATCH_HELP if is_fit else SUPPRESS)
     trains = verb in ("fit", "study")
     add("--recipe", type=Literal[RECIPES], default="default", help=_RECIPE_HELP if trains else SUPPRESS)
     add("--patience", type=int | Literal["auto"], default="auto", help=_PATIENCE_HELP if trains else SUPPRESS)
     steps_help = _STEPS_HELP if trains else SUPPRESS
     add("--steps_per_execution", type=int | str, default="auto", help=steps_help)
+    ensemble_help = {"fit": _ENSEMBLE_HELP, "study": _GREEDY_HELP}.get(verb, SUPPRESS)
+    add("--ensemble", type=int | str | None, default=None, help=ensemble_help)
     if verb == "study":
         parser.add_class_arguments(StudyFlags, "study")
         add("--space", type=dict[str, Any], default={}, help=SPACE_HELP)

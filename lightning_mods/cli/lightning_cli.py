@@ -46,6 +46,7 @@ from lightning_mods.loggers.progress import Announcement, EpochTimer, ProgressLi
 from lightning_mods.loggers.tensorboard import EventLogger
 from lightning_mods.loggers.terminal import say
 from lightning_mods.models.classifier import MLPClassifier
+from lightning_mods.models.ensemble import MLPEnsemble
 from lightning_mods.models.fused.lightning_internals import epochs_done
 from lightning_mods.models.fused.limits import NoProfiler
 from lightning_mods.models.module import MLPModule
@@ -182,6 +183,8 @@ class ModsCLI(LightningCLI):
             # config.yaml is for other runs too
             self.config.trainer.logger, self.config.data = logger, self._asked_data
         self._hand_over_state(self.datamodule)  # a foreign model asked for nothing
+        if self.verb != "study":
+            self.model = _ensemble_of(self.model, self.config.ensemble)
         steps = self.config.steps_per_execution
         if steps != "auto" and (isinstance(steps, str) or steps < 1):
             raise UsageError(f"--steps_per_execution must be `auto` or a whole number of at least 1, not {steps}.")
@@ -312,6 +315,22 @@ class ModsCLI(LightningCLI):
         for callback in config.callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.place.folder / "checkpoints")
+
+
+def _ensemble_of(model: LightningModule, count: Any) -> LightningModule:
+    """Return so many members with a model's settings; the model itself where none, or one, is asked for."""
+    if count is None or count == 1:
+        return model
+    if not isinstance(count, int) or count < 1:
+        of_study = "; greedy is for a study" if count == "greedy" else ""
+        raise UsageError(f"--ensemble needs a number of models, such as 8, not {count}{of_study}.")
+    if isinstance(model, MLPEnsemble):
+        if len(model.members) != count:
+            raise UsageError(f"--ensemble={count} does not fit --model, which has {len(model.members)} members.")
+        return model
+    if not isinstance(model, MLPClassifier | MLPRegressor):
+        raise UsageError(f"--ensemble={count} needs an MLP of ours, and {type(model).__name__} is none.")
+    return MLPEnsemble.of(model, count)
 
 
 def _with_checkpoint_io(plugins: Any) -> list[Any]:

@@ -12,6 +12,7 @@ from lightning_mods.cli.classes import asked_table, find_class
 from lightning_mods.cli.command_line import CommandLine
 from lightning_mods.loggers.terminal import say
 from lightning_mods.models.classifier import MLPClassifier
+from lightning_mods.models.ensemble import MLPEnsemble
 from lightning_mods.models.regressor import MLPRegressor
 
 BINS = 16  # of each column of numbers
@@ -66,7 +67,7 @@ def with_recipe(
         return line, table
     model = find_class(line.section("model")["class_path"], LightningModule)
     data = find_class(line.section("data")["class_path"], LightningDataModule)
-    ours = model in (MLPClassifier, MLPRegressor) and data is TabularDataModule
+    ours = model in (MLPClassifier, MLPRegressor, MLPEnsemble) and data is TabularDataModule
     recipe = _recipe_of(line, checkpoint) if ours else "plain"
     if not ours and line.said("recipe") not in (None, "plain"):
         say("note: --recipe is not used, it is for our MLPs on a TabularDataModule.")
@@ -79,7 +80,8 @@ def with_recipe(
         said = line.section("data").get("init_args", {})
         table = table.like(**{name: value for name, value in for_data.items() if name not in said})
         config["data"] = {"class_path": _path(data), "init_args": for_data}
-        config["model"] = {"class_path": _path(model), "init_args": _fitting(model_settings(facts), line)}
+        if model is not MLPEnsemble:  # its members' settings are given
+            config["model"] = {"class_path": _path(model), "init_args": _fitting(model_settings(facts), line)}
     config["trainer"] = _fitting(trainer_settings(recipe, facts), line)
     return line.extended(before=[f"--config={json.dumps(config)}"]), table
 

@@ -181,7 +181,7 @@ def _baseline(cli: ModsCLI, stage: str) -> dict[str, float]:
     known = getattr(cli.datamodule, "baseline", None)
     found = dict(known(stage)) if callable(known) else {}
     loss = baseline_of(cli.model)
-    return {**found, "loss": loss} if loss is not None else found
+    return {**found, "loss": loss, "ensemble_loss": loss} if loss is not None else found
 
 
 def _has_set(model: LightningModule, data: LightningDataModule | None, stage: str) -> bool:
@@ -199,7 +199,8 @@ def _print_results(cli: ModsCLI, checkpoint: Path | None, *, stage: str) -> None
     if not found:
         how = f"--data.{stage}_path=FILE or --data.{stage}_fraction makes one."
         raise RunError(f"there is no {STAGES[stage]} set: {how}")
-    epoch = epochs_done(read_checkpoint(checkpoint)) - 1 if checkpoint else None
+    epochs = epochs_done(read_checkpoint(checkpoint)) if checkpoint else 0  # an ensemble of a study has none
+    epoch = epochs - 1 if epochs else None
     summary = RunSummary({stage: found}, {stage: _baseline(cli, stage)}, best_epoch=epoch, checkpoint=checkpoint)
     if cli.trainer.is_global_zero:
         sys.stdout.write(f"{summary}\n")

@@ -61,6 +61,7 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
+_ROWS = {"loss": "loss of the mean member", "ensemble_loss": "loss of the ensemble"}  # where there is one
 STAGES = {"val": "validation", "test": "test"}  # as metrics are named, and in words
 
 
@@ -90,7 +91,7 @@ class RunSummary:
             head += [STAGES[stage], f"{STAGES[stage]}, trivial baseline"]
         rows = [head]
         for name in names:
-            row = [name]
+            row = [_ROWS.get(name, name) if "ensemble_loss" in names else name]
             for stage in stages:
                 row += [_number(self.results[stage].get(name)), _number(self.baselines.get(stage, {}).get(name))]
             rows.append(row)

@@ -43,6 +43,37 @@ class ClassScores(Metric):
         }
 
 
+class ProbabilityLoss(Metric):
+    """Mean cross-entropy in nats, updated with probabilities `[B, C]` and class numbers `[B]`.
+
+    `weights` are those of the classes, shape (C,); None for all alike. A probability of 0 counts as the smallest
+    number of its type; NaN stays NaN.
+    """
+
+    full_state_update = False
+    total: Tensor
+    mass: Tensor
+
+    def __init__(self, weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.weights: Tensor | None
+        self.register_buffer("weights", weights, persistent=False)
+        self.add_state("total", default=torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("mass", default=torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, predictions: Tensor, classes: Tensor) -> None:
+        """Add the rows of a batch."""
+        found = predictions.gather(1, classes[:, None]).squeeze(1)
+        logs = found.clamp(min=torch.finfo(found.dtype).tiny).log()
+        weights = torch.ones_like(logs) if self.weights is None else self.weights[classes]
+        self.total -= (logs * weights).sum()
+        self.mass += weights.sum()
+
+    def compute(self) -> Tensor:
+        """Return the mean, a scalar."""
+        return self.total / self.mass
+
+
 def class_mean_f1(found: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     """Return F1 of each class, averaged over the classes that occur or were found, to the bit as torchmetrics has it.
 

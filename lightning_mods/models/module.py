@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+import lightning_mods
 from callbacks.host.packages import LightningModule, kinds, main_package
+from callbacks.tuning.ensembles import GreedyEnsemble, KeptFit
 from lightning_mods.models.average import WeightAverage, taken_out
 from lightning_mods.models.fused.chain_rule import ChainRule, LossRule
 from lightning_mods.models.fused.group import TrialGroup, worth_together
@@ -220,6 +222,10 @@ class MLPModule(LightningModule, ABC):
     ) -> dict[str, Tensor]:
         """Return some of `metric_names`, `[T]` each, from each batch's predictions `[T, B, ...]` and targets `[B]`."""
         return scores_one_by_one(self.metrics(), predictions, targets, names)
+
+    def greedy_ensemble(self, fits: Sequence[KeptFit], batches: Sequence[Batch]) -> GreedyEnsemble:
+        """Pick an ensemble by the loss on validation batches among fits that differ in `values`, the best first."""
+        return lightning_mods.MLPEnsemble.pick(self, fits, batches)
 
     def trials_at_once(self, rows: int) -> int:
         """Return how many trials to put into a `trial_group`, with mini-batches of so many rows; 0 for none."""

@@ -17,6 +17,7 @@ from callbacks.search.engine import search
 from callbacks.search.plan import Plan, SearchError
 from callbacks.search.results import Progress, ProgressLine, TrialRow, best_trials, corners, counted, importances
 from callbacks.search.storage import open_storage
+from callbacks.tuning.ensembles import KeptFits, write_ensemble
 from callbacks.tuning.study import rows_of
 from lightning_mods import fit
 from lightning_mods.cli.command_line import CommandLine, UsageError, short_class_paths
@@ -30,6 +31,7 @@ from lightning_mods.study.trial_cli import (
     asked_space,
     build_space,
     check_folds,
+    check_greedy,
     check_space,
     short_names,
     shown,
@@ -62,6 +64,8 @@ class StudyCommand:
         same = {name: getattr(self.flags, name) for name in _PLANNED}
         self.plan = Plan(directions=tuple(self.flags.directions), **same)
         self.plan.check()
+        if self.cli.config.ensemble is not None:
+            check_greedy(self.cli, self.space)
 
     def train_here(self, report: Callable[[Progress], object]) -> None:
         """Take part in the study until it is done."""
@@ -145,7 +149,10 @@ def open_study(study: StudyCommand) -> OpenStudy:
             f"the study {study.flags.name!r} was begun {began}, and now it is {asked.get(name, 'not given')}{more}: "
             "its trials would not compare. Give the same, or another --study.name."
         )
-    return OpenStudy(study, before, there is None and not opened.get_trials(deepcopy=False), new_files)
+    is_new = there is None and not opened.get_trials(deepcopy=False)
+    if is_new:
+        KeptFits(study.folder, high=False).forget()  # of a study that was removed
+    return OpenStudy(study, before, is_new, new_files)
 
 
 def _settings(cli: StudyCLI, names: Mapping[str, Any]) -> dict[str, Any]:
@@ -324,8 +331,21 @@ def finish(study: StudyCommand, *, interrupted: bool = False) -> None:
         say(f"{now.done} of {now.total} trials are done; the same command goes on.")
         if study.flags.timeout is None:
             raise SystemExit(1)
+    if study.cli.config.ensemble is not None and rows:
+        _write_ensemble(study)
     if study.flags.refit and best:
         _refit(study, opened, best[0])
+
+
+def _write_ensemble(study: StudyCommand) -> None:
+    kept, data = KeptFits(study.folder, high=study.flags.directions[0] == "maximize"), study.cli.datamodule
+    data.prepare_data()
+    data.setup("fit")
+    words, path = write_ensemble(study.cli.model, data, kept)
+    sys.stdout.write(f"ensemble     {words}\n")
+    if path is not None:
+        command = f"python -m lightning_mods.predict --ckpt_path={_quoted(path)} --data.predict_path=FILE"
+        sys.stdout.write(f"use it       {command}\n")
 
 
 def _report(study: StudyCommand, rows: list[TrialRow], best: list[TrialRow], mattered: Mapping[str, float]) -> None:
@@ -346,7 +366,7 @@ def _axes(space: Mapping[str, Any], mattered: Sequence[str]) -> list[str]:
 def _write_best(study: StudyCommand, row: TrialRow) -> str:
     """Write the whole configuration of a trial's fit, to be given to `fit --config`, under a line of words on it."""
     config = study.cli.config_with(row.params, study.cli.base_seed)
-    for own in ("study", "space", "config"):
+    for own in ("study", "space", "config", "ensemble"):
         config.pop(own, None)
     text = study.cli.parser.dump(config, skip_validation=True, skip_unset=False)
     body = "\n".join(line for line in text.splitlines() if not line.startswith("#"))

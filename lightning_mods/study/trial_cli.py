@@ -19,6 +19,7 @@ from callbacks.host.lightning import Checkpoint, ProgressBar, TensorBoardLogger,
 from callbacks.host.packages import Callback
 from callbacks.search.plan import SearchError
 from callbacks.search.space import Space, batch_sizes, parse_space
+from callbacks.tuning.ensembles import GREEDY
 from datamodules import TabularDataModule
 from datamodules.batching import Rows, eval_loader, train_loader
 from lightning_mods.cli.classes import import_class, own_arguments
@@ -28,6 +29,8 @@ from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.loggers import RunPlace, as_list, asks_for_logger, with_places
 from lightning_mods.loggers.progress import CloseLoggers
 from lightning_mods.loggers.terminal import say
+from lightning_mods.models.classifier import MLPClassifier
+from lightning_mods.models.regressor import MLPRegressor
 
 
 def check_folds(data: object, folds: int) -> None:
@@ -37,6 +40,27 @@ def check_folds(data: object, folds: int) -> None:
     rows = len(_both(data))
     if rows < 2 * folds:
         raise UsageError(f"--study.folds={folds} needs {2 * folds} rows to train and validate on; there are {rows}.")
+
+
+def check_greedy(cli: "StudyCLI", space: Space) -> None:
+    """Raise a UsageError if a study cannot end in an ensemble of its trials."""
+    asked = cli.config.ensemble
+    if asked != GREEDY:
+        best = "`fit --config=…/best.yaml --ensemble=8` fits the best trial so many times"
+        raise UsageError(f"--ensemble of a study needs `{GREEDY}`, not {asked}; {best}.")
+    why = ""
+    if type(cli.model) not in (MLPClassifier, MLPRegressor) or type(cli.datamodule) is not TabularDataModule:
+        why = "needs an MLP and a data module of ours"
+    elif cli.study.folds:
+        why = "needs trials that validate on the same rows; --study.folds gives each its own"
+    elif cli.trainer.world_size > 1:
+        why = "needs trials of one process each; --study.workers trains several at once"
+    elif not cli.datamodule.val_fraction and not cli.datamodule.val_path:
+        why = "needs validation rows"
+    elif others := [name for name in space if name.startswith("data.") and name != "data.batch_size"]:
+        why = f"needs trials that see the same columns and rows; --space.{others[0]} changes them"
+    if why:
+        raise UsageError(f"--ensemble={GREEDY} {why}.")
 
 
 def fold(data: TabularDataModule, index: int, folds: int) -> None:

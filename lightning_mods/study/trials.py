@@ -12,6 +12,7 @@ import torch
 from callbacks.host.lightning import TensorBoardLogger
 from callbacks.host.packages import Trainer
 from callbacks.search.plan import SearchError
+from callbacks.tuning.ensembles import KeptFit, KeptFits
 from callbacks.tuning.observer import TrialObserver
 from callbacks.tuning.study import plain, write_events
 from callbacks.tuning.trials import GroupedTrialRunner, TrialEnd, TrialFit, TrialRunner, TrialSettings, TrialTemplate
@@ -36,6 +37,8 @@ class StudyFits:
         self._shown = short_names(self._space)
         self._threads = torch.get_num_threads()
         self._templates: dict[tuple[str, int], StudyCLI] = {}
+        high = self._flags.directions[0] == "maximize"
+        self._kept = KeptFits(folder, high=high) if cli.config.ensemble else None
 
     def runner(self, *, ended: bool = True) -> TrialRunner:
         """Make the runner of one trial after the other; `ended` looks after them, not in a rank, which has no study."""
@@ -47,6 +50,7 @@ class StudyFits:
             fits=flags.fits,
             prunes_hopeless=flags.prune_hopeless,
             compares_fits=flags.pruner == "wilcoxon",
+            keeps_weights=self._kept is not None,
         )
         return TrialRunner(settings, self.fit, self._end if ended else None)
 
@@ -105,8 +109,15 @@ class StudyFits:
         return {self._shown[name]: value for name, value in values.items()}
 
     def _end(self, end: TrialEnd) -> None:
-        """Keep one TensorBoard run a trial; write that of a fit that no trainer ran as its own loggers would."""
+        """Keep one TensorBoard run a trial; write that of a fit that no trainer ran as its own loggers would.
+
+        Keep its weights, where they are wanted: those of the best epoch, also of a trial that did not come to its end.
+        """
         forget_attempts(end.study, end.number, end.attrs, self._folder)
+        if self._kept is not None:
+            for index, fit in enumerate(end.fits):
+                value = fit.best.get(self._flags.metrics[0], float("nan"))
+                self._kept.keep(KeptFit(end.number, index, value, end.values, fit.weights))
         if self._cli.config.trainer.logger is False:
             return
         for index, fit in enumerate(end.fits):

@@ -26,6 +26,7 @@ STEPPED = (
     *("--optimizer=SGD", "--optimizer.lr=0.03", "--optimizer.momentum=0.9"),
     *("--lr_scheduler=StepLR", "--lr_scheduler.step_size=2"),
 )
+ENSEMBLE = ("--ensemble=3",)
 # The user's own checkpoint, written in the middle of an epoch (314 steps): 6 * 314 = 1884 = 12 * 157.
 IN_MID_EPOCH = (
     *("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=157"),
@@ -110,7 +111,9 @@ def _curve(folder, tag):
     return [(event.step, event.value) for event in events.Scalars(tag)]
 
 
-@pytest.mark.parametrize(("flags", "seed"), [(PLATEAU, 1), (STEPPED, 2)], ids=["plateau", "stepped"])
+@pytest.mark.parametrize(
+    ("flags", "seed"), [(PLATEAU, 1), (STEPPED, 2), (ENSEMBLE, 4)], ids=["plateau", "stepped", "ensemble"]
+)
 def test_a_fit_killed_again_and_again_ends_with_the_weights_of_one_left_alone(flags, seed, tmp_path):
     draw = random.Random(seed)
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -301,6 +301,10 @@ class ChainRule:
             norm = get_total_norm(self.gradients)
             gradients.mul_(torch.clamp(rule.clip.most / (norm + 1e-6), max=1.0))
 
+    def clipped_together(self, parameters: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+        """Return the parameters whose gradients have one norm."""
+        return [parameters]
+
     def update(self, rule: Sgd) -> None:
         """Let SGD use the gradients, and the average follow."""
         weights, grads, momenta, averages = self._flat
@@ -335,7 +339,8 @@ class ChainRule:
             for parameter, grad in zip(parameters, grads, strict=True):
                 parameter.grad = grad
             assert rule.clip is not None
-            (clip_grad_value_ if rule.clip.by_value else clip_grad_norm_)(parameters, rule.clip.most)
+            for together in self.clipped_together(parameters):
+                (clip_grad_value_ if rule.clip.by_value else clip_grad_norm_)(together, rule.clip.most)
         sgd(parameters, list(grads), momenta, dampening=0, maximize=False, foreach=False, **numbers)
         for average, parameter in zip(averages, parameters, strict=True):
             average.add_(parameter - average, alpha=average_rate)

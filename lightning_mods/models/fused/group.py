@@ -16,13 +16,14 @@ from lightning_mods.models.fused.chain_rule import Clip, LossRule, Scaling, acti
 from lightning_mods.models.fused.group_ops import (
     GroupActivation,
     GroupLoss,
+    GroupLossSums,
     Linear,
     aligned,
     as_aligned,
     group_loss,
     shaped,
 )
-from lightning_mods.models.fused.steps import Learner, LossSums, add_loss, mixed_seed
+from lightning_mods.models.fused.steps import Learner, mixed_seed
 from lightning_mods.models.scaling import ScaledLinear
 from lightning_mods.models.schedule import cosine
 
@@ -31,7 +32,6 @@ MOST = 16  # trials at once: by then there is nothing left of the costs that the
 # of some microseconds each, and waits between them. 1e9 are about 11 ms of one core.
 SMALL_STEP = 1e9
 CACHE = 7_000_000  # bytes that a step may go over: beyond a processor's own cache, trials get in each other's way
-_FLUSH = 64  # steps whose losses are summed up at once
 
 Batch = tuple[Tensor, Tensor]
 RATES = ("lr", "momentum", "weight_decay", "dropout")
@@ -120,6 +120,10 @@ class GroupNetwork:
         averages = None if self._averages is None else self._averages[at]
         self._take([self.rates[t] for t in trials], self.flat[at], self._grads[at], self._momenta[at], averages)
 
+    def state(self) -> list[Tensor]:
+        """Return the parameters, gradients and momenta, `[T, P]` each, flat."""
+        return [self.flat, self._grads, self._momenta]
+
     def alone(self, flat: Tensor) -> "GroupNetwork":
         """Make a network of one trial with these parameters `[P]`, to ask for outputs."""
         twin = copy.copy(self)
@@ -157,6 +161,13 @@ class GroupNetwork:
 
         Returns what makes up the loss before the update, see `GroupLoss.values`.
         """
+        compared = self.backward(x, y, seed)
+        self.clip(self._clip_rule)
+        self._update(pace)
+        return compared
+
+    def backward(self, x: Tensor, y: Tensor, seed: int) -> Tensor:
+        """Take a mini-batch forward and backward, but for the update; returns what `step` returns."""
         if self._scaling is not None:
             self._scaling.forward()
         layers = self._layers_for(len(x))
@@ -179,13 +190,11 @@ class GroupNetwork:
             layers[i].gradients(grad, below[i])
         if self._scaling is not None:
             self._scaling.backward()
-        self._clip()
-        self._update(pace)
         return compared
 
-    def _clip(self) -> None:
+    def clip(self, rule: Clip | None) -> None:
         """Clip each trial's gradients, as `ChainRule.clip` does those of one."""
-        rule, grads = self._clip_rule, self._grads
+        grads = self._grads
         if rule is None:
             return
         if rule.by_value:
@@ -295,6 +304,7 @@ class TrialGroup:
             clip=clip,
             averages=learner.ema_epochs > 0,
         )
+        self._names = [f"network.{name}" for name, _ in module.network.named_parameters()]
         self._steps = max_epochs * len(train) if learner.lr_schedule == "cosine" else 0
         self._monitor, self._high = monitor, high
         names = learner.metric_names
@@ -340,7 +350,7 @@ class TrialGroup:
 
     def _train_epoch(self, epoch: int) -> dict[str, Tensor]:
         self._train.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-        sums = _LossSums(self._learner, self._loss)
+        sums = GroupLossSums(self._learner, self._loss)
         for index, (x, y) in enumerate(self._train):
             seed = mixed_seed(mixed_seed(self._seed, epoch), index)
             sums.add(self._network.step(x, y, seed, self._pace(epoch * len(self._train) + index)), y)
@@ -403,6 +413,13 @@ class TrialGroup:
             found |= {f"val_{name}": float(value) for name, value in scores.items()}
         return found
 
+    def best_weights(self, trial: int) -> dict[str, Tensor]:
+        """Return the module's parameters in a trial's best epoch by name; nothing if there is none."""
+        if self.best_epochs[trial] is None:
+            return {}
+        parts = self._network.parts(self._best_flat[trial].unsqueeze(0))
+        return {name: part[0].clone() for name, part in zip(self._names, parts, strict=True)}
+
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
@@ -412,31 +429,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-class _LossSums:
-    """The mean of the training loss over an epoch, as the module sums it up."""
-
-    def __init__(self, learner: Learner, loss: GroupLoss) -> None:
-        self._learner, self._loss = learner, loss
-        self._terms: list[Tensor] = []
-        self._ys: list[Tensor] = []
-        self._sums: LossSums = (0.0, 0.0)
-
-    def add(self, terms: Tensor, y: Tensor) -> None:
-        """Add a step: what its loss is made of, and its targets `[B]`."""
-        if self._terms and (len(self._terms) >= _FLUSH or len(self._ys[-1]) != len(y)):
-            self._flush()
-        self._terms.append(terms)
-        self._ys.append(y)
-
-    def _flush(self) -> None:
-        losses = self._loss.values(torch.stack(self._terms), torch.stack(self._ys))
-        for loss, y in zip(losses, self._ys, strict=True):
-            self._sums = add_loss(self._sums, loss, self._learner.loss_weight(y))
-        self._terms, self._ys = [], []
-
-    def mean(self) -> Tensor:
-        """Return the mean so far, `[T]`."""
-        self._flush()
-        return torch.as_tensor(self._sums[0] / self._sums[1])

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_mods.models.fused.chain_rule import ALIGNED, RELU, Activation, CrossEntropy, LossRule
+from lightning_mods.models.fused.steps import Learner, LossSums, add_loss
 
 _aten = torch.ops.aten
 
@@ -85,6 +86,37 @@ def group_loss(rule: LossRule) -> GroupLoss:
     if isinstance(rule, CrossEntropy):
         return GroupCrossEntropy(rule.weights)
     return GroupSquaredError(rule.mean, rule.std)
+
+
+_FLUSH = 64  # steps whose losses are summed up at once
+
+
+class GroupLossSums:
+    """The mean of many trials' training loss over an epoch, as the module sums it up."""
+
+    def __init__(self, learner: Learner, loss: GroupLoss) -> None:
+        self._learner, self._loss = learner, loss
+        self._terms: list[Tensor] = []
+        self._ys: list[Tensor] = []
+        self._sums: LossSums = (0.0, 0.0)
+
+    def add(self, terms: Tensor, y: Tensor) -> None:
+        """Add a step: what its loss is made of, and its targets `[B]`."""
+        if self._terms and (len(self._terms) >= _FLUSH or len(self._ys[-1]) != len(y)):
+            self._flush()
+        self._terms.append(terms)
+        self._ys.append(y)
+
+    def _flush(self) -> None:
+        losses = self._loss.values(torch.stack(self._terms), torch.stack(self._ys))
+        for loss, y in zip(losses, self._ys, strict=True):
+            self._sums = add_loss(self._sums, loss, self._learner.loss_weight(y))
+        self._terms, self._ys = [], []
+
+    def mean(self) -> Tensor:
+        """Return the mean so far, `[T]`."""
+        self._flush()
+        return torch.as_tensor(self._sums[0] / self._sums[1])
 
 
 @np.errstate(over="ignore", invalid="ignore")  # of a trial that diverges, as in torch

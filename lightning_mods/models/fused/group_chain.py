@@ -1,0 +1,45 @@
+"""`GroupChain`: training steps of many networks at once, by one optimizer."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_mods.models.fused.chain_rule import ChainRule, LossRule, Sgd
+from lightning_mods.models.fused.group import GroupNetwork, Rates
+from lightning_mods.models.fused.group_ops import group_loss
+
+
+class GroupChain(ChainRule):
+    """Steps of networks alike in shape, on the same mini-batches, by one optimizer: as `ChainRule` for one.
+
+    Its loss is the sum of theirs. Each has a share of dropout, drawn from the seed that torch was last given.
+    """
+
+    def __init__(self, networks: Sequence[nn.Sequential], dropouts: Sequence[float], loss: LossRule) -> None:
+        self._values = group_loss(loss)
+        rates = [Rates(0.0, 0.0, 0.0, dropout) for dropout in dropouts]  # the optimizer's come with each step
+        self._group = GroupNetwork(networks[0], rates, self._values, nesterov=False)
+        self.parameters = [p for layers in networks for p in layers.parameters()]
+        self._flat = [*self._group.state(), torch.zeros_like(self._group.flat)]
+        self._networks = len(networks)
+        self.weights, self.gradients, self._momenta, self._averages = (
+            [part[t] for t in range(self._networks) for part in self._group.parts(flat)] for flat in self._flat
+        )
+
+    def backward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Fill `gradients`; returns the sum of the mean losses, a scalar."""
+        compared = self._group.backward(x, y, torch.initial_seed())
+        total = torch.zeros(())
+        for loss in self._values.values(compared.unsqueeze(0), y.unsqueeze(0))[0]:
+            total = total + loss
+        return total
+
+    def clip(self, rule: Sgd) -> None:
+        """Clip each network's gradients as if it were alone."""
+        self._group.clip(rule.clip)
+
+    def clipped_together(self, parameters: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+        """Return the parameters of each network."""
+        size = len(parameters) // self._networks
+        return [parameters[at : at + size] for at in range(0, len(parameters), size)]
