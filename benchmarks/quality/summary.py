@@ -127,9 +127,9 @@ def tables(records: list[Record]) -> str:
     parts = []
     for title, name in (("Held out", "held_out"), ("Development", "development")):
         mine = [r for r in records if half(r["table"]) == name]
-        methods = _present(mine)
-        if not methods:
+        if not mine:
             continue
+        methods = _present(mine)
         parts.append(f"## {title}")
         if REFERENCE in methods:
             rest = [m for m in methods if m != REFERENCE]
@@ -141,7 +141,7 @@ def tables(records: list[Record]) -> str:
                 cells = [_cell([x for t, x in ratios.items() if t in kind]) for kind in _kinds(mine).values()]
                 rows.append([METHODS[method].title, *cells, _share(ratios.values())])
             parts.append(_lines(rows))
-        parts.append(by_table(mine))
+        parts += [by_table(mine)] if methods else []
         failed = [
             f"* {r['table']}, {r['method']}, seed {r['seed']}: {r['failed'].splitlines()[-1]}"
             for r in mine
