@@ -85,7 +85,7 @@ def load(name: str) -> pd.DataFrame:
     frame = _read(source)
     frame = frame.drop(columns=["rownames", *source.drop], errors="ignore").dropna(subset=[source.target])
     if not source.amount:
-        frame[source.target] = frame[source.target].astype(str).str.strip()
+        frame[source.target] = frame[source.target].astype(str).str.strip().str.removesuffix(".0")
         rows = frame[source.target].map(frame[source.target].value_counts())
         frame = frame[rows >= FEWEST_OF_A_CLASS]
     return frame.reset_index(drop=True)
