@@ -41,8 +41,8 @@ class TablePreparation:
         return {**vars(self), "_table": None, "_held_out": {}}
 
     def share(self, other: "TablePreparation") -> None:
-        """Take over what another one has read of the same table."""
-        self._table, self._target, self._splits = other._table, other._target, other._splits
+        """Take over what another one has read of the same table; not its splits, which may be of another seed."""
+        self._table, self._target = other._table, other._target
 
     @property
     def table(self) -> Table:

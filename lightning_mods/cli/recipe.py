@@ -43,7 +43,7 @@ def epochs(rows: int) -> int:
 
 def model_settings(facts: TableFacts) -> dict[str, Any]:
     """Return what the default recipe asks of an MLP of ours."""
-    decay = min(5 / facts.rows, 0.02) if facts.task == "classification" else 2e-3
+    decay = min(5 / facts.rows, 0.02) if facts.task == "classification" else min(20 / facts.rows, 2e-3)
     settings = {"lr": 0.5, "nesterov": True, "weight_decay": decay, "lr_schedule": "cosine", "ema_epochs": 2.0}
     return {**settings, "input_scaling": True}
 

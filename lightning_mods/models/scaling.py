@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-
 PACE = 4.0  # of the gains, against the weights
 
 

@@ -127,7 +127,7 @@ def by_layer(parameters: Sequence[Tensor], *, scaled: bool) -> tuple[list[Tensor
 
 
 class Scaling:
-    """The factors of a `ScaledLinear` in its weights, and its gradients; of one `[O, F]`, or of many trials `[T, O, F]`.
+    """A `ScaledLinear`: its factors times its weights, and its gradients; of one `[O, F]`, or of trials `[T, O, F]`.
 
     The gradients of weights and gains are written; those of the weights are at first of the scaled ones.
     """

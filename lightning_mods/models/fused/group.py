@@ -110,7 +110,7 @@ class GroupNetwork:
         self._decays, self._moves = any(r.weight_decay for r in rates), any(r.momentum for r in rates)
 
     def parts(self, flat: Tensor) -> list[Tensor]:
-        """Flat parameters `[T, P]` as the layers have them, weights `[T, O, I]` and biases `[T, O]` and so on; views."""
+        """Flat parameters `[T, P]` as the layers have them: weights `[T, O, I]`, biases `[T, O]` and so on; views."""
         pairs = zip(self._starts, self.shapes, strict=False)
         return [shaped(flat[:, at : at + shape.numel()], shape) for at, shape in pairs]
 

@@ -129,7 +129,9 @@ def test_a_foreign_model_has_no_recipe():
     assert "--recipe is not used" in err
 
 
-@pytest.mark.parametrize(("rows", "size"), [(30, "auto"), (255, "auto"), (256, 32), (900, 64), (1100, 128), (70_000, 512)])
+@pytest.mark.parametrize(
+    ("rows", "size"), [(30, "auto"), (255, "auto"), (256, 32), (900, 64), (1100, 128), (70_000, 512)]
+)
 def test_the_batch_is_an_eighth_of_a_small_table_and_grows_with_a_large_one(rows, size):
     assert batch_size(rows) == size
 
@@ -143,6 +145,7 @@ def test_the_decay_goes_by_the_task_and_the_rows():
     assert model_settings(TableFacts(100, "classification"))["weight_decay"] == 0.02
     assert model_settings(TableFacts(5000, "classification"))["weight_decay"] == 0.001
     assert model_settings(TableFacts(5000, "regression"))["weight_decay"] == 0.002
+    assert model_settings(TableFacts(200_000, "regression"))["weight_decay"] == 1e-4
 
 
 # ------------------------------------------------------------------ when it ends
@@ -166,3 +169,17 @@ def test_patience_is_for_constant_rates_and_sets_to_validate_on():
     assert patience("--recipe=plain", "--trainer.max_epochs=1000") == [200]
     assert patience("--recipe=plain", "--data.val_fraction=0") == []
     assert patience("--patience=7") == [7]
+
+
+def test_the_split_goes_by_the_seed_of_the_run():
+    rows = {}
+    for seed in (0, 1):  # the second one in a process that had another
+        for recipe in ("plain", "default"):
+            flags = ["--data.path=iris", f"--seed_everything={seed}", f"--recipe={recipe}"]
+            data = ModsCLI(CommandLine.parse("fit", flags)).datamodule
+            data.prepare_data()
+            data.setup("fit")
+            rows[recipe, seed] = data.val_dataloader().dataset.y, data.learned.encoding.columns[0].mean
+    assert rows["plain", 0][1] != rows["plain", 1][1]
+    assert rows["default", 0][1] == rows["plain", 0][1]
+    assert rows["default", 1][1] == rows["plain", 1][1]

@@ -71,7 +71,7 @@ def test_the_rate_falls_along_half_a_cosine(tmp_path):
 def test_what_is_validated_and_left_is_the_average(tmp_path):
     watch = Watch()
     torch.manual_seed(0)
-    trainer, module = fit(tmp_path, callbacks=[watch], steps=1)
+    _, module = fit(tmp_path, callbacks=[watch], steps=1)
     assert len(watch.validated) == 3
     # the average by hand, from the weights after each step, which are seen at the beginning of the next
     pl.seed_everything(1, verbose=False)
