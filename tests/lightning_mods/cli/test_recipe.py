@@ -174,7 +174,7 @@ def test_patience_is_for_constant_rates_and_sets_to_validate_on():
 def test_the_split_goes_by_the_seed_of_the_run():
     rows = {}
     for seed in (0, 1):  # the second one in a process that had another
-        for recipe in ("plain", "default"):
+        for recipe in ("default", "plain"):
             flags = ["--data.path=iris", f"--seed_everything={seed}", f"--recipe={recipe}"]
             data = ModsCLI(CommandLine.parse("fit", flags)).datamodule
             data.prepare_data()
