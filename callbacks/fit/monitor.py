@@ -44,7 +44,9 @@ def _checkpoint_to_keep(trainer: Trainer, val_loss: str, best_epoch: int | None)
     savers = _savers(trainer)
     for saver in savers:
         watched = plain(str(getattr(saver, "monitor", None))).removesuffix("_epoch")
-        is_low = watched == plain(val_loss).removesuffix("_epoch") and getattr(saver, "mode", "min") == "min"
+        # Of an ensemble, whose members' loss is read here, our own keeps the best as a whole.
+        read = (plain(val_loss).removesuffix("_epoch"), "val_ensemble_loss")
+        is_low = watched in read and getattr(saver, "mode", "min") == "min"
         if is_low and saver.best_model_path:
             return str(saver.best_model_path)
     for folder in [Path(str(saver.dirpath)) for saver in savers if getattr(saver, "dirpath", None)]:

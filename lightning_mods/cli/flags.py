@@ -161,7 +161,8 @@ _STEPS_HELP = (
 )
 _ENSEMBLE_HELP = (
     "Models to train together from different first weights, on the same mini-batches: predictions are their mean. "
-    "Losses are the mean member's, all other metrics the ensemble's. null for one model."
+    "train_loss and val_loss are the mean member's, all other metrics the ensemble's, by whose loss best.ckpt is kept. "
+    "null for one model."
 )
 _RECIPE_HELP = (
     "What is set where you say nothing: `default`, the best that was measured over many tables: piecewise-linear bins "

@@ -101,7 +101,12 @@ class RunSummary:
         lines = []
         if self.best_epoch is not None:
             of = f" (of 0 to {self.epochs - 1})" if self.epochs else ""
-            lines.append(f"epoch        {self.best_epoch}{of}")
+            by = (
+                ", by the loss of the ensemble"
+                if any("ensemble_loss" in each for each in self.results.values())
+                else ""
+            )
+            lines.append(f"epoch        {self.best_epoch}{of}{by}")
         if self.seconds:
             lines.append(f"an epoch     {statistics.median(self.seconds):.3g} s")
         if self.checkpoint:

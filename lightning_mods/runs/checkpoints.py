@@ -21,6 +21,7 @@ from lightning_mods.runs import RunError
 
 # What a fit does not change, and what is large.
 UNCHANGING = ("hyper_parameters", "datamodule_hyper_parameters", "TabularDataModule")
+ENSEMBLE_LOSS = "val_ensemble_loss"
 WRITING = 0.01  # share of the time that goes into checkpoints, where epochs are short
 
 
@@ -140,6 +141,8 @@ def metrics_in(checkpoint: dict[str, Any]) -> dict[str, float]:
 class BestCheckpoint(ModelCheckpoint):
     """Keeps `best.ckpt` of a run: lowest validation loss, or the latest epoch where none is logged.
 
+    Of an ensemble its own loss counts, `val_ensemble_loss`, not the mean member's.
+
     The metrics of its epoch stand in it, so that nobody need evaluate it again to know them.
     """
 
@@ -195,7 +198,7 @@ class BestCheckpoint(ModelCheckpoint):
     def _look(self, trainer: Trainer) -> bool:
         """Whether Lightning's own look, which costs as much as a small epoch, may come to another end than `no`."""
         found = trainer.callback_metrics
-        name = logged_as("val_loss", found)
+        name = ENSEMBLE_LOSS if ENSEMBLE_LOSS in found else logged_as("val_loss", found)
         self.monitor = name if name in found else None
         if self.monitor and self.best_model_score is not None and not found[self.monitor] < self.best_model_score:
             return False

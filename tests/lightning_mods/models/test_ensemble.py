@@ -2,15 +2,17 @@
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch.nn import functional
 
+from callbacks.fit.monitor import _checkpoint_to_keep
 from datamodules import TabularDataModule
 from lightning_mods import MLPClassifier, MLPEnsemble, MLPRegressor
-from lightning_mods.runs.checkpoints import read_checkpoint
+from lightning_mods.runs.checkpoints import BestCheckpoint, metrics_in, read_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -136,6 +138,32 @@ def test_the_loss_of_an_ensemble_of_numbers_is_in_the_units_of_the_target():
         error = functional.mse_loss(ensemble.eval()(x), y)
     assert found["val_ensemble_loss"] == pytest.approx(float(error), rel=1e-4)
     assert math.sqrt(found["val_ensemble_loss"]) == pytest.approx(float(found["val_rmse"]), rel=1e-5)
+
+
+class Curves(pl.Callback):
+    def __init__(self):
+        self.losses = []
+
+    def on_validation_end(self, trainer, pl_module):
+        found = trainer.callback_metrics
+        self.losses.append((float(found["val_loss"]), float(found["val_ensemble_loss"])))
+
+
+def test_the_best_checkpoint_is_that_of_the_best_ensemble(tmp_path):
+    curves = Curves()
+    given = {
+        "callbacks": [curves, BestCheckpoint()],
+        "enable_checkpointing": True,
+        "num_sanity_val_steps": 0,
+        "default_root_dir": tmp_path,
+    }
+    trainer = fit(made("numbers", table("numbers"), 6, lr=0.1), table("numbers"), max_epochs=12, **given)
+    of_member, of_ensemble = (min(range(12), key=lambda epoch: curves.losses[epoch][at]) for at in (0, 1))
+    assert of_member != of_ensemble  # else this would show nothing
+    best = read_checkpoint(Path(trainer.checkpoint_callback.best_model_path))
+    assert best["epoch"] == of_ensemble
+    assert metrics_in(best)["val_loss"] == pytest.approx(curves.losses[of_ensemble][0])
+    assert _checkpoint_to_keep(trainer, "val_loss", of_member) == trainer.checkpoint_callback.best_model_path
 
 
 def test_members_of_different_shapes_train_one_after_the_other():
