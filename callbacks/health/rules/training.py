@@ -138,6 +138,7 @@ STRIDE = 0.05  # of a rate that makes the loss rise
 DIVERGED = 3.0  # times the first loss
 CRAWL = 0.005  # of a weight's size, travelled in the whole run
 SHRUNK, SHRUNK_FAR = 0.5, 0.1  # of the initial weight
+HALF, HARDLY = 0.5, 0.9  # of the first loss is left
 VANISHED = 1e-4  # first layer's gradient over the last's, root mean squares; eight sigmoid layers give 1e-5
 EXPLODED = 1e4
 # Attention that looks everywhere alike, as at the start, gives its queries and keys next to no gradient. They are the
@@ -261,9 +262,12 @@ def _crawls(facts: Facts, course: LossCourse) -> Said:
 
 def _shrunk(facts: Facts, course: LossCourse) -> Said:
     left = _over_matrices(facts.readings[-1], lambda r: r.weight / r.start)
-    stuck = course.recent > 0.5 * course.start
-    if facts.alone and (left < SHRUNK_FAR or (left < SHRUNK and stuck)):
-        decay = max((g.decay for g in facts.optimizers), default=0.0)
+    decay = max((g.decay for g in facts.optimizers), default=0.0)
+    # A decay takes the weights of features that say nothing, which is no fault where much was learned meanwhile. Without
+    # one a penalty is part of the loss, which tells less.
+    unlearned = course.recent / course.start if course.start > 0 else inf
+    far, near = (HALF, HARDLY) if decay else (-inf, HALF)
+    if facts.alone and ((left < SHRUNK_FAR and unlearned > far) or (left < SHRUNK and unlearned > near)):
         with_decay = f" under a weight decay of {decay:g}" if decay else ""
         why = f"weights shrank to {left:.0%} of where they started{with_decay}, the loss is at {course.recent:.3g}"
         yield Fault.OVER_REGULARISED, "", why
