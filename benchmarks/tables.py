@@ -44,14 +44,14 @@ TABLES = {  # name: (package, item, target)
 }
 
 
-def cut(table: pd.DataFrame, target: str, folder: Path) -> tuple[Path, Path]:
-    """Write training and test rows (four to one, at random) of the rows that have a target."""
+def cut(table: pd.DataFrame, target: str, folder: Path, seed: int = 0, most: int | None = None) -> tuple[Path, Path]:
+    """Write training and test rows (four to one, at random; of the former `most` at most) that have a target."""
     # Without the number of the row: a table sorted by its target would give it away.
     table = table.drop(columns="rownames", errors="ignore").dropna(subset=[target])
-    order = np.random.default_rng(0).permutation(len(table))
+    order = np.random.default_rng(seed).permutation(len(table))
     edge = len(table) * 4 // 5
     paths = folder / "train.csv", folder / "test.csv"
-    for path, rows in zip(paths, (order[:edge], order[edge:]), strict=True):
+    for path, rows in zip(paths, (order[:edge][:most], order[edge:]), strict=True):
         table.iloc[np.sort(rows)].to_csv(path, index=False)
     return paths
 
@@ -70,16 +70,26 @@ def ours(train: Path, test: Path, target: str, flags: list[str]) -> dict[str, An
     return {"metric": row[0], "score": float(row[-2]), "baseline": float(row[-1]), "seconds": seconds}
 
 
+def numbers_and_words(x: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Return the names of the columns of numbers, and of those of words that are no list of names or keys."""
+    numbers = [c for c in x if pd.api.types.is_numeric_dtype(x[c])]
+    return numbers, [c for c in x if c not in numbers and x[c].nunique() <= max(50, len(x) // 20)]
+
+
+def preparation(x: pd.DataFrame) -> ColumnTransformer:
+    """Return what turns columns into the numbers that scikit-learn's networks need."""
+    numbers, words = numbers_and_words(x)
+    numeric = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler())
+    categorical = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=10, max_categories=100)
+    return ColumnTransformer([("n", numeric, numbers), ("c", categorical, words)])
+
+
 def scikit(train: Path, test: Path, target: str) -> dict[str, Any]:
     """Fit scikit-learn's MLP to the same rows and score it on the same test rows."""
     frames = [pd.read_csv(path) for path in (train, test)]
     x, x_test = (frame.drop(columns=[target]) for frame in frames)
     y, y_test = (frame[target] for frame in frames)
-    numbers = [c for c in x if pd.api.types.is_numeric_dtype(x[c])]
-    words = [c for c in x if c not in numbers and x[c].nunique() <= max(50, len(x) // 20)]
-    numeric = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler())
-    categorical = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=10, max_categories=100)
-    prepared = ColumnTransformer([("n", numeric, numbers), ("c", categorical, words)])
+    prepared = preparation(x)
     epochs = 200 if len(x) < 100_000 else 30  # scikit-learn's own limit; on large tables ours
     text = not pd.api.types.is_numeric_dtype(y)
     start = time.monotonic()

@@ -41,7 +41,7 @@ class TablePreparation:
         return {**vars(self), "_table": None, "_held_out": {}}
 
     def share(self, other: "TablePreparation") -> None:
-        """Take over what another one has read of the same table; not its splits, which may be of another seed."""
+        """Take over what another one has read of the same table, not its split: that may hang on a later seed."""
         self._table, self._target = other._table, other._target
 
     @property

@@ -38,9 +38,9 @@ SPACE_HELP = (
     "What to search, one flag a name: --space.model.dropout=0..0.5, --space.model.weight_decay='log 1e-6..1e-2', "
     "--space.model.hidden_sizes='[[64],[128,128]]', --space.data.batch_size='pow2 16..512', --space.optimizer.lr=…; "
     "any flag of model, data, trainer, optimizer and lr_scheduler. A range includes its bounds; two whole numbers "
-    "make a range of whole numbers unless the flag is a float. Without more, the learning rate (log 1e-4..1) and the "
-    "batch size (powers of two from 8 to 1024, at most half of the training rows) are searched. A flag that is given "
-    "by hand, --model.lr=0.1, is fixed and not searched."
+    "make a range of whole numbers unless the flag is a float. Without more, the learning rate (log 0.02..2; 1e-4..1 "
+    "with --recipe=plain) and the batch size (powers of two from 8 to 1024, at most half of the training rows) are "
+    "searched. A flag that is given by hand, --model.lr=0.1, is fixed and not searched."
 )
 
 # Names that end like these are to be high; all others are losses and errors.

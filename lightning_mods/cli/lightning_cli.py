@@ -14,7 +14,7 @@ from callbacks import (
     GradientLogger,
     GradientMonitor,
     GraphLogger,
-    OptunaSearch,  # noqa: F401  # --trainer.callbacks+=OptunaSearch: a class is known by its short name once imported
+    OptunaSearch,
     TensorBoardLayout,
 )
 from callbacks.host import replacing
@@ -251,7 +251,9 @@ class ModsCLI(LightningCLI):
         if config.enable_checkpointing is not False:
             ours += [] if any(isinstance(callback, Checkpoint) for callback in given) else [BestCheckpoint()]
             ours.append(LastCheckpoint())
-        epochs = 0 if any(isinstance(callback, EarlyStopping) for callback in given) else self._patience(config)
+        # What ends a fit early would be part of a search's trials too, which then could not be trained together.
+        has_own = any(isinstance(callback, EarlyStopping | OptunaSearch) for callback in given)
+        epochs = 0 if has_own and self.config.patience == "auto" else self._patience(config)
         return [*given, *ours, *([Patience(epochs)] if epochs else [])]
 
     def _patience(self, config: Namespace) -> int:

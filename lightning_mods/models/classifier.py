@@ -11,7 +11,7 @@ from torchmetrics import Metric
 
 from lightning_mods.models.fused.chain_rule import CrossEntropy, LossRule
 from lightning_mods.models.metrics import ClassScores
-from lightning_mods.models.mlp import Activation, Schedule
+from lightning_mods.models.mlp import Activation, Schedule, left_out
 from lightning_mods.models.module import MLPModule
 
 
@@ -81,7 +81,8 @@ class MLPClassifier(MLPModule):
             lr_schedule=lr_schedule,
             ema_epochs=ema_epochs,
         )
-        self.save_hyperparameters()
+        off = left_out(lr_schedule=lr_schedule, ema_epochs=ema_epochs, input_scaling=input_scaling)
+        self.save_hyperparameters(ignore=off)
         self.class_counts = class_counts
         self.class_weight = class_weight
         weights = _weights(num_classes, class_counts, class_weight)

@@ -113,3 +113,9 @@ def check_course(lr_schedule: str, ema_epochs: float) -> None:
         raise ValueError(f"lr_schedule must be one of {', '.join(get_args(Schedule))}, not {lr_schedule!r}.")
     if not 0 <= ema_epochs < float("inf"):
         raise ValueError(f"ema_epochs must be at least 0, not {ema_epochs}; 0 is for no average.")
+
+
+def left_out(**settings: object) -> tuple[str, ...]:
+    """Name those settings that are off: a model without them has the hyperparameters it had before there were any."""
+    off = {"lr_schedule": "constant", "ema_epochs": 0, "input_scaling": False}
+    return tuple(name for name, value in settings.items() if value == off[name])

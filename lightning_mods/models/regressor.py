@@ -8,7 +8,7 @@ from torch.nn import functional
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, R2Score
 
 from lightning_mods.models.fused.chain_rule import LossRule, SquaredError
-from lightning_mods.models.mlp import Activation, Schedule
+from lightning_mods.models.mlp import Activation, Schedule, left_out
 from lightning_mods.models.module import MLPModule
 
 
@@ -73,7 +73,8 @@ class MLPRegressor(MLPModule):
             lr_schedule=lr_schedule,
             ema_epochs=ema_epochs,
         )
-        self.save_hyperparameters()
+        off = left_out(lr_schedule=lr_schedule, ema_epochs=ema_epochs, input_scaling=input_scaling)
+        self.save_hyperparameters(ignore=off)
         self.target_mean = target_mean
         self.target_std = target_std
 

@@ -296,7 +296,8 @@ def shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-LR = "log 1e-4..1"
+# Of the learning rate, by recipe: where gradients are clipped, steps at low rates are short ones.
+LR = {"plain": "log 1e-4..1", "default": "log 0.02..2"}
 
 
 def asked_space(line: CommandLine) -> tuple[CommandLine, dict[str, Any]]:
@@ -385,7 +386,11 @@ def _default(cli: StudyCLI, known: Sequence[str], asked: Mapping[str, Any]) -> d
     """Learning rate and batch size, where there are such flags and nothing else was said."""
     # An optimizer of the user's own brings its own learning rate: the model's is dead then.
     lr = "model.lr" if cli.class_of("optimizer") is None else "optimizer.lr"
-    default = {lr: LR} if lr in known and not {"optimizer.lr", "model.lr"} & {*asked} else {}
+    default = (
+        {lr: LR[cli.config.recipe if lr == "model.lr" else "plain"]}
+        if lr in known and not {"optimizer.lr", "model.lr"} & {*asked}
+        else {}
+    )
     rows = cli.training_rows()
     if "data.batch_size" in known and "data.batch_size" not in asked and rows is not None:
         default["data.batch_size"] = str(batch_sizes(rows))

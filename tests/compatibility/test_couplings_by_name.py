@@ -331,13 +331,15 @@ def test_a_verdict_is_drawn(tmp_path):
 
 def test_a_checkpoint_names_our_classes_and_their_state_as_it_always_did():
     write_table("table.csv", 80)
-    succeed("fit", "--data.path=table.csv", "--data.target=kind", "--trainer.max_epochs=1", CPU)
+    plain = ("--recipe=plain", "--patience=0")
+    succeed("fit", "--data.path=table.csv", "--data.target=kind", "--trainer.max_epochs=1", *plain, CPU)
     now, then = (
         torch.load(folder / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
         for folder in (Path(), DATA / "iris")
     )
     assert now.keys() == then.keys()
-    assert now["lightning_mods"] == then["lightning_mods"] == {"model": "MLPClassifier", "data": "TabularDataModule"}
+    assert then["lightning_mods"] == {"model": "MLPClassifier", "data": "TabularDataModule"}
+    assert now["lightning_mods"] == {**then["lightning_mods"], "recipe": "plain"}
     assert now["callbacks"].keys() == then["callbacks"].keys()
     gone = {"GradientMonitor": {"probe"}}  # a second copy of its findings
     for name, state in then["callbacks"].items():

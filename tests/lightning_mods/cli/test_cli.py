@@ -47,7 +47,8 @@ def test_the_target_chooses_the_model_and_the_data_its_widths():
     assert isinstance(make().model, MLPClassifier)
     model = make(path="diabetes").model
     assert isinstance(model, MLPRegressor)
-    assert model.hparams.in_features == 10
+    assert model.hparams.in_features == 145
+    assert make("--data.bins=0", path="diabetes").model.hparams.in_features == 10
     assert model.target_std > 1
 
 
@@ -82,17 +83,17 @@ def test_a_table_that_is_asked_for_its_task_is_read_once(tmp_path, readings):
 
 def test_flags_that_only_the_parser_understands_make_the_data_module_anew(tmp_path):
     (tmp_path / "t.csv").write_text("a,b,y\n" + "".join(f"{i * 7 % 23},{i % 7},{i * 0.37}\n" for i in range(60)))
-    data = make("--data.target=y", "--data.drop+=b", path="t.csv").datamodule
+    data = make("--data.target=y", "--data.drop+=b", "--data.bins=0", path="t.csv").datamodule
     assert (data.drop, data.feature_names) == (["b"], ["a"])
 
 
 def test_a_width_given_by_hand_is_ignored_with_a_word(capsys):
-    assert make("--model.in_features=9").model.hparams.in_features == 4
+    assert make("--model.in_features=9", "--data.bins=0").model.hparams.in_features == 4
     assert "note: --model.in_features is ignored, it comes from the data." in capsys.readouterr().err
 
 
 def test_another_class_brings_its_own_defaults_and_refuses_the_first_ones_flags():
-    assert make("--model=MLPRegressor", path="diabetes").model.weight_decay == 1e-3
+    assert make("--model=MLPRegressor", "--recipe=plain", path="diabetes").model.weight_decay == 1e-3
     with pytest.raises(UsageError, match=r"--model.class_weight is not a flag"):
         make("--model=MLPRegressor", "--model.class_weight=balanced", path="diabetes")
 
@@ -157,7 +158,12 @@ def test_the_users_monitor_replaces_ours():
 
 @pytest.mark.parametrize(
     ("flags", "epochs"),
-    [((), 30), (("--trainer.max_steps=7",), -1), (("--trainer.max_epochs=4", "--trainer.max_steps=7"), 4)],
+    [
+        ((), 40),
+        (("--recipe=plain",), 30),
+        (("--trainer.max_steps=7",), -1),
+        (("--trainer.max_epochs=4", "--trainer.max_steps=7"), 4),
+    ],
 )
 def test_who_limits_the_steps_is_not_limited_to_our_epochs(flags, epochs):
     assert make(*flags).trainer.max_epochs == epochs

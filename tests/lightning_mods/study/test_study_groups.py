@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 WINE = ("--data.path=wine", "--trainer.max_epochs=5", "--model.hidden_sizes=[8]", "--study.n_trials=8")
-RANDOM = ("--study.sampler=random", "--study.pruner=none")
+RANDOM = ("--study.sampler=random", "--study.pruner=none", "--recipe=plain")
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +92,14 @@ def test_trials_together_come_to_what_they_come_to_alone(trained):
     assert all(mine[tag] == its[tag][-1:] for tag in its if tag.startswith("hp/"))
 
 
+def test_trials_of_the_recipe_come_to_what_they_come_to_alone(trained):
+    fused, single = both("--recipe=default", "--space.model.lr=0.2..1", "--study.n_trials=4")
+    assert sum(trained) == 4
+    assert [told(trial) for trial in fused] == [told(trial) for trial in single]
+    mine, its = scalars("fused", 0), scalars("single", 0)
+    assert all(dict(mine[tag]) == dict(its[tag]) for tag in ("lr", "train_loss", "val_loss"))
+
+
 def test_seeds_and_folds_are_fits_of_each_trial(trained):
     fused, single = both("--study.folds=2", "--space.data.batch_size=[16]", "--study.n_trials=4")
     assert sum(trained) == 8
@@ -123,13 +131,14 @@ def test_a_study_that_is_pruned_keeps_its_best_trials(trained):
     ("flags", "why"),
     [
         (["--optimizer=Adam"], "an optimizer"),
-        (["--trainer.gradient_clip_val=1.0"], "trainer.gradient_clip_val"),
+        (["--trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches"),
         (["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss"], "trainer.callbacks"),
         (["--trainer.precision=bf16-mixed"], "trainer.precision"),
         (["--space.data.val_fraction=0.1..0.3"], "data.val_fraction"),
         (["--study.metric=train_loss"], "the metric"),
         (["--data.val_fraction=0"], "the metric"),
         (["--data.batch_size=16"], ""),
+        (["--trainer.gradient_clip_val=1.0"], ""),
     ],
 )
 def test_what_trials_cannot_share_is_trained_alone(flags, why):
@@ -146,7 +155,7 @@ def test_the_search_before_a_fit_comes_to_the_same_trials_and_the_same_fit(train
             monkeypatch.setattr(tuning_trials.GroupedTrialRunner, "together", lambda self, n_trials: 1)
         search = ["--trainer.callbacks+=OptunaSearch", "--trainer.callbacks.n_trials=8"]
         search += ["--trainer.callbacks.sampler=random", "--trainer.callbacks.pruner=none"]
-        fit.main([*WINE[:3], *search, "--model.dropout=0.1", f"--trainer.default_root_dir={name}"])
+        fit.main([*WINE[:3], *search, "--recipe=plain", "--model.dropout=0.1", f"--trainer.default_root_dir={name}"])
         (journal,) = (path for path in Path(name).rglob("search.journal"))
         storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
         (only,) = optuna.get_all_study_names(storage)
