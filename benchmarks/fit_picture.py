@@ -14,6 +14,8 @@ from callbacks.loggers.figures import png
 from lightning_mods import fit
 
 FLAGS = [
+    "--recipe=plain",
+    "--patience=0",
     "--data.path=diabetes",
     "--model.hidden_sizes=[256,256]",
     "--model.weight_decay=0",

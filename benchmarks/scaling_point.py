@@ -46,6 +46,7 @@ def measure(file: str, *, batch: int, epochs: int, memory_map: bool) -> dict[str
         os.environ["XDG_CACHE_HOME"] = root
         main(
             [
+                "--recipe=plain",
                 f"--data.path={file}",
                 "--data.target=y",
                 f"--data.batch_size={batch}",

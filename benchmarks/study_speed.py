@@ -50,7 +50,7 @@ def ours(root: str, seed: int, epochs: int, trials: int, flags: list[str]) -> tu
 
     from lightning_mods.study import main
 
-    command = ["--data.path=digits", f"--seed_everything={seed}", f"--study.seed={seed}", *flags]
+    command = ["--recipe=plain", "--data.path=digits", f"--seed_everything={seed}", f"--study.seed={seed}", *flags]
     command += [f"--study.n_trials={trials}", f"--trainer.max_epochs={epochs}", f"--trainer.default_root_dir={root}"]
     command += ["--space.model.lr=log 1e-4..1", "--space.data.batch_size=pow2 32..256"]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

@@ -9,6 +9,7 @@ from lightning_mods import fit, predict
 def train(train_csv, val_csv):
     fit.main(
         [
+            "--recipe=plain",
             f"--data.path={train_csv}",
             f"--data.val_path={val_csv}",
             "--data.target=target",

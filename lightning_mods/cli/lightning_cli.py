@@ -9,14 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from callbacks import (
-    FitMonitor,
-    GradientLogger,
-    GradientMonitor,
-    GraphLogger,
-    OptunaSearch,
-    TensorBoardLayout,
-)
+from callbacks import FitMonitor, GradientLogger, GradientMonitor, GraphLogger, OptunaSearch, TensorBoardLayout
 from callbacks.host import replacing
 from callbacks.host.lightning import (
     Callback,

@@ -84,16 +84,6 @@ def test_the_table_is_read_once_and_is_the_one_that_is_trained_on():
     assert cli.datamodule.in_features == cli.model.hparams.in_features > 100
 
 
-def test_the_split_goes_by_the_seed_of_the_run(monkeypatch):
-    def rows(seed, monkeypatch=monkeypatch):
-        monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # as in a process of its own
-        data = ModsCLI(CommandLine.parse("fit", ["--data.path=iris", f"--seed_everything={seed}"])).datamodule
-        return data.val_dataloader().dataset.x
-
-    assert torch.equal(rows(7), rows(7))
-    assert not torch.equal(rows(7), rows(8))
-
-
 def test_a_run_goes_on_by_its_own_recipe():
     succeed("fit", "--data.path=iris", "--recipe=plain", "--trainer.max_epochs=2", "--watch=[]")
     args = ["--data.path=iris", "--trainer.max_epochs=3", "--watch=[]"]
