@@ -210,9 +210,9 @@ class MLPEnsemble(MLPModule):
 
 def _fitted(model: MLPModule, fit: KeptFit) -> MLPModule:
     """Return a model with what a trial tried, and what came of it."""
-    tried = {name.removeprefix("model."): value for name, value in fit.values.items()}
-    settings = {name: tried.get(name, value) for name, value in model.hparams.items()}
-    fitted = type(model)(**settings)
+    own = {*model.hparams}  # of a study the names are those of flags
+    tried = {n.removeprefix("model."): v for n, v in fit.values.items() if n in own or n.startswith("model.")}
+    fitted = type(model)(**{**model.hparams, **tried})
     fitted.load_state_dict(dict(fit.weights))
     return fitted.eval()
 

@@ -68,6 +68,23 @@ def test_a_study_killed_in_the_middle_of_a_trial_goes_on_with_the_same_trial(tmp
     assert runs == {f"trial_{trial.number:03d}" for trial in found if trial.state.name == "COMPLETE"}
 
 
+def test_a_killed_study_keeps_the_weights_of_its_trials_and_picks_among_them_at_its_end(tmp_path):
+    def members():
+        return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "studies/study/members").glob("*.pt")}
+
+    flags = (*FLAGS, "--trainer.max_epochs=20", "--study.n_trials=6", "--study.fused=false", "--ensemble=greedy")
+    process = start(tmp_path, *flags)
+    kept = wait_for(lambda: len(members()) > 1 and members(), process)
+    process.kill()
+    process.communicate()
+    done = call_warm("study", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert kept.items() <= members().items()  # none was trained again
+    assert len(members()) == 6
+    assert "\nensemble     val_loss" in done.stdout
+    assert (tmp_path / "studies/study/ensemble.ckpt").is_file()
+
+
 def test_two_workers_end_with_exactly_as_many_trials_as_asked_for(tmp_path):
     # Trained together they would be over before the second worker is there.
     flags = (*FLAGS, "--trainer.max_epochs=4", "--study.n_trials=7", "--study.workers=2", "--study.fused=false")

@@ -169,17 +169,3 @@ def test_patience_is_for_constant_rates_and_sets_to_validate_on():
     assert patience("--recipe=plain", "--trainer.max_epochs=1000") == [200]
     assert patience("--recipe=plain", "--data.val_fraction=0") == []
     assert patience("--patience=7") == [7]
-
-
-def test_the_split_goes_by_the_seed_of_the_run():
-    rows = {}
-    for seed in (0, 1):  # the second one in a process that had another
-        for recipe in ("default", "plain"):
-            flags = ["--data.path=iris", f"--seed_everything={seed}", f"--recipe={recipe}"]
-            data = ModsCLI(CommandLine.parse("fit", flags)).datamodule
-            data.prepare_data()
-            data.setup("fit")
-            rows[recipe, seed] = data.val_dataloader().dataset.y, data.learned.encoding.columns[0].mean
-    assert rows["plain", 0][1] != rows["plain", 1][1]
-    assert rows["default", 0][1] == rows["plain", 0][1]
-    assert rows["default", 1][1] == rows["plain", 1][1]
