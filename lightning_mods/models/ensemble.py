@@ -13,11 +13,12 @@ from torchmetrics import MeanSquaredError, Metric
 from callbacks.search.greedy import greedy_counts
 from callbacks.tuning.ensembles import GreedyEnsemble, KeptFit
 from lightning_mods.models.classifier import MLPClassifier
+from lightning_mods.models.evaluated import Batch
 from lightning_mods.models.fused.chain_rule import ChainRule
 from lightning_mods.models.fused.group_chain import GroupChain
 from lightning_mods.models.metrics import ProbabilityLoss
 from lightning_mods.models.mlp import MLP
-from lightning_mods.models.module import Batch, MLPModule
+from lightning_mods.models.module import MLPModule
 from lightning_mods.models.regressor import MLPRegressor
 
 _KINDS: dict[str, type[MLPModule]] = {kind.__name__: kind for kind in (MLPClassifier, MLPRegressor)}
@@ -82,7 +83,7 @@ class MLPEnsemble(MLPModule):
                 lr_schedule=first.lr_schedule,
                 ema_epochs=first.ema_epochs,
             )
-        self.network = Members(members)  # type: ignore[assignment]  # called as an MLP is
+        self.network = Members(members)
         self.save_hyperparameters()
 
     @classmethod

@@ -1,18 +1,18 @@
 """`MLPModule`: what training an MLP with SGD has in common, whatever it predicts."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 import lightning_mods
-from callbacks.host.packages import LightningModule, kinds, main_package
+from callbacks.host.packages import kinds
 from callbacks.tuning.ensembles import GreedyEnsemble, KeptFit
 from lightning_mods.models.average import WeightAverage, taken_out
+from lightning_mods.models.evaluated import Batch, EvaluatedModule, write
 from lightning_mods.models.fused.chain_rule import ChainRule, LossRule
 from lightning_mods.models.fused.group import TrialGroup, worth_together
 from lightning_mods.models.fused.lightning_internals import mark_last_batch
@@ -31,12 +31,8 @@ from lightning_mods.models.metrics import scores_one_by_one
 from lightning_mods.models.mlp import MLP, Activation, Schedule, check_course, check_sgd
 from lightning_mods.models.schedule import CosineSchedule, TimeLimit
 
-Batch = tuple[Tensor, Tensor]
 
-main_package()  # the class is used before there is an instance: by parsers, by `load_from_checkpoint`
-
-
-class MLPModule(LightningModule, ABC):
+class MLPModule(EvaluatedModule):
     """An MLP trained with stochastic gradient descent. Leaves say what the loss and the metrics are.
 
     The training loss is summed on the device and logged once an epoch, without a host sync in a step.
@@ -119,41 +115,10 @@ class MLPModule(LightningModule, ABC):
         self.steps_per_execution: int | Literal["auto"] = "auto"
         self._fast_steps: FastSteps | None = None
 
-    @abstractmethod
-    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Return the mean loss of outputs `[B, out_features]` against targets `[B]`, a scalar to minimise."""
-
-    @abstractmethod
-    def predictions(self, outputs: Tensor) -> Tensor:
-        """Turn outputs `[B, out_features]` into what a person reads: probabilities `[B, C]` or numbers `[B]`."""
-
-    @abstractmethod
-    def metrics(self) -> dict[str, Metric]:
-        """Make a fresh set of torchmetrics by name, updated with `(predictions, y)`.
-
-        One that computes a dict gives several metrics, by the names in it.
-        """
-
     @property
     @abstractmethod
     def baseline_loss(self) -> float | None:
         """Loss, in the units that are logged, of the best constant prediction on the training rows."""
-
-    def loss_weight(self, y: Tensor) -> Tensor | int:
-        """Return how much a batch's mean loss counts in the epoch's mean: its number of rows."""
-        return len(y)
-
-    def logged_loss(self, loss: Tensor) -> Tensor:
-        """Return the loss in the units in which it is logged."""
-        return loss
-
-    def evaluation_loss(self, batch: Batch) -> Tensor:
-        """Return the mean loss of a batch as it is logged; log and change nothing."""
-        return self.logged_loss(self.loss(self.network(batch[0]), batch[1]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Predict rows `[B, in_features]`: class probabilities `[B, C]`, or numbers `[B]` in the target's units."""
-        return self.predictions(self.network(x))
 
     # ------------------------------------------------------------------ steps
 
@@ -181,24 +146,6 @@ class MLPModule(LightningModule, ABC):
         super().optimizer_step(*args, **kwargs)
         if self.average is not None:
             self.average.update()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count a batch of the validation or test set."""
-        x, y = batch
-        outputs = self.network(x)
-        weight = self.loss_weight(y)
-        self._eval_sums[0] += self.loss(outputs, y) * weight
-        self._eval_sums[1] += weight
-        predictions = self.predictions(outputs)
-        for metric in _stage_metrics(self).values():
-            metric.update(predictions, y)
-
-    test_step = validation_step
-
-    def predict_step(self, batch: Tensor | Batch, batch_idx: int) -> Tensor:
-        """Predict a batch of rows; targets that come along are ignored."""
-        out: Tensor = self(batch if isinstance(batch, Tensor) else batch[0])
-        return out
 
     # ------------------------------------------------------------------ steps that Lightning's loop does not see
 
@@ -288,52 +235,14 @@ class MLPModule(LightningModule, ABC):
         row = {} if self._epoch_lr is None else {"lr": self._epoch_lr}
         if "train_loss" in logged:
             row["train_loss"] = float(logged["train_loss"])
-        _write(self, row)
+        write(self, row)
         self.losses = (0.0, 0.0)
         self._epoch_lr = None
-
-    def on_validation_start(self) -> None:
-        """Let the average of a fit be validated, where there is one."""
-        if self.average is not None and self.trainer.state.fn == "fit":
-            self.average.show(True)
-
-    def on_validation_end(self) -> None:
-        """Go on with the weights as they are trained."""
-        if self.average is not None and self.trainer.state.fn == "fit":
-            self.average.show(False)
 
     def on_train_end(self) -> None:
         """Leave the average as the fitted weights."""
         if self.average is not None:
             self.average.show(True)
-
-    def on_validation_epoch_start(self) -> None:
-        """Start the sums of the validation or test loss."""
-        self._eval_sums = torch.zeros(2, device=self.device)
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the loss and metrics of the validation or test set, equal on all ranks."""
-        stage = "test" if self.trainer.testing else "val"
-        total = self.trainer.strategy.reduce(self._eval_sums, reduce_op="sum")
-        assert isinstance(total, Tensor)
-        row = {f"{stage}_loss": self.logged_loss(total[0] / total[1])}
-        for name, metric in _stage_metrics(self).items():
-            found = metric.compute()
-            for key, value in found.items() if isinstance(found, dict) else [(name, found)]:
-                row[f"{stage}_{key}"] = value
-            metric.reset()
-        # Ranks agree already (reduced above, torchmetrics syncs in compute).
-        if self.trainer.state.fn != "fit":
-            self.log_dict(row, sync_dist=False)
-            return
-        # `self.log` would put them there too, and take as long as some training steps for it.
-        self.trainer.callback_metrics.update(row)
-        if not self.trainer.sanity_checking:
-            _write(self, {name: float(value) for name, value in row.items()})
-
-    on_test_epoch_end = on_validation_epoch_end
 
     # ------------------------------------------------------------------ state
 
@@ -373,14 +282,3 @@ class MLPModule(LightningModule, ABC):
             return sgd
         # Its plan is made when training starts: to ask for the number of steps now would spoil a resumed epoch's order.
         return {"optimizer": sgd, "lr_scheduler": {"scheduler": CosineSchedule(sgd), "interval": "step"}}
-
-
-def _stage_metrics(module: MLPModule) -> dict[str, Metric]:
-    stage = "test" if module.trainer.testing else "val"
-    return dict(module.stage_metrics[f"{stage}_metrics"].items())  # type: ignore[operator]
-
-
-def _write(module: MLPModule, row: dict[str, float]) -> None:
-    epoch = module.current_epoch
-    for logger in module.loggers:
-        logger.log_metrics({**row, "epoch": float(epoch)}, step=epoch)

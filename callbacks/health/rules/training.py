@@ -263,8 +263,8 @@ def _crawls(facts: Facts, course: LossCourse) -> Said:
 def _shrunk(facts: Facts, course: LossCourse) -> Said:
     left = _over_matrices(facts.readings[-1], lambda r: r.weight / r.start)
     decay = max((g.decay for g in facts.optimizers), default=0.0)
-    # A decay takes the weights of features that say nothing, which is no fault where much was learned meanwhile. Without
-    # one a penalty is part of the loss, which tells less.
+    # A decay takes the weights of features that say nothing, which is no fault where much was learned meanwhile.
+    # Without one a penalty is part of the loss, which tells less.
     unlearned = course.recent / course.start if course.start > 0 else inf
     far, near = (HALF, HARDLY) if decay else (-inf, HALF)
     if facts.alone and ((left < SHRUNK_FAR and unlearned > far) or (left < SHRUNK and unlearned > near)):
