@@ -9,8 +9,8 @@ numbers, it makes no difference which steps go which way, nor where a run is int
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
+from itertools import count
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -230,12 +230,13 @@ class FastSteps:
         average = self._learner.average
         return [] if average is None else list(average.values.values())
 
-    def _rule(self, rule: Sgd, ahead: int) -> Sgd:
-        """The numbers of the coming step `ahead`, 0 the next one, from those of the next one."""
+    def _rules(self, rule: Sgd) -> Iterator[Sgd]:
+        """The numbers of the coming steps, one after the other, from those of the next one."""
         schedule, average = schedule_of(self._trainer), self._learner.average
-        if schedule is not None:
-            rule = replace(rule, lr=schedule.rates(schedule.last_epoch + ahead)[0])
-        return rule if average is None else replace(rule, average_rate=average.rate(average.steps + ahead))
+        for ahead in count():
+            lr = rule.lr if schedule is None else schedule.rates(schedule.last_epoch + ahead)[0]
+            rate = 0.0 if average is None else average.rate(average.steps + ahead)
+            yield Sgd(lr, rule.momentum, rule.weight_decay, rule.nesterov, rule.clip, rate)
 
     def _free(self) -> float:
         if self._careful:
@@ -253,20 +254,20 @@ class FastSteps:
         readings = Readings(self._readers, self._trainer, chain)
         began = time.perf_counter()
         with readings.shown(len(batches)):
-            for ahead, (x, y) in enumerate(self._loader.gather_each(batches, device)):
-                rule = self._rule(rule, ahead)
-                if not self._checked.get(len(x)) and not self._agrees(x, y, rule, first + ahead):
+            taken = zip(self._loader.gather_each(batches, device), self._rules(rule), strict=False)
+            for ahead, ((x, y), numbers) in enumerate(taken):
+                if not self._checked.get(len(x)) and not self._agrees(x, y, numbers, first + ahead):
                     self._careful = 0 if losses else 100  # a size that has to go through the loop, or all of them
                     break
                 self._begin_batch(first + ahead)
                 is_read = readings.next <= ahead
-                losses.append(self._read((x, y), rule, readings, ahead) if is_read else self._step(x, y, rule))
+                losses.append(self._read((x, y), numbers, readings, ahead) if is_read else self._step(x, y, numbers))
                 rows.append((x, y))
         if not losses:
             return
         stacked = torch.stack(losses)
-        taken = SkippedSteps(stacked.tolist(), rows)
-        if not (all(map(math.isfinite, taken.losses)) and chain.is_finite()):
+        skipped = SkippedSteps(stacked.tolist(), rows)
+        if not (all(map(math.isfinite, skipped.losses)) and chain.is_finite()):
             # As if nothing had been: the loop, and whoever watches it, shall meet the mini-batch that did it.
             self._careful = len(losses)
             return
@@ -277,7 +278,7 @@ class FastSteps:
         self._loader.move_on(len(losses))
         self._count(len(losses))
         for watcher in self._watchers:
-            watcher.steps_taken(self._trainer, self._module, taken)
+            watcher.steps_taken(self._trainer, self._module, skipped)
 
     def _count(self, steps: int) -> None:
         schedule = schedule_of(self._trainer)
