@@ -90,7 +90,12 @@ def checkout(tmp_path_factory):
             written = "--config=lightning_logs/version_0/config.yaml"
             verbs |= {
                 "again": ["lightning_mods.fit", written, "--ckpt_path=last", "--trainer.max_epochs=2"],
-                "elsewhere": ["lightning_mods.fit", "--config=elsewhere.yaml", "--trainer.max_epochs=1"],
+                "elsewhere": [
+                    "lightning_mods.fit",
+                    "--config=elsewhere.yaml",
+                    "--recipe=plain",
+                    "--trainer.max_epochs=1",
+                ],
             }
         if kind == "package":
             study = ["lightning_mods.study", *FIT, "--study.n_trials=2", f"--trainer.callbacks+={mine}"]

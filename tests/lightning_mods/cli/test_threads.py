@@ -59,7 +59,13 @@ def test_a_fit_after_a_search_has_the_threads_of_the_fit_by_hand(
     given, found, expected, two_threads, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(Threads, "seen", [])
-    flags = ["--data.path=iris", "--trainer.max_epochs=1", "--model.hidden_sizes=[64]", "--model.lr=0.1"]
+    flags = [
+        "--recipe=plain",
+        "--data.path=iris",
+        "--trainer.max_epochs=1",
+        "--model.hidden_sizes=[64]",
+        "--model.lr=0.1",
+    ]
     flags += [f"--trainer.callbacks+={__name__}.Threads"]
     monkeypatch.setattr(threads, "SMALL_STEP", 6 * (4 * 64 + 64 + 64 * 3 + 3) * 16)
     search = ["OptunaSearch", "--trainer.callbacks.n_trials=1", f"--trainer.callbacks.batch_size=[{found}]"]

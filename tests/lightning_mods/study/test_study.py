@@ -72,7 +72,7 @@ def test_a_study_searches_what_was_asked_beside_the_learning_rate_and_the_batch_
     assert states(found) == ["COMPLETE"] * 6
     assert set(found.trials[0].params) == {"model.lr", "log2_data.batch_size", "model.hidden_sizes", "model.dropout"}
     lr, rows = (found.trials[0].distributions[name] for name in ("model.lr", "log2_data.batch_size"))
-    assert (lr.low, lr.high, lr.log) == (1e-4, 1.0, True)
+    assert (lr.low, lr.high, lr.log) == (0.02, 2.0, True)
     assert (rows.low, rows.high) == (3, 5)  # 106 training rows: 8, 16 and 32
 
 
