@@ -16,8 +16,8 @@ from lightning_mods.models.ensemble import MLPEnsemble
 from lightning_mods.models.regressor import MLPRegressor
 
 BINS = 16  # of each column of numbers
-EPOCHS = 40  # up to so many rows:
-MANY_ROWS = 20_000
+EPOCHS, LEAST_EPOCHS = 40, 10
+MOST_ROWS = 1_200_000  # gone over in all, where that leaves the least epochs
 PLAIN_EPOCHS = 30
 
 
@@ -37,8 +37,8 @@ def trainer_settings(recipe: str, facts: TableFacts | None) -> dict[str, Any]:
 
 
 def epochs(rows: int) -> int:
-    """Return the passes over so many training rows: 40, of a large table fewer, so that steps grow with its root."""
-    return max(10, min(EPOCHS, round(EPOCHS * math.sqrt(MANY_ROWS / rows))))
+    """Return the passes over so many training rows: 40, of a large table as many as see 1.2 million, at least 10."""
+    return max(LEAST_EPOCHS, min(EPOCHS, round(MOST_ROWS / rows)))
 
 
 def model_settings(facts: TableFacts) -> dict[str, Any]:
