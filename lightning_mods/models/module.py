@@ -127,7 +127,7 @@ class MLPModule(EvaluatedModule):
         x, y = batch
         trainer = self.trainer
         if self._time_limit is not None:
-            self._time_limit.keep()
+            self._time_limit.keep(trainer.strategy.broadcast)
         seed_batch(self, self._seed, batch_idx)
         loss = self.loss(self.network(x), y)
         self.losses = add_loss(self.losses, loss.detach(), self.loss_weight(y))

@@ -1,6 +1,7 @@
 """`CosineSchedule`: the learning rate falls to zero along half a cosine, step by step."""
 
 import math
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from torch.optim import Optimizer
@@ -93,12 +94,16 @@ class TimeLimit:
         self._steps = schedule.since[0] + schedule.left
         self._begun = clock.time_elapsed(), schedule.last_epoch
 
-    def keep(self) -> None:
-        """Look at the clock: the progress is the share of the time that is over, or of the steps if that is more."""
+    def keep(self, agree: Callable[[tuple[float, float]], tuple[float, float]]) -> None:
+        """Look at the clock: the progress is the share of the time that is over, or of the steps if that is more.
+
+        Ranks, whose clocks differ, `agree` on one plan: the one of the first.
+        """
         elapsed, left, step = self._clock.time_elapsed(), self._clock.time_remaining(), self._schedule.last_epoch
         taken = step - self._begun[1]
-        if left is None or taken < 1 or left <= 0:
+        if left is None or taken < 1:
             return
+        left = max(left, 0.0)
         possible = left * taken / max(elapsed - self._begun[0], 1e-9)
-        progress = max(elapsed / (elapsed + left), step / self._steps)
-        self._schedule.go_on(progress, max(1.0, min(possible, self._steps - step)))
+        progress = max(elapsed / max(elapsed + left, 1e-9), step / self._steps)
+        self._schedule.go_on(*agree((min(1.0, progress), max(1.0, min(possible, self._steps - step)))))

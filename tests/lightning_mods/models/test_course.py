@@ -180,7 +180,7 @@ def test_the_rate_is_zero_when_the_time_is_over(steps):
         rates.append(schedule.rates(second)[0])
         schedule.advance(1)
         clock.now = second + 1.0
-        limit.keep()
+        limit.keep(tuple)
     assert all(later <= earlier for earlier, later in pairwise(rates))
     assert rates[5] == pytest.approx(0.5, abs=1e-6)
     assert schedule.rates(10)[0] == pytest.approx(0.0, abs=0.03)
@@ -193,7 +193,7 @@ def test_a_limit_of_time_that_is_not_reached_changes_nothing():
         schedule.advance(1)
         plain.advance(1)
         clock.now = second + 1.0
-        limit.keep()
+        limit.keep(tuple)
         assert schedule.rates(second + 1) == pytest.approx(plain.rates(second + 1))
 
 
@@ -208,3 +208,13 @@ def test_an_average_is_shown_and_taken_out_again():
     assert parameter.item() == 2.0
     average.show(False)
     assert parameter.item() == 3.0
+
+
+def test_ranks_agree_on_one_plan():
+    schedule, clock = schedule_of(20), Clock()
+    limit = TimeLimit(schedule, clock)
+    schedule.advance(1)
+    clock.now = 5.0
+    limit.keep(lambda mine: (0.25, 4.0))  # the first rank's
+    assert schedule.rates(1) == pytest.approx([(1 + math.cos(math.pi / 4)) / 2])
+    assert schedule.rates(5) == pytest.approx([0.0])
