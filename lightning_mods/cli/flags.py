@@ -194,7 +194,7 @@ def add_verb_arguments(parser: Any, verb: str) -> None:
     add("--watch", type=Watcher | list[Watcher], default=WATCHERS, help=_WATCH_HELP if is_fit else SUPPRESS)
     trains = verb in ("fit", "study")
     add("--recipe", type=Literal[RECIPES], default="default", help=_RECIPE_HELP if trains else SUPPRESS)
-    add("--patience", type=int | Literal["auto"], default="auto", help=_PATIENCE_HELP if trains else SUPPRESS)
+    add("--patience", type=int | str, default="auto", help=_PATIENCE_HELP if trains else SUPPRESS)
     steps_help = _STEPS_HELP if trains else SUPPRESS
     add("--steps_per_execution", type=int | str, default="auto", help=steps_help)
     ensemble_help = {"fit": _ENSEMBLE_HELP, "study": _GREEDY_HELP}.get(verb, SUPPRESS)

@@ -253,8 +253,8 @@ class ModsCLI(LightningCLI):
         """Return the epochs without a lower validation loss that end the fit; 0 for none."""
         asked = self.config.patience
         if asked != "auto":
-            if asked < 0:
-                raise UsageError(f"--patience must be `auto` or at least 0, not {asked}.")
+            if isinstance(asked, str) or asked < 0:
+                raise UsageError(f"--patience must be `auto` or a whole number of at least 0, not {asked}.")
             return int(asked)
         ours = isinstance(self.model, MLPModule) and isinstance(self.datamodule, TabularDataModule)
         if not ours or self.model.lr_schedule != "constant" or self.config_init.get("lr_scheduler") is not None:

@@ -8,7 +8,7 @@ import torch
 import yaml
 from verbs_here import succeed
 
-from lightning_mods.cli.command_line import CommandLine
+from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.recipe import TableFacts, batch_size, epochs, model_settings
 
@@ -169,3 +169,9 @@ def test_patience_is_for_constant_rates_and_sets_to_validate_on():
     assert patience("--recipe=plain", "--trainer.max_epochs=1000") == [200]
     assert patience("--recipe=plain", "--data.val_fraction=0") == []
     assert patience("--patience=7") == [7]
+
+
+@pytest.mark.parametrize("given", ["soon", "-3"])
+def test_a_patience_that_cannot_be_is_refused_in_a_line(given):
+    with pytest.raises(UsageError, match=rf"--patience must be `auto` or a whole number of at least 0, not {given}\."):
+        ModsCLI(CommandLine.parse("fit", ["--data.path=iris", f"--patience={given}"]))
