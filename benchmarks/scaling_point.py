@@ -47,6 +47,7 @@ def measure(file: str, *, batch: int, epochs: int, memory_map: bool) -> dict[str
         main(
             [
                 "--recipe=plain",
+                "--patience=0",
                 f"--data.path={file}",
                 "--data.target=y",
                 f"--data.batch_size={batch}",

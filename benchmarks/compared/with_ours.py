@@ -10,6 +10,7 @@ def train(train_csv, val_csv):
     fit.main(
         [
             "--recipe=plain",
+            "--patience=0",
             f"--data.path={train_csv}",
             f"--data.val_path={val_csv}",
             "--data.target=target",

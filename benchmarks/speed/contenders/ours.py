@@ -16,7 +16,8 @@ def fit(job: Job, watch: Stopwatch, *more: str) -> LogProbabilities:
     with tempfile.TemporaryDirectory() as root:
         flags = [
             *data_flags(job.shape.table, Path(job.folder)),
-            "--recipe=plain",  # the training that the others do
+            "--recipe=plain",  # the training that the others do,
+            "--patience=0",  # to its end
             "--data.seed=0",
             f"--data.batch_size={job.shape.batch}",
             f"--seed_everything={job.seed}",
