@@ -15,9 +15,9 @@ def average_rate(step: int, horizon: float) -> float:
 class WeightAverage:
     """Averages parameters over the training steps; what is evaluated and kept are the averages.
 
-    After each step, average += rate · (parameter - average), with rate 1 / (steps so far + 2) at first, which makes it the
-    mean of all weights so far, and at least 1 / horizon. Source: Morales-Brotons, Vogels and Hendrikx 2024, "Exponential
-    moving average of weights in deep learning", arXiv:2411.18704; the first part is a plain mean's.
+    After each step, average += rate · (parameter - average), with rate 1 / (steps so far + 2) at first, which makes it
+    the mean of all weights so far, and at least 1 / horizon. Source: Morales-Brotons, Vogels and Hendrikx 2024,
+    "Exponential moving average of weights in deep learning", arXiv:2411.18704; the first part is a plain mean's.
 
     Args:
         parameters: Name to parameter.
