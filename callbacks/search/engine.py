@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from callbacks.search.claims import TrialClaims, TrialHistory, named_search
 from callbacks.search.optuna_internals import REASON, FinishedTrial, engine_of, not_finite
-from callbacks.search.plan import Plan, SearchError, make_pruner, make_sampler, one_line
+from callbacks.search.plan import OtherSpaceError, Plan, SearchError, make_pruner, make_sampler, one_line
 from callbacks.search.results import Progress
 from callbacks.search.space import Space, decode, grid
 from callbacks.search.storage import is_storage_error, open_storage, quiet, study_lock, why
@@ -114,7 +114,7 @@ def _check_space(study: Study, where: str | None, asked: Mapping[str, str]) -> N
     names = [name for name in sorted({*there, *asked}) if there.get(name) != asked.get(name)]
     differ = [f"{name} was {there.get(name, 'absent')} and is {asked.get(name, 'absent')}" for name in names]
     if differ:
-        raise SearchError(f"{named} has another space: {'; '.join(differ)}. Give the same space, or another name.")
+        raise OtherSpaceError(f"{named} has another space: {'; '.join(differ)}. Give the same space, or another name.")
 
 
 def _without_connections(study: Study, storage: BaseStorage, where: str | None) -> Study:

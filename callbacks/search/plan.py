@@ -17,6 +17,10 @@ class SearchError(ValueError):
     """An error that stops a search before or between trials; `str()` of it is one line, fit for a terminal."""
 
 
+class OtherSpaceError(SearchError):
+    """A study is there already, of another space than the one that is asked for."""
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Return the kind of an exception and so many letters of the first line of its text."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")

@@ -10,6 +10,7 @@ from callbacks.host.lightning import LightningDataModule, LightningModule
 from datamodules import TabularDataModule
 from lightning_mods.cli.classes import asked_table, find_class
 from lightning_mods.cli.command_line import CommandLine
+from lightning_mods.cli.flags import MAX_EPOCHS
 from lightning_mods.loggers.terminal import say
 from lightning_mods.models.classifier import MLPClassifier
 from lightning_mods.models.ensemble import MLPEnsemble
@@ -18,7 +19,6 @@ from lightning_mods.models.regressor import MLPRegressor
 BINS = 16  # of each column of numbers
 EPOCHS, LEAST_EPOCHS = 40, 10
 MOST_ROWS = 1_200_000  # gone over in all, where that leaves the least epochs
-PLAIN_EPOCHS = 30
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class TableFacts:
 def trainer_settings(recipe: str, facts: TableFacts | None) -> dict[str, Any]:
     """Return what a recipe asks of the trainer; without facts what holds for any data."""
     if recipe == "plain" or facts is None:
-        return {"max_epochs": PLAIN_EPOCHS}
+        return {"max_epochs": MAX_EPOCHS}
     return {"max_epochs": epochs(facts.rows), "gradient_clip_val": 0.3}
 
 

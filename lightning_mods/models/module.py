@@ -3,14 +3,13 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 import lightning_mods
 from callbacks.host.packages import kinds
-from callbacks.tuning.ensembles import GreedyEnsemble, KeptFit
 from lightning_mods.models.average import WeightAverage, taken_out
 from lightning_mods.models.evaluated import Batch, EvaluatedModule, write
 from lightning_mods.models.fused.chain_rule import ChainRule, LossRule
@@ -30,6 +29,9 @@ from lightning_mods.models.fused.steps import (
 from lightning_mods.models.metrics import scores_one_by_one
 from lightning_mods.models.mlp import MLP, Activation, Schedule, check_course, check_sgd
 from lightning_mods.models.schedule import CosineSchedule, TimeLimit
+
+if TYPE_CHECKING:
+    from callbacks.tuning.ensembles import GreedyEnsemble, KeptFit
 
 
 class MLPModule(EvaluatedModule):
@@ -170,7 +172,7 @@ class MLPModule(EvaluatedModule):
         """Return some of `metric_names`, `[T]` each, from each batch's predictions `[T, B, ...]` and targets `[B]`."""
         return scores_one_by_one(self.metrics(), predictions, targets, names)
 
-    def greedy_ensemble(self, fits: Sequence[KeptFit], batches: Sequence[Batch]) -> GreedyEnsemble:
+    def greedy_ensemble(self, fits: "Sequence[KeptFit]", batches: Sequence[Batch]) -> "GreedyEnsemble":
         """Pick an ensemble by the loss on validation batches among fits that differ in `values`, the best first."""
         return lightning_mods.MLPEnsemble.pick(self, fits, batches)
 

@@ -11,7 +11,7 @@ _SHARE = 0.2  # of a fit's epochs
 
 
 def auto_patience(max_epochs: int) -> int:
-    """Return the epochs without a lower validation loss that end a fit of so many epochs; -1 for no limit."""
+    """Return the epochs without a lower validation loss that end a fit of `max_epochs`, which is -1 without a limit."""
     return max(AUTO, math.ceil(_SHARE * max_epochs))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from callbacks.host import replacing
 from callbacks.search.engine import search
-from callbacks.search.plan import Plan, SearchError
+from callbacks.search.plan import OtherSpaceError, Plan, SearchError
 from callbacks.search.results import Progress, ProgressLine, TrialRow, best_trials, corners, counted, importances
 from callbacks.search.storage import open_storage
 from callbacks.tuning.ensembles import KeptFits, write_ensemble
@@ -137,8 +137,10 @@ def open_study(study: StudyCommand) -> OpenStudy:
     new_files = tuple(path for path in _files(study) if not path.exists())
     try:
         opened, before = study.look()
-    except SearchError:
+    except SearchError as error:
         _remove(new_files)
+        if isinstance(error, OtherSpaceError) and study.cli.config.recipe != "plain":
+            raise SearchError(f"{error} One from before there were recipes goes on with --recipe=plain.") from error
         raise
     asked, there = _settings(study.cli, study.space), opened.user_attrs.get(_SETTINGS)
     if there is None:

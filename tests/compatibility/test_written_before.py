@@ -383,6 +383,14 @@ def test_a_study_still_refuses_other_flags_than_it_was_begun_with(written):
     assert "was begun with --model.nesterov=False" in err
 
 
+def test_a_study_from_before_there_were_recipes_says_how_it_goes_on(written):
+    written("study_journal")
+    code, _, err = do("study", *SEARCH[1:])
+    assert code == 2
+    assert "One from before there were recipes goes on with --recipe=plain." in err
+    assert err.count("\n") == 1
+
+
 @pytest.mark.parametrize("name", ["study_journal", "study_sqlite"])
 def test_the_best_configuration_of_a_study_is_fitted(name, written):
     written(name)

@@ -54,9 +54,6 @@ class Pace(NamedTuple):
     average_rate: float
 
 
-AS_ASKED = Pace(1.0, 0.0)
-
-
 class GroupNetwork:
     """T copies of an MLP. Each of them trains, to the last bit, as it would alone with autograd and `torch.optim.SGD`.
 
@@ -156,7 +153,7 @@ class GroupNetwork:
             h = as_aligned(activation.forward(layer.forward(h)))
         return layers[-1].forward(h)
 
-    def step(self, x: Tensor, y: Tensor, seed: int, pace: Pace = AS_ASKED) -> Tensor:
+    def step(self, x: Tensor, y: Tensor, seed: int, pace: Pace) -> Tensor:
         """Take a mini-batch, rows `[B, F]` and targets `[B]`, forward, backward and update for all.
 
         Returns what makes up the loss before the update, see `GroupLoss.values`.

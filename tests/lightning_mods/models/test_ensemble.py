@@ -17,14 +17,6 @@ from lightning_mods.runs.checkpoints import BestCheckpoint, metrics_in, read_che
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 TASKS = {"classes": ("iris", MLPClassifier), "numbers": ("diabetes", MLPRegressor)}
 
 

@@ -13,14 +13,6 @@ ACTIVATIONS = ["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "
 ROWS = 101
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def classifier(**given):
     return MLPClassifier(7, 3, [50, 30, 21], **{"hidden_sizes": (33, 16), "lr": 0.3, **given})
 

@@ -22,14 +22,6 @@ from lightning_mods import MLPClassifier, MLPRegressor
 from lightning_mods.runs.checkpoints import BestCheckpoint, LastCheckpoint
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def fit(folder, steps, *, model=None, data=None, callbacks=(), ckpt_path=None, **given):
     """Train on iris, 105 rows in batches of 16 unless said otherwise; returns trainer, module and batches seen."""
     pl.seed_everything(3, verbose=False)

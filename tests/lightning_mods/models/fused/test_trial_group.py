@@ -22,14 +22,6 @@ LOW, USUAL, HIGH, PLAIN = (
 TABLES = {}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Record(pl.Callback):
     """What was logged at the end of each epoch."""
 
