@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.diagnosis.verdict import Diagnosis, Fit
-from callbacks.host import replacing
+from callbacks.host.files import replacing
 
 Values = list[float | None]
 CURVES = ("train_loss", "val_loss", "metric", "fair_loss")  # fair: of training rows, in eval mode

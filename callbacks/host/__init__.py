@@ -1,9 +1,8 @@
-"""The door to the host: metrics as logged, speech on one rank, whole files, and a callback's own failures."""
+"""The door to the host: metrics as logged, speech on one rank, and a callback's own failures."""
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what needs no torch writes files and speaks through here too
@@ -68,23 +67,6 @@ def say(trainer: "Trainer | None", text: str) -> None:
     bar = trainer.progress_bar_callback if trainer else None
     below = "\n" if getattr(bar, "is_enabled", False) and sys.stderr.isatty() else ""
     sys.stderr.write(below + text.rstrip("\n") + "\n")
-
-
-@contextmanager
-def replacing(target: Path, suffix: str = ".partial") -> Iterator[Path]:
-    """Give a path beside `target` to write to, and move it there when the block ends well.
-
-    A kill, an error or a full disk in between leaves the file that was there. All attempts use one name: what a
-    killed process left is overwritten, not gathered. It ends in `suffix`, for a writer that looks at that.
-    """
-    partial = target.with_name(f".{target.name}{suffix}")
-    try:
-        yield partial
-        partial.replace(target)
-    except BaseException:
-        with suppress(OSError):  # the first error is the one to report
-            partial.unlink()
-        raise
 
 
 class Guard:

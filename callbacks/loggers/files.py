@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from callbacks.host import replacing
+from callbacks.host.files import replacing
 from callbacks.host.packages import Logger
 from callbacks.loggers.base import Drawing, Histogram, NumbersAdapter
 

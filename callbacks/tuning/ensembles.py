@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from callbacks.host import replacing
+from callbacks.host.files import replacing
 from callbacks.host.packages import LightningDataModule, LightningModule, isolated_random_numbers, package_of
 
 MOST = 16  # fits to pick from: what is further behind is hardly ever picked

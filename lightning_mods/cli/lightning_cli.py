@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from callbacks import FitMonitor, GradientLogger, GradientMonitor, GraphLogger, OptunaSearch, TensorBoardLayout
-from callbacks.host import replacing
+from callbacks.host.files import replacing
 from callbacks.host.lightning import (
     Callback,
     Checkpoint,

@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TextIO, runtime_checkable
 
-from callbacks.host import replacing
+from callbacks.host.files import replacing
 from lightning_mods.runs import RunError
 
 
@@ -50,11 +50,8 @@ def _text(value: float) -> str:
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
     """Write a CSV and return its number of rows; on an error the file that was there stays."""
-    if path.exists() and not path.is_file():
-        if path.is_dir():
-            raise RunError(f"--output needs a file; {path} is a folder.")
-        with path.open("w", newline="", encoding="utf-8") as file:  # a pipe or a device: nothing to put in its place
-            return _write(file, header, rows)
+    if path.is_dir():
+        raise RunError(f"--output needs a file; {path} is a folder.")
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         return _write(file, header, rows)
 

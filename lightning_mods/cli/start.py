@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from callbacks.host import replacing
+from callbacks.host.files import replacing
 from callbacks.host.packages import CHOICE, PACKAGES, preferred
 from lightning_mods.cli.command_line import CommandLine, UsageError, with_own_classes
 from lightning_mods.cli.flags import Reference

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from callbacks.diagnosis.names import STAGES, TRAIN, words
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
-from callbacks.host import replacing
+from callbacks.host.files import replacing
 from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.diagnose.curves import ColumnRequest, Columns, Curves, choose_columns, pair_rows
 from lightning_mods.diagnose.formats import EVENTS_MARK, LogError, event_folders, read_table

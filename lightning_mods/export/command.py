@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from callbacks.host import replacing
+from callbacks.host.files import replacing
 from callbacks.host.packages import LightningModule
 from datamodules import TabularDataModule
 from datamodules.encoding import Encoding, InfinityCount, RawRows, raw_rows

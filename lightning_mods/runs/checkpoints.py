@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from callbacks.diagnosis.names import logged_as
-from callbacks.host import logged, replacing
+from callbacks.host import logged
+from callbacks.host.files import replacing
 from callbacks.host.lightning import Checkpoint, CSVLogger, ModelCheckpoint, TensorBoardLogger, TorchCheckpointIO
 from callbacks.host.packages import LightningModule, Trainer
 from callbacks.readers.pacing import SpareTime

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from callbacks.host import replacing
+from callbacks.host.files import replacing
 from callbacks.search.engine import search
 from callbacks.search.plan import OtherSpaceError, Plan, SearchError
 from callbacks.search.results import Progress, ProgressLine, TrialRow, best_trials, corners, counted, importances

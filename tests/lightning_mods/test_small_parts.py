@@ -8,26 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks.host import replacing
 from datamodules import DataError
 from lightning_mods.cli.command_line import UsageError, error_line
 from lightning_mods.cli.predictions import prediction_rows, write_csv
 from lightning_mods.loggers.terminal import RunSummary
 from lightning_mods.runs import RunError
-
-
-def test_an_error_while_writing_leaves_the_file_that_was_there(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("good")
-
-    def fail(partial):
-        partial.write_text("half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt), replacing(path) as partial:
-        fail(partial)
-    assert path.read_text() == "good"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_probabilities_become_the_name_of_the_likeliest_class_and_a_column_each():
