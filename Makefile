@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help fit test lint types contracts tests clean
+.PHONY: help fit test lint types contracts tests fuzz clean
 
 help: ## Show these lines
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ contracts: $(VENV)/.installed-dev
 tests: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python tests/under_lightning.py -n 2 --dist loadfile --no-loadscope-reorder
+
+fuzz: $(VENV)/.installed-dev ## Feed the commands what nobody expects, for an hour: MINUTES=60
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz_long.py --minutes $(or $(MINUTES),60)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
