@@ -89,9 +89,16 @@ NAMES = _of(
 def strange_texts(draw):
     """Draw a delimited text of cells that nobody expects."""
     kind = draw(_of("csv", "tsv", "csv.gz"))
-    names = draw(st.lists(NAMES, max_size=4, unique=draw(st.booleans()))) + draw(_of(["kind"], ["kind"], []))
-    rows = draw(st.lists(st.lists(CELLS, min_size=len(names), max_size=len(names)), max_size=8))
-    rows *= draw(_of(1, 1, 20))
+    names = list(columns())
+    rows = [list(map(str, row)) for row in zip(*columns().values(), strict=True)][: draw(_of(60, 60, 60, 60, 3, 1, 0))]
+    for _ in range(draw(_of(0, 1, 3))):
+        names[draw(st.integers(0, 3))] = draw(NAMES)
+    for _ in range(draw(_of(0, 1, 3, 30)) if rows else 0):
+        rows[draw(st.integers(0, len(rows) - 1))][draw(st.integers(0, 3))] = draw(CELLS)
+    if draw(_of(False, False, True)):  # a column of nothing else
+        at, cells = draw(st.integers(0, 3)), draw(st.lists(CELLS, min_size=1, max_size=3))
+        for i, row in enumerate(rows):
+            row[at] = cells[i % len(cells)]
     separator, end = "\t" if kind == "tsv" else draw(_of(",", ",", ";", "|", "\t")), draw(_of("\n", "\n", "\r\n", "\r"))
     text = end.join(separator.join(cells) for cells in [names, *rows]) + draw(_of("", end, end * 3))
     data = text.encode("utf-8", "surrogatepass")

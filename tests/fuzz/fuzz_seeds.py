@@ -1,5 +1,6 @@
 """What the mutations begin with: a good run with its exports and study, and good tables, logs and configurations."""
 
+import contextlib
 import csv
 import gzip
 import io
@@ -55,19 +56,15 @@ def table(kind, data=None):
 def make_good_run(folder):
     """Train, export and search in a folder; what cases have beside them comes from there."""
     folder = Path(folder)
-    data = folder / "t.csv"
-    data.write_bytes(table("csv"))
-    (folder / "new.csv").write_bytes(table("csv"))
-    place = f"--trainer.default_root_dir={folder}"
-    flags = (f"--data.path={data}", "--data.target=kind", *SMALL, *QUIET, place)
-    succeed("fit", *flags)
-    (folder / "lightning_logs" / "version_0").rename(folder / "run")
-    # The runs of cases have their table beside them.
-    config = folder / "run" / "config.yaml"
-    config.write_text(config.read_text().replace(f"{folder}/", "").replace(str(folder), "."))
-    for kind, name in EXPORTS.items():
-        succeed("export", f"--ckpt_path={folder / CHECKPOINT}", f"--format={kind}", f"--output={folder / name}")
-    succeed("study", *flags, "--study.n_trials=3", f"--study.storage={folder / 'study.journal'}")
+    for name in ("t.csv", "new.csv"):
+        (folder / name).write_bytes(table("csv"))
+    flags = ("--data.path=t.csv", "--data.target=kind", *SMALL, *QUIET)
+    with contextlib.chdir(folder):
+        succeed("fit", *flags)
+        Path("lightning_logs", "version_0").rename("run")
+        for kind, name in EXPORTS.items():
+            succeed("export", f"--ckpt_path={CHECKPOINT}", f"--format={kind}", f"--output={name}")
+        succeed("study", *flags, "--study.n_trials=3", "--study.storage=study.journal")
     return folder
 
 
