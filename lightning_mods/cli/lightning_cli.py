@@ -1,5 +1,6 @@
 """The Lightning CLI of the verbs: the place where the three packages meet."""
 
+import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -37,6 +38,7 @@ from lightning_mods.cli.flags import ABOUT, EXAMPLES, LINKED, MAX_EPOCHS, Refere
 from lightning_mods.cli.loggers import LOGGER_FLAG, RunPlace, as_list, asks_for_logger, with_places
 from lightning_mods.cli.recipe import with_recipe
 from lightning_mods.loggers.progress import Announcement, EpochTimer, ProgressLines, progress_callbacks
+from lightning_mods.loggers.table import take_up
 from lightning_mods.loggers.tensorboard import EventLogger
 from lightning_mods.loggers.terminal import say
 from lightning_mods.models.classifier import MLPClassifier
@@ -57,6 +59,7 @@ class RunRecord(SaveConfigCallback):
     """Writes a run's config.yaml, and names its classes and settings in its checkpoints."""
 
     _restored: Mapping[str, Any] | None = None
+    _moment = 0.0  # at which the checkpoint was written that a fit goes on from
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write nothing yet."""
@@ -65,6 +68,8 @@ class RunRecord(SaveConfigCallback):
         """See that the states in a checkpoint are such as this fit has."""
         check_states(trainer, checkpoint)
         self._restored = checkpoint
+        saved = checkpoint.get("lightning_mods", {}).get("time")
+        self._moment = float(saved or Path(str(trainer.ckpt_path)).stat().st_mtime)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """See the same of the optimizers, which are there by now and not yet restored."""
@@ -73,19 +78,28 @@ class RunRecord(SaveConfigCallback):
             self._restored = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write config.yaml, now that all states are restored: a fit that fails before changes no earlier run."""
+        """Write config.yaml, now that all states are restored: a fit that fails before changes no earlier run.
+
+        What a killed one has logged after its last checkpoint goes, as it is logged again.
+        """
         folder = folder_of_run(trainer)  # asks all ranks
         if trainer.is_global_zero and folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             with replacing(folder / self.config_filename) as partial:
                 partial.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
+        for logger in trainer.loggers if self._moment else []:
+            if isinstance(logger, EventLogger):
+                logger.forget_after(self._moment, trainer.current_epoch)
+            elif isinstance(logger, CSVLogger):
+                take_up(logger, trainer.current_epoch, trainer.global_step)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note which class the hyperparameters belong to."""
         data = getattr(trainer, "datamodule", None)
         kinds = {"model": type(pl_module), "data": type(data)}
         checkpoint["lightning_mods"] = {key: k.__name__ for key, k in kinds.items() if OURS.get(k.__name__) is k}
-        checkpoint["lightning_mods"] |= {"recipe": self.config.recipe, "settings": kept_settings(self.config)}
+        kept = {"recipe": self.config.recipe, "settings": kept_settings(self.config), "time": time.time()}
+        checkpoint["lightning_mods"] |= kept
 
 
 def flat_settings(config: Namespace, sections: Sequence[str]) -> dict[str, Any]:
@@ -349,9 +363,7 @@ class ModsCLI(LightningCLI):
             # Without a logger Lightning writes into the root itself: the second run would spoil the first.
             config.default_root_dir = str(self.place.folder)
         else:
-            # What a killed run wrote after its last checkpoint is written again.
-            version, step = self.place.folder.name, self.place.epochs
-            config.logger = EventLogger(self.root, version=version, default_hp_metric=False, purge_step=step)
+            config.logger = EventLogger(self.root, version=self.place.folder.name, default_hp_metric=False)
 
     def _give_run_folder(self, config: Namespace) -> None:
         """Make the run's folder the trainer's root where loggers know none, so that it holds the checkpoints."""
