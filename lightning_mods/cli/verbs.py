@@ -19,7 +19,7 @@ from callbacks.host import logged
 from callbacks.host.lightning import MisconfigurationException
 from callbacks.host.packages import Callback, LightningDataModule, LightningModule, Trainer, is_overridden
 from datamodules import DataError, TabularDataModule
-from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
+from lightning_mods.cli.command_line import CommandLine, UsageError, disk_error, error_line
 from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.predictions import prediction_rows, write_csv
 from lightning_mods.loggers.progress import EpochTimer, close_loggers, how_to_look
@@ -65,10 +65,15 @@ _MISTAKES = (UsageError, RunError, DataError, ArgumentError, MisconfigurationExc
 
 @contextmanager
 def mistakes_in_one_line(verb: str) -> Iterator[None]:
-    """End a person's mistake in one line, which begins with the verb, and exit code 2."""
+    """End a person's mistake in one line, which begins with the verb, and exit code 2; likewise on a full disk.
+
+    Loggers' packages put an error of their own around the system's.
+    """
     try:
         yield
-    except _MISTAKES as error:
+    except Exception as error:
+        if not isinstance(error, _MISTAKES) and disk_error(error) is None:
+            raise
         sys.stderr.write(f"{verb}: {error_line(error)}\n")
         raise SystemExit(2) from None
 

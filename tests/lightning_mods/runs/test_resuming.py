@@ -119,13 +119,13 @@ def test_a_fit_that_fails_before_it_trains_leaves_no_folder(run):
     for flags in (["--model.lr=-1"], ["--data.path=nowhere.csv"], ["--trainer.max_time=never"]):
         assert do("fit", *IRIS, *flags)[0] == 2
     with pytest.raises(RuntimeError, match="no"):
-        do("fit", *IRIS, f"--model={__name__}.FailsInItsStart")
+        do("fit", f"--model={__name__}.FailsInItsStart", *IRIS)
     assert [path.name for path in Path("lightning_logs").iterdir()] == ["version_0"]
 
 
 def test_a_fit_that_fails_in_its_first_epoch_hides_no_run_and_is_named(run):
     with pytest.raises(RuntimeError, match="no"):
-        do("fit", *IRIS, f"--model={__name__}.FailsInItsFirstEpoch")
+        do("fit", f"--model={__name__}.FailsInItsFirstEpoch", *IRIS)
     _, err = succeed("validate")
     assert "note: lightning_logs/version_1, the newest run, has no `best` checkpoint" in err
     assert "lightning_logs/version_0/checkpoints/best.ckpt is taken" in err
@@ -154,7 +154,16 @@ def scalars(folder):
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "histograms": 0}).Reload()
     tags = events.Tags()
     found = {tag: [event.step for event in events.Scalars(tag)] for tag in tags["scalars"]}
-    return found | {f"{tag} (histogram)": [e.step for e in events.Histograms(tag)] for tag in tags["histograms"]}
+    found |= {f"{tag} (histogram)": [e.step for e in events.Histograms(tag)] for tag in tags["histograms"]}
+    # The test set's stand where Lightning's own count of steps has come to, which a resume does not restore exactly.
+    return {tag: steps for tag, steps in found.items() if not tag.startswith("test_") and tag != "epoch"}
+
+
+@pytest.fixture
+def checkpoints_each_epoch(tmp_path, monkeypatch):
+    """Write `last.ckpt` at the beginning of every epoch, however short."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lightning_mods.runs.checkpoints.WRITING", 1.0)
 
 
 class Stops(MLPClassifier):
@@ -165,12 +174,15 @@ class Stops(MLPClassifier):
             raise RuntimeError("killed")
 
 
-def test_an_interrupted_run_shows_the_curves_of_one_left_alone_on_both_axes(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    flags = (*IRIS[:1], "--trainer.max_epochs=5", "--recipe=plain", "--watch=[gradients]", "--model.hidden_sizes=[8]")
-    watched = ("--trainer.callbacks+=GradientLogger", "--trainer.callbacks.every=1", "--trainer.callbacks.write_every=1")
+def test_an_interrupted_run_shows_the_curves_of_one_left_alone_on_both_axes(checkpoints_each_epoch):
+    flags = (*IRIS[:1], "--trainer.max_epochs=5", f"--model={__name__}.Stops", "--model.hidden_sizes=[8]")
+    watched = (
+        "--trainer.callbacks+=GradientLogger",
+        "--trainer.callbacks.every=1",
+        "--trainer.callbacks.write_every=1",
+    )
     flags = (*flags, *watched, "--trainer.callbacks.updates_every=4", "--trainer.callbacks.histograms_every=5")
-    flags = (*flags, f"--model={__name__}.Stops", "--data.batch_size=16")
+    flags = (*flags, "--data.batch_size=16", "--watch=[]")
     with pytest.raises(RuntimeError, match="killed"):
         do("fit", *flags, "--trainer.default_root_dir=cut")
     Path("mended").touch()
@@ -181,8 +193,7 @@ def test_an_interrupted_run_shows_the_curves_of_one_left_alone_on_both_axes(tmp_
     assert whole == cut
 
 
-def test_an_interrupted_run_keeps_the_rows_of_its_table(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_an_interrupted_run_keeps_the_rows_of_its_table(checkpoints_each_epoch):
     flags = ("--data.path=iris", "--trainer.max_epochs=5", "--recipe=plain", "--watch=[fit]", "--trainer.logger=csv")
     flags = (*flags, f"--model={__name__}.Stops", "--data.batch_size=16")
     with pytest.raises(RuntimeError, match="killed"):
