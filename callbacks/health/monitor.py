@@ -74,7 +74,7 @@ class GradientMonitor(NamedByPlace, Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the findings of a checkpoint."""
         self.findings = [from_plain(found) for found in state_dict["findings"]]
-        self._nonfinite.skipped, self._nonfinite.steps = state_dict["skipped"], state_dict["steps"]
+        self._nonfinite.skipped, self._nonfinite.steps = int(state_dict["skipped"]), int(state_dict["steps"])
         self._watch.load_state_dict(state_dict["watch"])
         if "probe" in state_dict:  # else it is from before that was kept, and looks at the first steps anew
             self._pending = [from_plain(found) for found in state_dict["pending"]]

@@ -209,13 +209,14 @@ class TrainingWatch:
         """
         self._resumed = True
         self.course.load(state["course"])
-        self.batches, self.next, self._gap = state["batches"], state["next"], state["gap"]
-        self._epochs = [(pair[0], pair[1]) for pair in state["epochs"]]
+        self.batches, self.next, self._gap = int(state["batches"]), float(state["next"]), float(state["gap"])
+        self._epochs = [(float(train), float(val)) for train, val in state["epochs"]]
         if "watches" not in state:
             return
-        self.due, self._kept = state["due"], dict(state["watches"])
-        self._ended_epochs, self._next_epoch = state["ended_epochs"], state["next_epoch"]
-        self._epoch_losses = list(state["epoch_losses"])
+        self.due, self._kept = bool(state["due"]), dict(state["watches"])
+        self._ended_epochs, self._next_epoch = int(state["ended_epochs"]), float(state["next_epoch"])
+        total, count = state["epoch_losses"]
+        self._epoch_losses = [float(total), float(count)]
         facts = self._facts
         facts.weights = tuple(WeightStart(**weight) for weight in state["weights"])
         facts.hidden, self._drawn = frozenset(state["hidden"]), set(state["drawn"])

@@ -94,7 +94,10 @@ class RunRecord(SaveConfigCallback):
                 take_up(logger, trainer.current_epoch, trainer.global_step)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note which class the hyperparameters belong to."""
+        """Note which class the hyperparameters belong to, and what a resume must know."""
+        for logger in trainer.loggers:
+            if isinstance(logger, EventLogger):
+                logger.flush()  # a run that goes on from here writes only what comes after
         data = getattr(trainer, "datamodule", None)
         kinds = {"model": type(pl_module), "data": type(data)}
         checkpoint["lightning_mods"] = {key: k.__name__ for key, k in kinds.items() if OURS.get(k.__name__) is k}

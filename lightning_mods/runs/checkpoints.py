@@ -16,7 +16,6 @@ from callbacks.host.files import replacing
 from callbacks.host.lightning import Checkpoint, CSVLogger, ModelCheckpoint, TensorBoardLogger, TorchCheckpointIO
 from callbacks.host.packages import LightningModule, Trainer
 from callbacks.readers.pacing import SpareTime
-from lightning_mods.loggers.tensorboard import EventLogger
 from lightning_mods.models.fused.lightning_internals import at_epoch_start, end_restart, is_known
 from lightning_mods.runs import RunError
 from lightning_mods.runs.restoring import broken_record, fault_of
@@ -148,8 +147,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def metrics_in(checkpoint: dict[str, Any]) -> dict[str, float]:
     """The metrics of its epoch that a `best.ckpt` of ours holds; nothing for another checkpoint."""
     states = checkpoint.get("callbacks", {}).items()
-    found = [state.get("metrics", {}) for key, state in states if key.startswith(BestCheckpoint.__name__)]
-    return dict(found[0]) if found else {}
+    found = [state.get("metrics", {}) for key, state in states if str(key).startswith(BestCheckpoint.__name__)]
+    return {str(name): float(value) for name, value in found[0].items()} if found else {}
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -176,6 +175,12 @@ class BestCheckpoint(ModelCheckpoint):
     def state_dict(self) -> dict[str, Any]:
         """What ModelCheckpoint keeps, and the metrics of the epoch."""
         return {**super().state_dict(), "metrics": self.metrics}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with what was best; what is no score raises a TypeError."""
+        super().load_state_dict(state_dict)
+        if self.best_model_score is not None:
+            self.best_model_score = torch.tensor(float(self.best_model_score))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the place of the file, which is written at leisure."""
@@ -294,7 +299,4 @@ class LastCheckpoint(Checkpoint):
             file_io = trainer.strategy.checkpoint_io
             if isinstance(file_io, AtomicCheckpointIO):
                 file_io.flush()  # it speaks of the best one
-            for logger in trainer.loggers:
-                if isinstance(logger, EventLogger):
-                    logger.flush()  # a run that is resumed writes only what comes after
             trainer.save_checkpoint(self._folder / "last.ckpt")
