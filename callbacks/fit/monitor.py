@@ -147,7 +147,7 @@ class FitMonitor(NamedByPlace, Callback):
         """Go on with the curves of a checkpoint."""
         self._reader.load(state_dict["reader"])
         self._verdict = Fit(state_dict["verdict"])
-        self._judged, self._overfits = state_dict["judged"], state_dict["overfits"]
+        self._judged, self._overfits = int(state_dict["judged"]), int(state_dict["overfits"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier run, unless this one goes on with it."""

@@ -107,8 +107,9 @@ class FitReader:
         self.record = FitRecord.of(state["record"])
         if self.metric == AUTO:
             self.metric = self.record.names.get("metric", AUTO)
-        self._sum, self._count = state["sums"]
-        self.by_step = state["by_step"]
+        total, count = state["sums"]
+        self._sum, self._count = float(total), int(count)
+        self.by_step = bool(state["by_step"])
         self._summed = self.record.names["train_loss"]
         self._settled = {curve for curve in _LOSSES if self.record.has(curve)}
 

@@ -59,8 +59,12 @@ class FitRecord:
     @classmethod
     def of(cls, state: dict[str, Any]) -> FitRecord:
         """Make the record of a state; curves that the state lacks are empty."""
-        curves = {name: list(state["curves"].get(name, [])) for name in CURVES}
-        return cls(curves, dict(state["names"]), state["loss_at_start"])
+        curves = {name: [*map(_number, state["curves"].get(name, []))] for name in CURVES}
+        return cls(curves, {str(a): str(b) for a, b in state["names"].items()}, _number(state["loss_at_start"]))
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def _filled(values: Values, epochs: int) -> Values:

@@ -75,9 +75,18 @@ class GradientFlow:
 
     @classmethod
     def load(cls, state: Mapping[str, Any]) -> "GradientFlow":
-        """Return the history that a state was made of."""
-        columns = [Column(a, b, list(sums), list(n), list(bad), c) for a, b, sums, n, bad, c in state["columns"]]
-        return cls(list(state["layers"]), columns, state["width"], state["of"])
+        """Return the history that a state was made of; what is none raises a ValueError or TypeError."""
+        columns = [
+            Column(int(a), int(b), [*map(float, sums)], [*map(int, n)], [*map(int, bad)], int(c))
+            for a, b, sums, n, bad, c in state["columns"]
+        ]
+        layers, sizes = (
+            [*map(str, state["layers"])],
+            {len(row) for c in columns for row in (c.total, c.count, c.broken)},
+        )
+        if sizes - {len(layers)} or len(set(layers)) < len(layers) or len(columns) > COLUMNS or state["width"] < 1:
+            raise ValueError("a history of gradient flow has a column for each layer, and all of one length")
+        return cls(layers, columns, int(state["width"]), int(state["of"]))
 
     def _append(self, name: str) -> None:
         self._rows[name] = len(self.layers)

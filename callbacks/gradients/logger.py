@@ -109,7 +109,7 @@ class GradientLogger(NamedByPlace, Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the history of a checkpoint."""
-        self._counts = list(state_dict["counts"])
+        self._counts = [*map(int, state_dict["counts"])]
         self._flow = None if state_dict["flow"] is None else GradientFlow.load(state_dict["flow"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

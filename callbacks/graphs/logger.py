@@ -77,7 +77,7 @@ class GraphLogger(NamedByPlace, Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the run of a checkpoint."""
-        self._written_in = state_dict["written_in"]
+        self._written_in = str(state_dict["written_in"])
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is seen of a step: losses have a graph, which torch does not copy."""

@@ -1,7 +1,7 @@
 """Hold what the rules judge: readings of a run as plain numbers. NaN means: could not be read."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -217,6 +217,15 @@ class Reading:
 
     step: int
     layers: tuple[LayerReading, ...]
+
+    def state(self) -> list[Any]:
+        """Return it as plain lists."""
+        return [self.step, [[*vars(layer).values()] for layer in self.layers]]
+
+    @classmethod
+    def of(cls, state: list[Any]) -> "Reading":
+        """Make it of plain lists."""
+        return cls(state[0], tuple(LayerReading(*values) for values in state[1]))
 
 
 @dataclass(frozen=True)

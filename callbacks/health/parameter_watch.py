@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Container, Sequence
 from itertools import chain
 from math import gcd, nan, sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,16 @@ class ReachWatch:
         self._reached: set[str] = set()  # by autograd, be it with zeros
         self._samplings = 0
         self._passes: set[str] = set()  # layers of no optimizer that pass gradients on
+
+    def state(self) -> dict[str, Any]:
+        """Return what was seen so far as plain data."""
+        reached, passes = sorted(self._reached), sorted(self._passes)
+        return {"times": dict(self._times), "reached": reached, "samplings": self._samplings, "passes": passes}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on with what was seen before."""
+        self._times, self._samplings = Counter(state["times"]), state["samplings"]
+        self._reached, self._passes = set(state["reached"]), set(state["passes"])
 
     def follow(self, ops: Sequence[AutogradNode], optimizers: Sequence[Optimizer]) -> None:
         """Read through which layers of no optimizer gradients pass to one that is trained, off a loss's operations."""
@@ -132,11 +143,23 @@ class UnitWatch:
             unit = _unit_dimension(op, result)
             alive = (result > 0).any([i for i in range(result.ndim) if i != unit])
             old = self._alive.get(key)
-            self._alive[key] = alive if old is None or old.shape != alive.shape else old | alive
+            self._alive[key] = alive if old is None or old.shape != alive.shape else old.to(alive.device) | alive
         else:
             low, high = FLAT[op.kind]
             share = ((result < low) | (result > high)).float().mean().item()
             self._saturated.setdefault((key, op.kind.lower()), []).append(share)
+
+    def state(self) -> dict[str, Any]:
+        """Return the window so far as plain data: units that were alive as ones, in a word of zeros and ones."""
+        alive = {name: "".join("01"[unit] for unit in units.tolist()) for name, units in self._alive.items()}
+        flat = [[*key, list(shares)] for key, shares in self._saturated.items()]
+        return {"alive": alive, "flat": flat, "samplings": self._samplings}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on with a window that was kept."""
+        self._alive = {name: torch.tensor([unit == "1" for unit in word]) for name, word in state["alive"].items()}
+        self._saturated = {(layer, kind): list(shares) for layer, kind, shares in state["flat"]}
+        self._samplings = state["samplings"]
 
     def full(self) -> bool:
         """Whether a window's worth of batches was seen."""
@@ -180,6 +203,19 @@ class UpdateWatch:
         (self._start_rms,) = self._sampler.rms([self._start])
         self._before: Tensor | None = None
         self._gradients: list[Tensor] = []
+        self._plain: list[float] | None = None
+
+    def state(self) -> list[float]:
+        """Return the samples of the weights as they were before the first step; the same list each time."""
+        if self._plain is None:
+            self._plain = self._start.tolist()
+        return self._plain
+
+    def load(self, start: Sequence[float]) -> None:
+        """Measure from where the run began, not from where it goes on."""
+        if len(start) == len(self._start):  # else it is of another network
+            self._start = torch.tensor(start, dtype=torch.float32, device=self._start.device)
+            (self._start_rms,) = self._sampler.rms([self._start])
 
     @property
     def armed(self) -> bool:
@@ -295,6 +331,14 @@ class ZeroingWatch:
         self._held: Tensor | None = None
         self._came: Tensor | None = None
         self._hook: RemovableHandle | None = None
+
+    def state(self) -> dict[str, Any]:
+        """Return what was seen so far."""
+        return {"kept": self.kept, "done": self.done}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on with what was seen before."""
+        self.kept, self.done = state["kept"], state["done"]
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Compare, when the optimizer that is watched is about to step."""

@@ -65,6 +65,17 @@ class DataWatch:
         if term.kind == "nll" and len(term.shape) == 2:
             self.outputs, self.ignored = term.shape[1], term.ignored
 
+    def state(self) -> dict[str, Any]:
+        """Return how far the questions have got; of rows, of which none are kept, that they are wanted again."""
+        asked = self.compared and not self.train.kept and not self.open and self.pending is None
+        return {"asked": asked, "best_val_loss": self.best_val_loss}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Ask no more in a run that goes on if all was asked before."""
+        self.best_val_loss = state["best_val_loss"]
+        if state["asked"]:
+            self.open, self.compared = False, True
+
     def out_of_range(self, tensors: Sequence[Tensor], step: int) -> list[Finding]:
         """Return whether a class of the batch has no output; only where asking does not hold up a device."""
         target = _at(tensors, self.target)
@@ -201,6 +212,7 @@ class TrainingProbe:
 
     def __init__(self) -> None:
         self.new: list[Finding] = []  # whoever reads them clears them; the same one may come with each batch
+        self._kept: dict[str, Any] = {}  # state of a run that goes on, until that begins
         self._clear()
 
     def _clear(self) -> None:
@@ -218,6 +230,17 @@ class TrainingProbe:
         self._signals: list[tuple[str, float]] = []
         self._losses: list[Tensor] = []
         self._norms = self._norms_trained = False
+        self._looked = False  # whether the first steps, those of the run before an interruption too, were read
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far the questions have got, as plain data."""
+        signals = {"signals": [list(each) for each in self._signals], "losses": [float(loss) for loss in self._losses]}
+        looked = self._looked or self._steps >= FIRST_STEPS
+        return {"looked": looked, "norms_seen": list(self._norms_seen), "data": self._data.state(), **signals}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with a run that was interrupted."""
+        self._kept = dict(state)
 
     def begin(self, trainer: Trainer, module: LightningModule, failed: Callable[[Exception], None]) -> None:
         """Read the structure before the first step, and hang hooks on the layers for the first few.
@@ -225,6 +248,11 @@ class TrainingProbe:
         An error in such a hook is handed to `failed`.
         """
         self.end()
+        if kept := self._kept:
+            self._kept, self._looked, self._norms_seen = {}, kept["looked"], list(kept["norms_seen"])
+            self._data.load(kept["data"])
+            self._signals = [(name, value) for name, value in kept["signals"]]
+            self._losses = [torch.tensor(loss, device=module.device) for loss in kept["losses"]]
         norms = read_batch_norms(module, fresh=True)
         self._norms = bool(norms)
         self.new += network_rules.start_findings(norms, trainer.global_step)
@@ -242,7 +270,8 @@ class TrainingProbe:
 
     def before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
         """Read the graph of the first losses."""
-        if (self._signals or self._steps < FIRST_STEPS) and len(self._losses) < LOSSES_KEPT:
+        first = self._steps < FIRST_STEPS and not self._looked
+        if (self._signals or first) and len(self._losses) < LOSSES_KEPT:
             self._losses.append(loss.detach())
         if self._steps >= FIRST_STEPS or loss.grad_fn is None:
             return
@@ -333,7 +362,7 @@ class TrainingProbe:
         if self._steps == FIRST_STEPS:
             self._layers.close()
             self._judge_inputs(trainer)
-            if self._layers.signals:
+            if self._layers.signals and not self._looked:  # how they were at the start is what counts
                 names, values = zip(*self._layers.signals, strict=True)
                 self._signals = list(zip(names, torch.stack(values).tolist(), strict=True))
             if not network_rules.fades(self._structure, self._signals):  # then nobody asks how the loss goes on

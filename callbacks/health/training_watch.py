@@ -1,5 +1,6 @@
 """Sample units, gradients, updates and the loss of a run, more and more rarely, and have them judged."""
 
+from dataclasses import asdict
 from math import nan
 from typing import Any
 
@@ -7,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks.diagnosis.names import find_losses
-from callbacks.health.facts import Cut, Facts, Reading
+from callbacks.health.facts import Cut, Facts, Head, Reading, WeightStart
 from callbacks.health.faults import Finding, Said
 from callbacks.health.network_reading import read_dropouts, read_head, read_optimizers
 from callbacks.health.parameter_watch import (
@@ -56,12 +57,19 @@ class TrainingWatch:
         self._stepped: Optimizer | None = None
         self._factor = 1
         self._drawn = set[str]()  # layers that began with what torch draws
+        self._kept: dict[str, Any] = {}  # state of what is made when a fit begins, until then
+        self._resumed = False
 
     def begin(self, trainer: Trainer, module: LightningModule, cuts: list[Cut]) -> None:
         """Read weights and optimizers before the first step; `cuts` are to be put into that list as they are found."""
         self._layer_of = {id(p): name.rpartition(".")[0] for name, p in module.named_parameters()}
         self._updates, self._reach, self._units = UpdateWatch(module), ReachWatch(module, cuts), UnitWatch()
         self._zeroing, self._stepped = ZeroingWatch(), None
+        if self._kept:
+            kept, self._kept = self._kept, {}
+            for name, watch in self._watches():
+                watch.load(kept[name])
+            self.busy = self.due or not self._zeroing.done
         self.losses.clear()
         self._factor = max(1, trainer.accumulate_grad_batches) if module.automatic_optimization else 1
         facts, optimizers = self._facts, trainer.optimizers
@@ -69,9 +77,12 @@ class TrainingWatch:
         facts.optimizers = read_optimizers(optimizers)
         facts.dropouts = read_dropouts(module)
         facts.regularised = bool(facts.dropouts) or any(group.decay > 0 for group in facts.optimizers)
-        if trainer.global_step == 0:
+        if not self._resumed:  # a trainer does not say it yet
             facts.weights = weights_at_start(module)
             self._drawn = {w.name for w in facts.weights if is_drawn(w)}
+
+    def _watches(self) -> tuple[tuple[str, Any], ...]:
+        return ("start", self._updates), ("reach", self._reach), ("units", self._units), ("zeroing", self._zeroing)
 
     def _add_losses(self) -> None:
         """Add the losses since the last time to the course; those that are not finite are left out."""
@@ -169,16 +180,48 @@ class TrainingWatch:
         self.new += rules.findings_of(said, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the course of the loss and how far the sampling got, as plain data."""
+        """Return the course of the loss, what was read so far and how far the sampling got, as plain data."""
         self._add_losses()
-        course, epochs = self.course.state(), [list(pair) for pair in self._epochs]
-        return {"course": course, "batches": self.batches, "next": self.next, "gap": self._gap, "epochs": epochs}
+        facts = self._facts
+        watches = {name: watch.state() for name, watch in self._watches()} if hasattr(self, "_updates") else self._kept
+        return {
+            "course": self.course.state(),
+            "batches": self.batches,
+            "next": self.next,
+            "gap": self._gap,
+            "due": self.due,
+            "epochs": [list(pair) for pair in self._epochs],
+            "ended_epochs": self._ended_epochs,
+            "next_epoch": self._next_epoch,
+            "epoch_losses": list(self._epoch_losses),
+            "weights": [asdict(weight) for weight in facts.weights],
+            "hidden": sorted(facts.hidden),
+            "head": None if facts.head is None else asdict(facts.head),
+            "drawn": sorted(self._drawn),
+            "readings": [reading.state() for reading in facts.readings],
+            "watches": watches,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with a run that was interrupted; updates are read anew from there."""
+        """Go on with a run that was interrupted: what is read from there on is judged with what was read before.
+
+        A state from before all of that was kept has the course of the loss alone; the rest is read anew.
+        """
+        self._resumed = True
         self.course.load(state["course"])
-        self.batches, self.next, self._gap = state["batches"], state["next"], state["gap"]
-        self._epochs = [(pair[0], pair[1]) for pair in state["epochs"]]
+        self.batches, self.next, self._gap = int(state["batches"]), float(state["next"]), float(state["gap"])
+        self._epochs = [(float(train), float(val)) for train, val in state["epochs"]]
+        if "watches" not in state:
+            return
+        self.due, self._kept = bool(state["due"]), dict(state["watches"])
+        self._ended_epochs, self._next_epoch = int(state["ended_epochs"]), float(state["next_epoch"])
+        total, count = state["epoch_losses"]
+        self._epoch_losses = [float(total), float(count)]
+        facts = self._facts
+        facts.weights = tuple(WeightStart(**weight) for weight in state["weights"])
+        facts.hidden, self._drawn = frozenset(state["hidden"]), set(state["drawn"])
+        facts.head = None if state["head"] is None else Head(**state["head"])
+        facts.readings[:] = [Reading.of(each) for each in state["readings"]]
 
 
 def _in_units(val_loss: float, mean: float, train_loss: float) -> float:

@@ -7,6 +7,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,13 +68,9 @@ def _in_use(partial: Path) -> Iterator[None]:
     if sys.platform == "win32":  # where a file that is open cannot be moved
         yield
         return
-    handle = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-    try:
-        with suppress(OSError):  # a file system without locks: what a kill left stays there
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+    with locked(partial):
         yield
-    finally:
-        os.close(handle)
 
 
 def _remove_abandoned(target: Path, suffix: str) -> None:
@@ -81,10 +78,36 @@ def _remove_abandoned(target: Path, suffix: str) -> None:
     if sys.platform == "win32":
         return
     for path in target.parent.glob(f".{glob.escape(target.name)}.????????{suffix}"):
-        with suppress(OSError):  # another process was faster
-            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError), locked(path) as mine:  # another process was faster
+            if mine and not path.is_symlink():
                 path.unlink()
-            finally:
-                os.close(handle)
+
+
+@contextmanager
+def locked(path: Path, patience: float = 0.0) -> Iterator[bool]:
+    """Lock a file or a folder for the processes of this machine; tell whether that came about in so many seconds.
+
+    The kernel lets go when the process ends, however it does. Where there are no such locks (another system, a file
+    system without) nobody else has one either.
+    """
+    if sys.platform == "win32":
+        yield True
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        yield _is_locked(handle, time.monotonic() + patience)
+    finally:
+        os.close(handle)
+
+
+def _is_locked(handle: int, until: float) -> bool:
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.01)
+        except OSError:
+            return True

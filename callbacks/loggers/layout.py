@@ -43,7 +43,7 @@ class TensorBoardLayout(NamedByPlace, Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the best value of a checkpoint."""
-        self._best = state_dict["best"]
+        self._best = None if state_dict["best"] is None else float(state_dict["best"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take its place among others of its class."""

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from callbacks.host.files import locked
 from callbacks.search.optuna_internals import engine_of
 from callbacks.search.plan import SearchError, one_line
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 5  # after which the journal lock of a killed writer is broken; Optuna warns below 3
 BUSY_SECONDS = 30  # to wait for a database that another process has locked
+LOCK_PATIENCE = 10.0  # seconds to wait for another process that starts a trial; then we go on without
 HEARTBEAT_SECONDS = 15  # between two heartbeats of a running trial
 LOST_SECONDS = 60  # without a heartbeat after which a trial of another machine is lost
 
@@ -229,22 +231,9 @@ def folder_lock(where: str | None) -> Iterator[None]:
     folder = None
     if where is not None and ("://" not in where or where.startswith("sqlite")):
         folder = Path(where.partition(":///")[2] if "://" in where else where).absolute().parent
-    if folder is None or not folder.is_dir() or os.name != "posix":
+    if folder is None or not folder.is_dir():
         yield
         return
-    import fcntl
-
     # The folder, so that no file is left; not the database itself, whose own locks go when any handle on it is closed.
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        for _ in range(1000):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.01)
-            except OSError:
-                break
+    with locked(folder, LOCK_PATIENCE):
         yield
-    finally:
-        os.close(handle)

@@ -1,5 +1,6 @@
 """The command line as one frozen value: flags as typed, configuration files read once; and mistakes in one line."""
 
+import errno
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -256,17 +257,26 @@ _NOISE = re.compile(
 )
 
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+
 def error_line(error: BaseException) -> str:
     """Put an error of ours, jsonargparse's or the system's in one line: the first message of ours, else the gist."""
     chain = _chain(error)
     for cause in chain:
         if isinstance(cause, DataError | UsageError | RunError):
             return _one_line(str(cause))
-    innermost = chain[-1]
-    if isinstance(innermost, OSError) and not isinstance(error, ValueError):
-        where = f": {innermost.filename}" if innermost.filename else ""
-        return f"{innermost.strerror or innermost}{where}; what was there before is left as it was."
+    of_system = disk_error(error) or chain[-1]
+    if isinstance(of_system, OSError) and not isinstance(error, ValueError):
+        where = f": {of_system.filename}" if of_system.filename else ""
+        return f"{of_system.strerror or of_system}{where}; what was there before is left as it was."
     return _one_line(_gist(str(error)))
+
+
+def disk_error(error: BaseException) -> OSError | None:
+    """Return the system's error behind one that a library made of it: a disk that is full, failing or not to write."""
+    found = (cause for cause in _chain(error) if isinstance(cause, OSError) and cause.errno in _DISK)
+    return next(found, None)
 
 
 def _chain(error: BaseException) -> list[BaseException]:

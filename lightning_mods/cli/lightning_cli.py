@@ -1,5 +1,7 @@
 """The Lightning CLI of the verbs: the place where the three packages meet."""
 
+import time
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from types import MethodType
@@ -31,11 +33,12 @@ from callbacks.host.lightning import (
 )
 from datamodules import TabularDataModule
 from lightning_mods.cli.classes import BY_TASK, CLASS_KEYS, OURS, find_class, own_arguments, with_classes
-from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
+from lightning_mods.cli.command_line import CommandLine, UsageError, error_line, short_class_paths
 from lightning_mods.cli.flags import ABOUT, EXAMPLES, LINKED, MAX_EPOCHS, Reference, add_verb_arguments
 from lightning_mods.cli.loggers import LOGGER_FLAG, RunPlace, as_list, asks_for_logger, with_places
 from lightning_mods.cli.recipe import with_recipe
 from lightning_mods.loggers.progress import Announcement, EpochTimer, ProgressLines, progress_callbacks
+from lightning_mods.loggers.table import take_up
 from lightning_mods.loggers.tensorboard import EventLogger
 from lightning_mods.loggers.terminal import say
 from lightning_mods.models.classifier import MLPClassifier
@@ -45,33 +48,86 @@ from lightning_mods.models.fused.limits import NoProfiler
 from lightning_mods.models.module import MLPModule
 from lightning_mods.models.regressor import MLPRegressor
 from lightning_mods.runs import RUN_MARK, run_of
-from lightning_mods.runs.checkpoints import (
-    AtomicCheckpointIO,
-    BestCheckpoint,
-    LastCheckpoint,
-    folder_of_run,
-    read_checkpoint,
-)
+from lightning_mods.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, folder_of_run
+from lightning_mods.runs.claim import RunClaim
 from lightning_mods.runs.patience import Patience, auto_patience
+from lightning_mods.runs.restoring import check_optimizers, check_states
+from lightning_mods.runs.resuming import ResumeCheck
 
 
 class RunRecord(SaveConfigCallback):
-    """Writes a run's config.yaml, and names its classes in its checkpoints."""
+    """Writes a run's config.yaml, and names its classes and settings in its checkpoints."""
+
+    _restored: Mapping[str, Any] | None = None
+    _moment = 0.0  # at which the checkpoint was written that a fit goes on from
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write config.yaml when the fit begins; a kill in between must not lose the one of a resumed run."""
+        """Write nothing yet."""
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """See that the states in a checkpoint are such as this fit has."""
+        check_states(trainer, checkpoint)
+        self._restored = checkpoint
+        saved = checkpoint.get("lightning_mods", {}).get("time")
+        self._moment = float(saved or Path(str(trainer.ckpt_path)).stat().st_mtime)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See the same of the optimizers, which are there by now and not yet restored."""
+        if self._restored is not None:
+            check_optimizers(trainer, self._restored)
+            self._restored = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write config.yaml, now that all states are restored: a fit that fails before changes no earlier run.
+
+        What a killed one has logged after its last checkpoint goes, as it is logged again.
+        """
         folder = folder_of_run(trainer)  # asks all ranks
-        if stage == "fit" and trainer.is_global_zero and folder is not None:
+        if trainer.is_global_zero and folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             with replacing(folder / self.config_filename) as partial:
                 partial.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
+        for logger in trainer.loggers if self._moment else []:
+            if isinstance(logger, EventLogger):
+                logger.forget_after(self._moment, trainer.current_epoch)
+            elif isinstance(logger, CSVLogger):
+                take_up(logger, trainer.current_epoch, trainer.global_step)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note which class the hyperparameters belong to."""
+        """Note which class the hyperparameters belong to, and what a resume must know."""
+        for logger in trainer.loggers:
+            if isinstance(logger, EventLogger):
+                logger.flush()  # a run that goes on from here writes only what comes after
         data = getattr(trainer, "datamodule", None)
-        names = {"model": type(pl_module).__name__, "data": type(data).__name__}
-        checkpoint["lightning_mods"] = {key: name for key, name in names.items() if name in OURS}
-        checkpoint["lightning_mods"]["recipe"] = self.config.recipe
+        kinds = {"model": type(pl_module), "data": type(data)}
+        checkpoint["lightning_mods"] = {key: k.__name__ for key, k in kinds.items() if OURS.get(k.__name__) is k}
+        kept = {"recipe": self.config.recipe, "settings": kept_settings(self.config), "time": time.time()}
+        checkpoint["lightning_mods"] |= kept
+
+
+def flat_settings(config: Namespace, sections: Sequence[str]) -> dict[str, Any]:
+    """Return what a configuration says in some sections, flag to value; a section of a class also names it."""
+    found: dict[str, Any] = {}
+    for section in sections:
+        chosen = config.get(section)
+        if chosen is None:
+            continue
+        plain = chosen.as_dict()
+        if "class_path" in plain:
+            found[section] = plain["class_path"]
+            plain = plain.get("init_args", {})
+        found |= {f"{section}.{key}": value for key, value in plain.items()}
+    return found
+
+
+def as_texts(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return settings as they are kept, to be compared with those of a later start."""
+    return {name: short_class_paths(repr(value)) for name, value in settings.items()}
+
+
+def kept_settings(config: Namespace) -> dict[str, str]:
+    """Return what a checkpoint keeps beside the hyperparameters, flag to text: what would come out otherwise."""
+    return as_texts({"seed_everything": config.seed_everything} | flat_settings(config, ("optimizer", "lr_scheduler")))
 
 
 # Flags that take a class by its short name, and what the class must be.
@@ -90,12 +146,20 @@ class ModsCLI(LightningCLI):
     """
 
     def __init__(
-        self, line: CommandLine, *, checkpoint: dict[str, Any] | None = None, resumed: Path | None = None
+        self,
+        line: CommandLine,
+        *,
+        checkpoint: dict[str, Any] | None = None,
+        resumed: Path | None = None,
+        claim: RunClaim | None = None,
     ) -> None:
         self.line, self._table = with_recipe(*with_classes(line, checkpoint), checkpoint)
         self.verb = line.verb
         self.data_state = checkpoint.get(TabularDataModule.__qualname__) if checkpoint else None
         self.resumed = resumed
+        self._epochs = epochs_done(checkpoint) if checkpoint and resumed else None
+        self._claim = claim or RunClaim(leads=False)
+        self._resume = ResumeCheck(resumed, checkpoint, OURS) if checkpoint and resumed else None
         super().__init__(
             None,
             None,
@@ -178,6 +242,10 @@ class ModsCLI(LightningCLI):
         self._hand_over_state(self.datamodule)  # a foreign model asked for nothing
         if self.verb != "study":
             self.model = _ensemble_of(self.model, self.config.ensemble)
+        if self._resume is not None:
+            self._resume.settings(kept_settings(self.config), self.config.recipe)
+            self._resume.data(self.datamodule)
+            self._resume.model(self.model)
         steps = self.config.steps_per_execution
         if steps != "auto" and (isinstance(steps, str) or steps < 1):
             raise UsageError(f"--steps_per_execution must be `auto` or a whole number of at least 1, not {steps}.")
@@ -280,10 +348,10 @@ class ModsCLI(LightningCLI):
     @cached_property
     def place(self) -> RunPlace:
         """Return the place of a fit: that of the run which goes on, or the next."""
-        run = run_of(self.resumed) if self.resumed else None
-        named = run is not None and run.parent == self.root / "lightning_logs" and run.name.startswith("version_")
-        folder = Path(EventLogger(self.root, version=run.name if run and named else None).log_dir)
-        return RunPlace(self.root, folder, epochs_done(read_checkpoint(self.resumed)) if self.resumed else None)
+        run, runs = run_of(self.resumed) if self.resumed else None, Path(EventLogger(self.root).root_dir)
+        named = run is not None and run.parent.resolve() == runs.resolve() and run.name.startswith("version_")
+        folder = self._claim.go_on(run) if run and named else self._claim.begin(runs)
+        return RunPlace(self.root, folder, self._epochs)
 
     def _placed(self, asked: Any) -> Any:
         """Place the loggers that were asked for; a verb that only looks has those of its own flags."""
@@ -298,9 +366,7 @@ class ModsCLI(LightningCLI):
             # Without a logger Lightning writes into the root itself: the second run would spoil the first.
             config.default_root_dir = str(self.place.folder)
         else:
-            # What a killed run wrote after its last checkpoint is written again.
-            version, step = self.place.folder.name, self.place.epochs
-            config.logger = EventLogger(self.root, version=version, default_hp_metric=False, purge_step=step)
+            config.logger = EventLogger(self.root, version=self.place.folder.name, default_hp_metric=False)
 
     def _give_run_folder(self, config: Namespace) -> None:
         """Make the run's folder the trainer's root where loggers know none, so that it holds the checkpoints."""

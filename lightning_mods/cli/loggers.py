@@ -15,6 +15,7 @@ from typing import Any
 from callbacks.host.packages import preferred
 from lightning_mods.cli.command_line import CommandLine, UsageError, from_yaml
 from lightning_mods.loggers import BUILD_VISDOM
+from lightning_mods.loggers.table import set_aside
 from lightning_mods.loggers.terminal import say
 
 LOGGER_FLAG = "trainer.logger"
@@ -149,16 +150,11 @@ def _event(given: Any, place: RunPlace) -> None:
     args = given.init_args
     _folder_of_versions(args, place)
     args.default_hp_metric = False  # the layout names the results
-    if place.epochs is not None:
-        args.purge_step = place.epochs  # what a killed run wrote after its last checkpoint is written again
 
 
 def _csv(given: Any, place: RunPlace) -> None:
-    table = place.folder / "metrics.csv"
-    # Lightning's logger begins by deleting it.
-    if _folder_of_versions(given.init_args, place) and place.epochs is not None and table.exists():
-        count = len(list(place.folder.glob("metrics.*.csv")))
-        table.rename(place.folder / f"metrics.{count}.csv")
+    if _folder_of_versions(given.init_args, place) and place.epochs is not None:
+        set_aside(place.folder)
 
 
 def _wandb(given: Any, place: RunPlace) -> None:

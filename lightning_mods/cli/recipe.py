@@ -71,7 +71,7 @@ def with_recipe(
     recipe = _recipe_of(line, checkpoint) if ours else "plain"
     if not ours and line.said("recipe") not in (None, "plain"):
         say("note: --recipe is not used, it is for our MLPs on a TabularDataModule.")
-    config: dict[str, Any] = {"recipe": recipe}
+    config: dict[str, Any] = {"recipe": recipe, **_seed_in(checkpoint)}
     facts = _facts_in(checkpoint) if checkpoint else None
     if ours and checkpoint is None and recipe != "plain":
         table = asked_table(line) if table is None else table
@@ -94,6 +94,12 @@ def _facts_in(checkpoint: Mapping[str, Any]) -> TableFacts | None:
     """What the data module of a checkpoint knew of its table."""
     learned = checkpoint.get(TabularDataModule.__qualname__)
     return TableFacts(learned["sizes"]["train"], learned["task"]) if learned else None
+
+
+def _seed_in(checkpoint: Mapping[str, Any] | None) -> dict[str, int]:
+    """The seed of the run that goes on, to be written down again."""
+    seed = (checkpoint or {}).get("lightning_mods", {}).get("settings", {}).get("seed_everything", "")
+    return {"seed_everything": int(seed)} if seed.isdigit() else {}
 
 
 def _recipe_of(line: CommandLine, checkpoint: Mapping[str, Any] | None) -> str:

@@ -1,12 +1,14 @@
 """The verbs `fit`, `validate`, `test` and `predict`: the checkpoint that is meant, the work, and what is said of it."""
 
 import os
+import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,16 +19,18 @@ from callbacks.host import logged
 from callbacks.host.lightning import MisconfigurationException
 from callbacks.host.packages import Callback, LightningDataModule, LightningModule, Trainer, is_overridden
 from datamodules import DataError, TabularDataModule
-from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
+from lightning_mods.cli.command_line import CommandLine, UsageError, disk_error, error_line
 from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.predictions import prediction_rows, write_csv
 from lightning_mods.loggers.progress import EpochTimer, close_loggers, how_to_look
-from lightning_mods.loggers.terminal import STAGES, RunSummary, quiet, say, writers_report_once
+from lightning_mods.loggers.terminal import STAGES, RunSummary, is_leading, quiet, say, writers_report_once
 from lightning_mods.models.fused.group import SMALL_STEP, step_operations
 from lightning_mods.models.fused.lightning_internals import epochs_done
 from lightning_mods.models.module import MLPModule
 from lightning_mods.runs import RunError, find_checkpoint
-from lightning_mods.runs.checkpoints import metrics_in, read_checkpoint
+from lightning_mods.runs.checkpoints import LastCheckpoint, metrics_in, read_checkpoint
+from lightning_mods.runs.claim import RunClaim
+from lightning_mods.runs.restoring import no_numbers_in, restoring
 
 
 def run(line: CommandLine, act: Callable[[ModsCLI, Path | None], None]) -> None:
@@ -36,10 +40,24 @@ def run(line: CommandLine, act: Callable[[ModsCLI, Path | None], None]) -> None:
         line = line.without_sections("study", "space")
         path = _checkpoint_path(line)
         checkpoint = read_checkpoint(path) if path else None
-        cli = ModsCLI(line, checkpoint=checkpoint, resumed=path if line.verb == "fit" else None)
-        del checkpoint  # as large as the model
-        with writers_report_once():
+        if checkpoint is not None and (weight := no_numbers_in(checkpoint)):
+            raise RunError(f"{path} holds NaN in `{weight}`: it predicts nothing; an earlier checkpoint may do.")
+        with RunClaim(leads=is_leading()) as claim, writers_report_once(), restoring(path):
+            cli = _cli(line, checkpoint, path, claim)
+            del checkpoint  # as large as the model
             act(cli, path)
+
+
+def _cli(line: CommandLine, checkpoint: dict[str, Any] | None, path: Path | None, claim: RunClaim) -> ModsCLI:
+    """Make the CLI; what the parser refuses, and nobody said, comes from the checkpoint."""
+    try:
+        return ModsCLI(line, checkpoint=checkpoint, resumed=path if line.verb == "fit" else None, claim=claim)
+    except (UsageError, ArgumentError) as error:
+        said = error_line(error)
+        flag = re.match(r"--(model|data)\.[\w.]+", said)
+        if path is None or flag is None or line.said(flag[0].removeprefix("--")) is not None:
+            raise
+        raise RunError(f"{path} holds settings that cannot be: {said}") from error
 
 
 _MISTAKES = (UsageError, RunError, DataError, ArgumentError, MisconfigurationException, NonFiniteError, OSError)
@@ -47,10 +65,15 @@ _MISTAKES = (UsageError, RunError, DataError, ArgumentError, MisconfigurationExc
 
 @contextmanager
 def mistakes_in_one_line(verb: str) -> Iterator[None]:
-    """End a person's mistake in one line, which begins with the verb, and exit code 2."""
+    """End a person's mistake in one line, which begins with the verb, and exit code 2; likewise on a full disk.
+
+    Loggers' packages put an error of their own around the system's.
+    """
     try:
         yield
-    except _MISTAKES as error:
+    except Exception as error:
+        if not isinstance(error, _MISTAKES) and disk_error(error) is None:
+            raise
         sys.stderr.write(f"{verb}: {error_line(error)}\n")
         raise SystemExit(2) from None
 
@@ -62,12 +85,15 @@ def _checkpoint_path(line: CommandLine) -> Path | None:
     if which is None:
         return None
     root = Path(line.said("trainer.default_root_dir") or ".")
-    path = find_checkpoint(str(which), root)
-    if path is None and (not is_fit or which == "best"):
+    found = find_checkpoint(str(which), root)
+    if found is None and (not is_fit or which == "best"):
         raise RunError(f"--ckpt_path={which} needs a run of `lightning_mods.fit` with a checkpoint under {root}.")
-    if path is None:
+    if found is None:
         say(f"note: there is no checkpoint under {root} yet; training starts anew.")
-    return path
+        return None
+    if found.passed_over is not None:
+        say(f"note: {found.passed_over}, the newest run, has no `{which}` checkpoint; {found.path} is taken.")
+    return found.path
 
 
 # ------------------------------------------------------------------ fit
@@ -110,12 +136,19 @@ def _fit(cli: ModsCLI, checkpoint: Path | None) -> None:
     if checkpoint is not None and isinstance(cli.datamodule, TabularDataModule):
         # Read and encode now what will be read anyway: a table that does not fit must not touch the run's folder.
         cli.datamodule.train_dataloader()
+    if checkpoint is not None:
+        done, most = cli.place.epochs or 0, cli.trainer.max_epochs
+        if most is not None and -1 < most < done:
+            raise RunError(
+                f"--trainer.max_epochs={most} is less than the {done} epochs that {checkpoint} has behind it."
+            )
+        say(f"training goes on from {checkpoint}, with {done} epochs done.")
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:
         if cli.trainer.interrupted:
             # A search before the fit has said how it goes on.
-            kept = find_checkpoint("last", cli.root) is not None
+            kept = any(isinstance(c, LastCheckpoint) and c.is_there for c in cli.trainer.callbacks)  # type: ignore[attr-defined]  # a connector's
             how = "; the same command with --ckpt_path=last goes on from its last checkpoint"
             say(f"stopped{how if kept else ' before there was a checkpoint'}.")
         raise

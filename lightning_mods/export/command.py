@@ -27,6 +27,7 @@ from lightning_mods.loggers.terminal import say
 from lightning_mods.models.module import MLPModule
 from lightning_mods.runs import RunError
 from lightning_mods.runs.checkpoints import read_checkpoint
+from lightning_mods.runs.restoring import not_restored
 
 _DEPRECATED = (
     "note: TorchScript is deprecated in PyTorch, and Lightning drops it in 2.8; torch.export replaces it: "
@@ -96,14 +97,11 @@ def _restored(model: LightningModule, checkpoint: Path) -> LightningModule:
     # as Lightning would restore it to predict
     state = read_checkpoint(checkpoint)
     model.configure_model()
-    model.on_load_checkpoint(state)
     try:
+        model.on_load_checkpoint(state)
         model.load_state_dict(state["state_dict"], strict=model.strict_loading)
-    except RuntimeError as error:
-        why = str(error).splitlines()[1:2] or str(error).splitlines()
-        raise UsageError(
-            f"{checkpoint} holds the weights of another model than {type(model).__name__}: {why[0].strip()[:200]}"
-        ) from error
+    except Exception as error:  # whatever the file's content raises
+        raise not_restored(checkpoint, error) from error
     return model.cpu().eval()
 
 

@@ -1,16 +1,39 @@
 """`EventLogger`: Lightning's TensorBoard logger, for epochs that are shorter than the writing of their metrics."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no hints
 from lightning_utilities.core.rank_zero import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 
+from callbacks.host.files import replacing
 from callbacks.host.lightning import TensorBoardLogger
 
 SECONDS = 1.0  # that metrics may wait
+_MARK = "tfevents"  # in the name of every event file
+
+
+def _records(path: Path) -> Iterator[tuple[bytes, Event]]:
+    """Yield the records of an event file as they stand there, each with its event; a torn one ends it.
+
+    A record is a length of 8 bytes, its checksum of 4, the event, its checksum of 4 (TFRecord, tensorflow/tensorflow,
+    core/lib/io/record_writer.h).
+    """
+    with path.open("rb") as file:
+        while len(head := file.read(12)) == 12:
+            size = int.from_bytes(head[:8], "little")
+            body = file.read(size + 4) if size < path.stat().st_size else b""
+            try:
+                event = Event.FromString(body[:size]) if len(body) == size + 4 else None
+            except DecodeError:
+                event = None
+            if event is None:
+                return
+            yield head + body, event
 
 
 class EventLogger(TensorBoardLogger):
@@ -24,6 +47,25 @@ class EventLogger(TensorBoardLogger):
         super().__init__(*args, **kwargs)
         self._waiting: list[Event] = []
         self._since = 0.0
+        # Of the run that goes on, if it does: this process is about to write another one.
+        there = () if self._version is None else Path(self.log_dir).glob(f"*{_MARK}*")
+        self._earlier = tuple(sorted(there))
+
+    @rank_zero_only
+    def forget_after(self, moment: float, epochs: int) -> None:
+        """Remove from the earlier event files what was written after a time, in seconds since the epoch.
+
+        That is what an interrupted run had written after its last checkpoint, and is written again. It goes by the time
+        since a run has several axes: what TensorBoard has for this, `purge_step`, hides whatever stands beyond one
+        number, the steps of gradients beyond the number of an epoch. What belongs to the `epochs` that are done stays.
+        """
+        for path in self._earlier:
+            if path.stat().st_mtime > moment:
+                with replacing(path) as partial, partial.open("wb") as file:
+                    file.writelines(
+                        record for record, event in _records(path) if event.wall_time <= moment or event.step < epochs
+                    )
+        self._earlier = ()
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -17,6 +17,13 @@ def say(text: str) -> None:
     host.say(None, text)
 
 
+def is_leading() -> bool:
+    """Return whether this process is rank zero, as its launcher or `speak_as` says; a lone one is."""
+    from lightning_utilities.core.rank_zero import rank_zero_only
+
+    return not getattr(rank_zero_only, "rank", 0)
+
+
 def speak_as(rank: int) -> None:
     """Take a rank, as torch's launchers give it before anything is imported; all but rank zero are silent."""
     from lightning_utilities.core.rank_zero import rank_zero_only

@@ -81,4 +81,4 @@ def taken_out(state_dict: dict[str, Any], kept: Mapping[str, Any]) -> tuple[int,
     """Undo `put_into`: put the parameters as trained into a module's state; return the steps and the averages."""
     averages = {name: state_dict[name] for name in kept["trained"]}
     state_dict.update(kept["trained"])
-    return kept["steps"], averages
+    return int(kept["steps"]), averages

@@ -268,9 +268,10 @@ class MLPModule(EvaluatedModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up what `on_save_checkpoint` kept; a fit goes on with the weights in training."""
         kept = checkpoint.get("mlp_module", {"train_loss_sums": (0.0, 0.0), "seed": None})
-        self.losses = tuple(kept["train_loss_sums"])
-        self._seed = kept["seed"]
-        self._epoch_lr = kept.get("lr")
+        total, weight = kept["train_loss_sums"]
+        self.losses = (float(total), float(weight))
+        self._seed = None if kept["seed"] is None else int(kept["seed"])
+        self._epoch_lr = None if kept.get("lr") is None else float(kept["lr"])
         if "average" in kept and self._trainer is not None and self.trainer.state.fn == "fit":
             checkpoint["state_dict"] = dict(checkpoint["state_dict"])
             self._kept_average = taken_out(checkpoint["state_dict"], kept["average"])

@@ -1,5 +1,6 @@
 """Where the runs of a folder are: which is the newest, and which checkpoint `best` and `last` mean."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 # The first line of the config.yaml that our `fit` writes; it tells our runs from other people's config files.
@@ -12,33 +13,54 @@ class RunError(ValueError):
     """Names what is wrong with a run or a checkpoint, in one line for the person who asked for it."""
 
 
-def newest_run(root: Path) -> Path | None:
-    """Return the folder of the run under `root` whose configuration was written last; None where there is none."""
+@dataclass(frozen=True)
+class FoundCheckpoint:
+    """Says which checkpoint a person meant, and what was passed over on the way to it."""
+
+    path: Path
+    passed_over: Path | None = None  # the newest run, where it has no such checkpoint and an older one has
+
+
+def runs_under(root: Path) -> list[Path]:
+    """Return the folders of the runs under `root`, the one in which training began last first."""
     configs = [path for pattern in _PATTERNS for path in root.glob(pattern) if _is_ours(path)]
-    return max(configs, key=lambda path: path.stat().st_mtime_ns).parent if configs else None
+    return [path.parent for path in sorted(configs, key=lambda path: path.stat().st_mtime_ns, reverse=True)]
 
 
-def find_checkpoint(which: str, root: Path) -> Path | None:
-    """Return the checkpoint that a person means by `best` or `last` (of the newest run under `root`), or by a path.
+def newest_run(root: Path) -> Path | None:
+    """Return the newest run under `root` that has a checkpoint; None where there is none."""
+    return next((run for run in runs_under(root) if _checkpoints(run, "")), None)
 
-    None when the newest run has no such checkpoint yet, or there is no run; a `RunError` where a path is of no file.
+
+def find_checkpoint(which: str, root: Path) -> FoundCheckpoint | None:
+    """Return the checkpoint that a person means by `best` or `last`, or by a path.
+
+    The first two are those of the newest run under `root` that has one: what failed before there was a checkpoint hides
+    no run that has. None when no run has one; a `RunError` where a path is of no file.
     """
     if which in ("best", "last"):
-        run = newest_run(root)
-        # A ModelCheckpoint of the user's may have written `last-v1.ckpt` in the middle of an epoch.
-        found = list((run / "checkpoints").glob(f"{which}*.ckpt")) if run else []
-        return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+        runs = runs_under(root)
+        for run in runs:
+            if found := _checkpoints(run, which):
+                newest = max(found, key=lambda path: path.stat().st_mtime_ns)
+                return FoundCheckpoint(newest, None if run == runs[0] else runs[0])
+        return None
     path = Path(which).expanduser()
     if not path.is_file():
         reason = f"{which} is a folder" if path.is_dir() else f"there is no file {which}"
         raise RunError(f"--ckpt_path needs a checkpoint file, `best` or `last`; {reason}.")
-    return path
+    return FoundCheckpoint(path)
 
 
 def run_of(checkpoint: Path) -> Path | None:
     """Return the run's folder that a checkpoint lies in, None for a checkpoint that was moved out of its run."""
     run = checkpoint.parent.parent
     return run if checkpoint.parent.name == "checkpoints" and _is_ours(run / "config.yaml") else None
+
+
+def _checkpoints(run: Path, which: str) -> list[Path]:
+    # A ModelCheckpoint of the user's may have written `last-v1.ckpt` in the middle of an epoch.
+    return list((run / "checkpoints").glob(f"{which}*.ckpt"))
 
 
 def _is_ours(config: Path) -> bool:

@@ -16,13 +16,14 @@ from callbacks.host.files import replacing
 from callbacks.host.lightning import Checkpoint, CSVLogger, ModelCheckpoint, TensorBoardLogger, TorchCheckpointIO
 from callbacks.host.packages import LightningModule, Trainer
 from callbacks.readers.pacing import SpareTime
-from lightning_mods.loggers.tensorboard import EventLogger
 from lightning_mods.models.fused.lightning_internals import at_epoch_start, end_restart, is_known
 from lightning_mods.runs import RunError
+from lightning_mods.runs.restoring import broken_record, fault_of
 
 # What a fit does not change, and what is large.
 UNCHANGING = ("hyper_parameters", "datamodule_hyper_parameters", "TabularDataModule")
 ENSEMBLE_LOSS = "val_ensemble_loss"
+_INSTEAD = "`--ckpt_path best` or an earlier file may do"
 WRITING = 0.01  # share of the time that goes into checkpoints, where epochs are short
 
 
@@ -64,8 +65,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             self._write(checkpoint, path)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Read a checkpoint, the latest."""
+        """Read a checkpoint, the latest; a RunError says that the file is damaged."""
         self.flush()
+        if "://" not in str(path) and (record := broken_record(Path(path))):
+            raise RunError(f"{path} is damaged: `{record}` in it is not as it was written; {_INSTEAD}.")
         return super().load_checkpoint(path, *args, **kwargs)
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -116,27 +119,36 @@ def folder_of_run(trainer: Trainer) -> Path | None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a Lightning checkpoint, tensors and plain values only; a `RunError` says why a file is none of these."""
+    """Load a Lightning checkpoint, tensors and plain values only; a `RunError` says why a file is none of these.
+
+    The checksums of its archive are compared, and its content looked through: see `fault_of`.
+    """
+    damaged = f"{path} is damaged or no checkpoint"
     try:
+        if record := broken_record(path):
+            raise RunError(f"{damaged}: `{record}` in it is not as it was written; {_INSTEAD}.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch muses about a stranger's pickle before it refuses it
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        fault = fault_of(checkpoint)
+    except RunError:
+        raise
     except UnpicklingError as error:
         found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         what = f"holds `{found[1]}`, which only code could rebuild" if found else "is not what torch.save writes"
         raise RunError(f"{path} is no checkpoint that loads weights-only: it {what}.") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise RunError(f"{path} is damaged or no checkpoint; `--ckpt_path best` or an earlier file may do.") from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "pytorch-lightning_version"} <= checkpoint.keys():
-        raise RunError(f"{path} is no checkpoint of a Lightning run: it lacks `state_dict` or Lightning's version.")
+    except Exception as error:  # a parser's, of a file that anybody may have written
+        raise RunError(f"{damaged}; {_INSTEAD}.") from error
+    if fault:
+        raise RunError(f"{path} is no checkpoint of a Lightning run: {fault}.")
     return checkpoint
 
 
 def metrics_in(checkpoint: dict[str, Any]) -> dict[str, float]:
     """The metrics of its epoch that a `best.ckpt` of ours holds; nothing for another checkpoint."""
     states = checkpoint.get("callbacks", {}).items()
-    found = [state.get("metrics", {}) for key, state in states if key.startswith(BestCheckpoint.__name__)]
-    return dict(found[0]) if found else {}
+    found = [state.get("metrics", {}) for key, state in states if str(key).startswith(BestCheckpoint.__name__)]
+    return {str(name): float(value) for name, value in found[0].items()} if found else {}
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -163,6 +175,12 @@ class BestCheckpoint(ModelCheckpoint):
     def state_dict(self) -> dict[str, Any]:
         """What ModelCheckpoint keeps, and the metrics of the epoch."""
         return {**super().state_dict(), "metrics": self.metrics}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with what was best; what is no score raises a TypeError."""
+        super().load_state_dict(state_dict)
+        if self.best_model_score is not None:
+            self.best_model_score = torch.tensor(float(self.best_model_score))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the place of the file, which is written at leisure."""
@@ -225,6 +243,11 @@ class LastCheckpoint(Checkpoint):
         self._folder: Path | None = None
         self._spare = SpareTime(WRITING)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the run has its `last.ckpt`."""
+        return self._folder is not None and (self._folder / "last.ckpt").is_file()
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the run's folder; all ranks agree on it."""
         folder = folder_of_run(trainer)
@@ -237,7 +260,8 @@ class LastCheckpoint(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the generators' state until the epoch begins."""
-        self._random = state_dict
+        torch.Generator().set_state(state_dict["cpu"].cpu())  # raises here, where a state is none
+        self._random = {"cpu": state_dict["cpu"], "cuda": list(state_dict["cuda"])}
         self._resumed = True
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -275,7 +299,4 @@ class LastCheckpoint(Checkpoint):
             file_io = trainer.strategy.checkpoint_io
             if isinstance(file_io, AtomicCheckpointIO):
                 file_io.flush()  # it speaks of the best one
-            for logger in trainer.loggers:
-                if isinstance(logger, EventLogger):
-                    logger.flush()  # a run that is resumed writes only what comes after
             trainer.save_checkpoint(self._folder / "last.ckpt")

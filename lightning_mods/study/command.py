@@ -20,7 +20,8 @@ from callbacks.search.storage import open_storage
 from callbacks.tuning.ensembles import KeptFits, write_ensemble
 from callbacks.tuning.study import rows_of
 from lightning_mods import fit
-from lightning_mods.cli.command_line import CommandLine, UsageError, short_class_paths
+from lightning_mods.cli.command_line import CommandLine, UsageError
+from lightning_mods.cli.lightning_cli import as_texts, flat_settings
 from lightning_mods.cli.verbs import mistakes_in_one_line
 from lightning_mods.loggers.terminal import aligned, quiet, say, speak_as, writers_report_once
 from lightning_mods.runs import newest_run
@@ -165,22 +166,15 @@ def open_study(study: StudyCommand) -> OpenStudy:
 def _settings(cli: StudyCLI, names: Mapping[str, Any]) -> dict[str, Any]:
     """Return what trials have in common and may not change between two starts, flag to text; not what is searched."""
     apart = {"default_root_dir", "accelerator", "devices", "num_nodes", "logger", "profiler"}
-    found: dict[str, Any] = {"seed_everything": cli.base_seed}
-    for section in ("model", "data", "optimizer", "lr_scheduler", "trainer"):
-        chosen = cli.config.get(section)
-        if chosen is None:
-            continue
-        plain = chosen.as_dict()
-        if "class_path" in plain:
-            found[section] = plain["class_path"]
-            plain = plain.get("init_args", {})
-        kept = {k: v for k, v in plain.items() if k not in apart and not k.startswith("enable_")}
-        found |= {f"{section}.{key}": value for key, value in kept.items()}
+    chosen = flat_settings(cli.config, ("model", "data", "optimizer", "lr_scheduler", "trainer"))
+    keys = {name: name.partition(".")[2] for name in chosen}
+    kept = {name: value for name, value in chosen.items() if keys[name] not in apart}
+    found = {"seed_everything": cli.base_seed, **{n: v for n, v in kept.items() if not keys[n].startswith("enable_")}}
     study = cli.study
     found |= {"study.metric": study.metrics, "study.seeds": study.seeds, "study.folds": study.folds}
     if cli.trainer.world_size > 1:  # they share the rows of a step: another number of them is another fit
         found["trainer.devices"] = cli.trainer.world_size
-    return {name: short_class_paths(repr(value)) for name, value in found.items() if name not in names}
+    return as_texts({name: value for name, value in found.items() if name not in names})
 
 
 def _files(study: StudyCommand) -> list[Path]:

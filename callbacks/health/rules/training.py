@@ -1,7 +1,6 @@
 """Judge weights, updates, gradients, units and losses of a run: arithmetic over plain numbers."""
 
 from collections.abc import Callable, Iterable, Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from math import exp, inf, isfinite, log, nan, sqrt
 from statistics import fmean, median
@@ -72,8 +71,12 @@ class LossCourse:
         return asdict(self)
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on with a course that was kept."""
-        vars(self).update(deepcopy(state))
+        """Go on with a course that was kept; what is none raises a ValueError or TypeError."""
+        self.start, self.peak = float(state["start"]), float(state["peak"])
+        self.means, self.open = [*map(float, state["means"])], [*map(float, state["open"])]
+        self.count, self.size = int(state["count"]), int(state["size"])
+        if self.size < 1 or len(self.means) > 2 * BLOCKS:
+            raise ValueError("a course has blocks of at least one loss")
 
 
 # Initial weights, as root mean square times sqrt(fan_in): torch's default has 0.58, He's 1.41, orthogonal ones at most

@@ -1,5 +1,7 @@
+import contextlib
 import errno
 import pickle
+import random
 
 import pytest
 import pytorch_lightning as pl
@@ -37,7 +39,7 @@ def test_a_failed_write_leaves_the_earlier_checkpoint_and_nothing_else(tmp_path,
 
 
 def test_what_a_killed_write_left_is_written_over(tmp_path):
-    (tmp_path / ".a.ckpt.partial").write_bytes(b"half")
+    (tmp_path / ".a.ckpt.0123abcd.partial").write_bytes(b"half")
     AtomicCheckpointIO().save_checkpoint(CHECKPOINT, tmp_path / "a.ckpt")
     assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
     assert torch.equal(read_checkpoint(tmp_path / "a.ckpt")["state_dict"]["w"], torch.ones(3))
@@ -62,6 +64,31 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content, says):
     with pytest.raises(RunError, match=says) as error:
         read_checkpoint(path)
     assert "\n" not in str(error.value)
+
+
+def test_a_bit_that_flipped_in_the_weights_is_found(tmp_path):
+    path = tmp_path / "a.ckpt"
+    AtomicCheckpointIO().save_checkpoint({**CHECKPOINT, "state_dict": {"w": torch.full((64,), 1.25)}}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.full((64,), 1.25).numpy().tobytes()) + 9] ^= 4
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path, weights_only=True)["state_dict"]["w"], torch.full((64,), 1.25))
+    for read in (read_checkpoint, AtomicCheckpointIO().load_checkpoint):
+        with pytest.raises(RunError, match=r"a\.ckpt is damaged.* is not as it was written; `--ckpt_path best`"):
+            read(path)
+
+
+def test_whatever_bit_flips_nothing_else_is_read_than_was_written(tmp_path):
+    path, weights = tmp_path / "a.ckpt", torch.arange(24.0)
+    AtomicCheckpointIO().save_checkpoint({**CHECKPOINT, "state_dict": {"w": weights}}, path)
+    whole = path.read_bytes()
+    draw = random.Random(0)
+    for at in draw.sample(range(len(whole)), 150):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << draw.randrange(8)
+        path.write_bytes(flipped)
+        with contextlib.suppress(RunError):  # the only error that may come
+            assert torch.equal(read_checkpoint(path)["state_dict"]["w"], weights)
 
 
 def test_a_truncated_checkpoint_is_damaged(tmp_path):

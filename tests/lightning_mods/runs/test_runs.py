@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from lightning_mods.runs import RUN_MARK, RunError, find_checkpoint, newest_run, run_of
+from lightning_mods.runs import RUN_MARK, FoundCheckpoint, RunError, find_checkpoint, newest_run, run_of
 
 
 def make_run(root, name, *, age, mark=RUN_MARK, checkpoints=("best", "last")):
@@ -21,14 +21,20 @@ def test_best_and_last_are_those_of_the_run_that_began_last(tmp_path):
     newest = make_run(tmp_path, "version_1", age=50)
     make_run(tmp_path, "version_2", age=75)
     assert newest_run(tmp_path) == newest
-    assert find_checkpoint("best", tmp_path) == newest / "checkpoints" / "best.ckpt"
-    assert find_checkpoint("last", tmp_path) == newest / "checkpoints" / "last.ckpt"
+    assert find_checkpoint("best", tmp_path) == FoundCheckpoint(newest / "checkpoints" / "best.ckpt")
+    assert find_checkpoint("last", tmp_path) == FoundCheckpoint(newest / "checkpoints" / "last.ckpt")
 
 
-def test_a_newest_run_without_a_checkpoint_does_not_fall_back_on_an_older_one(tmp_path):
-    make_run(tmp_path, "version_0", age=100)
-    make_run(tmp_path, "version_1", age=50, checkpoints=())
-    assert find_checkpoint("last", tmp_path) is None
+def test_a_newest_run_without_a_checkpoint_hides_no_older_one_and_is_named(tmp_path):
+    older = make_run(tmp_path, "version_0", age=100)
+    newer = make_run(tmp_path, "version_1", age=50, checkpoints=())
+    assert newest_run(tmp_path) == older
+    assert find_checkpoint("last", tmp_path) == FoundCheckpoint(older / "checkpoints" / "last.ckpt", newer)
+
+
+def test_a_run_that_is_left_alone_with_no_checkpoint_has_none(tmp_path):
+    make_run(tmp_path, "version_0", age=0, checkpoints=("last",))
+    assert find_checkpoint("best", tmp_path) is None
 
 
 def test_other_peoples_configs_are_no_runs(tmp_path):
@@ -41,7 +47,7 @@ def test_other_peoples_configs_are_no_runs(tmp_path):
 def test_a_path_is_taken_as_it_is_and_its_run_is_known(tmp_path):
     run = make_run(tmp_path, "version_0", age=0)
     best = run / "checkpoints" / "best.ckpt"
-    assert find_checkpoint(str(best), tmp_path / "elsewhere") == best
+    assert find_checkpoint(str(best), tmp_path / "elsewhere") == FoundCheckpoint(best)
     assert run_of(best) == run
     moved = tmp_path / "moved.ckpt"
     moved.write_bytes(b"")

@@ -1,0 +1,380 @@
+"""What a checkpoint's content must be like before anything is made of it, and one door for what it still spoils."""
+
+import inspect
+import types
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from math import isfinite
+from numbers import Real
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from callbacks.host.lightning import MisconfigurationException
+from callbacks.host.packages import Trainer
+from datamodules import DataError, TabularDataModule
+from datamodules.encoding import CategoryColumn, NumericColumn
+from datamodules.learned import Learned
+from lightning_mods.models.classifier import MLPClassifier
+from lightning_mods.models.ensemble import MLPEnsemble
+from lightning_mods.models.regressor import MLPRegressor
+from lightning_mods.runs import RunError
+
+# What stands where in a Lightning checkpoint; `*` is any key or place. What is not there is not asked for here.
+_KINDS: dict[tuple[str, ...], type | tuple[type, ...]] = {
+    ("state_dict",): Mapping,
+    ("pytorch-lightning_version",): str,
+    ("epoch",): int,
+    ("global_step",): int,
+    ("hyper_parameters",): Mapping,
+    ("hyper_parameters", "settings", "*"): Mapping,
+    ("datamodule_hyper_parameters",): Mapping,
+    ("lightning_mods",): Mapping,
+    ("lightning_mods", "time"): float,
+    ("lightning_mods", "settings"): Mapping,
+    ("lightning_mods", "recipe"): str,
+    ("lightning_mods", "model"): str,
+    ("lightning_mods", "data"): str,
+    ("lightning_mods", "settings", "*"): str,
+    ("loops",): (Mapping, type(None)),
+    ("loops", "*"): Mapping,
+    ("loops", "fit_loop", "epoch_progress", "current", "processed"): int,
+    ("callbacks",): Mapping,
+    ("callbacks", "*"): Mapping,
+    ("optimizer_states",): Sequence,
+    ("optimizer_states", "*"): Mapping,
+    ("optimizer_states", "*", "state"): Mapping,
+    ("optimizer_states", "*", "state", "*"): Mapping,
+    ("optimizer_states", "*", "param_groups"): Sequence,
+    ("optimizer_states", "*", "param_groups", "*"): Mapping,
+    ("lr_schedulers",): Sequence,
+    ("lr_schedulers", "*"): Mapping,
+    ("TabularDataModule",): Mapping,
+}
+_OURS: dict[str, type] = {c.__name__: c for c in (MLPClassifier, MLPRegressor, MLPEnsemble)}
+_MOST_VIEWED = 2**28  # bytes that a tensor may take beyond what the file holds for it
+
+
+def broken_record(path: Path) -> str | None:
+    """Return what of a checkpoint's archive is not as it was written, by its checksums; None for nothing.
+
+    torch writes them and does not read them. A file that is no such archive is for the reader to refuse.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        for record in archive.infolist():
+            if record.compress_type != zipfile.ZIP_STORED or record.file_size > size:
+                return record.filename
+        return archive.testzip()
+
+
+# ------------------------------------------------------------------ what it holds
+
+
+def fault_of(checkpoint: Any) -> str | None:
+    """Return what is wrong with a checkpoint's content, in words; None where nothing can be seen to be.
+
+    Of our own classes all is asked that they would stumble over: settings, weights, what was learned of the table.
+    """
+    if not isinstance(checkpoint, Mapping) or not {"state_dict", "pytorch-lightning_version"} <= checkpoint.keys():
+        return "it lacks `state_dict` or Lightning's version"
+    for place, kind in _KINDS.items():
+        if wrong := next(_unlike_kind(checkpoint, place, kind), None):
+            return wrong
+    for name, tensor in checkpoint["state_dict"].items():
+        if not isinstance(name, str) or not (isinstance(tensor, Tensor) or name.endswith("_extra_state")):
+            return f"`state_dict[{name!r}]` is no tensor"
+        if isinstance(tensor, Tensor) and _is_stretched(tensor):
+            return f"`state_dict[{name!r}]` is larger than what the file holds for it"
+    if any(value < 0 for key in ("epoch", "global_step") for value in [checkpoint.get(key, 0)]):
+        return "it counts epochs or steps below zero"
+    names = checkpoint.get("lightning_mods", {})
+    return _fault_of_model(checkpoint, names.get("model")) or _fault_of_data(checkpoint, names.get("data"))
+
+
+def _unlike_kind(value: Any, place: tuple[str, ...], kind: Any, said: str = "") -> Iterator[str]:
+    if not place:
+        is_counted = kind is int and isinstance(value, bool)
+        is_text = kind is Sequence and isinstance(value, str)
+        if not isinstance(value, kind) or is_counted or is_text:
+            yield f"`{said}` is {_kind_of(value)}"
+        return
+    key, rest = place[0], place[1:]
+    if key == "*":
+        items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, Sequence) else ()
+        for name, each in items:
+            yield from _unlike_kind(each, rest, kind, f"{said}.{name}")
+    elif isinstance(value, Mapping) and key in value:
+        yield from _unlike_kind(value[key], rest, kind, f"{said}.{key}" if said else key)
+
+
+def _kind_of(value: Any) -> str:
+    return f"of type {type(value).__name__}"
+
+
+def _is_stretched(tensor: Tensor) -> bool:
+    """Whether a tensor shows a few numbers many times: a copy of it would need memory that no file asks for."""
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        return False
+    return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes() + _MOST_VIEWED
+
+
+def _fault_of_model(checkpoint: Mapping[str, Any], name: Any) -> str | None:
+    if name not in _OURS:
+        return None
+    try:
+        with torch.device("meta"):  # no memory, whatever sizes it names
+            model = _OURS[name](**checkpoint.get("hyper_parameters", {}))
+    except Exception as error:  # noqa: BLE001  # nothing but the file's settings goes in
+        return f"`hyper_parameters` are none of {name}: {first_line(error)}"
+    for key, tensor in model.state_dict().items():
+        found = checkpoint["state_dict"].get(key)
+        if found is None or found.shape != tensor.shape:
+            shape = "missing" if found is None else f"of shape {tuple(found.shape)}"
+            return f"`state_dict[{key!r}]` is {shape}, and {name} with its settings has {tuple(tensor.shape)}"
+        if found.layout is not torch.strided or found.is_quantized or found.is_meta or found.is_complex():
+            return f"`state_dict[{key!r}]` is {found.dtype} in layout {found.layout}, not plain numbers"
+    return None
+
+
+def _fault_of_data(checkpoint: Mapping[str, Any], name: Any) -> str | None:
+    if name != TabularDataModule.__name__:
+        return None
+    try:
+        TabularDataModule(**checkpoint.get("datamodule_hyper_parameters", {}))
+        learned = Learned.from_plain(checkpoint[name])
+    except Exception as error:  # noqa: BLE001  # as above
+        return f"what `{name}` keeps in it cannot be read: {first_line(error)}"
+    wrong = next(_unlike_hints(learned), None)
+    return wrong or next((f"`{name}`: {fault}" for fault in _faults_of_learned(learned)), None)
+
+
+def _faults_of_learned(learned: Learned) -> Iterator[str]:
+    if (
+        {"train", "val", "test"} != learned.sizes.keys()
+        or min(learned.sizes.values()) < 0
+        or not learned.sizes["train"]
+    ):
+        yield "sizes must be rows of train, val and test"
+    shares = learned.val_fraction, learned.test_fraction
+    if not all(0 <= share < 1 for share in shares) or sum(shares) >= 1:
+        yield "shares of the rows must be in [0, 1)"
+    if (learned.task == "classification") != (learned.class_names is not None):
+        yield "a classification has class names, and nothing else has"
+    if learned.class_names is not None and len(learned.class_counts or ()) != len(learned.class_names):
+        yield "each class has a count"
+    if learned.class_names is None and not isfinite(learned.target_mean or 0.0):
+        yield "the mean of the target must be a finite number"
+    if learned.class_names is None and not 0 < (learned.target_std or 0.0) < float("inf"):
+        yield "the deviation of the target must be above 0"
+    for column in learned.encoding.columns:
+        if isinstance(column, NumericColumn):
+            rising = all(a < b for a, b in zip(column.edges, column.edges[1:], strict=False))
+            bins = max(len(column.edges) - 1, 0)
+            if not (isfinite(column.mean) and 0 < column.scale < float("inf") and rising and bins != 1):
+                yield f"column {column.name!r} has a mean, a scale or edges that cannot be"
+            if len(column.bin_means) != bins or not all(map(isfinite, (*column.edges, *column.bin_means))):
+                yield f"column {column.name!r} has means of bins that cannot be"
+        elif isinstance(column, CategoryColumn) and len(set(column.categories)) < len(column.categories):
+            yield f"column {column.name!r} has a category twice"
+
+
+def _unlike_hints(value: Any) -> Iterator[str]:
+    """Yield the fields of a dataclass, and of those within, whose values are not of the types that it declares."""
+    hints = get_type_hints(type(value))
+    for each in fields(value):
+        found = getattr(value, each.name)
+        if not _is_of(found, hints[each.name]):
+            yield f"`{type(value).__name__}.{each.name}` is {_kind_of(found)}"
+        parts = found if isinstance(found, tuple) else (found,)
+        for part in parts:
+            if is_dataclass(part) and not isinstance(part, type):
+                yield from _unlike_hints(part)
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_is_of(value, each) for each in inner)
+    if origin is Literal:
+        return value in inner if isinstance(value, str) else False
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_of(each, inner[0]) for each in value)
+    if origin is not None and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(_is_of(k, inner[0]) and _is_of(v, inner[1]) for k, v in value.items())
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return True if hint is Any else isinstance(value, hint)
+
+
+def no_numbers_in(checkpoint: Mapping[str, Any]) -> str | None:
+    """Return a weight that holds NaN; None where none does.
+
+    Of a module that is not ours only where all its weights do: a buffer of somebody's may mean something by it.
+    """
+    tensors = {name: each for name, each in checkpoint["state_dict"].items() if isinstance(each, Tensor)}
+    plain = {name: each for name, each in tensors.items() if each.is_floating_point() and each.layout is torch.strided}
+    spoilt = [name for name, each in plain.items() if not each.is_meta and bool(torch.isnan(each).any())]
+    ours = checkpoint.get("lightning_mods", {}).get("model") in _OURS
+    return spoilt[0] if spoilt and (ours or len(spoilt) == len(plain)) else None
+
+
+# ------------------------------------------------------------------ what it is restored into
+
+
+_ASKED = ("callbacks.", "lightning_mods.", "pytorch_lightning.", "lightning.")
+
+
+def check_states(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+    """Raise a RunError where what a fit restores is unlike what it has now: counts of its loops, states of callbacks.
+
+    Only callbacks of ours and of Lightning's are asked: those of others may keep what they like.
+    """
+    loops = checkpoint.get("loops")
+    if loops is not None:
+        _refuse_unlike(trainer.fit_loop.state_dict(), loops.get("fit_loop"), "loops.fit_loop", least=0)
+    kept = checkpoint.get("callbacks", {})
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # a connector's
+        known = type(callback).__module__.startswith(
+            ("callbacks.", "lightning_mods.", "pytorch_lightning.", "lightning.")
+        )
+        if known and callback.state_key in kept:
+            _refuse_unlike(callback.state_dict(), kept[callback.state_key], f"callbacks.{callback.state_key}")
+
+
+def check_optimizers(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+    """Raise a RunError where the states of optimizers and schedules are none of those that the fit has made."""
+    for number, (optimizer, kept) in enumerate(
+        zip(trainer.optimizers, checkpoint.get("optimizer_states", ()), strict=False)
+    ):
+        where, groups = f"optimizer_states.{number}", optimizer.param_groups
+        found = kept.get("param_groups", ())
+        if len(found) != len(groups):
+            raise RunError(f"`{where}` has {len(found)} groups of parameters, the optimizer has {len(groups)}.")
+        for own, group in zip(groups, found, strict=True):
+            places = group.get("params")
+            if not isinstance(places, list) or len(places) != len(own["params"]):
+                raise RunError(f"`{where}` is of an optimizer with other parameters.")
+            _refuse_unlike({k: v for k, v in own.items() if k in optimizer.defaults}, group, where)
+            for parameter, place in zip(own["params"], places, strict=True):
+                _refuse_unlike_state(optimizer, parameter, kept.get("state", {}).get(place), where)
+    for number, (config, kept) in enumerate(
+        zip(trainer.lr_scheduler_configs, checkpoint.get("lr_schedulers", ()), strict=False)
+    ):
+        _refuse_unlike(config.scheduler.state_dict(), kept, f"lr_schedulers.{number}")
+
+
+def _refuse_unlike_state(optimizer: Optimizer, parameter: Tensor, found: Any, where: str) -> None:
+    model = _state_of(optimizer) if found else {}
+    for name, value in model.items():
+        there = found.get(name)
+        if isinstance(value, Tensor):
+            shape = parameter.shape if value.shape == _DUMMY else value.shape
+            fits = isinstance(there, Tensor) and there.shape == shape and there.layout is torch.strided
+            if not fits and not (value.ndim == 0 and isinstance(there, Real)):
+                raise RunError(f"`{where}` holds a `{name}` that fits no parameter of shape {tuple(parameter.shape)}.")
+        elif name not in found:
+            raise RunError(f"`{where}` lacks `{name}`.")
+
+
+_DUMMY = torch.Size([2, 3])
+
+
+def _state_of(optimizer: Optimizer) -> dict[str, Any]:
+    """Return what an optimizer of torch's keeps of a parameter after a step; nothing where that cannot be seen."""
+    kind = type(optimizer)
+    if not kind.__module__.startswith("torch.optim.") or kind.__name__ in ("LBFGS", "Adafactor", "Muon", "SparseAdam"):
+        return {}
+    known = inspect.signature(kind).parameters
+    group = optimizer.param_groups[0]
+    dummy = nn.Parameter(torch.ones(_DUMMY))
+    dummy.grad = torch.ones(_DUMMY)
+    twin = kind([dummy], **{name: group[name] for name in optimizer.defaults if name in known and name in group})
+    twin.step()
+    return dict(twin.state[dummy])
+
+
+def _refuse_unlike(now: Any, found: Any, where: str, *, least: float | None = None) -> None:
+    """Raise a RunError where a value that is kept is of another kind than the one in its place now.
+
+    None says nothing of its kind; a tensor may be a number; more keys, or fewer, are another version's.
+    """
+    if isinstance(now, Mapping):
+        if not isinstance(found, Mapping):
+            raise RunError(f"`{where}` is {_kind_of(found)}.")
+        for key in now:
+            if key in found:
+                _refuse_unlike(now[key], found[key], f"{where}.{key}", least=least)
+    elif isinstance(now, list | tuple):
+        if not isinstance(found, list | tuple):
+            raise RunError(f"`{where}` is {_kind_of(found)}.")
+        for one, other in zip(now, found, strict=False):
+            _refuse_unlike(one, other, where, least=least)
+    elif isinstance(now, str):
+        if not isinstance(found, str):
+            raise RunError(f"`{where}` is {_kind_of(found)}.")
+    elif isinstance(now, Tensor) and now.ndim:
+        if not isinstance(found, Tensor) or found.shape != now.shape or found.dtype != now.dtype:
+            raise RunError(f"`{where}` is no tensor of {now.dtype} in the shape {tuple(now.shape)}.")
+    elif isinstance(now, Real | Tensor):
+        single = isinstance(found, Real) or (
+            isinstance(found, Tensor) and found.numel() == 1 and not found.is_complex()
+        )
+        if not single or (least is not None and isinstance(found, Real) and found < least):
+            raise RunError(f"`{where}` is {found if isinstance(found, Real) else _kind_of(found)}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex())
+
+
+# ------------------------------------------------------------------ the door
+
+
+@contextmanager
+def restoring(path: Path | None) -> Iterator[None]:
+    """Name the file in whatever Lightning comes upon while it restores states from it, or RunErrors say of them.
+
+    What is raised elsewhere is none of the file's doing, and passes.
+    """
+    try:
+        yield
+    except RunError as error:
+        raise RunError(str(error) if path is None or str(path) in str(error) else f"{path}: {error}") from error
+    except (DataError, MisconfigurationException):  # what a person asked for does not suit the data, or the loops
+        raise
+    except Exception as error:
+        if path is None or not _is_of_restoring(error):
+            raise
+        raise not_restored(path, error) from error
+
+
+def not_restored(path: Path, error: BaseException) -> RunError:
+    """Return what a person is told of a checkpoint whose states fit nothing here."""
+    return RunError(f"{path} cannot be restored: {first_line(error)}")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the gist of a library's error: torch says in the second line which weights do not fit."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = lines[1] if len(lines) > 1 and lines[0].endswith(":") else (lines or [""])[0]
+    return f"{type(error).__name__}: {said[:200]}"
+
+
+def _is_of_restoring(error: BaseException) -> bool:
+    # Lightning restores everything in one file of its own: no public name says where an error came from.
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename.endswith("checkpoint_connector.py"):
+            return True
+        trace = trace.tb_next
+    return False
