@@ -90,8 +90,8 @@ class TabularDataModule(LightningDataModule):
         check_fractions(val_fraction, test_fraction)
         check_batch_size(batch_size)
         check_bins(bins)
-        # at their defaults, all is as before there were any
         plain = {"bins": not bins, "max_expansion": max_expansion == MAX_EXPANSION}
+        # off, all is as before there were any: a search is known by these
         self.save_hyperparameters(ignore=[name for name, is_plain in plain.items() if is_plain])
         self.path = path
         self.target = target
