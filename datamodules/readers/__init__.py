@@ -13,6 +13,7 @@ from datamodules.readers.limits import MAX_EXPANSION
 from datamodules.readers.table import Table, reading
 
 BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "wine")
+_RUNS = 100  # a Parquet file may hold a run of equal cells in a byte: so much more than a packed file may it unpack to
 _KINDS = {
     **dict.fromkeys((".csv", ".tsv", ".csv.gz", ".tsv.gz"), "delimited text"),
     **{".parquet": "Parquet", ".feather": "Feather", ".npz": "NPZ"},
@@ -36,7 +37,7 @@ def open_table(path: str, max_expansion: float = MAX_EXPANSION) -> Table:
         "Feather": feather_table,
     }
     with reading(path, kind):
-        table = openers[kind](file).guarded(kind)
+        table = openers[kind](file).guarded(file, kind, _RUNS * max_expansion)
     twice = sorted(name for name, count in Counter(table.names).items() if count > 1)
     if twice:
         raise DataError(f"{table.label!r} has columns of the same name: {shortened(map(repr, twice))}; rename them.")

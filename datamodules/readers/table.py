@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.errors import DataError, printable
+from datamodules.readers.limits import check_expansion, check_memory
 
 CHUNK_ROWS = 65_536  # read at a time; fixed, as sums depend on how they are cut: from memory or disk, the same numbers
+_ROW_BYTES = 16  # that each row takes whatever it holds: its target, and its number in a set
 _PROGRESS = 10.0  # seconds from one line about a long reading to the next
 Batches = Callable[[Sequence[str]], Iterator[Any]]  # named columns -> Arrow record batches of any length, from row 1 on
 
@@ -61,14 +63,22 @@ class Table:
 
         return replace(self, batches=batches)
 
-    def guarded(self, kind: str) -> "Table":
-        """Return the same table, whose reading goes through the door `reading` and is told of when it takes long."""
+    def guarded(self, file: Path, kind: str, max_expansion: float) -> "Table":
+        """Return the same table, whose reading goes through the door `reading` and is told of when it takes long.
+
+        Neither may it take more than `max_expansion` times the bytes of the file.
+        """
+        check_expansion(file, self.bytes_estimate, max_expansion)
 
         def batches(columns: Sequence[str]) -> Iterator[Any]:
             rows, told = 0, time.monotonic()
             with reading(self.label, kind):  # what is raised where the rows go does not pass here
                 for batch in self.batches(columns):
                     rows += batch.num_rows
+                    if batch.num_rows > CHUNK_ROWS:  # a column of nulls takes no byte of the file
+                        needed = _ROW_BYTES * rows
+                        check_expansion(file, needed, max_expansion)
+                        check_memory(self.label, needed, f"it claims {rows:,} rows, and may be damaged")
                     if time.monotonic() - told > _PROGRESS:
                         told = time.monotonic()
                         _tell(f"reading {self.label}: {rows:,} rows so far")

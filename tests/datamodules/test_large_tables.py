@@ -5,11 +5,14 @@ import io
 import zipfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from datamodules import TabularDataModule, cache, preparation
 from datamodules.errors import DataError, nearest
-from datamodules.readers import limits, open_table, table
+from datamodules.readers import limits, open_table
+from datamodules.readers import table as tables
 
 
 def bomb(path, start, block, n):
@@ -110,7 +113,7 @@ def test_a_cell_of_a_hundred_megabytes_is_one_line(write, before):
 
 def test_a_long_reading_says_how_far_it_is(write, monkeypatch, capsys):
     path = write("t\x1b.csv", "x,y\n" + "1,2\n" * 1000)
-    monkeypatch.setattr(table, "_PROGRESS", 0.0)
+    monkeypatch.setattr(tables, "_PROGRESS", 0.0)
     assert read(path) == 1000
     assert f"{path[:-5]}\\x1b.csv: 1,000 rows so far\n" in capsys.readouterr().err
     monkeypatch.setenv("LOCAL_RANK", "1")
@@ -153,3 +156,24 @@ def test_a_zip_of_many_small_members_counts_them_all(tmp_path, harmless):
     (tmp_path / "t.npz").write_bytes(whole.getvalue())
     with pytest.raises(DataError, match="unpacks to more than"):
         open_table(str(tmp_path / "t.npz"))
+
+
+@pytest.mark.parametrize(("most", "message"), [(100, "unpacks to more than"), (0, "claims 10,000,000,000 rows")])
+def test_rows_that_take_no_bytes_of_a_file_are_counted_before_they_take_memory(tmp_path, most, message):
+    n = 10_000_000_000
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([n], pa.int64()), pa.array([1.5]))
+    batch = pa.record_batch({"x": runs, "y": runs})
+    options = pa.ipc.IpcWriteOptions(allow_64bit=True)
+    with pa.ipc.new_file(str(tmp_path / "t.feather"), batch.schema, options=options) as writer:
+        writer.write_batch(batch)
+    with pytest.raises(DataError, match=message):
+        read(str(tmp_path / "t.feather"), max_expansion=most)
+
+
+def test_a_parquet_file_of_one_value_is_read_up_to_a_size_that_the_flag_lifts(tmp_path, harmless):
+    path = str(tmp_path / "t.parquet")
+    table = pa.table({"x": np.zeros(5_000_000, np.int8), "y": np.zeros(5_000_000, bool)})
+    pa.parquet.write_table(table, path, row_group_size=5_000_000)
+    with pytest.raises(DataError, match="unpacks to more than"):
+        read(path)
+    assert read(path, max_expansion=0) == 5_000_000
