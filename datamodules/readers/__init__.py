@@ -13,7 +13,7 @@ from datamodules.readers.limits import MAX_EXPANSION
 from datamodules.readers.table import Table, reading
 
 BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "wine")
-_RUNS = 100  # a Parquet file may hold a run of equal cells in a byte: so much more than a packed file may it unpack to
+_RUNS = 10  # a Parquet file may hold a page of equal cells in a byte: so much more than a packed file may it unpack to
 _KINDS = {
     **dict.fromkeys((".csv", ".tsv", ".csv.gz", ".tsv.gz"), "delimited text"),
     **{".parquet": "Parquet", ".feather": "Feather", ".npz": "NPZ"},
