@@ -90,6 +90,8 @@ class TabularDataModule(LightningDataModule):
         check_fractions(val_fraction, test_fraction)
         check_batch_size(batch_size)
         check_bins(bins)
+        if not max_expansion >= 0:
+            raise DataError(f"--data.max_expansion must be at least 0, which is for any; got {max_expansion!r}.")
         plain = {"bins": not bins, "max_expansion": max_expansion == MAX_EXPANSION}
         # off, all is as before there were any: a search is known by these
         self.save_hyperparameters(ignore=[name for name, is_plain in plain.items() if is_plain])

@@ -37,16 +37,17 @@ class Table:
 
         waiting: list[Any] = []
         rows = 0
-        for batch in self.batches(columns):
-            waiting.append(batch)
-            rows += batch.num_rows
-            while rows >= CHUNK_ROWS:
-                whole = pa.Table.from_batches(waiting)
-                yield whole.slice(0, CHUNK_ROWS).combine_chunks()
-                waiting = whole.slice(CHUNK_ROWS).to_batches()
-                rows -= CHUNK_ROWS
-        if rows:
-            yield pa.Table.from_batches(waiting).combine_chunks()
+        with reading(self.label, "a table"):  # Arrow has its limits on what it joins
+            for batch in self.batches(columns):
+                waiting.append(batch)
+                rows += batch.num_rows
+                while rows >= CHUNK_ROWS:
+                    whole = pa.Table.from_batches(waiting)
+                    yield whole.slice(0, CHUNK_ROWS).combine_chunks()
+                    waiting = whole.slice(CHUNK_ROWS).to_batches()
+                    rows -= CHUNK_ROWS
+            if rows:
+                yield pa.Table.from_batches(waiting).combine_chunks()
 
     def in_memory(self) -> "Table":
         """Return the same table, kept in memory from its first reading on."""

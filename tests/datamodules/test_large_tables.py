@@ -60,6 +60,12 @@ def test_the_flag_reaches_the_reader_and_a_checkpoint_keeps_it_only_where_it_was
     assert "max_expansion" not in TabularDataModule(path, "y").hparams
 
 
+@pytest.mark.parametrize("most", [-1.0, float("nan")])
+def test_a_limit_that_is_no_number_of_times_is_refused(most):
+    with pytest.raises(DataError, match=r"--data\.max_expansion must be at least 0"):
+        TabularDataModule("iris", max_expansion=most)
+
+
 def test_a_table_that_will_not_fit_is_said_before_it_is_read(mixed, monkeypatch):
     monkeypatch.setattr(limits, "available_memory", lambda: 1000)
     path = mixed()
