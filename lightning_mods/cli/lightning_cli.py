@@ -32,6 +32,7 @@ from callbacks.host.lightning import (
     instantiate_class,
 )
 from datamodules import TabularDataModule
+from datamodules.readers.limits import MAX_EXPANSION
 from lightning_mods.cli.classes import BY_TASK, CLASS_KEYS, OURS, find_class, own_arguments, with_classes
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line, short_class_paths
 from lightning_mods.cli.flags import ABOUT, EXAMPLES, LINKED, MAX_EPOCHS, Reference, add_verb_arguments
@@ -230,7 +231,8 @@ class ModsCLI(LightningCLI):
         logger, self._asked_data = self.config.trainer.logger, self.config.data
         self.config.trainer.logger = self._placed(logger)
         table, self._table = self._table, None
-        if table is not None and {"bins": 0, **table.hparams} == self.config.data.init_args.as_dict():
+        unsaid = {"bins": 0, "max_expansion": MAX_EXPANSION}  # which the hyperparameters leave out
+        if table is not None and {**unsaid, **table.hparams} == self.config.data.init_args.as_dict():
             self.config.data = table  # it has read the table already
         try:
             super().instantiate_classes()

@@ -127,6 +127,7 @@ class OpenStudy:
 # Flags that came later, with the value under which a fit is what it was before: studies begun then know none of them.
 _LATER = {
     "data.bins": "0",
+    "data.max_expansion": "100.0",
     "model.ema_epochs": "0.0",
     "model.input_scaling": "False",
     "model.lr_schedule": "'constant'",
