@@ -19,7 +19,7 @@ from callbacks.host.packages import Callback, LightningDataModule, LightningModu
 from datamodules import DataError, TabularDataModule
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
 from lightning_mods.cli.lightning_cli import ModsCLI
-from lightning_mods.cli.predictions import prediction_rows, write_csv
+from lightning_mods.cli.predictions import check_output, write_predictions
 from lightning_mods.loggers.progress import EpochTimer, close_loggers, how_to_look
 from lightning_mods.loggers.terminal import STAGES, RunSummary, quiet, say, writers_report_once
 from lightning_mods.models.fused.group import SMALL_STEP, step_operations
@@ -206,15 +206,32 @@ def _print_results(cli: ModsCLI, checkpoint: Path | None, *, stage: str) -> None
         sys.stdout.write(f"{summary}\n")
 
 
+_TABLES = ("predict_path", "path", "val_path", "test_path")
+
+
 def _predict(cli: ModsCLI, checkpoint: Path | None) -> None:
     if getattr(cli.datamodule, "predict_path", "") is None:
         raise DataError("--data.predict_path is needed: a file with the rows to predict.")
+    output = Path(cli.config.output)
+    tables = {f"--data.{name}": getattr(cli.datamodule, name, None) for name in _TABLES}
+    configs = {f"--{flag.name}": flag.value for flag in cli.line.flags if flag.config is not None}
+    check_output(output, {**tables, **configs, "--ckpt_path": checkpoint})
     outputs = cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     if not cli.trainer.is_global_zero:
         return
-    header, rows = prediction_rows(outputs or [], getattr(cli.datamodule, "class_names", None))
-    count = write_csv(Path(cli.config.output), header, rows)
-    say(f"{count} predictions in {cli.config.output}")
+    refuse_lost_weights(cli.model, checkpoint)
+    names = getattr(cli.datamodule, "class_names", None)
+    say(write_predictions(output, outputs or [], names, checkpoint))
+
+
+def refuse_lost_weights(model: LightningModule, checkpoint: Path | None) -> None:
+    """Raise a RunError if a weight of a model is NaN or infinite: whatever it said would be worthless."""
+    lost = [name for name, p in model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
+    if lost:
+        where = f"{lost[0]!r}{f' and {len(lost) - 1} more' if len(lost) > 1 else ''}"
+        raise RunError(
+            f"{checkpoint} holds weights that are no numbers (NaN or infinite), in {where}: its fit diverged."
+        )
 
 
 # Each takes a `CommandLine`.
