@@ -1,7 +1,9 @@
 """Predictions as a table on disk."""
 
 import csv
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from math import isfinite
 from pathlib import Path
@@ -58,12 +60,25 @@ def _text(value: float) -> str:
 
 def check_output(output: Path, inputs: Mapping[str, object]) -> None:
     """Raise an error if `output` is a folder, or a file that is read; `inputs` are paths by their flags."""
+    try:
+        writable = b"\0" not in os.fsencode(output)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        writable = False
+    if not writable:
+        raise UsageError(f"--output needs a path that files can have; {str(output)!r} is none.")
     if output.is_dir():
         raise RunError(f"--output needs a file; {output} is a folder.")
     for flag, path in inputs.items():
-        file = Path(str(path)).expanduser()
-        if path and output.is_file() and file.is_file() and output.samefile(file):  # through links too
+        if path and _is_same(output, str(path)):
             raise UsageError(f"--output={output} is the file that {flag}={path} is read from; give another --output.")
+
+
+def _is_same(output: Path, path: str) -> bool:
+    """Return whether two paths lead to one file, through links or by two names of it."""
+    with suppress(OSError, ValueError, RuntimeError):  # no path, or one of a user who is not there: no file
+        file = Path(path).expanduser()
+        return output.is_file() and file.is_file() and output.samefile(file)
+    return False
 
 
 def write_predictions(output: Path, batches: Iterable[object], class_names: Sequence[str] | None, model: object) -> str:

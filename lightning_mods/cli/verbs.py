@@ -199,6 +199,7 @@ def _print_results(cli: ModsCLI, checkpoint: Path | None, *, stage: str) -> None
     if not found:
         how = f"--data.{stage}_path=FILE or --data.{stage}_fraction makes one."
         raise RunError(f"there is no {STAGES[stage]} set: {how}")
+    refuse_lost_weights(cli.model, checkpoint)
     epochs = epochs_done(read_checkpoint(checkpoint)) if checkpoint else 0  # an ensemble of a study has none
     epoch = epochs - 1 if epochs else None
     summary = RunSummary({stage: found}, {stage: _baseline(cli, stage)}, best_epoch=epoch, checkpoint=checkpoint)
@@ -229,9 +230,7 @@ def refuse_lost_weights(model: LightningModule, checkpoint: Path | None) -> None
     lost = [name for name, p in model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
     if lost:
         where = f"{lost[0]!r}{f' and {len(lost) - 1} more' if len(lost) > 1 else ''}"
-        raise RunError(
-            f"{checkpoint} holds weights that are no numbers (NaN or infinite), in {where}: its fit diverged."
-        )
+        raise RunError(f"{checkpoint} holds weights that are NaN or infinite, in {where}: its fit diverged.")
 
 
 # Each takes a `CommandLine`.

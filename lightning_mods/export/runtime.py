@@ -65,7 +65,7 @@ def _predict(line: CommandLine) -> None:
     path = line.said("data.predict_path")
     if not path:
         raise DataError("--data.predict_path is needed: a file with the rows to predict.")
-    file, output = Path(str(line.said("exported"))).expanduser(), Path(line.said("output") or "predictions.csv")
+    file, output = _expanded(str(line.said("exported"))), Path(str(line.said("output") or "predictions.csv"))
     configs = {f"--{flag.name}": flag.value for flag in line.flags if flag.config is not None}
     check_output(output, {"--data.predict_path": path, **configs, "--exported": file, "its schema": schema_path(file)})
     schema = read_schema(file)
@@ -76,6 +76,13 @@ def _predict(line: CommandLine) -> None:
     names = schema["outputs"][0].get("classes")  # by number; None for a regression
     said = write_predictions(output, _predictions(run, encoding, table, schema, file), names, file)
     sys.stderr.write(f"{said}\n")
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"--exported={path}: there is no such user.") from error
 
 
 def _is_trusted(line: CommandLine, file_format: str, file: Path) -> bool:
@@ -170,7 +177,7 @@ def open_exported(file_format: str, file: Path, keywords: Sequence[str] = (), *,
 
 
 def _why(error: Exception) -> str:
-    said = " ".join(str(error).split())[:200]
+    said = "".join(sign if sign.isprintable() else "?" for sign in " ".join(str(error).split())[:200])
     return f"{type(error).__name__} {said}" if isinstance(error, LookupError) or not said else said
 
 

@@ -118,19 +118,26 @@ def _filled(argument: Any, values: Mapping[str, Tensor]) -> Any:
 
 
 def read_program(file: Path) -> TorchProgram:
-    """Read the program of a `.pt2` file; a RunError says what it holds that a model of a table has not.
+    """Read the program of a `.pt2` file; a RunError says what it holds that a model of a table has not."""
+    try:
+        return _read(file, _parts(file))
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise RunError(f"{file} is damaged, or no program as torch.export writes it; export it anew.") from error
 
-    Whatever else a damaged file makes Python raise (a KeyError, a TypeError) is the caller's to turn into one.
-    """
-    parts = _parts(file)
+
+def _read(file: Path, parts: Mapping[str, bytes]) -> TorchProgram:
     weights = {name: tensor for folder in _CONFIGS for name, tensor in _payloads(file, parts, folder).items()}
     plain = json.loads(parts[_MODEL])
     if plain["schema_version"]["major"] != _SCHEMA:
         raise RunError(f"{file} is written in a schema of torch.export that is not known here; export it anew.")
-    graph = plain["graph_module"]["graph"]
-    bound, inputs = _inputs(file, plain["graph_module"]["signature"]["input_specs"], weights)
-    outputs = tuple(_output(file, spec) for spec in plain["graph_module"]["signature"]["output_specs"])
-    return TorchProgram(bound, inputs, outputs, _steps(file, graph["nodes"], {*bound, *inputs}, outputs))
+    graph, signature = plain["graph_module"]["graph"], plain["graph_module"]["signature"]
+    bound, inputs = _inputs(file, signature["input_specs"], weights)
+    outputs = tuple(_output(file, spec) for spec in signature["output_specs"])
+    steps = _steps(file, graph["nodes"], {*bound, *inputs}, outputs)
+    made = {*bound, *inputs, *(step.output for step in steps)}
+    if not made.issuperset(outputs) or not inputs:
+        raise RunError(f"{file} is damaged: its graph lacks an input or an output.")
+    return TorchProgram(bound, inputs, outputs, steps)
 
 
 def _parts(file: Path) -> dict[str, bytes]:
@@ -173,7 +180,7 @@ def _payloads(file: Path, parts: Mapping[str, bytes], folder: str) -> dict[str, 
 def _payload(file: Path, parts: Mapping[str, bytes], folder: str, each: Mapping[str, Any]) -> Tensor:
     path, meta = each["path_name"], each["tensor_meta"]
     if each["use_pickle"] is not False or not _PAYLOAD.fullmatch(path) or meta is None:
-        raise RunError(f"{file} holds pickles ({str(path)[:80]}), which a model of plain tensors has not.")
+        raise RunError(f"{file} holds pickles ({str(path)[:80]!r}), which a model of plain tensors has not.")
     dtype = _DTYPES[meta["dtype"]]
     size, stride = ([_whole(each["as_int"]) for each in meta[key]] for key in ("sizes", "strides"))
     content = parts[folder + path]
@@ -202,7 +209,7 @@ def _inputs(
             raise RunError(f"{file} takes an input of the kind {kind[:40]!r}, which a model of a table has not.")
     lost = [name for name, value in bound.items() if value.is_floating_point() and not value.isfinite().all()]
     if lost:
-        raise RunError(f"{file} holds weights that are no numbers (NaN or infinite): {lost[0][:80]}; export it anew.")
+        raise RunError(f"{file} holds weights that are no numbers (NaN or infinite): {lost[0][:80]!r}; export it anew.")
     return bound, tuple(inputs)
 
 
