@@ -3,12 +3,14 @@
 import os
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from callbacks import FitMonitor, GradientMonitor
 from callbacks.fit.reader import baseline_of
@@ -37,9 +39,21 @@ def run(line: CommandLine, act: Callable[[ModsCLI, Path | None], None]) -> None:
         path = _checkpoint_path(line)
         checkpoint = read_checkpoint(path) if path else None
         cli = ModsCLI(line, checkpoint=checkpoint, resumed=path if line.verb == "fit" else None)
+        if path and checkpoint:
+            _refuse_lost_weights(cli.model, checkpoint, path)
         del checkpoint  # as large as the model
         with writers_report_once():
             act(cli, path)
+
+
+def _refuse_lost_weights(model: LightningModule, checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Raise a RunError if a trained weight is NaN or infinite: whatever came of it would be worthless."""
+    weights = checkpoint["state_dict"] if isinstance(checkpoint["state_dict"], Mapping) else {}
+    trained = {name: weights.get(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    lost = [name for name, found in trained.items() if isinstance(found, Tensor) and not torch.isfinite(found).all()]
+    if lost:
+        where = f"{lost[0]!r}{f' and {len(lost) - 1} more' if len(lost) > 1 else ''}"
+        raise RunError(f"{path} holds weights that are NaN or infinite, in {where}: its fit diverged.")
 
 
 _MISTAKES = (UsageError, RunError, DataError, ArgumentError, MisconfigurationException, NonFiniteError, OSError)
@@ -199,7 +213,6 @@ def _print_results(cli: ModsCLI, checkpoint: Path | None, *, stage: str) -> None
     if not found:
         how = f"--data.{stage}_path=FILE or --data.{stage}_fraction makes one."
         raise RunError(f"there is no {STAGES[stage]} set: {how}")
-    refuse_lost_weights(cli.model, checkpoint)
     epochs = epochs_done(read_checkpoint(checkpoint)) if checkpoint else 0  # an ensemble of a study has none
     epoch = epochs - 1 if epochs else None
     summary = RunSummary({stage: found}, {stage: _baseline(cli, stage)}, best_epoch=epoch, checkpoint=checkpoint)
@@ -220,17 +233,8 @@ def _predict(cli: ModsCLI, checkpoint: Path | None) -> None:
     outputs = cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     if not cli.trainer.is_global_zero:
         return
-    refuse_lost_weights(cli.model, checkpoint)
     names = getattr(cli.datamodule, "class_names", None)
     say(write_predictions(output, outputs or [], names, checkpoint))
-
-
-def refuse_lost_weights(model: LightningModule, checkpoint: Path | None) -> None:
-    """Raise a RunError if a weight of a model is NaN or infinite: whatever it said would be worthless."""
-    lost = [name for name, p in model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
-    if lost:
-        where = f"{lost[0]!r}{f' and {len(lost) - 1} more' if len(lost) > 1 else ''}"
-        raise RunError(f"{checkpoint} holds weights that are NaN or infinite, in {where}: its fit diverged.")
 
 
 # Each takes a `CommandLine`.

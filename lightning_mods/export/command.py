@@ -21,7 +21,7 @@ from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.cli.flags import FORMATS
 from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.predictions import check_output
-from lightning_mods.cli.verbs import mistakes_in_one_line, refuse_lost_weights, run
+from lightning_mods.cli.verbs import mistakes_in_one_line, run
 from lightning_mods.export.comparison import MADE_ROWS, Difference, difference, in_batches, made_rows, real_rows
 from lightning_mods.export.model import MAX_BATCH, NetworkExample, TableModel, example_of, with_noise, write
 from lightning_mods.export.runtime import Arrays, flat_arrays, open_exported, require
@@ -78,7 +78,6 @@ def _export(cli: ModsCLI, checkpoint: Path | None) -> None:
         say(_DEPRECATED)
     assert checkpoint is not None  # `run` found one, as `export` is no `fit`
     model = _restored(cli.model, checkpoint)
-    refuse_lost_weights(model, checkpoint)
     if isinstance(model, MLPModule) and isinstance(cli.datamodule, TabularDataModule):
         _check_free(schema_path(output), overwrite=overwrite)
         export_table(model, cli.datamodule, file_format, output)

@@ -159,8 +159,8 @@ def test_a_checkpoint_whose_weights_are_no_numbers_is_refused(value):
     assert "broken.ckpt holds weights that are NaN or infinite" in refused(broken(value), "--format=pt2")
 
 
-@pytest.mark.parametrize("verb", ["validate", "test"])
-def test_an_evaluation_of_weights_that_are_no_numbers_is_refused(verb):
+@pytest.mark.parametrize("verb", ["validate", "test", "fit"])
+def test_weights_that_are_no_numbers_are_neither_evaluated_nor_trained_on(verb):
     said = refused(broken(float("nan")), "--data.test_path=train.csv", verb=verb)
     assert "broken.ckpt holds weights that are NaN or infinite, in " in said
 
