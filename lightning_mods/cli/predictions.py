@@ -98,9 +98,7 @@ def write_predictions(output: Path, batches: Iterable[object], class_names: Sequ
             lost += all(cell in _NO_NUMBERS for cell in row[first:])
             yield row
         if lost == count > 0:
-            raise RunError(
-                f"{model} predicts no number (NaN or infinite) for any of {count} rows; nothing was written."
-            )
+            raise RunError(f"{model} predicts no number for any of {count} rows: all are NaN or infinite.")
 
     count = write_csv(output, header, counted())
     some = f"; {lost} of them are no numbers (NaN or infinite)" if lost else ""

@@ -52,6 +52,7 @@ _OPERATIONS = frozenset(
     f"torch.ops.aten.{name}" if "." in name else f"torch.ops.aten.{name}.default" for name in _NAMES.split()
 )
 _CHECK = "torch.ops.aten._assert_tensor_metadata.default"  # of what the weights and the inputs say already
+_ZEROS = "torch.ops.aten.zeros.default"
 _MOST_ZEROS = 1_000_000  # elements of a tensor that stands for no input and no weight
 
 
@@ -234,8 +235,10 @@ def _steps(
         unknown = [name for name in _names(arguments) if name not in known]
         if unknown or step.output in known:
             raise RunError(f"{file} is damaged: its graph has no tensor {(unknown or [step.output])[0][:80]!r}.")
-        if node["target"].endswith(".zeros.default") and math.prod(arguments["size"]) > _MOST_ZEROS:
-            raise RunError(f"{file} asks for {math.prod(arguments['size'])} zeros, which a model of a table does not.")
+        if node["target"] == _ZEROS:
+            arguments.setdefault("device", torch.device("cpu"))
+            if math.prod(arguments["size"]) > _MOST_ZEROS:
+                raise RunError(f"{file} asks for a tensor of {arguments['size']}, which a model of a table does not.")
         known.add(step.output)
         found.append(step)
     return _freed(found, {*outputs})
@@ -245,8 +248,8 @@ def _freed(steps: Sequence[_Step], needed: set[str]) -> tuple[_Step, ...]:
     made = {step.output for step in steps}
     last = []
     for step in reversed(steps):
-        spent = ({*_names(step.arguments), step.output} & made) - needed
-        needed = needed | spent
+        spent = {name for name in (*_names(step.arguments), step.output) if name in made and name not in needed}
+        needed |= spent
         last.append(_Step(step.operation, step.arguments, step.output, tuple(sorted(spent))))
     return tuple(reversed(last))
 

@@ -119,6 +119,10 @@ def node(target, *inputs, output="linear"):
     return {"target": target, "inputs": named, "outputs": outputs, "metadata": {}, "name": output}
 
 
+def named(name):
+    return {"as_tensor": {"name": name}}
+
+
 def with_node(*args):
     return with_json(MODEL, lambda plain: graph(plain)["nodes"].insert(0, node(*args, output="more")))
 
@@ -241,6 +245,27 @@ def test_what_torch_saves_of_plain_tensors_is_opened(saved):
     rows = torch.rand(5, 2)
     wanted = torch.export.load(saved).module()(rows)
     assert (open_exported("pt2", saved)([rows.numpy()])[0] == wanted.detach().numpy()).all()
+
+
+def test_a_call_that_would_take_much_memory_is_made_in_parts(saved, monkeypatch):
+    rows = torch.rand(64, 2).numpy()
+    whole = open_exported("pt2", saved)([rows])[0]
+    monkeypatch.setattr("lightning_mods.export.runtime._MOST_ELEMENTS", 8)
+    assert (open_exported("pt2", saved)([rows])[0] == whole).all()
+
+
+def test_a_row_that_would_take_all_memory_is_refused(saved):
+    """Two vectors of a million numbers that make a square."""
+    vector = {"size": {"as_ints": [1_000_000, 1]}}
+    across = {"size": {"as_ints": [1, 1_000_000]}}
+    nodes = [
+        node("torch.ops.aten.zeros.default", *vector.items(), output="a"),
+        node("torch.ops.aten.zeros.default", *across.items(), output="b"),
+        node("torch.ops.aten.add.Tensor", ("self", named("a")), ("other", named("b")), output="c"),
+    ]
+    bad = with_json(MODEL, lambda plain: graph(plain)["nodes"].extend(nodes))(parts(saved))
+    with pytest.raises(RunError, match=r"bad\.pt2 makes tensors of more than"):
+        open_exported("pt2", bad)([torch.zeros(1, 2).numpy()])
 
 
 @pytest.mark.parametrize("name", PASSED_OVER)
