@@ -1,13 +1,19 @@
 """Predictions as a table on disk."""
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
+from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol, TextIO, runtime_checkable
 
 from callbacks.host.files import replacing
+from lightning_mods.cli.command_line import UsageError
 from lightning_mods.runs import RunError
+
+_NO_NUMBERS = ("nan", "inf", "-inf")
 
 
 @runtime_checkable
@@ -41,17 +47,66 @@ def prediction_rows(
     if class_names is None or len(class_names) != width:
         return [f"prediction_{i}" for i in range(width)], ([*map(_text, row)] for row in rows)
     header = ["prediction", *(f"probability_{name}" for name in class_names)]
-    return header, ([class_names[row.index(max(row))], *map(_text, row)] for row in rows)
+    return header, ([_label(row, class_names), *map(_text, row)] for row in rows)
+
+
+def _label(row: Sequence[float], class_names: Sequence[str]) -> str:
+    return class_names[row.index(max(row))] if all(map(isfinite, row)) else ""
 
 
 def _text(value: float) -> str:
     return f"{value:.9g}"  # nine digits tell every float32 from its neighbours
 
 
+def check_output(output: Path, inputs: Mapping[str, object]) -> None:
+    """Raise an error if `output` is a folder, or a file that is read; `inputs` are paths by their flags."""
+    try:
+        writable = b"\0" not in os.fsencode(output)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        writable = False
+    if not writable:
+        raise UsageError(f"--output needs a path that files can have; {str(output)!r} is none.")
+    if output.is_dir():
+        raise RunError(f"--output needs a file; {output} is a folder.")
+    for flag, path in inputs.items():
+        if path and _is_same(output, str(path)):
+            raise UsageError(f"--output={output} is the file that {flag}={path} is read from; give another --output.")
+
+
+def _is_same(output: Path, path: str) -> bool:
+    """Return whether two paths lead to one file, through links or by two names of it."""
+    with suppress(OSError, ValueError, RuntimeError):  # no path, or one of a user who is not there: no file
+        file = Path(path).expanduser()
+        return output.is_file() and file.is_file() and output.samefile(file)
+    return False
+
+
+def write_predictions(output: Path, batches: Iterable[object], class_names: Sequence[str] | None, model: object) -> str:
+    """Write predictions as a CSV and return what is to be said of it; on an error the file that was there stays.
+
+    A RunError says that no row has a number as its prediction: then something is wrong with `model`, which is named.
+    """
+    header, rows = prediction_rows(batches, class_names)
+    first = 1 if len(header) > 1 and header[0] == "prediction" else 0  # behind the label
+    lost = 0
+
+    def counted() -> Iterator[Sequence[str]]:
+        nonlocal lost
+        count = 0
+        for row in rows:
+            count += 1
+            lost += all(cell in _NO_NUMBERS for cell in row[first:])
+            yield row
+        if lost == count > 0:
+            raise RunError(f"{model} predicts no number for any of {count} rows: all are NaN or infinite.")
+
+    count = write_csv(output, header, counted())
+    some = f"; {lost} of them are no numbers (NaN or infinite)" if lost else ""
+    return f"{count} predictions in {output}{some}"
+
+
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
     """Write a CSV and return its number of rows; on an error the file that was there stays."""
-    if path.is_dir():
-        raise RunError(f"--output needs a file; {path} is a folder.")
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         return _write(file, header, rows)
 

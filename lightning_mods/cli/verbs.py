@@ -21,7 +21,7 @@ from callbacks.host.packages import Callback, LightningDataModule, LightningModu
 from datamodules import DataError, TabularDataModule
 from lightning_mods.cli.command_line import CommandLine, UsageError, disk_error, error_line
 from lightning_mods.cli.lightning_cli import ModsCLI
-from lightning_mods.cli.predictions import prediction_rows, write_csv
+from lightning_mods.cli.predictions import check_output, write_predictions
 from lightning_mods.loggers.progress import EpochTimer, close_loggers, how_to_look
 from lightning_mods.loggers.terminal import STAGES, RunSummary, is_leading, quiet, say, writers_report_once
 from lightning_mods.models.fused.group import SMALL_STEP, step_operations
@@ -30,7 +30,7 @@ from lightning_mods.models.module import MLPModule
 from lightning_mods.runs import RunError, find_checkpoint
 from lightning_mods.runs.checkpoints import LastCheckpoint, metrics_in, read_checkpoint
 from lightning_mods.runs.claim import RunClaim
-from lightning_mods.runs.restoring import no_numbers_in, restoring
+from lightning_mods.runs.restoring import check_weights, restoring
 
 
 def run(line: CommandLine, act: Callable[[ModsCLI, Path | None], None]) -> None:
@@ -40,10 +40,10 @@ def run(line: CommandLine, act: Callable[[ModsCLI, Path | None], None]) -> None:
         line = line.without_sections("study", "space")
         path = _checkpoint_path(line)
         checkpoint = read_checkpoint(path) if path else None
-        if checkpoint is not None and (weight := no_numbers_in(checkpoint)):
-            raise RunError(f"{path} holds NaN in `{weight}`: it predicts nothing; an earlier checkpoint may do.")
         with RunClaim(leads=is_leading()) as claim, writers_report_once(), restoring(path):
             cli = _cli(line, checkpoint, path, claim)
+            if checkpoint is not None:
+                check_weights(cli.model, checkpoint, path)
             del checkpoint  # as large as the model
             act(cli, path)
 
@@ -239,15 +239,21 @@ def _print_results(cli: ModsCLI, checkpoint: Path | None, *, stage: str) -> None
         sys.stdout.write(f"{summary}\n")
 
 
+_TABLES = ("predict_path", "path", "val_path", "test_path")
+
+
 def _predict(cli: ModsCLI, checkpoint: Path | None) -> None:
     if getattr(cli.datamodule, "predict_path", "") is None:
         raise DataError("--data.predict_path is needed: a file with the rows to predict.")
+    output = Path(cli.config.output)
+    tables = {f"--data.{name}": getattr(cli.datamodule, name, None) for name in _TABLES}
+    configs = {f"--{flag.name}": flag.value for flag in cli.line.flags if flag.config is not None}
+    check_output(output, {**tables, **configs, "--ckpt_path": checkpoint})
     outputs = cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     if not cli.trainer.is_global_zero:
         return
-    header, rows = prediction_rows(outputs or [], getattr(cli.datamodule, "class_names", None))
-    count = write_csv(Path(cli.config.output), header, rows)
-    say(f"{count} predictions in {cli.config.output}")
+    names = getattr(cli.datamodule, "class_names", None)
+    say(write_predictions(output, outputs or [], names, checkpoint))
 
 
 # Each takes a `CommandLine`.

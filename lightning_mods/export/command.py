@@ -1,7 +1,9 @@
 """Export of a checkpoint's model as a file for other programs, compared with the checkpoint before it is left there."""
 
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from datamodules.errors import shortened
 from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.cli.flags import FORMATS
 from lightning_mods.cli.lightning_cli import ModsCLI
+from lightning_mods.cli.predictions import check_output
 from lightning_mods.cli.verbs import mistakes_in_one_line, run
 from lightning_mods.export.comparison import MADE_ROWS, Difference, difference, in_batches, made_rows, real_rows
 from lightning_mods.export.model import MAX_BATCH, NetworkExample, TableModel, example_of, with_noise, write
@@ -28,6 +31,9 @@ from lightning_mods.models.module import MLPModule
 from lightning_mods.runs import RunError
 from lightning_mods.runs.checkpoints import read_checkpoint
 from lightning_mods.runs.restoring import not_restored
+
+if sys.platform != "win32":
+    import fcntl
 
 _DEPRECATED = (
     "note: TorchScript is deprecated in PyTorch, and Lightning drops it in 2.8; torch.export replaces it: "
@@ -66,6 +72,9 @@ def _export(cli: ModsCLI, checkpoint: Path | None) -> None:
     output = Path(cli.config.output or f"model{FORMATS[file_format]}")
     overwrite = bool(cli.config.overwrite)
     _check_output(output, file_format, overwrite=overwrite)
+    read = {"--ckpt_path": checkpoint, "--data.path": getattr(cli.datamodule, "path", None)}
+    for path in (output, schema_path(output)):
+        check_output(path, read)
     if file_format == "torchscript":
         say(_DEPRECATED)
     assert checkpoint is not None  # `run` found one, as `export` is no `fit`
@@ -120,17 +129,39 @@ def export_table(model: MLPModule, data: TabularDataModule, file_format: str, ou
     example = tuple(torch.from_numpy(array[:_EXAMPLE_ROWS].copy()) for array in inputs)
     names_in, names_out = ([each["name"] for each in schema[side]] for side in ("inputs", "outputs"))
     network = NetworkExample(TableModel(encoding, model).eval(), example, {}, names_in, names_out)
-    with replacing(output, f".partial{output.suffix}") as file, replacing(schema_path(output)) as beside:
+    turn = ExitStack()
+    with turn, replacing(output, f".partial{output.suffix}") as file, replacing(schema_path(output)) as beside:
         if not write(file_format, network, file):
             raise UsageError(f"{type(model).__name__} takes batches of one length alone; its forward must take any.")
-        found = in_batches(open_exported(file_format, file), inputs, most)
-        apart = difference(found, wanted, 1.0 if names else data.target_std)
-        _refuse_if_apart(apart, file_format)
+        runs = [open_exported(file_format, file, trust=True)]  # as others will run it
+        with suppress(RunError, UsageError):  # and as `predict` does, if it is not for those alone who trust it
+            runs.append(open_exported(file_format, file))
+        for execute in runs:
+            found = in_batches(execute, inputs, most)
+            apart = difference(found, wanted, 1.0 if names else data.target_std)
+            _refuse_if_apart(apart, file_format)
         # The last made-up row and what the model says of it, so that a caller elsewhere can check himself.
         cells = [[None if cell != cell else cell for cell in array[-1].tolist()] for array in inputs]
         schema["example"] = {"inputs": cells, "outputs": [found[0][-1].tolist()]}
         write_schema(schema, file, beside)
-    _print_table_export(output, schema, apart, source=source, real=0 if chunk is None else chunk.num_rows)
+        turn.enter_context(_turn_at(output.parent))  # until both files are in their places
+    trust = " --trust=true" * (len(runs) == 1)
+    _print_table_export(output, schema, apart, source=source, real=0 if chunk is None else chunk.num_rows, trust=trust)
+
+
+@contextmanager
+def _turn_at(folder: Path) -> Iterator[None]:
+    """Let one process at a time put a model and its schema into a folder, so that the two belong together."""
+    if sys.platform == "win32":
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _refuse_if_apart(apart: Difference, file_format: str) -> None:
@@ -162,7 +193,7 @@ def export_module(model: LightningModule, file_format: str, output: Path) -> Non
     network = example_of(model)
     with replacing(output, f".partial{output.suffix}") as file:
         free = write(file_format, network, file)
-        execute = open_exported(file_format, file, list(network.kwargs))
+        execute = open_exported(file_format, file, list(network.kwargs), trust=True)
         wanted, found = [], []
         for args, kwargs in ((network.args, network.kwargs), with_noise(network, free=free)):
             with torch.no_grad():
@@ -175,7 +206,9 @@ def export_module(model: LightningModule, file_format: str, output: Path) -> Non
     _print_module_export(output, file_format, network, apart, free=free)
 
 
-def _print_table_export(output: Path, schema: Mapping[str, Any], apart: Difference, *, source: str, real: int) -> None:
+def _print_table_export(
+    output: Path, schema: Mapping[str, Any], apart: Difference, *, source: str, real: int, trust: str
+) -> None:
     # `real` rows of the table `source` were compared; where there are none, `source` says why not
     lines = [f"{output}  {schema['format']}, {_size(output)}; {schema_path(output).name} beside it describes it"]
     for each in schema["inputs"]:
@@ -188,7 +221,8 @@ def _print_table_export(output: Path, schema: Mapping[str, Any], apart: Differen
     made = f"{MADE_ROWS} made-up ones with gaps and categories never seen"
     rows = f"{real} rows of {source} and {made}" if real else f"{made} (real ones cannot be read: {source})"
     lines.append(f"  checked  largest difference from the checkpoint {apart.largest:.2g}, on {rows}")
-    predict = f"python -m lightning_mods.predict --exported={output} --data.predict_path=new.csv --output=out.csv"
+    rows = "--data.predict_path=new.csv --output=out.csv"
+    predict = f"python -m lightning_mods.predict --exported={output} {rows}{trust}"
     lines.append(f"  run it   {predict}")
     lines.append(f"  or       {_RUN[schema['format']].format(file=str(output))}")
     sys.stdout.write("".join(f"{line}\n" for line in lines))

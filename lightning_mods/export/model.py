@@ -213,7 +213,7 @@ def with_noise(network: NetworkExample, *, free: bool) -> tuple[Any, Any]:
 
 
 def write(file_format: str, network: NetworkExample, path: Path) -> bool:
-    """Write a network to a file, whose name ends in `.pt2` for `aoti`.
+    """Write a network to a file.
 
     Return whether the number of rows is free; else it is that of the example. A network that does what the format has
     no words for is a UsageError.
@@ -261,7 +261,7 @@ def _onnx(program: ExportedProgram, shapes: Any, network: NetworkExample, path: 
         verbose=False,
     )
     assert written is not None
-    written.save(str(path), external_data=False)
+    path.write_bytes(written.model_proto.SerializeToString())
 
 
 def _torchscript(program: ExportedProgram, shapes: Any, network: NetworkExample, path: Path) -> None:
@@ -285,13 +285,17 @@ def _torchscript(program: ExportedProgram, shapes: Any, network: NetworkExample,
 
 
 def _pt2(program: ExportedProgram, shapes: Any, network: NetworkExample, path: Path) -> None:
-    torch.export.save(program, path)
+    buffer = io.BytesIO()  # torch's own writer of files aborts the process where a disk is full
+    torch.export.save(program, buffer)
+    path.write_bytes(buffer.getvalue())
 
 
 def _aoti(program: ExportedProgram, shapes: Any, network: NetworkExample, path: Path) -> None:
     from torch._inductor import aoti_compile_and_package  # its documented place, underscore or not
 
-    aoti_compile_and_package(program, package_path=str(path))
+    buffer = io.BytesIO()
+    aoti_compile_and_package(program, package_path=buffer)
+    path.write_bytes(buffer.getvalue())
 
 
 def _executorch(program: ExportedProgram, shapes: Any, network: NetworkExample, path: Path) -> None:

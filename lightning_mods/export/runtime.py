@@ -1,17 +1,13 @@
 """Exported models opened and run, and `predict --exported` with one: an ONNX file needs no torch for it."""
 
 import io
-import json
 import logging
-import re
 import sys
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -23,8 +19,9 @@ from datamodules.readers import open_table
 from datamodules.readers.table import Table
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
 from lightning_mods.cli.flags import FORMATS
-from lightning_mods.cli.predictions import prediction_rows, write_csv
-from lightning_mods.export.schema import encoding_in, read_schema
+from lightning_mods.cli.predictions import check_output, write_predictions
+from lightning_mods.export.onnx_model import checked_model
+from lightning_mods.export.schema import encoding_in, read_schema, schema_path
 from lightning_mods.runs import RunError
 
 Arrays = Sequence[NDArray[Any]]
@@ -32,12 +29,14 @@ Run = Callable[[Arrays], list[NDArray[Any]]]
 # Packages beyond our own dependencies, by format: to write a file (which is then run), and to run it.
 _TO_WRITE = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "executorch": ("executorch",)}
 _TO_RUN = {"onnx": ("onnxruntime",), "executorch": ("executorch",)}
-# The parts of an archive that torch.export.save writes for plain tensors; data/aotinductor/ would be compiled code.
-_PARTS = ("models/", "data/weights/", "data/constants/", "data/sample_inputs/", "archive_", "byteorder", ".data/")
-# Sizes such as `Symbol('s21', positive=True)` and `Max(1, u0)`: torch hands them to sympy, which evaluates them as
-# Python. Without dots, words in quotes and names of functions in small letters there is nothing to be run.
-_SIZE = re.compile(r"(\d+|'[su]\d+'|[su]\d+|[A-Z]\w*|[a-z]+=(?=True|False)|[\s+\-*/(),<>=])*")
+# What else can be in a file of a format than numbers and known operations; `predict` runs these when it is told to.
+_PROGRAMS = {
+    "torchscript": "a program in a language of its own, which may write files",
+    "aoti": "compiled code, which runs with your rights",
+    "executorch": "a program whose runtime does not check all of it",
+}
 _ROWS = 8192  # rows in a call: enough to be quick, few enough to be small in memory
+_MOST_ELEMENTS = 2**26  # of a tensor that a call of a `.pt2` program makes; more, and the call takes fewer rows
 # Flags of `predict` that an exported model has no use for, but that do no harm.
 _UNUSED = ("trainer", "model", "seed_everything", "watch", "steps_per_execution")
 
@@ -59,35 +58,60 @@ def _check_flags(line: CommandLine) -> None:
     unused = [name for name in line.typed if name.partition(".")[0] in _UNUSED]
     if unused:
         sys.stderr.write(f"note: --{unused[0]} is not used with --exported.\n")
-    line.refuse_unknown(["exported", "output", "data.predict_path", "config", *unused])
+    line.refuse_unknown(["exported", "output", "data.predict_path", "config", "trust", *unused])
 
 
 def _predict(line: CommandLine) -> None:
     path = line.said("data.predict_path")
     if not path:
         raise DataError("--data.predict_path is needed: a file with the rows to predict.")
-    file, output = Path(str(line.said("exported"))).expanduser(), Path(line.said("output") or "predictions.csv")
+    file, output = _expanded(str(line.said("exported"))), Path(str(line.said("output") or "predictions.csv"))
+    configs = {f"--{flag.name}": flag.value for flag in line.flags if flag.config is not None}
+    check_output(output, {"--data.predict_path": path, **configs, "--exported": file, "its schema": schema_path(file)})
     schema = read_schema(file)
     encoding = encoding_in(schema)
     table = open_table(str(path))
     encoding.check_columns(table.names, table.label)
-    if schema["format"] == "aoti":
-        sys.stderr.write(f"note: {file} is compiled code, which runs with your rights: use what you trust.\n")
-    run = open_exported(schema["format"], file)
-    classes = schema["outputs"][0].get("classes")  # by number; None for a regression
-    header, rows = prediction_rows(_predictions(run, encoding, table, schema), classes and list(map(str, classes)))
-    count = write_csv(output, header, rows)
-    sys.stderr.write(f"{count} predictions in {output}\n")
+    run = open_exported(schema["format"], file, trust=_is_trusted(line, schema["format"], file))
+    names = schema["outputs"][0].get("classes")  # by number; None for a regression
+    said = write_predictions(output, _predictions(run, encoding, table, schema, file), names, file)
+    sys.stderr.write(f"{said}\n")
 
 
-def _predictions(run: Run, encoding: Encoding, table: Table, schema: Mapping[str, Any]) -> Iterator[NDArray[Any]]:
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"--exported={path}: there is no such user.") from error
+
+
+def _is_trusted(line: CommandLine, file_format: str, file: Path) -> bool:
+    """Return whether the person who typed the line trusts the file, which no file can say of another."""
+    said = line.typed.get("trust", "false")
+    if said not in ("true", "false"):
+        raise UsageError(f"--trust needs true or false, not {said}.")
+    if said == "false" and file_format in _PROGRAMS:
+        raise UsageError(f"{file} is {_PROGRAMS[file_format]}; --trust=true runs it, if you know where it comes from.")
+    return said == "true"
+
+
+def _predictions(
+    run: Run, encoding: Encoding, table: Table, schema: Mapping[str, Any], file: Path
+) -> Iterator[NDArray[Any]]:
     step = schema["max_batch"] or _ROWS
+    shape = schema["outputs"][0]["shape"][1:]
     infinities, start = InfinityCount(), 0
     for chunk in table.chunks(encoding.inputs):
         rows = raw_rows(encoding, chunk, start, infinities)
         infinities.check(table.label)
         for low in range(0, len(rows), step):
-            yield run(rows[low : low + step].arrays)[0]
+            arrays = rows[low : low + step].arrays
+            found = run(arrays)
+            wanted = (len(arrays[0]), *shape)
+            if [(out.shape, out.dtype.kind) for out in found] != [(wanted, "f")]:
+                shapes = [out.shape for out in found]
+                raise RunError(f"{file} is not the model that its schema describes: it gives {shapes}, not {wanted}.")
+            yield found[0]
         start += chunk.num_rows
     if not start:
         raise DataError(f"{table.label!r} has a header but no rows.")
@@ -116,38 +140,78 @@ def unspoken() -> Iterator[None]:
         logging.disable(before)
 
 
-def open_exported(file_format: str, file: Path, keywords: Sequence[str] = ()) -> Run:
+def open_exported(file_format: str, file: Path, keywords: Sequence[str] = (), *, trust: bool = False) -> Run:
     """Open an exported file and return the function that runs it; a RunError says that it is damaged.
 
-    With `keywords` the inputs of a model in torch go by these names, else by position.
+    Without `trust` it is refused unless it holds nothing but numbers and known operations; with it, it is handed to
+    the runtime of its format as it is. With `keywords` the inputs of a model in torch go by these names, else by
+    position.
     """
     if file_format not in FORMATS:
         raise UsageError(f"A file of the format {file_format!r} cannot be run here; {', '.join(FORMATS)} can.")
+    if file_format in _PROGRAMS and not trust:
+        raise UsageError(f"{file} is {_PROGRAMS[file_format]}.")
     require(file_format, writing=False)
     try:
         with unspoken():
-            without = {"onnx": _onnx, "executorch": _executorch}.get(file_format)
-            run = without(file) if without else _with_torch(file_format, file, keywords)
+            if file_format == "onnx":
+                run = _onnx(file, trust)
+            elif file_format == "pt2" and not trust:
+                run = _program(file)
+            else:
+                run = _executorch(file) if file_format == "executorch" else _with_torch(file_format, file, keywords)
     except RunError:
         raise
-    except Exception as error:  # every runtime has exceptions of its own
-        raise RunError(f"{file} cannot be opened as {file_format}: {' '.join(str(error).split())[:200]}") from error
+    except Exception as error:  # every runtime has exceptions of its own, and a damaged file brings them forth
+        raise RunError(f"{file} cannot be opened as {file_format}: {_why(error)}; export it anew.") from error
 
     def told(arrays: Arrays) -> list[NDArray[Any]]:
         try:
             return run(arrays)
+        except RunError:
+            raise
         except Exception as error:  # every runtime has exceptions of its own
-            raise RunError(f"{file} cannot be run on these rows: {' '.join(str(error).split())[:200]}") from error
+            raise RunError(f"{file} cannot be run on these rows: {_why(error)}") from error
 
     return told
 
 
-def _onnx(file: Path) -> Run:
+def _why(error: Exception) -> str:
+    said = "".join(sign if sign.isprintable() else "?" for sign in " ".join(str(error).split())[:200])
+    return f"{type(error).__name__} {said}" if isinstance(error, LookupError) or not said else said
+
+
+def _onnx(file: Path, trust: bool) -> Run:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what is wrong is said by its exceptions
+    model = str(file) if trust else checked_model(file)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
     return lambda arrays: list(map(np.asarray, session.run(None, dict(zip(names, arrays, strict=True)))))
+
+
+def _program(file: Path) -> Run:
+    import torch
+
+    from lightning_mods.export.torch_program import read_program
+
+    program = read_program(file)
+    most = max(_MOST_ELEMENTS, 2 * program.weight_elements)
+
+    def run(arrays: Arrays) -> list[NDArray[Any]]:
+        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
+        rows = len(arrays[0])
+        if program.elements(*tensors) > most:
+            if rows < 2:
+                raise RunError(f"{file} makes tensors of more than {most:,} numbers for one row; export it anew.")
+            halves = [run([array[part] for array in arrays]) for part in (slice(rows // 2), slice(rows // 2, rows))]
+            return [np.concatenate(outputs) for outputs in zip(*halves, strict=True)]
+        with torch.no_grad():
+            return flat_arrays(program(*tensors))
+
+    return run
 
 
 def _executorch(file: Path) -> Run:
@@ -167,7 +231,6 @@ def _with_torch(file_format: str, file: Path, keywords: Sequence[str]) -> Run:
     if file_format == "torchscript":
         model = torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]
     elif file_format == "pt2":
-        refuse_code(file)
         model = torch.export.load(file).module()
     else:
         from torch._inductor import aoti_load_package  # its documented place, underscore or not
@@ -193,46 +256,3 @@ def tensors_in(value: Any) -> list[Any]:
 def flat_arrays(value: Any) -> list[NDArray[Any]]:
     """Return all tensors of a model's outputs, however they are nested, as arrays."""
     return [tensor.detach().cpu().numpy() for tensor in tensors_in(value)]
-
-
-def refuse_code(file: Path) -> None:
-    """Raise a RunError if a `.pt2` archive holds pickles, compiled code or sizes that are programs.
-
-    `torch.export.load` (2.13) unpickles weights and constants that say `use_pickle`, sample inputs that do not load
-    weights-only, and the older layout; it opens compiled code, and evaluates the expressions of sizes.
-    `torch.export.save` writes none of these for plain tensors.
-    """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            found = next(_code_in(archive), None)
-    except (zipfile.BadZipFile, ValueError, KeyError, RuntimeError, UnpicklingError) as error:
-        raise RunError(f"{file} is no whole .pt2 archive of torch.export, or holds pickles; export it anew.") from error
-    if found is not None:
-        raise RunError(f"{file} holds {found}, which a model of plain tensors has not; export it anew.")
-
-
-def _code_in(archive: zipfile.ZipFile) -> Iterator[str]:
-    import torch
-
-    for name in archive.namelist():
-        inner = name.partition("/")[2]
-        if not inner.startswith(_PARTS):
-            yield inner or name
-        if inner.startswith("data/sample_inputs/"):
-            torch.load(io.BytesIO(archive.read(name)), weights_only=True)
-        elif inner.endswith(".json"):
-            for key, value in _entries(json.loads(archive.read(name))):
-                if key == "use_pickle" and value is not False:
-                    yield f"pickles ({inner})"
-                if key == "expr_str" and not _SIZE.fullmatch(str(value)):
-                    yield f"a size {str(value)[:40]!r}"
-
-
-def _entries(plain: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(plain, dict):
-        for key, value in plain.items():
-            yield key, value
-            yield from _entries(value)
-    elif isinstance(plain, list):
-        for value in plain:
-            yield from _entries(value)

@@ -2,16 +2,19 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datamodules.encoding import CategoryColumn, Column, Encoding, NumericColumn
 from datamodules.readers.delimited import MISSING
+from lightning_mods.cli.flags import FORMATS
 from lightning_mods.runs import RunError
 
 MADE_BY = "lightning_mods.export"
 VERSION = 1
+_LARGEST = 64_000_000  # bytes; a million names of categories are less
 
 
 def schema_path(file: Path) -> Path:
@@ -67,28 +70,31 @@ def _output(target: str, class_names: Sequence[str] | None) -> dict[str, Any]:
 
 def write_schema(schema: Mapping[str, Any], file: Path, path: Path) -> None:
     """Write the schema of `file`, by which it is known again, to `path`."""
-    text = json.dumps({**schema, "sha256": digest(file)}, indent=1, ensure_ascii=False, allow_nan=False)
+    content = {**schema, "sha256": digest(file)}
+    text = json.dumps({**content, "checksum": _checksum(content)}, indent=1, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
 def read_schema(file: Path) -> dict[str, Any]:
     """Return the schema of an exported file; raise a RunError if it is not there, has none, or another file's."""
     if not file.is_file():
-        what = "is a folder" if file.is_dir() else "is not there"
+        what = "is a folder" if file.is_dir() else "is not there" if not file.exists() else "is no ordinary file"
         raise RunError(f"--exported needs a file that `lightning_mods.export` wrote; {file} {what}.")
     path = schema_path(file)
     if not path.is_file():
         lost = f"{file} is none of ours, or has lost its schema: {path.name} is needed beside it"
         raise RunError(f"{lost}, as `lightning_mods.export` writes it for a model of a table.")
+    if path.stat().st_size > _LARGEST:
+        raise RunError(f"{path} is larger than a schema of `lightning_mods.export` can be; export the model anew.")
     try:
-        schema = json.loads(path.read_text(encoding="utf-8"))
-        ours = schema["made_by"] == MADE_BY and schema["version"] == VERSION
-        encoding_in(schema), schema["outputs"][0]["name"], schema["format"]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise RunError(f"{path} is no schema of `lightning_mods.export`; export the model anew.") from error
-    if not ours:
-        raise RunError(f"{path} is no schema of this version of `lightning_mods.export`; export the model anew.")
-    if schema.get("sha256") != digest(file):
+        schema = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # also of bytes that are no text
+        raise RunError(f"{path} is no schema of `lightning_mods.export`: it is no JSON; export it anew.") from error
+    try:
+        _check_schema(schema)
+    except (ValueError, RecursionError, OverflowError) as error:  # lists in lists without end; integers of 400 digits
+        raise RunError(f"{path} is no schema of `lightning_mods.export`: {error}; export the model anew.") from error
+    if schema["sha256"] != digest(file):
         raise RunError(f"{file} is not the file that {path.name} describes: its contents differ; export it anew.")
     return dict(schema)
 
@@ -99,6 +105,12 @@ def digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _checksum(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what a schema says, however its JSON is laid out."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def encoding_in(schema: Mapping[str, Any]) -> Encoding:
     """Return the encoding that reads a table's cells for the model: it knows names, codes and what is missing."""
     return Encoding(tuple(_column(plain) for each in schema["inputs"] for plain in each["columns"]))
@@ -106,7 +118,114 @@ def encoding_in(schema: Mapping[str, Any]) -> Encoding:
 
 def _column(plain: Mapping[str, Any]) -> Column:
     if plain["type"] == "number":
-        junk = bool(plain["text_counts_as_missing"])
-        return NumericColumn(str(plain["name"]), float(plain["mean"]), float(plain["scale"]), junk=junk)
+        return NumericColumn(plain["name"], plain["mean"], plain["scale"], junk=plain["text_counts_as_missing"])
     codes = plain["codes"]
-    return CategoryColumn(str(plain["name"]), tuple(sorted(codes, key=codes.__getitem__)))
+    return CategoryColumn(plain["name"], tuple(sorted(codes, key=codes.__getitem__)))
+
+
+# ------------------------------------------------------------------ what a schema may say
+
+_NUMBER = {"name": str, "type": ("number",), "missing": ("NaN",), "text_counts_as_missing": bool}
+_NUMBER |= {"mean": float, "scale": float}
+_CATEGORY = {"name": str, "type": ("category",), "codes": dict, "unknown": int, "missing": int}
+_INPUTS = {
+    "numbers": {"name": ("numbers",), "dtype": ("float64",), "shape": list, "columns": list},
+    "categories": {"name": ("categories",), "dtype": ("int64",), "shape": list, "columns": list},
+}
+_OUTPUTS = {
+    "prediction": {"name": ("prediction",), "dtype": ("float32",), "shape": list, "unit": str},
+    "probabilities": {"name": ("probabilities",), "dtype": ("float32",), "shape": list, "classes": list, "unit": str},
+}
+_SCHEMA = {
+    **{"made_by": (MADE_BY,), "version": (VERSION,), "format": tuple(FORMATS), "task": str, "target": str},
+    **{"inputs": list, "outputs": list, "max_batch": (int, type(None)), "missing_text": list, "example": dict},
+    **{"sha256": str, "checksum": str},
+}
+_LATER = ("checksum",)  # what older schemas have not
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _check_schema(schema: Any) -> None:
+    """Raise a ValueError, which says what was found and where, for all that `schema_of` would not have written."""
+    if not isinstance(schema, dict) or schema.get("made_by") != MADE_BY:
+        raise ValueError("it is not marked as one")
+    if schema.get("version") != VERSION:
+        raise ValueError("it is of another version")
+    _check_fields(schema, _SCHEMA, "it", _LATER)
+    content = {key: value for key, value in schema.items() if key != "checksum"}
+    if "checksum" in schema and schema["checksum"] != _checksum(content):
+        raise ValueError("it is damaged, as its checksum says")
+    if schema["max_batch"] is not None and schema["max_batch"] < 1:
+        raise ValueError(f"`max_batch` is {schema['max_batch']}")
+    if not all(isinstance(text, str) for text in schema["missing_text"]):
+        raise ValueError("`missing_text` is no list of texts")
+    names = _check_inputs(schema["inputs"])
+    if len({*names}) < len(names):
+        raise ValueError("two of its columns have one name")
+    if len(schema["outputs"]) != 1:
+        raise ValueError(f"it has {len(schema['outputs'])} outputs")
+    _check_output(schema["outputs"][0])
+
+
+def _check_inputs(inputs: Sequence[Any]) -> list[str]:
+    kinds = [each.get("name") if isinstance(each, dict) else None for each in inputs]
+    if kinds not in (["numbers"], ["categories"], ["numbers", "categories"]):
+        raise ValueError(f"its inputs are {_shown(kinds)}")
+    for kind, each in zip(kinds, inputs, strict=True):
+        _check_fields(each, _INPUTS[str(kind)], f"the input `{kind}`")
+        if each["shape"] != ["batch", len(each["columns"])] or not each["columns"]:
+            raise ValueError(
+                f"the input `{kind}` has {len(each['columns'])} columns and the shape {_shown(each['shape'])}"
+            )
+        for column in each["columns"]:
+            _check_fields(column, _NUMBER if kind == "numbers" else _CATEGORY, f"a column of `{kind}`")
+            if kind == "categories":
+                _check_codes(column)
+    return [column["name"] for each in inputs for column in each["columns"]]
+
+
+def _check_codes(column: Mapping[str, Any]) -> None:
+    codes, count = list(column["codes"].values()), len(column["codes"])
+    right = all(type(code) is int for code in codes) and sorted(codes) == list(range(count))
+    if not right or (column["unknown"], column["missing"]) != (count, count + 1):
+        raise ValueError(f"the codes of the column {_shown(column['name'])} do not count from 0")
+
+
+def _check_output(output: Any) -> None:
+    kind = output.get("name") if isinstance(output, dict) else None
+    if kind not in _OUTPUTS:
+        raise ValueError(f"its output is {_shown(kind)}")
+    _check_fields(output, _OUTPUTS[str(kind)], f"the output `{kind}`")
+    classes = output.get("classes")
+    shape = ["batch"] if classes is None else ["batch", len(classes)]
+    if output["shape"] != shape:
+        raise ValueError(f"the output `{kind}` has the shape {_shown(output['shape'])}, not {shape}")
+    named = classes is None or all(isinstance(name, str) for name in classes)
+    if not named or (classes is not None and not 0 < len(classes) == len({*classes})):
+        raise ValueError("its classes are no names, each of its own")
+
+
+def _check_fields(plain: Any, form: Mapping[str, Any], where: str, later: Sequence[str] = ()) -> None:
+    """Compare a dict with the types, or the values that are possible, of its fields."""
+    if not isinstance(plain, dict):
+        raise ValueError(f"{where} is {_shown(plain)}, not fields with values")  # what a file says
+    lacking = [name for name in form if name not in plain and name not in later]
+    if lacking or len(plain) > len(form) or not plain.keys() <= form.keys():
+        odd = f"lacks `{lacking[0]}`" if lacking else f"has {_shown(next(n for n in plain if n not in form))}"
+        raise ValueError(f"{where} {odd}")
+    for name, value in plain.items():
+        wanted = form[name]
+        if isinstance(wanted, tuple) and not any(isinstance(each, type) for each in wanted):
+            fits = any(type(value) is type(each) and value == each for each in wanted)
+        else:
+            kinds = wanted if isinstance(wanted, tuple) else (wanted,)
+            fits = type(value) in kinds or (float in kinds and type(value) is int)
+        if not fits or (wanted is float and not math.isfinite(value)):
+            raise ValueError(f"`{name}` of {where} is {_shown(value)}".replace(" of it ", " "))
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:60]

@@ -216,16 +216,20 @@ def _is_of(value: Any, hint: Any) -> bool:
     return True if hint is Any else isinstance(value, hint)
 
 
-def no_numbers_in(checkpoint: Mapping[str, Any]) -> str | None:
-    """Return a weight that holds NaN; None where none does.
+def check_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path | None) -> None:
+    """Raise a RunError if a weight that is trained is NaN or infinite: whatever came of it would be worthless.
 
-    Of a module that is not ours only where all its weights do: a buffer of somebody's may mean something by it.
+    Buffers, and weights that nothing trains, may mean something by it.
     """
-    tensors = {name: each for name, each in checkpoint["state_dict"].items() if isinstance(each, Tensor)}
-    plain = {name: each for name, each in tensors.items() if each.is_floating_point() and each.layout is torch.strided}
-    spoilt = [name for name, each in plain.items() if not each.is_meta and bool(torch.isnan(each).any())]
-    ours = checkpoint.get("lightning_mods", {}).get("model") in _OURS
-    return spoilt[0] if spoilt and (ours or len(spoilt) == len(plain)) else None
+    weights = checkpoint["state_dict"]
+    trained = {name: weights.get(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    lost = [name for name, found in trained.items() if isinstance(found, Tensor) and not torch.isfinite(found).all()]
+    if lost:
+        where = f"{lost[0]!r}{f' and {len(lost) - 1} more' if len(lost) > 1 else ''}"
+        raise RunError(
+            f"{path} holds weights that are NaN or infinite, in {where}: its fit diverged; an earlier "
+            "checkpoint may do."
+        )
 
 
 # ------------------------------------------------------------------ what it is restored into

@@ -10,7 +10,7 @@ import torch
 
 from datamodules import DataError
 from lightning_mods.cli.command_line import UsageError, error_line
-from lightning_mods.cli.predictions import prediction_rows, write_csv
+from lightning_mods.cli.predictions import check_output, prediction_rows, write_csv, write_predictions
 from lightning_mods.loggers.terminal import RunSummary
 from lightning_mods.runs import RunError
 
@@ -49,6 +49,38 @@ def test_a_device_is_written_to_and_not_replaced():
 def test_a_full_device_raises():
     with pytest.raises(OSError, match="No space left"):
         write_csv(Path("/dev/full"), ["a"], [["1"]] * 10_000)
+
+
+def test_predictions_that_are_no_numbers_are_counted_and_have_no_class(tmp_path):
+    shares = [[0.1, 0.9], [math.nan, math.nan], [0.8, 0.2]]
+    said = write_predictions(tmp_path / "out.csv", [torch.tensor(shares)], ["nan", "b"], "model")
+    assert said == f"3 predictions in {tmp_path / 'out.csv'}; 1 of them are no numbers (NaN or infinite)"
+    assert (tmp_path / "out.csv").read_text().splitlines()[1:] == [
+        "b,0.100000001,0.899999976",
+        ",nan,nan",
+        "nan,0.800000012,0.200000003",
+    ]
+
+
+def test_predictions_without_a_number_are_an_error_and_leave_what_was_there(tmp_path):
+    out = tmp_path / "out.csv"
+    out.write_text("mine")
+    for batch in (torch.full((3,), math.nan), torch.full((3, 2), math.inf)):
+        with pytest.raises(RunError, match="model predicts no number for any of 3 rows"):
+            write_predictions(out, [batch], None, "model")
+    assert out.read_text() == "mine"
+
+
+def test_an_output_that_is_an_input_is_refused_by_whatever_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = Path("rows.csv")
+    rows.write_text("a\n1\n")
+    Path("link.csv").symlink_to(rows)
+    Path("hard.csv").hardlink_to(rows)
+    for name in ("rows.csv", "./rows.csv", "link.csv", "hard.csv", str(rows.resolve())):
+        with pytest.raises(UsageError, match=r"is the file that --data\.predict_path=rows\.csv is read from"):
+            check_output(Path(name), {"--ckpt_path": None, "--data.predict_path": "rows.csv"})
+    check_output(Path("new.csv"), {"--data.predict_path": "rows.csv"})
 
 
 def test_the_summary_shows_every_number_beside_the_trivial_one():

@@ -17,6 +17,15 @@ QUIET = pytest.mark.filterwarnings(
 QUICK = ("--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--watch=[]")
 SUFFIXES = {"onnx": "onnx", "torchscript": "pt", "pt2": "pt2", "aoti": "pt2", "executorch": "pte"}
 NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "executorch": ("executorch",)}
+# What `predict` runs without being told to trust it.
+AS_DATA = ("onnx", "pt2")
+
+
+def predict_exported(file_format, file, *args):
+    trust = [] if file_format in AS_DATA else ["--trust=true"]
+    return succeed("predict", f"--exported={file}", *args, *trust)
+
+
 # Package, table, target: gaps, text, integers, booleans and many rare names; classes and amounts.
 TABLES = [
     ("modeldata", "credit_data", "Status"),

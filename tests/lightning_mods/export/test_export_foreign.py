@@ -84,7 +84,7 @@ def test_anybodys_module_is_exported_without_preprocessing_for_any_number_of_row
     rows = np.arange(12, dtype=np.float32).reshape(3, 4)
     weights = torch.load(next(Path().rglob("last.ckpt")), weights_only=True)["state_dict"]
     wanted = rows @ weights["layer.weight"].numpy().T + weights["layer.bias"].numpy()
-    found = open_exported(file_format, Path(file))([rows])[0]
+    found = open_exported(file_format, Path(file), trust=True)([rows])[0]
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
