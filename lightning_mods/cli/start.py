@@ -20,7 +20,7 @@ from typing import Any
 
 from callbacks.host.files import replacing
 from callbacks.host.packages import CHOICE, PACKAGES, preferred
-from lightning_mods.cli.command_line import CommandLine, UsageError, with_own_classes
+from lightning_mods.cli.command_line import CommandLine, UsageError, error_line, with_own_classes
 from lightning_mods.cli.flags import Reference
 
 # Where a verb's work is; imported when there is some, as that takes seconds.
@@ -61,7 +61,7 @@ def start(verb: str, args: Sequence[str] | None, *, whole_process: bool = False)
         if _is_answered(line, lambda: load("reference")(line), keep=whole_process):
             return
     except UsageError as error:
-        sys.stderr.write(f"{verb}: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"{verb}: {error_line(error)}\n")
         raise SystemExit(2) from None
     load(verb)(line)
 

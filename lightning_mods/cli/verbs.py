@@ -15,9 +15,17 @@ from callbacks.fit.reader import baseline_of
 from callbacks.health.nonfinite import NonFiniteError
 from callbacks.host import logged
 from callbacks.host.lightning import MisconfigurationException
-from callbacks.host.packages import Callback, LightningDataModule, LightningModule, Trainer, is_overridden
+from callbacks.host.packages import PACKAGES, Callback, LightningDataModule, LightningModule, Trainer, is_overridden
 from datamodules import DataError, TabularDataModule
-from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
+from lightning_mods.cli.command_line import (
+    CommandLine,
+    UsageError,
+    causes_of,
+    error_line,
+    naming_its_origin,
+    raised_in,
+    words_of,
+)
 from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.predictions import prediction_rows, write_csv
 from lightning_mods.loggers.progress import EpochTimer, close_loggers, how_to_look
@@ -31,7 +39,7 @@ from lightning_mods.runs.checkpoints import metrics_in, read_checkpoint
 
 def run(line: CommandLine, act: Callable[[ModsCLI, Path | None], None]) -> None:
     """Parse, instantiate and act for a verb, with the CLI and the checkpoint that `--ckpt_path` means."""
-    with mistakes_in_one_line(line.verb):
+    with mistakes_in_one_line(line.verb, line):
         quiet()
         line = line.without_sections("study", "space")
         path = _checkpoint_path(line)
@@ -46,13 +54,24 @@ _MISTAKES = (UsageError, RunError, DataError, ArgumentError, MisconfigurationExc
 
 
 @contextmanager
-def mistakes_in_one_line(verb: str) -> Iterator[None]:
-    """End a person's mistake in one line, which begins with the verb, and exit code 2."""
+def mistakes_in_one_line(verb: str, line: CommandLine | None = None) -> Iterator[None]:
+    """End a person's mistake in one line, which begins with the verb, and exit code 2.
+
+    It is one of the kinds above, or what Lightning or an optimizer of torch's refuses by itself, such as a callback
+    that does not find the metric it was given. What our own code or the user's raises goes on as it is.
+    """
     try:
         yield
-    except _MISTAKES as error:
-        sys.stderr.write(f"{verb}: {error_line(error)}\n")
+    except Exception as error:
+        if not isinstance(error, _MISTAKES) and not f"{raised_in(error)}.".startswith(_REFUSING):
+            raise
+        ours = any(isinstance(each, UsageError | RunError | DataError) for each in causes_of(error))
+        text = error_line(error if isinstance(error, _MISTAKES) else UsageError(words_of(error)))
+        sys.stderr.write(f"{verb}: {text if ours or line is None else naming_its_origin(text, line)}\n")
         raise SystemExit(2) from None
+
+
+_REFUSING = ("torch.optim.", *(f"{name}." for each in PACKAGES.items() for name in each))
 
 
 def _checkpoint_path(line: CommandLine) -> Path | None:

@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import json
 from argparse import ArgumentError
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from callbacks import OptunaSearch
+from callbacks.host.inputs import as_yaml
 from callbacks.host.lightning import Checkpoint, ProgressBar, TensorBoardLogger, Trainer, seed_everything
 from callbacks.host.packages import Callback
 from callbacks.search.plan import SearchError
@@ -314,7 +314,7 @@ def asked_space(line: CommandLine) -> tuple[CommandLine, dict[str, Any]]:
                 raise UsageError(f"--{name} needs a range such as 0..0.5, or a list.")
             asked[name.removeprefix("space.")] = value
     rest = line.without("space")
-    return rest.extended(after=[f"--space={json.dumps(asked)}"] if asked else []), asked
+    return rest.extended(after=[f"--space={as_yaml(asked)}"] if asked else []), asked
 
 
 def _flat(found: Any, where: str, above: str = "") -> dict[str, Any]:
