@@ -10,10 +10,16 @@ from traceback import walk_tb
 from types import FrameType
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from callbacks.host.inputs import as_yaml
-from callbacks.host.lightning import LightningCLI, LightningDataModule, MisconfigurationException
+from callbacks.host.lightning import (
+    LightningArgumentParser,
+    LightningCLI,
+    LightningDataModule,
+    MisconfigurationException,
+)
+from callbacks.host.secrets import without_secrets
 from datamodules import DataError, TabularDataModule
 from lightning_mods.cli.command_line import (
     CommandLine,
@@ -37,6 +43,15 @@ OURS: dict[str, type] = {c.__name__: c for c in (MLPClassifier, MLPRegressor, ML
 BY_TASK = {"classification": ("MLPClassifier", "regression"), "regression": ("MLPRegressor", "classification")}
 # What a section of a class has besides its arguments.
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
+
+
+class ModsParser(LightningArgumentParser):
+    """The parser of the verbs: what it writes of a configuration has no passwords, keys or tokens."""
+
+    def dump(self, namespace: Namespace, *args: Any, hide: bool = True, **kwargs: Any) -> str:
+        """Return a configuration as YAML, with `***` in the place of each secret; not to `hide` is for this process."""
+        text: str = super().dump(without_secrets(namespace) if hide else namespace, *args, **kwargs)
+        return text
 
 
 def find_class(name: str, base: type) -> type:

@@ -13,6 +13,7 @@ from traceback import walk_tb
 from typing import Any
 
 from callbacks.host.inputs import as_yaml, load_yaml, read_bounded
+from callbacks.host.secrets import without_passwords, without_secrets
 from datamodules import DataError
 from datamodules.errors import printable
 from lightning_mods.cli.siblings import NAMES, shadowed
@@ -174,6 +175,20 @@ def _is_plain_file(path: str) -> bool:
         return stat.S_ISREG(Path(path).stat().st_mode)
     except (OSError, ValueError):
         return False
+
+
+def without_secrets_in(line: CommandLine) -> list[str]:
+    """Return the words of a command line with `***` in the place of each secret."""
+    words: list[str] = []
+    for flag in line.flags:
+        value = flag.value or ""
+        said = flag.config if flag.config is not None else from_yaml(value) if value[:1] in ("[", "{") else value
+        hidden = without_secrets(said, f".{flag.name}")
+        if hidden == said or (flag.config is not None and flag.words[-1].endswith(value) and value[:1] != "{"):
+            words += flag.words
+        else:
+            words.append(f"--{flag.name}{'+' * flag.appends}={hidden if isinstance(hidden, str) else as_yaml(hidden)}")
+    return words
 
 
 def _nearest(name: str, names: list[str]) -> str:
@@ -368,15 +383,16 @@ def error_line(error: BaseException) -> str:
 def naming_its_origin(text: str, line: CommandLine) -> str:
     """Put before a line that names no flag and no file of a command line those that it may be about.
 
-    They are the flags whose last word or value is in it, else all that were typed.
+    They are the flags whose last word is in it, or whose value is, else all that were typed.
     """
     typed = {f"--{flag.name}": flag for flag in line.flags if flag.name and flag.value}
     files = [str(flag.value) for flag in line.flags if flag.config is not None and not flag.words[0].endswith("}")]
     if re.search(r"--\w", text) or any(file in text for file in files):
         return text
     words = {word.strip("`'\".,:;()=") for word in re.split(r"[\s=]+", text)}
-    about = [name for name, flag in typed.items() if {name.rpartition(".")[2].lstrip("-"), str(flag.value)} & words]
-    named = about or list(typed) or ["the defaults"]
+    by_name = [name for name in typed if name.rpartition(".")[2].lstrip("-") in words]
+    by_value = [name for name, flag in typed.items() if flag.value in words and len(str(flag.value)) > 1]
+    named = by_name or by_value or list(typed) or ["the defaults"]
     more = f" and {len(named) - 5} more" if len(named) > 5 else ""
     return f"{', '.join(named[:5])}{more}: {text}"
 
@@ -415,5 +431,5 @@ def _plain_types(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    whole = printable(" ".join(text.split()))
+    whole = without_passwords(printable(" ".join(text.split())))
     return whole if len(whole) <= _LONGEST_LINE else f"{whole[:_LONGEST_LINE]}…"

@@ -30,11 +30,13 @@ from callbacks.host.lightning import (
     Trainer,
     instantiate_class,
 )
+from callbacks.host.secrets import HIDDEN, hidden_in
 from datamodules import TabularDataModule
 from lightning_mods.cli.classes import (
     BY_TASK,
     CLASS_KEYS,
     OURS,
+    ModsParser,
     find_class,
     made_from_flags,
     own_arguments,
@@ -113,6 +115,7 @@ class ModsCLI(LightningCLI):
             args=self.line.words,
             seed_everything_default=0,
             trainer_defaults={"max_epochs": MAX_EPOCHS},
+            parser_class=ModsParser,
             save_config_callback=RunRecord if self.verb == "fit" else None,
             parser_kwargs={"prog": f"python -m lightning_mods.{self.verb}", "dump_header": [RUN_MARK], **_STRICT},
             # Our own binding (below) makes the optimizer when it is asked for, so that copies of a model get theirs.
@@ -146,6 +149,11 @@ class ModsCLI(LightningCLI):
                 find_class(value, _CHOICES[flag.name])
         with mistakes_named("the flags cannot be read"):
             self.config = parser.parse_args(args)
+        if self.verb in ("fit", "study") and (left_out := hidden_in(self.config)):
+            name = left_out[0].replace(".init_args.", ".")
+            raise UsageError(
+                f"--{name} is a secret, which a configuration is written without ({HIDDEN}); give it anew."
+            )
         for name in self.line.typed:
             if name.removeprefix("model.") in LINKED:
                 say(f"note: --{name} is ignored, it comes from the data.")

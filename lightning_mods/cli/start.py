@@ -20,7 +20,7 @@ from typing import Any
 
 from callbacks.host.files import replacing
 from callbacks.host.packages import CHOICE, PACKAGES, preferred
-from lightning_mods.cli.command_line import CommandLine, UsageError, error_line, with_own_classes
+from lightning_mods.cli.command_line import CommandLine, UsageError, error_line, with_own_classes, without_secrets_in
 from lightning_mods.cli.flags import Reference
 
 # Where a verb's work is; imported when there is some, as that takes seconds.
@@ -51,7 +51,11 @@ def start(verb: str, args: Sequence[str] | None, *, whole_process: bool = False)
     whole_process = whole_process or args is None
     load = _work_at_once if whole_process else _work  # garbage that others have made should be looked for
     try:
-        line = with_own_classes(CommandLine.parse(verb, sys.argv[1:] if args is None else args))
+        typed = sys.argv[1:] if args is None else args
+        line = CommandLine.parse(verb, _with_secrets(typed) if whole_process else typed)
+        if whole_process:
+            _hide_secrets(line, len(typed))
+        line = with_own_classes(line)
         if verb == "predict" and line.said("exported") is not None and not line.asks_for_help:
             _work("predict --exported")(line)
             return
@@ -64,6 +68,26 @@ def start(verb: str, args: Sequence[str] | None, *, whole_process: bool = False)
         sys.stderr.write(f"{verb}: {error_line(error)}\n")
         raise SystemExit(2) from None
     load(verb)(line)
+
+
+# Environment variable: the words of the command line with their secrets, for the ranks that Lightning starts.
+_WORDS = "LIGHTNING_MODS_WORDS"
+
+
+def _hide_secrets(line: CommandLine, count: int) -> None:
+    """Take passwords and keys out of the last words of `sys.argv`: W&B and Comet write down the command of a run."""
+    hidden = without_secrets_in(line)
+    if hidden != line.words:
+        os.environ[_WORDS] = json.dumps(line.words)
+        sys.argv[len(sys.argv) - count :] = hidden
+
+
+def _with_secrets(typed: Sequence[str]) -> Sequence[str]:
+    """Return words with the secrets that the process which started this one has taken out of them."""
+    kept = json.loads(os.environ.get(_WORDS, "null"))
+    if kept is not None and without_secrets_in(CommandLine.parse("", kept)) == [*typed]:
+        return [str(word) for word in kept]
+    return typed
 
 
 def choose_package(line: CommandLine) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from traceback import walk_tb
 
 import torch
 
@@ -17,6 +18,7 @@ from callbacks.host import logged
 from callbacks.host.lightning import MisconfigurationException
 from callbacks.host.packages import PACKAGES, Callback, LightningDataModule, LightningModule, Trainer, is_overridden
 from datamodules import DataError, TabularDataModule
+from lightning_mods.cli.classes import OUR_PACKAGES
 from lightning_mods.cli.command_line import (
     CommandLine,
     UsageError,
@@ -27,6 +29,7 @@ from lightning_mods.cli.command_line import (
     words_of,
 )
 from lightning_mods.cli.lightning_cli import ModsCLI
+from lightning_mods.cli.loggers import LOGGER_FLAG
 from lightning_mods.cli.predictions import prediction_rows, write_csv
 from lightning_mods.loggers.progress import EpochTimer, close_loggers, how_to_look
 from lightning_mods.loggers.terminal import STAGES, RunSummary, quiet, say, writers_report_once
@@ -63,12 +66,22 @@ def mistakes_in_one_line(verb: str, line: CommandLine | None = None) -> Iterator
     try:
         yield
     except Exception as error:
-        if not isinstance(error, _MISTAKES) and not f"{raised_in(error)}.".startswith(_REFUSING):
+        before = "" if isinstance(error, _MISTAKES) else _refusing(error)
+        if before is None:
             raise
         ours = any(isinstance(each, UsageError | RunError | DataError) for each in causes_of(error))
-        text = error_line(error if isinstance(error, _MISTAKES) else UsageError(words_of(error)))
+        text = error_line(error if isinstance(error, _MISTAKES) else UsageError(before + words_of(error)))
         sys.stderr.write(f"{verb}: {text if ours or line is None else naming_its_origin(text, line)}\n")
         raise SystemExit(2) from None
+
+
+def _refusing(error: BaseException) -> str | None:
+    """Return what to say before an error that a logger's service, Lightning or an optimizer raised; None for others."""
+    inner = f"{raised_in(error)}."
+    places = (f"{frame.f_globals.get('__name__')}." for frame, _ in walk_tb(error.__traceback__))
+    if any(".loggers." in place for place in places) and inner.partition(".")[0] not in OUR_PACKAGES:
+        return f"--{LOGGER_FLAG}: "
+    return "" if inner.startswith(_REFUSING) else None
 
 
 _REFUSING = ("torch.optim.", *(f"{name}." for each in PACKAGES.items() for name in each))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from callbacks.host.files import replacing
+from callbacks.host.secrets import without_secrets
 from callbacks.search.engine import search
 from callbacks.search.plan import OtherSpaceError, Plan, SearchError
 from callbacks.search.results import Progress, ProgressLine, TrialRow, best_trials, corners, counted, importances
@@ -170,7 +171,7 @@ def _settings(cli: StudyCLI, names: Mapping[str, Any]) -> dict[str, Any]:
         chosen = cli.config.get(section)
         if chosen is None:
             continue
-        plain = chosen.as_dict()
+        plain = without_secrets(chosen.as_dict())
         if "class_path" in plain:
             found[section] = plain["class_path"]
             plain = plain.get("init_args", {})
@@ -372,11 +373,7 @@ def _axes(space: Mapping[str, Any], mattered: Sequence[str]) -> list[str]:
 
 def _write_best(study: StudyCommand, row: TrialRow) -> str:
     """Write the whole configuration of a trial's fit, to be given to `fit --config`, under a line of words on it."""
-    config = study.cli.config_with(row.params, study.cli.base_seed)
-    for own in ("study", "space", "config", "ensemble"):
-        config.pop(own, None)
-    text = study.cli.parser.dump(config, skip_validation=True, skip_unset=False)
-    body = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    body = "\n".join(line for line in study.cli.config_text(row.params).splitlines() if not line.startswith("#"))
     metric, path = study.flags.metrics[0], study.folder / _BEST_CONFIG
     words = f"trial {row.number} of study {study.flags.name}: {metric} {row.values[0]:.6g} in its best epoch"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -394,7 +391,7 @@ def _refit(study: StudyCommand, opened: "Study", row: TrialRow) -> None:
         return
     sys.stdout.write(f"\nfit of trial {row.number}:\n")
     sys.stdout.flush()
-    command = [f"--config={study.folder / _BEST_CONFIG}"]
+    command = [f"--config={study.cli.secret_config(row.params) or study.folder / _BEST_CONFIG}"]
     if study.cli.trainer.world_size > 1:
         fit_on_ranks(study.cli.trainer.world_size, command)
     else:
