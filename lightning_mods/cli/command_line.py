@@ -25,7 +25,7 @@ _OPEN_GROUPS = (
     *("optimizer", "lr_scheduler"),
 )
 # Flags that a person types without a value, and that our parser wants to have one.
-_SWITCHES = ("overwrite",)
+_SWITCHES = ("overwrite", "trust")
 
 
 class UsageError(ValueError):

@@ -182,6 +182,11 @@ _GREEDY_HELP = (
 )
 _CHECKPOINT_HELP = "A checkpoint file, or `best` or `last` of the newest run under --trainer.default_root_dir."
 _RESUME_HELP = " Training goes on from it; with `last` and no checkpoint yet it starts anew."
+_TRUST_HELP = (
+    "Whether files of others may name code: typed `false`, a configuration is loaded with our classes, some of "
+    "Lightning's, torch's optimizers and schedulers, and plain values alone; typed `true`, `predict --exported` also "
+    "runs files that are code. In a configuration it counts for nothing."
+)
 _EXPORTED_HELP = (
     "A file that `lightning_mods.export` wrote: it predicts instead of a checkpoint, an ONNX file without torch."
 )
@@ -192,6 +197,7 @@ def add_verb_arguments(parser: Any, verb: str) -> None:
     add, is_fit = parser.add_argument, verb == "fit"
     # The configuration file that a fit leaves has these three, and serves every verb.
     add("--watch", type=Watcher | list[Watcher], default=WATCHERS, help=_WATCH_HELP if is_fit else SUPPRESS)
+    add("--trust", type=bool | None, default=None, help=_TRUST_HELP)
     trains = verb in ("fit", "study")
     add("--recipe", type=Literal[RECIPES], default="default", help=_RECIPE_HELP if trains else SUPPRESS)
     add("--patience", type=int | str, default="auto", help=_PATIENCE_HELP if trains else SUPPRESS)

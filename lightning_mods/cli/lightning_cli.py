@@ -160,7 +160,7 @@ class ModsCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Keep what was asked of this call alone out of the configuration that is written down."""
-        self.config.ckpt_path = None
+        self.config.ckpt_path = self.config.trust = None
 
     def _fact(self, name: str, data: Any) -> Any:
         self._hand_over_state(data)

@@ -22,6 +22,7 @@ from callbacks.host.files import replacing
 from callbacks.host.packages import CHOICE, PACKAGES, preferred
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line, with_own_classes, without_secrets_in
 from lightning_mods.cli.flags import Reference
+from lightning_mods.cli.trust import checked_for_trust, distrusting
 
 # Where a verb's work is; imported when there is some, as that takes seconds.
 _WORK = {
@@ -55,19 +56,22 @@ def start(verb: str, args: Sequence[str] | None, *, whole_process: bool = False)
         line = CommandLine.parse(verb, _with_secrets(typed) if whole_process else typed)
         if whole_process:
             _hide_secrets(line, len(typed))
-        line = with_own_classes(line)
+        line = with_own_classes(checked_for_trust(line))
         if verb == "predict" and line.said("exported") is not None and not line.asks_for_help:
             _work("predict --exported")(line)
             return
         # Not before, as where an exported model runs there need be nothing that these import or look at.
         choose_package(line)
         line = _work("named loggers")(line)
-        if _is_answered(line, lambda: load("reference")(line), keep=whole_process):
-            return
+        with distrusting(line):
+            if _is_answered(line, lambda: load("reference")(line), keep=whole_process):
+                return
     except UsageError as error:
         sys.stderr.write(f"{verb}: {error_line(error)}\n")
         raise SystemExit(2) from None
-    load(verb)(line)
+    work = load(verb)
+    with distrusting(line):
+        work(line)
 
 
 # Environment variable: the words of the command line with their secrets, for the ranks that Lightning starts.

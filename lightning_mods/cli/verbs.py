@@ -69,9 +69,9 @@ def mistakes_in_one_line(verb: str, line: CommandLine | None = None) -> Iterator
         before = "" if isinstance(error, _MISTAKES) else _refusing(error)
         if before is None:
             raise
-        ours = any(isinstance(each, UsageError | RunError | DataError) for each in causes_of(error))
+        is_said = isinstance(causes_of(error)[-1], UsageError | RunError | DataError | NonFiniteError | OSError)
         text = error_line(error if isinstance(error, _MISTAKES) else UsageError(before + words_of(error)))
-        sys.stderr.write(f"{verb}: {text if ours or line is None else naming_its_origin(text, line)}\n")
+        sys.stderr.write(f"{verb}: {text if is_said or line is None else naming_its_origin(text, line)}\n")
         raise SystemExit(2) from None
 
 
