@@ -1,5 +1,6 @@
 """The flags that the verbs have of their own, and the defaults that are not Lightning's."""
 
+import re
 from argparse import SUPPRESS
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +134,8 @@ class StudyFlags:
             raise UsageError(f"--study.direction needs `minimize` or `maximize` for each of {needed}; got {got}.")
         if self.folds < 0 or self.folds == 1:
             raise UsageError(f"--study.folds must be 0 or at least 2, not {self.folds}.")
+        if self.storage is not None and re.fullmatch(r"sqlite(\+\w+)?:(//)?/?(:memory:)?", self.storage):
+            raise UsageError(f"--study.storage={self.storage} is gone when it is closed; name a file, sqlite:///FILE.")
         if self.pruner == "wilcoxon" and self.fits < 2:
             raise UsageError("--study.pruner=wilcoxon compares the fits of a trial; give --study.seeds=6 or more.")
 

@@ -151,9 +151,7 @@ class ModsCLI(LightningCLI):
             self.config = parser.parse_args(args)
         if self.verb in ("fit", "study") and (left_out := hidden_in(self.config)):
             name = left_out[0].replace(".init_args.", ".")
-            raise UsageError(
-                f"--{name} is a secret, which a configuration is written without ({HIDDEN}); give it anew."
-            )
+            raise UsageError(f"--{name}={HIDDEN}: a configuration is written without its secrets; give this one anew.")
         for name in self.line.typed:
             if name.removeprefix("model.") in LINKED:
                 say(f"note: --{name} is ignored, it comes from the data.")

@@ -17,6 +17,7 @@ from callbacks.health.nonfinite import NonFiniteError
 from callbacks.host import logged
 from callbacks.host.lightning import MisconfigurationException
 from callbacks.host.packages import PACKAGES, Callback, LightningDataModule, LightningModule, Trainer, is_overridden
+from callbacks.host.rendezvous import ranks_meet_here
 from datamodules import DataError, TabularDataModule
 from lightning_mods.cli.classes import OUR_PACKAGES
 from lightning_mods.cli.command_line import (
@@ -49,7 +50,7 @@ def run(line: CommandLine, act: Callable[[ModsCLI, Path | None], None]) -> None:
         checkpoint = read_checkpoint(path) if path else None
         cli = ModsCLI(line, checkpoint=checkpoint, resumed=path if line.verb == "fit" else None)
         del checkpoint  # as large as the model
-        with writers_report_once():
+        with writers_report_once(), ranks_meet_here(cli.trainer):
             act(cli, path)
 
 

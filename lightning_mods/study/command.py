@@ -17,7 +17,7 @@ from callbacks.host.secrets import without_secrets
 from callbacks.search.engine import search
 from callbacks.search.plan import OtherSpaceError, Plan, SearchError
 from callbacks.search.results import Progress, ProgressLine, TrialRow, best_trials, corners, counted, importances
-from callbacks.search.storage import open_storage
+from callbacks.search.storage import is_storage_error, open_storage, why
 from callbacks.tuning.ensembles import KeptFits, write_ensemble
 from callbacks.tuning.study import rows_of
 from lightning_mods import fit
@@ -407,12 +407,15 @@ def _quoted(path: Path) -> str:
 
 def study(line: CommandLine) -> None:
     """Search for the settings of a fit."""
-    with mistakes_in_one_line("study"):
+    with mistakes_in_one_line("study", line):
         quiet()
         try:
             _run(StudyCommand(line))
-        except SearchError as error:
-            raise UsageError(str(error)) from error
+        except Exception as error:
+            if not isinstance(error, SearchError) and not is_storage_error(error):
+                raise
+            lost = f"--study.storage was lost ({why(error)}); the same command goes on when it is back."
+            raise UsageError(str(error) if isinstance(error, SearchError) else lost) from error
 
 
 def _run(study: StudyCommand) -> None:
