@@ -1,7 +1,6 @@
 """Callbacks that the end-to-end tests give to the real commands by their dotted path."""
 
 import json
-import os
 from pathlib import Path
 
 from pytorch_lightning import Callback
@@ -9,7 +8,7 @@ from pytorch_lightning import Callback
 
 def listening_addresses():
     """The addresses that this process listens on, as Linux tells them in hexadecimal."""
-    links = [os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    links = [str(each.readlink()) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
     own = {link[len("socket:[") : -1] for link in links if link.startswith("socket:[")}
     lines = [line.split() for each in ("tcp", "tcp6") for line in Path("/proc/net", each).read_text().splitlines()[1:]]
     return sorted({line[1].partition(":")[0] for line in lines if line[3] == "0A" and line[9] in own})
