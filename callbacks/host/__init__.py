@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from callbacks.host.secrets import without_passwords
+
 if TYPE_CHECKING:  # what needs no torch writes files and speaks through here too
     from torch import Tensor
 
@@ -66,7 +68,7 @@ def say(trainer: "Trainer | None", text: str) -> None:
         return
     bar = trainer.progress_bar_callback if trainer else None
     below = "\n" if getattr(bar, "is_enabled", False) and sys.stderr.isatty() else ""
-    sys.stderr.write(below + text.rstrip("\n") + "\n")
+    sys.stderr.write(below + without_passwords(text).rstrip("\n") + "\n")
 
 
 class Guard:

@@ -63,7 +63,7 @@ def search(
     with quiet():
         opened = open_storage(storage, keep=True)
         try:
-            with _lost_storage_in_one_line(), named_search() as run:
+            with _lost_storage_in_one_line(storage), named_search() as run:
                 study = _open_study(opened, storage, space, plan)
                 _Search(train, space, plan, study, report or (lambda progress: None)).run(opened, storage, run)
         finally:
@@ -73,17 +73,18 @@ def search(
 
 
 @contextmanager
-def _lost_storage_in_one_line() -> Iterator[None]:
+def _lost_storage_in_one_line(where: str | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if error.errno not in _FULL_OR_GONE:
             raise
-        raise SearchError(f"The storage cannot be written ({error.strerror}); start again to go on.") from error
+        raise SearchError(f"The storage {where} cannot be written ({error.strerror}); start again to go on.") from error
     except Exception as error:
         if not is_storage_error(error):
             raise
-        raise SearchError(f"The storage was lost ({why(error.__cause__ or error)}); start again to go on.") from error
+        reason = why(error.__cause__ or error)
+        raise SearchError(f"The storage {where} was lost ({reason}); start again to go on.") from error
 
 
 def _open_study(storage: BaseStorage, where: str | None, space: Space, plan: Plan) -> Study:

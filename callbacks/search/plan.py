@@ -8,13 +8,18 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from callbacks.host.secrets import without_passwords
+
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
 
 
 class SearchError(ValueError):
-    """An error that stops a search before or between trials; `str()` of it is one line, fit for a terminal."""
+    """An error that stops a search before or between trials; `str()` of it is one line, without passwords."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_passwords(message))
 
 
 class OtherSpaceError(SearchError):

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
+from callbacks.host.secrets import without_passwords
 from callbacks.search.claims import TrialHistory
 from callbacks.search.optuna_internals import REASON
 from callbacks.search.space import Space, decode
@@ -218,7 +219,7 @@ def closing(
         lines.append("  mattered  " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items()))
     if corner := corners(rows):
         lines.append(f"  verdicts  {corner}")
-    return [*lines, f"  study     {where}"]
+    return [*lines, f"  study     {without_passwords(where)}"]
 
 
 def counted(rows: Sequence[TrialRow]) -> str:

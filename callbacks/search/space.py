@@ -11,8 +11,7 @@ from itertools import product
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from callbacks.host.inputs import load_yaml
 from callbacks.search.plan import SearchError
 
 if TYPE_CHECKING:
@@ -186,9 +185,10 @@ def parse_space(text: object, *, floats: bool = False) -> Dimension:
     if match := _RANGE.fullmatch(text.strip()):
         return _range(text, match[1] or "", match[2], match[3], floats=floats)
     try:
-        return _choice(_numbers(yaml.safe_load(text)), text)
-    except yaml.YAMLError:
+        found = load_yaml(text)
+    except ValueError:
         raise SearchError(f"{_HOW}; {text!r} is none of these.") from None
+    return _choice(_numbers(found), text)
 
 
 def batch_sizes(n_train: int, low: int = 8, high: int = 1024) -> PowersOfTwo:

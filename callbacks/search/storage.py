@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from callbacks.host.files import locked
@@ -63,10 +64,13 @@ def _open_journal(path: Path) -> BaseStorage:
     path = path.absolute()  # a trial may change the working folder
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab"):
-            pass
+        if not path.exists() or path.is_file():  # a pipe would wait for a reader
+            with path.open("ab"):
+                pass
         if not os.access(path.parent, os.W_OK):
             raise PermissionError(13, "the folder cannot be written, and the journal's lock stands there")
+        if not path.is_file():
+            raise SearchError(f"{path} is no file; name a journal of Optuna's, or a new one.")
         start = b'{"op_code":'
         with path.open("rb") as file:
             if not start.startswith(file.read(len(start))):
@@ -74,9 +78,9 @@ def _open_journal(path: Path) -> BaseStorage:
         return _journal(path)
     except OSError as error:
         raise SearchError(f"The journal {path} cannot be written: {error.strerror or error}.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, SearchError):
-            raise
+    except SearchError:
+        raise
+    except Exception as error:  # whatever lines that Optuna did not write make it raise
         raise SearchError(f"The journal {path} cannot be read ({one_line(error)}); name another file.") from error
 
 
@@ -128,7 +132,7 @@ def _drop_half_line(path: Path) -> None:
 
 def _open_database(url: str, *, keep: bool) -> RDBStorage:
     from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
     try:
         parsed = make_url(url)
@@ -146,14 +150,15 @@ def _open_database(url: str, *, keep: bool) -> RDBStorage:
     if is_file:
         try:
             Path(str(parsed.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SearchError(f"The storage {shown} cannot be written: {error.strerror}.") from error
+        except (OSError, ValueError) as error:
+            why_not = getattr(error, "strerror", None) or error
+            raise SearchError(f"The storage {shown} cannot be written: {why_not}.") from error
     try:
         with folder_lock(url):
             return _rdb_storage(parsed, is_file=is_file, keep=keep)
     except ImportError as error:
         raise SearchError(f"The storage {shown} needs a driver: {_driver_hint(url)}") from error
-    except (SQLAlchemyError, RuntimeError, OSError) as error:
+    except Exception as error:  # whatever a driver raises on an address
         raise SearchError(f"The storage {shown} cannot be opened: {why(error)}.") from error
 
 
@@ -198,11 +203,15 @@ def why(error: BaseException) -> str:
 
 
 def is_storage_error(error: BaseException) -> bool:
-    """Return whether an error is the database's and not a trial's."""
-    from optuna.exceptions import StorageInternalError
+    """Return whether an error was raised in a storage: a database that is gone, a journal with lines of others."""
+    from optuna.exceptions import OptunaError, StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
-    return isinstance(error, StorageInternalError | SQLAlchemyError)
+    if isinstance(error, StorageInternalError | SQLAlchemyError):
+        return True
+    places = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__))
+    is_told = isinstance(error, OptunaError | OSError)  # what a caller of Optuna's is to hear, and has its own line
+    return not is_told and any(place.startswith("optuna.storages") for place in places)
 
 
 @contextmanager

@@ -1,22 +1,42 @@
 """The classes of a command line: by short name, from a checkpoint, or as the target asks for."""
 
-import json
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
+from traceback import walk_tb
+from types import FrameType
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
-from callbacks.host.lightning import LightningDataModule
-from datamodules import TabularDataModule
-from lightning_mods.cli.command_line import CommandLine, UsageError
+from callbacks.host.inputs import as_yaml
+from callbacks.host.lightning import (
+    LightningArgumentParser,
+    LightningCLI,
+    LightningDataModule,
+    MisconfigurationException,
+)
+from callbacks.host.secrets import without_secrets
+from datamodules import DataError, TabularDataModule
+from lightning_mods.cli.command_line import (
+    CommandLine,
+    UsageError,
+    causes_of,
+    error_line,
+    mistakes_named,
+    raised_in,
+    words_of,
+)
 from lightning_mods.cli.flags import LINKED
 from lightning_mods.models.classifier import MLPClassifier
 from lightning_mods.models.ensemble import MLPEnsemble
 from lightning_mods.models.regressor import MLPRegressor
+from lightning_mods.runs import RunError
 
+OUR_PACKAGES = ("callbacks", "datamodules", "lightning_mods")
 # Our own classes, by the short name that the command line and our checkpoints use.
 OURS: dict[str, type] = {c.__name__: c for c in (MLPClassifier, MLPRegressor, MLPEnsemble, TabularDataModule)}
 # By task: the model for it, and the other task.
@@ -25,16 +45,23 @@ BY_TASK = {"classification": ("MLPClassifier", "regression"), "regression": ("ML
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 
 
+class ModsParser(LightningArgumentParser):
+    """The parser of the verbs: what it writes of a configuration has no passwords, keys or tokens."""
+
+    def dump(self, namespace: Namespace, *args: Any, hide: bool = True, **kwargs: Any) -> str:
+        """Return a configuration as YAML, with `***` in the place of each secret; not to `hide` is for this process."""
+        text: str = super().dump(without_secrets(namespace) if hide else namespace, *args, **kwargs)
+        return text
+
+
 def find_class(name: str, base: type) -> type:
     """Return the subclass of `base` that a dotted path means, or the short name of one imported; else a UsageError."""
     if name in OURS and issubclass(OURS[name], base):
         return OURS[name]
     module, _, short = name.rpartition(".")
     if module:
-        try:
+        with mistakes_named(f"{name} is needed as a {base.__name__}, but cannot be imported"):
             found = import_class(name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise UsageError(f"{name} is needed as a {base.__name__}, but cannot be imported: {error}.") from error
     else:
         found = next((known for known in _subclasses(base) if known.__name__ == name), None)
     if not isinstance(found, type) or not issubclass(found, base):
@@ -54,6 +81,30 @@ def import_class(path: str) -> Any:
         if error.name != module or "." not in module:
             raise
         return getattr(import_class(module), name)
+
+
+@contextmanager
+def made_from_flags(flag: str) -> Iterator[None]:
+    """Make a UsageError of what a constructor raises on the arguments that a person gave it.
+
+    An error that our own code raises is a defect, unless it is a ValueError, and goes on as it is.
+    """
+    try:
+        yield
+    except (UsageError, DataError, RunError, MisconfigurationException):
+        raise
+    except Exception as error:
+        if any(isinstance(each, UsageError | DataError | RunError) for each in causes_of(error)):
+            raise UsageError(error_line(error)) from error
+        if not isinstance(error, ValueError) and raised_in(error).partition(".")[0] in OUR_PACKAGES:
+            raise
+        made = [frame.f_locals.get("self") for frame, _ in walk_tb(error.__traceback__) if _is_constructor(frame)]
+        chosen = next((type(each).__name__ for each in made if not isinstance(each, LightningCLI)), flag)
+        raise UsageError(f"{chosen} cannot be made with these flags; {words_of(error)}.") from error
+
+
+def _is_constructor(frame: FrameType) -> bool:
+    return frame.f_code.co_name == "__init__"
 
 
 @cache  # 12 ms, and every trial of a study asks
@@ -79,7 +130,7 @@ def with_classes(line: CommandLine, checkpoint: dict[str, Any] | None) -> tuple[
     """
     model, data = line.section("model").get("class_path"), line.section("data").get("class_path")
     base = _remembered(_as_member(line, checkpoint), model, data) if checkpoint else {}
-    words = [f"--config={json.dumps(base)}"] if base else []
+    words = [f"--config={as_yaml(base)}"] if base else []
     table = None
     if not data and "data" not in base:
         words.append("--data=TabularDataModule")
@@ -121,11 +172,20 @@ def _remembered(checkpoint: dict[str, Any], model: str | None, data: str | None)
 
 
 def asked_table(line: CommandLine) -> TabularDataModule:
-    """Make the data module of ours that a command line asks for, before it is parsed."""
-    arguments = line.section("data").get("init_args", {})
-    given = {key: said for key, said in arguments.items() if key in own_arguments(TabularDataModule)}
-    try:
-        return TabularDataModule(**given)
-    except (TypeError, ValueError):  # not as the parser will convert it, or it will say what is wrong
-        keys = ("path", "target", "task", "drop_missing_target")
-        return TabularDataModule(**{key: given[key] for key in keys if given.get(key) is not None})
+    """Make the data module of ours that a command line asks for, before the rest of it is parsed."""
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(TabularDataModule, "data", fail_untyped=False)
+    known, words = own_arguments(TabularDataModule), []
+    for flag in line.flags:
+        name = flag.name.removeprefix("data.").removeprefix("init_args.")
+        if flag.config is not None:
+            said = replace(line, flags=(flag,)).section("data").get("init_args", {})
+            words.append(f"--config={as_yaml({'data': {key: said[key] for key in said if key in known}})}")
+        elif flag.name.startswith("data.") and name in known and flag.value is not None:
+            words.append(
+                f"--data.{name}{'+' * flag.appends}={flag.value}"
+            )  # as it was typed: `1` may be the name of a column
+    with mistakes_named("--data"):
+        given = parser.parse_args(words).data
+    return TabularDataModule(**given.as_dict())

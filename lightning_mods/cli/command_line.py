@@ -1,16 +1,22 @@
 """The command line as one frozen value: flags as typed, configuration files read once; and mistakes in one line."""
 
 import errno
-import json
 import re
+import stat
+from argparse import ArgumentError
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
+from callbacks.host.inputs import as_yaml, load_yaml, read_bounded
+from callbacks.host.secrets import without_passwords, without_secrets
 from datamodules import DataError
+from datamodules.errors import printable
 from lightning_mods.cli.siblings import NAMES, shadowed
 from lightning_mods.runs import RunError
 
@@ -20,7 +26,7 @@ _OPEN_GROUPS = (
     *("optimizer", "lr_scheduler"),
 )
 # Flags that a person types without a value, and that our parser wants to have one.
-_SWITCHES = ("overwrite",)
+_SWITCHES = ("overwrite", "trust")
 
 
 class UsageError(ValueError):
@@ -36,9 +42,14 @@ class Flag:
     words: tuple[str, ...]  # as they were typed
     config: Mapping[str, Any] | None = None  # what the file says that `--config` names; None for every other flag
 
+    @property
+    def appends(self) -> bool:
+        """Whether the value is added to a list, as in `--trainer.callbacks+=Timer`."""
+        return self.words[0].partition("=")[0].endswith("+")
+
     def with_config(self, config: Mapping[str, Any]) -> "Flag":
         """Return the `--config` with other content."""
-        return replace(self, config=config, words=(f"--config={json.dumps(config, default=str)}",))
+        return replace(self, config=config, words=(f"--config={as_yaml(config)}",))
 
 
 @dataclass(frozen=True)
@@ -139,8 +150,46 @@ def _flags(args: Sequence[str], configs: bool = True) -> Iterator[Flag]:
         elif value is None and words and not words[0].startswith("--"):
             value = words.pop(0)
             own.append(value)
-        is_config = configs and value is not None and own[0].partition("=")[0] in ("--config", "-c")
-        yield Flag(name, value, tuple(own), read_config(str(value)) if is_config else None)
+        _check_value(name, value or "")
+        flag = Flag(name, value, tuple(own))
+        if configs and value is not None and own[0].partition("=")[0] in ("--config", "-c"):
+            found = read_config(value)
+            # A pipe can be read once; a file is the parser's, for which paths in it may begin beside it.
+            flag = replace(flag, config=found) if _is_plain_file(value) else flag.with_config(found)
+        yield flag
+
+
+def _check_value(name: str, value: str) -> None:
+    """Raise a UsageError for a value that no parser after us is sure to survive."""
+    if "\0" in value:
+        raise UsageError(f"--{name} holds a NUL character, which no name or number has.")
+    if len(value) > _SHORT and name not in ("config", "c"):
+        try:
+            load_yaml(value)
+        except ValueError as error:
+            if not hasattr(error.__cause__, "problem"):  # what is no YAML may be a text
+                raise UsageError(f"--{name}: {error}.") from error
+
+
+def _is_plain_file(path: str) -> bool:
+    try:
+        return stat.S_ISREG(Path(path).stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def without_secrets_in(line: CommandLine) -> list[str]:
+    """Return the words of a command line with `***` in the place of each secret."""
+    words: list[str] = []
+    for flag in line.flags:
+        value = flag.value or ""
+        said = flag.config if flag.config is not None else from_yaml(value) if value[:1] in ("[", "{") else value
+        hidden = without_secrets(said, f".{flag.name}")
+        if hidden == said or (flag.config is not None and flag.words[-1].endswith(value) and value[:1] != "{"):
+            words += flag.words
+        else:
+            words.append(f"--{flag.name}{'+' * flag.appends}={hidden if isinstance(hidden, str) else as_yaml(hidden)}")
+    return words
 
 
 def _nearest(name: str, names: list[str]) -> str:
@@ -171,31 +220,59 @@ def _looked_up(config: Any, key: str) -> Any:
     return found
 
 
+# ------------------------------------------------------------------ configurations
+
+_SHORT = 100  # characters in which nothing can be too deep or too many
+_LARGEST = 1_000_000  # bytes of a configuration; PyYAML reads as many in ten seconds
+
+
 def read_config(text: str) -> dict[str, Any]:
     """Read the sections of a YAML file, given by its path or as JSON; a UsageError says why they cannot be read."""
-    import yaml  # here, as a prediction with an exported model needs none of it
-
-    try:
-        content = yaml.safe_load(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"--config needs a YAML file that can be read; {text}: {why}.") from error
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        raise UsageError(f"--config needs YAML; {text}{line} is not.") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"--config needs YAML with sections such as `model:` and `data:`; {text} has none.")
+    named = text if len(text) <= 200 else f"{text[:200]}…"
+    with mistakes_named(f"--config needs a YAML file that can be read; {named}"):
+        content = load_yaml(text if text.lstrip().startswith("{") else _text_of(text))
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise UsageError(f"--config needs YAML with sections such as `model:` and `data:`; {named} has none.")
+    for section in _SECTIONS:
+        _check_section(section, content.get(section), named)
     return content
+
+
+_SECTIONS = ("model", "data", "trainer", "optimizer", "lr_scheduler", "study", "space")
+
+
+def _check_section(section: str, said: Any, named: str) -> None:
+    """Raise a UsageError for a section that has not the shape of one; what is in it the parser checks."""
+    takes_class = section in ("model", "data", "optimizer", "lr_scheduler")
+    is_word = said is None or (takes_class and isinstance(said, str))
+    if not is_word and not (isinstance(said, dict) and all(isinstance(name, str) for name in said)):
+        what = "a class or its arguments" if takes_class else "flags"
+        raise UsageError(f"--config={named}: `{section}:` needs {what}, not {shortened_value(said)}.")
+    if takes_class and isinstance(said, dict):
+        for part, kind, needed in (("class_path", str, "a name"), ("init_args", dict, "arguments")):
+            if not isinstance(said.get(part), kind | None):
+                found = shortened_value(said[part])
+                raise UsageError(f"--config={named}: `{section}.{part}:` needs {needed}, not {found}.")
+
+
+def shortened_value(value: Any) -> str:
+    """Return a value as Python writes it, cut short where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+def _text_of(path: str) -> str:
+    content, is_all = read_bounded(Path(path), _LARGEST)
+    if not is_all:
+        raise ValueError(f"it is larger than {_LARGEST // 1_000_000} MB")
+    return content.decode("utf-8-sig")
 
 
 def from_yaml(value: str) -> Any:
     """Read a value as YAML; what is none stays the text it is."""
-    import yaml
-
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
+        return load_yaml(value)
+    except ValueError:
         return value
 
 
@@ -250,6 +327,7 @@ def _exists(path: str) -> bool:
 # ------------------------------------------------------------------ mistakes
 
 _KEY = re.compile(r'(?:Parser key|Key) "([^"]+)"')
+_LONGEST, _LONGEST_LINE = 600, 2000  # characters of what others say, and of a line
 # What jsonargparse says around and beside the reason.
 _NOISE = re.compile(
     r"^(Does not validate against|Subtypes:|Errors:|Given value|Problem with given|Expected a <class 'NoneType'>"
@@ -260,9 +338,42 @@ _NOISE = re.compile(
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
+@contextmanager
+def mistakes_named(what: str) -> Iterator[None]:
+    """Make a UsageError, which begins with `what` it was about, of all that a parser or reader of others raises.
+
+    What is in one line already stays; what a module of the user's does when it is imported, such as ending the process,
+    counts too. Around our own code it would hide our defects.
+    """
+    try:
+        yield
+    except (UsageError, DataError, RunError, ArgumentError):
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and raised_in(error).startswith(("argparse", "jsonargparse")):
+            raise  # it has printed what was asked for
+        raise UsageError(f"{what}: {words_of(error)}.") from error
+
+
+def raised_in(error: BaseException) -> str:
+    """Return the name of the module whose code raised an error."""
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", ""))
+
+
+def words_of(error: BaseException) -> str:
+    """Put an error of others in one line without a full stop, with its kind where its text needs that."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split()).rstrip(".") or "it"
+    plain = isinstance(error, ValueError | ImportError | UsageError)
+    text = text if plain else f"{type(error).__name__}: {text}"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
 def error_line(error: BaseException) -> str:
     """Put an error of ours, jsonargparse's or the system's in one line: the first message of ours, else the gist."""
-    chain = _chain(error)
+    chain = causes_of(error)
     for cause in chain:
         if isinstance(cause, DataError | UsageError | RunError):
             return _one_line(str(cause))
@@ -275,11 +386,29 @@ def error_line(error: BaseException) -> str:
 
 def disk_error(error: BaseException) -> OSError | None:
     """Return the system's error behind one that a library made of it: a disk that is full, failing or not to write."""
-    found = (cause for cause in _chain(error) if isinstance(cause, OSError) and cause.errno in _DISK)
+    found = (cause for cause in causes_of(error) if isinstance(cause, OSError) and cause.errno in _DISK)
     return next(found, None)
 
 
-def _chain(error: BaseException) -> list[BaseException]:
+def naming_its_origin(text: str, line: CommandLine) -> str:
+    """Put before a line that names no flag and no file of a command line those that it may be about.
+
+    They are the flags whose last word is in it, or whose value is, else all that were typed.
+    """
+    typed = {f"--{flag.name}": flag for flag in line.flags if flag.name and flag.value}
+    files = [str(flag.value) for flag in line.flags if flag.config is not None and not flag.words[0].endswith("}")]
+    if re.search(r"--\w", text) or any(file in text for file in files):
+        return text
+    words = {word.strip("`'\".,:;()=") for word in re.split(r"[\s=]+", text)}
+    by_name = [name for name in typed if name.rpartition(".")[2].lstrip("-") in words]
+    by_value = [name for name, flag in typed.items() if flag.value in words and len(str(flag.value)) > 1]
+    named = by_name or by_value or list(typed) or ["the defaults"]
+    more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+    return f"{', '.join(named[:5])}{more}: {text}"
+
+
+def causes_of(error: BaseException) -> list[BaseException]:
+    """Return an error and those behind it, the outermost first."""
     chain, current = [], error
     while current is not None and current not in chain:
         chain.append(current)
@@ -312,4 +441,5 @@ def _plain_types(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    whole = without_passwords(printable(" ".join(text.split())))
+    return whole if len(whole) <= _LONGEST_LINE else f"{whole[:_LONGEST_LINE]}…"

@@ -1,5 +1,6 @@
 """The flags that the verbs have of their own, and the defaults that are not Lightning's."""
 
+import re
 from argparse import SUPPRESS
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +134,8 @@ class StudyFlags:
             raise UsageError(f"--study.direction needs `minimize` or `maximize` for each of {needed}; got {got}.")
         if self.folds < 0 or self.folds == 1:
             raise UsageError(f"--study.folds must be 0 or at least 2, not {self.folds}.")
+        if self.storage is not None and re.fullmatch(r"sqlite(\+\w+)?:(//)?/?(:memory:)?", self.storage):
+            raise UsageError(f"--study.storage={self.storage} is gone when it is closed; name a file, sqlite:///FILE.")
         if self.pruner == "wilcoxon" and self.fits < 2:
             raise UsageError("--study.pruner=wilcoxon compares the fits of a trial; give --study.seeds=6 or more.")
 
@@ -182,6 +185,11 @@ _GREEDY_HELP = (
 )
 _CHECKPOINT_HELP = "A checkpoint file, or `best` or `last` of the newest run under --trainer.default_root_dir."
 _RESUME_HELP = " Training goes on from it; with `last` and no checkpoint yet it starts anew."
+_TRUST_HELP = (
+    "Whether files of others may name code: typed `false`, a configuration is loaded with our classes, some of "
+    "Lightning's, torch's optimizers and schedulers, and plain values alone; typed `true`, `predict --exported` also "
+    "runs files that are code. In a configuration it counts for nothing."
+)
 _EXPORTED_HELP = (
     "A file that `lightning_mods.export` wrote: it predicts instead of a checkpoint, an ONNX file without torch."
 )
@@ -192,6 +200,7 @@ def add_verb_arguments(parser: Any, verb: str) -> None:
     add, is_fit = parser.add_argument, verb == "fit"
     # The configuration file that a fit leaves has these three, and serves every verb.
     add("--watch", type=Watcher | list[Watcher], default=WATCHERS, help=_WATCH_HELP if is_fit else SUPPRESS)
+    add("--trust", type=bool | None, default=None, help=_TRUST_HELP)
     trains = verb in ("fit", "study")
     add("--recipe", type=Literal[RECIPES], default="default", help=_RECIPE_HELP if trains else SUPPRESS)
     add("--patience", type=int | str, default="auto", help=_PATIENCE_HELP if trains else SUPPRESS)

@@ -1,5 +1,6 @@
 """The Lightning CLI of the verbs: the place where the three packages meet."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
@@ -31,10 +32,20 @@ from callbacks.host.lightning import (
     Trainer,
     instantiate_class,
 )
+from callbacks.host.secrets import HIDDEN, hidden_in
 from datamodules import TabularDataModule
 from datamodules.readers.limits import MAX_EXPANSION
-from lightning_mods.cli.classes import BY_TASK, CLASS_KEYS, OURS, find_class, own_arguments, with_classes
-from lightning_mods.cli.command_line import CommandLine, UsageError, error_line, short_class_paths
+from lightning_mods.cli.classes import (
+    BY_TASK,
+    CLASS_KEYS,
+    OURS,
+    ModsParser,
+    find_class,
+    made_from_flags,
+    own_arguments,
+    with_classes,
+)
+from lightning_mods.cli.command_line import CommandLine, UsageError, mistakes_named, short_class_paths
 from lightning_mods.cli.flags import ABOUT, EXAMPLES, LINKED, MAX_EPOCHS, Reference, add_verb_arguments
 from lightning_mods.cli.loggers import LOGGER_FLAG, RunPlace, as_list, asks_for_logger, with_places
 from lightning_mods.cli.recipe import with_recipe
@@ -136,6 +147,7 @@ _CHOICES: dict[str, type] = {"optimizer": Optimizer, "lr_scheduler": LRScheduler
 _CHOICES |= {"trainer.callbacks": Callback, "trainer.logger": Logger}
 
 
+MOST_MEMBERS = 1000  # of an ensemble
 _STRICT = {"allow_abbrev": False, "exit_on_error": False}
 
 
@@ -168,6 +180,7 @@ class ModsCLI(LightningCLI):
             args=self.line.words,
             seed_everything_default=0,
             trainer_defaults={"max_epochs": MAX_EPOCHS},
+            parser_class=ModsParser,
             save_config_callback=RunRecord if self.verb == "fit" else None,
             parser_kwargs={"prog": f"python -m lightning_mods.{self.verb}", "dump_header": [RUN_MARK], **_STRICT},
             # Our own binding (below) makes the optimizer when it is asked for, so that copies of a model get theirs.
@@ -199,14 +212,18 @@ class ModsCLI(LightningCLI):
             value = flag.value or ""
             if flag.name in _CHOICES and value.isidentifier() and value not in ("null", "true", "false"):
                 find_class(value, _CHOICES[flag.name])
-        self.config = parser.parse_args(args)
+        with mistakes_named("the flags cannot be read"):
+            self.config = parser.parse_args(args)
+        if self.verb in ("fit", "study") and (left_out := hidden_in(self.config)):
+            name = left_out[0].replace(".init_args.", ".")
+            raise UsageError(f"--{name}={HIDDEN}: a configuration is written without its secrets; give this one anew.")
         for name in self.line.typed:
             if name.removeprefix("model.") in LINKED:
                 say(f"note: --{name} is ignored, it comes from the data.")
 
     def before_instantiate_classes(self) -> None:
         """Keep what was asked of this call alone out of the configuration that is written down."""
-        self.config.ckpt_path = None
+        self.config.ckpt_path = self.config.trust = None
 
     def _fact(self, name: str, data: Any) -> Any:
         self._hand_over_state(data)
@@ -235,9 +252,8 @@ class ModsCLI(LightningCLI):
         if table is not None and {**unsaid, **table.hparams} == self.config.data.init_args.as_dict():
             self.config.data = table  # it has read the table already
         try:
-            super().instantiate_classes()
-        except (ValueError, ImportError) as error:
-            raise UsageError(error_line(error)) from error
+            with made_from_flags("what --config names"):
+                super().instantiate_classes()
         finally:
             # config.yaml is for other runs too
             self.config.trainer.logger, self.config.data = logger, self._asked_data
@@ -267,12 +283,14 @@ class ModsCLI(LightningCLI):
         own = type(self.model).configure_optimizers
 
         def configure_optimizers(module: LightningModule) -> Any:
-            made = instantiate_class(module.parameters(), optimizer) if optimizer else own(module)
+            with made_from_flags("--optimizer"):
+                made = instantiate_class(module.parameters(), optimizer) if optimizer else own(module)
             if scheduler is None:
                 return made
             if not isinstance(made, Optimizer):
                 raise UsageError("--lr_scheduler needs a model with one optimizer; this one has its own set.")
-            return LightningCLI.configure_optimizers(module, made, instantiate_class(made, scheduler))
+            with made_from_flags("--lr_scheduler"):
+                return LightningCLI.configure_optimizers(module, made, instantiate_class(made, scheduler))
 
         self.model.configure_optimizers = MethodType(configure_optimizers, self.model)
 
@@ -294,7 +312,17 @@ class ModsCLI(LightningCLI):
             self._give_run_folder(config)
         if config.profiler is None:
             config.profiler = NoProfiler()
-        return super().instantiate_trainer(**kwargs)
+        if not config.accumulate_grad_batches >= 1:
+            raise UsageError(
+                f"--trainer.accumulate_grad_batches must be at least 1, not {config.accumulate_grad_batches}."
+            )
+        trainer = super().instantiate_trainer(**kwargs)
+        most = max(64, 8 * (os.cpu_count() or 1))
+        if trainer.num_devices > most:
+            raise UsageError(
+                f"--trainer.devices={trainer.num_devices} would start as many processes; {most} are the most."
+            )
+        return trainer
 
     @property
     def root(self) -> Path:
@@ -358,7 +386,7 @@ class ModsCLI(LightningCLI):
     def _placed(self, asked: Any) -> Any:
         """Place the loggers that were asked for; a verb that only looks has those of its own flags."""
         if not asks_for_logger(asked):
-            return asked
+            return asked if asked != [] else False
         if self.verb != "fit" and LOGGER_FLAG not in self.line.typed:
             return False
         return with_places(asked, self.place if self.verb == "fit" else RunPlace(self.root, self.root))
@@ -387,6 +415,8 @@ def _ensemble_of(model: LightningModule, count: Any) -> LightningModule:
     if not isinstance(count, int) or count < 1:
         of_study = "; greedy is for a study" if count == "greedy" else ""
         raise UsageError(f"--ensemble needs a number of models, such as 8, not {count}{of_study}.")
+    if count > MOST_MEMBERS:
+        raise UsageError(f"--ensemble={count} is more than can be trained at once; {MOST_MEMBERS} are the most.")
     if isinstance(model, MLPEnsemble):
         if len(model.members) != count:
             raise UsageError(f"--ensemble={count} does not fit --model, which has {len(model.members)} members.")

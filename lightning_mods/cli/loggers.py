@@ -1,6 +1,5 @@
 """The loggers of a fit: by short name, `--trainer.logger=wandb`, told where to write if nothing else was said."""
 
-import json
 import netrc
 import os
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from callbacks.host.inputs import as_yaml
 from callbacks.host.packages import preferred
 from lightning_mods.cli.command_line import CommandLine, UsageError, from_yaml
 from lightning_mods.loggers import BUILD_VISDOM
@@ -54,14 +54,13 @@ def with_named_loggers(line: CommandLine) -> CommandLine:
     flags = []
     for flag in line.flags:
         if flag.name == LOGGER_FLAG and flag.value is not None and flag.value.lower() not in _PLAIN:
-            plus = "+" if flag.words[0].partition("=")[0].endswith("+") else ""
             found = _class_of(flag.value, flag.value)
-            value = found if isinstance(found, str) else json.dumps(found)
-            flag = replace(flag, value=value, words=(f"--{LOGGER_FLAG}{plus}={value}",))
+            value = found if isinstance(found, str) else as_yaml(found)
+            flag = replace(flag, value=value, words=(f"--{LOGGER_FLAG}{'+' * flag.appends}={value}",))
         trainer = (flag.config or {}).get("trainer")
         asked = trainer.get("logger") if isinstance(trainer, dict) else None
         if isinstance(asked, str | list | dict):
-            found = _class_of(asked, json.dumps(asked, default=str))
+            found = _class_of(asked, as_yaml(asked))
             if found != asked:
                 flag = flag.with_config({**(flag.config or {}), "trainer": {**(trainer or {}), "logger": found}})
         flags.append(flag)

@@ -1,11 +1,11 @@
 """The recipe: what `fit` and `study` set where nobody says anything, by the size of the table and its task."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from callbacks.host.inputs import as_yaml
 from callbacks.host.lightning import LightningDataModule, LightningModule
 from datamodules import TabularDataModule
 from lightning_mods.cli.classes import asked_table, find_class
@@ -83,7 +83,7 @@ def with_recipe(
         if model is not MLPEnsemble:  # its members' settings are given
             config["model"] = {"class_path": _path(model), "init_args": _fitting(model_settings(facts), line)}
     config["trainer"] = _fitting(trainer_settings(recipe, facts), line)
-    return line.extended(before=[f"--config={json.dumps(config)}"]), table
+    return line.extended(before=[f"--config={as_yaml(config)}"]), table
 
 
 def _path(chosen: type) -> str:

@@ -20,8 +20,9 @@ from typing import Any
 
 from callbacks.host.files import replacing
 from callbacks.host.packages import CHOICE, PACKAGES, preferred
-from lightning_mods.cli.command_line import CommandLine, UsageError, with_own_classes
+from lightning_mods.cli.command_line import CommandLine, UsageError, error_line, with_own_classes, without_secrets_in
 from lightning_mods.cli.flags import Reference
+from lightning_mods.cli.trust import checked_for_trust, distrusting
 
 # Where a verb's work is; imported when there is some, as that takes seconds.
 _WORK = {
@@ -61,19 +62,46 @@ def start(verb: str, args: Sequence[str] | None, *, whole_process: bool = False)
 def _answer_or_work(verb: str, args: Sequence[str] | None, whole_process: bool) -> None:
     load = _work_at_once if whole_process else _work  # garbage that others have made should be looked for
     try:
-        line = with_own_classes(CommandLine.parse(verb, sys.argv[1:] if args is None else args))
+        typed = sys.argv[1:] if args is None else args
+        line = CommandLine.parse(verb, _with_secrets(typed) if whole_process else typed)
+        if whole_process:
+            _hide_secrets(line, len(typed))
+        line = with_own_classes(checked_for_trust(line))
         if verb == "predict" and line.said("exported") is not None and not line.asks_for_help:
             _work("predict --exported")(line)
             return
         # Not before, as where an exported model runs there need be nothing that these import or look at.
         choose_package(line)
         line = _work("named loggers")(line)
-        if _is_answered(line, lambda: load("reference")(line), keep=whole_process):
-            return
+        with distrusting(line):
+            if _is_answered(line, lambda: load("reference")(line), keep=whole_process):
+                return
     except UsageError as error:
-        sys.stderr.write(f"{verb}: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"{verb}: {error_line(error)}\n")
         raise SystemExit(2) from None
-    load(verb)(line)
+    work = load(verb)
+    with distrusting(line):
+        work(line)
+
+
+# Environment variable: the words of the command line with their secrets, for the ranks that Lightning starts.
+_WORDS = "LIGHTNING_MODS_WORDS"
+
+
+def _hide_secrets(line: CommandLine, count: int) -> None:
+    """Take passwords and keys out of the last words of `sys.argv`: W&B and Comet write down the command of a run."""
+    hidden = without_secrets_in(line)
+    if hidden != line.words:
+        os.environ[_WORDS] = json.dumps(line.words)
+        sys.argv[len(sys.argv) - count :] = hidden
+
+
+def _with_secrets(typed: Sequence[str]) -> Sequence[str]:
+    """Return words with the secrets that the process which started this one has taken out of them."""
+    kept = json.loads(os.environ.get(_WORDS, "null"))
+    if kept is not None and without_secrets_in(CommandLine.parse("", kept)) == [*typed]:
+        return [str(word) for word in kept]
+    return typed
 
 
 def choose_package(line: CommandLine) -> None:

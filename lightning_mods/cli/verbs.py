@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -17,10 +18,22 @@ from callbacks.fit.reader import baseline_of
 from callbacks.health.nonfinite import NonFiniteError
 from callbacks.host import logged
 from callbacks.host.lightning import MisconfigurationException
-from callbacks.host.packages import Callback, LightningDataModule, LightningModule, Trainer, is_overridden
+from callbacks.host.packages import PACKAGES, Callback, LightningDataModule, LightningModule, Trainer, is_overridden
+from callbacks.host.rendezvous import ranks_meet_here
 from datamodules import DataError, TabularDataModule
-from lightning_mods.cli.command_line import CommandLine, UsageError, disk_error, error_line
+from lightning_mods.cli.classes import OUR_PACKAGES
+from lightning_mods.cli.command_line import (
+    CommandLine,
+    UsageError,
+    causes_of,
+    disk_error,
+    error_line,
+    naming_its_origin,
+    raised_in,
+    words_of,
+)
 from lightning_mods.cli.lightning_cli import ModsCLI
+from lightning_mods.cli.loggers import LOGGER_FLAG
 from lightning_mods.cli.predictions import check_output, write_predictions
 from lightning_mods.loggers.progress import EpochTimer, close_loggers, how_to_look
 from lightning_mods.loggers.terminal import STAGES, RunSummary, is_leading, quiet, say, writers_report_once
@@ -35,7 +48,7 @@ from lightning_mods.runs.restoring import check_weights, restoring
 
 def run(line: CommandLine, act: Callable[[ModsCLI, Path | None], None]) -> None:
     """Parse, instantiate and act for a verb, with the CLI and the checkpoint that `--ckpt_path` means."""
-    with mistakes_in_one_line(line.verb):
+    with mistakes_in_one_line(line.verb, line):
         quiet()
         line = line.without_sections("study", "space")
         path = _checkpoint_path(line)
@@ -45,7 +58,8 @@ def run(line: CommandLine, act: Callable[[ModsCLI, Path | None], None]) -> None:
             if checkpoint is not None:
                 check_weights(cli.model, checkpoint, path)
             del checkpoint  # as large as the model
-            act(cli, path)
+            with ranks_meet_here(cli.trainer):
+                act(cli, path)
 
 
 def _cli(line: CommandLine, checkpoint: dict[str, Any] | None, path: Path | None, claim: RunClaim) -> ModsCLI:
@@ -64,18 +78,36 @@ _MISTAKES = (UsageError, RunError, DataError, ArgumentError, MisconfigurationExc
 
 
 @contextmanager
-def mistakes_in_one_line(verb: str) -> Iterator[None]:
-    """End a person's mistake in one line, which begins with the verb, and exit code 2; likewise on a full disk.
+def mistakes_in_one_line(verb: str, line: CommandLine | None = None) -> Iterator[None]:
+    """End a person's mistake in one line, which begins with the verb, and exit code 2.
 
-    Loggers' packages put an error of their own around the system's.
+    It is one of the kinds above, or what Lightning or an optimizer of torch's refuses by itself, such as a callback
+    that does not find the metric it was given; or a full disk, around which packages put an error of their own. What
+    our own code or the user's raises goes on as it is.
     """
     try:
         yield
     except Exception as error:
-        if not isinstance(error, _MISTAKES) and disk_error(error) is None:
+        is_known = isinstance(error, _MISTAKES) or disk_error(error) is not None
+        before = "" if is_known else _refusing(error)
+        if before is None:
             raise
-        sys.stderr.write(f"{verb}: {error_line(error)}\n")
+        is_said = isinstance(causes_of(error)[-1], UsageError | RunError | DataError | NonFiniteError | OSError)
+        text = error_line(error if is_known else UsageError(before + words_of(error)))
+        sys.stderr.write(f"{verb}: {text if is_said or line is None else naming_its_origin(text, line)}\n")
         raise SystemExit(2) from None
+
+
+def _refusing(error: BaseException) -> str | None:
+    """Return what to say before an error that a logger's service, Lightning or an optimizer raised; None for others."""
+    inner = f"{raised_in(error)}."
+    places = (f"{frame.f_globals.get('__name__')}." for frame, _ in walk_tb(error.__traceback__))
+    if any(".loggers." in place for place in places) and inner.partition(".")[0] not in OUR_PACKAGES:
+        return f"--{LOGGER_FLAG}: "
+    return "" if inner.startswith(_REFUSING) else None
+
+
+_REFUSING = ("torch.optim.", *(f"{name}." for each in PACKAGES.items() for name in each))
 
 
 def _checkpoint_path(line: CommandLine) -> Path | None:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from callbacks.diagnosis.names import STAGES, TRAIN, words
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
 from callbacks.host.files import replacing
+from datamodules.errors import printable
 from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.diagnose.curves import ColumnRequest, Columns, Curves, choose_columns, pair_rows
 from lightning_mods.diagnose.formats import EVENTS_MARK, LogError, event_folders, read_table
@@ -37,7 +38,7 @@ def main(args: Sequence[str] | None = None) -> None:
             _plot(verdicts[0], Path(given.plot))
         _print(verdicts, as_json=given.json)
     except (UsageError, LogError, OSError) as error:
-        sys.stderr.write(f"diagnose: {_explain(error)}\n")
+        sys.stderr.write(f"diagnose: {printable(_explain(error))}\n")
         raise SystemExit(2) from None
     if any(each.error for each in verdicts):
         raise SystemExit(2)
@@ -105,7 +106,7 @@ def _diagnose_all(given: argparse.Namespace) -> list["LogVerdict"]:
 def _print(verdicts: Sequence["LogVerdict"], *, as_json: bool) -> None:
     for each in verdicts:
         if each.error:
-            sys.stderr.write(f"diagnose: {each.path}: {each.error}\n")
+            sys.stderr.write(f"diagnose: {printable(str(each.path))}: {printable(each.error)}\n")
     if as_json:  # an object for one log, a list for several; the keys are the same for each
         objects = [_object(each) for each in verdicts]
         text = json.dumps(objects if len(objects) != 1 else objects[0], indent=2, allow_nan=False)
@@ -115,7 +116,7 @@ def _print(verdicts: Sequence["LogVerdict"], *, as_json: bool) -> None:
         return
     else:
         text = _paragraph(verdicts[0])
-    sys.stdout.write(text + "\n")
+    sys.stdout.write("\n".join(map(printable, text.split("\n"))) + "\n")
 
 
 def _plot(verdict: "LogVerdict", target: Path) -> None:

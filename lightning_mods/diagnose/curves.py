@@ -350,7 +350,10 @@ def _mean(values: list[float]) -> Cell:
     numbers = [value for value in values if value == value]
     if not numbers:
         return values[-1] if values else None
-    return fmean(numbers) if all(map(isfinite, numbers)) else sum(numbers)
+    try:
+        return fmean(numbers) if all(map(isfinite, numbers)) else sum(numbers)
+    except OverflowError:  # their sum
+        return sum(value / len(numbers) for value in numbers)
 
 
 def _last(values: list[float]) -> Cell:

@@ -2,23 +2,28 @@
 
 import csv
 import json
-import logging
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from itertools import zip_longest
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from callbacks.diagnosis.names import STAGES, plain
+from callbacks.host.inputs import read_bounded
 
 EVENTS_MARK = "tfevents"  # in the name of every event file
 
 _STAGE_COLUMNS = {"mode", "phase", "split", "stage", "subset", "set", "dataset"}
 _BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # what a Windows shell's `>` writes
 _LARGEST_CELL = 10_000_000  # characters; the csv module's own 131 072 is less than a logged histogram
+_LONGEST_NUMBER = 400  # characters; what is longer is none
+_LARGEST_NUMBER = 10**308
+_MOST = 64_000_000  # bytes of a log that are read
 _MISSING = {"", "-", "na", "n/a", "none", "null", "nil", "."}
 _TENSOR = re.compile(r"tensor\(\s*([-+.\w]+).*\)", re.DOTALL)  # what str() makes of a torch scalar
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+(e[-+]?\d+)?", re.IGNORECASE)
@@ -58,11 +63,18 @@ def number(value: object) -> Cell | str:
         value = value[0]
     if value is None or isinstance(value, bool):
         return None if value is None else str(value)
+    if isinstance(value, str) and value[:1].isascii() and value[-1:].isdigit():
+        with suppress(ValueError):  # most cells, and the rest takes ten times as long
+            return float(value[:_LONGEST_NUMBER])
     if isinstance(value, str) and value.strip().lower() in _MISSING:
         return None
     if not isinstance(value, str | int | float):
         return type(value).__name__
+    if isinstance(value, int) and abs(value) > _LARGEST_NUMBER:
+        return inf if value > 0 else -inf
     text = str(value).strip()
+    if len(text) > _LONGEST_NUMBER:
+        return text[:_LONGEST_NUMBER]
     tensor = _TENSOR.fullmatch(text)
     if tensor:
         text = tensor[1]
@@ -72,6 +84,19 @@ def number(value: object) -> Cell | str:
         return float(text)
     except ValueError:
         return text
+
+
+def _table_of_lists(kind: str, names: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    # out of rows with a cell for each column, some at the end left out
+    columns = [list(cells) for cells in zip_longest(*rows, fillvalue="")]
+    made, words = {}, {}
+    for name, cells in zip(names, columns, strict=False):
+        found = [number(cell) for cell in cells]
+        said = next((cell for cell in found if isinstance(cell, str)), None)
+        if said is not None:
+            words[name] = said
+        made[name] = [None if isinstance(cell, str) else cell for cell in found]
+    return Table(kind, made, words)
 
 
 def _table(kind: str, rows: Iterable[Mapping[str, object]], notes: Sequence[str] = ()) -> Table:
@@ -102,21 +127,37 @@ def is_step(name: str) -> bool:
 
 
 def read_table(path: Path) -> Table:
-    """Read a log as a table: a text file, an event file, or a folder with event files of one run."""
-    if path.is_dir():
-        return _read_events(path, event_folders(path))
-    return _read_events(path, [path]) if EVENTS_MARK in path.name else _read_text(path)
+    """Read a log as a table: a text file, an event file, or a folder with event files of one run.
+
+    Whatever its content makes a reader raise is a LogError.
+    """
+    try:
+        if path.is_dir():
+            return _read_events(path, event_folders(path))
+        return _read_events(path, [path]) if EVENTS_MARK in path.name else _read_text(path)
+    except (LogError, OSError):
+        raise
+    except (Exception, RecursionError) as error:
+        why = " ".join(str(error).split())[:200] or "no reason is given"
+        raise LogError(f"a log is needed; this cannot be read as one ({type(error).__name__}: {why}).") from error
 
 
 def _read_text(path: Path) -> Table:
     # by what it holds, whatever it is called
-    content = _decode(path.read_bytes())
+    found, is_all = read_bounded(path, _MOST)
+    if not is_all:  # up to its last whole line
+        found = found[: found.rfind(b"\n") + 1] or found
+    content = _decode(found)
     if not content.strip():
         raise LogError("a log with a header and rows is needed; the file is empty.")
     table = _json(content) if content.lstrip()[0] in "{[" else _delimited(content)
     if not table.length:
         raise LogError("rows are needed; the file has none.")
-    return table
+    if is_all:
+        return table
+    size = path.stat().st_size
+    of = f" of {size // 1_000_000}" if size > _MOST else ""
+    return replace(table, notes=(*table.notes, f"only the first {_MOST // 1_000_000}{of} MB were read"))
 
 
 def _decode(content: bytes) -> str:
@@ -144,10 +185,10 @@ def _delimited(content: str) -> Table:
     if not body:
         raise LogError(f"rows are needed; the file has a header only: {', '.join(names)[:200]}.")
     again = [cell.strip() for cell in header]  # written once more by a run that was started again
-    filled = (
-        dict(zip_longest(names, row[: len(names)], fillvalue="")) for row in body if list(map(str.strip, row)) != again
-    )
-    return _table(_kind_of(names), _by_stage(filled))
+    filled = [row[: len(names)] for row in body if row[:1] != header[:1] or list(map(str.strip, row)) != again]
+    if not any(plain(name) in _STAGE_COLUMNS for name in names):
+        return _table_of_lists(_kind_of(names), names, filled)
+    return _table(_kind_of(names), _by_stage(dict(zip_longest(names, row, fillvalue="")) for row in filled))
 
 
 def _split(content: str) -> Iterator[list[str]]:
@@ -161,8 +202,11 @@ def _split(content: str) -> Iterator[list[str]]:
 
 def _by_stage(rows: Iterable[Mapping[str, object]]) -> Iterator[Mapping[str, object]]:
     # Rows of `phase=train, loss=1` and `phase=val, loss=2` get the stage before the names: `train/loss`.
+    known: dict[str, bool] = {}
     for row in rows:
-        stages = [value for name, value in row.items() if plain(name) in _STAGE_COLUMNS and isinstance(value, str)]
+        for name in row.keys() - known.keys():
+            known[name] = plain(name) in _STAGE_COLUMNS
+        stages = [value for name, value in row.items() if known[name] and isinstance(value, str)]
         stage = stages[0].strip().lower() if stages else ""
         if stage in STAGES:
             row = {n if is_epoch(n) or is_step(n) else f"{stage}/{n}": value for n, value in row.items()}
@@ -170,7 +214,12 @@ def _by_stage(rows: Iterable[Mapping[str, object]]) -> Iterator[Mapping[str, obj
 
 
 def _unique(names: list[str]) -> list[str]:
-    return [f"{name}.{names[:i].count(name)}" if name in names[:i] else name for i, name in enumerate(names)]
+    seen: Counter[str] = Counter()
+    unique = []
+    for name in names:
+        unique.append(f"{name}.{seen[name]}" if seen[name] else name)
+        seen[name] += 1
+    return unique
 
 
 def _kind_of(names: list[str]) -> str:
@@ -288,31 +337,47 @@ def _read_events(path: Path, folders: list[Path]) -> Table:
     return table
 
 
+_START = 1  # status of a SessionLog, tensorboard/compat/proto/event.proto: what follows replaces the steps from here
+
+
 def _scalars(path: Path) -> list[tuple[str, int, float]]:
-    # Half a second, and only events need it.
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.util import tb_logging
+    from tensorboard.compat.proto.event_pb2 import Event  # a third of a second, and only events need it
 
-    tb_logging.get_logger().setLevel(logging.CRITICAL)  # a file cut short is said there, and read as far as it goes
-    events: Any = EventAccumulator(str(path), size_guidance={"scalars": 0, "tensors": 0})
-    try:
-        events.Reload()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise LogError(f"a TensorBoard event file is needed; {' '.join(str(error).split())}.") from error
-    tags = events.Tags()
-    found = [(tag, event.step, event.value) for tag in tags["scalars"] for event in events.Scalars(tag)]
-    return found + [item for tag in tags["tensors"] for item in _tensors(events, tag)]
+    files = [path] if path.is_file() else sorted(each for each in path.glob(f"*{EVENTS_MARK}*") if each.is_file())
+    found: list[tuple[str, int, float]] = []
+    for file in files:
+        content, _ = read_bounded(file, _MOST)
+        for record in _records_of(content):
+            try:
+                event = Event.FromString(record)
+            except ValueError:  # DecodeError is one: as far as it goes, like a file that is cut short
+                break
+            if event.session_log.status == _START:
+                found = [item for item in found if item[1] < event.step]
+            for value in event.summary.value:
+                number = value.simple_value if value.HasField("simple_value") else _number_in(value)
+                if number is not None:
+                    found.append((value.tag, event.step, number))
+    return found
 
 
-def _tensors(events: Any, tag: str) -> list[tuple[str, int, float]]:
+def _records_of(content: bytes) -> Iterator[bytes]:
+    # Each is its length (8 bytes), a checksum (4), its bytes, and their checksum (4); TensorFlow's TFRecord format.
+    at = 0
+    while at + 12 <= len(content):
+        length = int.from_bytes(content[at : at + 8], "little")
+        if at + 16 + length > len(content):
+            return
+        yield content[at + 12 : at + 12 + length]
+        at += 16 + length
+
+
+def _number_in(value: Any) -> float | None:
     # what TensorFlow 2 writes as tensors without dimensions
+    tensor = value.tensor
+    if not value.HasField("tensor") or tensor.string_val or any(dim.size != 1 for dim in tensor.tensor_shape.dim):
+        return None
     from tensorboard.util.tensor_util import make_ndarray
 
-    found = []
-    for event in events.Tensors(tag):
-        if event.tensor_proto.string_val:
-            return []
-        array = make_ndarray(event.tensor_proto)
-        if array.size == 1 and array.dtype.kind in "fiu":
-            found.append((tag, event.step, float(array.reshape(()))))
-    return found
+    array = make_ndarray(tensor)
+    return float(array.reshape(())) if array.size == 1 and array.dtype.kind in "fiu" else None

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from callbacks.host.files import replacing
+from callbacks.host.secrets import without_secrets
 from callbacks.search.engine import search
 from callbacks.search.plan import OtherSpaceError, Plan, SearchError
 from callbacks.search.results import Progress, ProgressLine, TrialRow, best_trials, corners, counted, importances
-from callbacks.search.storage import open_storage
+from callbacks.search.storage import is_storage_error, open_storage, why
 from callbacks.tuning.ensembles import KeptFits, write_ensemble
 from callbacks.tuning.study import rows_of
 from lightning_mods import fit
@@ -167,7 +168,7 @@ def open_study(study: StudyCommand) -> OpenStudy:
 def _settings(cli: StudyCLI, names: Mapping[str, Any]) -> dict[str, Any]:
     """Return what trials have in common and may not change between two starts, flag to text; not what is searched."""
     apart = {"default_root_dir", "accelerator", "devices", "num_nodes", "logger", "profiler"}
-    chosen = flat_settings(cli.config, ("model", "data", "optimizer", "lr_scheduler", "trainer"))
+    chosen = without_secrets(flat_settings(cli.config, ("model", "data", "optimizer", "lr_scheduler", "trainer")))
     keys = {name: name.partition(".")[2] for name in chosen}
     kept = {name: value for name, value in chosen.items() if keys[name] not in apart}
     found = {"seed_everything": cli.base_seed, **{n: v for n, v in kept.items() if not keys[n].startswith("enable_")}}
@@ -367,11 +368,7 @@ def _axes(space: Mapping[str, Any], mattered: Sequence[str]) -> list[str]:
 
 def _write_best(study: StudyCommand, row: TrialRow) -> str:
     """Write the whole configuration of a trial's fit, to be given to `fit --config`, under a line of words on it."""
-    config = study.cli.config_with(row.params, study.cli.base_seed)
-    for own in ("study", "space", "config", "ensemble"):
-        config.pop(own, None)
-    text = study.cli.parser.dump(config, skip_validation=True, skip_unset=False)
-    body = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    body = "\n".join(line for line in study.cli.config_text(row.params).splitlines() if not line.startswith("#"))
     metric, path = study.flags.metrics[0], study.folder / _BEST_CONFIG
     words = f"trial {row.number} of study {study.flags.name}: {metric} {row.values[0]:.6g} in its best epoch"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -389,7 +386,7 @@ def _refit(study: StudyCommand, opened: "Study", row: TrialRow) -> None:
         return
     sys.stdout.write(f"\nfit of trial {row.number}:\n")
     sys.stdout.flush()
-    command = [f"--config={study.folder / _BEST_CONFIG}"]
+    command = [f"--config={study.cli.secret_config(row.params) or study.folder / _BEST_CONFIG}"]
     if study.cli.trainer.world_size > 1:
         fit_on_ranks(study.cli.trainer.world_size, command)
     else:
@@ -405,12 +402,15 @@ def _quoted(path: Path) -> str:
 
 def study(line: CommandLine) -> None:
     """Search for the settings of a fit."""
-    with mistakes_in_one_line("study"):
+    with mistakes_in_one_line("study", line):
         quiet()
         try:
             _run(StudyCommand(line))
-        except SearchError as error:
-            raise UsageError(str(error)) from error
+        except Exception as error:
+            if not isinstance(error, SearchError) and not is_storage_error(error):
+                raise
+            lost = f"--study.storage was lost ({why(error)}); the same command goes on when it is back."
+            raise UsageError(str(error) if isinstance(error, SearchError) else lost) from error
 
 
 def _run(study: StudyCommand) -> None:

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Self
 
 from callbacks.host.packages import preferred
+from callbacks.host.rendezvous import LocalRendezvous
 from callbacks.search.results import Progress
 from lightning_mods.cli.command_line import CommandLine
 from lightning_mods.cli.siblings import can_preload
@@ -48,9 +48,15 @@ class ChildProcesses:
     """
 
     def __init__(
-        self, count: int, target: Callable[..., None], *args: Any, environment: Mapping[str, str], patience: float = 0.0
+        self,
+        count: int,
+        target: Callable[..., None],
+        *args: Any,
+        environment: Mapping[str, str],
+        patience: float = 0.0,
+        server: LocalRendezvous | None = None,  # by which they meet; it is kept as long as they are
     ) -> None:
-        self.count = count
+        self.count, self._server = count, server
         self._target, self._args, self._environment, self._patience = target, args, dict(environment), patience
         self._processes: dict[int, Any] = {}
         self._pipes: dict[int, Connection] = {}
@@ -127,17 +133,10 @@ def rank_processes(count: int, work: RankWork, request: Any, *, threads: int | N
 
     Each calls `work`, importable by name, with its rank, a pipe to this process, and the request, plain data.
     """
-    # Its own port each: two trials may run at once.
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0", "WORLD_SIZE": str(count)}
+    server = LocalRendezvous()  # its own each: two trials may run at once
+    environment = {**os.environ, **server.environment, "NODE_RANK": "0", "WORLD_SIZE": str(count)}
     # A rank that waits for another in a collective hears no milder signal than a kill.
-    return ChildProcesses(count, _become_rank, threads, work, request, environment={**os.environ, **shared})
-
-
-def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    return ChildProcesses(count, _become_rank, threads, work, request, environment=environment, server=server)
 
 
 def run_workers(count: int, work: Callable[..., None], line: CommandLine, report: Callable[[Progress], None]) -> str:

@@ -131,7 +131,6 @@ def _train(runner: TrialRunner, trial: RemoteTrial | None, request: RankRequest)
 
 _PATIENCE = 10.0  # seconds for the other ranks to end once it is known what became of the trial
 _GRACE = 1.0  # seconds in which it is heard of a rank that was killed, when rank zero fails for want of it
-_PORTS = 3  # attempts to meet at a port that nobody else took in between
 
 
 def check_ranks(trainer: Trainer) -> None:
@@ -165,11 +164,7 @@ class RankTrialRunner:
         known = (self._cli.line, self._names, self._folder, trial.number, dict(values))
         request = RankRequest(*known, list(trial.study.directions), trial.study.pruner, self._warns)
         self._warns = False
-        for attempt in range(1, _PORTS + 1):
-            result = self._once(trial, request)
-            if attempt == _PORTS or not _found_the_port_taken(result):
-                break
-        return _objectives(result)
+        return _objectives(self._once(trial, request))
 
     def _once(self, trial: "Trial", request: RankRequest) -> RankResult:
         ranks = rank_processes(self._cli.trainer.world_size, train_rank, request, threads=self._threads)
@@ -228,10 +223,6 @@ class _RankExchange:
         began = rank in self._began
         kind, why = ("failed", text) if began else ("mistake", f"{CANNOT_START}: {text}.")
         return RankResult(kind, why, "RankLost", when=0.0)  # before all others: they fail for want of this one
-
-
-def _found_the_port_taken(result: RankResult) -> bool:
-    return result.kind == "failed" and ("EADDRINUSE" in result.text or "address already in use" in result.text.lower())
 
 
 def _objectives(result: RankResult) -> list[float]:

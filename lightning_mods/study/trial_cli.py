@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import json
 from argparse import ArgumentError
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -15,8 +14,10 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from callbacks import OptunaSearch
+from callbacks.host.inputs import as_yaml, load_yaml
 from callbacks.host.lightning import Checkpoint, ProgressBar, TensorBoardLogger, Trainer, seed_everything
 from callbacks.host.packages import Callback
+from callbacks.host.secrets import hidden_in
 from callbacks.search.plan import SearchError
 from callbacks.search.space import Space, batch_sizes, parse_space
 from callbacks.tuning.ensembles import GREEDY
@@ -154,6 +155,18 @@ class StudyCLI(ModsCLI):
         for name, value in values.items():
             _holder(config, name)[name.partition(".")[2]] = value
         return config
+
+    def config_text(self, values: Mapping[str, Any], *, hide: bool = True) -> str:
+        """Return the whole configuration of a trial's fit as YAML, with `***` for each secret."""
+        config = self.config_with(values, self.base_seed)
+        for own in ("study", "space", "config", "ensemble"):
+            config.pop(own, None)
+        return str(self.parser.dump(config, skip_validation=True, skip_unset=False, hide=hide))
+
+    def secret_config(self, values: Mapping[str, Any]) -> str:
+        """Return a trial's configuration in one line for a parser in this process; empty if it has no secret."""
+        has_secrets = hidden_in(load_yaml(self.config_text(values)))
+        return as_yaml(load_yaml(self.config_text(values, hide=False))) if has_secrets else ""
 
     def variant(
         self,
@@ -314,7 +327,7 @@ def asked_space(line: CommandLine) -> tuple[CommandLine, dict[str, Any]]:
                 raise UsageError(f"--{name} needs a range such as 0..0.5, or a list.")
             asked[name.removeprefix("space.")] = value
     rest = line.without("space")
-    return rest.extended(after=[f"--space={json.dumps(asked)}"] if asked else []), asked
+    return rest.extended(after=[f"--space={as_yaml(asked)}"] if asked else []), asked
 
 
 def _flat(found: Any, where: str, above: str = "") -> dict[str, Any]:

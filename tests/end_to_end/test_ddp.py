@@ -61,6 +61,13 @@ def test_there_are_two_ranks(ranks):
     assert len(list(folder.glob("lightning_logs/*"))) == 1
 
 
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux tells what a process listens on")
+def test_ranks_that_lightning_starts_listen_on_this_machine_alone(ranks, request):
+    (one, other), *_ = ranks
+    if "lightning" in request.node.callspec.id:  # where torchrun serves the store is torchrun's to say
+        assert {*one["listens"], *other["listens"]} == {"0100007F"}  # 127.0.0.1
+
+
 def test_the_ranks_see_disjoint_rows_and_together_all_of_them(ranks):
     (one, other), done, _ = ranks
     rows = next(line for line in done.stderr.splitlines() if line.startswith("rows:"))

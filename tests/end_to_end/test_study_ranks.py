@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import threading
 from pathlib import Path
 
@@ -183,16 +182,6 @@ def refused(capsys, *flags):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1, lines
     return lines[0]
-
-
-def test_a_port_that_is_taken_meanwhile_is_left_for_another(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        ports = [taken.getsockname()[1], processes.free_port()]
-        monkeypatch.setattr(processes, "free_port", lambda: ports.pop(0))
-        study.main([*IRIS, "--trainer.max_epochs=1", "--study.n_trials=1"])
-    assert ports == []
-    assert [trial.state.name for trial in trials(tmp_path)] == ["COMPLETE"]
 
 
 def test_processes_that_cannot_be_started_are_one_line(tmp_path, monkeypatch, capsys):
