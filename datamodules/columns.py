@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 Kind = Literal["number", "text", "bool", "category", "time", "other"]
 """What the file says a column is: `text` may still be numbers, as everything in a CSV is text."""
 
+NUMERIC_SHARE = 0.9  # of a text column's cells that must parse for it to be numbers; the rest is junk such as "?"
 MAX_TRACKED = 20_000  # different names remembered of a column; more of them can only be text or an identifier
 _COUNTERS = frozenset({"", "rownames", "rowname", "row", "rowid", "row_id", "index", "unnamed: 0"})
 _SAMPLE = 200  # names kept of a column with more than that, to tell dates from text
@@ -118,12 +119,16 @@ def _numbers_in_text(array: Any) -> Numbers:
             return Numbers(np.asarray(values, dtype=np.float64))
     labels = as_labels(array)
     parsed = np.array([*map(number_of, labels.names), np.nan])
-    spelt_nan = np.array([*(n.lower().lstrip("+-") == "nan" for n in labels.names), True])
+    spelt_nan = np.array([*map(_spells_nan, labels.names), True])
     is_junk = np.isnan(parsed) & ~spelt_nan
     n_junk = int(is_junk[labels.codes].sum())
     blanks = _count_blanks(array)
     example = next((n for n, bad in zip(labels.names, is_junk, strict=False) if bad), " " if blanks else None)
     return Numbers(parsed[labels.codes], n_junk + blanks, example)
+
+
+def _spells_nan(name: str) -> bool:
+    return name.lower().lstrip("+-") == "nan"
 
 
 def _count_blanks(array: Any) -> int:
@@ -222,13 +227,20 @@ class Moments:
 
 @dataclass
 class ColumnSummary:
-    """Counts and sums of a column's training rows, as far as it has been read."""
+    """Counts and sums of a column's training rows, as far as it has been read.
+
+    The names of a text column are counted from the first chunk on that holds something other than numbers. Where that
+    was not the first of all and the column is no number column after all, it `lacks_names`, and has to be read again.
+    """
 
     name: str
     kind: Kind  # what the file says it is
     forced: bool = False  # the user says it is a category
+    named: bool = False  # names are counted of numbers too
     n: int = 0  # training rows seen
+    n_unnamed: int = 0  # of these, before the first name was counted
     n_missing: int = 0  # of these, missing cells (no junk)
+    n_numbers: int = 0  # of these, numbers, infinite ones too
     n_junk: int = 0  # of these, cells that are text where the others are numbers
     junk: str | None = None  # one of those
     moments: Moments = field(default_factory=Moments)  # of the cells that are numbers
@@ -248,9 +260,13 @@ class ColumnSummary:
             self.n_missing += int(np.asarray(array.is_null().to_numpy(zero_copy_only=False))[rows].sum())
             return
         if self.kind in ("number", "text") and not self.forced:
-            self._add_numbers(as_numbers(array), rows, start)
-        if self.kind != "number" or self.forced:
-            self._add_labels(array.take(rows))
+            read = as_numbers(array)
+            self._add_numbers(read, rows, start)
+            if not self.named and not self.n_junk:  # numbers so far, and names cost most of the time
+                self.n_missing += int(np.isnan(read.values[rows]).sum())
+                self.n_unnamed += len(rows)
+                return
+        self._add_labels(array.take(rows))
 
     def _add_numbers(self, read: Numbers, rows: NDArray[np.int64], start: int) -> None:
         infinite = np.flatnonzero(np.isinf(read.values))
@@ -261,9 +277,8 @@ class ColumnSummary:
         if self.sampled is not None:
             low, high = np.searchsorted(self.sampled, [start, start + len(read.values)])
             self.sample.append(read.values[self.sampled[low:high] - start])
-        if self.kind == "number":
-            self.n_missing += int(np.isnan(values).sum())
         self.n_junk += read.n_junk
+        self.n_numbers += len(values) - int(np.isnan(values).sum())
         self.junk = self.junk or read.example
         self.moments.add(values)
         if self.last is not None and len(values):
@@ -275,7 +290,6 @@ class ColumnSummary:
         # past `MAX_TRACKED` names only the gaps are counted, as spelling names out costs most
         import pyarrow as pa
 
-        whole = self.kind == "number"
         if isinstance(array, pa.DictionaryArray):  # its list may hold values that no training row has
             array = array.dictionary.take(array.indices)
         array = array if self.overflow else _coded(array)
@@ -285,10 +299,10 @@ class ColumnSummary:
             self.counts = dict(list(self.counts.items())[:_SAMPLE]) or dict.fromkeys(sample.names, 1)
             array = array.dictionary.take(array.indices)
         if self.overflow:
-            self.n_missing += 0 if whole else _count_missing(array)
+            self.n_missing += _count_missing(array)
             return
         read = as_labels(array)
-        self.n_missing += 0 if whole else int((read.codes < 0).sum())
+        self.n_missing += int((read.codes < 0).sum())
         counts = np.bincount(read.codes + 1, minlength=len(read.names) + 1)[1:]
         for name, count in zip(read.names, counts.tolist(), strict=True):
             self.counts[name] = self.counts.get(name, 0) + count
@@ -300,6 +314,22 @@ class ColumnSummary:
     def n_present(self) -> int:
         """Return the number of training rows with a cell, junk included."""
         return self.n - self.n_missing
+
+    @property
+    def are_numbers(self) -> bool:
+        """Return whether these are numbers: by the file's word, or nine in ten of the cells that say something.
+
+        A cell that spells NaN in whatever way says nothing.
+        """
+        if self.forced or self.kind not in ("number", "text") or not self.n_numbers:
+            return False
+        said = self.n_present - sum(n for name, n in self.counts.items() if _spells_nan(name))
+        return self.kind == "number" or self.n_numbers >= NUMERIC_SHARE * max(said, self.n_numbers)
+
+    @property
+    def lacks_names(self) -> bool:
+        """Return whether names are needed to tell what it is, and were not counted from the first row on."""
+        return self.kind == "text" and not self.forced and self.n_unnamed > 0 and not self.are_numbers
 
     @property
     def is_row_number(self) -> bool:

@@ -14,7 +14,6 @@ from datamodules.errors import DataError, nearest, shortened
 from datamodules.readers.table import Table
 from datamodules.targets import Splits, Target, Task, check_learnable, check_target, read_known_target, read_target
 
-NUMERIC_SHARE = 0.9  # of a text column's cells that must parse for it to be numbers; the rest is junk such as "?"
 MAX_CATEGORIES = 100  # features one category column may become; the rarest share one. More would be mostly zeros
 MIN_COVERAGE = 0.5  # share of the rows with names frequent enough for a feature of their own; below, it is free text
 STATE_VERSION = 1
@@ -161,7 +160,12 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
     dropped = dict.fromkeys(options.drop, "as asked")
     columns = [c for c in table.names if c != name and c not in dropped]
     sampled = _sampled_rows(splits.train, len(columns), options.resolved_seed) if options.bins else None
-    summaries = _summaries(table, columns, splits.train, {*options.categorical}, sampled)
+    new = [ColumnSummary(c, "text", forced=c in options.categorical, sampled=sampled) for c in columns]
+    summaries = _summarised(table, new, splits.train)
+    unnamed = [ColumnSummary(s.name, "text", sampled=sampled, named=True) for s in summaries if s.lacks_names]
+    if unnamed:
+        again = {s.name: s for s in _summarised(table, unnamed, splits.train)}
+        summaries = [again.get(s.name, s) for s in summaries]
     encoding = choose_encoding(summaries, dropped, label=table.label, n_rows=len(target.values), bins=options.bins)
     counts = mean = std = None
     wide = False
@@ -199,22 +203,20 @@ def _sampled_rows(train: NDArray[np.int64], n_columns: int, seed: int) -> NDArra
     return np.sort(np.random.default_rng(seed & (2**64 - 1)).choice(train, most, replace=False))
 
 
-def _summaries(
-    table: Table, columns: list[str], train: NDArray[np.int64], forced: set[str], sampled: NDArray[np.int64] | None
-) -> list[ColumnSummary]:
-    found: dict[str, ColumnSummary] = {}
+def _summarised(table: Table, summaries: list[ColumnSummary], train: NDArray[np.int64]) -> list[ColumnSummary]:
     start = 0
-    for chunk in table.chunks(columns) if columns else ():
+    names = [s.name for s in summaries]
+    for chunk in table.chunks(names) if names else ():
         stop = start + chunk.num_rows
         low, high = np.searchsorted(train, [start, stop])
         rows = train[low:high] - start
-        for name in columns:
-            array = single(chunk, name)
-            if name not in found:
-                found[name] = ColumnSummary(name, kind_of(array.type), forced=name in forced, sampled=sampled)
-            found[name].add(array, rows, start)
+        for summary in summaries:
+            array = single(chunk, summary.name)
+            if not start:
+                summary.kind = kind_of(array.type)
+            summary.add(array, rows, start)
         start = stop
-    return list(found.values())
+    return summaries
 
 
 def min_rows_for_category(n_rows: int) -> int:
@@ -304,22 +306,20 @@ def _decide(s: ColumnSummary) -> Column | str:
     # how to encode a column, or why not to
     if s.kind == "other":
         return "neither numbers nor text"
-    if s.n_present == 0 or (s.kind == "number" and s.moments.n + s.n_infinite == 0 and not s.forced):
+    if s.n_present == 0:
         return "all missing"
     if s.forced:
         return _category(s)
     if s.kind == "time" or (s.kind == "text" and s.looks_like_dates):
         return "date or time"
-    # cells that say something: numbers in a text column, or names
-    parsed = s.kind == "number" or (s.kind == "text" and s.moments.n >= NUMERIC_SHARE * max(s.n_present, s.moments.n))
-    return _numeric(s) if parsed and s.moments.n + s.n_infinite else _category(s)
+    return _numeric(s) if s.are_numbers else _category(s)
 
 
 def _numeric(s: ColumnSummary) -> NumericColumn | str:
     if s.is_row_number:
         return "only counts the rows"
     # junk and blanks are missing cells of a number column
-    gaps = s.moments.n + s.n_infinite < s.n
+    gaps = s.n_numbers < s.n
     constant = s.moments.constant and not s.n_infinite
     if constant and not gaps:
         return "constant"

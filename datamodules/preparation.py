@@ -18,6 +18,7 @@ from datamodules.targets import Splits, Target, read_known_target, split_target
 
 Stage = Literal["train", "val", "test"]
 STAGES: tuple[Stage, ...] = ("train", "val", "test")
+_SHORT_COLUMN = 2**14  # bytes in memory: to open a column and to read so much takes as long
 
 
 class TablePreparation:
@@ -53,7 +54,9 @@ class TablePreparation:
 
     def _open(self, path: str) -> Table:
         table = open_table(path)
-        return table if table.is_columnar or self._is_mapped(table) else table.in_memory()
+        # to read again what stands there as numbers costs little, but for its columns' own cost where these are short
+        cheap = table.is_columnar and table.bytes_estimate > _SHORT_COLUMN * len(table.names)
+        return table if cheap or self._is_mapped(table) else table.in_memory()
 
     def _is_mapped(self, table: Table) -> bool:
         asked = self.options.memory_map

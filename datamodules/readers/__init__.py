@@ -1,5 +1,6 @@
 """Readers of tables: a path or a bundled name, opened by the reader for its kind."""
 
+from collections import Counter
 from pathlib import Path
 
 from datamodules.errors import DataError, nearest, shortened
@@ -25,7 +26,7 @@ def open_table(path: str) -> Table:
     if suffix not in _OPENERS:
         raise DataError(f"{path!r} has none of the known suffixes {', '.join(_OPENERS)}; convert or rename it.")
     table = _OPENERS[suffix](file)
-    twice = sorted({n for n in table.names if table.names.count(n) > 1})
+    twice = sorted(n for n, count in Counter(table.names).items() if count > 1)
     if twice:
         raise DataError(f"{table.label!r} has columns of the same name: {shortened(map(repr, twice))}; rename them.")
     if not table.names:

@@ -34,7 +34,8 @@ def parquet_table(file: Path) -> Table:
         # `pre_buffer` would keep the bytes of the whole file until the last batch.
         with pq.ParquetFile(file, pre_buffer=False) as reader:
             # a Parquet column path is dotted, so ["a.b"] would also find b inside a: `_arrow_table` selects by name
-            roots = [n for n in reader.schema_arrow.names if n in set(columns)]
+            wanted = set(columns)
+            roots = [n for n in reader.schema_arrow.names if n in wanted]
             yield from reader.iter_batches(batch_size=CHUNK_ROWS, columns=roots)
 
     return _arrow_table(file, "Parquet", names, 3 * size, read)

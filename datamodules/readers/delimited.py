@@ -83,11 +83,12 @@ def _read(
 
     # positions as names: the file's own may repeat or be empty
     keys = [f"f{i}" for i in range(len(names))]
+    key_of = dict(zip(names, keys, strict=True))
     convert = pc.ConvertOptions(
         column_types={k: pa.string() for k in keys},
         null_values=list(MISSING),
         strings_can_be_null=True,
-        include_columns=[keys[names.index(c)] for c in columns],
+        include_columns=[key_of[c] for c in columns],
     )
     parse = pc.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     try:
