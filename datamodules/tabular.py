@@ -209,9 +209,18 @@ class TabularDataModule(LightningDataModule):
             *_columns(learned.encoding),
             *(f"  {note}" for note in (*learned.encoding.notes, *learned.notes)),
             f"rows: {train:,} train, {val:,} validation, {test:,} test ({kept}, seed {learned.seed}){left}",
+            *filter(None, map(self._unscored, ("val", "test"))),
             f"batch size: {self.resolved_batch_size}{asked}",
         ]
         return "\n".join(part for line in lines for part in wrap(line, _WIDTH, subsequent_indent="    "))
+
+    def _unscored(self, stage: Literal["val", "test"]) -> str:
+        # Which metric of a stage is NaN whatever is predicted; empty where none is.
+        values = self._work.stage_target(stage)
+        if not len(values) or values.min() < values.max():
+            return ""
+        metric, one = ("r2", "target") if self.num_classes is None else ("auroc", "class")
+        return f"  {stage}_{metric} will be NaN: there is one {one} in all {len(values)} rows"
 
     def baseline(self, stage: Literal["val", "test"]) -> dict[str, float]:
         """Score the trivial prediction (most frequent training class, or training mean) on a stage's rows.

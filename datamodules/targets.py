@@ -292,6 +292,6 @@ def mean_metrics(values: NDArray[np.float64], mean: float) -> dict[str, float]:
     if len(values) == 0:
         return dict.fromkeys(("rmse", "mae", "r2"), float("nan"))
     error = values - mean
-    spread = float(np.square(values - values.mean()).sum())
+    spread = float(np.square(values - values.mean()).sum()) if values.min() < values.max() else 0.0
     r2 = 1 - float(np.square(error).sum()) / spread if spread > 0 else float("nan")
     return {"rmse": float(np.sqrt(np.mean(np.square(error)))), "mae": float(np.mean(np.abs(error))), "r2": r2}
