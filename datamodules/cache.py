@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from datamodules.batching import Rows
 from datamodules.encoding import Encoding, InfinityCount
 from datamodules.errors import DataError
+from datamodules.readers.limits import check_memory
 from datamodules.readers.table import Table
 
 _FORMAT = 1  # of the files; a change makes older ones unfindable
@@ -43,15 +44,6 @@ def folder_for(kind: str, table: Table, settings: Mapping[str, Any]) -> Path:
         state = [str(table.file.resolve()), stat.st_size, stat.st_mtime_ns]
     text = json.dumps([_FORMAT, release, kind, state, settings], sort_keys=True)
     return cache_root() / hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def available_memory() -> int:
-    """Return the bytes of memory that can be had now; all there is where the system does not say."""
-    with suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @contextmanager
@@ -114,6 +106,8 @@ def encoded_sets(table: Table, encoding: Encoding, sets: Sets, folders: Mapping[
         _write_missing(table, encoding, sets, folders)
         return {s: open_rows(f, encoding) for s, f in folders.items()}
     width = len(encoding.feature_names)
+    needed = 4 * width * sum(len(rows) for rows, _ in sets.values())
+    check_memory(table.label, needed, f"it has {width} features; --data.memory_map=true keeps them on disk")
     memory = {s: np.empty((len(rows), width), dtype=np.float32) for s, (rows, _) in sets.items()}
     for stage, place, values in encode_rows(table, encoding, {s: rows for s, (rows, _) in sets.items()}):
         encoding.features(values, out=memory[stage][place])

@@ -2,29 +2,53 @@
 
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
+from itertools import islice
 
 MAX_BINS = 256
+_LONGEST = 2000  # characters of a message; a cell or a name may have millions
+_COMPARED = 120  # characters of a name that are looked at, and shown in a list
+_RANKED = 1000  # names that are compared letter by letter
 
 
 class DataError(ValueError):
     """Raised when the table, or what was asked of it, is wrong; one line: what is needed, what came, what would do."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        line = " ".join(message.split())
+        if len(line) > _LONGEST:
+            line = f"{line[: _LONGEST - 500]} … {line[-500:]}"
+        super().__init__(printable(line))
+
+
+def printable(text: str) -> str:
+    """Return a text with a backslash escape for each character that no terminal should be sent, and no line end."""
+    escaped = (c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
+    return "".join(escaped)
 
 
 def nearest(name: str, names: Iterable[str], limit: int = 12) -> str:
     """Return `names` as a list in words, those most like `name` first; what exceeds `limit` is only counted."""
-    wanted = name.casefold()
-    ranked = sorted(names, key=lambda n: -SequenceMatcher(None, wanted, n.casefold()).ratio())
-    return shortened([repr(n) for n in ranked], limit)
+    wanted = name.casefold()[:_COMPARED]
+    ranked = list(names)
+    if len(ranked) > _RANKED:  # exactly are they compared only where they have the letters
+        letters = {*wanted}
+        ranked.sort(key=lambda n: -len(letters.intersection(n[:_COMPARED].casefold())))
+    likeness = SequenceMatcher(None, b=wanted)
+
+    def unlike(other: str) -> float:
+        likeness.set_seq1(other.casefold()[:_COMPARED])
+        return -likeness.ratio()
+
+    ranked[:_RANKED] = sorted(ranked[:_RANKED], key=unlike)
+    return shortened(map(repr, ranked), limit)
 
 
 def shortened(items: Iterable[object], limit: int = 6) -> str:
-    """Return `items` joined with commas; what exceeds `limit` is only counted."""
-    words = [str(item) for item in items]
-    rest = len(words) - limit
-    return ", ".join(words[:limit]) + (f" and {rest} more" if rest > 0 else "")
+    """Return `items` joined with commas; what exceeds `limit` is only counted, and a long one is cut."""
+    words = list(islice(items := iter(items), limit))
+    rest = sum(1 for _ in items)
+    cut = (text if len(text) <= _COMPARED else f"{text[:_COMPARED]}…" for text in map(str, words))
+    return ", ".join(cut) + (f" and {rest} more" if rest > 0 else "")
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.batching import Rows
-from datamodules.cache import Sets, all_or_nothing, available_memory, encoded_sets, encoded_table, folder_for, open_rows
+from datamodules.cache import Sets, all_or_nothing, encoded_sets, encoded_table, folder_for, open_rows
 from datamodules.errors import DataError
 from datamodules.learned import Learned, Options, check_gaps, check_row_count, first_target, learn, recorded_target
 from datamodules.readers import open_table
+from datamodules.readers.limits import available_memory, check_memory
 from datamodules.readers.table import Table
 from datamodules.targets import Splits, Target, read_known_target, split_target
 
@@ -24,8 +25,9 @@ _SHORT_COLUMN = 2**14  # bytes in memory: to open a column and to read so much t
 class TablePreparation:
     """Opens, reads, splits, learns and encodes, as the user asked for; copies of a data module share it."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, max_expansion: float) -> None:
         self.options = options
+        self._max_expansion = max_expansion  # no option, as nothing that is learned hangs on it
         self._table: Table | None = None
         self._target: tuple[str, Target] | None = None
         self._splits: Splits | None = None
@@ -53,20 +55,24 @@ class TablePreparation:
         return self._table
 
     def _open(self, path: str) -> Table:
-        table = open_table(path)
+        table = open_table(path, self._max_expansion)
+        if self._is_mapped(table):
+            return table
+        check_memory(table.label, self._size(table), "--data.memory_map=true keeps it on disk instead")
         # to read again what stands there as numbers costs little, but for its columns' own cost where these are short
         cheap = table.is_columnar and table.bytes_estimate > _SHORT_COLUMN * len(table.names)
-        return table if cheap or self._is_mapped(table) else table.in_memory()
+        return table if cheap else table.in_memory()
 
     def _is_mapped(self, table: Table) -> bool:
         asked = self.options.memory_map
         if isinstance(asked, bool):
             return asked
         if table.label not in self._mapping:  # asked once: free memory changes under way
-            encoded = table.bytes_estimate * (1 + self.options.bins / 2)  # a bin takes half of what a double does
-            large = encoded > available_memory() / 2
-            self._mapping[table.label] = table.file is not None and large
+            self._mapping[table.label] = table.file is not None and self._size(table) > available_memory() / 2
         return self._mapping[table.label]
+
+    def _size(self, table: Table) -> float:
+        return table.bytes_estimate * (1 + self.options.bins / 2)  # a bin takes half of what a double does
 
     @property
     def target(self) -> tuple[str, Target]:
@@ -202,8 +208,9 @@ class TablePreparation:
 
     def unlabelled(self, path: str) -> Rows:
         """Encode all rows of a file that needs no target, in file order."""
-        table = open_table(path)  # read once, so not kept
+        table = open_table(path, self._max_expansion)  # read once, so not kept
         self.learned.encoding.check_columns(table.names, table.label)
+        check_memory(table.label, table.bytes_estimate, "predict its rows in several files")
         return encoded_table(table, self.learned.encoding)
 
 

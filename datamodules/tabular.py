@@ -8,12 +8,22 @@ from typing import Any, Literal
 from callbacks.host.packages import LightningDataModule, main_package
 from datamodules.batching import TableLoader, eval_loader, predict_loader, train_loader, world
 from datamodules.encoding import Encoding, NumericColumn
-from datamodules.errors import DataError, check_batch_size, check_bins, check_choice, check_fractions, shortened
+from datamodules.errors import (
+    DataError,
+    check_batch_size,
+    check_bins,
+    check_choice,
+    check_fractions,
+    printable,
+    shortened,
+)
 from datamodules.learned import Learned, Options
 from datamodules.preparation import STAGES, Stage, TablePreparation
+from datamodules.readers.limits import MAX_EXPANSION
 from datamodules.targets import Task, majority_metrics, mean_metrics
 
 _WIDTH = 110  # of a line of the description
+_LONGEST = 3000  # characters that a line of it is wrapped from: a name may have millions
 _STEPS_AN_EPOCH = 200  # what "auto" aims at: enough steps to learn from, few enough to be quick
 _AUTO_BATCH = (32, 512)
 
@@ -47,6 +57,7 @@ class TabularDataModule(LightningDataModule):
             columns gets fewer: at most 2048 features of bins in all, and none with more than 1024 such columns.
         memory_map: Keep the encoded table on disk (in $XDG_CACHE_HOME/lightning_mods) instead of in memory: true,
             false, or "auto", which does so when the table would take more than half of the free memory.
+        max_expansion: How many times its size a packed file (.gz or NPZ) may unpack to, beyond 256 MB; 0 for any.
         seed: Fixes the split and the order of rows; by default the one of seed_everything, else 0.
 
     Raises:
@@ -70,6 +81,7 @@ class TabularDataModule(LightningDataModule):
         drop_missing_target: bool = False,
         bins: int = 0,
         memory_map: bool | Literal["auto"] = "auto",
+        max_expansion: float = MAX_EXPANSION,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -78,7 +90,9 @@ class TabularDataModule(LightningDataModule):
         check_fractions(val_fraction, test_fraction)
         check_batch_size(batch_size)
         check_bins(bins)
-        self.save_hyperparameters(ignore=() if bins else ("bins",))  # off, all is as before there were any
+        # at their defaults, all is as before there were any
+        plain = {"bins": not bins, "max_expansion": max_expansion == MAX_EXPANSION}
+        self.save_hyperparameters(ignore=[name for name, is_plain in plain.items() if is_plain])
         self.path = path
         self.target = target
         self.batch_size: int | Literal["auto", "full"] = batch_size
@@ -92,6 +106,7 @@ class TabularDataModule(LightningDataModule):
         self.drop_missing_target = drop_missing_target
         self.bins = bins
         self.memory_map: bool | Literal["auto"] = memory_map
+        self.max_expansion = max_expansion
         self.seed = seed
         self._work = TablePreparation(
             Options(
@@ -108,7 +123,8 @@ class TabularDataModule(LightningDataModule):
                 bins=bins,
                 memory_map=memory_map,
                 seed=seed,
-            )
+            ),
+            max_expansion,
         )
 
     def like(self, **changes: Any) -> "TabularDataModule":
@@ -212,7 +228,8 @@ class TabularDataModule(LightningDataModule):
             *filter(None, map(self._unscored, ("val", "test"))),
             f"batch size: {self.resolved_batch_size}{asked}",
         ]
-        return "\n".join(part for line in lines for part in wrap(line, _WIDTH, subsequent_indent="    "))
+        shown = (printable(line[:_LONGEST]) for line in lines)
+        return "\n".join(part for line in shown for part in wrap(line, _WIDTH, subsequent_indent="    "))
 
     def _unscored(self, stage: Literal["val", "test"]) -> str:
         # Which metric of a stage is NaN whatever is predicted; empty where none is.

@@ -1,32 +1,43 @@
 """Readers of tables: a path or a bundled name, opened by the reader for its kind."""
 
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from datamodules.errors import DataError, nearest, shortened
 from datamodules.readers.columnar import bundled_table, feather_table, npz_table, parquet_table
 from datamodules.readers.delimited import delimited_table
-from datamodules.readers.table import Table
+from datamodules.readers.limits import MAX_EXPANSION
+from datamodules.readers.table import Table, reading
 
 BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "wine")
-_OPENERS = {
-    **dict.fromkeys((".csv", ".tsv", ".csv.gz", ".tsv.gz"), delimited_table),
-    **{".parquet": parquet_table, ".feather": feather_table, ".npz": npz_table},
+_KINDS = {
+    **dict.fromkeys((".csv", ".tsv", ".csv.gz", ".tsv.gz"), "delimited text"),
+    **{".parquet": "Parquet", ".feather": "Feather", ".npz": "NPZ"},
 }
 
 
-def open_table(path: str) -> Table:
-    """Open a bundled name or a file, and read no more than its header; a DataError says why it is no table."""
+def open_table(path: str, max_expansion: float = MAX_EXPANSION) -> Table:
+    """Open a bundled name or a file, and read no more than its header; a DataError says why it is no table.
+
+    So it does when the table is read later on. A packed file may unpack to `max_expansion` times its size, 0 for any.
+    """
     if path in BUNDLED:
         return bundled_table(path)
-    file = Path(path).expanduser()
-    _check_file(path, file)
-    inner = file.name.lower().removesuffix(".gz")
-    suffix = Path(inner).suffix + file.name.lower()[len(inner) :]
-    if suffix not in _OPENERS:
-        raise DataError(f"{path!r} has none of the known suffixes {', '.join(_OPENERS)}; convert or rename it.")
-    table = _OPENERS[suffix](file)
-    twice = sorted(n for n, count in Counter(table.names).items() if count > 1)
+    with reading(path, "a table"):
+        file = Path(path).expanduser()
+        kind = _checked_kind(path, file)
+    openers: dict[str, Callable[[Path], Table]] = {
+        "delimited text": partial(delimited_table, max_expansion=max_expansion),
+        "NPZ": partial(npz_table, max_expansion=max_expansion),
+        "Parquet": parquet_table,
+        "Feather": feather_table,
+    }
+    with reading(path, kind):
+        table = openers[kind](file).guarded(kind)
+    twice = sorted(name for name, count in Counter(table.names).items() if count > 1)
     if twice:
         raise DataError(f"{table.label!r} has columns of the same name: {shortened(map(repr, twice))}; rename them.")
     if not table.names:
@@ -34,14 +45,22 @@ def open_table(path: str) -> Table:
     return table
 
 
-def _check_file(path: str, file: Path) -> None:
+def _checked_kind(path: str, file: Path) -> str:
+    # What kind of file it is by its suffix; a DataError if it is none.
     if not path:
         raise DataError(f"A path or one of the bundled names {', '.join(BUNDLED)} is needed; the path is empty.")
     if file.is_dir():
-        raise DataError(f"{path!r} is a directory; give one file ({', '.join(_OPENERS)}).")
+        raise DataError(f"{path!r} is a directory; give one file ({', '.join(_KINDS)}).")
     if not file.exists():
         if file.suffix or file.parent != Path():
-            here = [p.name for p in file.parent.iterdir() if p.is_file()] if file.parent.is_dir() else []
+            here = [p.name for p in islice(file.parent.iterdir(), 1000) if p.is_file()] if file.parent.is_dir() else []
             near = f" Files there: {nearest(file.name, here, 6)}." if here else ""
             raise DataError(f"There is no file {path!r}.{near}")
         raise DataError(f"{path!r} is no file and none of the bundled tables {nearest(path, BUNDLED)}.")
+    if not file.is_file():  # it can be read once, may never end, or never begin
+        raise DataError(f"{path!r} is a pipe, a device or a socket; save what it gives to a file.")
+    inner = file.name.lower().removesuffix(".gz")
+    suffix = Path(inner).suffix + file.name.lower()[len(inner) :]
+    if suffix not in _KINDS:
+        raise DataError(f"{path!r} has none of the known suffixes {', '.join(_KINDS)}; convert or rename it.")
+    return _KINDS[suffix]

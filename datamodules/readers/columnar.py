@@ -1,34 +1,37 @@
 """Tables whose columns have types: Parquet, Feather (Arrow IPC) and NPZ files, and scikit-learn's bundled ones."""
 
+import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.errors import DataError, shortened
-from datamodules.readers.table import CHUNK_ROWS, Batches, Table, explained
+from datamodules.readers.limits import check_expansion, check_memory
+from datamodules.readers.table import CHUNK_ROWS, Batches, Table
 
 _TARGET = "target"  # what the target column of a bundled table is called
+_UNITS = ("s", "ms", "us", "ns")  # of Arrow's times
+_TIMES = ("datetime64[D]", *(f"{kind}[{unit}]" for kind in ("datetime64", "timedelta64") for unit in _UNITS))
+_HEADERS: dict[tuple[int, int], Any] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 def parquet_table(file: Path) -> Table:
-    """Open a Parquet file; raise a DataError if it is none."""
-    import pyarrow as pa
+    """Open a Parquet file."""
     import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(file) as opened:
-            meta = opened.metadata
-            names = tuple(opened.schema_arrow.names)
-            size = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
-    except (OSError, pa.ArrowException) as error:
-        raise explained(file, error, "Parquet") from error
+    with pq.ParquetFile(file) as opened:
+        meta = opened.metadata
+        names = tuple(opened.schema_arrow.names)
+        size = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
 
     def read(columns: Sequence[str]) -> Iterator[Any]:
         # `pre_buffer` would keep the bytes of the whole file until the last batch.
@@ -38,74 +41,96 @@ def parquet_table(file: Path) -> Table:
             roots = [n for n in reader.schema_arrow.names if n in wanted]
             yield from reader.iter_batches(batch_size=CHUNK_ROWS, columns=roots)
 
-    return _arrow_table(file, "Parquet", names, 3 * size, read)
+    # Runs of one value take no bytes, but do once they are encoded.
+    return _arrow_table(file, names, max(3 * size, 4 * meta.num_rows * len(names)), read)
 
 
 def feather_table(file: Path) -> Table:
-    """Open a Feather file; raise a DataError if it is none of version 2."""
+    """Open a Feather file; raise a DataError if it is one of version 1."""
     import pyarrow as pa
 
-    try:
-        with pa.memory_map(str(file)) as stream:
-            names = tuple(pa.ipc.open_file(stream).schema.names)
-    except (OSError, pa.ArrowException) as error:
-        if _magic(file) == b"FEA1":
-            raise DataError(f"{str(file)!r} is Feather version 1; write it anew as version 2 or Parquet.") from error
-        raise explained(file, error, "Feather") from error
+    with file.open("rb") as stream:
+        if stream.read(4) == b"FEA1":
+            raise DataError(f"{str(file)!r} is Feather version 1; write it anew as version 2 or Parquet.")
+    with pa.memory_map(str(file)) as stream:
+        names = tuple(pa.ipc.open_file(stream).schema.names)
 
     def read(columns: Sequence[str]) -> Iterator[Any]:
+        wanted = set(columns)
+        places = [place for place, name in enumerate(names) if name in wanted]
         with pa.memory_map(str(file)) as stream:
-            reader = pa.ipc.open_file(stream)
+            reader = pa.ipc.open_file(stream, options=pa.ipc.IpcReadOptions(included_fields=places))
             yield from map(reader.get_batch, range(reader.num_record_batches))
 
-    return _arrow_table(file, "Feather", names, 4 * file.stat().st_size, read)
+    return _arrow_table(file, names, 4 * file.stat().st_size, read)
 
 
-def _arrow_table(file: Path, kind: str, names: tuple[str, ...], size: int, read: Batches) -> Table:
-    import pyarrow as pa
-
+def _arrow_table(file: Path, names: tuple[str, ...], size: int, read: Batches) -> Table:
     def batches(columns: Sequence[str]) -> Iterator[Any]:
-        try:
-            for batch in read(columns):
-                yield batch.select(list(columns))
-        except (OSError, pa.ArrowException) as error:
-            raise explained(file, error, kind) from error
+        for batch in read(columns):
+            chosen = batch.select(list(columns))
+            # A damaged file may have text end before it begins, or be no UTF-8: whoever reads such cells crashes.
+            chosen.validate(full=True)
+            yield _readable(chosen)
 
     return Table(str(file), names, batches, file, bytes_estimate=size, is_columnar=True)
 
 
-def _magic(file: Path) -> bytes:
-    with suppress(OSError), file.open("rb") as stream:
-        return stream.read(4)
-    return b""
+def _readable(batch: Any) -> Any:
+    # Views of text as text, since Arrow has few functions for them.
+    import pyarrow as pa
+
+    def plain(kind: Any) -> Any:
+        if pa.types.is_dictionary(kind) and pa.types.is_string_view(kind.value_type):
+            return pa.string()
+        return pa.string() if pa.types.is_string_view(kind) else kind
+
+    schema = pa.schema([field.with_type(plain(field.type)) for field in batch.schema])
+    return batch if schema == batch.schema else batch.cast(schema)
 
 
-def npz_table(file: Path) -> Table:
+def npz_table(file: Path, max_expansion: float) -> Table:
     """Open an NPZ file: 1-D arrays are columns, a 2-D array X becomes columns X_0, X_1, …; never unpickles.
 
     The arrays are read whole: NPZ has no way to read rows 1000 to 2000. Python objects, arrays of three dimensions
-    and lengths that differ are DataErrors.
+    and lengths that differ are DataErrors, and so is a header that claims more than is there.
     """
-    try:
-        # opened here, since numpy leaves the file open when it is no archive
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:  # TypeError: a lone array
-        if "pickle" in str(error) or "Object arrays" in str(error):
-            message = f"{str(file)!r} holds pickled Python objects or is no NPZ; save arrays of numbers or text."
-            raise DataError(message) from error
-        raise explained(file, error, "NPZ") from error
+    arrays: dict[str, NDArray[Any]] = {}
+    with zipfile.ZipFile(file) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+        check_expansion(file, unpacked, max_expansion)
+        check_memory(str(file), 2 * unpacked, "write it as Parquet, which is read in parts")
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if name in arrays:
+                raise DataError(f"{str(file)!r} has two arrays named {name!r}; rename one.")
+            with archive.open(member) as stream:
+                arrays[name] = _array(stream, member.file_size, f"{str(file)!r}: array {name!r}")
     return _from_arrays(str(file), _flattened(file, arrays), file)
+
+
+def _array(stream: IO[bytes], n_bytes: int, label: str) -> NDArray[Any]:
+    # An array of an archive; what its header claims is held against the bytes there are before any are taken.
+    read_header = _HEADERS.get(np.lib.format.read_magic(stream))
+    if read_header is None:
+        raise DataError(f"{label} is in a version of NPY for structures; save arrays of numbers or text.")
+    shape, is_fortran, dtype = read_header(stream)
+    if dtype.hasobject:
+        raise DataError(f"{label} holds pickled Python objects; save arrays of numbers or text.")
+    if len(shape) not in (1, 2) or 0 in shape[1:] or dtype.kind not in "biufUSMm" or not dtype.itemsize:
+        raise DataError(
+            f"{label} has shape {shape} and type {dtype}; "
+            "needed are one or two dimensions of numbers, booleans, text or dates."
+        )
+    claimed, there = math.prod(shape) * dtype.itemsize, n_bytes - stream.tell()
+    if claimed != there or min(shape) < 0 or shape[-1] > n_bytes:
+        raise DataError(f"{label} is damaged: its header claims {claimed:,} bytes, {there:,} are there.")
+    return np.frombuffer(stream.read(), dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
 def _flattened(file: Path, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     columns: dict[str, NDArray[Any]] = {}
     for name, array in arrays.items():
-        if array.ndim not in (1, 2) or array.dtype.kind not in "biufUSMm":
-            raise DataError(
-                f"{str(file)!r}: array {name!r} has shape {array.shape} and type {array.dtype}; "
-                "needed are one or two dimensions of numbers, booleans, text or dates."
-            )
         parts = {name: array} if array.ndim == 1 else {f"{name}_{i}": array[:, i] for i in range(array.shape[1])}
         for part, values in parts.items():
             if part in columns:
@@ -147,11 +172,13 @@ def _from_arrays(label: str, columns: Mapping[str, NDArray[Any]], file: Path | N
     import pyarrow as pa
 
     def arrow(values: NDArray[Any]) -> Any:
-        # NumPy's byte order of the file and float128 are not Arrow's
-        if values.dtype.kind in "biuf":
-            values = values.astype(values.dtype.newbyteorder("="), copy=False)
-            if values.dtype.itemsize > 8:
-                values = values.astype(np.float64)
+        # NumPy's byte order of the file, float128 and times in weeks, attoseconds or threes of days are not Arrow's
+        values = values.astype(values.dtype.newbyteorder("="), copy=False)
+        if values.dtype.kind in "biuf" and values.dtype.itemsize > 8:
+            values = values.astype(np.float64)
+        if values.dtype.kind in "Mm" and values.dtype.name not in _TIMES:
+            is_finer = np.datetime_data(values.dtype)[0] in ("ps", "fs", "as")
+            values = values.astype(f"{values.dtype.kind}8[{'ns' if is_finer else 's'}]")
         if values.dtype.kind == "U":
             return pa.array(values.tolist(), type=pa.string())
         return pa.array(np.ascontiguousarray(values))

@@ -1,14 +1,19 @@
-"""A table that is read in chunks of rows, wherever it comes from."""
+"""A table that is read in chunks of rows, wherever it comes from, and the door for what its reader raises."""
 
+import os
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from datamodules.errors import DataError
+from datamodules.errors import DataError, printable
 
 CHUNK_ROWS = 65_536  # read at a time; fixed, as sums depend on how they are cut: from memory or disk, the same numbers
+_PROGRESS = 10.0  # seconds from one line about a long reading to the next
 Batches = Callable[[Sequence[str]], Iterator[Any]]  # named columns -> Arrow record batches of any length, from row 1 on
 
 
@@ -56,9 +61,44 @@ class Table:
 
         return replace(self, batches=batches)
 
+    def guarded(self, kind: str) -> "Table":
+        """Return the same table, whose reading goes through the door `reading` and is told of when it takes long."""
 
-def explained(file: Path, error: BaseException, what: str) -> DataError:
-    """Turn a reader's exception into one line for the user."""
-    if isinstance(error, PermissionError):
-        return DataError(f"{str(file)!r} may not be read: permission denied; change its permissions.")
-    return DataError(f"{str(file)!r} cannot be read as {what}: {error}")
+        def batches(columns: Sequence[str]) -> Iterator[Any]:
+            rows, told = 0, time.monotonic()
+            with reading(self.label, kind):  # what is raised where the rows go does not pass here
+                for batch in self.batches(columns):
+                    rows += batch.num_rows
+                    if time.monotonic() - told > _PROGRESS:
+                        told = time.monotonic()
+                        _tell(f"reading {self.label}: {rows:,} rows so far")
+                    yield batch
+
+        return replace(self, batches=batches)
+
+
+@contextmanager
+def reading(label: str, kind: str) -> Iterator[None]:
+    """Turn what libraries and the system raise at a file into one line that names it: the one door of all readers.
+
+    There is no list of what they raise at a damaged file: half of Python's own errors, and those of five libraries.
+    So nothing stands behind this door but their calls and what puts their results together.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except PermissionError as error:
+        raise DataError(f"{label!r} may not be read: permission denied; change its permissions.") from error
+    except MemoryError as error:
+        raise DataError(f"{label!r} asks for more memory than there is: it is too large, or damaged.") from error
+    except Exception as error:
+        if type(error).__name__ == "ArrowCancelled":  # Ctrl-C, in Arrow's words
+            raise KeyboardInterrupt from None
+        raise DataError(f"{label!r} cannot be read as {kind}: {error or type(error).__name__}") from error
+
+
+def _tell(text: str) -> None:
+    # On one process: Lightning and torchrun number those of a machine.
+    if not int(os.environ.get("LOCAL_RANK", 0)):
+        sys.stderr.write(f"{printable(text)}\n")

@@ -46,9 +46,19 @@ _LIBRARIES = ("torch", "lightning", "pytorch_lightning", "jsonargparse", "docstr
 def start(verb: str, args: Sequence[str] | None, *, whole_process: bool = False) -> None:
     """Run a verb with its flags; None for those of the process, which then is nothing but the verb (`whole_process`).
 
-    Wrong flags end it with code 2 after one line.
+    Wrong flags end it with code 2 after one line, Ctrl-C before or after the training with 130.
     """
     whole_process = whole_process or args is None
+    try:
+        _answer_or_work(verb, args, whole_process)
+    except KeyboardInterrupt:
+        if not whole_process:  # it is the caller's
+            raise
+        sys.stderr.write(f"{verb}: stopped.\n")
+        raise SystemExit(130) from None
+
+
+def _answer_or_work(verb: str, args: Sequence[str] | None, whole_process: bool) -> None:
     load = _work_at_once if whole_process else _work  # garbage that others have made should be looked for
     try:
         line = with_own_classes(CommandLine.parse(verb, sys.argv[1:] if args is None else args))

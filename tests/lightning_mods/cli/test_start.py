@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from datamodules import preparation
 from lightning_mods import fit
 from lightning_mods.cli import lightning_cli, start
 from lightning_mods.cli.command_line import CommandLine
@@ -231,3 +232,16 @@ def test_a_command_does_not_look_for_garbage_among_what_it_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "['--ckpt_path=best'] True True\n"
+
+
+def test_ctrl_c_while_a_table_is_read_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(preparation, "open_table", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        command("fit", "--data.path=iris")
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "fit: stopped.\n"
+    assert not list(tmp_path.glob("lightning_logs"))
