@@ -1,8 +1,10 @@
 """Columns of a table: cells read as numbers or names, and the counts and sums of one column's training rows."""
 
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -14,11 +16,16 @@ Kind = Literal["number", "text", "bool", "category", "time", "other"]
 NUMERIC_SHARE = 0.9  # of a text column's cells that must parse for it to be numbers; the rest is junk such as "?"
 MAX_TRACKED = 20_000  # different names remembered of a column; more of them can only be text or an identifier
 _COUNTERS = frozenset({"", "rownames", "rowname", "row", "rowid", "row_id", "index", "unnamed: 0"})
+_FIRST = 50  # cells of each chunk that are looked at, letter by letter
 _SAMPLE = 200  # names kept of a column with more than that, to tell dates from text
 _DATE = re.compile(
     r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))"
     r"([T ]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?\s?([AaPp][Mm])?\s?(Z|[+-]\d{2}:?\d{2})?)?"
     r"|\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?"
+)
+_LEADING_ZERO = re.compile(r"[+-]?0\d")
+_WRITTEN = re.compile(  # 1,234.5 or 1.234,5 or 12,5 or $5 or 7 %
+    r"[€$£¥]?\s?[+-]?(\d{1,3}([,.'’\s]\d{3})+|\d+)([.,]\d+)?\s?(%|€|\$|£|¥)?"
 )
 _WHOLE_FLOAT = re.compile(r"[+-]?\d+\.0+")
 
@@ -138,6 +145,21 @@ def _count_blanks(array: Any) -> int:
     return int(pc.sum(pc.utf8_is_space(array)).as_py() or 0) if kind_of(array.type) == "text" else 0
 
 
+def written_number(names: Iterable[str]) -> str | None:
+    """Return one of the names if nine in ten are numbers as people write them: 1,234 or 12 % or $5; else None."""
+    sample = list(islice(names, _SAMPLE))
+    found = [name for name in sample if _WRITTEN.fullmatch(name) and number_of(name) != number_of(name)]
+    return found[0] if found and len(found) >= NUMERIC_SHARE * len(sample) else None
+
+
+def alike(names: Iterable[str]) -> list[str]:
+    """Return the names that differ from another one in nothing but case and spaces, such beside each other."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault("".join(name.casefold().split()), []).append(name)
+    return [name for group in groups.values() if len(group) > 1 for name in group]
+
+
 def _count_missing(array: Any) -> int:
     # cells without a name (None, empty or blank text), counted without making a list of names
     import pyarrow.compute as pc
@@ -252,6 +274,7 @@ class ColumnSummary:
     last: float | None = float("-inf")  # largest training cell, while each was larger than the one before
     counts: dict[str, int] = field(default_factory=dict)  # of each name; a sample beyond `MAX_TRACKED` names
     overflow: bool = False  # whether there were more
+    zeros: str | None = None  # a cell such as "01234", among the first of each chunk
 
     def add(self, array: Any, rows: NDArray[np.int64], start: int) -> None:
         """Take in a chunk (an Arrow array) that begins at row `start`; `rows`, counted within it, are to train on."""
@@ -262,6 +285,9 @@ class ColumnSummary:
         if self.kind in ("number", "text") and not self.forced:
             read = as_numbers(array)
             self._add_numbers(read, rows, start)
+            if self.kind == "text" and self.zeros is None:
+                first = array.slice(0, _FIRST).to_pylist()
+                self.zeros = next((cell for cell in first if cell and _LEADING_ZERO.match(cell)), None)
             if not self.named and not self.n_junk:  # numbers so far, and names cost most of the time
                 self.n_missing += int(np.isnan(read.values[rows]).sum())
                 self.n_unnamed += len(rows)
@@ -282,7 +308,7 @@ class ColumnSummary:
         self.junk = self.junk or read.example
         self.moments.add(values)
         if self.last is not None and len(values):
-            rising = values[0] > self.last and bool(np.all(np.diff(values) > 0))
+            rising = values[0] > self.last and bool(np.all(values[1:] > values[:-1]))
             self.last = float(values[-1]) if rising else None
         self.row_numbers = tuple(c for c in self.row_numbers if np.array_equal(values, rows + (start + c)))
 

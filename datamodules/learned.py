@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.columns import MAX_TRACKED, ColumnSummary, kind_of, single
+from datamodules.columns import MAX_TRACKED, ColumnSummary, alike, kind_of, single, written_number
 from datamodules.encoding import CategoryColumn, Column, Encoding, NumericColumn, infinite_error, positions
 from datamodules.errors import DataError, nearest, shortened
 from datamodules.readers.table import Table
@@ -192,7 +192,10 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
         n_no_target=int(target.missing.sum()),
         sizes={"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
         encoding=encoding,
-        notes=(f"too few rows to share out, all in training: class {few}",) if few else (),
+        notes=(
+            *([f"too few rows to share out, all in training: class {few}"] if few else ()),
+            *names_noted(name, target.class_names or ()),
+        ),
     )
 
 
@@ -248,8 +251,12 @@ def choose_encoding(
                 raise infinite_error(label, s.name, s.n_infinite, s.first_infinite or 0)
             if s.n_junk:
                 notes.append(f"{s.name}: numbers; {s.n_junk} cells such as {s.junk!r} count as missing")
-        elif column.infrequent:
-            pooled.append(f"{s.name} ({len(s.counts) - len(column.categories)} of {len(s.counts)})")
+            if s.zeros:
+                notes.append(f"{s.name}: numbers, of {s.zeros!r} too; if it is a code, --data.categorical=[{s.name}]")
+        else:
+            if column.infrequent:
+                pooled.append(f"{s.name} ({len(s.counts) - len(column.categories)} of {len(s.counts)})")
+            notes += names_noted(s.name, column.categories)
         used.append(column)
     if not used:
         why = shortened((f"{name} ({reason})" for name, reason in reasons.items()), 8)
@@ -260,6 +267,16 @@ def choose_encoding(
     if pooled:
         notes.append(f"rare categories share one feature in {shortened(pooled, 8)}")
     return Encoding(_with_bins(used, {s.name: s for s in summaries}, bins), reasons, tuple(notes))
+
+
+def names_noted(column: str, names: Sequence[str]) -> list[str]:
+    """Return what a user should know about the names of a column: that they may be meant otherwise."""
+    notes = []
+    if example := written_number(names):
+        notes.append(f"{column}: names; if {example!r} is meant as a number, write it without signs and separators")
+    if same := alike(names):
+        notes.append(f"{column}: taken as different are {shortened(map(repr, same))}")
+    return notes
 
 
 def _with_bins(columns: Sequence[Column], summaries: Mapping[str, ColumnSummary], bins: int) -> tuple[Column, ...]:
@@ -329,7 +346,7 @@ def _numeric(s: ColumnSummary) -> NumericColumn | str:
 
 def _category(s: ColumnSummary) -> CategoryColumn | str:
     if s.overflow:
-        return f"text or identifier: more than {MAX_TRACKED} different values"
+        return _not_read(s) or f"text or identifier: more than {MAX_TRACKED} different values"
     if len(s.counts) == 1 and not s.n_missing:
         return "constant"
     by_count = sorted(s.counts, key=lambda name: (-s.counts[name], name))
@@ -340,5 +357,11 @@ def _category(s: ColumnSummary) -> CategoryColumn | str:
     covered = sum(s.counts[name] for name in kept)
     if covered < MIN_COVERAGE * s.n_present and not s.forced:
         frequent = f"the frequent ones cover {covered / s.n_present:.0%}"
-        return f"text or identifier: {len(s.counts)} different values in {s.n_present} rows, and {frequent}"
+        different = f"{len(s.counts)} different values in {s.n_present} rows"
+        return _not_read(s) or f"text or identifier: {different}, and {frequent}"
     return CategoryColumn(s.name, tuple(sorted(kept)), len(kept) < len(by_count), s.n_missing > 0)
+
+
+def _not_read(s: ColumnSummary) -> str | None:
+    example = written_number(s.counts)
+    return example and f"numbers such as {example!r}; write them without signs and separators"

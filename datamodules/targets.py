@@ -73,6 +73,8 @@ def read_target(table: Table, name: str, task: str) -> Target:
     if np.abs(distinct).max() >= _EXACT:
         return _named(table, name, task, numbers, None)
     names = tuple(str(int(v)) if v.is_integer() else repr(v) for v in distinct.tolist())
+    if kind == "text" and {*read_labels(table, name)[1]} - {*names}:  # "01": a class is called what the file calls it
+        return _named(table, name, task, numbers, None)
     codes = np.searchsorted(distinct, numbers).astype(np.int64)
     return Target("classification", np.where(np.isnan(numbers), -1, codes), names)
 
