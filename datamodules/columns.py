@@ -16,7 +16,7 @@ Kind = Literal["number", "text", "bool", "category", "time", "other"]
 NUMERIC_SHARE = 0.9  # of a text column's cells that must parse for it to be numbers; the rest is junk such as "?"
 MAX_TRACKED = 20_000  # different names remembered of a column; more of them can only be text or an identifier
 _COUNTERS = frozenset({"", "rownames", "rowname", "row", "rowid", "row_id", "index", "unnamed: 0"})
-_FIRST = 50  # cells of each chunk that are looked at, letter by letter
+_FIRST = 10  # cells of each chunk that are looked at, letter by letter
 _SAMPLE = 200  # names kept of a column with more than that, to tell dates from text
 _DATE = re.compile(
     r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))"
@@ -283,34 +283,40 @@ class ColumnSummary:
             self.n_missing += int(np.asarray(array.is_null().to_numpy(zero_copy_only=False))[rows].sum())
             return
         if self.kind in ("number", "text") and not self.forced:
-            read = as_numbers(array)
-            self._add_numbers(read, rows, start)
+            before = self.n_numbers
+            self._add_numbers(as_numbers(array), rows, start)
             if self.kind == "text" and self.zeros is None:
                 first = array.slice(0, _FIRST).to_pylist()
                 self.zeros = next((cell for cell in first if cell and _LEADING_ZERO.match(cell)), None)
             if not self.named and not self.n_junk:  # numbers so far, and names cost most of the time
-                self.n_missing += int(np.isnan(read.values[rows]).sum())
+                self.n_missing += len(rows) - (self.n_numbers - before)
                 self.n_unnamed += len(rows)
                 return
         self._add_labels(array.take(rows))
 
     def _add_numbers(self, read: Numbers, rows: NDArray[np.int64], start: int) -> None:
-        infinite = np.flatnonzero(np.isinf(read.values))
-        if len(infinite) and self.first_infinite is None:
-            self.first_infinite = start + int(infinite[0])
-        self.n_infinite += len(infinite)
         values = read.values[rows]
+        if np.isfinite(read.values).all():
+            self.n_numbers += len(values)
+        else:
+            infinite = np.flatnonzero(np.isinf(read.values))
+            if len(infinite) and self.first_infinite is None:
+                self.first_infinite = start + int(infinite[0])
+            self.n_infinite += len(infinite)
+            self.n_numbers += len(values) - int(np.isnan(values).sum())
         if self.sampled is not None:
             low, high = np.searchsorted(self.sampled, [start, start + len(read.values)])
             self.sample.append(read.values[self.sampled[low:high] - start])
         self.n_junk += read.n_junk
-        self.n_numbers += len(values) - int(np.isnan(values).sum())
         self.junk = self.junk or read.example
         self.moments.add(values)
-        if self.last is not None and len(values):
-            rising = values[0] > self.last and bool(np.all(values[1:] > values[:-1]))
+        if not len(values):
+            return
+        if self.last is not None:
+            rising = values[0] > self.last and values[-1] >= values[0] and bool(np.all(values[1:] > values[:-1]))
             self.last = float(values[-1]) if rising else None
-        self.row_numbers = tuple(c for c in self.row_numbers if np.array_equal(values, rows + (start + c)))
+        offset = values[0] - rows[0] - start  # a column of nothing else is rare
+        self.row_numbers = tuple(c for c in self.row_numbers if c == offset and np.array_equal(values, rows + start + c))
 
     def _add_labels(self, array: Any) -> None:
         # past `MAX_TRACKED` names only the gaps are counted, as spelling names out costs most
