@@ -315,8 +315,8 @@ class ColumnSummary:
         if self.last is not None:
             rising = values[0] > self.last and values[-1] >= values[0] and bool(np.all(values[1:] > values[:-1]))
             self.last = float(values[-1]) if rising else None
-        offset = values[0] - rows[0] - start  # a column of nothing else is rare
-        self.row_numbers = tuple(c for c in self.row_numbers if c == offset and np.array_equal(values, rows + start + c))
+        first = values[0] - rows[0] - start  # tells most columns
+        self.row_numbers = tuple(c for c in self.row_numbers if c == first and np.array_equal(values, rows + start + c))
 
     def _add_labels(self, array: Any) -> None:
         # past `MAX_TRACKED` names only the gaps are counted, as spelling names out costs most

@@ -20,6 +20,7 @@ STATE_VERSION = 1
 MAX_BIN_FEATURES = 2048  # of all columns together: more would cost more time than they are worth
 SAMPLED_ROWS = 100_000  # whose quantiles are the edges: exact to half a percent of the rows
 SAMPLED_CELLS = 2**25  # a quarter of a gigabyte
+_SMALLEST_SPREAD = 1e-15  # of a target: a loss in its units squared is told from 0 in float32
 _FLOAT32_ROUNDING = 2.0**-24
 _TARGET_PRECISION = 1e-3  # of the target's standard deviation: far below what any model resolves
 
@@ -173,7 +174,7 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
     if target.task == "classification":
         counts = tuple(np.bincount(values, minlength=len(target.class_names or ())).tolist())
     else:
-        mean, std = float(values.mean()), float(values.std())
+        mean, std = _mean_and_std(name, values)
         wide = float(np.abs(values).max()) * _FLOAT32_ROUNDING > _TARGET_PRECISION * std
     few = shortened([repr((target.class_names or ())[c]) for c in splits.unshared]) if counts else ""
     return Learned(
@@ -197,6 +198,16 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
             *names_noted(name, target.class_names or ()),
         ),
     )
+
+
+def _mean_and_std(name: str, values: NDArray[np.float64]) -> tuple[float, float]:
+    # of the training rows' target
+    if values.min() == values.max():
+        raise DataError(f"The target {name!r} is {values[0]:g} in all {len(values)} training rows: nothing to learn.")
+    if (std := float(values.std())) < _SMALLEST_SPREAD:
+        needed = f"The target {name!r} needs a standard deviation of at least {_SMALLEST_SPREAD:g}, whose square fits"
+        raise DataError(f"{needed} 32 bits; in the training rows it has {std:g}. Give it in smaller units.")
+    return float(values.mean()), std
 
 
 def _sampled_rows(train: NDArray[np.int64], n_columns: int, seed: int) -> NDArray[np.int64]:

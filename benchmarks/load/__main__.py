@@ -123,8 +123,8 @@ def page(tables: list[str], studies: list[Measured], idle: str) -> str:
     if tables:
         lines += [
             "",
-            "A fit of one epoch with the default recipe, test and report included, and `predict` of all rows; the time is"
-            " from the command to its end, the memory the most that the process had, also against the file.",
+            "A fit of one epoch with the default recipe, test and report included, and `predict` of all rows; the time"
+            " is from the command to its end, the memory the most that the process had, also against the file.",
             "",
             "| table | rows × columns | file | fit | its memory | predict | its memory |",
             "|---|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""What is written otherwise than meant is said: codes, separators, names that differ in case; nothing is read wrongly."""
+"""What is written otherwise than meant is said: codes, separators, names that differ in case."""
 
 import pytest
 
