@@ -26,11 +26,6 @@ def printable(text: str) -> str:
     return "".join(escaped)
 
 
-def printable(text: str) -> str:
-    """Return a text with a backslash escape for each character that no terminal should be sent, and no line end."""
-    escaped = (c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
-    return "".join(escaped)
-
 
 def nearest(name: str, names: Iterable[str], limit: int = 12) -> str:
     """Return `names` as a list in words, those most like `name` first; what exceeds `limit` is only counted."""

@@ -127,6 +127,7 @@ def _read(file: Path, stream: _Source, names: tuple[str, ...], delimiter: str, c
     parse = pc.ParseOptions(delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=len(names) > 1)
     block = max(_BLOCK_BYTES, _BLOCK_COLUMNS * len(names))
     read = pc.ReadOptions(column_names=keys, block_size=block)
+    last: Sequence[Any] = ()
     try:
         for batch in pc.open_csv(stream, read_options=read, parse_options=parse, convert_options=convert):
             last = batch.column(len(columns))

@@ -47,6 +47,11 @@ class Flag:
         """Whether the value is added to a list, as in `--trainer.callbacks+=Timer`."""
         return self.words[0].partition("=")[0].endswith("+")
 
+    @property
+    def config_file(self) -> str | None:
+        """The file that `--config` names; None for every other flag, and for a `--config` that is JSON itself."""
+        return None if self.config is None or (self.value or "").lstrip()[:1] == "{" else self.value
+
     def with_config(self, config: Mapping[str, Any]) -> "Flag":
         """Return the `--config` with other content."""
         return replace(self, config=config, words=(f"--config={as_yaml(config)}",))
@@ -396,7 +401,7 @@ def naming_its_origin(text: str, line: CommandLine) -> str:
     They are the flags whose last word is in it, or whose value is, else all that were typed.
     """
     typed = {f"--{flag.name}": flag for flag in line.flags if flag.name and flag.value}
-    files = [str(flag.value) for flag in line.flags if flag.config is not None and not flag.words[0].endswith("}")]
+    files = [flag.config_file for flag in line.flags if flag.config_file]
     if re.search(r"--\w", text) or any(file in text for file in files):
         return text
     words = {word.strip("`'\".,:;()=") for word in re.split(r"[\s=]+", text)}
