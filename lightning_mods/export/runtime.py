@@ -89,7 +89,7 @@ def _is_trusted(line: CommandLine, file_format: str, file: Path) -> bool:
     """Return whether the person who typed the line trusts the file, which no file can say of another."""
     said = line.typed.get("trust", "false")
     if said not in ("true", "false"):
-        raise UsageError(f"--trust needs true or false, not {said}.")
+        raise UsageError(f"--trust needs true or false, not {said or 'nothing'}.")
     if said == "false" and file_format in _PROGRAMS:
         raise UsageError(f"{file} is {_PROGRAMS[file_format]}; --trust=true runs it, if you know where it comes from.")
     return said == "true"

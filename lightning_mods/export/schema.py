@@ -19,7 +19,7 @@ _LARGEST = 64_000_000  # bytes; a million names of categories are less
 
 def schema_path(file: Path) -> Path:
     """Return where the schema of an exported file is: `model.onnx.json` beside `model.onnx`."""
-    return file.with_name(f"{file.name}.json")
+    return Path(f"{file}.json")
 
 
 def schema_of(
@@ -88,6 +88,7 @@ def read_schema(file: Path) -> dict[str, Any]:
         raise RunError(f"{path} is larger than a schema of `lightning_mods.export` can be; export the model anew.")
     try:
         schema = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        json.dumps(schema, ensure_ascii=False).encode()  # which half of a surrogate pair is not
     except (ValueError, RecursionError) as error:  # also of bytes that are no text
         raise RunError(f"{path} is no schema of `lightning_mods.export`: it is no JSON; export it anew.") from error
     try:

@@ -122,6 +122,8 @@ def read_program(file: Path) -> TorchProgram:
     """Read the program of a `.pt2` file; a RunError says what it holds that a model of a table has not."""
     try:
         return _read(file, _parts(file))
+    except RunError:
+        raise
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise RunError(f"{file} is damaged, or no program as torch.export writes it; export it anew.") from error
 
@@ -229,9 +231,10 @@ def _steps(
     for node in nodes:
         if node["target"] == _CHECK:
             continue
-        [made] = node["outputs"]
+        operation = _operation(file, node["target"])
         arguments = {str(each["name"]): _argument(file, each["arg"]) for each in node["inputs"]}
-        step = _Step(_operation(file, node["target"]), arguments, str(made["as_tensor"]["name"]), ())
+        [made] = node["outputs"]
+        step = _Step(operation, arguments, str(made["as_tensor"]["name"]), ())
         unknown = [name for name in _names(arguments) if name not in known]
         if unknown or step.output in known:
             raise RunError(f"{file} is damaged: its graph has no tensor {(unknown or [step.output])[0][:80]!r}.")

@@ -195,6 +195,14 @@ def test_a_path_that_cannot_be_is_said_in_one_line(flag, said):
     assert said in refused(ROWS, "--config=odd.yaml", *exported, verb="predict")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such files")
+def test_what_is_no_file_is_no_exported_model():
+    os.mkfifo("pipe.pt2")
+    for name, what in ((".", "is a folder"), ("/", "is a folder"), ("pipe.pt2", "is no ordinary file")):
+        assert what in refused(f"--exported={name}", ROWS, verb="predict")
+    assert "/dev/zero is no ordinary file" in refused("--exported=/dev/zero", ROWS, verb="predict")
+
+
 def test_a_link_keeps_its_place():
     Path("there.csv").write_text("old")
     Path("here.csv").symlink_to("there.csv")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from export_cases import QUIET, SUFFIXES, needs, refused, succeed
+from export_cases import QUIET, SUFFIXES, TABLES, assert_same, fitted, needs, refused, succeed
 
 from lightning_mods.export.runtime import open_exported
 
@@ -104,3 +104,29 @@ def test_a_module_that_cannot_be_exported_is_told_why(foreign, monkeypatch):
     assert "Forks cannot be written as pt2: " in refused("--model=foreign_to_export.Forks", "--format=pt2")
     said = refused("--model=foreign_to_export.Plain", "--model.width=5", "--format=pt2")
     assert "weights of another model than Plain" in said
+
+
+OWN = """
+from lightning_mods import MLPRegressor
+
+
+class Own(MLPRegressor):
+    def forward(self, x):
+        return (super().forward(x) * 1e-3).sinh()
+"""
+
+
+def test_a_model_of_a_table_with_an_operation_of_its_own_needs_to_be_trusted(tmp_path, monkeypatch):
+    (tmp_path / "own_to_export.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(fitted(tmp_path / "fit", *TABLES[-1], "--recipe=plain"))
+    own = "--model=own_to_export.Own"
+    succeed("predict", own, "--data.predict_path=new.csv", "--output=wanted.csv")
+    out, _ = succeed("export", own, "--format=pt2", "--output=own.pt2")
+    assert "--exported=own.pt2 --data.predict_path=new.csv --output=out.csv --trust=true" in out
+    rows = ("--exported=own.pt2", "--data.predict_path=new.csv", "--output=found.csv")
+    said = refused(*rows, verb="predict")
+    assert "own.pt2 uses the operation 'torch.ops.aten.sinh.default'" in said
+    assert "--trust=true" in said
+    succeed("predict", *rows, "--trust=true")
+    assert_same("found.csv", "wanted.csv")

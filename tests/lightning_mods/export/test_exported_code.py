@@ -93,7 +93,9 @@ def with_weight(**changed):
     def make(good):
         plain = json.loads(good[CONFIG])
         next(iter(plain["config"].values())).update(changed)
-        more = {CONFIG: json.dumps(plain).encode(), f"data/weights/{changed.get('path_name', 'x')}": saved_bomb()}
+        more = {CONFIG: json.dumps(plain).encode()}
+        if "path_name" in changed:
+            more[f"data/weights/{changed['path_name']}"] = saved_bomb()
         return packed(list({**good, **more}.items()))
 
     return make
@@ -274,6 +276,22 @@ def test_what_only_torchs_own_loader_would_run_is_passed_over(name, saved):
     rows = torch.rand(5, 2).numpy()
     assert (open_exported("pt2", bad)([rows])[0] == open_exported("pt2", saved)([rows])[0]).all()
     assert not Path("ran").exists()
+
+
+REASONS = {
+    "older weights": "holds 'data/weights/model.pt'",
+    "pickled weights": "holds pickles",
+    "an operation that writes a file": r"uses the operation 'torch\.ops\.aten\.from_file\.default'",
+    "an operation of Python": "uses the operation 'torch.serialization.os.system'",
+    "zeros without end": "asks for a tensor of",
+    "a weight of another shape": "too few for the shape",
+}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_what_is_refused_is_named(name, saved):
+    with pytest.raises(RunError, match=REASONS[name]):
+        open_exported("pt2", ATTACKS[name](parts(saved)))
 
 
 @pytest.mark.parametrize("name", ATTACKS)

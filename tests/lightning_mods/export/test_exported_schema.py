@@ -92,6 +92,7 @@ MUTILATED = {
     "nothing": (lambda: "", "no JSON"),
     "a number": (lambda: "3", "not marked as one"),
     "lists without end": (lambda: "[" * 100_000, "no JSON"),
+    "half a character": (lambda: at("outputs", 0, "classes")(["no", "\ud800"]), "no JSON"),
     "not a number": (lambda: at("inputs", 0, "columns", 0, "mean")(float("nan")), "no JSON"),
     "somebody else's": (lambda: json.dumps({"name": "package", "version": 1}), "not marked as one"),
     "another version": (lambda: at("version")(2), "another version"),
