@@ -202,11 +202,11 @@ def encode_rows(
 
 
 def _encoded_chunks(table: Table, encoding: Encoding) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    infinities, start = InfinityCount(), 0
+    infinities, start = InfinityCount(table.label), 0
     for chunk in table.chunks(encoding.inputs):
         yield start, encoding.encode_stored(chunk, start, infinities)
         start += chunk.num_rows
-    infinities.check(table.label)
+    infinities.check()
 
 
 def encoded_table(table: Table, encoding: Encoding) -> Rows:

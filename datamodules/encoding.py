@@ -54,7 +54,8 @@ class NumericColumn:
         read = as_numbers(array)
         if read.n_junk and not self.junk:
             found = f"here {read.n_junk} cells are text, such as {read.example!r}"
-            raise DataError(f"Column {self.name!r} held numbers in the training rows; {found}. Mend or empty them.")
+            before = f"{infinities.label!r}: column {self.name!r} held numbers in the training rows"
+            raise DataError(f"{before}; {found}. Mend or empty them.")
         infinities.add(self.name, read.values, start)
         return read.values
 
@@ -143,8 +144,9 @@ Column = NumericColumn | CategoryColumn
 
 @dataclass
 class InfinityCount:
-    """Count of infinite cells met while encoding, so that the error can say how many there are in all."""
+    """Count of infinite cells met while a table is encoded, so that the error can say how many there are in all."""
 
+    label: str  # of the table
     found: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def add(self, name: str, values: NDArray[np.float64], start: int) -> None:
@@ -154,10 +156,10 @@ class InfinityCount:
             n, first = self.found.get(name, (0, start + int(infinite[0])))
             self.found[name] = (n + len(infinite), first)
 
-    def check(self, label: str) -> None:
+    def check(self) -> None:
         """Raise a DataError if infinite cells were met."""
         for name, (n, first) in self.found.items():
-            raise infinite_error(label, name, n, first)
+            raise infinite_error(self.label, name, n, first)
 
 
 def infinite_error(label: str, column: str, n: int, first: int) -> DataError:
@@ -253,7 +255,7 @@ class Encoding:
 
     def encode_stored(self, chunk: Any, start: int, infinities: InfinityCount) -> NDArray[np.float32]:
         """Encode a chunk likewise, but with one number for all bins of a column: `expansion` makes features of it."""
-        parts = [c.encode(_cells(chunk, c), start, infinities) for c in self.columns]
+        parts = [c.encode(_cells(chunk, c, infinities.label), start, infinities) for c in self.columns]
         return np.concatenate(parts, axis=1) if parts else np.zeros((chunk.num_rows, 0), dtype=np.float32)
 
     def check_columns(self, names: tuple[str, ...], label: str) -> None:
@@ -284,11 +286,11 @@ def _plain(column: Column) -> dict[str, Any]:
     return {"kind": column.kind, **{k: list(v) if isinstance(v, tuple) else v for k, v in said.items()}}
 
 
-def _cells(chunk: Any, column: Column) -> Any:
+def _cells(chunk: Any, column: Column, label: str) -> Any:
     array = single(chunk, column.name)
     kind = kind_of(array.type)
     if kind == "other" or (kind == "time" and column.kind == NumericColumn.kind):
-        before = f"Column {column.name!r} was {column.kind} in training"
+        before = f"{label!r}: column {column.name!r} was {column.kind} in training"
         raise DataError(f"{before}; here its type is {array.type}. Convert it.")
     return array
 
@@ -314,7 +316,8 @@ class RawRows:
 
 def raw_rows(encoding: Encoding, chunk: Any, start: int, infinities: InfinityCount) -> RawRows:
     """Read a chunk (an Arrow table) as rows for an exported model; what `Encoding.encode` says holds here too."""
-    numbers = [c.values(_cells(chunk, c), start, infinities) for c in encoding.columns if isinstance(c, NumericColumn)]
-    codes = [c.codes(_cells(chunk, c)) for c in encoding.columns if isinstance(c, CategoryColumn)]
+    cells = [(c, _cells(chunk, c, infinities.label)) for c in encoding.columns]
+    numbers = [c.values(found, start, infinities) for c, found in cells if isinstance(c, NumericColumn)]
+    codes = [c.codes(found) for c, found in cells if isinstance(c, CategoryColumn)]
     none = np.zeros((chunk.num_rows, 0), dtype=np.int64)  # where there are no columns of a kind
     return RawRows(np.column_stack([none.astype(np.float64), *numbers]), np.column_stack([none, *codes]))

@@ -26,7 +26,6 @@ def printable(text: str) -> str:
     return "".join(escaped)
 
 
-
 def nearest(name: str, names: Iterable[str], limit: int = 12) -> str:
     """Return `names` as a list in words, those most like `name` first; what exceeds `limit` is only counted."""
     wanted = name.casefold()[:_COMPARED]

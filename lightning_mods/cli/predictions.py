@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from math import isfinite
@@ -58,8 +58,8 @@ def _text(value: float) -> str:
     return f"{value:.9g}"  # nine digits tell every float32 from its neighbours
 
 
-def check_output(output: Path, inputs: Mapping[str, object]) -> None:
-    """Raise an error if `output` is a folder, or a file that is read; `inputs` are paths by their flags."""
+def check_output(output: Path, inputs: Iterable[tuple[str, object]]) -> None:
+    """Raise an error if `output` is a folder, or a file that is read; `inputs` are flags with their paths."""
     try:
         writable = b"\0" not in os.fsencode(output)
     except UnicodeEncodeError:  # half of a surrogate pair
@@ -68,7 +68,7 @@ def check_output(output: Path, inputs: Mapping[str, object]) -> None:
         raise UsageError(f"--output needs a path that files can have; {str(output)!r} is none.")
     if output.is_dir():
         raise RunError(f"--output needs a file; {output} is a folder.")
-    for flag, path in inputs.items():
+    for flag, path in inputs:
         if path and _is_same(output, str(path)):
             raise UsageError(f"--output={output} is the file that {flag}={path} is read from; give another --output.")
 

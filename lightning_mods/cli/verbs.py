@@ -278,9 +278,9 @@ def _predict(cli: ModsCLI, checkpoint: Path | None) -> None:
     if getattr(cli.datamodule, "predict_path", "") is None:
         raise DataError("--data.predict_path is needed: a file with the rows to predict.")
     output = Path(cli.config.output)
-    tables = {f"--data.{name}": getattr(cli.datamodule, name, None) for name in _TABLES}
-    configs = {"--config": flag.config_file for flag in cli.line.flags if flag.config_file}
-    check_output(output, {**tables, **configs, "--ckpt_path": checkpoint})
+    tables = [(f"--data.{name}", getattr(cli.datamodule, name, None)) for name in _TABLES]
+    configs = [("--config", flag.config_file) for flag in cli.line.flags]
+    check_output(output, [*tables, *configs, ("--ckpt_path", checkpoint)])
     outputs = cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     if not cli.trainer.is_global_zero:
         return

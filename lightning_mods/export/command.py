@@ -72,7 +72,7 @@ def _export(cli: ModsCLI, checkpoint: Path | None) -> None:
     output = Path(cli.config.output or f"model{FORMATS[file_format]}")
     overwrite = bool(cli.config.overwrite)
     _check_output(output, file_format, overwrite=overwrite)
-    read = {"--ckpt_path": checkpoint, "--data.path": getattr(cli.datamodule, "path", None)}
+    read = [("--ckpt_path", checkpoint), ("--data.path", getattr(cli.datamodule, "path", None))]
     for path in (output, schema_path(output)):
         check_output(path, read)
     if file_format == "torchscript":
@@ -175,10 +175,11 @@ def _both_sides(model: MLPModule, encoding: Encoding, chunks: Sequence[Any]) -> 
     parts: list[RawRows] = []
     wanted = []
     for chunk in chunks:
-        rows = raw_rows(encoding, chunk, 0, InfinityCount())
+        seen = InfinityCount("a row to compare with")
+        rows = raw_rows(encoding, chunk, 0, seen)
         finite = ~np.isinf(rows.numbers).any(axis=1)  # such rows are refused by `predict`
         parts.append(rows[finite])
-        encoded = encoding.encode(chunk, 0, InfinityCount())[finite]
+        encoded = encoding.encode(chunk, 0, seen)[finite]
         with torch.no_grad():
             wanted.append(flat_arrays(model(torch.from_numpy(encoded)))[0])
     arrays = [np.concatenate(each) for each in zip(*(part.arrays for part in parts), strict=True)]

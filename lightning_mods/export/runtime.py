@@ -66,8 +66,8 @@ def _predict(line: CommandLine) -> None:
     if not path:
         raise DataError("--data.predict_path is needed: a file with the rows to predict.")
     file, output = _expanded(str(line.said("exported"))), Path(str(line.said("output") or "predictions.csv"))
-    configs = {f"--{flag.name}": flag.value for flag in line.flags if flag.config is not None}
-    check_output(output, {"--data.predict_path": path, **configs, "--exported": file, "its schema": schema_path(file)})
+    read = [("--data.predict_path", path), ("--exported", file), ("its schema", schema_path(file))]
+    check_output(output, [*read, *(("--config", flag.config_file) for flag in line.flags)])
     schema = read_schema(file)
     encoding = encoding_in(schema)
     table = open_table(str(path))
@@ -100,10 +100,10 @@ def _predictions(
 ) -> Iterator[NDArray[Any]]:
     step = schema["max_batch"] or _ROWS
     shape = schema["outputs"][0]["shape"][1:]
-    infinities, start = InfinityCount(), 0
+    infinities, start = InfinityCount(table.label), 0
     for chunk in table.chunks(encoding.inputs):
         rows = raw_rows(encoding, chunk, start, infinities)
-        infinities.check(table.label)
+        infinities.check()
         for low in range(0, len(rows), step):
             arrays = rows[low : low + step].arrays
             found = run(arrays)

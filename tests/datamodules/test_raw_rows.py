@@ -11,7 +11,7 @@ ENCODING = Encoding((CategoryColumn("colour", ("blue", "red")), NumericColumn("s
 
 
 def rows_of(**columns):
-    return raw_rows(ENCODING, pa.table(columns), 0, InfinityCount())
+    return raw_rows(ENCODING, pa.table(columns), 0, InfinityCount("t.csv"))
 
 
 def test_a_category_becomes_its_place_and_unknown_and_missing_the_codes_behind():
@@ -27,13 +27,13 @@ def test_numbers_keep_all_their_digits_and_gaps_are_nan():
 
 
 def test_text_among_numbers_is_refused_by_name():
-    with pytest.raises(DataError, match="Column 'size' held numbers"):
+    with pytest.raises(DataError, match=r"'t\.csv': column 'size' held numbers"):
         rows_of(colour=["red"], size=["tall"])
 
 
 def test_a_table_of_categories_alone_makes_one_array():
     encoding = Encoding((CategoryColumn("colour", ("blue", "red")),))
-    rows = raw_rows(encoding, pa.table({"colour": ["red", "blue"]}), 0, InfinityCount())
+    rows = raw_rows(encoding, pa.table({"colour": ["red", "blue"]}), 0, InfinityCount("t.csv"))
     assert [array.tolist() for array in rows.arrays] == [[[1], [0]]]
     assert len(rows) == 2
     assert rows[1:].codes.tolist() == [[0]]

@@ -79,8 +79,8 @@ def test_an_output_that_is_an_input_is_refused_by_whatever_name(tmp_path, monkey
     Path("hard.csv").hardlink_to(rows)
     for name in ("rows.csv", "./rows.csv", "link.csv", "hard.csv", str(rows.resolve())):
         with pytest.raises(UsageError, match=r"is the file that --data\.predict_path=rows\.csv is read from"):
-            check_output(Path(name), {"--ckpt_path": None, "--data.predict_path": "rows.csv"})
-    check_output(Path("new.csv"), {"--data.predict_path": "rows.csv"})
+            check_output(Path(name), [("--ckpt_path", None), ("--data.predict_path", "rows.csv")])
+    check_output(Path("new.csv"), [("--data.predict_path", "rows.csv")])
 
 
 def test_the_summary_shows_every_number_beside_the_trivial_one():

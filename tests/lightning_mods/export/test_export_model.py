@@ -35,8 +35,8 @@ def both(columns, table):
     encoding = Encoding(tuple(columns))
     torch.manual_seed(0)
     model = MLPRegressor(len(encoding.feature_names), 10.0, 3.0, hidden_sizes=[8]).eval()
-    raw = raw_rows(encoding, table, 0, InfinityCount())
-    encoded = torch.from_numpy(encoding.encode(table, 0, InfinityCount()))
+    raw = raw_rows(encoding, table, 0, InfinityCount("t.csv"))
+    encoded = torch.from_numpy(encoding.encode(table, 0, InfinityCount("t.csv")))
     with torch.no_grad():
         return model(encoded), TableModel(encoding, model).eval()(*map(torch.from_numpy, raw.arrays))
 

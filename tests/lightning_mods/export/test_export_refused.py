@@ -79,7 +79,7 @@ def test_what_cannot_be_predicted_with_is_said_in_one_line():
     assert "stranger.onnx is none of ours" in tried("--exported=stranger.onnx", "--data.predict_path=new.csv")
     assert "nowhere.onnx is not there" in tried("--exported=nowhere.onnx", "--data.predict_path=new.csv")
     assert "lacks the columns 'Solar.R', 'Month', 'Day'" in tried(*mine, "--data.predict_path=few.csv")
-    assert "Column 'Solar.R' held numbers" in tried(*mine, "--data.predict_path=words.csv")
+    assert "'words.csv': column 'Solar.R' held numbers" in tried(*mine, "--data.predict_path=words.csv")
     assert "column 'Wind' has 1 infinite value" in tried(*mine, "--data.predict_path=endless.csv")
     assert "has a header but no rows" in tried(*mine, "--data.predict_path=empty.csv")
     assert "--data.predict_path is needed" in tried(*mine)
