@@ -4,9 +4,12 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
+import time
+import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,14 @@ from datamodules.errors import DataError
 from datamodules.readers.limits import check_memory
 from datamodules.readers.table import Table
 
+if sys.platform != "win32":
+    import fcntl
+
 _FORMAT = 1  # of the files; a change makes older ones unfindable
+_SUMS = "sums.json"  # checksums of the other files of a folder
+_BLOCK_BYTES = 1 << 24
+_DRAFT = ".draft-"
+_NEW = 60.0  # seconds: a draft may not be locked yet
 
 # For each set the row numbers it takes from a table, sorted, and their targets.
 Sets = Mapping[str, tuple[NDArray[np.int64], NDArray[Any]]]
@@ -38,42 +48,95 @@ def folder_for(kind: str, table: Table, settings: Mapping[str, Any]) -> Path:
         release = version("lightning-mods")
     except PackageNotFoundError:  # run from a checkout
         release = "unknown"
-    state: list[Any] = [table.label]
-    if table.file is not None:
-        stat = table.file.stat()
-        state = [str(table.file.resolve()), stat.st_size, stat.st_mtime_ns]
+    # its state when it was opened: by now the file may be another
+    state = [table.label if table.file is None else str(table.file.resolve()), *table.state]
     text = json.dumps([_FORMAT, release, kind, state, settings], sort_keys=True)
     return cache_root() / hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def is_whole(folder: Path) -> bool:
+    """Return whether a folder is there and each file in it as it was written: neither cut short nor zeroed."""
+    try:
+        return bool(json.loads((folder / _SUMS).read_text()) == _sums(folder))
+    except (OSError, ValueError):
+        return False
+
+
+def _sums(folder: Path) -> dict[str, int]:
+    sums = {}
+    for file in folder.iterdir():
+        if file.name != _SUMS:
+            with file.open("rb") as stream:
+                sums[file.name] = 0
+                while block := stream.read(_BLOCK_BYTES):
+                    sums[file.name] = zlib.crc32(block, sums[file.name])
+    return sums
 
 
 @contextmanager
 def all_or_nothing(folder: Path, n_bytes: int) -> Iterator[Path]:
     """Yield a new folder to write `n_bytes` into; it becomes `folder` at the end, or vanishes on any error.
 
-    If another process was faster, its folder stays. A disk that is full, or may not be written to, is a DataError.
+    If another process was faster, its folder stays, unless that is damaged. What killed processes left is removed. A
+    disk that is full, or may not be written to, is a DataError.
     """
     root = folder.parent
-    draft: Path | None = None
     try:
         root.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(root)
         free = shutil.disk_usage(root).free
         if n_bytes > free:
             raise OSError(f"{n_bytes / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=root))
-        yield draft
-        try:
-            draft.replace(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
+        with _draft(root) as draft:
+            yield draft
+            (draft / _SUMS).write_text(json.dumps(_sums(draft)))
+            if folder.is_dir() and not is_whole(folder):
+                folder.rename(draft.with_suffix(".damaged"))
+            try:
+                draft.replace(folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
     except OSError as error:
         raise DataError(
             f"The encoded table cannot be written to {str(root)!r}: {error}. Free some space, or set XDG_CACHE_HOME "
             "to a larger disk."
         ) from error
+
+
+@contextmanager
+def _draft(root: Path) -> Iterator[Path]:
+    # A new folder, locked for as long as this process works on it; the kernel lets go when it is killed.
+    draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=root))
+    with ExitStack() as stack:
+        for left in (draft, draft.with_suffix(".damaged")):
+            stack.callback(shutil.rmtree, left, ignore_errors=True)
+        with suppress(OSError):  # a file system without locks: what a kill leaves stays there
+            stack.enter_context(_locked(draft))
+        yield draft
+
+
+def _remove_abandoned(root: Path) -> None:
+    # drafts that nobody has locked
+    for draft in root.glob(f"{_DRAFT}*") if sys.platform != "win32" else ():
+        with suppress(OSError):  # another process was faster, or works on it
+            if time.time() - draft.stat().st_mtime > _NEW:
+                with _locked(draft):
+                    shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    # An OSError if another process has it locked.
+    if sys.platform == "win32":  # where a folder that is open cannot be moved
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
     finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
+        os.close(handle)
 
 
 class ArrayFile:
@@ -118,7 +181,7 @@ def _write_missing(table: Table, encoding: Encoding, sets: Sets, folders: Mappin
     width = encoding.stored_width
     with ExitStack() as stack:
         files: dict[str, ArrayFile] = {}
-        for stage, (rows, y) in ((s, sets[s]) for s in sets if not folders[s].is_dir()):
+        for stage, (rows, y) in ((s, sets[s]) for s in sets if not is_whole(folders[s])):
             draft = stack.enter_context(all_or_nothing(folders[stage], 4 * len(rows) * width + y.nbytes))
             np.save(draft / "y.npy", y)
             files[stage] = ArrayFile(draft / "x.npy", (len(rows), width), np.float32)

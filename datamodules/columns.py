@@ -1,8 +1,10 @@
 """Columns of a table: cells read as numbers or names, and the counts and sums of one column's training rows."""
 
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -11,13 +13,19 @@ from numpy.typing import NDArray
 Kind = Literal["number", "text", "bool", "category", "time", "other"]
 """What the file says a column is: `text` may still be numbers, as everything in a CSV is text."""
 
+NUMERIC_SHARE = 0.9  # of a text column's cells that must parse for it to be numbers; the rest is junk such as "?"
 MAX_TRACKED = 20_000  # different names remembered of a column; more of them can only be text or an identifier
 _COUNTERS = frozenset({"", "rownames", "rowname", "row", "rowid", "row_id", "index", "unnamed: 0"})
+_FIRST = 10  # cells of each chunk that are looked at, letter by letter
 _SAMPLE = 200  # names kept of a column with more than that, to tell dates from text
 _DATE = re.compile(
     r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))"
     r"([T ]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?\s?([AaPp][Mm])?\s?(Z|[+-]\d{2}:?\d{2})?)?"
     r"|\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?"
+)
+_LEADING_ZERO = re.compile(r"[+-]?0\d")
+_WRITTEN = re.compile(  # 1,234.5 or 1.234,5 or 12,5 or $5 or 7 %
+    r"[€$£¥]?\s?[+-]?(\d{1,3}([,.'’\s]\d{3})+|\d+)([.,]\d+)?\s?(%|€|\$|£|¥)?"
 )
 _WHOLE_FLOAT = re.compile(r"[+-]?\d+\.0+")
 
@@ -118,7 +126,7 @@ def _numbers_in_text(array: Any) -> Numbers:
             return Numbers(np.asarray(values, dtype=np.float64))
     labels = as_labels(array)
     parsed = np.array([*map(number_of, labels.names), np.nan])
-    spelt_nan = np.array([*(n.lower().lstrip("+-") == "nan" for n in labels.names), True])
+    spelt_nan = np.array([*map(_spells_nan, labels.names), True])
     is_junk = np.isnan(parsed) & ~spelt_nan
     n_junk = int(is_junk[labels.codes].sum())
     blanks = _count_blanks(array)
@@ -126,11 +134,30 @@ def _numbers_in_text(array: Any) -> Numbers:
     return Numbers(parsed[labels.codes], n_junk + blanks, example)
 
 
+def _spells_nan(name: str) -> bool:
+    return name.lower().lstrip("+-") == "nan"
+
+
 def _count_blanks(array: Any) -> int:
     # cells that hold only white space: no number, though as a name they count as missing
     import pyarrow.compute as pc
 
     return int(pc.sum(pc.utf8_is_space(array)).as_py() or 0) if kind_of(array.type) == "text" else 0
+
+
+def written_number(names: Iterable[str]) -> str | None:
+    """Return one of the names if nine in ten are numbers as people write them: 1,234 or 12 % or $5; else None."""
+    sample = list(islice(names, _SAMPLE))
+    found = [name for name in sample if _WRITTEN.fullmatch(name) and number_of(name) != number_of(name)]
+    return found[0] if found and len(found) >= NUMERIC_SHARE * len(sample) else None
+
+
+def alike(names: Iterable[str]) -> list[str]:
+    """Return the names that differ from another one in nothing but case and spaces, such beside each other."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault("".join(name.casefold().split()), []).append(name)
+    return [name for group in groups.values() if len(group) > 1 for name in group]
 
 
 def _count_missing(array: Any) -> int:
@@ -222,13 +249,20 @@ class Moments:
 
 @dataclass
 class ColumnSummary:
-    """Counts and sums of a column's training rows, as far as it has been read."""
+    """Counts and sums of a column's training rows, as far as it has been read.
+
+    The names of a text column are counted from the first chunk on that holds something other than numbers. Where that
+    was not the first of all and the column is no number column after all, it `lacks_names`, and has to be read again.
+    """
 
     name: str
     kind: Kind  # what the file says it is
     forced: bool = False  # the user says it is a category
+    named: bool = False  # names are counted of numbers too
     n: int = 0  # training rows seen
+    n_unnamed: int = 0  # of these, before the first name was counted
     n_missing: int = 0  # of these, missing cells (no junk)
+    n_numbers: int = 0  # of these, numbers, infinite ones too
     n_junk: int = 0  # of these, cells that are text where the others are numbers
     junk: str | None = None  # one of those
     moments: Moments = field(default_factory=Moments)  # of the cells that are numbers
@@ -240,6 +274,7 @@ class ColumnSummary:
     last: float | None = float("-inf")  # largest training cell, while each was larger than the one before
     counts: dict[str, int] = field(default_factory=dict)  # of each name; a sample beyond `MAX_TRACKED` names
     overflow: bool = False  # whether there were more
+    zeros: str | None = None  # a cell such as "01234", among the first of each chunk
 
     def add(self, array: Any, rows: NDArray[np.int64], start: int) -> None:
         """Take in a chunk (an Arrow array) that begins at row `start`; `rows`, counted within it, are to train on."""
@@ -248,34 +283,45 @@ class ColumnSummary:
             self.n_missing += int(np.asarray(array.is_null().to_numpy(zero_copy_only=False))[rows].sum())
             return
         if self.kind in ("number", "text") and not self.forced:
+            before = self.n_numbers
             self._add_numbers(as_numbers(array), rows, start)
-        if self.kind != "number" or self.forced:
-            self._add_labels(array.take(rows))
+            if self.kind == "text" and self.zeros is None:
+                first = array.slice(0, _FIRST).to_pylist()
+                self.zeros = next((cell for cell in first if cell and _LEADING_ZERO.match(cell)), None)
+            if not self.named and not self.n_junk:  # numbers so far, and names cost most of the time
+                self.n_missing += len(rows) - (self.n_numbers - before)
+                self.n_unnamed += len(rows)
+                return
+        self._add_labels(array.take(rows))
 
     def _add_numbers(self, read: Numbers, rows: NDArray[np.int64], start: int) -> None:
-        infinite = np.flatnonzero(np.isinf(read.values))
-        if len(infinite) and self.first_infinite is None:
-            self.first_infinite = start + int(infinite[0])
-        self.n_infinite += len(infinite)
         values = read.values[rows]
+        if np.isfinite(read.values).all():
+            self.n_numbers += len(values)
+        else:
+            infinite = np.flatnonzero(np.isinf(read.values))
+            if len(infinite) and self.first_infinite is None:
+                self.first_infinite = start + int(infinite[0])
+            self.n_infinite += len(infinite)
+            self.n_numbers += len(values) - int(np.isnan(values).sum())
         if self.sampled is not None:
             low, high = np.searchsorted(self.sampled, [start, start + len(read.values)])
             self.sample.append(read.values[self.sampled[low:high] - start])
-        if self.kind == "number":
-            self.n_missing += int(np.isnan(values).sum())
         self.n_junk += read.n_junk
         self.junk = self.junk or read.example
         self.moments.add(values)
-        if self.last is not None and len(values):
-            rising = values[0] > self.last and bool(np.all(np.diff(values) > 0))
+        if not len(values):
+            return
+        if self.last is not None:
+            rising = values[0] > self.last and values[-1] >= values[0] and bool(np.all(values[1:] > values[:-1]))
             self.last = float(values[-1]) if rising else None
-        self.row_numbers = tuple(c for c in self.row_numbers if np.array_equal(values, rows + (start + c)))
+        first = values[0] - rows[0] - start  # tells most columns
+        self.row_numbers = tuple(c for c in self.row_numbers if c == first and np.array_equal(values, rows + start + c))
 
     def _add_labels(self, array: Any) -> None:
         # past `MAX_TRACKED` names only the gaps are counted, as spelling names out costs most
         import pyarrow as pa
 
-        whole = self.kind == "number"
         if isinstance(array, pa.DictionaryArray):  # its list may hold values that no training row has
             array = array.dictionary.take(array.indices)
         array = array if self.overflow else _coded(array)
@@ -285,10 +331,10 @@ class ColumnSummary:
             self.counts = dict(list(self.counts.items())[:_SAMPLE]) or dict.fromkeys(sample.names, 1)
             array = array.dictionary.take(array.indices)
         if self.overflow:
-            self.n_missing += 0 if whole else _count_missing(array)
+            self.n_missing += _count_missing(array)
             return
         read = as_labels(array)
-        self.n_missing += 0 if whole else int((read.codes < 0).sum())
+        self.n_missing += int((read.codes < 0).sum())
         counts = np.bincount(read.codes + 1, minlength=len(read.names) + 1)[1:]
         for name, count in zip(read.names, counts.tolist(), strict=True):
             self.counts[name] = self.counts.get(name, 0) + count
@@ -300,6 +346,22 @@ class ColumnSummary:
     def n_present(self) -> int:
         """Return the number of training rows with a cell, junk included."""
         return self.n - self.n_missing
+
+    @property
+    def are_numbers(self) -> bool:
+        """Return whether these are numbers: by the file's word, or nine in ten of the cells that say something.
+
+        A cell that spells NaN in whatever way says nothing.
+        """
+        if self.forced or self.kind not in ("number", "text") or not self.n_numbers:
+            return False
+        said = self.n_present - sum(n for name, n in self.counts.items() if _spells_nan(name))
+        return self.kind == "number" or self.n_numbers >= NUMERIC_SHARE * max(said, self.n_numbers)
+
+    @property
+    def lacks_names(self) -> bool:
+        """Return whether names are needed to tell what it is, and were not counted from the first row on."""
+        return self.kind == "text" and not self.forced and self.n_unnamed > 0 and not self.are_numbers
 
     @property
     def is_row_number(self) -> bool:

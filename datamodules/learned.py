@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.columns import MAX_TRACKED, ColumnSummary, kind_of, single
+from datamodules.columns import MAX_TRACKED, ColumnSummary, alike, kind_of, single, written_number
 from datamodules.encoding import CategoryColumn, Column, Encoding, NumericColumn, infinite_error, positions
 from datamodules.errors import DataError, nearest, shortened
 from datamodules.readers.table import Table
 from datamodules.targets import Splits, Target, Task, check_learnable, check_target, read_known_target, read_target
 
-NUMERIC_SHARE = 0.9  # of a text column's cells that must parse for it to be numbers; the rest is junk such as "?"
 MAX_CATEGORIES = 100  # features one category column may become; the rarest share one. More would be mostly zeros
 MIN_COVERAGE = 0.5  # share of the rows with names frequent enough for a feature of their own; below, it is free text
 STATE_VERSION = 1
 MAX_BIN_FEATURES = 2048  # of all columns together: more would cost more time than they are worth
 SAMPLED_ROWS = 100_000  # whose quantiles are the edges: exact to half a percent of the rows
 SAMPLED_CELLS = 2**25  # a quarter of a gigabyte
+_SMALLEST_SPREAD = 1e-15  # of a target: a loss in its units squared is told from 0 in float32
 _FLOAT32_ROUNDING = 2.0**-24
 _TARGET_PRECISION = 1e-3  # of the target's standard deviation: far below what any model resolves
 
@@ -161,7 +161,12 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
     dropped = dict.fromkeys(options.drop, "as asked")
     columns = [c for c in table.names if c != name and c not in dropped]
     sampled = _sampled_rows(splits.train, len(columns), options.resolved_seed) if options.bins else None
-    summaries = _summaries(table, columns, splits.train, {*options.categorical}, sampled)
+    new = [ColumnSummary(c, "text", forced=c in options.categorical, sampled=sampled) for c in columns]
+    summaries = _summarised(table, new, splits.train)
+    unnamed = [ColumnSummary(s.name, "text", sampled=sampled, named=True) for s in summaries if s.lacks_names]
+    if unnamed:
+        again = {s.name: s for s in _summarised(table, unnamed, splits.train)}
+        summaries = [again.get(s.name, s) for s in summaries]
     encoding = choose_encoding(summaries, dropped, label=table.label, n_rows=len(target.values), bins=options.bins)
     counts = mean = std = None
     wide = False
@@ -169,7 +174,7 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
     if target.task == "classification":
         counts = tuple(np.bincount(values, minlength=len(target.class_names or ())).tolist())
     else:
-        mean, std = float(values.mean()), float(values.std())
+        mean, std = _mean_and_std(name, values)
         wide = float(np.abs(values).max()) * _FLOAT32_ROUNDING > _TARGET_PRECISION * std
     few = shortened([repr((target.class_names or ())[c]) for c in splits.unshared]) if counts else ""
     return Learned(
@@ -188,8 +193,21 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
         n_no_target=int(target.missing.sum()),
         sizes={"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
         encoding=encoding,
-        notes=(f"too few rows to share out, all in training: class {few}",) if few else (),
+        notes=(
+            *([f"too few rows to share out, all in training: class {few}"] if few else ()),
+            *names_noted(name, target.class_names or ()),
+        ),
     )
+
+
+def _mean_and_std(name: str, values: NDArray[np.float64]) -> tuple[float, float]:
+    # of the training rows' target
+    if values.min() == values.max():
+        raise DataError(f"The target {name!r} is {values[0]:g} in all {len(values)} training rows: nothing to learn.")
+    if (std := float(values.std())) < _SMALLEST_SPREAD:
+        needed = f"The target {name!r} needs a standard deviation of at least {_SMALLEST_SPREAD:g}, whose square fits"
+        raise DataError(f"{needed} 32 bits; in the training rows it has {std:g}. Give it in smaller units.")
+    return float(values.mean()), std
 
 
 def _sampled_rows(train: NDArray[np.int64], n_columns: int, seed: int) -> NDArray[np.int64]:
@@ -199,22 +217,20 @@ def _sampled_rows(train: NDArray[np.int64], n_columns: int, seed: int) -> NDArra
     return np.sort(np.random.default_rng(seed & (2**64 - 1)).choice(train, most, replace=False))
 
 
-def _summaries(
-    table: Table, columns: list[str], train: NDArray[np.int64], forced: set[str], sampled: NDArray[np.int64] | None
-) -> list[ColumnSummary]:
-    found: dict[str, ColumnSummary] = {}
+def _summarised(table: Table, summaries: list[ColumnSummary], train: NDArray[np.int64]) -> list[ColumnSummary]:
     start = 0
-    for chunk in table.chunks(columns) if columns else ():
+    names = [s.name for s in summaries]
+    for chunk in table.chunks(names) if names else ():
         stop = start + chunk.num_rows
         low, high = np.searchsorted(train, [start, stop])
         rows = train[low:high] - start
-        for name in columns:
-            array = single(chunk, name)
-            if name not in found:
-                found[name] = ColumnSummary(name, kind_of(array.type), forced=name in forced, sampled=sampled)
-            found[name].add(array, rows, start)
+        for summary in summaries:
+            array = single(chunk, summary.name)
+            if not start:
+                summary.kind = kind_of(array.type)
+            summary.add(array, rows, start)
         start = stop
-    return list(found.values())
+    return summaries
 
 
 def min_rows_for_category(n_rows: int) -> int:
@@ -246,8 +262,12 @@ def choose_encoding(
                 raise infinite_error(label, s.name, s.n_infinite, s.first_infinite or 0)
             if s.n_junk:
                 notes.append(f"{s.name}: numbers; {s.n_junk} cells such as {s.junk!r} count as missing")
-        elif column.infrequent:
-            pooled.append(f"{s.name} ({len(s.counts) - len(column.categories)} of {len(s.counts)})")
+            if s.zeros:
+                notes.append(f"{s.name}: numbers, of {s.zeros!r} too; if it is a code, --data.categorical=[{s.name}]")
+        else:
+            if column.infrequent:
+                pooled.append(f"{s.name} ({len(s.counts) - len(column.categories)} of {len(s.counts)})")
+            notes += names_noted(s.name, column.categories)
         used.append(column)
     if not used:
         why = shortened((f"{name} ({reason})" for name, reason in reasons.items()), 8)
@@ -258,6 +278,16 @@ def choose_encoding(
     if pooled:
         notes.append(f"rare categories share one feature in {shortened(pooled, 8)}")
     return Encoding(_with_bins(used, {s.name: s for s in summaries}, bins), reasons, tuple(notes))
+
+
+def names_noted(column: str, names: Sequence[str]) -> list[str]:
+    """Return what a user should know about the names of a column: that they may be meant otherwise."""
+    notes = []
+    if example := written_number(names):
+        notes.append(f"{column}: names; if {example!r} is meant as a number, write it without signs and separators")
+    if same := alike(names):
+        notes.append(f"{column}: taken as different are {shortened(map(repr, same))}")
+    return notes
 
 
 def _with_bins(columns: Sequence[Column], summaries: Mapping[str, ColumnSummary], bins: int) -> tuple[Column, ...]:
@@ -304,22 +334,20 @@ def _decide(s: ColumnSummary) -> Column | str:
     # how to encode a column, or why not to
     if s.kind == "other":
         return "neither numbers nor text"
-    if s.n_present == 0 or (s.kind == "number" and s.moments.n + s.n_infinite == 0 and not s.forced):
+    if s.n_present == 0:
         return "all missing"
     if s.forced:
         return _category(s)
     if s.kind == "time" or (s.kind == "text" and s.looks_like_dates):
         return "date or time"
-    # cells that say something: numbers in a text column, or names
-    parsed = s.kind == "number" or (s.kind == "text" and s.moments.n >= NUMERIC_SHARE * max(s.n_present, s.moments.n))
-    return _numeric(s) if parsed and s.moments.n + s.n_infinite else _category(s)
+    return _numeric(s) if s.are_numbers else _category(s)
 
 
 def _numeric(s: ColumnSummary) -> NumericColumn | str:
     if s.is_row_number:
         return "only counts the rows"
     # junk and blanks are missing cells of a number column
-    gaps = s.moments.n + s.n_infinite < s.n
+    gaps = s.n_numbers < s.n
     constant = s.moments.constant and not s.n_infinite
     if constant and not gaps:
         return "constant"
@@ -329,7 +357,7 @@ def _numeric(s: ColumnSummary) -> NumericColumn | str:
 
 def _category(s: ColumnSummary) -> CategoryColumn | str:
     if s.overflow:
-        return f"text or identifier: more than {MAX_TRACKED} different values"
+        return _not_read(s) or f"text or identifier: more than {MAX_TRACKED} different values"
     if len(s.counts) == 1 and not s.n_missing:
         return "constant"
     by_count = sorted(s.counts, key=lambda name: (-s.counts[name], name))
@@ -340,5 +368,11 @@ def _category(s: ColumnSummary) -> CategoryColumn | str:
     covered = sum(s.counts[name] for name in kept)
     if covered < MIN_COVERAGE * s.n_present and not s.forced:
         frequent = f"the frequent ones cover {covered / s.n_present:.0%}"
-        return f"text or identifier: {len(s.counts)} different values in {s.n_present} rows, and {frequent}"
+        different = f"{len(s.counts)} different values in {s.n_present} rows"
+        return _not_read(s) or f"text or identifier: {different}, and {frequent}"
     return CategoryColumn(s.name, tuple(sorted(kept)), len(kept) < len(by_count), s.n_missing > 0)
+
+
+def _not_read(s: ColumnSummary) -> str | None:
+    example = written_number(s.counts)
+    return example and f"numbers such as {example!r}; write them without signs and separators"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.batching import Rows
-from datamodules.cache import Sets, all_or_nothing, encoded_sets, encoded_table, folder_for, open_rows
+from datamodules.cache import Sets, all_or_nothing, encoded_sets, encoded_table, folder_for, is_whole, open_rows
 from datamodules.errors import DataError
 from datamodules.learned import Learned, Options, check_gaps, check_row_count, first_target, learn, recorded_target
 from datamodules.readers import open_table
@@ -19,6 +19,7 @@ from datamodules.targets import Splits, Target, read_known_target, split_target
 
 Stage = Literal["train", "val", "test"]
 STAGES: tuple[Stage, ...] = ("train", "val", "test")
+_SHORT_COLUMN = 2**14  # bytes in memory: to open a column and to read so much takes as long
 
 
 class TablePreparation:
@@ -58,7 +59,9 @@ class TablePreparation:
         if self._is_mapped(table):
             return table
         check_memory(table.label, self._size(table), "--data.memory_map=true keeps it on disk instead")
-        return table if table.is_columnar else table.in_memory()
+        # to read again what stands there as numbers costs little, but for its columns' own cost where these are short
+        cheap = table.is_columnar and table.bytes_estimate > _SHORT_COLUMN * len(table.names)
+        return table if cheap else table.in_memory()
 
     def _is_mapped(self, table: Table) -> bool:
         asked = self.options.memory_map
@@ -112,7 +115,7 @@ class TablePreparation:
 
     def _learned_from_cache(self) -> Learned:
         folder = folder_for("learned", self.table, {**vars(self.options), "seed": self.options.resolved_seed})
-        if not folder.is_dir():
+        if not is_whole(folder):
             text = json.dumps(self._learn().to_plain())
             with all_or_nothing(folder, len(text)) as draft:
                 (draft / "learned.json").write_text(text)
@@ -190,7 +193,7 @@ class TablePreparation:
     def _shares(self, stages: list[Stage]) -> dict[str, Rows]:
         if self._is_mapped(self.table):  # what was written before needs no look into the table
             folders = self._folders(self.table, stages)
-            if all(folder.is_dir() for folder in folders.values()):
+            if all(map(is_whole, folders.values())):
                 return {s: open_rows(folder, self.learned.encoding) for s, folder in folders.items()}
         self.learned.encoding.check_columns(self.table.names, self.table.label)
         return self._encoded(self.table, stages)

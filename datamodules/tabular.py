@@ -1,6 +1,7 @@
 """The data module of a table: arguments, properties and hooks over what `preparation` reads, learns and encodes."""
 
 import math
+from collections.abc import Iterator
 from itertools import groupby
 from textwrap import wrap
 from typing import Any, Literal
@@ -227,10 +228,20 @@ class TabularDataModule(LightningDataModule):
             *_columns(learned.encoding),
             *(f"  {note}" for note in (*learned.encoding.notes, *learned.notes)),
             f"rows: {train:,} train, {val:,} validation, {test:,} test ({kept}, seed {learned.seed}){left}",
+            *self._unscored(),
             f"batch size: {self.resolved_batch_size}{asked}",
         ]
         shown = (printable(line[:_LONGEST]) for line in lines)
         return "\n".join(part for line in shown for part in wrap(line, _WIDTH, subsequent_indent="    "))
+
+    def _unscored(self) -> Iterator[str]:
+        # Which metrics will be NaN whatever is predicted.
+        metric, one = ("r2", "target") if self.num_classes is None else ("auroc", "class")
+        stages: tuple[Stage, ...] = ("val", "test")
+        for stage in stages:
+            values = self._work.stage_target(stage)
+            if len(values) and values.min() == values.max():
+                yield f"  {stage}_{metric} will be NaN: there is one {one} in all {len(values)} rows"
 
     def baseline(self, stage: Literal["val", "test"]) -> dict[str, float]:
         """Score the trivial prediction (most frequent training class, or training mean) on a stage's rows.

@@ -16,6 +16,7 @@ Task = Literal["classification", "regression"]
 MAX_INTEGER_CLASSES = 20  # whole numbers with more distinct values than this are amounts, not classes
 MIN_ROWS_PER_CLASS = 5  # on average, for whole numbers to be classes
 MIN_ROWS_TO_SHARE = 3  # one each for three sets; a class with fewer stays in training whole
+MAX_TARGET = 1e18
 _EXACT = 2.0**53  # float64 tells whole numbers apart up to here
 _KINDS: dict[Kind, str] = {"time": "dates or times", "other": "neither numbers nor names"}  # that are no target
 _BINS = 10  # deciles of a regression target: enough to spread its tails evenly over the sets
@@ -66,13 +67,15 @@ def read_target(table: Table, name: str, task: str) -> Target:
     whole = bool(np.all(distinct == np.floor(distinct)))
     few = len(distinct) <= MAX_INTEGER_CLASSES and len(present) >= MIN_ROWS_PER_CLASS * len(distinct)
     if task == "regression" or (task == "auto" and not (whole and few)):
-        return Target("regression", numbers)
+        return _regression(table, name, numbers)
     if not whole and not few:
         found = f"{len(distinct)} different numbers such as {present[0]:g} in {len(present)} rows"
         raise DataError(f"Column {name!r} has {found}: no classes. Use --data.task=regression.")
     if np.abs(distinct).max() >= _EXACT:
         return _named(table, name, task, numbers, None)
     names = tuple(str(int(v)) if v.is_integer() else repr(v) for v in distinct.tolist())
+    if kind == "text" and {*read_labels(table, name)[1]} - {*names}:  # "01": a class is called what the file calls it
+        return _named(table, name, task, numbers, None)
     codes = np.searchsorted(distinct, numbers).astype(np.int64)
     return Target("classification", np.where(np.isnan(numbers), -1, codes), names)
 
@@ -113,11 +116,19 @@ def _check_finite(table: Table, name: str, numbers: NDArray[np.float64]) -> None
         )
 
 
+def _regression(table: Table, name: str, numbers: NDArray[np.float64]) -> Target:
+    large = np.flatnonzero(np.abs(numbers) > MAX_TARGET)
+    if len(large):
+        needed = f"The target {name!r} of {table.label!r} needs numbers up to {MAX_TARGET:g}, whose squares fit 32 bits"
+        raise DataError(f"{needed}; row {large[0] + 1} holds {numbers[large[0]]:g}. Give it in larger units.")
+    return Target("regression", numbers)
+
+
 def _named(table: Table, name: str, task: str, numbers: NDArray[np.float64] | None, example: str | None) -> Target:
     codes, names = read_labels(table, name)
     if task == "regression":
         if numbers is not None and len(set(names)) > 2:  # a category column of numbers
-            return Target("regression", numbers)
+            return _regression(table, name, numbers)
         shown = example if example is not None else next(iter(names), "")
         needed = f"--data.task=regression needs numbers; the target {name!r} holds {shown!r}."
         raise DataError(f"{needed} Use --data.task=classification.")
@@ -161,7 +172,7 @@ def read_known_target(table: Table, name: str, task: Task, class_names: Sequence
             shown = repr(example) if example is not None else _KINDS.get(kind, kind)
             raise DataError(f"The target {name!r} of {table.label!r} must be numbers; it holds {shown}.")
         _check_finite(table, name, numbers)
-        return Target(task, numbers)
+        return _regression(table, name, numbers)
     known = dict.fromkeys(class_names or ())
     codes, names = read_labels(table, name)
     if len(codes) == 0:
@@ -292,6 +303,6 @@ def mean_metrics(values: NDArray[np.float64], mean: float) -> dict[str, float]:
     if len(values) == 0:
         return dict.fromkeys(("rmse", "mae", "r2"), float("nan"))
     error = values - mean
-    spread = float(np.square(values - values.mean()).sum())
+    spread = float(np.square(values - values.mean()).sum()) if values.min() < values.max() else 0.0
     r2 = 1 - float(np.square(error).sum()) / spread if spread > 0 else float("nan")
     return {"rmse": float(np.sqrt(np.mean(np.square(error)))), "mae": float(np.mean(np.abs(error))), "r2": r2}

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,7 @@ from datamodules.errors import DataError, nearest, shortened
 from datamodules.readers.columnar import bundled_table, feather_table, npz_table, parquet_table
 from datamodules.readers.delimited import delimited_table
 from datamodules.readers.limits import MAX_EXPANSION
-from datamodules.readers.table import Table, reading
+from datamodules.readers.table import Table, file_state, reading
 
 BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "wine")
 _RUNS = 10  # a Parquet file may hold a page of equal cells in a byte: so much more than a packed file may it unpack to
@@ -37,7 +38,8 @@ def open_table(path: str, max_expansion: float = MAX_EXPANSION) -> Table:
         "Feather": feather_table,
     }
     with reading(path, kind):
-        table = openers[kind](file).guarded(file, kind, _RUNS * max_expansion)
+        state = file_state(file)  # before its header is read
+        table = replace(openers[kind](file), state=state).guarded(file, kind, _RUNS * max_expansion)
     twice = sorted(name for name, count in Counter(table.names).items() if count > 1)
     if twice:
         raise DataError(f"{table.label!r} has columns of the same name: {shortened(map(repr, twice))}; rename them.")

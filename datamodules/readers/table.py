@@ -30,6 +30,7 @@ class Table:
     bytes_estimate: int = 0  # in memory
     default_target: str | None = None  # of a bundled table
     is_columnar: bool = False  # its columns stand in the file as numbers, so that to read them again costs little
+    state: tuple[int, ...] = ()  # of the file when it was opened; see `file_state`
 
     def chunks(self, columns: Sequence[str]) -> Iterator[Any]:
         """Yield Arrow tables of exactly `CHUNK_ROWS` rows (the last has the rest) with the named columns."""
@@ -67,12 +68,14 @@ class Table:
     def guarded(self, file: Path, kind: str, max_expansion: float) -> "Table":
         """Return the same table, whose reading goes through the door `reading` and is told of when it takes long.
 
-        Neither may it take more than `max_expansion` times the bytes of the file.
+        Neither may it take more than `max_expansion` times the bytes of the file. A file that is not as it was when it
+        was opened is a DataError: what was learned of it would be of another.
         """
         check_expansion(file, self.bytes_estimate, max_expansion)
 
         def batches(columns: Sequence[str]) -> Iterator[Any]:
             rows, told = 0, time.monotonic()
+            self._check_state()
             with reading(self.label, kind):  # what is raised where the rows go does not pass here
                 for batch in self.batches(columns):
                     rows += batch.num_rows
@@ -84,8 +87,22 @@ class Table:
                         told = time.monotonic()
                         _tell(f"reading {self.label}: {rows:,} rows so far")
                     yield batch
+            self._check_state()
 
         return replace(self, batches=batches)
+
+    def _check_state(self) -> None:
+        if self.file is not None and self.state and self.state != file_state(self.file):
+            raise DataError(f"{self.label!r} has changed since it was opened; start again once nobody writes it.")
+
+
+def file_state(file: Path) -> tuple[int, ...]:
+    """Return what changes when a file does: its size and the time of the last change; nothing of one that is gone."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return ()
+    return stat.st_size, stat.st_mtime_ns
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The metrics of many trials by torchmetrics, which know one at a time."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -41,6 +42,38 @@ class ClassScores(Metric):
             "f1": class_mean_f1(found, classes, self.num_classes),
             "auroc": class_mean_auroc(probabilities, classes),
         }
+
+
+class R2(Metric):
+    """Share of the target's variance that is explained, `1 - residual / total`; NaN for fewer than two different ones.
+
+    Taken in float64 around the mean. torchmetrics' score sums squares in float32, which leaves nothing of a spread of 1
+    around a million, calls targets within a thousandth of each other constant, and raises an error for a single row.
+    Updated with predictions and targets `[B]`.
+    """
+
+    full_state_update = False
+    predictions: list[Tensor]
+    targets: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("predictions", default=[], dist_reduce_fx="cat")
+        self.add_state("targets", default=[], dist_reduce_fx="cat")
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Keep the rows of a batch."""
+        self.predictions.append(predictions)
+        self.targets.append(targets)
+
+    def compute(self) -> Tensor:
+        """Return the share, a scalar of at most 1."""
+        found = dim_zero_cat(self.predictions)
+        y = dim_zero_cat(self.targets).cpu().double().numpy()
+        if len(y) == 0 or y.min() == y.max():
+            return torch.tensor(math.nan, device=found.device)
+        residual = np.square(found.cpu().double().numpy() - y).sum() / np.square(y - y.mean()).sum()
+        return torch.tensor(1 - float(residual), device=found.device)
 
 
 class ProbabilityLoss(Metric):

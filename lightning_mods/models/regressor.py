@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, R2Score
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric
 
 from lightning_mods.models.fused.chain_rule import LossRule, SquaredError
+from lightning_mods.models.metrics import R2
 from lightning_mods.models.mlp import Activation, Schedule, left_out
 from lightning_mods.models.module import MLPModule
 
@@ -98,7 +99,7 @@ class MLPRegressor(MLPModule):
 
     def metrics(self) -> dict[str, Metric]:
         """Root mean squared error and mean absolute error in the target's units, and R²."""
-        return {"rmse": MeanSquaredError(squared=False), "mae": MeanAbsoluteError(), "r2": R2Score()}
+        return {"rmse": MeanSquaredError(squared=False), "mae": MeanAbsoluteError(), "r2": R2()}
 
     @property
     def baseline_loss(self) -> float | None:

@@ -1,9 +1,13 @@
 """The target column tells the task, and says so in one line when it cannot be one."""
 
+import contextlib
+import re
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from datamodules import TabularDataModule
 from datamodules.errors import DataError
 from datamodules.readers.table import Table
 from datamodules.targets import check_learnable, check_target, in_order, read_known_target, read_target
@@ -137,3 +141,33 @@ def test_another_file_must_hold_what_was_trained_on(values, task, message):
 )
 def test_classes_stand_in_numeric_order_if_they_are_numbers_else_alphabetically(names, ordered):
     assert in_order(names) == ordered
+
+
+@pytest.mark.parametrize("far", [1e300, -1e19, 2e18])
+def test_a_target_whose_squares_leave_float32_is_told_which_row_holds_it(far):
+    with pytest.raises(DataError, match=r"needs numbers up to 1e\+18.*row 31 holds.*larger units"):
+        read([0.5, 1.5, 2.5] * 10 + [far])
+    with pytest.raises(DataError, match="row 2 holds"):
+        read_known_target(table_of([0.5, far]), "y", "regression", None)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ([f"{i}e-200" for i in range(30)], "standard deviation of at least 1e-15.*smaller units"),
+        (["0.5"] * 29 + ["0.25"], "is 0.5 in all 20 training rows: nothing to learn"),
+    ],
+)
+def test_a_target_that_is_one_number_to_the_training_is_refused(tmp_path, values, why):
+    rows = [f"{i * 7 % 30},{value}" for i, value in enumerate(values)]
+    (tmp_path / "t.csv").write_text("\n".join(["x,y", *rows]) + "\n")
+    said = []
+    for seed in range(20):  # the one other row is not always held out
+        with contextlib.suppress(DataError):
+            _ = TabularDataModule(str(tmp_path / "t.csv"), "y", seed=seed, val_fraction=0.2).learned
+            continue
+        with pytest.raises(DataError) as caught:
+            _ = TabularDataModule(str(tmp_path / "t.csv"), "y", seed=seed, val_fraction=0.2).learned
+        said.append(str(caught.value))
+    assert said
+    assert all(re.search(why, line) for line in said)

@@ -1,0 +1,1 @@
+"""What large tables and long studies cost: `python -m benchmarks.load`."""
