@@ -88,6 +88,15 @@ def _coded(array: Any) -> Any:
     return array if isinstance(array, pa.DictionaryArray) else array.dictionary_encode()
 
 
+def _values(array: Any) -> list[Any]:
+    import pyarrow as pa
+
+    try:
+        return list(array.to_pylist())
+    except (ValueError, OverflowError):  # a time beyond the year 9999, or in a zone that is none: as the file counts it
+        return list(array.cast(pa.int64() if array.type.bit_width == 64 else pa.int32()).to_pylist())
+
+
 def as_labels(array: Any) -> Labels:
     """Read an Arrow array of any flat type as names."""
     import pyarrow as pa
@@ -96,7 +105,7 @@ def as_labels(array: Any) -> Labels:
     places: dict[str, int] = {}
     # one entry more, reached by code -1: the cell that is missing
     remap = np.full(len(array.dictionary) + 1, -1, dtype=np.int64)
-    for i, value in enumerate(array.dictionary.to_pylist()):
+    for i, value in enumerate(_values(array.dictionary)):
         name = label_of(value)
         if name is not None:
             remap[i] = places.setdefault(name, len(places))
@@ -279,7 +288,7 @@ class ColumnSummary:
     def add(self, array: Any, rows: NDArray[np.int64], start: int) -> None:
         """Take in a chunk (an Arrow array) that begins at row `start`; `rows`, counted within it, are to train on."""
         self.n += len(rows)
-        if self.kind in ("time", "other"):
+        if self.kind == "other" or (self.kind == "time" and not self.forced):
             self.n_missing += int(np.asarray(array.is_null().to_numpy(zero_copy_only=False))[rows].sum())
             return
         if self.kind in ("number", "text") and not self.forced:

@@ -228,20 +228,11 @@ class TabularDataModule(LightningDataModule):
             *_columns(learned.encoding),
             *(f"  {note}" for note in (*learned.encoding.notes, *learned.notes)),
             f"rows: {train:,} train, {val:,} validation, {test:,} test ({kept}, seed {learned.seed}){left}",
-            *self._unscored(),
+            *_unscored(self._work),
             f"batch size: {self.resolved_batch_size}{asked}",
         ]
         shown = (printable(line[:_LONGEST]) for line in lines)
         return "\n".join(part for line in shown for part in wrap(line, _WIDTH, subsequent_indent="    "))
-
-    def _unscored(self) -> Iterator[str]:
-        # Which metrics will be NaN whatever is predicted.
-        metric, one = ("r2", "target") if self.num_classes is None else ("auroc", "class")
-        stages: tuple[Stage, ...] = ("val", "test")
-        for stage in stages:
-            values = self._work.stage_target(stage)
-            if len(values) and values.min() == values.max():
-                yield f"  {stage}_{metric} will be NaN: there is one {one} in all {len(values)} rows"
 
     def baseline(self, stage: Literal["val", "test"]) -> dict[str, float]:
         """Score the trivial prediction (most frequent training class, or training mean) on a stage's rows.
@@ -312,6 +303,16 @@ def _task(learned: Learned) -> str:
     if learned.class_names is None:
         return f"regression, mean {learned.target_mean:.6g}, standard deviation {learned.target_std:.6g}"
     return f"classification, {len(learned.class_names)} classes: {shortened(learned.class_names, 10)}"
+
+
+def _unscored(work: TablePreparation) -> Iterator[str]:
+    # Which metrics will be NaN whatever is predicted.
+    metric, one = ("r2", "target") if work.learned.class_names is None else ("auroc", "class")
+    stages: tuple[Stage, ...] = ("val", "test")
+    for stage in stages:
+        values = work.stage_target(stage)
+        if len(values) and values.min() == values.max():
+            yield f"  {stage}_{metric} will be NaN: there is one {one} in all {len(values)} rows"
 
 
 def _columns(encoding: Encoding) -> list[str]:

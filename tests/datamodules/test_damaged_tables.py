@@ -178,6 +178,19 @@ def test_columns_of_types_that_are_no_cells_are_left_out_and_views_of_text_are_t
     assert "left out" in dm.description
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [pa.timestamp("us", "Nowhere/City"), pa.timestamp("s"), pa.timestamp("s", "UTC"), pa.duration("s"), pa.date64()],
+)
+def test_times_that_no_calendar_has_may_still_be_categories(tmp_path, kind):
+    far = [864 * 10**12, 2 * 864 * 10**12, None] * 20
+    table = pa.table({"t": pa.array(far, pa.int64()).cast(kind), "y": ["p", "q"] * 30})
+    with pa.ipc.new_file(str(tmp_path / "t.feather"), table.schema) as writer:
+        writer.write_table(table)
+    dm = TabularDataModule(str(tmp_path / "t.feather"), "y", categorical=["t"])
+    assert len(dm.feature_names) == 3
+
+
 # ------------------------------------------------------------------ names of files, and what is no file
 
 

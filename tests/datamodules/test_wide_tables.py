@@ -33,8 +33,8 @@ def test_a_short_table_of_many_columns_is_read_once(wide, monkeypatch):
     reads = []
     real = readers.table.Table.guarded
 
-    def counted(self, kind):
-        table = real(self, kind)
+    def counted(self, *args):
+        table = real(self, *args)
         return replace(table, batches=lambda columns: reads.append(len(columns)) or table.batches(columns))
 
     monkeypatch.setattr(readers.table.Table, "guarded", counted)
