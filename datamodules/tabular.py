@@ -1,10 +1,11 @@
 """The data module of a table: arguments, properties and hooks over what `preparation` reads, learns and encodes."""
 
 import math
-from collections.abc import Iterator
 from itertools import groupby
 from textwrap import wrap
 from typing import Any, Literal
+
+from numpy.typing import NDArray
 
 from callbacks.host.packages import LightningDataModule, main_package
 from datamodules.batching import TableLoader, eval_loader, predict_loader, train_loader, world
@@ -226,20 +227,11 @@ class TabularDataModule(LightningDataModule):
             *_columns(learned.encoding),
             *(f"  {note}" for note in (*learned.encoding.notes, *learned.notes)),
             f"rows: {train:,} train, {val:,} validation, {test:,} test ({kept}, seed {learned.seed}){left}",
-            *self._unscored(),
+            *_unscored({stage: self._work.stage_target(stage) for stage in STAGES[1:]}, learned.task),
             f"batch size: {self.resolved_batch_size}{asked}",
         ]
         shown = (printable(line[:_LONGEST]) for line in lines)
         return "\n".join(part for line in shown for part in wrap(line, _WIDTH, subsequent_indent="    "))
-
-    def _unscored(self) -> Iterator[str]:
-        # Which metrics will be NaN whatever is predicted.
-        metric, one = ("r2", "target") if self.num_classes is None else ("auroc", "class")
-        stages: tuple[Stage, ...] = ("val", "test")
-        for stage in stages:
-            values = self._work.stage_target(stage)
-            if len(values) and values.min() == values.max():
-                yield f"  {stage}_{metric} will be NaN: there is one {one} in all {len(values)} rows"
 
     def baseline(self, stage: Literal["val", "test"]) -> dict[str, float]:
         """Score the trivial prediction (most frequent training class, or training mean) on a stage's rows.
@@ -304,6 +296,16 @@ class TabularDataModule(LightningDataModule):
         """
         if state_dict:
             self._work.adopt(Learned.from_plain(state_dict))
+
+
+def _unscored(targets: dict[Stage, NDArray[Any]], task: Task) -> list[str]:
+    # which metrics of these stages will be NaN whatever is predicted
+    metric, one = ("r2", "target") if task == "regression" else ("auroc", "class")
+    return [
+        f"  {stage}_{metric} will be NaN: there is one {one} in all {len(values)} rows"
+        for stage, values in targets.items()
+        if len(values) and values.min() == values.max()
+    ]
 
 
 def _task(learned: Learned) -> str:
