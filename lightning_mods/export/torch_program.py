@@ -2,7 +2,7 @@
 
 `torch.export.load` does what a file says: it unpickles, looks names up in torch, and evaluates sizes and guards as
 Python. Here a file names operations of the list below, tensors and plain numbers, and nothing else of it is looked at.
-The layout is that of torch's schema 8, which torch 2.11 to 2.13 write.
+The layout is that of schema 8; tried on files of torch 2.13.
 """
 
 import json
