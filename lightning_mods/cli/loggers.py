@@ -15,7 +15,6 @@ from typing import Any
 from callbacks.host.packages import preferred
 from lightning_mods.cli.command_line import CommandLine, UsageError, from_yaml
 from lightning_mods.loggers import BUILD_VISDOM
-from lightning_mods.loggers.table import set_aside
 from lightning_mods.loggers.terminal import say
 
 LOGGER_FLAG = "trainer.logger"
@@ -153,6 +152,10 @@ def _event(given: Any, place: RunPlace) -> None:
 
 
 def _csv(given: Any, place: RunPlace) -> None:
+    from lightning_mods.loggers.table import (
+        set_aside,
+    )  # here, as it loads Lightning, and `--help` needs the names alone
+
     if _folder_of_versions(given.init_args, place) and place.epochs is not None:
         set_aside(place.folder)
 
