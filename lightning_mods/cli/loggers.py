@@ -152,9 +152,7 @@ def _event(given: Any, place: RunPlace) -> None:
 
 
 def _csv(given: Any, place: RunPlace) -> None:
-    from lightning_mods.loggers.table import (
-        set_aside,
-    )  # here, as it loads Lightning, and `--help` needs the names alone
+    from lightning_mods.loggers.table import set_aside  # here, as `--help` needs no Lightning, which it loads
 
     if _folder_of_versions(given.init_args, place) and place.epochs is not None:
         set_aside(place.folder)

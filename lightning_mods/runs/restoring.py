@@ -337,7 +337,7 @@ def _refuse_unlike(now: Any, found: Any, where: str, *, least: float | None = No
         for one, other in zip(now, found, strict=False):
             _refuse_unlike(one, other, where, least=least)
     elif isinstance(now, str):
-        if not isinstance(found, str):
+        if not isinstance(found, str | None):
             raise RunError(f"`{where}` is {_kind_of(found)}.")
     elif isinstance(now, Tensor) and now.ndim:
         if not isinstance(found, Tensor) or found.shape != now.shape or found.dtype != now.dtype:
