@@ -67,7 +67,7 @@ class GradientMonitor(NamedByPlace, Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was found, and how far it got."""
-        guard, watches = self._nonfinite, {"watch": self._watch.state_dict(), "probe": self._probe.state_dict()}
+        guard, watches = self._nonfinite, {"watch": self._watch.state_dict(), "questions": self._probe.state_dict()}
         found, waiting = ([to_plain(each) for each in these] for these in (self.findings, self._pending))
         return {"findings": found, "pending": waiting, "skipped": guard.skipped, "steps": guard.steps, **watches}
 
@@ -76,9 +76,9 @@ class GradientMonitor(NamedByPlace, Callback):
         self.findings = [from_plain(found) for found in state_dict["findings"]]
         self._nonfinite.skipped, self._nonfinite.steps = int(state_dict["skipped"]), int(state_dict["steps"])
         self._watch.load_state_dict(state_dict["watch"])
-        if "probe" in state_dict:  # else it is from before that was kept, and looks at the first steps anew
+        if "questions" in state_dict:  # else it is from before that was kept, and looks at the first steps anew
             self._pending = [from_plain(found) for found in state_dict["pending"]]
-            self._probe.load_state_dict(state_dict["probe"])
+            self._probe.load_state_dict(state_dict["questions"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier run, unless this one goes on with it."""

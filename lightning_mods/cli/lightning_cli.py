@@ -78,6 +78,8 @@ class RunRecord(SaveConfigCallback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """See that the states in a checkpoint are such as this fit has."""
+        if trainer.state.fn != "fit":  # the best one is evaluated
+            return
         check_states(trainer, checkpoint)
         self._restored = checkpoint
         saved = checkpoint.get("lightning_mods", {}).get("time")

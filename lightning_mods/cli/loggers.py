@@ -15,7 +15,6 @@ from callbacks.host.inputs import as_yaml
 from callbacks.host.packages import preferred
 from lightning_mods.cli.command_line import CommandLine, UsageError, from_yaml
 from lightning_mods.loggers import BUILD_VISDOM
-from lightning_mods.loggers.table import set_aside
 from lightning_mods.loggers.terminal import say
 
 LOGGER_FLAG = "trainer.logger"
@@ -152,6 +151,8 @@ def _event(given: Any, place: RunPlace) -> None:
 
 
 def _csv(given: Any, place: RunPlace) -> None:
+    from lightning_mods.loggers.table import set_aside  # here, as `--help` needs no Lightning, which it loads
+
     if _folder_of_versions(given.init_args, place) and place.epochs is not None:
         set_aside(place.folder)
 

@@ -148,7 +148,8 @@ def metrics_in(checkpoint: dict[str, Any]) -> dict[str, float]:
     """The metrics of its epoch that a `best.ckpt` of ours holds; nothing for another checkpoint."""
     states = checkpoint.get("callbacks", {}).items()
     found = [state.get("metrics", {}) for key, state in states if str(key).startswith(BestCheckpoint.__name__)]
-    return {str(name): float(value) for name, value in found[0].items()} if found else {}
+    metrics = found[0] if found and isinstance(found[0], dict) else {}
+    return {str(name): float(value) for name, value in metrics.items() if isinstance(value, int | float)}
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -1,6 +1,7 @@
 """What a checkpoint's content must be like before anything is made of it, and one door for what it still spoils."""
 
 import inspect
+import json
 import types
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,8 +96,18 @@ def fault_of(checkpoint: Any) -> str | None:
             return f"`state_dict[{name!r}]` is larger than what the file holds for it"
     if any(value < 0 for key in ("epoch", "global_step") for value in [checkpoint.get(key, 0)]):
         return "it counts epochs or steps below zero"
+    if not _counts(checkpoint.get("loops")):
+        return "its loops lack the number of epochs"
     names = checkpoint.get("lightning_mods", {})
     return _fault_of_model(checkpoint, names.get("model")) or _fault_of_data(checkpoint, names.get("data"))
+
+
+def _counts(loops: Any) -> bool:
+    """Whether loops say how many epochs are done; saved weights-only, a checkpoint has none."""
+    found = loops
+    for key in ("fit_loop", "epoch_progress", "current", "processed"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return not loops or isinstance(found, int)
 
 
 def _unlike_kind(value: Any, place: tuple[str, ...], kind: Any, said: str = "") -> Iterator[str]:
@@ -131,7 +142,7 @@ def _fault_of_model(checkpoint: Mapping[str, Any], name: Any) -> str | None:
         return None
     try:
         with torch.device("meta"):  # no memory, whatever sizes it names
-            model = _OURS[name](**checkpoint.get("hyper_parameters", {}))
+            model = _OURS[name](**_plain(checkpoint.get("hyper_parameters", {})))
     except Exception as error:  # noqa: BLE001  # nothing but the file's settings goes in
         return f"`hyper_parameters` are none of {name}: {first_line(error)}"
     for key, tensor in model.state_dict().items():
@@ -144,11 +155,17 @@ def _fault_of_model(checkpoint: Mapping[str, Any], name: Any) -> str | None:
     return None
 
 
+def _plain(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return settings, which have to be such as a file of them can hold; a TypeError or ValueError says what is not."""
+    json.dumps(settings)
+    return settings
+
+
 def _fault_of_data(checkpoint: Mapping[str, Any], name: Any) -> str | None:
     if name != TabularDataModule.__name__:
         return None
     try:
-        TabularDataModule(**checkpoint.get("datamodule_hyper_parameters", {}))
+        TabularDataModule(**_plain(checkpoint.get("datamodule_hyper_parameters", {})))
         learned = Learned.from_plain(checkpoint[name])
     except Exception as error:  # noqa: BLE001  # as above
         return f"what `{name}` keeps in it cannot be read: {first_line(error)}"
@@ -324,7 +341,7 @@ def _refuse_unlike(now: Any, found: Any, where: str, *, least: float | None = No
         for one, other in zip(now, found, strict=False):
             _refuse_unlike(one, other, where, least=least)
     elif isinstance(now, str):
-        if not isinstance(found, str):
+        if not isinstance(found, str | None):
             raise RunError(f"`{where}` is {_kind_of(found)}.")
     elif isinstance(now, Tensor) and now.ndim:
         if not isinstance(found, Tensor) or found.shape != now.shape or found.dtype != now.dtype:

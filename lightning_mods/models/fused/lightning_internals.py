@@ -81,7 +81,9 @@ def epochs_done(checkpoint: dict[str, Any]) -> int:
     """Return how many epochs a checkpoint of a fit has behind it; the next one has this number."""
     loops = checkpoint.get("loops")
     # Saved weights-only, it has no loops; then `epoch` is the one it was saved in.
-    return int(loops["fit_loop"]["epoch_progress"]["current"]["processed"] if loops else checkpoint["epoch"] + 1)
+    return int(
+        loops["fit_loop"]["epoch_progress"]["current"]["processed"] if loops else checkpoint.get("epoch", -1) + 1
+    )
 
 
 def every_n_train_steps(callback: Any) -> int:

@@ -61,6 +61,8 @@ SEEN_AT_ONCE = {
     "a name a number": (7, "lightning_mods", "model"),
     "callbacks a list": ([1], "callbacks"),
     "loops a word": ("loops", "loops"),
+    "a setting no file can hold": (torch.device("cpu"), "datamodule_hyper_parameters", "target"),
+    "loops without a count": ({"fit_loop": {}}, "loops"),
     "epochs a word": ("three", *LOOP, "processed"),
     "epochs below zero": (-1, "epoch"),
     "optimizers a number": (1, "optimizer_states"),
@@ -125,6 +127,7 @@ def test_states_of_callbacks_that_are_none_are_seen_before_training_goes_on(cont
         ("BestCheckpoint", "best_model_path"): 5,
         ("GradientMonitor", "watch"): [],
         ("GradientLogger", "counts"): "x",
+        ("GradientLogger", "flow"): {"layers": ["a"], "columns": [[0, 1, [1.0], [], [0], 1]], "width": 1, "of": 1},
         ("FitMonitor", "reader"): None,
     }
     for (name, key), value in changes.items():
