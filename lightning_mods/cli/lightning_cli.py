@@ -104,7 +104,8 @@ class ModsCLI(LightningCLI):
     def __init__(
         self, line: CommandLine, *, checkpoint: dict[str, Any] | None = None, resumed: Path | None = None
     ) -> None:
-        self.line, self._table = with_recipe(*with_classes(line, checkpoint), checkpoint)
+        with made_from_flags("--data"):
+            self.line, self._table = with_recipe(*with_classes(line, checkpoint), checkpoint)
         self.verb = line.verb
         self.data_state = checkpoint.get(TabularDataModule.__qualname__) if checkpoint else None
         self.resumed = resumed

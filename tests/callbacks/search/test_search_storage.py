@@ -148,7 +148,7 @@ def test_a_storage_that_is_lost_during_a_trial_ends_the_search_and_the_trial_is_
         holder.execute("BEGIN EXCLUSIVE")
         trial.report(1.0, 0)
 
-    with pytest.raises(SearchError, match=r"^The storage was lost .*locked.*start again to go on\.$") as caught:
+    with pytest.raises(SearchError, match=r"^The storage .* was lost .*locked.*start again to go on\.$") as caught:
         search(locked, SPACE, Plan(n_trials=1), storage=f"sqlite:///{path}")
     assert "\n" not in str(caught.value)
     holder.execute("ROLLBACK")
