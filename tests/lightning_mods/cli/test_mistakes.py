@@ -133,7 +133,7 @@ def test_what_lightning_or_an_optimizer_refuses_names_the_flag(here, capsys, fla
 
 
 def test_an_error_of_our_own_code_keeps_its_traceback(here, monkeypatch):
-    monkeypatch.setattr("lightning_mods.models.mlp._check", None)
+    monkeypatch.setattr("lightning_mods.cli.recipe.epochs", None)
     with pytest.raises(TypeError, match="not callable"):
         fit.main([*FIT, "--data.target=true"])
 
