@@ -403,7 +403,8 @@ def causes_of(error: BaseException) -> list[BaseException]:
     chain, current = [], error
     while current is not None and current not in chain:
         chain.append(current)
-        current = current.__cause__ or current.__context__  # type: ignore[assignment]
+        behind = None if current.__suppress_context__ else current.__context__
+        current = current.__cause__ or behind  # type: ignore[assignment]
     return chain
 
 
