@@ -177,3 +177,19 @@ def test_a_configuration_without_its_secret_asks_for_it(here, capsys):
 def test_a_number_of_5000_digits_is_no_flag_of_ours():
     with pytest.raises(UsageError, match=r"--model\.x"):
         CommandLine.parse("fit", [f"--model.x={'9' * 5000}"])
+
+
+def test_a_key_among_the_hyperparameters_of_a_module_is_not_logged(here, monkeypatch):
+    lines = (
+        "from lightning_mods import MLPClassifier",
+        "class Keyed(MLPClassifier):",
+        "    def __init__(self, in_features: int, num_classes: int, api_key: str = ''):",
+        "        super().__init__(in_features, num_classes, hidden_sizes=(4,))",
+        "        self.save_hyperparameters()",
+    )
+    (here / "keyed.py").write_text("\n".join(lines) + "\n")
+    flags = ("--data.target=true", "--model=keyed.Keyed", "--model.api_key=KEYSECRET", "--trainer.logger=csv")
+    fit.main([*FIT[:3], *flags])
+    texts = [path.read_text() for path in here.rglob("*") if path.suffix in (".yaml", ".csv")]
+    assert any("api_key: '***'" in text for text in texts)
+    assert not any("KEYSECRET" in text for text in texts)
