@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from callbacks.host.secrets import without_passwords
+from callbacks.search.cmaes import make_cmaes
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -58,7 +59,7 @@ def make_sampler(name: str, seed: int, place: int) -> BaseSampler:
         "tpe": lambda: samplers.TPESampler(seed=own),
         "gp": lambda: samplers.GPSampler(seed=own, **calm),
         "random": lambda: at_random,
-        "cmaes": lambda: samplers.CmaEsSampler(seed=own, **calm),
+        "cmaes": lambda: make_cmaes(seed=own, **calm),
         "qmc": lambda: samplers.QMCSampler(independent_sampler=at_random, **points, **calm),
         "grid": lambda: at_random,
     }

@@ -64,13 +64,12 @@ def _open_journal(path: Path) -> BaseStorage:
     path = path.absolute()  # a trial may change the working folder
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or path.is_file():  # a pipe would wait for a reader
-            with path.open("ab"):
-                pass
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would wait for a reader
+            raise SearchError(f"{path} is no file; name a journal of Optuna's, or a new one.")
+        with path.open("ab"):
+            pass
         if not os.access(path.parent, os.W_OK):
             raise PermissionError(13, "the folder cannot be written, and the journal's lock stands there")
-        if not path.is_file():
-            raise SearchError(f"{path} is no file; name a journal of Optuna's, or a new one.")
         start = b'{"op_code":'
         with path.open("rb") as file:
             if not start.startswith(file.read(len(start))):

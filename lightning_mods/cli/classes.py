@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
@@ -50,8 +51,17 @@ class ModsParser(LightningArgumentParser):
 
     def dump(self, namespace: Namespace, *args: Any, hide: bool = True, **kwargs: Any) -> str:
         """Return a configuration as YAML, with `***` in the place of each secret; not to `hide` is for this process."""
-        text: str = super().dump(without_secrets(namespace) if hide else namespace, *args, **kwargs)
+        # A class within a configuration has a parser of its own, of this kind, which is not told.
+        before = _HIDES.set(hide and _HIDES.get())
+        try:
+            shown = without_secrets(namespace) if _HIDES.get() else namespace
+            text: str = super().dump(shown, *args, **kwargs)
+        finally:
+            _HIDES.reset(before)
         return text
+
+
+_HIDES: ContextVar[bool] = ContextVar("hides", default=True)
 
 
 def find_class(name: str, base: type) -> type:

@@ -168,7 +168,8 @@ def _check_value(name: str, value: str) -> None:
     """Raise a UsageError for a value that no parser after us is sure to survive."""
     if "\0" in value:
         raise UsageError(f"--{name} holds a NUL character, which no name or number has.")
-    if len(value) > _SHORT and name not in ("config", "c"):
+    refers = "&" in value and "*" in value  # to itself, perhaps
+    if (len(value) > _SHORT or refers) and name not in ("config", "c"):
         try:
             load_yaml(value)
         except ValueError as error:
@@ -231,13 +232,13 @@ _SHORT = 100  # characters in which nothing can be too deep or too many
 _LARGEST = 1_000_000  # bytes of a configuration; PyYAML reads as many in ten seconds
 
 
-def read_config(text: str) -> dict[str, Any]:
+def read_config(text: str, flag: str = "--config") -> dict[str, Any]:
     """Read the sections of a YAML file, given by its path or as JSON; a UsageError says why they cannot be read."""
     named = text if len(text) <= 200 else f"{text[:200]}…"
-    with mistakes_named(f"--config needs a YAML file that can be read; {named}"):
+    with mistakes_named(f"{flag} needs a YAML file that can be read; {named}"):
         content = load_yaml(text if text.lstrip().startswith("{") else _text_of(text))
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise UsageError(f"--config needs YAML with sections such as `model:` and `data:`; {named} has none.")
+        raise UsageError(f"{flag} needs YAML with sections such as `model:` and `data:`; {named} has none.")
     for section in _SECTIONS:
         _check_section(section, content.get(section), named)
     return content
@@ -408,8 +409,8 @@ def naming_its_origin(text: str, line: CommandLine) -> str:
     by_name = [name for name in typed if name.rpartition(".")[2].lstrip("-") in words]
     by_value = [name for name, flag in typed.items() if flag.value in words and len(str(flag.value)) > 1]
     named = by_name or by_value or list(typed) or ["the defaults"]
-    more = f" and {len(named) - 5} more" if len(named) > 5 else ""
-    return f"{', '.join(named[:5])}{more}: {text}"
+    more = f"{len(named) - 5} more and " if len(named) > 5 else ""
+    return f"{more}{', '.join(named[-5:])}: {text}"
 
 
 def causes_of(error: BaseException) -> list[BaseException]:
@@ -417,7 +418,8 @@ def causes_of(error: BaseException) -> list[BaseException]:
     chain, current = [], error
     while current is not None and current not in chain:
         chain.append(current)
-        current = current.__cause__ or current.__context__  # type: ignore[assignment]
+        behind = None if current.__suppress_context__ else current.__context__
+        current = current.__cause__ or behind  # type: ignore[assignment]
     return chain
 
 

@@ -32,7 +32,7 @@ from callbacks.host.lightning import (
     Trainer,
     instantiate_class,
 )
-from callbacks.host.secrets import HIDDEN, hidden_in
+from callbacks.host.secrets import HIDDEN, hidden_in, without_secrets
 from datamodules import TabularDataModule
 from datamodules.readers.limits import MAX_EXPANSION
 from lightning_mods.cli.classes import (
@@ -168,7 +168,8 @@ class ModsCLI(LightningCLI):
         resumed: Path | None = None,
         claim: RunClaim | None = None,
     ) -> None:
-        self.line, self._table = with_recipe(*with_classes(line, checkpoint), checkpoint)
+        with made_from_flags("--data"):
+            self.line, self._table = with_recipe(*with_classes(line, checkpoint), checkpoint)
         self.verb = line.verb
         self.data_state = checkpoint.get(TabularDataModule.__qualname__) if checkpoint else None
         self.resumed = resumed
@@ -260,6 +261,8 @@ class ModsCLI(LightningCLI):
             # config.yaml is for other runs too
             self.config.trainer.logger, self.config.data = logger, self._asked_data
         self._hand_over_state(self.datamodule)  # a foreign model asked for nothing
+        for module in (self.model, self.datamodule):
+            _log_no_secrets(module)
         if self.verb != "study":
             self.model = _ensemble_of(self.model, self.config.ensemble)
         if self._resume is not None:
@@ -408,6 +411,13 @@ class ModsCLI(LightningCLI):
         for callback in config.callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.place.folder / "checkpoints")
+
+
+def _log_no_secrets(module: Any) -> None:
+    """Let Lightning's loggers show the hyperparameters of a module without its passwords and keys."""
+    shown = getattr(module, "_hparams_initial", None)  # Lightning's own, of 2.6; it logs what stands there
+    if isinstance(shown, dict) and (hidden := without_secrets(dict(shown))) != shown:
+        module._hparams_initial = type(shown)(hidden)
 
 
 def _ensemble_of(model: LightningModule, count: Any) -> LightningModule:

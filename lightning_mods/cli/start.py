@@ -129,7 +129,7 @@ def _package_behind(path: str) -> str | None:
     module, _, name = path.rpartition(".")
     if not module or module.partition(".")[0] in _PACKAGES:
         return None
-    with suppress(Exception):  # what is wrong with it is said where the class is needed
+    with suppress(Exception, SystemExit):  # what is wrong with it is said where the class is needed
         bases = [base.__module__ for base in getattr(import_module(module), name).__mro__]
         return next((package for base in bases for package in PACKAGES if f"{base}.".startswith(f"{package}.")), None)
     return None

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from itertools import groupby, pairwise
 from math import ceil, isfinite
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from callbacks.diagnosis.names import (
     LOSS,
@@ -225,8 +225,7 @@ class Curves:
     unit: str  # what a point is: "epoch", "evaluation" or "row"
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):  # of which a large log has a million
     order: int
     epoch: Cell
     step: Cell

@@ -63,9 +63,13 @@ def number(value: object) -> Cell | str:
         value = value[0]
     if value is None or isinstance(value, bool):
         return None if value is None else str(value)
-    if isinstance(value, str) and value[:1].isascii() and value[-1:].isdigit():
-        with suppress(ValueError):  # most cells, and the rest takes ten times as long
+    if type(value) is str:
+        if not value:
+            return None
+        try:  # most cells are numbers, and to look any further takes ten times as long
             return float(value[:_LONGEST_NUMBER])
+        except ValueError:
+            pass
     if isinstance(value, str) and value.strip().lower() in _MISSING:
         return None
     if not isinstance(value, str | int | float):
@@ -86,12 +90,12 @@ def number(value: object) -> Cell | str:
         return text
 
 
-def _table_of_lists(kind: str, names: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+def _table_of_lists(kind: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     # out of rows with a cell for each column, some at the end left out
-    columns = [list(cells) for cells in zip_longest(*rows, fillvalue="")]
-    made, words = {}, {}
-    for name, cells in zip(names, columns, strict=False):
-        found = [number(cell) for cell in cells]
+    made: dict[str, list[Cell]] = {}
+    words: dict[str, str] = {}
+    for at, name in enumerate(names):
+        found = [number(row[at]) if at < len(row) else None for row in rows]
         said = next((cell for cell in found if isinstance(cell, str)), None)
         if said is not None:
             words[name] = said

@@ -410,7 +410,7 @@ def study(line: CommandLine) -> None:
             if not isinstance(error, SearchError) and not is_storage_error(error):
                 raise
             lost = f"--study.storage was lost ({why(error)}); the same command goes on when it is back."
-            raise UsageError(str(error) if isinstance(error, SearchError) else lost) from error
+            raise UsageError(str(error) if isinstance(error, SearchError) else lost) from None
 
 
 def _run(study: StudyCommand) -> None:

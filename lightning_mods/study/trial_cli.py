@@ -321,7 +321,7 @@ def asked_space(line: CommandLine) -> tuple[CommandLine, dict[str, Any]]:
         if flag.config is not None:
             asked |= _flat(flag.config.get("space") or {}, str(value))
         elif name == "space" and value is not None:
-            asked |= _flat(read_config(value) if value.lstrip().startswith("{") else value, "--space")
+            asked |= _flat(read_config(value, "--space") if value.lstrip().startswith("{") else value, "--space")
         elif name.startswith("space."):
             if value is None:
                 raise UsageError(f"--{name} needs a range such as 0..0.5, or a list.")

@@ -148,7 +148,7 @@ def test_a_storage_that_is_lost_during_a_trial_ends_the_search_and_the_trial_is_
         holder.execute("BEGIN EXCLUSIVE")
         trial.report(1.0, 0)
 
-    with pytest.raises(SearchError, match=r"^The storage was lost .*locked.*start again to go on\.$") as caught:
+    with pytest.raises(SearchError, match=r"^The storage .* was lost .*locked.*start again to go on\.$") as caught:
         search(locked, SPACE, Plan(n_trials=1), storage=f"sqlite:///{path}")
     assert "\n" not in str(caught.value)
     holder.execute("ROLLBACK")
@@ -225,3 +225,32 @@ def test_the_lock_keeps_threads_apart_and_leaves_no_file(tmp_path):
         thread.join()
     assert most == [1] * 5
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("harm", [b"\x00\xffgarbage\n", b'{"op_code": 99}\n', b'{"op_code": 4, "worker_id"\n{}\n'])
+def test_lines_of_others_in_a_journal_end_the_search_in_a_line_and_lose_no_trial(tmp_path, harm):
+    path = tmp_path / "study.journal"
+    whole = []
+
+    def spoiled(trial, values):
+        if trial.number == 2:
+            whole.append(path.read_bytes())
+            with path.open("ab") as file:
+                file.write(harm)
+            trial.report(1.0, 0)
+        return values["x"]
+
+    with pytest.raises(SearchError, match=r"study\.journal was lost .*start again to go on\.$") as caught:
+        search(spoiled, SPACE, Plan(n_trials=5), storage=str(path))
+    assert "\n" not in str(caught.value)
+    refused(path, r"study\.journal (cannot be read|was lost)")
+    path.write_bytes(whole[0])
+    study = search(lambda trial, values: values["x"], SPACE, Plan(n_trials=5), storage=str(path))
+    done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+    assert len(done) == 5
+    assert [trial.number for trial in done[:2]] == [0, 1]
+
+
+def test_a_pipe_in_the_place_of_a_journal_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.journal")
+    refused(tmp_path / "pipe.journal", "is no file")
