@@ -1,6 +1,7 @@
 """The data module of a table: arguments, properties and hooks over what `preparation` reads, learns and encodes."""
 
 import math
+from collections.abc import Iterator
 from itertools import groupby
 from textwrap import wrap
 from typing import Any, Literal
