@@ -13,7 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from benchmarks.kills.processes import finish, killed
 
 _SIZE = ("--data.path=digits", "--model.hidden_sizes=[32,32]", "--trainer.default_root_dir=.")
-_PLAIN = ("--recipe=plain", "--trainer.max_epochs=8", "--data.batch_size=8")
+_EPOCHS = 8
+_PLAIN = ("--recipe=plain", f"--trainer.max_epochs={_EPOCHS}", "--data.batch_size=8")
 _ADAMW = ("--optimizer=AdamW", "--optimizer.lr=0.001")
 SETTINGS: dict[str, tuple[str, ...]] = {
     "default recipe": ("--trainer.max_epochs=16", "--data.batch_size=16"),
@@ -111,7 +112,8 @@ def _differences(whole: Path, killed_fit: Path, *, within_epochs: bool) -> list[
             found += [f"{killed_fit}: {name}: {each}" for each in _unlike(_states(one), _states(other))]
     curves = [_curves(folder) for folder in (whole, killed_fit)]
     if within_epochs:  # an epoch that was entered in its middle logs the training loss of the rest
-        curves = [{"val_loss": each["val_loss"]} for each in curves]
+        # Where only such checkpoints are, each end evaluates the weights once more, beyond the last epoch.
+        curves = [{"val_loss": [pair for pair in each["val_loss"] if pair[0] < _EPOCHS]} for each in curves]
     if curves[0] != curves[1]:
         tags = [tag for tag in curves[0] if curves[0][tag] != curves[1].get(tag)]
         found.append(f"{killed_fit}: curves of {tags}")

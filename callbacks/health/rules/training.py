@@ -72,9 +72,10 @@ class LossCourse:
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on with a course that was kept; what is none raises a ValueError or TypeError."""
-        self.start, self.peak = float(state["start"]), float(state["peak"])
-        self.means, self.open = [*map(float, state["means"])], [*map(float, state["open"])]
-        self.count, self.size = int(state["count"]), int(state["size"])
+        kept = {**asdict(self), **state}  # one from before some of it was kept
+        self.start, self.peak = float(kept["start"]), float(kept["peak"])
+        self.means, self.open = [*map(float, kept["means"])], [*map(float, kept["open"])]
+        self.count, self.size = int(kept["count"]), int(kept["size"])
         if self.size < 1 or len(self.means) > 2 * BLOCKS:
             raise ValueError("a course has blocks of at least one loss")
 
