@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class SearchError(ValueError):
     """An error that stops a search before or between trials; `str()` of it is one line, without passwords."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str = "") -> None:
         super().__init__(without_passwords(message))
 
 
