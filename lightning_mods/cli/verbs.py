@@ -34,7 +34,6 @@ from lightning_mods.cli.command_line import (
 )
 from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.loggers import LOGGER_FLAG
-from lightning_mods.cli.predictions import check_output, write_predictions
 from lightning_mods.loggers.progress import EpochTimer, close_loggers, how_to_look
 from lightning_mods.loggers.terminal import STAGES, RunSummary, is_leading, quiet, say, writers_report_once
 from lightning_mods.models.fused.group import SMALL_STEP, step_operations
@@ -43,6 +42,7 @@ from lightning_mods.models.module import MLPModule
 from lightning_mods.runs import RunError, find_checkpoint
 from lightning_mods.runs.checkpoints import LastCheckpoint, metrics_in, read_checkpoint
 from lightning_mods.runs.claim import RunClaim
+from lightning_mods.runs.predictions import check_output, write_predictions
 from lightning_mods.runs.restoring import check_weights, restoring
 
 

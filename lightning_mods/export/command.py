@@ -20,7 +20,6 @@ from datamodules.errors import shortened
 from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.cli.flags import FORMATS
 from lightning_mods.cli.lightning_cli import ModsCLI
-from lightning_mods.cli.predictions import check_output
 from lightning_mods.cli.verbs import mistakes_in_one_line, run
 from lightning_mods.export.comparison import MADE_ROWS, Difference, difference, in_batches, made_rows, real_rows
 from lightning_mods.export.model import MAX_BATCH, NetworkExample, TableModel, example_of, with_noise, write
@@ -30,6 +29,7 @@ from lightning_mods.loggers.terminal import say
 from lightning_mods.models.module import MLPModule
 from lightning_mods.runs import RunError
 from lightning_mods.runs.checkpoints import read_checkpoint
+from lightning_mods.runs.predictions import check_output
 from lightning_mods.runs.restoring import not_restored
 
 if sys.platform != "win32":

@@ -19,10 +19,10 @@ from datamodules.readers import open_table
 from datamodules.readers.table import Table
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line
 from lightning_mods.cli.flags import FORMATS
-from lightning_mods.cli.predictions import check_output, write_predictions
 from lightning_mods.export.onnx_model import checked_model
 from lightning_mods.export.schema import encoding_in, read_schema, schema_path
 from lightning_mods.runs import RunError
+from lightning_mods.runs.predictions import check_output, write_predictions
 
 Arrays = Sequence[NDArray[Any]]
 Run = Callable[[Arrays], list[NDArray[Any]]]

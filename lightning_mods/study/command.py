@@ -22,7 +22,7 @@ from callbacks.tuning.ensembles import KeptFits, write_ensemble
 from callbacks.tuning.study import rows_of
 from lightning_mods import fit
 from lightning_mods.cli.command_line import CommandLine, UsageError
-from lightning_mods.cli.lightning_cli import as_texts, flat_settings
+from lightning_mods.cli.run_record import as_texts, flat_settings
 from lightning_mods.cli.verbs import mistakes_in_one_line
 from lightning_mods.loggers.terminal import aligned, quiet, say, speak_as, writers_report_once
 from lightning_mods.runs import newest_run

@@ -10,9 +10,9 @@ import torch
 
 from datamodules import DataError
 from lightning_mods.cli.command_line import UsageError, error_line
-from lightning_mods.cli.predictions import check_output, prediction_rows, write_csv, write_predictions
 from lightning_mods.loggers.terminal import RunSummary
 from lightning_mods.runs import RunError
+from lightning_mods.runs.predictions import check_output, prediction_rows, write_csv, write_predictions
 
 
 def test_probabilities_become_the_name_of_the_likeliest_class_and_a_column_each():
@@ -78,7 +78,7 @@ def test_an_output_that_is_an_input_is_refused_by_whatever_name(tmp_path, monkey
     Path("link.csv").symlink_to(rows)
     Path("hard.csv").hardlink_to(rows)
     for name in ("rows.csv", "./rows.csv", "link.csv", "hard.csv", str(rows.resolve())):
-        with pytest.raises(UsageError, match=r"is the file that --data\.predict_path=rows\.csv is read from"):
+        with pytest.raises(RunError, match=r"is the file that --data\.predict_path=rows\.csv is read from"):
             check_output(Path(name), [("--ckpt_path", None), ("--data.predict_path", "rows.csv")])
     check_output(Path("new.csv"), [("--data.predict_path", "rows.csv")])
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO, runtime_checkable
 
 from callbacks.host.files import replacing
-from lightning_mods.cli.command_line import UsageError
 from lightning_mods.runs import RunError
 
 _NO_NUMBERS = ("nan", "inf", "-inf")
@@ -65,12 +64,12 @@ def check_output(output: Path, inputs: Iterable[tuple[str, object]]) -> None:
     except UnicodeEncodeError:  # half of a surrogate pair
         writable = False
     if not writable:
-        raise UsageError(f"--output needs a path that files can have; {str(output)!r} is none.")
+        raise RunError(f"--output needs a path that files can have; {str(output)!r} is none.")
     if output.is_dir():
         raise RunError(f"--output needs a file; {output} is a folder.")
     for flag, path in inputs:
         if path and _is_same(output, str(path)):
-            raise UsageError(f"--output={output} is the file that {flag}={path} is read from; give another --output.")
+            raise RunError(f"--output={output} is the file that {flag}={path} is read from; give another --output.")
 
 
 def _is_same(output: Path, path: str) -> bool:
