@@ -55,8 +55,7 @@ def check_target(table: Table, target: str | None) -> str:
 def read_target(table: Table, name: str, task: str) -> Target:
     """Read the target for a task, which "auto" tells from its values; raise a DataError if it cannot be that."""
     kind, numbers, example = _as_numbers(table, name)
-    if kind in _KINDS:
-        raise DataError(f"Column {name!r} holds {_KINDS[kind]}; a target is numbers or names.")
+    _check_kind(table, name, kind)
     if numbers is None or kind in ("bool", "category"):
         return _named(table, name, task, numbers, example)
     _check_finite(table, name, numbers)
@@ -78,6 +77,11 @@ def read_target(table: Table, name: str, task: str) -> Target:
         return _named(table, name, task, numbers, None)
     codes = np.searchsorted(distinct, numbers).astype(np.int64)
     return Target("classification", np.where(np.isnan(numbers), -1, codes), names)
+
+
+def _check_kind(table: Table, name: str, kind: Kind) -> None:
+    if kind in _KINDS:
+        raise DataError(f"Column {name!r} of {table.label!r} holds {_KINDS[kind]}; a target is numbers or names.")
 
 
 def _as_numbers(table: Table, name: str) -> tuple[Kind, NDArray[np.float64] | None, str | None]:
@@ -154,7 +158,9 @@ def read_labels(table: Table, name: str) -> tuple[NDArray[np.int64], list[str]]:
     places: dict[str, int] = {}
     parts: list[NDArray[np.int64]] = []
     for chunk in table.chunks([name]):
-        read = as_labels(single(chunk, name))
+        array = single(chunk, name)
+        _check_kind(table, name, kind_of(array.type))
+        read = as_labels(array)
         remap = np.array([*(places.setdefault(n, len(places)) for n in read.names), -1], dtype=np.int64)
         parts.append(remap[read.codes])
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64), list(places)

@@ -1,5 +1,6 @@
 """The classes of a command line: by short name, from a checkpoint, or as the target asks for."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -109,7 +110,9 @@ def made_from_flags(flag: str) -> Iterator[None]:
         if not isinstance(error, ValueError) and raised_in(error).partition(".")[0] in OUR_PACKAGES:
             raise
         made = [frame.f_locals.get("self") for frame, _ in walk_tb(error.__traceback__) if _is_constructor(frame)]
-        chosen = next((type(each).__name__ for each in made if not isinstance(each, LightningCLI)), flag)
+        named = re.search(r"class_path='(?:[\w.]*\.)?(\w+)'", str(error))  # by jsonargparse, which keeps no cause
+        usual = named[1] if named else flag
+        chosen = next((type(each).__name__ for each in made if not isinstance(each, LightningCLI)), usual)
         raise UsageError(f"{chosen} cannot be made with these flags; {words_of(error)}.") from error
 
 

@@ -365,7 +365,8 @@ def words_of(error: BaseException) -> str:
     """Put an error of others in one line without a full stop, with its kind where its text needs that."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = " ".join(str(error).split()).rstrip(".") or "it"
+    said = _gist(str(error)) if "Does not validate" in str(error) else str(error)
+    text = " ".join(said.split()).rstrip(".") or "it"
     plain = isinstance(error, ValueError | ImportError | UsageError)
     text = text if plain else f"{type(error).__name__}: {text}"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -51,7 +51,10 @@ REFUSED_ARGUMENTS = ("avg_fn", "scale_fn", "device", "dict_kwargs")
 NOTHING_ALONE = ("trainer.plugins", "trainer.model_registry")
 # Their classes take no functions, and the arguments of theirs that are texts are names of columns or files.
 _PLAIN = ("model", "data", "study")
-_FILES = ("default_root_dir", "dirpath", "filename", "save_dir", "sub_dir", "name", "version", "storage", "max_time")
+_FILES = (
+    *("default_root_dir", "dirpath", "filename", "save_dir", "sub_dir", "name", "version", "storage", "max_time"),
+    *("output", "exported", "ckpt_path"),
+)
 _WORD = re.compile(r"[\w-]{0,40}")
 _DOTTED = re.compile(r"\s*[^\W\d]\w*(?:\.[^\W\d]\w*)+\s*")
 _SHORT_NAMES = {"tensorboard": "EventLogger", "csv": "CSVLogger"}

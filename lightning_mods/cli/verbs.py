@@ -92,7 +92,9 @@ def mistakes_in_one_line(verb: str, line: CommandLine | None = None) -> Iterator
         before = "" if is_known else _refusing(error)
         if before is None:
             raise
-        is_said = isinstance(causes_of(error)[-1], UsageError | RunError | DataError | NonFiniteError | OSError)
+        is_said = isinstance(error, RunError) or isinstance(
+            causes_of(error)[-1], UsageError | RunError | DataError | NonFiniteError | OSError
+        )
         text = error_line(error if is_known else UsageError(before + words_of(error)))
         sys.stderr.write(f"{verb}: {text if is_said or line is None else naming_its_origin(text, line)}\n")
         raise SystemExit(2) from None

@@ -56,6 +56,10 @@ _KINDS: dict[tuple[str, ...], type | tuple[type, ...]] = {
     ("lr_schedulers",): Sequence,
     ("lr_schedulers", "*"): Mapping,
     ("TabularDataModule",): Mapping,
+    ("mlp_module",): Mapping,
+    ("mlp_module", "average"): Mapping,
+    ("mlp_module", "average", "steps"): int,
+    ("mlp_module", "average", "trained"): Mapping,
 }
 _OURS: dict[str, type] = {c.__name__: c for c in (MLPClassifier, MLPRegressor, MLPEnsemble)}
 _MOST_VIEWED = 2**28  # bytes that a tensor may take beyond what the file holds for it
@@ -94,7 +98,7 @@ def fault_of(checkpoint: Any) -> str | None:
             return f"`state_dict[{name!r}]` is no tensor"
         if isinstance(tensor, Tensor) and _is_stretched(tensor):
             return f"`state_dict[{name!r}]` is larger than what the file holds for it"
-    if any(value < 0 for key in ("epoch", "global_step") for value in [checkpoint.get(key, 0)]):
+    if checkpoint.get("epoch", 0) < -1 or checkpoint.get("global_step", 0) < 0:  # -1: a study's ensemble
         return "it counts epochs or steps below zero"
     if not _counts(checkpoint.get("loops")):
         return "its loops lack the number of epochs"
@@ -145,6 +149,12 @@ def _fault_of_model(checkpoint: Mapping[str, Any], name: Any) -> str | None:
             model = _OURS[name](**_plain(checkpoint.get("hyper_parameters", {})))
     except Exception as error:  # noqa: BLE001  # nothing but the file's settings goes in
         return f"`hyper_parameters` are none of {name}: {first_line(error)}"
+    average = checkpoint.get("mlp_module", {}).get("average")
+    if average is not None:
+        shapes = {key: tuple(tensor.shape) for key, tensor in model.named_parameters()}
+        kept = {key: tuple(getattr(tensor, "shape", ())) for key, tensor in average.get("trained", {}).items()}
+        if "steps" not in average or kept != shapes:
+            return f"`mlp_module.average` is not of the weights of {name} with its settings"
     for key, tensor in model.state_dict().items():
         found = checkpoint["state_dict"].get(key)
         if found is None or found.shape != tensor.shape:
@@ -252,11 +262,15 @@ def check_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: Path | 
 # ------------------------------------------------------------------ what it is restored into
 
 
+class StateError(RunError):
+    """Says which state in a checkpoint is unlike what it should be restored into; `restoring` names the file."""
+
+
 _ASKED = ("callbacks.", "lightning_mods.", "pytorch_lightning.", "lightning.")
 
 
 def check_states(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Raise a RunError where what a fit restores is unlike what it has now: counts of its loops, states of callbacks.
+    """Raise a StateError where what a fit restores is unlike what it has now: counts of its loops, states of callbacks.
 
     Only callbacks of ours and of Lightning's are asked: those of others may keep what they like.
     """
@@ -265,26 +279,24 @@ def check_states(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
         _refuse_unlike(trainer.fit_loop.state_dict(), loops.get("fit_loop"), "loops.fit_loop", least=0)
     kept = checkpoint.get("callbacks", {})
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # a connector's
-        known = type(callback).__module__.startswith(
-            ("callbacks.", "lightning_mods.", "pytorch_lightning.", "lightning.")
-        )
+        known = type(callback).__module__.startswith(_ASKED)
         if known and callback.state_key in kept:
             _refuse_unlike(callback.state_dict(), kept[callback.state_key], f"callbacks.{callback.state_key}")
 
 
 def check_optimizers(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Raise a RunError where the states of optimizers and schedules are none of those that the fit has made."""
+    """Raise a StateError where the states of optimizers and schedules are none of those that the fit has made."""
     for number, (optimizer, kept) in enumerate(
         zip(trainer.optimizers, checkpoint.get("optimizer_states", ()), strict=False)
     ):
         where, groups = f"optimizer_states.{number}", optimizer.param_groups
         found = kept.get("param_groups", ())
         if len(found) != len(groups):
-            raise RunError(f"`{where}` has {len(found)} groups of parameters, the optimizer has {len(groups)}.")
+            raise StateError(f"`{where}` has {len(found)} groups of parameters, the optimizer has {len(groups)}.")
         for own, group in zip(groups, found, strict=True):
             places = group.get("params")
             if not isinstance(places, list) or len(places) != len(own["params"]):
-                raise RunError(f"`{where}` is of an optimizer with other parameters.")
+                raise StateError(f"`{where}` is of an optimizer with other parameters.")
             _refuse_unlike({k: v for k, v in own.items() if k in optimizer.defaults}, group, where)
             for parameter, place in zip(own["params"], places, strict=True):
                 _refuse_unlike_state(optimizer, parameter, kept.get("state", {}).get(place), where)
@@ -302,9 +314,11 @@ def _refuse_unlike_state(optimizer: Optimizer, parameter: Tensor, found: Any, wh
             shape = parameter.shape if value.shape == _DUMMY else value.shape
             fits = isinstance(there, Tensor) and there.shape == shape and there.layout is torch.strided
             if not fits and not (value.ndim == 0 and isinstance(there, Real)):
-                raise RunError(f"`{where}` holds a `{name}` that fits no parameter of shape {tuple(parameter.shape)}.")
+                raise StateError(
+                    f"`{where}` holds a `{name}` that fits no parameter of shape {tuple(parameter.shape)}."
+                )
         elif name not in found:
-            raise RunError(f"`{where}` lacks `{name}`.")
+            raise StateError(f"`{where}` lacks `{name}`.")
 
 
 _DUMMY = torch.Size([2, 3])
@@ -325,37 +339,33 @@ def _state_of(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def _refuse_unlike(now: Any, found: Any, where: str, *, least: float | None = None) -> None:
-    """Raise a RunError where a value that is kept is of another kind than the one in its place now.
+    """Raise a StateError where a value that is kept is of another kind than the one in its place now.
 
     None says nothing of its kind; a tensor may be a number; more keys, or fewer, are another version's.
     """
     if isinstance(now, Mapping):
         if not isinstance(found, Mapping):
-            raise RunError(f"`{where}` is {_kind_of(found)}.")
+            raise StateError(f"`{where}` is {_kind_of(found)}.")
         for key in now:
             if key in found:
                 _refuse_unlike(now[key], found[key], f"{where}.{key}", least=least)
     elif isinstance(now, list | tuple):
         if not isinstance(found, list | tuple):
-            raise RunError(f"`{where}` is {_kind_of(found)}.")
+            raise StateError(f"`{where}` is {_kind_of(found)}.")
         for one, other in zip(now, found, strict=False):
             _refuse_unlike(one, other, where, least=least)
     elif isinstance(now, str):
         if not isinstance(found, str | None):
-            raise RunError(f"`{where}` is {_kind_of(found)}.")
+            raise StateError(f"`{where}` is {_kind_of(found)}.")
     elif isinstance(now, Tensor) and now.ndim:
         if not isinstance(found, Tensor) or found.shape != now.shape or found.dtype != now.dtype:
-            raise RunError(f"`{where}` is no tensor of {now.dtype} in the shape {tuple(now.shape)}.")
+            raise StateError(f"`{where}` is no tensor of {now.dtype} in the shape {tuple(now.shape)}.")
     elif isinstance(now, Real | Tensor):
         single = isinstance(found, Real) or (
-            isinstance(found, Tensor) and found.numel() == 1 and not found.is_complex()
+            isinstance(found, Tensor) and found.numel() == 1 and not (found.is_complex() or found.dtype is torch.bool)
         )
         if not single or (least is not None and isinstance(found, Real) and found < least):
-            raise RunError(f"`{where}` is {found if isinstance(found, Real) else _kind_of(found)}.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex())
+            raise StateError(f"`{where}` is {found if isinstance(found, Real) else _kind_of(found)}.")
 
 
 # ------------------------------------------------------------------ the door
@@ -363,15 +373,19 @@ def _is_number(value: Any) -> bool:
 
 @contextmanager
 def restoring(path: Path | None) -> Iterator[None]:
-    """Name the file in whatever Lightning comes upon while it restores states from it, or RunErrors say of them.
+    """Name the file in whatever Lightning comes upon while it restores states from it, and in a StateError.
 
     What is raised elsewhere is none of the file's doing, and passes.
     """
     try:
         yield
-    except RunError as error:
-        raise RunError(str(error) if path is None or str(path) in str(error) else f"{path}: {error}") from error
-    except (DataError, MisconfigurationException):  # what a person asked for does not suit the data, or the loops
+    except StateError as error:
+        raise RunError(f"{path}: {error}") from error
+    except (
+        RunError,
+        DataError,
+        MisconfigurationException,
+    ):  # what a person asked for does not suit the data, or the loops
         raise
     except Exception as error:
         if path is None or not _is_of_restoring(error):

@@ -1,5 +1,6 @@
 """What a verb says when a file can grow no further."""
 
+import os
 import resource
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from lightning_mods.cli.verbs import mistakes_in_one_line
 
 
 def log_on_a_full_disk(folder, said):
+    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
     logger = MLFlowLogger(tracking_uri=folder)
     logger.log_metrics({"val_loss": 1.0}, step=0)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
@@ -20,9 +22,8 @@ def log_on_a_full_disk(folder, said):
             logger.log_metrics({"val_loss": 1.0}, step=step)
 
 
-def test_a_full_disk_is_one_line_when_mlflow_finds_it_too(tmp_path, monkeypatch):
+def test_a_full_disk_is_one_line_when_mlflow_finds_it_too(tmp_path):
     pytest.importorskip("mlflow")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     process = warm.start(log_on_a_full_disk, str(tmp_path / "mlruns"), str(tmp_path / "said"))
     assert warm.ended(process, 120)
     assert process.exitcode == 2

@@ -95,7 +95,7 @@ FLAGS = {
     "a_million_members": ("--ensemble=1000000", "--ensemble=1000000"),
     "no_step_at_all": ("--trainer.accumulate_grad_batches=0", "--trainer.accumulate_grad_batches"),
     "a_nul": ("--trainer.default_root_dir=a\0b", "--trainer.default_root_dir holds a NUL"),
-    "a_depth": (f"--data.val_path={'[' * 900}", "--data.val_path"),
+    "a_depth": (f"--model.hidden_sizes={'[' * 900}", "--model.hidden_sizes"),
     "digits": (f"--data.memory_map={'9' * 5000}", "--data.memory_map"),
     "a_seed": ("--data.seed=-1", "--data"),
     "a_seed_of_numpy": ("--seed_everything=-1", "--seed_everything"),

@@ -64,7 +64,7 @@ SEEN_AT_ONCE = {
     "a setting no file can hold": (torch.device("cpu"), "datamodule_hyper_parameters", "target"),
     "loops without a count": ({"fit_loop": {}}, "loops"),
     "epochs a word": ("three", *LOOP, "processed"),
-    "epochs below zero": (-1, "epoch"),
+    "epochs below zero": (-2, "epoch"),
     "optimizers a number": (1, "optimizer_states"),
     "a mean a word": ("x", "TabularDataModule", "encoding", "columns", 0, "mean"),
     "a scale of zero": (0.0, "TabularDataModule", "encoding", "columns", 0, "scale"),

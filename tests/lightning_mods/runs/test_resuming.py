@@ -222,4 +222,4 @@ def test_a_checkpoint_of_weights_that_are_no_numbers_predicts_nothing(run):
     torch.save(content, path)
     for verb in ("validate", "test", "predict", "export"):
         code, _, err = do(verb, *(["--data.predict_path=iris"] if verb == "predict" else []))
-        assert (code, "best.ckpt holds NaN in" in err) == (2, True)
+        assert (code, "best.ckpt holds weights that are NaN or infinite" in err) == (2, True)
