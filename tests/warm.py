@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["lightning_mods.cli.verbs", "torch._dynamo"])
+_TABLES = ("pyarrow.csv", "pyarrow.feather", "pyarrow.parquet")
+_SERVER.set_forkserver_preload(["lightning_mods.cli.verbs", "torch._dynamo", "onnxruntime", *_TABLES])
 _STARTING = threading.Lock()
 
 
