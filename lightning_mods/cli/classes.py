@@ -65,13 +65,21 @@ class ModsParser(LightningArgumentParser):
 _HIDES: ContextVar[bool] = ContextVar("hides", default=True)
 
 
+# The flag that takes a class of a kind, for the messages.
+_FLAG_OF = {
+    **{"LightningModule": "model", "LightningDataModule": "data", "Optimizer": "optimizer"},
+    **{"LRScheduler": "lr_scheduler", "Callback": "trainer.callbacks", "Logger": "trainer.logger"},
+}
+
+
 def find_class(name: str, base: type) -> type:
     """Return the subclass of `base` that a dotted path means, or the short name of one imported; else a UsageError."""
     if name in OURS and issubclass(OURS[name], base):
         return OURS[name]
+    asked = f"--{_FLAG_OF.get(base.__name__, 'config')}: {name}"
     module, _, short = name.rpartition(".")
     if module:
-        with mistakes_named(f"{name} is needed as a {base.__name__}, but cannot be imported"):
+        with mistakes_named(f"{asked} is needed as a {base.__name__}, but cannot be imported"):
             found = import_class(name)
     else:
         found = next((known for known in _subclasses(base) if known.__name__ == name), None)
@@ -79,7 +87,7 @@ def find_class(name: str, base: type) -> type:
         names = {known.__name__.lower(): known.__name__ for known in _subclasses(base)}
         near = get_close_matches(short.lower(), names, 1)
         hint = f"; did you mean {names[near[0]]}?" if near else "; give `package.module.Class`."
-        raise UsageError(f"{name} is no {base.__name__} known here{hint}")
+        raise UsageError(f"{asked} is no {base.__name__} known here{hint}")
     return found
 
 
