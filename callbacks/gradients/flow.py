@@ -80,10 +80,8 @@ class GradientFlow:
             Column(int(a), int(b), [*map(float, sums)], [*map(int, n)], [*map(int, bad)], int(c))
             for a, b, sums, n, bad, c in state["columns"]
         ]
-        layers, sizes = (
-            [*map(str, state["layers"])],
-            {len(row) for c in columns for row in (c.total, c.count, c.broken)},
-        )
+        layers = [*map(str, state["layers"])]
+        sizes = {len(row) for c in columns for row in (c.total, c.count, c.broken)}
         if sizes - {len(layers)} or len(set(layers)) < len(layers) or len(columns) > COLUMNS or state["width"] < 1:
             raise ValueError("a history of gradient flow has a column for each layer, and all of one length")
         return cls(layers, columns, int(state["width"]), int(state["of"]))

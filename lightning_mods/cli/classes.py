@@ -33,12 +33,12 @@ from lightning_mods.cli.command_line import (
     words_of,
 )
 from lightning_mods.cli.flags import LINKED
+from lightning_mods.cli.siblings import OUR_PACKAGES
 from lightning_mods.models.classifier import MLPClassifier
 from lightning_mods.models.ensemble import MLPEnsemble
 from lightning_mods.models.regressor import MLPRegressor
 from lightning_mods.runs import RunError
 
-OUR_PACKAGES = ("callbacks", "datamodules", "lightning_mods")
 # Our own classes, by the short name that the command line and our checkpoints use.
 OURS: dict[str, type] = {c.__name__: c for c in (MLPClassifier, MLPRegressor, MLPEnsemble, TabularDataModule)}
 # By task: the model for it, and the other task.
@@ -204,9 +204,8 @@ def asked_table(line: CommandLine) -> TabularDataModule:
             said = replace(line, flags=(flag,)).section("data").get("init_args", {})
             words.append(f"--config={as_yaml({'data': {key: said[key] for key in said if key in known}})}")
         elif flag.name.startswith("data.") and name in known and flag.value is not None:
-            words.append(
-                f"--data.{name}{'+' * flag.appends}={flag.value}"
-            )  # as it was typed: `1` may be the name of a column
+            # as it was typed: `1` may be the name of a column
+            words.append(f"--data.{name}{'+' * flag.appends}={flag.value}")
     with mistakes_named("--data"):
         given = parser.parse_args(words).data
     return TabularDataModule(**given.as_dict())

@@ -22,6 +22,7 @@ else:
     Loader = object  # `importlib.abc` and `pathlib` take longer to import than all else of `import lightning_mods`
 
 NAMES = ("callbacks", "datamodules")
+OUR_PACKAGES = (*NAMES, "lightning_mods")
 
 _PACKAGE = "lightning_mods"
 # These two run before it is known where the user's modules are looked for.

@@ -22,6 +22,7 @@ from callbacks.host.files import replacing
 from callbacks.host.packages import CHOICE, PACKAGES, preferred
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line, with_own_classes, without_secrets_in
 from lightning_mods.cli.flags import Reference
+from lightning_mods.cli.siblings import OUR_PACKAGES
 from lightning_mods.cli.trust import checked_for_trust, distrusting
 
 # Where a verb's work is; imported when there is some, as that takes seconds.
@@ -39,7 +40,6 @@ _WORK = {
 
 # Our classes, whose flags change with our sources alone.
 _OURS = {"model": ("MLPClassifier", "MLPRegressor"), "data": ("TabularDataModule",)}
-_PACKAGES = ("callbacks", "datamodules", "lightning_mods")
 # What else the text depends on, as their `NAME-VERSION.dist-info` is called.
 _LIBRARIES = ("torch", "lightning", "pytorch_lightning", "jsonargparse", "docstring_parser")
 
@@ -127,7 +127,7 @@ def choose_package(line: CommandLine) -> None:
 def _package_behind(path: str) -> str | None:
     """The Lightning package that a class of the user's inherits from, None where that cannot be said."""
     module, _, name = path.rpartition(".")
-    if not module or module.partition(".")[0] in _PACKAGES:
+    if not module or module.partition(".")[0] in OUR_PACKAGES:
         return None
     with suppress(Exception, SystemExit):  # what is wrong with it is said where the class is needed
         bases = [base.__module__ for base in getattr(import_module(module), name).__mro__]
@@ -184,7 +184,7 @@ def _cache_name(line: CommandLine) -> str | None:
     names = [line.verb]
     for section, ours in _OURS.items():
         package, _, name = str(line.section(section).get("class_path") or "").rpartition(".")
-        if name and (name not in ours or package.partition(".")[0] not in ("", *_PACKAGES)):
+        if name and (name not in ours or package.partition(".")[0] not in ("", *OUR_PACKAGES)):
             return None
         names.append(name or "any")
     return "-".join(names)
@@ -219,7 +219,7 @@ def _file(name: str) -> Path:
 def _made_with() -> dict[str, Any]:
     """What the text was made from: our sources, by size and time, and the versions of what reads them."""
     sources = sha256()
-    for package in _PACKAGES:
+    for package in OUR_PACKAGES:
         for path in sorted((_root() / package).rglob("*.py")):
             stat = path.stat()
             sources.update(f"{path} {stat.st_mtime_ns} {stat.st_size}\n".encode())

@@ -21,7 +21,6 @@ from callbacks.host.lightning import MisconfigurationException
 from callbacks.host.packages import PACKAGES, Callback, LightningDataModule, LightningModule, Trainer, is_overridden
 from callbacks.host.rendezvous import ranks_meet_here
 from datamodules import DataError, TabularDataModule
-from lightning_mods.cli.classes import OUR_PACKAGES
 from lightning_mods.cli.command_line import (
     CommandLine,
     UsageError,
@@ -34,6 +33,7 @@ from lightning_mods.cli.command_line import (
 )
 from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.loggers import LOGGER_FLAG
+from lightning_mods.cli.siblings import OUR_PACKAGES
 from lightning_mods.loggers.progress import EpochTimer, close_loggers, how_to_look
 from lightning_mods.loggers.terminal import STAGES, RunSummary, is_leading, quiet, say, writers_report_once
 from lightning_mods.models.fused.group import SMALL_STEP, step_operations

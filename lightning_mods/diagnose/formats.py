@@ -15,6 +15,7 @@ from typing import Any
 
 from callbacks.diagnosis.names import STAGES, plain
 from callbacks.host.inputs import read_bounded
+from lightning_mods.loggers.event_records import event_records
 
 EVENTS_MARK = "tfevents"  # in the name of every event file
 
@@ -351,7 +352,7 @@ def _scalars(path: Path) -> list[tuple[str, int, float]]:
     found: list[tuple[str, int, float]] = []
     for file in files:
         content, _ = read_bounded(file, _MOST)
-        for record in _records_of(content):
+        for _, record in event_records(content):
             try:
                 event = Event.FromString(record)
             except ValueError:  # DecodeError is one: as far as it goes, like a file that is cut short
@@ -363,17 +364,6 @@ def _scalars(path: Path) -> list[tuple[str, int, float]]:
                 if number is not None:
                     found.append((value.tag, event.step, number))
     return found
-
-
-def _records_of(content: bytes) -> Iterator[bytes]:
-    # Each is its length (8 bytes), a checksum (4), its bytes, and their checksum (4); TensorFlow's TFRecord format.
-    at = 0
-    while at + 12 <= len(content):
-        length = int.from_bytes(content[at : at + 8], "little")
-        if at + 16 + length > len(content):
-            return
-        yield content[at + 12 : at + 12 + length]
-        at += 16 + length
 
 
 def _number_in(value: Any) -> float | None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +13,17 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 
 from callbacks.host.files import replacing
 from callbacks.host.lightning import TensorBoardLogger
+from lightning_mods.loggers.event_records import event_records
 
 SECONDS = 1.0  # that metrics may wait
 _MARK = "tfevents"  # in the name of every event file
 
 
-def _records(path: Path) -> Iterator[tuple[bytes, Event]]:
-    """Yield the records of an event file as they stand there, each with its event; a torn one ends it.
-
-    A record is a length of 8 bytes, its checksum of 4, the event, its checksum of 4 (TFRecord, tensorflow/tensorflow,
-    core/lib/io/record_writer.h).
-    """
-    with path.open("rb") as file:
-        while len(head := file.read(12)) == 12:
-            size = int.from_bytes(head[:8], "little")
-            body = file.read(size + 4) if size < path.stat().st_size else b""
-            try:
-                event = Event.FromString(body[:size]) if len(body) == size + 4 else None
-            except DecodeError:
-                event = None
-            if event is None:
-                return
-            yield head + body, event
+def _events(path: Path) -> Iterator[tuple[bytes, Event]]:
+    """Yield the records of an event file as they stand there, each with its event; a torn one ends it."""
+    with suppress(DecodeError):
+        for record, event in event_records(path.read_bytes()):
+            yield record, Event.FromString(event)
 
 
 class EventLogger(TensorBoardLogger):
@@ -63,7 +53,7 @@ class EventLogger(TensorBoardLogger):
             if path.stat().st_mtime > moment:
                 with replacing(path) as partial, partial.open("wb") as file:
                     file.writelines(
-                        record for record, event in _records(path) if event.wall_time <= moment or event.step < epochs
+                        record for record, event in _events(path) if event.wall_time <= moment or event.step < epochs
                     )
         self._earlier = ()
 
