@@ -51,6 +51,14 @@ def fitted(folder, package, name, target, *flags):
     return folder
 
 
+def fitted_and_exported(folder, *table):
+    """The same, with the model written as good.pt2."""
+    fitted(folder, *table)
+    with contextlib.chdir(folder):
+        succeed("export", "--format=pt2", "--output=good.pt2")
+    return folder
+
+
 def read(path):
     with Path(path).open(newline="", encoding="utf-8") as file:
         return list(csv.reader(file))

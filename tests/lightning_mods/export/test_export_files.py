@@ -13,7 +13,7 @@ import pytest
 import torch
 import warm
 from commands import TIMEOUT, argv, call_warm, environment, start_warm
-from export_cases import QUIET, SUFFIXES, TABLES, fitted, needs, refused, succeed
+from export_cases import QUIET, SUFFIXES, TABLES, fitted_and_exported, needs, refused, succeed
 from verbs_here import do
 
 from lightning_mods.export.command import _turn_at
@@ -26,10 +26,7 @@ ROWS = "--data.predict_path=new.csv"
 
 @pytest.fixture(scope="module")
 def fit(tmp_path_factory):
-    folder = fitted(tmp_path_factory.mktemp("files") / "fit", *TABLES[-1])
-    with contextlib.chdir(folder):
-        succeed("export", "--format=pt2", "--output=good.pt2")
-    return folder
+    return fitted_and_exported(tmp_path_factory.mktemp("files") / "fit", *TABLES[-1])
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,9 @@
 """What cannot be exported, or predicted with, is said in one line, and nothing is left of it."""
 
-import contextlib
 from pathlib import Path
 
 import pytest
-from export_cases import QUIET, TABLES, assert_same, fitted, refused, succeed
+from export_cases import QUIET, TABLES, assert_same, fitted_and_exported, refused, succeed
 
 from lightning_mods.export import runtime as exported_runtimes
 from lightning_mods.export.schema import read_schema
@@ -14,10 +13,7 @@ pytestmark = QUIET
 
 @pytest.fixture(scope="module")
 def fit(tmp_path_factory):
-    folder = fitted(tmp_path_factory.mktemp("refused") / "fit", *TABLES[-1])
-    with contextlib.chdir(folder):
-        succeed("export", "--format=pt2", "--output=good.pt2")
-    return folder
+    return fitted_and_exported(tmp_path_factory.mktemp("refused") / "fit", *TABLES[-1])
 
 
 @pytest.fixture(autouse=True)

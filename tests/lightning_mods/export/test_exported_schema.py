@@ -1,13 +1,12 @@
 """The schema beside an exported model is checked whole, and cannot choose a format that is code."""
 
-import contextlib
 import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from export_cases import QUIET, TABLES, fitted, refused, succeed
+from export_cases import QUIET, TABLES, fitted_and_exported, refused, succeed
 
 from lightning_mods.export.schema import read_schema
 from lightning_mods.runs import RunError
@@ -28,10 +27,7 @@ ROWS = ("--data.predict_path=new.csv", "--output=out.csv")
 
 @pytest.fixture(scope="module")
 def fit(tmp_path_factory):
-    folder = fitted(tmp_path_factory.mktemp("schema") / "fit", *TABLES[2])
-    with contextlib.chdir(folder):
-        succeed("export", "--format=pt2", "--output=good.pt2")
-    return folder
+    return fitted_and_exported(tmp_path_factory.mktemp("schema") / "fit", *TABLES[2])
 
 
 @pytest.fixture(autouse=True)
