@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.diagnosis.curves import Curve, ends_in_nan, ends_infinite, read_curve, repeats
+from callbacks.diagnosis.evidence import Change, Evidence
 from callbacks.diagnosis.features import NAMES, fall_of_itself, features
 from callbacks.diagnosis.wording import RunFacts, advice_for, onset_of, reason_for
 
@@ -64,6 +65,7 @@ class Diagnosis:
         worsened.
         reason: one sentence with the numbers.
         advice: what to do, the likeliest help first.
+        changes: single changes that are expected to lower the loss, the one with the largest gain first.
     """
 
     fit: Fit
@@ -73,6 +75,7 @@ class Diagnosis:
     onset_epoch: int | None
     reason: str
     advice: tuple[str, ...]
+    changes: tuple[Change, ...] = ()
 
 
 def diagnose(
@@ -83,6 +86,7 @@ def diagnose(
     metric_mode: str = "max",
     baseline_loss: float | None = None,
     flags: Collection[str] = (),
+    evidence: Evidence | None = None,
 ) -> Diagnosis:
     """Say what became of a run, from its curves alone.
 
@@ -104,6 +108,7 @@ def diagnose(
             is already low.
         flags: flags of a command line that the user has, such as `model.lr`: the advice names these, and has words for
             the rest.
+        evidence: what else is known of the fit; None where there are curves alone.
 
     `None` and NaN are missing values, a baseline that is not finite counts as none. A loss that ends in infinity
     has exploded, and so have losses that both end in NaN, twice or more and longer than any hole before.
