@@ -17,10 +17,11 @@ from math import exp, isfinite
 from pathlib import Path
 from typing import Any
 
+from callbacks.diagnosis.advice import Advice, Knobs, advice_for
 from callbacks.diagnosis.curves import Curve, ends_in_nan, ends_infinite, read_curve, repeats
 from callbacks.diagnosis.evidence import Change, Evidence
 from callbacks.diagnosis.features import NAMES, fall_of_itself, features
-from callbacks.diagnosis.wording import RunFacts, advice_for, onset_of, reason_for
+from callbacks.diagnosis.wording import RunFacts, course_of, onset_of, reason_for
 
 Values = Sequence[float | None]
 
@@ -66,6 +67,7 @@ class Diagnosis:
         reason: one sentence with the numbers.
         advice: what to do, the likeliest help first.
         changes: single changes that are expected to lower the loss, the one with the largest gain first.
+        plan: the advice with the flags that do it and the gain it promises, in the order of `advice`.
     """
 
     fit: Fit
@@ -76,6 +78,7 @@ class Diagnosis:
     reason: str
     advice: tuple[str, ...]
     changes: tuple[Change, ...] = ()
+    plan: tuple[Advice, ...] = ()
 
 
 def diagnose(
@@ -86,6 +89,7 @@ def diagnose(
     metric_mode: str = "max",
     baseline_loss: float | None = None,
     flags: Collection[str] = (),
+    framework: str | None = None,
     evidence: Evidence | None = None,
 ) -> Diagnosis:
     """Say what became of a run, from its curves alone.
@@ -106,8 +110,10 @@ def diagnose(
         baseline_loss: validation loss of the best constant prediction (or the loss before training, if that
             is all one has). Without it the first validation loss stands in, which after a fast first epoch
             is already low.
-        flags: flags of a command line that the user has, such as `model.lr`: the advice names these, and has words for
-            the rest.
+        flags: flags of a command line that the user has, such as `model.lr`, or a mapping with their values: the
+            advice names these, and has words for the rest.
+        framework: what trained it (`Lightning`, `Keras`, `Hugging Face`, `YOLO`): the advice has its words where there
+            are no flags.
         evidence: what else is known of the fit; None where there are curves alone.
 
     `None` and NaN are missing values, a baseline that is not finite counts as none. A loss that ends in infinity
@@ -125,14 +131,22 @@ def diagnose(
     metric = None if val_metric is None else list(val_metric)[::times]
     if metric is not None and metric_mode == "min":
         metric = [None if v is None else -v for v in metric]
-    return _diagnose(train_loss[::times], val_loss[::times], metric, baseline_loss, times, flags)
+    evidence = evidence or Evidence()
+    knobs = Knobs(flags, framework, evidence.settings)
+    return _diagnose(train_loss[::times], val_loss[::times], metric, baseline_loss, times, knobs, evidence)
 
 
 def _diagnose(
-    train_loss: Values, val_loss: Values, metric: Values | None, base: float | None, times: int, flags: Collection[str]
+    train_loss: Values,
+    val_loss: Values,
+    metric: Values | None,
+    base: float | None,
+    times: int,
+    knobs: Knobs,
+    evidence: Evidence,
 ) -> Diagnosis:
     train, val = read_curve(train_loss), read_curve(val_loss)
-    facts = RunFacts(train, val, base, times, flags)
+    facts = RunFacts(train, val, base, times, knobs, evidence.keeps_best)
     if _is_lost(train_loss, val_loss, train):
         return _sure(Fit.DIVERGED, "exploded", facts)
     if val is None:
@@ -256,7 +270,11 @@ def _sure(fit: Fit, cause: str, facts: RunFacts) -> Diagnosis:
     return _verdict(fit, cause, {each: float(each is fit) for each in Fit}, facts)
 
 
-def _verdict(fit: Fit, cause: str, probabilities: dict[Fit, float], facts: RunFacts) -> Diagnosis:
+def _verdict(
+    fit: Fit, cause: str, probabilities: dict[Fit, float], facts: RunFacts, changes: tuple[Change, ...] = ()
+) -> Diagnosis:
     onset = onset_of(facts) if cause in ("memorising", "overconfident") else None
     best = None if facts.val is None else facts.val.keep_epoch * facts.times
-    return Diagnosis(fit, cause, probabilities, best, onset, reason_for(cause, facts), advice_for(cause, facts))
+    plan = advice_for(cause, facts.knobs, course_of(facts), changes)
+    texts = tuple(advice.text for advice in plan)
+    return Diagnosis(fit, cause, probabilities, best, onset, reason_for(cause, facts), texts, changes, plan)

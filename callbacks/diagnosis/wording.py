@@ -1,117 +1,38 @@
-"""Word a diagnosis: one reason with its numbers, the epoch it began in, and advice: what to turn, and which way."""
+"""Word a diagnosis: one reason with its numbers, the epoch it began in, and what the curves tell the advice."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from callbacks.diagnosis.advice import Course, Knobs
 from callbacks.diagnosis.curves import Curve
 from callbacks.diagnosis.features import room_of
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """The curves, the trivial loss, how often each row was written, and flags: all that the sentences may speak of."""
+    """The curves, the trivial loss, how often each row was written, and what can be turned: what sentences speak of."""
 
     train: Curve | None
     val: Curve | None
     base: float | None
     times: int = 1
-    flags: Collection[str] = ()  # of a command line, that the user has
+    knobs: Knobs = field(default_factory=Knobs)
+    is_kept: bool = False  # the weights of the best epoch are in a checkpoint
 
 
-_ADVICE = {
-    "still_improving": (
-        "Train longer: raise {max_epochs} two- to fourfold.",
-        "Or learn faster: raise {lr} about threefold, or lower {batch_size}.",
-        "If neither helps, lower {weight_decay} and {dropout}.",
-    ),
-    "not_learning": (
-        "{rate}",
-        "Check that features are scaled and targets in the order of their rows.",
-        "Lower {weight_decay} and {dropout} to 0 until the loss moves.",
-        "If it still stands at the trivial loss, the features may not tell the target.",
-    ),
-    "cannot_fit": (
-        "Give the network more room: wider or more {hidden_sizes}.",
-        "Lower {dropout} and {weight_decay}.",
-        "Try {lr} three times lower and three times higher.",
-        "If nothing moves the training loss, the features carry no more: add better ones.",
-    ),
-    "memorising": (
-        "Keep the checkpoint of epoch {best}, or stop there{stop}.",
-        "Raise {weight_decay} tenfold, or {dropout} by 0.2.",
-        "{early}",
-        "Make the network smaller: fewer or narrower {hidden_sizes}.",
-        "Add training data: nothing helps more where it can be had.",
-    ),
-    "overconfident": (
-        "For the metric, keep the last checkpoint; where probabilities matter, that of epoch {best}.",
-        "Its probabilities are too extreme to be read as they are: rescale them on held-out rows "
-        "(temperature scaling).",
-        "Raise {weight_decay} or {dropout} to train a network that is less sure of itself.",
-    ),
-    "healthy": (
-        "Keep the checkpoint of epoch {best}.",
-        "For a lower loss change the model, not the length: {hidden_sizes}, {lr}, or more data.",
-    ),
-    "exploded": (
-        "Lower {lr} tenfold.",
-        "Clip gradients: {clip}.",
-        "Look for infinite or huge values among features and targets; scale them.",
-        "Raise {batch_size} if single batches make it jump.",
-    ),
-    "too_few_epochs": ("Raise {max_epochs} to ten or more.", "Evaluate after every epoch{every}."),
-    "no_validation": (
-        "Hold out rows and log their loss every epoch: training loss alone cannot show overfitting.",
-        "If it is logged under another name, pass that name.",
-    ),
-    "loss_is_no_fit": (
-        "If the loss is no measure of fit (GAN, reinforcement learning, contrastive), judge by a metric.",
-        "Otherwise lower {lr} about threefold: a training loss should not rise.",
-    ),
-    "unclear": (
-        "Train on: raise {max_epochs} until the curves part or flatten.",
-        "Enlarge the validation set, so that its loss is less noisy.",
-    ),
-}
-
-
-_KNOBS = {  # the flags for it, of which the first that the user has is named, and what it is called without one
-    "max_epochs": (("trainer.max_epochs",), "the number of epochs"),
-    "stop": (("trainer.max_epochs",), " (EarlyStopping, or {epochs} epochs)"),
-    "lr": (("optimizer.lr", "model.lr"), "the learning rate"),
-    "batch_size": (("data.batch_size",), "the batch size"),
-    "weight_decay": (("optimizer.weight_decay", "model.weight_decay"), "the optimizer's weight_decay"),
-    "dropout": (("model.dropout",), "dropout"),
-    "hidden_sizes": (("model.hidden_sizes",), "layers"),
-    "clip": (("trainer.gradient_clip_val",), "to a norm of 1"),
-    "every": (("trainer.check_val_every_n_epoch",), ""),
-}
-_WITH_A_FLAG = {"stop": " with --{flag}={epochs}", "clip": "--{flag}=1.0", "every": ": --{flag}=1"}
-
-
-def _knobs(flags: Collection[str], epochs: int) -> dict[str, str]:
-    found = {}
-    for knob, (known, name) in _KNOBS.items():
-        flag = next((flag for flag in known if flag in flags), None)
-        found[knob] = (name if flag is None else _WITH_A_FLAG.get(knob, "--{flag}")).format(flag=flag, epochs=epochs)
-    return found
-
-
-def advice_for(cause: str, facts: RunFacts) -> tuple[str, ...]:
-    """Return what to do about a cause, the likeliest help first; by the flags that the user has, else in words."""
-    best, early = 0, ""
-    rate = "Raise {lr} tenfold: the loss does not move. If it then jumps, go down instead."
-    if (val := facts.val) is not None:
-        best = val.keep_epoch * facts.times
-        if val.noise > 0.02 * abs(val.lowest):  # one that stands still wants a higher rate, one that jumps a lower one
-            rate = "Lower {lr} tenfold: the loss jumps without falling."
-        if val.keep <= 0.1 * (len(val.smooth) - 1):  # passing the best epoch at once asks for smaller steps too
-            early = "Lower {lr} threefold, for the best epoch came almost at once."
-    knobs = _knobs(facts.flags, best + 1)
-    knobs |= {"best": str(best), "rate": rate.format(**knobs), "early": early.format(**knobs)}
-    return tuple(line for line in (line.format(**knobs) for line in _ADVICE[cause]) if line)
+def course_of(facts: RunFacts) -> Course:
+    """Return what the curves tell the advice."""
+    val = facts.val
+    if val is None:
+        return Course(epochs=0 if facts.train is None else (facts.train.epochs[-1] + 1) * facts.times)
+    return Course(
+        best=val.keep_epoch * facts.times,
+        epochs=(val.epochs[-1] + 1) * facts.times,
+        jumps=val.noise > 0.02 * abs(val.lowest),
+        early=val.keep <= 0.1 * (len(val.smooth) - 1),  # passing the best epoch at once asks for smaller steps too
+        is_kept=facts.is_kept,
+    )
 
 
 def reason_for(cause: str, facts: RunFacts) -> str:

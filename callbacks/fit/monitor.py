@@ -5,7 +5,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from callbacks.diagnosis.advice import Knobs
 from callbacks.diagnosis.names import plain
+from callbacks.diagnosis.report import FitPart, last_word
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
 from callbacks.fit.reader import AUTO, FitReader, baseline_of, obstacle, train_eval_loss
 from callbacks.fit.record import headline, paragraph, write_document
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 DRAWING = 0.02  # share of the time that goes into pictures on the way: each costs as much as many small epochs
 READING = "reading the losses"
+FRAMEWORK = "Lightning"  # whose words the advice has where there is no command line
 GUESS = 0.5  # seconds that the first picture takes
 
 
@@ -81,7 +84,8 @@ class FitMonitor(NamedByPlace, Callback):
         check_every: Validated epochs between two verdicts; 0 for every one at first, and later whenever the run has
             grown by 2 % if it may stop for it, by 10 % if not.
         plot: Draw the curves, e.g. for TensorBoard's Images tab.
-        closing: Print the paragraph at the end; without, `last_word` holds it.
+        closing: Print the paragraph at the end, in one report with what a `GradientMonitor` beside it says; without,
+            `last_word` holds it.
 
     Raises:
         ValueError: A mode or a number that cannot be.
@@ -112,7 +116,8 @@ class FitMonitor(NamedByPlace, Callback):
         self.baseline_loss, self.stop, self.stop_after = baseline_loss, stop, stop_after
         self.train_slice, self.check_every, self.plot, self.closing = train_slice, check_every, plot, closing
         self.last_word = ""
-        self.flags: Collection[str] = ()  # by which the user sets things on a command line, for the advice
+        self.flags: Collection[str] = ()  # by which a user sets things, as a mapping with their values, for the advice
+        self.closing_part: FitPart | None = None  # once a fit has ended
         self._begin()
 
     def _begin(self) -> None:
@@ -158,7 +163,7 @@ class FitMonitor(NamedByPlace, Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the folder for `diagnosis.json`; every rank asks."""
         self._stopped = False
-        self.last_word = ""
+        self.last_word, self.closing_part = "", None
         self._folder = _folder_of(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -216,11 +221,14 @@ class FitMonitor(NamedByPlace, Callback):
             self._reader.late(trainer, epoch)
             self._reader.complain(trainer, ended=True)
         self._judge(trainer, pl_module, epoch, last=True)
+        self._close(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the verdict so far behind when a person interrupts the run."""
-        if isinstance(exception, KeyboardInterrupt) and self._reader.record.has("val_loss"):
-            self._judge(trainer, pl_module, trainer.current_epoch, last=True)
+        if isinstance(exception, KeyboardInterrupt):
+            if self._reader.record.has("val_loss"):
+                self._judge(trainer, pl_module, trainer.current_epoch, last=True)
+            self._close(trainer)
 
     def _is_due(self, epoch: int) -> bool:
         growth = 50 if self.stop else 10
@@ -240,13 +248,23 @@ class FitMonitor(NamedByPlace, Callback):
         with self._guard(trainer, "the diagnosis"):
             train, val, metric = self._reader.record.paired()
             base = baseline_of(pl_module) if self.baseline_loss is None else self.baseline_loss
-            mode, flags = self.metric_mode, self.flags
-            found = diagnose(train, val, val_metric=metric, metric_mode=mode, baseline_loss=base, flags=flags)
+            mode, flags, words = self.metric_mode, self.flags, None if self.flags else FRAMEWORK
+            found = diagnose(
+                train, val, val_metric=metric, metric_mode=mode, baseline_loss=base, flags=flags, framework=words
+            )
             changed, self._verdict, self.diagnosis = found.fit is not self._verdict, found.fit, found
             if not last:  # the end adds nothing to what a longer run would know
                 self._judged = epoch
                 self._overfits = self._overfits + 1 if found.fit is Fit.OVERFIT else 0
             self._report(trainer, found, epoch, base, changed=changed, last=last)
+
+    def _close(self, trainer: Trainer) -> None:
+        """Say the last word of all monitors that close the fit, if this is the last of them to end."""
+        self.closing_part = self.closing_part or FitPart()
+        with self._guard(trainer, "the last word"):
+            said = last_word(trainer.callbacks)  # type: ignore[attr-defined]  # a connector's
+            if said and self.closing and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
+                say(trainer, said)
 
     def _report(
         self, trainer: Trainer, found: Diagnosis, epoch: int, base: float | None, *, changed: bool, last: bool
@@ -259,8 +277,8 @@ class FitMonitor(NamedByPlace, Callback):
         keep = _checkpoint_to_keep(trainer, self._reader.record.names["val_loss"], found.best_epoch) if keeps else None
         if last:
             self.last_word = paragraph(found, keep)
-            if self.closing:
-                say(trainer, self.last_word)
+            knobs = Knobs(self.flags, None if self.flags else FRAMEWORK)
+            self.closing_part = FitPart(found, headline(found), keep, knobs)
         with self._guard(trainer, "writing the diagnosis"):
             odds = {f"fit/probability_{fit}": probability for fit, probability in found.probabilities.items()}
             dispatch.log_metrics(trainer, odds, epoch)

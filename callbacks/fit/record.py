@@ -8,6 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from callbacks.diagnosis.report import FitPart, report
 from callbacks.diagnosis.verdict import Diagnosis, Fit
 from callbacks.host.files import replacing
 
@@ -80,9 +81,7 @@ def headline(diagnosis: Diagnosis) -> str:
 
 def paragraph(diagnosis: Diagnosis, keep: str | None = None) -> str:
     """Return the closing words of a run: verdict, reason, numbered advice and, if given, which checkpoint to keep."""
-    advice = [f"  {number}. {text}" for number, text in enumerate(diagnosis.advice, 1)]
-    kept = [f"keep         {keep}"] if keep else []
-    return "\n".join([f"verdict      {headline(diagnosis)}", diagnosis.reason, *advice, *kept])
+    return report([FitPart(diagnosis, headline(diagnosis), keep)])
 
 
 def write_document(path: Path, diagnosis: Diagnosis, record: FitRecord, baseline: float | None) -> None:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from callbacks.diagnosis.report import HealthPart
 from callbacks.host import few
 
 
@@ -126,21 +127,23 @@ def named(names: Sequence[str]) -> str:
 
 def line(found: Finding) -> str:
     """Return one finding as one line: what, where, when, why, and what to do."""
+    return f"{_seen(found)} → {found.advice}"
+
+
+def _seen(found: Finding) -> str:
     where = f" in `{found.where}`" if found.where else ""
-    return f"{found.fault.replace('_', ' ')}{where} at step {found.step}: {found.why} → {found.advice}"
+    return f"{found.fault.replace('_', ' ')}{where} at step {found.step}: {found.why}"
 
 
-def summary(findings: Sequence[Finding], skipped: int, *, steps: int, batches: int) -> str:
+def part_of(findings: Sequence[Finding], skipped: int, *, steps: int, batches: int) -> HealthPart:
     """Return what a run's end says: one line if nothing was found, else a block with the faults in the order they came.
 
     Steps of optimizers were watched, `skipped` of them left out; batches are said where they are another number.
     """
     watched = f"{steps} steps" if steps == batches else f"{steps} steps ({batches} batches)"
     left_out = f" {skipped} of them were left out, their loss or gradient not finite." if skipped else ""
-    if not findings:
-        return f"nothing wrong over {watched}.{left_out}"
-    rows = "\n".join(f"  {line(found)}" for found in findings)
-    return f"{len(findings)} found over {watched}.{left_out}\n{rows}"
+    found = f"{len(findings)} found" if findings else "nothing wrong"
+    return HealthPart(f"{found} over {watched}.{left_out}", tuple(findings), tuple(map(_seen, findings)))
 
 
 def to_plain(found: Finding) -> dict[str, Any]:

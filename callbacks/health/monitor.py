@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks.health.faults import PATIENCE, PATIENT, Fault, Finding, explained, from_plain, line, summary, to_plain
+from callbacks.diagnosis.report import HealthPart, last_word
+from callbacks.health.faults import PATIENCE, PATIENT, Fault, Finding, explained, from_plain, line, part_of, to_plain
 from callbacks.health.nonfinite import CHOICES, NonFiniteError, NonFiniteGuard
 from callbacks.health.probe import TrainingProbe
 from callbacks.health.training_watch import TrainingWatch
@@ -30,7 +31,8 @@ class GradientMonitor(NamedByPlace, Callback):
             `raise` raises `NonFiniteError`.
         every: Steps between two looks at units, weights and updates, at least 1; at the start it looks more often.
         ignore: Faults not to speak of, by name, e.g. `unshuffled`.
-        closing: Say at the end what was found; without, `last_word` holds it.
+        closing: Say at the end what was found, in one report with what a `FitMonitor` beside it says; without,
+            `last_word` holds it.
 
     Attributes:
         findings: What was established so far, oldest first.
@@ -54,6 +56,7 @@ class GradientMonitor(NamedByPlace, Callback):
         self.ignore = ignore
         self.closing = closing
         self.last_word = ""
+        self.closing_part: HealthPart | None = None  # once a fit has ended
         self._begin()
 
     def _begin(self) -> None:
@@ -88,6 +91,7 @@ class GradientMonitor(NamedByPlace, Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read weights and optimizers before anything moved."""
+        self.closing_part = None
         with self._guard(trainer, "looking at the start"):
             self._nonfinite.begin(trainer, pl_module, self)
             self._probe.begin(trainer, pl_module, partial(self._guard.failed, trainer, "looking at a layer's input"))
@@ -222,17 +226,19 @@ class GradientMonitor(NamedByPlace, Callback):
         if trainer.state.fn == "fit":
             with self._guard(trainer, "looking at the error"):
                 self._probe.failed(trainer, pl_module, exception)
-            self._close(trainer)
+            self._close(trainer, alone=not isinstance(exception, KeyboardInterrupt))  # FitMonitor says nothing then
             self._leave_optimizers()
 
-    def _close(self, trainer: Trainer) -> None:
+    def _close(self, trainer: Trainer, *, alone: bool = False) -> None:
         self._speak(trainer, ended=True)
         steps, skipped = self._nonfinite.steps, self._nonfinite.skipped
-        self.last_word = summary(self.findings, skipped, steps=steps, batches=self._watch.batches)
+        self.closing_part = part_of(self.findings, skipped, steps=steps, batches=self._watch.batches)
+        self.last_word = str(self.closing_part)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
             return
-        if self.closing:
-            say(trainer, f"GradientMonitor: {self.last_word}")
+        with self._guard(trainer, "the last word"):
+            if self.closing and (said := last_word([self] if alone else trainer.callbacks)):  # type: ignore[attr-defined]  # a connector's
+                say(trainer, said)
         with self._guard(trainer, "writing the findings"):
             write_text(trainer, "gradients/health", self.last_word, trainer.global_step)
 

@@ -41,6 +41,7 @@ class Flag:
     value: str | None
     words: tuple[str, ...]  # as they were typed
     config: Mapping[str, Any] | None = None  # what the file says that `--config` names; None for every other flag
+    typed: tuple[str, ...] = ()  # the words before anything was put in the place of them
 
     @property
     def appends(self) -> bool:
@@ -146,7 +147,7 @@ def _flags(args: Sequence[str], configs: bool = True) -> Iterator[Flag]:
     while words:
         own = [words.pop(0)]
         if not own[0].startswith("-") or own[0] == "-":
-            yield Flag("", None, tuple(own))
+            yield Flag("", None, tuple(own), typed=tuple(own))
             continue
         name, equals, text = own[0].partition("=")
         name, value = name.lstrip("-").removesuffix("+"), text if equals else None
@@ -156,7 +157,7 @@ def _flags(args: Sequence[str], configs: bool = True) -> Iterator[Flag]:
             value = words.pop(0)
             own.append(value)
         _check_value(name, value or "")
-        flag = Flag(name, value, tuple(own))
+        flag = Flag(name, value, tuple(own), typed=tuple(own))
         if configs and value is not None and own[0].partition("=")[0] in ("--config", "-c"):
             found = read_config(value)
             # A pipe can be read once; a file is the parser's, for which paths in it may begin beside it.

@@ -179,6 +179,11 @@ _PATIENCE_HELP = (
     "--trainer.max_epochs if that is more, where the learning rate is constant; never where a schedule goes on to its "
     "end."
 )
+_IMPROVE_HELP = (
+    "How often to fit again with what the verdict advises: each fit is a run of its own, what made it worse is undone, "
+    "and the run with the lowest validation loss is what `best` means afterwards. It ends before when nothing more is "
+    "expected to gain."
+)
 _GREEDY_HELP = (
     "`greedy`: keep the weights of the best trials while they train, and pick an ensemble among them by validation "
     "loss when the study is done (Caruana et al. 2004); ensemble.ckpt in the study's folder holds it for every verb."
@@ -198,7 +203,7 @@ _EXPORTED_HELP = (
 def add_verb_arguments(parser: Any, verb: str) -> None:
     """Add the flags that are the verb's own."""
     add, is_fit = parser.add_argument, verb == "fit"
-    # The configuration file that a fit leaves has these three, and serves every verb.
+    # The configuration file that a fit leaves has these, and serves every verb.
     add("--watch", type=Watcher | list[Watcher], default=WATCHERS, help=_WATCH_HELP if is_fit else SUPPRESS)
     add("--trust", type=bool | None, default=None, help=_TRUST_HELP)
     trains = verb in ("fit", "study")
@@ -208,6 +213,7 @@ def add_verb_arguments(parser: Any, verb: str) -> None:
     add("--steps_per_execution", type=int | str, default="auto", help=steps_help)
     ensemble_help = {"fit": _ENSEMBLE_HELP, "study": _GREEDY_HELP}.get(verb, SUPPRESS)
     add("--ensemble", type=int | str | None, default=None, help=ensemble_help)
+    add("--improve", type=int, default=0, help=_IMPROVE_HELP if is_fit else SUPPRESS)
     if verb == "study":
         parser.add_class_arguments(StudyFlags, "study")
         add("--space", type=dict[str, Any], default={}, help=SPACE_HELP)

@@ -87,7 +87,7 @@ class ModsCLI(LightningCLI):
     ) -> None:
         with made_from_flags("--data"):
             self.line, self._table = with_recipe(*with_classes(line, checkpoint), checkpoint)
-        self.verb = line.verb
+        self.verb, self.asked = line.verb, line
         self.data_state = checkpoint.get(TabularDataModule.__qualname__) if checkpoint else None
         self.resumed = resumed
         self._epochs = epochs_done(checkpoint) if checkpoint and resumed else None
@@ -292,8 +292,11 @@ class ModsCLI(LightningCLI):
         }
         asked = as_list(self.config.watch)
         chosen = [kind for word, kind in kinds.items() if word in asked and not any(isinstance(c, kind) for c in given)]
-        # The verb itself has the last word of the first two, after its table.
-        return [kind(closing=False) if kind in (FitMonitor, GradientMonitor) else kind() for kind in chosen]
+        made = [kind() for kind in chosen]
+        for monitor in [*given, *made]:
+            if isinstance(monitor, FitMonitor | GradientMonitor):
+                monitor.closing = False  # the verb itself has their last word, after its table
+        return made
 
     # ------------------------------------------------------------------ loggers
 

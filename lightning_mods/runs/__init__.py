@@ -1,5 +1,6 @@
 """Where the runs of a folder are: which is the newest, and which checkpoint `best` and `last` mean."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,12 @@ def runs_under(root: Path) -> list[Path]:
 def newest_run(root: Path) -> Path | None:
     """Return the newest run under `root` that has a checkpoint; None where there is none."""
     return next((run for run in runs_under(root) if _checkpoints(run, "")), None)
+
+
+def make_newest(run: Path) -> None:
+    """Make a run the newest, as if its training had begun just now: `best` and `last` are its checkpoints."""
+    if (run / "config.yaml").is_file():
+        os.utime(run / "config.yaml")
 
 
 def find_checkpoint(which: str, root: Path) -> FoundCheckpoint | None:

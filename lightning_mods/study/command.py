@@ -52,6 +52,8 @@ class StudyCommand:
 
     def __init__(self, line: CommandLine) -> None:
         self.line = line
+        if line.typed.get("improve") not in (None, "0"):
+            raise UsageError("--improve is for `fit`, which can go on from best.yaml; a study searches by itself.")
         searched, asked = asked_space(line)
         self.cli = StudyCLI(searched)
         self.flags = self.cli.study

@@ -1,0 +1,121 @@
+"""`--improve=N`: fit, do what is advised, fit again; the best by validation is kept, and what made it worse undone."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from callbacks.diagnosis.advice import LEAST_GAIN, OPPOSITES, Advice
+from callbacks.host.files import replacing
+from lightning_mods.loggers.terminal import aligned
+from lightning_mods.runs import make_newest
+
+Flags = Mapping[str, str]  # by name, without dashes
+RECORD = "improve.json"  # in the folder of the best run
+
+
+@dataclass(frozen=True)
+class ChainedFit:
+    """A fit of a chain: what it did otherwise than the first, and what came of it."""
+
+    folder: Path  # of its run
+    flags: Flags = field(default_factory=dict)  # that it had beside those of the first
+    changes: tuple[str, ...] = ()  # that led to them, by the names of `Change`; the last is its own
+    loss: float | None = None  # on the validation rows; None where none came, or it is no number
+    verdict: str = ""
+    advice: tuple[Advice, ...] = ()
+
+    def is_better(self, than: "ChainedFit") -> bool:
+        """Whether its validation loss is lower."""
+        return self._level < than._level
+
+    @property
+    def _level(self) -> float:
+        return math.inf if self.loss is None or math.isnan(self.loss) else self.loss
+
+
+Refit = Callable[[Flags, Advice, ChainedFit], ChainedFit | None]  # None where the fit could not be made
+
+
+def improve(first: ChainedFit, refit: Refit, times: int) -> list[ChainedFit]:
+    """Fit up to `times` again, each time the best so far with the first advice that was not tried; return all fits.
+
+    It ends before when nothing more is expected to gain. After each fit the best is what `best` and `last` mean.
+    """
+    chain, best = [first], first
+    tried: set[tuple[tuple[str, str], ...]] = {()}
+    failed: set[str] = set()
+    write_record(chain, best)
+    for _ in range(times):
+        advice = next_advice(best, tried, failed)
+        if advice is None:
+            break
+        flags = {**best.flags, **dict(advice.flags)}
+        tried.add(_key(flags))
+        found = refit(flags, advice, best)
+        if found is not None:
+            chain.append(found)
+        if found is not None and found.is_better(best):
+            (best.folder / RECORD).unlink(missing_ok=True)
+            best = found
+        else:
+            failed.add(advice.change)
+            make_newest(best.folder)
+        write_record(chain, best)
+    return chain
+
+
+def best_of(chain: Sequence[ChainedFit]) -> ChainedFit:
+    """Return the fit with the lowest validation loss, of equal ones the first."""
+    best = chain[0]
+    for each in chain[1:]:
+        best = each if each.is_better(best) else best
+    return best
+
+
+def next_advice(best: ChainedFit, tried: set[tuple[tuple[str, str], ...]], failed: set[str]) -> Advice | None:
+    """Return the first advice that can be followed by flags, is expected to gain, was not tried and undoes nothing.
+
+    What failed from an earlier fit of the chain comes last.
+    """
+    undoes = {OPPOSITES.get(change) for change in best.changes}
+    open_ones = [
+        advice
+        for advice in best.advice
+        if advice.flags
+        and (advice.gain is None or advice.gain >= LEAST_GAIN)
+        and advice.change not in undoes
+        and _key({**best.flags, **dict(advice.flags)}) not in tried
+    ]
+    return min(open_ones, key=lambda advice: advice.change in failed, default=None)
+
+
+def _key(flags: Flags) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(flags.items()))
+
+
+def chain_table(chain: Sequence[ChainedFit]) -> str:
+    """Return a chain as a table in words; a star marks the best."""
+    best = best_of(chain)
+    rows = [["", "run", "change", "validation loss", "verdict"]]
+    for each in chain:
+        changed = " ".join(f"--{name}={value}" for name, value in each.flags.items()) or "–"
+        loss = "–" if each.loss is None else f"{each.loss:.4g}"
+        rows.append(["*" if each is best else "", each.folder.name, changed, loss, each.verdict or "–"])
+    return "\n".join(aligned(rows, left=[0, 1, 2, 4]))
+
+
+def write_record(chain: Sequence[ChainedFit], best: ChainedFit) -> None:
+    """Write a chain into the folder of its best run, as JSON."""
+    fits = [
+        {**asdict(each), "folder": str(each.folder), "loss": _finite(each.loss), "best": each is best} for each in chain
+    ]
+    for each in fits:
+        del each["advice"]
+    with replacing(best.folder / RECORD) as partial:
+        partial.write_text(json.dumps(fits, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
