@@ -250,7 +250,12 @@ def diagnose_log(log: RunLog, baseline: float | None = None) -> LogVerdict:
     """Return the verdict on a log that was read; `baseline` is the validation loss of the best constant."""
     curves = log.curves
     verdict = diagnose(
-        curves.train, curves.val, val_metric=curves.metric, metric_mode=log.columns.metric_mode, baseline_loss=baseline
+        curves.train,
+        curves.val,
+        val_metric=curves.metric,
+        metric_mode=log.columns.metric_mode,
+        baseline_loss=baseline,
+        framework=log.kind,
     )
     return LogVerdict(log.path, log, verdict)
 

@@ -44,6 +44,12 @@ def refusal(capsys, *args):
     return err
 
 
+def test_the_advice_on_a_log_has_the_words_of_what_wrote_it(log):
+    said = command(log, cwd=log.parent).stdout
+    assert "weight decay tenfold (weight_decay)" in said
+    assert "--" not in said.partition("Read ")[0]
+
+
 def test_one_log_gives_verdict_reason_advice_and_the_columns_taken(log):
     done = command("log.csv", cwd=log.parent)
     assert done.returncode == 0, done.stderr
@@ -51,7 +57,7 @@ def test_one_log_gives_verdict_reason_advice_and_the_columns_taken(log):
     assert lines[0].startswith("overfit (")
     assert lines[0].endswith(" %), memorising")
     assert "validation loss" in lines[1].lower()
-    assert lines[2].startswith("  1. Keep the checkpoint of epoch ")
+    assert lines[2].startswith("  1. Take the weights of epoch ")
     assert lines[-1] == "Read log.csv (Keras log): train loss, val val_loss, by epoch."
 
 

@@ -42,7 +42,7 @@ def test_the_callbacks_watch_other_peoples_modules(name, capsys, monkeypatch, tm
     said = ran(name, capsys, monkeypatch, tmp_path)
     assert " failed (" not in said.err  # how a callback tells of its own failure
     assert re.search(r"^verdict      \w+ \(.*\), \d+ % sure$", said.err, flags=re.MULTILINE)
-    assert re.search(r"^GradientMonitor: nothing wrong over \d+ steps\.$", said.err, flags=re.MULTILINE)
+    assert re.search(r"^health       nothing wrong over \d+ steps\.$", said.err, flags=re.MULTILINE)
     accuracy = float(re.search(r"'val_accuracy': ([0-9.]+)", said.out).group(1))
     assert accuracy > 0.4  # of ten classes, or of three
     assert "search: lr=" in said.err or name != "graph_network"

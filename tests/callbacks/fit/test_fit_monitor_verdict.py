@@ -47,7 +47,7 @@ def test_diagnosis_json_stands_beside_the_checkpoints(tmp_path):
     assert said["fit"] == found.fit == monitor.diagnosis.fit
     assert (said["best_epoch"], said["onset_epoch"]) == (found.best_epoch, found.onset_epoch)
     assert said["probabilities"] == found.probabilities
-    assert said["advice"] == list(found.advice)
+    assert said["advice"] == list(monitor.diagnosis.advice)
     assert [path.name for path in (tmp_path / "here").iterdir() if path.name.startswith(".")] == []
 
 

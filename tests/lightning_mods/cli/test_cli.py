@@ -215,8 +215,9 @@ def test_a_loss_that_is_not_finite_ends_a_fit_told_to_raise_in_one_line(capsys):
     assert last.startswith("fit: non finite in `network.layers.")
 
 
-def test_the_last_word_of_a_fit_is_on_its_gradients(capsys):
+def test_the_last_word_of_a_fit_says_once_what_both_monitors_have_found(capsys):
     fit.main(["--data.path=iris", "--trainer.max_epochs=1", "--trainer.logger=false"])
     said = capsys.readouterr()
-    assert said.out.splitlines()[-1].startswith("health       nothing wrong over ")
+    lines = said.out.partition("\n\nverdict ")[2].splitlines()
+    assert lines[2].startswith("health       nothing wrong over ")
     assert "GradientMonitor" not in said.err

@@ -1,4 +1,5 @@
 import json
+import shlex
 
 import pytest
 import torch
@@ -35,6 +36,49 @@ def test_the_advice_names_flags_that_this_command_has(tmp_path):
     advice = " ".join(run(tmp_path / "b", "--trainer.max_epochs=8", "--optimizer=SGD", "--optimizer.lr=1e-6")["advice"])
     assert "--optimizer.lr" in advice
     assert "--model.lr" not in advice
+
+
+def next_of(out):
+    (line,) = [line for line in out.splitlines() if line.startswith("next ")]
+    return line.removeprefix("next         ")
+
+
+def test_the_command_to_run_next_is_the_typed_one_with_the_first_advice(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    typed = ["--data.path=iris", "--trainer.max_epochs", "3", "--model.hidden_sizes=[8, 8]", "--watch=[fit]"]
+    fit.main(typed)
+    command = next_of(capsys.readouterr().out)
+    words = "--data.path=iris '--model.hidden_sizes=[8, 8]' '--watch=[fit]' --trainer.max_epochs=12"
+    assert command == f"python -m lightning_mods.fit {words}"
+    fit.main(shlex.split(command)[3:])
+    assert "epoch" in capsys.readouterr().out
+    assert len(json.loads(next(tmp_path.glob("*/version_1/**/diagnosis.json")).read_text())["curves"]["val_loss"]) == 12
+
+
+def test_a_fit_that_went_on_is_begun_anew_by_the_next_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--trainer.max_epochs=2", "--model.lr_schedule=constant"]
+    fit.main(["--data.path=iris", *flags])
+    capsys.readouterr()
+    fit.main(["--ckpt_path=last", "--trainer.max_epochs=3", *flags[1:]])
+    config = "lightning_logs/version_0/config.yaml"
+    assert next_of(capsys.readouterr().out).endswith(f"fit --config={config} --trainer.max_epochs=12")
+
+
+def test_a_rate_that_blows_up_is_the_reason_of_the_verdict_and_the_first_advice(tmp_path, capsys):
+    rate = ["--model.lr=3000", "--trainer.gradient_clip_val=0", "--trainer.max_epochs=5"]
+    fit.main([*FLAGS, f"--trainer.default_root_dir={tmp_path}", *rate])
+    lines = capsys.readouterr().out.partition("\n\nverdict ")[2].splitlines()
+    assert lines[1].startswith("because      learning rate too high at step ")
+    assert "  1. Lower the learning rate tenfold, and warm it up (--model.lr=300)." in lines
+    assert "--model.lr=300" in lines[-1]
+
+
+def test_no_flag_that_an_optimizer_of_the_users_made_dead_is_advised(tmp_path, capsys):
+    fit.main([*FLAGS, f"--trainer.default_root_dir={tmp_path}", "--optimizer=Adam", "--trainer.max_steps=8"])
+    said = capsys.readouterr().out.partition("\n\nverdict ")[2]
+    assert "--model.lr" not in said
+    assert "--trainer.max_epochs" not in said
 
 
 def test_an_own_monitor_takes_the_place_of_ours(tmp_path, capsys):
