@@ -336,8 +336,8 @@ TEN = 10  # epochs, of which a curve can be told
 def _too_few_epochs(knobs: Knobs, course: Course) -> list[Advice]:
     epochs = max(TEN, 4 * course.epochs)
     more = [knobs.turn(f"Train for {epochs} epochs", "max_epochs", epochs, "longer")]
-    every = knobs.turn("Evaluate after every epoch", "every", 1)
-    return [*more, every] if course.epochs < TEN else [every, *more]
+    every = [] if knobs.now("every") == 1 else [knobs.turn("Evaluate after every epoch", "every", 1)]
+    return [*more, *every] if course.epochs < TEN else [*every, *more]
 
 
 def _no_validation(knobs: Knobs, course: Course) -> list[Advice]:

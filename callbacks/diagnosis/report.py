@@ -5,7 +5,7 @@ Standard library only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -89,10 +89,12 @@ _AGAINST = {
 }
 
 
-Command = Callable[[Sequence[tuple[str, str]]], str]  # names and values of flags to a command line
+Flags = tuple[tuple[str, str], ...]  # names and values
 
 
-def report(parts: Iterable[object], command: Command | None = None) -> str:
+def report(
+    parts: Iterable[object], command: Callable[[Flags], str] | None = None, tried: Mapping[Flags, str] | None = None
+) -> str:
     """Return the last word of a fit, out of the parts of its monitors.
 
     A fault that explains the verdict leads it, and its advice comes first. What is advised contradicts nothing else
@@ -101,17 +103,20 @@ def report(parts: Iterable[object], command: Command | None = None) -> str:
     Args:
         parts: of type `FitPart` and `HealthPart`; others are passed by.
         command: writes the command line that sets some flags, to be run next; none where there is no such.
+        tried: what became of the flags of an advice that was followed already.
     """
     given = [*parts]
     fits = [part for part in given if isinstance(part, FitPart) and part.diagnosis is not None]
     health = [part for part in given if isinstance(part, HealthPart)]
     if not fits:
         return "\n".join(f"health       {part}" for part in health)
-    told = [_told(fit, health if at == 0 else [], command) for at, fit in enumerate(fits)]
+    told = [_told(fit, health if at == 0 else [], command, tried or {}) for at, fit in enumerate(fits)]
     return "\n\n".join(told)
 
 
-def _told(fit: FitPart, health: Sequence[HealthPart], command: Command | None) -> str:
+def _told(
+    fit: FitPart, health: Sequence[HealthPart], command: Callable[[Flags], str] | None, tried: Mapping[Flags, str]
+) -> str:
     diagnosis = fit.diagnosis
     assert diagnosis is not None
     findings = [found for part in health for found in part.findings]
@@ -120,9 +125,10 @@ def _told(fit: FitPart, health: Sequence[HealthPart], command: Command | None) -
     because = [f"because      {lines[id(found)]}" for found in reasons[:1]]
     broken = [f"broken       {lines[id(found)]}" for found in findings if found not in reasons[:1]]
     advice = merged(diagnosis, findings, fit.knobs)
-    numbered = [f"  {number}. {each.text}" for number, each in enumerate(advice, 1)]
+    texts = [f"{each.text} {tried[each.flags]}" if each.flags in tried else each.text for each in advice]
+    numbered = [f"  {number}. {text}" for number, text in enumerate(texts, 1)]
     kept = [f"keep         {fit.keep}"] if fit.keep else []
-    flags = next_flags(advice)
+    flags = next((each.flags for each in advice if each.flags and each.flags not in tried), ())
     following = [f"next         {command(flags)}"] if command is not None and flags else []
     watched = [f"health       {part.watched}" for part in health]
     return "\n".join(
@@ -149,11 +155,6 @@ def merged(diagnosis: Diagnosis, findings: Sequence[Found], knobs: Knobs) -> lis
         if found not in first and not said & _AGAINST.get(str(found.fault), set()):
             told = consistent([*told, _of_fault(found, knobs)])
     return [each for at, each in enumerate(told) if each.text not in {one.text for one in told[:at]}]
-
-
-def next_flags(advice: Sequence[Advice]) -> tuple[tuple[str, str], ...]:
-    """Return the flags that follow the first piece of advice which can be followed by flags alone."""
-    return next((each.flags for each in advice if each.flags), ())
 
 
 def _of_fault(found: Found, knobs: Knobs) -> Advice:

@@ -5,7 +5,7 @@ import re
 import shlex
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,7 +47,7 @@ from lightning_mods.models.module import MLPModule
 from lightning_mods.runs import RunError, find_checkpoint
 from lightning_mods.runs.checkpoints import LastCheckpoint, folder_of_run, metrics_in, read_checkpoint
 from lightning_mods.runs.claim import RunClaim
-from lightning_mods.runs.improving import ChainedFit, Flags, best_of, chain_table, improve
+from lightning_mods.runs.improving import ChainedFit, Flags, best_of, chain_table, improve, tried_from
 from lightning_mods.runs.predictions import check_output, write_predictions
 from lightning_mods.runs.restoring import check_weights, restoring
 
@@ -221,8 +221,9 @@ class _Ended:
         """Return the verdict in a few words."""
         return next((part.headline for part in self.parts if isinstance(part, FitPart)), "")
 
-    def __str__(self) -> str:
-        said = report(self.parts, lambda flags: _command_of(self.again(flags)))
+    def told(self, tried: Mapping[tuple[tuple[str, str], ...], str] | None = None) -> str:
+        """Return the table and the last word; of what was tried already also what became of it."""
+        said = report(self.parts, lambda flags: _command_of(self.again(flags)), tried)
         return f"{self.summary}\n\n{said}\n" if said else f"{self.summary}\n"
 
     def again(self, flags: Sequence[tuple[str, str]]) -> CommandLine:
@@ -242,7 +243,7 @@ def _command_of(line: CommandLine) -> str:
 
 def _print_fit(cli: ModsCLI, checkpoint: Path | None) -> None:
     if (ended := _fit(cli, checkpoint)) is not None:
-        sys.stdout.write(f"\n{ended}")
+        sys.stdout.write(f"\n{ended.told()}")
 
 
 def fit(line: CommandLine) -> None:
@@ -295,7 +296,8 @@ def _improve(line: CommandLine, times: int) -> None:
     chain = improve(first, refit, times)
     best = best_of(chain)
     tail = "" if len(chain) > 1 else "\nNothing is advised that flags can do and that is expected to gain."
-    sys.stdout.write(f"\n{chain_table(chain)}{tail}\n\n{ended[best.folder]}")
+    told = ended[best.folder].told(tried_from(best, chain))
+    sys.stdout.write(f"\n{chain_table(chain)}{tail}\n\n{told}")
 
 
 def _improvable(cli: ModsCLI) -> ModsCLI:

@@ -79,16 +79,32 @@ def next_advice(best: ChainedFit, tried: set[tuple[tuple[str, str], ...]], faile
 
     What failed from an earlier fit of the chain comes last.
     """
-    undoes = {OPPOSITES.get(change) for change in best.changes}
     open_ones = [
         advice
         for advice in best.advice
         if advice.flags
         and (advice.gain is None or advice.gain >= LEAST_GAIN)
-        and advice.change not in undoes
+        and advice.change not in _undoing(best)
         and _key({**best.flags, **dict(advice.flags)}) not in tried
     ]
     return min(open_ones, key=lambda advice: advice.change in failed, default=None)
+
+
+def tried_from(best: ChainedFit, chain: Sequence[ChainedFit]) -> dict[tuple[tuple[str, str], ...], str]:
+    """Return the flags of the advice on the best fit that the chain knows already, with a sentence on what it knows."""
+    others = {_key(each.flags): each for each in chain if each is not best}
+    known = {}
+    for advice in best.advice:
+        found = others.get(_key({**best.flags, **dict(advice.flags)}))
+        if found is not None and advice.flags:
+            known[advice.flags] = f"Tried: {_loss(found)} in {found.folder.name}."
+        elif advice.change in _undoing(best):
+            known[advice.flags] = "That is where it came from."
+    return known
+
+
+def _undoing(fit: ChainedFit) -> set[str]:
+    return {OPPOSITES[change] for change in fit.changes if change in OPPOSITES}
 
 
 def _key(flags: Flags) -> tuple[tuple[str, str], ...]:
@@ -101,9 +117,12 @@ def chain_table(chain: Sequence[ChainedFit]) -> str:
     rows = [["", "run", "change", "validation loss", "verdict"]]
     for each in chain:
         changed = " ".join(f"--{name}={value}" for name, value in each.flags.items()) or "–"
-        loss = "–" if each.loss is None else f"{each.loss:.4g}"
-        rows.append(["*" if each is best else "", each.folder.name, changed, loss, each.verdict or "–"])
+        rows.append(["*" if each is best else "", each.folder.name, changed, _loss(each), each.verdict or "–"])
     return "\n".join(aligned(rows, left=[0, 1, 2, 4]))
+
+
+def _loss(fit: ChainedFit) -> str:
+    return "–" if fit.loss is None else f"{fit.loss:.4g}"
 
 
 def write_record(chain: Sequence[ChainedFit], best: ChainedFit) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from callbacks.diagnosis.advice import Advice
 from lightning_mods.runs import RUN_MARK, newest_run
-from lightning_mods.runs.improving import ChainedFit, best_of, chain_table, improve
+from lightning_mods.runs.improving import ChainedFit, best_of, chain_table, improve, tried_from
 
 
 def advice(flag, value, change="", gain=0.1):
@@ -86,3 +86,12 @@ def test_the_chain_is_a_table_and_a_file_beside_the_best(tmp_path):
     (record,) = tmp_path.rglob("improve.json")
     assert record.parent == tmp_path / "version_1"
     assert [each["loss"] for each in json.loads(record.read_text())] == [3.0, 2.0, None]
+
+
+def test_the_report_of_the_best_knows_what_the_chain_has_tried(tmp_path):
+    bench = Bench(tmp_path, [3.0, 2.0, 9.0], [LONGER, WIDER, SHORTER])
+    chain = bench.chain(2)
+    assert tried_from(best_of(chain), chain) == {
+        WIDER.flags: "Tried: 9 in version_2.",
+        SHORTER.flags: "That is where it came from.",
+    }
