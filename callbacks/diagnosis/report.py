@@ -136,6 +136,10 @@ def _told(
     )
 
 
+# The changes that do what a fault asks for.
+_AGREES = {"under_regularised": {"decay_up", "dropout_up"}, "over_regularised": {"decay_off", "dropout_off"}}
+
+
 def explaining(cause: str, findings: Sequence[Found]) -> list[Found]:
     """Return the faults that explain a verdict, the first that was found first."""
     if cause in _CUT_SHORT and any(str(found.fault) == "non_finite" for found in findings):
@@ -149,12 +153,21 @@ def merged(diagnosis: Diagnosis, findings: Sequence[Found], knobs: Knobs) -> lis
     against = {change for found in first for change in _AGAINST.get(str(found.fault), set())}
     is_cut_short = first and diagnosis.cause in _CUT_SHORT  # then there is nothing else to mend
     kept = [advice for advice in diagnosis.plan if advice.change not in against and not is_cut_short]
-    told = consistent([*(_of_fault(found, knobs) for found in first), *kept])
+    told = consistent([*(advice for found in first for advice in _leading(found, kept, knobs)), *kept])
     for found in findings:
         said = {each.change for each in told}
         if found not in first and not said & _AGAINST.get(str(found.fault), set()):
             told = consistent([*told, _of_fault(found, knobs)])
     return [each for at, each in enumerate(told) if each.text not in {one.text for one in told[:at]}]
+
+
+def _leading(found: Found, plan: Sequence[Advice], knobs: Knobs) -> list[Advice]:
+    """Return what to do about a fault that explains the verdict: what the verdict's own plan has for it, if it has."""
+    fault = str(found.fault)
+    meant = [advice for advice in plan if advice.change in _AGREES.get(fault, set())]
+    # A fault says less than what was measured; and of too little regularisation not even which kind.
+    better = meant if fault == "under_regularised" else [advice for advice in meant if advice.gain is not None]
+    return better or [_of_fault(found, knobs)]
 
 
 def _of_fault(found: Found, knobs: Knobs) -> Advice:
@@ -173,10 +186,7 @@ def _of_fault(found: Found, knobs: Knobs) -> Advice:
         return knobs.turn("Clip gradients to a norm of 1, or scale initial weights to their fan-in", "clip", 1.0)
     if fault == "dead_units":
         return knobs.turn(text, "lr", knobs.times("lr", 1 / 3), "lr_down")
-    return Advice(f"{text}.", _TURNS.get(fault, ""))
-
-
-_TURNS = {"under_regularised": "dropout_up"}
+    return Advice(f"{text}.", "dropout_up" if fault == "under_regularised" else "")
 
 
 def advised(parts: Iterable[object]) -> list[Advice]:

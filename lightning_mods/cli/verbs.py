@@ -17,6 +17,7 @@ import torch
 
 from callbacks import FitMonitor, GradientMonitor, OptunaSearch
 from callbacks.diagnosis.advice import Advice
+from callbacks.diagnosis.names import plain
 from callbacks.diagnosis.report import FitPart, advised, report
 from callbacks.fit.reader import baseline_of
 from callbacks.health.nonfinite import NonFiniteError
@@ -214,7 +215,8 @@ class _Ended:
     def loss(self) -> float | None:
         """Return the validation loss of the best epoch; of an ensemble its own."""
         found = self.summary.results.get("val", {})
-        return found.get("ensemble_loss", found.get("loss"))
+        losses = (value for name, value in found.items() if plain(name).removeprefix("val_") == "loss")
+        return found.get("ensemble_loss", next(losses, None))
 
     @property
     def headline(self) -> str:
@@ -269,6 +271,7 @@ def _improvements(line: CommandLine) -> int:
 
 def _improve(line: CommandLine, times: int) -> None:
     ended: dict[Path, _Ended] = {}
+    tries: list[Advice] = []
 
     def fitted(line: CommandLine, flags: Flags, changes: tuple[str, ...]) -> ChainedFit | None:
         found: list[_Ended | None] = []
@@ -280,8 +283,9 @@ def _improve(line: CommandLine, times: int) -> None:
         return ChainedFit(each.folder, flags, changes, each.loss, each.headline, tuple(advised(each.parts)))
 
     def refit(flags: Flags, advice: Advice, best: ChainedFit) -> ChainedFit | None:
-        level = "" if best.loss is None else f" The lowest validation loss so far is {best.loss:.4g}."
-        say(f"\nimprove: {advice.text}{level}")
+        tries.append(advice)
+        so_far = f"{best.verdict}; validation loss {best.loss:.4g}"
+        say(f"\nimprove {len(tries)} of {times} ({so_far}): {advice.text}")
         try:
             return fitted(ended[first.folder].again([*flags.items()]), flags, (*best.changes, advice.change))
         except SystemExit as stopped:
@@ -293,9 +297,12 @@ def _improve(line: CommandLine, times: int) -> None:
     if begun is None:
         return
     first = begun
-    chain = improve(first, refit, times)
+    if first.loss is None:
+        say("note: --improve goes by the validation loss, and none was logged; there is one fit.")
+    chain = improve(first, refit, 0 if first.loss is None else times)
     best = best_of(chain)
-    tail = "" if len(chain) > 1 else "\nNothing is advised that flags can do and that is expected to gain."
+    is_over = len(chain) == 1 and first.loss is not None
+    tail = "\nNothing is advised that flags can do and that is expected to gain." if is_over else ""
     told = ended[best.folder].told(tried_from(best, chain))
     sys.stdout.write(f"\n{chain_table(chain)}{tail}\n\n{told}")
 
@@ -309,7 +316,7 @@ def _improvable(cli: ModsCLI) -> ModsCLI:
         raise UsageError("--improve follows the verdict's advice, and OptunaSearch searches: take one of them.")
     if not any(isinstance(callback, FitMonitor) for callback in callbacks):
         raise UsageError("--improve follows FitMonitor's advice; let --watch name `fit`.")
-    if not _has_set(cli.model, cli.datamodule, "val"):
+    if isinstance(cli.datamodule, TabularDataModule) and not _has_set(cli.model, cli.datamodule, "val"):
         how = "--data.val_fraction=0.15 or --data.val_path=FILE makes one"
         raise UsageError(f"--improve goes by the validation loss, and there is no validation set: {how}.")
     return cli

@@ -61,6 +61,14 @@ def test_a_fault_that_explains_the_verdict_wins_over_a_measured_change():
     assert "decay_off" not in names
 
 
+def test_what_was_measured_is_told_in_the_place_of_what_a_fault_asks_for_at_large():
+    measured = change("lr_down", "lr"), change("dropout_up", "dropout")
+    found = merged(diagnosis(Fit.OVERFIT, "memorising", *measured), [Fault("under_regularised")], KNOBS)
+    assert [each.change for each in found[:2]] == ["dropout_up", "lr_down"]
+    assert found[0].gain == 0.3
+    assert not any("Do something" in each.text for each in found)
+
+
 def test_a_fault_that_does_not_explain_it_is_told_without_contradicting_advice():
     found = diagnosis(Fit.OVERFIT, "memorising", change("decay_up", "weight_decay"))
     lines = said(found, "over_regularised")

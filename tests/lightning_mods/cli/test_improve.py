@@ -23,7 +23,7 @@ def test_a_fit_that_is_improved_ends_with_its_best_run_and_predict_takes_it(tmp_
     out, err = succeed("fit", *flags, "--improve=2")
     rows = rows_of(out)
     assert 1 <= len(rows) <= 3
-    assert err.count("\nimprove: ") == len(rows) - 1
+    assert err.count("\nimprove ") == len(rows) - 1
     (record,) = tmp_path.rglob("improve.json")
     fits = json.loads(record.read_text())
     assert len(fits) == len(rows)
