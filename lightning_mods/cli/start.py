@@ -27,7 +27,7 @@ from lightning_mods.cli.trust import checked_for_trust, distrusting
 
 # Where a verb's work is; imported when there is some, as that takes seconds.
 _WORK = {
-    "fit": ("cli.verbs", "fit"),
+    "fit": ("fit.command", "fit"),
     "validate": ("cli.verbs", "validate"),
     "test": ("cli.verbs", "test"),
     "predict": ("cli.verbs", "predict"),

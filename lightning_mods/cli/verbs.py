@@ -2,12 +2,10 @@
 
 import os
 import re
-import shlex
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from traceback import walk_tb
@@ -15,10 +13,7 @@ from typing import Any
 
 import torch
 
-from callbacks import FitMonitor, GradientMonitor, OptunaSearch
-from callbacks.diagnosis.advice import Advice
-from callbacks.diagnosis.names import plain
-from callbacks.diagnosis.report import FitPart, advised, report
+from callbacks import FitMonitor
 from callbacks.fit.reader import baseline_of
 from callbacks.health.nonfinite import NonFiniteError
 from callbacks.host import logged
@@ -34,7 +29,6 @@ from lightning_mods.cli.command_line import (
     error_line,
     naming_its_origin,
     raised_in,
-    without_secrets_in,
     words_of,
 )
 from lightning_mods.cli.lightning_cli import ModsCLI
@@ -46,9 +40,8 @@ from lightning_mods.models.fused.group import SMALL_STEP, step_operations
 from lightning_mods.models.fused.lightning_internals import epochs_done
 from lightning_mods.models.module import MLPModule
 from lightning_mods.runs import RunError, find_checkpoint
-from lightning_mods.runs.checkpoints import LastCheckpoint, folder_of_run, metrics_in, read_checkpoint
+from lightning_mods.runs.checkpoints import LastCheckpoint, metrics_in, read_checkpoint
 from lightning_mods.runs.claim import RunClaim
-from lightning_mods.runs.improving import ChainedFit, Flags, best_of, chain_table, improve, tried_from
 from lightning_mods.runs.predictions import check_output, write_predictions
 from lightning_mods.runs.restoring import check_weights, restoring
 
@@ -168,8 +161,8 @@ class ThreadLimit(Callback):
         limit_threads(trainer, pl_module, getattr(trainer, "datamodule", None))
 
 
-def _fit(cli: ModsCLI, checkpoint: Path | None) -> "_Ended | None":
-    """Train; return what is to be said at the end, on rank zero."""
+def train(cli: ModsCLI, checkpoint: Path | None) -> RunSummary | None:
+    """Train, from a checkpoint where there is one, and return the table; None where nothing but the code was tried."""
     cli.trainer.callbacks.append(ThreadLimit())  # type: ignore[attr-defined]  # a connector's
     limit_threads(cli.trainer, cli.model, cli.datamodule)
     for monitor in cli.trainer.callbacks:  # type: ignore[attr-defined]  # a connector's
@@ -196,130 +189,7 @@ def _fit(cli: ModsCLI, checkpoint: Path | None) -> "_Ended | None":
         raise
     if cli.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
         return None
-    callbacks: list[Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]  # a connector's
-    parts = [c.closing_part for c in callbacks if isinstance(c, FitMonitor | GradientMonitor)]
-    summary, folder = _fit_summary(cli, cli.trainer), folder_of_run(cli.trainer)
-    return _Ended(summary, parts, cli.asked, folder) if cli.trainer.is_global_zero else None
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """A fit that is over, and what is to be said of it."""
-
-    summary: RunSummary
-    parts: Sequence[object]  # that the monitors left for us to say
-    line: CommandLine  # as it was typed
-    folder: Path | None  # of the run
-
-    @property
-    def loss(self) -> float | None:
-        """Return the validation loss of the best epoch; of an ensemble its own."""
-        found = self.summary.results.get("val", {})
-        losses = (value for name, value in found.items() if plain(name).removeprefix("val_") == "loss")
-        return found.get("ensemble_loss", next(losses, None))
-
-    @property
-    def headline(self) -> str:
-        """Return the verdict in a few words."""
-        return next((part.headline for part in self.parts if isinstance(part, FitPart)), "")
-
-    def told(self, tried: Mapping[tuple[tuple[str, str], ...], str] | None = None) -> str:
-        """Return the table and the last word; of what was tried already also what became of it."""
-        said = report(self.parts, lambda flags: _command_of(self.again(flags)), tried)
-        return f"{self.summary}\n\n{said}\n" if said else f"{self.summary}\n"
-
-    def again(self, flags: Sequence[tuple[str, str]]) -> CommandLine:
-        """Return the command line of the same fit, from its beginning, with some flags set."""
-        is_whole = self.line.said("ckpt_path") is None  # else the checkpoint knows what is not on the line
-        line = self.line if is_whole else CommandLine.parse("fit", [f"--config={self.folder}/config.yaml"])
-        for name, _ in flags:
-            line = line.without(name)
-        return line.extended(after=[f"--{name}={value}" for name, value in flags])
-
-
-def _command_of(line: CommandLine) -> str:
-    """Return a command line as it was typed, without its secrets, to be pasted into a shell."""
-    typed = replace(line, flags=tuple(replace(flag, words=flag.typed or flag.words) for flag in line.flags))
-    return shlex.join(["python", "-m", f"lightning_mods.{line.verb}", *without_secrets_in(typed)])
-
-
-def _print_fit(cli: ModsCLI, checkpoint: Path | None) -> None:
-    if (ended := _fit(cli, checkpoint)) is not None:
-        sys.stdout.write(f"\n{ended.told()}")
-
-
-def fit(line: CommandLine) -> None:
-    """Train, and train again as often as `--improve` says."""
-    with mistakes_in_one_line("fit", line):
-        times = _improvements(line)
-    if times:
-        _improve(line.without("improve").without_sections("improve"), times)
-    else:
-        run(line, _print_fit)
-
-
-def _improvements(line: CommandLine) -> int:
-    said = line.said("improve") or 0
-    try:
-        times = int(str(said))
-    except ValueError:
-        times = -1
-    if times < 0:
-        raise UsageError(f"--improve needs a whole number of fits of at least 0, such as 3, not {said}.")
-    return times
-
-
-def _improve(line: CommandLine, times: int) -> None:
-    ended: dict[Path, _Ended] = {}
-    tries: list[Advice] = []
-
-    def fitted(line: CommandLine, flags: Flags, changes: tuple[str, ...]) -> ChainedFit | None:
-        found: list[_Ended | None] = []
-        run(line, lambda cli, path: found.append(_fit(_improvable(cli), path)))
-        (each,) = found
-        if each is None or each.folder is None:  # another rank, or nothing but a test of the code
-            return None
-        ended[each.folder] = each
-        return ChainedFit(each.folder, flags, changes, each.loss, each.headline, tuple(advised(each.parts)))
-
-    def refit(flags: Flags, advice: Advice, best: ChainedFit) -> ChainedFit | None:
-        tries.append(advice)
-        so_far = f"{best.verdict}; validation loss {best.loss:.4g}"
-        say(f"\nimprove {len(tries)} of {times} ({so_far}): {advice.text}")
-        try:
-            return fitted(ended[first.folder].again([*flags.items()]), flags, (*best.changes, advice.change))
-        except SystemExit as stopped:
-            if stopped.code != 2:  # a mistake, which has been said
-                raise
-            return None
-
-    begun = fitted(line, {}, ())
-    if begun is None:
-        return
-    first = begun
-    if first.loss is None:
-        say("note: --improve goes by the validation loss, and none was logged; there is one fit.")
-    chain = improve(first, refit, 0 if first.loss is None else times)
-    best = best_of(chain)
-    is_over = len(chain) == 1 and first.loss is not None
-    tail = "\nNothing is advised that flags can do and that is expected to gain." if is_over else ""
-    told = ended[best.folder].told(tried_from(best, chain))
-    sys.stdout.write(f"\n{chain_table(chain)}{tail}\n\n{told}")
-
-
-def _improvable(cli: ModsCLI) -> ModsCLI:
-    """Return the CLI of a fit that can be part of a chain; a UsageError says why it cannot."""
-    callbacks: list[Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]  # a connector's
-    if cli.trainer.world_size > 1:
-        raise UsageError("--improve trains in one process; leave --trainer.devices out.")
-    if any(isinstance(callback, OptunaSearch) for callback in callbacks):
-        raise UsageError("--improve follows the verdict's advice, and OptunaSearch searches: take one of them.")
-    if not any(isinstance(callback, FitMonitor) for callback in callbacks):
-        raise UsageError("--improve follows FitMonitor's advice; let --watch name `fit`.")
-    if isinstance(cli.datamodule, TabularDataModule) and not _has_set(cli.model, cli.datamodule, "val"):
-        how = "--data.val_fraction=0.15 or --data.val_path=FILE makes one"
-        raise UsageError(f"--improve goes by the validation loss, and there is no validation set: {how}.")
-    return cli
+    return _fit_summary(cli, cli.trainer)
 
 
 # What an optimizer or a schedule of the user's own takes the place of.
@@ -334,8 +204,9 @@ def _usable_flags(cli: ModsCLI) -> dict[str, Any]:
         dead += _OF_OPTIMIZER
     if cli.config_init.get("lr_scheduler") is not None:
         dead.append("model.lr_schedule")
-    if cli.config.trainer.max_steps != -1 or cli.config.trainer.max_time:
-        dead.append("trainer.max_epochs")
+    limits = cli.config.trainer
+    if limits.max_steps != -1 or limits.max_time or limits.max_epochs == -1:
+        dead.append("trainer.max_epochs")  # something else ends the fit
     if not isinstance(cli.model, MLPModule):
         dead.append("ensemble")
     if isinstance(rows := getattr(cli.datamodule, "resolved_batch_size", None), int) and "data.batch_size" in flags:
@@ -372,7 +243,7 @@ def evaluate(cli: ModsCLI, checkpoint: Path | None, stage: str) -> dict[str, flo
 
     None where there is no such set, or the model has no step for it.
     """
-    if not _has_set(cli.model, cli.datamodule, stage):
+    if not has_set(cli.model, cli.datamodule, stage):
         return {}
     bar = cli.trainer.progress_bar_callback
     if bar is not None:
@@ -394,7 +265,7 @@ def _baseline(cli: ModsCLI, stage: str) -> dict[str, float]:
     return {**found, "loss": loss, "ensemble_loss": loss} if loss is not None else found
 
 
-def _has_set(model: LightningModule, data: LightningDataModule | None, stage: str) -> bool:
+def has_set(model: LightningModule, data: LightningDataModule | None, stage: str) -> bool:
     """Whether the model can be evaluated on a stage and there are rows to do it with."""
     step, hook = f"{STAGES[stage]}_step", f"{stage}_dataloader"
     owner = data if data is not None and is_overridden(hook, data) else model

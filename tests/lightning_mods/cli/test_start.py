@@ -214,7 +214,7 @@ def test_a_configuration_that_cannot_be_read_is_said_at_once():
 
 def test_a_verb_called_from_other_code_leaves_its_garbage_collection_alone(monkeypatch):
     done = []
-    monkeypatch.setattr("lightning_mods.cli.verbs.fit", lambda line: done.append(line.words))
+    monkeypatch.setattr("lightning_mods.fit.command.fit", lambda line: done.append(line.words))
     before, enabled = gc.get_freeze_count(), gc.isenabled()
     fit.main(["--trainer.max_epochs=1"])
     assert (gc.get_freeze_count(), gc.isenabled()) == (before, enabled)

@@ -8,7 +8,3 @@ from lightning_mods.cli.start import start
 def main(args: Sequence[str] | None = None) -> None:
     """Train a model on a table with these flags; None for those of the process."""
     start("fit", args)
-
-
-if __name__ == "__main__":
-    main()
