@@ -97,9 +97,14 @@ class MLPClassifier(MLPModule):
         """Cross-entropy with its derivative, unless a subclass minimises something else."""
         return CrossEntropy(self.weights) if type(self).loss is MLPClassifier.loss else None
 
-    def loss_weight(self, y: Tensor) -> Tensor | int:
-        """Rows of the batch, each counted with its class's weight."""
-        return len(y) if self.weights is None else self.weights[y].sum()
+    def row_losses(self, outputs: Tensor, y: Tensor) -> Tensor | None:
+        """Cross-entropy of each row in nats, unless a subclass minimises something else."""
+        own = type(self).loss is MLPClassifier.loss
+        return functional.cross_entropy(outputs, y, reduction="none") if own else None
+
+    def row_weights(self, y: Tensor) -> Tensor | None:
+        """The weight of each row's class."""
+        return None if self.weights is None else self.weights[y]
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """Class probabilities `[B, C]`."""

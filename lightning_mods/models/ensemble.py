@@ -146,10 +146,16 @@ class MLPEnsemble(MLPModule):
         out: Tensor = self._first[0].logged_loss(loss / len(self.member_weights))
         return out
 
-    def loss_weight(self, y: Tensor) -> Tensor | int:
-        """Return how much a batch counts, for each member alike."""
-        weight: Tensor | int = self._first[0].loss_weight(y)
-        return weight
+    def row_losses(self, outputs: Any, y: Tensor) -> Tensor | None:
+        """Return the sum of the members' losses of each row."""
+        losses = [member.row_losses(each, y) for member, each in zip(self.members, outputs, strict=True)]
+        known = [each for each in losses if each is not None]
+        return torch.stack(known).sum(0) if len(known) == len(losses) else None
+
+    def row_weights(self, y: Tensor) -> Tensor | None:
+        """Return how much each row counts, for each member alike."""
+        weights: Tensor | None = self._first[0].row_weights(y)
+        return weights
 
     def predictions(self, outputs: Any) -> Tensor:
         """Return the weighted mean of the members' predictions: probabilities `[B, C]` or numbers `[B]`."""
@@ -170,6 +176,10 @@ class MLPEnsemble(MLPModule):
         """Loss of the best constant prediction on the training rows."""
         loss: float | None = self._first[0].baseline_loss
         return loss
+
+    def training_settings(self) -> dict[str, Any]:
+        """Return what the first member tells, and how many there are."""
+        return {**self._first[0].training_settings(), "dropout": self.dropout, "members": len(self.member_weights)}
 
     # ------------------------------------------------------------------ training
 

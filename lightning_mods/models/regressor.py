@@ -81,8 +81,17 @@ class MLPRegressor(MLPModule):
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Mean squared error on the standardised target (no units)."""
-        standardised = ((y - self.target_mean) / self.target_std).to(outputs.dtype)
-        return functional.mse_loss(outputs.squeeze(-1), standardised)
+        return functional.mse_loss(outputs.squeeze(-1), self._standardised(outputs, y))
+
+    def _standardised(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return ((y - self.target_mean) / self.target_std).to(outputs.dtype)
+
+    def row_losses(self, outputs: Tensor, y: Tensor) -> Tensor | None:
+        """Squared error of each row on the standardised target, unless a subclass minimises something else."""
+        own = type(self).loss is MLPRegressor.loss
+        return (
+            functional.mse_loss(outputs.squeeze(-1), self._standardised(outputs, y), reduction="none") if own else None
+        )
 
     def loss_rule(self) -> LossRule | None:
         """Squared error with its derivative, unless a subclass minimises something else."""
