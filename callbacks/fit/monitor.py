@@ -118,7 +118,8 @@ class FitMonitor(NamedByPlace, Callback):
     def _begin(self) -> None:
         self.diagnosis: Diagnosis | None = None
         self._reader = FitReader(self.train_loss, self.val_loss, self.metric)
-        self._evidence = FitEvidence()
+        self._known = FitEvidence()
+        self._evidence = Evidence()  # for the latest verdict
         self._verdict = Fit.UNKNOWN
         self._judged = -1  # the last epoch with a verdict
         self._overfits = 0  # verdicts in a row
@@ -142,7 +143,7 @@ class FitMonitor(NamedByPlace, Callback):
     def state_dict(self) -> dict[str, Any]:
         """The curves and what was made of them."""
         judged = {"verdict": str(self._verdict), "judged": self._judged, "overfits": self._overfits}
-        return {"reader": self._reader.state(), "evidence": self._evidence.state(), **judged}
+        return {"reader": self._reader.state(), "evidence": self._known.state(), **judged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the curves of a checkpoint."""
@@ -150,7 +151,7 @@ class FitMonitor(NamedByPlace, Callback):
         self._verdict = Fit(state_dict["verdict"])
         self._judged, self._overfits = int(state_dict["judged"]), int(state_dict["overfits"])
         if "evidence" in state_dict:  # not in those written before there was any
-            self._evidence.load(state_dict["evidence"])
+            self._known.load(state_dict["evidence"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier run, unless this one goes on with it."""
@@ -167,7 +168,7 @@ class FitMonitor(NamedByPlace, Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take a training loss that the module logged after our hook of the epoch before; read the settings once."""
         with self._guard(trainer, READING):
-            self._evidence.begin(trainer, pl_module)
+            self._known.begin(trainer, pl_module)
             self._reader.late(trainer, trainer.current_epoch - 1)
             self._reader.complain(trainer)
 
@@ -198,7 +199,7 @@ class FitMonitor(NamedByPlace, Callback):
             with self._guard(trainer, READING):
                 self._reader.validation(trainer)
                 if not trainer.sanity_checking:
-                    self._evidence.rows.take(trainer, pl_module, self._reader.record.names["val_loss"])
+                    self._known.rows.take(trainer, pl_module, self._reader.record.names["val_loss"])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Pair the losses of the epoch, judge if it is time, and vote."""
@@ -258,7 +259,7 @@ class FitMonitor(NamedByPlace, Callback):
         with self._guard(trainer, "the diagnosis"):
             train, val, metric = self._reader.record.paired()
             base = baseline_of(pl_module) if self.baseline_loss is None else self.baseline_loss
-            evidence = self._evidence.found(trainer, self._reader.record.names["val_loss"], fair)
+            self._evidence = self._known.found(trainer, self._reader.record.names["val_loss"], fair)
             found = diagnose(
                 train,
                 val,
@@ -266,24 +267,16 @@ class FitMonitor(NamedByPlace, Callback):
                 metric_mode=self.metric_mode,
                 baseline_loss=base,
                 flags=self.flags,
-                evidence=evidence,
+                evidence=self._evidence,
             )
             changed, self._verdict, self.diagnosis = found.fit is not self._verdict, found.fit, found
             if not last:  # the end adds nothing to what a longer run would know
                 self._judged = epoch
                 self._overfits = self._overfits + 1 if found.fit is Fit.OVERFIT else 0
-            self._report(trainer, found, epoch, base, evidence, changed=changed, last=last)
+            self._report(trainer, found, epoch, base, changed=changed, last=last)
 
     def _report(
-        self,
-        trainer: Trainer,
-        found: Diagnosis,
-        epoch: int,
-        base: float | None,
-        evidence: Evidence,
-        *,
-        changed: bool,
-        last: bool,
+        self, trainer: Trainer, found: Diagnosis, epoch: int, base: float | None, *, changed: bool, last: bool
     ) -> None:
         if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]  # a connector's
             return
@@ -301,7 +294,7 @@ class FitMonitor(NamedByPlace, Callback):
             if changed or last:
                 dispatch.write_text(trainer, "fit/verdict", paragraph(found, keep), epoch)
                 if self._folder is not None:
-                    write_document(self._folder / "diagnosis.json", found, self._reader.record, base, evidence)
+                    write_document(self._folder / "diagnosis.json", found, self._reader.record, base, self._evidence)
         if self.plot and (last or (changed and self._spare.is_due)):  # on the way only if there is time
             with self._guard(trainer, "drawing the curves"):
                 if dispatch.are_shown(trainer):

@@ -89,7 +89,7 @@ def paragraph(diagnosis: Diagnosis, keep: str | None = None) -> str:
 def write_document(
     path: Path, diagnosis: Diagnosis, record: FitRecord, baseline: float | None, evidence: Evidence
 ) -> None:
-    """Write the diagnosis, its curves and its evidence as JSON, whole or not at all; what is no finite number is null."""
+    """Write the diagnosis, its curves and evidence as JSON, whole or not at all; what is no finite number is null."""
     known = asdict(evidence)
     said = asdict(diagnosis) | {
         "baseline_loss": _finite(baseline),

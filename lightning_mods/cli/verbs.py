@@ -5,7 +5,7 @@ import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from traceback import walk_tb
@@ -35,7 +35,7 @@ from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.loggers import LOGGER_FLAG
 from lightning_mods.cli.siblings import OUR_PACKAGES
 from lightning_mods.loggers.progress import EpochTimer, close_loggers, how_to_look
-from lightning_mods.loggers.terminal import STAGES, RunSummary, is_leading, quiet, say, writers_report_once
+from lightning_mods.loggers.terminal import STAGES, Certainty, RunSummary, is_leading, quiet, say, writers_report_once
 from lightning_mods.models.fused.group import SMALL_STEP, step_operations
 from lightning_mods.models.fused.lightning_internals import epochs_done
 from lightning_mods.models.module import MLPModule
@@ -208,11 +208,16 @@ def _fit_summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
     kept = read_checkpoint(best) if best else None
     # The metrics of the best epoch stand in its checkpoint, unless the user's own callback wrote it.
     known = _of_stage(metrics_in(kept) if kept else {}, "val")
-    results = {"val": known or evaluate(cli, best, "val"), "test": evaluate(cli, best, "test")}
+    # Evaluated again all the same where the rows then say how sure the metrics are.
+    again = evaluate(cli, best, "val", logs=not known) if not known or isinstance(cli.model, MLPModule) else {}
+    certainty = {"val": _certainty(cli, "val")}
+    results = {"val": known or again, "test": evaluate(cli, best, "test")}
+    certainty["test"] = _certainty(cli, "test")
     close_loggers(trainer.loggers if trainer.is_global_zero else [])
     return RunSummary(
         results={stage: found for stage, found in results.items() if found},
         baselines={stage: _baseline(cli, stage) for stage, found in results.items() if found},
+        certainty=certainty,
         best_epoch=epochs_done(kept) - 1 if kept else None,
         epochs=epochs,
         seconds=timer.seconds,
@@ -224,10 +229,10 @@ def _fit_summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
 # ------------------------------------------------------------------ validate, test, predict
 
 
-def evaluate(cli: ModsCLI, checkpoint: Path | None, stage: str) -> dict[str, float]:
+def evaluate(cli: ModsCLI, checkpoint: Path | None, stage: str, *, logs: bool = True) -> dict[str, float]:
     """Return metrics, by name without the stage, of a checkpoint (None: of the weights as they are) on `val` or `test`.
 
-    None where there is no such set, or the model has no step for it.
+    None where there is no such set, or the model has no step for it. `logs`: whether loggers get them too.
     """
     if not _has_set(cli.model, cli.datamodule, stage):
         return {}
@@ -235,12 +240,27 @@ def evaluate(cli: ModsCLI, checkpoint: Path | None, stage: str) -> dict[str, flo
     if bar is not None:
         bar.disable()
     verb = cli.trainer.validate if stage == "val" else cli.trainer.test
+    loggers = cli.trainer.loggers
+    cli.trainer.loggers = loggers if logs else []
     verb(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True)
+    cli.trainer.loggers = loggers
     return _of_stage(logged(cli.trainer), stage)
 
 
 def _of_stage(metrics: dict[str, float], stage: str) -> dict[str, float]:
     return {name.removeprefix(f"{stage}_"): value for name, value in metrics.items() if name.startswith(stage)}
+
+
+def _certainty(cli: ModsCLI, stage: str) -> Certainty:
+    """Return how sure the metrics of a set are that has just been evaluated."""
+    data, more = cli.datamodule, ""
+    if isinstance(data, TabularDataModule) and getattr(data, f"{stage}_path") is None:
+        more = f"a --data.{stage}_fraction above {getattr(data, f'{stage}_fraction'):g} holds out more"
+    if isinstance(cli.model, MLPModule):
+        return Certainty(cli.model.rows_evaluated, cli.model.standard_errors, more)
+    with suppress(Exception):  # loaders of a stranger's
+        return Certainty(len(getattr(cli.trainer, f"{stage}_dataloaders").dataset), {}, more)
+    return Certainty()
 
 
 def _baseline(cli: ModsCLI, stage: str) -> dict[str, float]:
@@ -268,7 +288,13 @@ def _print_results(cli: ModsCLI, checkpoint: Path | None, *, stage: str) -> None
         raise RunError(f"there is no {STAGES[stage]} set: {how}")
     epochs = epochs_done(read_checkpoint(checkpoint)) if checkpoint else 0  # an ensemble of a study has none
     epoch = epochs - 1 if epochs else None
-    summary = RunSummary({stage: found}, {stage: _baseline(cli, stage)}, best_epoch=epoch, checkpoint=checkpoint)
+    summary = RunSummary(
+        {stage: found},
+        {stage: _baseline(cli, stage)},
+        certainty={stage: _certainty(cli, stage)},
+        best_epoch=epoch,
+        checkpoint=checkpoint,
+    )
     if cli.trainer.is_global_zero:
         sys.stdout.write(f"{summary}\n")
 

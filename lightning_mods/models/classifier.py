@@ -10,7 +10,7 @@ from torch.nn import functional
 from torchmetrics import Metric
 
 from lightning_mods.models.fused.chain_rule import CrossEntropy, LossRule
-from lightning_mods.models.metrics import ClassScores
+from lightning_mods.models.metrics import ClassScores, class_errors
 from lightning_mods.models.mlp import Activation, Schedule, left_out
 from lightning_mods.models.module import MLPModule
 
@@ -113,6 +113,10 @@ class MLPClassifier(MLPModule):
     def metrics(self) -> dict[str, Metric]:
         """Accuracy, F1 (mean over classes) and AUROC (one against the rest, mean over classes)."""
         return {"scores": ClassScores(self.num_classes)}
+
+    def metric_errors(self, predictions: Tensor, y: Tensor) -> dict[str, float]:
+        """Standard errors of all metrics over the rows."""
+        return class_errors(predictions, y, self.num_classes)
 
     def scores(
         self, predictions: Sequence[Tensor], targets: Sequence[Tensor], names: Sequence[str]

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import nll_loss
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torchmetrics import MeanSquaredError, Metric
 
@@ -16,7 +17,7 @@ from lightning_mods.models.classifier import MLPClassifier
 from lightning_mods.models.evaluated import Batch
 from lightning_mods.models.fused.chain_rule import ChainRule
 from lightning_mods.models.fused.group_chain import GroupChain
-from lightning_mods.models.metrics import ProbabilityLoss
+from lightning_mods.models.metrics import ProbabilityLoss, loss_error
 from lightning_mods.models.mlp import MLP
 from lightning_mods.models.module import MLPModule
 from lightning_mods.models.regressor import MLPRegressor
@@ -170,6 +171,18 @@ class MLPEnsemble(MLPModule):
         first = self._first[0]
         loss = ProbabilityLoss(first.weights) if isinstance(first, MLPClassifier) else MeanSquaredError()
         return {**first.metrics(), "ensemble_loss": loss}
+
+    def metric_errors(self, predictions: Tensor, y: Tensor) -> dict[str, float]:
+        """Return the standard errors of the metrics and of the ensemble's loss over the rows."""
+        first = self._first[0]
+        found: dict[str, float] = first.metric_errors(predictions, y)
+        if isinstance(first, MLPClassifier):
+            logs = predictions.clamp(min=torch.finfo(predictions.dtype).tiny).log()
+            weights = first.row_weights(y)
+            error = loss_error(nll_loss(logs, y, reduction="none"), weights)
+        else:
+            error = found["mse"]
+        return {**found, "ensemble_loss": error}
 
     @property
     def baseline_loss(self) -> float | None:

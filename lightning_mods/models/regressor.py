@@ -8,7 +8,7 @@ from torch.nn import functional
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric
 
 from lightning_mods.models.fused.chain_rule import LossRule, SquaredError
-from lightning_mods.models.metrics import R2
+from lightning_mods.models.metrics import R2, regression_errors
 from lightning_mods.models.mlp import Activation, Schedule, left_out
 from lightning_mods.models.module import MLPModule
 
@@ -109,6 +109,10 @@ class MLPRegressor(MLPModule):
     def metrics(self) -> dict[str, Metric]:
         """Root mean squared error and mean absolute error in the target's units, and R²."""
         return {"rmse": MeanSquaredError(squared=False), "mae": MeanAbsoluteError(), "r2": R2()}
+
+    def metric_errors(self, predictions: Tensor, y: Tensor) -> dict[str, float]:
+        """Standard errors of all metrics over the rows."""
+        return regression_errors(predictions, y)
 
     @property
     def baseline_loss(self) -> float | None:
