@@ -57,8 +57,9 @@ class RowLosses:
         latest, best = self._latest, self._best
         if latest is None or self.rows is None:
             return None, None
-        rise = None if best is None or len(best) != len(latest) else _error(latest - best, self.rows)
-        return _error(latest, self.rows), rise
+        with np.errstate(all="ignore"):  # of a loss that has exploded
+            rise = None if best is None or len(best) != len(latest) else _error(latest - best, self.rows)
+            return _error(latest, self.rows), rise
 
     def state(self) -> dict[str, Any]:
         """Return all of it as numbers and tensors, which load weights-only."""

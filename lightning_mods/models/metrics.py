@@ -193,11 +193,11 @@ def class_errors(probabilities: Tensor, classes: Tensor, num_classes: int) -> di
 
 def regression_errors(predictions: Tensor, targets: Tensor) -> dict[str, float]:
     """Return the standard errors of `rmse`, `mae`, `r2` and `mse` over the rows, by what each row changes."""
-    off = np.abs(predictions.cpu().double().numpy() - targets.cpu().double().numpy())
-    spread = np.square(targets.cpu().double().numpy() - targets.cpu().double().numpy().mean())
-    square, variance = np.square(off), spread.mean()
-    mse = square.mean()
-    with np.errstate(divide="ignore", invalid="ignore"):
+    y = targets.cpu().double().numpy()
+    with np.errstate(all="ignore"):
+        off, spread = np.abs(predictions.cpu().double().numpy() - y), np.square(y - y.mean())
+        square, variance = np.square(off), spread.mean()
+        mse = square.mean()
         scores = {
             "mse": square,
             "rmse": square / (2 * np.sqrt(mse)),
@@ -216,7 +216,8 @@ def loss_error(losses: Tensor, weights: Tensor | None) -> float:
 
 def standard_error(values: Numbers) -> float:
     """Return that of a mean of so many values; NaN for less than two, and of NaN."""
-    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    with np.errstate(all="ignore"):
+        return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def _f1_influence(found: Any, y: Any, num_classes: int) -> Numbers:
