@@ -208,16 +208,14 @@ def _fit_summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
     kept = read_checkpoint(best) if best else None
     # The metrics of the best epoch stand in its checkpoint, unless the user's own callback wrote it.
     known = _of_stage(metrics_in(kept) if kept else {}, "val")
-    # Evaluated again all the same where the rows then say how sure the metrics are.
-    again = evaluate(cli, best, "val", logs=not known) if not known or isinstance(cli.model, MLPModule) else {}
-    certainty = {"val": _certainty(cli, "val")}
-    results = {"val": known or again, "test": evaluate(cli, best, "test")}
-    certainty["test"] = _certainty(cli, "test")
+    results = {"val": known or evaluate(cli, best, "val"), "test": evaluate(cli, best, "test")}
+    if kept is not None:  # where nothing was evaluated, nothing was loaded
+        cli.model.load_state_dict(kept["state_dict"])
     close_loggers(trainer.loggers if trainer.is_global_zero else [])
     return RunSummary(
         results={stage: found for stage, found in results.items() if found},
         baselines={stage: _baseline(cli, stage) for stage, found in results.items() if found},
-        certainty=certainty,
+        certainty={stage: _certainty(cli, stage) for stage, found in results.items() if found},
         best_epoch=epochs_done(kept) - 1 if kept else None,
         epochs=epochs,
         seconds=timer.seconds,
@@ -229,10 +227,10 @@ def _fit_summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
 # ------------------------------------------------------------------ validate, test, predict
 
 
-def evaluate(cli: ModsCLI, checkpoint: Path | None, stage: str, *, logs: bool = True) -> dict[str, float]:
+def evaluate(cli: ModsCLI, checkpoint: Path | None, stage: str) -> dict[str, float]:
     """Return metrics, by name without the stage, of a checkpoint (None: of the weights as they are) on `val` or `test`.
 
-    None where there is no such set, or the model has no step for it. `logs`: whether loggers get them too.
+    None where there is no such set, or the model has no step for it.
     """
     if not _has_set(cli.model, cli.datamodule, stage):
         return {}
@@ -240,10 +238,7 @@ def evaluate(cli: ModsCLI, checkpoint: Path | None, stage: str, *, logs: bool = 
     if bar is not None:
         bar.disable()
     verb = cli.trainer.validate if stage == "val" else cli.trainer.test
-    loggers = cli.trainer.loggers
-    cli.trainer.loggers = loggers if logs else []
     verb(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True)
-    cli.trainer.loggers = loggers
     return _of_stage(logged(cli.trainer), stage)
 
 
@@ -252,13 +247,16 @@ def _of_stage(metrics: dict[str, float], stage: str) -> dict[str, float]:
 
 
 def _certainty(cli: ModsCLI, stage: str) -> Certainty:
-    """Return how sure the metrics of a set are that has just been evaluated."""
+    """Return how sure the weights' metrics on a set are."""
     data, more = cli.datamodule, ""
+    limit = getattr(cli.trainer, f"limit_{stage}_batches")
+    if isinstance(limit, int) or limit != 1.0:  # so many batches, or a part of them: who knows of how many rows
+        return Certainty()
     if isinstance(data, TabularDataModule) and getattr(data, f"{stage}_path") is None:
         more = f"a --data.{stage}_fraction above {getattr(data, f'{stage}_fraction'):g} holds out more"
-    if isinstance(cli.model, MLPModule):
-        return Certainty(cli.model.rows_evaluated, cli.model.standard_errors, more)
-    with suppress(Exception):  # loaders of a stranger's
+    with suppress(Exception):  # loaders and models of a stranger's
+        if isinstance(cli.model, MLPModule) and isinstance(data, TabularDataModule):
+            return Certainty(*cli.model.standard_errors(getattr(data, f"{stage}_dataloader")()), more)
         return Certainty(len(getattr(cli.trainer, f"{stage}_dataloaders").dataset), {}, more)
     return Certainty()
 

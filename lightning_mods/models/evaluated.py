@@ -1,17 +1,16 @@
 """`EvaluatedModule`: how a model is validated, tested and asked, whatever it predicts."""
 
 from abc import ABC, abstractmethod
-from contextlib import suppress
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from callbacks.host.packages import LightningModule, main_package
 from lightning_mods.models.average import WeightAverage
-from lightning_mods.models.metrics import standard_error
+from lightning_mods.models.metrics import loss_error
 
 Batch = tuple[Tensor, Tensor]
 
@@ -24,15 +23,11 @@ class EvaluatedModule(LightningModule, ABC):
     Attributes:
         average: The average of the weights, while a fit has one.
         stage_metrics: The metrics of the stages `val` and `test`, as `{stage}_metrics`.
-        rows_evaluated: Rows of the latest `Trainer.validate` or `Trainer.test`, of all ranks.
-        standard_errors: How far these rows let the loss and the metrics be trusted, by name without the stage.
     """
 
     network: Any  # from rows `[B, in_features]` to outputs `[B, out_features]`
     average: WeightAverage | None
     stage_metrics: Any
-    rows_evaluated: int = 0
-    standard_errors: dict[str, float]
 
     @abstractmethod
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
@@ -95,8 +90,6 @@ class EvaluatedModule(LightningModule, ABC):
         self._eval_sums[2] += len(y)
         self._eval_rows.append((self.row_losses(outputs, y), self.row_weights(y)))
         predictions = self.predictions(outputs)
-        if self.trainer.state.fn != "fit":
-            self._eval_pairs.append((predictions, y))
         for metric in _stage_metrics(self).values():
             metric.update(predictions, y)
 
@@ -121,7 +114,6 @@ class EvaluatedModule(LightningModule, ABC):
         """Start the sums of the validation or test loss."""
         self._eval_sums = torch.zeros(3, device=self.device)  # of losses times weights, of weights, of rows
         self._eval_rows: list[tuple[Tensor | None, Tensor | None]] = []  # losses and weights of each batch's
-        self._eval_pairs: list[Batch] = []  # predictions and targets, to tell the errors of metrics from
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -140,7 +132,6 @@ class EvaluatedModule(LightningModule, ABC):
         # Ranks agree already (reduced above, torchmetrics syncs in compute).
         if self.trainer.state.fn != "fit":
             self.log_dict(row, sync_dist=False)
-            self._find_errors()
             return
         # `self.log` would put them there too, and take as long as some training steps for it.
         self.trainer.callback_metrics.update(row)
@@ -149,21 +140,31 @@ class EvaluatedModule(LightningModule, ABC):
 
     on_test_epoch_end = on_validation_epoch_end
 
-    def _find_errors(self) -> None:
-        """Find the standard errors over the rows of all ranks."""
-        pairs, self._eval_pairs, self.standard_errors = self._eval_pairs, [], {}
-        if not pairs or not all(isinstance(each, Tensor) for each in pairs[0]):
-            return  # a subclass may predict anything
-        found = [torch.cat(part) for part in zip(*pairs, strict=True)]
-        found += [] if (known := self.val_row_losses) is None else [known]
-        if self.trainer.world_size > 1:
-            found = [torch.cat(gather_all_tensors(each)) for each in found]
-        predictions, y, *rows = found
-        self.rows_evaluated = len(y)
-        with suppress(Exception):  # as above
-            self.standard_errors = self.metric_errors(predictions, y)
-        for losses in rows:
-            self.standard_errors["loss"] = standard_error(losses.cpu().double().numpy())
+    @torch.no_grad()
+    def standard_errors(self, batches: Iterable[Batch]) -> tuple[int, dict[str, float]]:
+        """Return the number of some rows, of all ranks together, and the standard errors of loss and metrics over them.
+
+        By the names of the metrics without the stage. Every rank must call this, with its rows.
+        """
+        self.eval()
+        like = next(self.parameters())
+        found: list[Any] = []
+        for x, y in batches:
+            outputs, y = self.network(x.to(like)), y.to(like.device)
+            found.append((self.predictions(outputs), y, self.row_losses(outputs, y), self.row_weights(y)))
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            everybody: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(everybody, found)
+            found = [batch for each in everybody for batch in each]
+        predictions, targets, losses, weights = (
+            None if part[0] is None else torch.cat(part) for part in zip(*found, strict=True)
+        )
+        assert predictions is not None
+        assert targets is not None
+        errors = self.metric_errors(predictions, targets)
+        if losses is not None:
+            errors["loss"] = loss_error(self.logged_loss(losses), weights)
+        return len(targets), errors
 
     @property
     def val_row_losses(self) -> Tensor | None:

@@ -108,7 +108,6 @@ class MLPModule(EvaluatedModule):
             {f"{stage}_metrics": nn.ModuleDict(self.metrics()) for stage in ("val", "test")}
         )
         self.example_input_array = torch.zeros(1, in_features)
-        self.standard_errors = {}
         self._seed: int | None = None
         self._epoch_lr: float | None = None
         self.losses: LossSums = (0.0, 0.0)

@@ -58,12 +58,20 @@ def test_the_commands_say_how_far_their_numbers_can_be_trusted(tmp_path, monkeyp
         assert note in said
 
 
-def test_the_second_look_at_the_validation_rows_is_in_no_log(tmp_path, monkeypatch):
+def test_of_a_part_of_the_rows_nothing_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    succeed("fit", *FLAGS, "--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs")
-    (table,) = tmp_path.rglob("metrics.csv")
-    head, *rows = [line.split(",") for line in table.read_text().splitlines()]
-    assert sum(bool(row[head.index("val_loss")]) for row in rows) == 3
+    out, _ = succeed("fit", *FLAGS, "--trainer.limit_val_batches=1", "--data.test_fraction=0")
+    assert "±" not in out
+    assert "validation  trivial" in out
+
+
+def test_without_a_test_set_the_errors_are_of_the_weights_that_were_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    diverges = ["--data.path=diabetes", "--recipe=plain", "--patience=0", "--data.test_fraction=0"]
+    out, _ = succeed("fit", *diverges, "--trainer.max_epochs=60", "--model.weight_decay=0", "--model.lr=0.05")
+    said, _ = succeed("validate")
+    (row,) = (line for line in out.splitlines() if line.startswith("rmse"))
+    assert row in said.splitlines()
 
 
 FOREIGN = """

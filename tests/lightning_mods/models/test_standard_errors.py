@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_mods import MLPClassifier, MLPEnsemble, MLPRegressor
+from lightning_mods import MLPEnsemble, MLPRegressor
 from lightning_mods.models.metrics import ClassScores, class_errors, regression_errors
 
 DRAWS = 400
@@ -73,5 +73,13 @@ def test_the_loss_of_an_ensemble_of_classifiers_has_an_error(settings):
     assert numbers.metric_errors(p[:, 0], y)["ensemble_loss"] == numbers.metric_errors(p[:, 0], y)["mse"]
 
 
-def test_a_module_that_was_not_evaluated_has_none():
-    assert MLPClassifier(2, 2).standard_errors == MLPRegressor(2).standard_errors == {}
+def test_a_module_tells_the_errors_on_some_batches():
+    model = MLPRegressor(3, 5.0, 2.0, hidden_sizes=[], dropout=0.5).train().double()
+    x, y = torch.randn(7, 3), torch.randn(7) + 5
+    rows, errors = model.standard_errors([(x[:4], y[:4]), (x[4:], y[4:])])
+    assert rows == 7
+    assert errors.keys() == {"loss", "mse", "rmse", "mae", "r2"}
+    with torch.no_grad():
+        off = (model(x.double()) - y).square()
+    assert errors["loss"] == pytest.approx(errors["mse"], rel=1e-5)
+    assert errors["loss"] == pytest.approx(float(off.std()) / math.sqrt(7), rel=1e-5)
