@@ -143,15 +143,15 @@ class FitMonitor(NamedByPlace, Callback):
     def state_dict(self) -> dict[str, Any]:
         """The curves and what was made of them."""
         judged = {"verdict": str(self._verdict), "judged": self._judged, "overfits": self._overfits}
-        return {"reader": self._reader.state(), "evidence": self._known.state(), **judged}
+        return {"reader": {**self._reader.state(), "evidence": self._known.state()}, **judged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the curves of a checkpoint."""
         self._reader.load(state_dict["reader"])
         self._verdict = Fit(state_dict["verdict"])
         self._judged, self._overfits = int(state_dict["judged"]), int(state_dict["overfits"])
-        if "evidence" in state_dict:  # not in those written before there was any
-            self._known.load(state_dict["evidence"])
+        if "evidence" in state_dict["reader"]:  # not in those written before there was any
+            self._known.load(state_dict["reader"]["evidence"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier run, unless this one goes on with it."""

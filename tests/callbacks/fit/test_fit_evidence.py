@@ -247,7 +247,7 @@ def test_of_very_many_rows_an_evenly_spaced_part_is_kept(tmp_path, monkeypatch):
 
     monitor = FitMonitor(closing=False)
     found = of(tmp_path, Many, monitor)
-    kept = monitor.state_dict()["evidence"]["rows"]
+    kept = monitor.state_dict()["reader"]["evidence"]["rows"]
     assert kept["latest"].tolist() == list(range(0, 1000, 10))
     assert found.val_rows == 1000
     assert found.val_error == pytest.approx(np.std(np.arange(1000), ddof=1) / math.sqrt(1000), rel=0.02)
@@ -277,7 +277,7 @@ def test_a_checkpoint_from_before_there_was_evidence_is_gone_on_with(tmp_path):
     saver = ModelCheckpoint(tmp_path / "checkpoints", "end", save_on_train_epoch_end=True)
     fit(tmp_path, Rows, FitMonitor(closing=False), callbacks=[saver], epochs=2)
     kept = torch.load(tmp_path / "checkpoints" / "end.ckpt", weights_only=True)
-    del next(state for key, state in kept["callbacks"].items() if key.startswith("FitMonitor"))["evidence"]
+    del next(state for key, state in kept["callbacks"].items() if key.startswith("FitMonitor"))["reader"]["evidence"]
     torch.save(kept, tmp_path / "old.ckpt")
     found = of(tmp_path, Rows, epochs=4, ckpt_path=tmp_path / "old.ckpt")
     assert found.val_rows == 3
@@ -336,7 +336,7 @@ if __name__ == "__main__":
                          default_root_dir=sys.argv[1], enable_progress_bar=False, enable_model_summary=False,
                          callbacks=[monitor])
     trainer.fit(classifier(data, lr=0.5, class_weight=[1.0, 3.0, 1.0]), data)
-    rows = monitor.state_dict()["evidence"]["rows"]
+    rows = monitor.state_dict()["reader"]["evidence"]["rows"]
     Path(sys.argv[1], f"rank{trainer.global_rank}").write_text(repr((monitor._evidence, rows["latest"].tolist())))
     Path(sys.argv[1], f"loss{trainer.global_rank}").write_text(str(float(trainer.callback_metrics["val_loss"])))
 """
