@@ -122,6 +122,18 @@ class MLPModule(EvaluatedModule):
     def baseline_loss(self) -> float | None:
         """Loss, in the units that are logged, of the best constant prediction on the training rows."""
 
+    def training_settings(self) -> dict[str, Any]:
+        """Return what a verdict weighs and no optimizer tells, by the names in `callbacks.diagnosis.evidence`."""
+        layers = [parameter.shape for parameter in self.network.parameters() if parameter.ndim == 2]
+        return {
+            "dropout": self.dropout,
+            "hidden_sizes": [outputs for outputs, _ in layers[:-1]],
+            "ema_epochs": self.ema_epochs,
+            "members": 1,
+            "in_features": layers[0][1],
+            "classes": getattr(self, "num_classes", 0),
+        }
+
     # ------------------------------------------------------------------ steps
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
