@@ -30,11 +30,14 @@ class EndedFit:
     folder: Path  # of the run
 
     @property
-    def loss(self) -> float | None:
-        """Return the validation loss of the best epoch; of an ensemble its own."""
-        found = self.summary.results.get("val", {})
-        losses = (value for name, value in found.items() if plain(name).removeprefix("val_") == "loss")
-        return found.get("ensemble_loss", next(losses, None))
+    def loss(self) -> tuple[float | None, float | None]:
+        """Return the validation loss of the best epoch, of an ensemble its own, and its standard error, if known."""
+        found, certainty = self.summary.results.get("val", {}), self.summary.certainty.get("val")
+        losses = (name for name in found if plain(name).removeprefix("val_") == "loss")
+        name = "ensemble_loss" if "ensemble_loss" in found else next(losses, None)
+        if name is None:
+            return None, None
+        return found[name], certainty.errors.get(name) if certainty else None
 
     @property
     def headline(self) -> str:
@@ -114,7 +117,7 @@ def _improve(line: CommandLine, times: int) -> None:
         if each is None:  # another rank, or nothing but a test of the code
             return None
         ended[each.folder] = each
-        return ChainedFit(each.folder, flags, changes, each.loss, each.headline, tuple(advised(each.parts)))
+        return ChainedFit(each.folder, flags, changes, *each.loss, each.headline, tuple(advised(each.parts)))
 
     def refit(flags: Flags, advice: Advice, best: ChainedFit) -> ChainedFit | None:
         tries.append(advice)

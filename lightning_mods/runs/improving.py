@@ -23,6 +23,7 @@ class ChainedFit:
     flags: Flags = field(default_factory=dict)  # that it had beside those of the first
     changes: tuple[str, ...] = ()  # that led to them, by the names of `Change`; the last is its own
     loss: float | None = None  # on the validation rows; None where none came, or it is no number
+    error: float | None = None  # standard error of the loss over the rows, where it is known
     verdict: str = ""
     advice: tuple[Advice, ...] = ()
 
@@ -122,13 +123,21 @@ def chain_table(chain: Sequence[ChainedFit]) -> str:
 
 
 def _loss(fit: ChainedFit) -> str:
-    return "–" if fit.loss is None else f"{fit.loss:.4g}"
+    error = "" if fit.error is None or not math.isfinite(fit.error) else f" ± {fit.error:.2g}"
+    return "–" if fit.loss is None else f"{fit.loss:.4g}{error}"
 
 
 def write_record(chain: Sequence[ChainedFit], best: ChainedFit) -> None:
     """Write a chain into the folder of its best run, as JSON."""
     fits = [
-        {**asdict(each), "folder": str(each.folder), "loss": _finite(each.loss), "best": each is best} for each in chain
+        {
+            **asdict(each),
+            "folder": str(each.folder),
+            "loss": _finite(each.loss),
+            "error": _finite(each.error),
+            "best": each is best,
+        }
+        for each in chain
     ]
     for each in fits:
         del each["advice"]

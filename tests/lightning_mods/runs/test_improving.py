@@ -33,7 +33,7 @@ class Bench:
         (folder / "checkpoints" / "best.ckpt").touch()
         (folder / "config.yaml").write_text(f"# {RUN_MARK}\n")
         os.utime(folder / "config.yaml", (number, number))
-        return ChainedFit(folder, dict(flags), changes, loss, "a verdict", tuple(self.advice))
+        return ChainedFit(folder, dict(flags), changes, loss, 0.5, "a verdict", tuple(self.advice))
 
     def chain(self, times):
         return improve(self.fit(), lambda flags, each, best: self.fit(flags, (*best.changes, each.change)), times)
@@ -80,7 +80,7 @@ def test_the_chain_is_a_table_and_a_file_beside_the_best(tmp_path):
     chain = Bench(tmp_path, [3.0, 2.0, float("nan")]).chain(2)
     head, first, best, last = chain_table(chain).splitlines()
     assert head.split() == ["run", "change", "validation", "loss", "verdict"]
-    assert first.split()[:3] == ["version_0", "–", "3"]
+    assert first.split()[:5] == ["version_0", "–", "3", "±", "0.5"]
     assert best.split()[:4] == ["*", "version_1", "--trainer.max_epochs=40", "2"]
     assert "nan" in last
     (record,) = tmp_path.rglob("improve.json")
@@ -92,6 +92,6 @@ def test_the_report_of_the_best_knows_what_the_chain_has_tried(tmp_path):
     bench = Bench(tmp_path, [3.0, 2.0, 9.0], [LONGER, WIDER, SHORTER])
     chain = bench.chain(2)
     assert tried_from(best_of(chain), chain) == {
-        WIDER.flags: "Tried: 9 in version_2.",
+        WIDER.flags: "Tried: 9 ± 0.5 in version_2.",
         SHORTER.flags: "That is where it came from.",
     }
