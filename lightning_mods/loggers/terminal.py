@@ -87,6 +87,11 @@ class Certainty:
     def __str__(self) -> str:
         return "" if self.rows is None else f" ({self.rows:,} rows)"
 
+    def line(self, names: Collection[str]) -> list[str]:
+        """Return a line with the errors of some metrics; none where there are none."""
+        known = [f"{name} ±{self.errors[name]:.2g}" for name in names if 0 < self.errors.get(name, 0) < math.inf]
+        return [f"standard errors over {self.rows:,} rows: {', '.join(known)}"] if known else []
+
     def note(self, stage: str) -> list[str]:
         """Return a line that says what a small set is good for; none for a larger one."""
         if self.rows is None or self.rows >= SMALL:
@@ -120,7 +125,9 @@ class RunSummary:
         names = list(dict.fromkeys(name for stage in stages for name in self.results[stage]))
         head = [""]
         for stage in stages:
-            head += [f"{STAGES[stage]}{self._of(stage)}", "trivial"]
+            # With as much in it a table has no room for more words.
+            trivial = "trivial" if self.certainty else f"{STAGES[stage]}, trivial baseline"
+            head += [f"{STAGES[stage]}{self._of(stage)}", trivial]
         rows = [head]
         for name in names:
             row = [_ROWS.get(name, name) if "ensemble_loss" in names else name]
