@@ -86,9 +86,8 @@ def macro_f1(pairs: list[tuple[str, str]]) -> float:
 
 def calibration(said: Answers, weights: labels.Weights) -> float:
     """Expected calibration error of the verdict's own probability, ten bins of equal width."""
-    pairs = [
-        (d.probabilities[d.fit], str(d.fit) == run.label(weights)) for run, d in said if _is_judged(run, d, weights)
-    ]
+    judged = [(run, d) for run, d in said if run.label(weights) in THREE and d.fit in THREE]
+    pairs = [(d.probabilities[d.fit], str(d.fit) == run.label(weights)) for run, d in judged]
     sure, right = np.array([p for p, _ in pairs]), np.array([float(r) for _, r in pairs])
     bins = np.clip((sure * 10).astype(int), 0, 9)
     return float(sum(abs(sure[bins == b].sum() - right[bins == b].sum()) for b in range(10)) / len(sure))
