@@ -55,7 +55,11 @@ RULES: dict[str, _Rule] = {
         lambda s: s.hidden_sizes and (*s.hidden_sizes, s.hidden_sizes[-1]),
     ),
     "decay_off": ("weight_decay", lambda s: bool(s.weight_decay), lambda s: 0.0),
-    "decay_up": ("weight_decay", lambda s: True, lambda s: _times(s.weight_decay, MORE_DECAY) or FIRST_DECAY),
+    "decay_up": (
+        "weight_decay",
+        lambda s: True,
+        lambda s: None if s.weight_decay is None else _times(s.weight_decay, MORE_DECAY) or FIRST_DECAY,
+    ),
     "dropout_off": ("dropout", lambda s: bool(s.dropout), lambda s: 0.0),
     "dropout_up": (
         "dropout",
