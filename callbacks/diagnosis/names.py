@@ -88,6 +88,24 @@ def is_validation(name: str) -> bool:
     return bool(said & VAL) and not said & (TRAIN | TEST) and words(name)[-1] != "step"
 
 
+def unstaged(names: Iterable[str], stage: Set[str]) -> dict[str, str]:
+    """Return short names of what was logged, each with the logged one: `loss` for `val/loss`, `acc` for `valid_acc`.
+
+    They lack the first word for a stage, and `epoch` at the end. Of several that then are alike, such as `val_loss` and
+    `val_loss_epoch`, the one that names this stage counts; of these the mean over the epoch.
+    """
+    found: dict[str, list[str]] = {}
+    for name in names:
+        said = words(_LOADER.sub("", name))
+        first = next((word for word in said if word in STAGES), "")
+        left = [word for at, word in enumerate(said) if at != (said.index(first) if first else -1)]
+        left = left[:-1] if left[-1:] == ["epoch"] and left[1:] else left
+        number = loader_of(name)
+        short = "_".join(left or said) + ("" if number is None else f"/dataloader_idx_{number}")
+        found.setdefault(short, []).append(name)
+    return {s: min(alike, key=lambda name: (not stage & _said(name), preference(name))) for s, alike in found.items()}
+
+
 def find_metric(names: Iterable[str]) -> str | None:
     """Return the first of accuracy, F1 and R² on validation rows that is logged, under any name; None without one."""
     found = {name: _kind(name) for name in sorted(names) if is_validation(name)}

@@ -56,17 +56,18 @@ def test_the_fit_after_a_search_is_the_fit_by_hand(tmp_path):
     assert equal(everything(trainer), everything(by_hand(tmp_path / "b", search.found, **kwargs)))
 
 
-class NamesItOtherwise(Foreign):
-    def training_step(self, batch, batch_idx):
-        loss = self.loss(batch)
-        self.log("loss", loss)
-        return loss
+@pytest.mark.parametrize("in_steps", [False, True])
+@pytest.mark.parametrize("name", ["Validation/Loss", "val/loss", "loss/val", "valid_loss", "eval_loss"])
+def test_a_search_finds_the_validation_loss_under_another_name(tmp_path, name, in_steps):
+    class NamesItOtherwise(Foreign):
+        def training_step(self, batch, batch_idx):
+            loss = self.loss(batch)
+            self.log("loss", loss)
+            return loss
 
-    def validation_step(self, batch, batch_idx):
-        self.log("Validation/Loss", self.loss(batch))
+        def validation_step(self, batch, batch_idx):
+            self.log(name, self.loss(batch), on_step=in_steps, on_epoch=True)
 
-
-def test_a_search_finds_the_validation_loss_under_another_name(tmp_path):
     search = searching(lr=[1e-5, 0.05], batch_size=None, max_epochs=4, sampler="grid")
     fit(tmp_path, NamesItOtherwise, Data, search)
     assert search.found == {"learning_rate": 0.05}

@@ -58,14 +58,32 @@ def test_two_trials_may_share_a_fit(tmp_path):
     assert reports(one) == reports(other) == pytest.approx(dict(enumerate(Reporter.losses)))
 
 
-class NamesItOtherwise(Reporter):
-    def validation_step(self, batch, batch_idx):
-        self.log("valid/loss", self.losses[self.current_epoch])
+@pytest.mark.parametrize("in_steps", [False, True])
+@pytest.mark.parametrize("name", ["valid/loss", "val/loss", "loss/val", "validation_loss", "eval_loss", "dev/loss"])
+def test_val_loss_means_the_validation_loss_whatever_it_is_called(tmp_path, name, in_steps):
+    class NamesItOtherwise(Reporter):
+        def validation_step(self, batch, batch_idx):
+            self.log(name, self.losses[self.current_epoch], on_step=in_steps, on_epoch=True)
 
-
-def test_val_loss_means_the_validation_loss_whatever_it_is_called(tmp_path):
     asked = study()
     fit(tmp_path, NamesItOtherwise, TrialPruning(asked.ask()))
+    assert reports(asked) == pytest.approx(dict(enumerate(Reporter.losses)))
+
+
+class LogsParts(Reporter):
+    """Which of its validation losses is meant, only the training loss would tell, which comes later."""
+
+    def training_step(self, batch, batch_idx):
+        self.log("train_recon_loss", 1.0, on_step=False, on_epoch=True)
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        self.log_dict({"val_kl_loss": self.losses[self.current_epoch], "val_recon_loss": 9.0})
+
+
+def test_the_loss_that_was_reported_first_is_reported_on(tmp_path):
+    asked = study()
+    fit(tmp_path, LogsParts, TrialPruning(asked.ask()))
     assert reports(asked) == pytest.approx(dict(enumerate(Reporter.losses)))
 
 
