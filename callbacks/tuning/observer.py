@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from callbacks.diagnosis.early import diagnose_early
 from callbacks.diagnosis.names import TRAIN, find_metric, logged_as, words
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
 from callbacks.fit.reader import AUTO, FitReader, baseline_of
@@ -74,14 +75,18 @@ class TrialObserver(Callback):
         return {"train_loss": train, self._reader.val_loss: val}
 
     def verdict(self) -> tuple[str, str, str]:
-        """Return verdict, cause and reason; a fit that ended in NaN or infinity has diverged, however early."""
-        found = self._diagnosis()
-        why = self._exploded
+        """Return verdict, cause and reason, however early the fit ended; in NaN or infinity, it has diverged."""
+        found, why = self._diagnosis(), self._exploded
+        said = found.fit, found.cause, found.reason
+        if found.cause in ("too_few_epochs", "no_validation"):
+            train, val, _ = self._reader.record.paired()
+            early = diagnose_early(train, val, baseline_loss=self.baseline)
+            said = said if early[0] is Fit.UNKNOWN else early
         if self.values and not math.isfinite(self.values[-1]):
             why = why or f"{self.metric} is {self.values[-1]}."
-        if why and found.fit is not Fit.DIVERGED:  # too short for its curves to tell
+        if why and said[0] is not Fit.DIVERGED:  # the metric's NaN need not be the loss's
             return Fit.DIVERGED.value, "exploded", why
-        return found.fit.value, found.cause, found.reason
+        return said[0].value, *said[1:]
 
     def hopeless(self, max_epochs: int) -> str:
         """Return why the trial is to end now, of so many epochs in all (below 1: unknown); empty if it is to go on.
