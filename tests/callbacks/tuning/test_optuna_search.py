@@ -1,3 +1,4 @@
+import re
 from functools import partial
 from types import MethodType
 
@@ -74,6 +75,16 @@ def test_a_search_finds_the_validation_loss_under_another_name(tmp_path, name, i
     study = journal(tmp_path)
     assert len([trial for trial in study.trials if trial.value is not None]) == 2
     assert all(trial.intermediate_values for trial in study.trials)
+
+
+def test_a_search_ends_with_the_verdicts_of_all_trials_and_says_when_the_best_is_at_the_edge(tmp_path, capsys):
+    search = searching(9, lr="log 1e-6..1e-2", batch_size=None, max_epochs=4)
+    fit(tmp_path, Foreign, Data, search)
+    verdicts = {trial.user_attrs["verdict"] for trial in journal(tmp_path).trials}
+    assert verdicts <= {"underfit", "good", "overfit", "diverged"}
+    said = capsys.readouterr().err
+    assert re.search(r"\n  verdicts  \d+ underfit", said)
+    assert re.search(r"\n  edge      the best trial lies .*: OptunaSearch\(lr='log 1e-06..0.1'\) looks further\n", said)
 
 
 def test_it_is_so_with_checkpoints_and_early_stopping_too(tmp_path):
