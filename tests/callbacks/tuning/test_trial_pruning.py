@@ -4,7 +4,7 @@ import optuna
 import pytest
 import pytorch_lightning as pl
 import torch
-from foreign_modules import Memorises, NoValidation, Plain, fit, loader
+from foreign_modules import Memorises, NoValidation, Plain, TwoLoaders, fit, loader
 
 from callbacks import TrialPruning
 from callbacks.search import Plan, SearchError, parse_space, search
@@ -67,6 +67,26 @@ def test_val_loss_means_the_validation_loss_whatever_it_is_called(tmp_path, name
 
     asked = study()
     fit(tmp_path, NamesItOtherwise, TrialPruning(asked.ask()))
+    assert reports(asked) == pytest.approx(dict(enumerate(Reporter.losses)))
+
+
+class FromTwoLoaders(TwoLoaders):
+    """Tells the losses of its loaders apart by what Lightning adds to their names, or by numbers of its own."""
+
+    own_numbers = in_steps = False
+
+    def validation_step(self, batch, batch_idx, dataloader_idx):
+        name = f"val_loss_{dataloader_idx}" if self.own_numbers else "val_loss"
+        how = {"on_step": self.in_steps, "on_epoch": True, "add_dataloader_idx": not self.own_numbers}
+        self.log(name, Reporter.losses[self.current_epoch] + 10 * dataloader_idx, **how)
+
+
+@pytest.mark.parametrize("in_steps", [False, True])
+@pytest.mark.parametrize("own_numbers", [False, True])
+def test_of_several_loaders_the_first_is_reported(tmp_path, own_numbers, in_steps):
+    asked = study()
+    module = type("Two", (FromTwoLoaders,), {"own_numbers": own_numbers, "in_steps": in_steps})
+    fit(tmp_path, module, TrialPruning(asked.ask()))
     assert reports(asked) == pytest.approx(dict(enumerate(Reporter.losses)))
 
 
