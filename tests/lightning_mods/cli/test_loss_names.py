@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from verbs_here import do, succeed
 
 from callbacks.diagnosis.names import TEST, VAL, unstaged
+from lightning_mods.cli.flags import is_high
 
 # Lightning 2.6 itself calls names that jsonargparse 5 will drop.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -133,6 +134,12 @@ def test_a_metric_that_is_asked_for_and_not_logged_is_one_line_that_says_what_is
     assert code == 2
     assert line.startswith("study: ")
     assert line.endswith("reads 'vall_loss', which was not logged; logged were: train/loss, val/acc, val/loss.")
+
+
+@pytest.mark.parametrize("name", ["val_acc", "acc/val", "valid/F1", "val_acc_epoch", "r2", "val_auc/dataloader_idx_1"])
+def test_what_is_to_be_high_is_told_by_its_name_wherever_the_stage_stands(name):
+    assert is_high(name)
+    assert not is_high(name.replace("acc", "loss").replace("F1", "mae").replace("r2", "val").replace("auc", "r2_error"))
 
 
 @pytest.mark.parametrize(
