@@ -19,6 +19,7 @@ TESTS = (
     *("callbacks/fit", "callbacks/gradients", "callbacks/graphs/test_graph_logger.py", "callbacks/loggers"),
     *("callbacks/health/test_gradient_monitor_contract.py", "callbacks/health/test_hard_modules.py"),
     *("callbacks/tuning/test_optuna_search.py", "callbacks/tuning/test_trial_pruning.py"),
+    "lightning_mods/cli/test_loss_names.py",
     *("end_to_end/test_ddp.py", "end_to_end/test_loggers.py"),
 )
 

@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-from labels import Run
+
+
+class Run(Protocol):
+    """What a rival reads of a run: two curves of one length, of this folder or of `benchmarks/interventions`."""
+
+    @property
+    def train_loss(self) -> Sequence[float | None]: ...
+
+    @property
+    def val_loss(self) -> Sequence[float | None]: ...
+
 
 Rival = Callable[[Run], str]
 
 
-def _finite(values: list[float | None]) -> list[float]:
+def _finite(values: Sequence[float | None]) -> list[float]:
     return [v for v in values if v is not None and math.isfinite(v)]
 
 
@@ -64,13 +75,15 @@ def early_stopping(run: Run) -> str:
     return "good"
 
 
-def _rows(run: Run) -> list[tuple[int, float, float]]:
+def as_rows(run: Run) -> list[tuple[int, float, float]]:
+    """Epoch, training loss, validation loss; a loss that was no number is NaN."""
     nan = math.nan
     pairs = zip(run.train_loss, run.val_loss, strict=True)
     return [(i, nan if t is None else t, nan if v is None else v) for i, (t, v) in enumerate(pairs)]
 
 
-def _first(found: set[str], words: dict[str, str]) -> str:
+def in_our_words(found: set[str], words: dict[str, str]) -> str:
+    """Translate what a package found; what comes first in `words` weighs most."""
     return next((ours for theirs, ours in words.items() if theirs in found), "good")
 
 
@@ -81,10 +94,10 @@ def runmedic() -> Rival:
 
     def verdict(run: Run) -> str:
         theirs = model.Run("run", "csv", "run")
-        for i, t, v in _rows(run):
+        for i, t, v in as_rows(run):
             theirs.get("train_loss").add(i, t)
             theirs.get("val_loss").add(i, v)
-        return _first({f.check for f in checks.run_checks(theirs, roles.detect(theirs))}, words)
+        return in_our_words({f.check for f in checks.run_checks(theirs, roles.detect(theirs))}, words)
 
     return verdict
 
@@ -98,11 +111,11 @@ def finetune_doctor() -> Rival:
 
     def verdict(run: Run) -> str:
         log: list[dict[str, float]] = []
-        for i, t, v in _rows(run):
+        for i, t, v in as_rows(run):
             log += [{"step": i + 1, "epoch": i + 1, "loss": t}, {"step": i + 1, "epoch": i + 1, "eval_loss": v}]
         theirs = history.from_trainer_state({"log_history": log, "global_step": len(run.val_loss)})
         findings = diagnosis.diagnose(theirs).findings
-        return _first({f.check for f in findings if f.check != "overfitting" or f.severity.name != "INFO"}, words)
+        return in_our_words({f.check for f in findings if f.check != "overfitting" or f.severity.name != "INFO"}, words)
 
     return verdict
 
@@ -115,10 +128,10 @@ def trainspotter() -> Rival:
 
     def verdict(run: Run) -> str:
         theirs = model.Run()
-        for i, t, v in _rows(run):
+        for i, t, v in as_rows(run):
             theirs.add_point("train/loss", i, t)
             theirs.add_point("eval/loss", i, v)
-        return _first({f.detector for f in run_all(theirs)}, words)
+        return in_our_words({f.detector for f in run_all(theirs)}, words)
 
     return verdict
 
@@ -129,10 +142,10 @@ def losslint() -> Rival:
     words = {"nan_inf": "diverged", "divergence": "diverged", "overfit_onset": "overfit", "stagnation": "underfit"}
 
     def verdict(run: Run) -> str:
-        rows = _rows(run)
+        rows = as_rows(run)
         series = {"loss": [t for _, t, _ in rows], "eval_loss": [v for _, _, v in rows]}
         theirs = parsing.RunLog([i for i, _, _ in rows], series, Path("run"))
-        return _first({f.check for f in checks.run_all_checks(theirs)}, words)
+        return in_our_words({f.check for f in checks.run_all_checks(theirs)}, words)
 
     return verdict
 
@@ -144,22 +157,31 @@ def gradsnitch() -> Rival:
     words = {"GS001": "diverged", "GS006": "diverged", "GS004": "overfit", "GS005": "underfit"}
 
     def verdict(run: Run) -> str:
-        frame = pd.DataFrame(_rows(run), columns=["step", "train_loss", "val_loss"])
+        frame = pd.DataFrame(as_rows(run), columns=["step", "train_loss", "val_loss"])
         frame["step"] *= 20  # its patience is 100 steps, and an epoch of ours is about twenty
-        return _first({f.code for f in gradsnitch.lint(frame)}, words)
+        return in_our_words({f.code for f in gradsnitch.lint(frame)}, words)
 
     return verdict
 
 
+PACKAGES = (runmedic, finetune_doctor, trainspotter, losslint, gradsnitch)
+
+
 def available() -> dict[str, Rival]:
     """The rivals that can be asked here; prints the packages that are not installed."""
-    found: dict[str, Rival] = {
+    rules: dict[str, Rival] = {
         "Prechelt GL(5)": gl(5),
         "GL>3, else falling 2 %": gl_or_falling,
         "SageMaker Overfit": sagemaker,
         "EarlyStopping(3)": early_stopping,
     }
-    for make in (runmedic, finetune_doctor, trainspotter, losslint, gradsnitch):
+    return rules | installed(PACKAGES)
+
+
+def installed(packages: Iterable[Callable[[], Rival]]) -> dict[str, Rival]:
+    """The packages that can be asked here; prints those that are not installed."""
+    found: dict[str, Rival] = {}
+    for make in packages:
         try:
             found[make.__name__] = quiet(make())
         except ImportError as error:

@@ -88,6 +88,24 @@ def is_validation(name: str) -> bool:
     return bool(said & VAL) and not said & (TRAIN | TEST) and words(name)[-1] != "step"
 
 
+def unstaged(names: Iterable[str], stage: Set[str]) -> dict[str, str]:
+    """Return short names of what was logged, each with the logged one: `loss` for `val/loss`, `acc` for `valid_acc`.
+
+    They lack the first word for a stage, and `epoch` at the end. Of several that then are alike, such as `val_loss` and
+    `val_loss_epoch`, the one that names this stage counts; of these the mean over the epoch.
+    """
+    found: dict[str, list[str]] = {}
+    for name in names:
+        said = words(_LOADER.sub("", name))
+        first = next((word for word in said if word in STAGES), "")
+        left = [word for at, word in enumerate(said) if at != (said.index(first) if first else -1)]
+        left = left[:-1] if left[-1:] == ["epoch"] and left[1:] else left
+        number = loader_of(name)
+        short = "_".join(left or said) + ("" if number is None else f"/dataloader_idx_{number}")
+        found.setdefault(short, []).append(name)
+    return {s: min(alike, key=lambda name: (not stage & _said(name), preference(name))) for s, alike in found.items()}
+
+
 def find_metric(names: Iterable[str]) -> str | None:
     """Return the first of accuracy, F1 and R² on validation rows that is logged, under any name; None without one."""
     found = {name: _kind(name) for name in sorted(names) if is_validation(name)}
@@ -130,7 +148,8 @@ def find_losses(names: Iterable[str], train: str = "train_loss", val: str = "val
 
     ranked = sorted(vals, key=lambda name: (*rank(name), preference(name), loader_of(name) or 0, len(name), name))
     found = next(iter(ranked), None) if val == "val_loss" else val if val in names else None
-    others = [name for name in ranked[1:] if rank(name) == rank(ranked[0]) and _is_another(name, ranked[0])]
+    first = {_measured(name): name for name in reversed(ranked) if rank(name) == rank(ranked[0])}
+    others = [name for name in ranked[1:] if name in first.values()]
     counterpart = _counterpart(found, trains) if train == "train_loss" else train if train in names else None
     return LossNames(counterpart, found, tuple(others) if found in ranked[:1] and val != found else ())
 
@@ -146,8 +165,9 @@ def _is_of_training(name: str, losses: Set[str]) -> bool:
     return found is not None and not _said(name) & (VAL | TEST)
 
 
-def _is_another(name: str, taken: str) -> bool:
-    return _kind(name) != _kind(taken) or loader_of(name) != loader_of(taken)
+def _measured(name: str) -> tuple[frozenset[str], int | None]:
+    """What a loss measures, and on which rows: twins such as `val_loss` and `val_loss_epoch` measure the same."""
+    return _kind(name), loader_of(name)
 
 
 def _counterpart(val: str | None, trains: Mapping[str, frozenset[str]]) -> str | None:
@@ -155,7 +175,7 @@ def _counterpart(val: str | None, trains: Mapping[str, frozenset[str]]) -> str |
     kind = frozenset[str]() if val is None else _kind(val)
     same = [name for name in trains if trains[name] == kind]
     if not same:
-        staged = [name for name in trains if _said(name) & TRAIN]
+        staged = [name for name in trains if _said(name) & TRAIN] or [name for name in trains if not trains[name]]
         fewest = min((len(trains[name]) for name in staged), default=0)
         same = [name for name in staged if len(trains[name]) == fewest]
         if len({trains[name] for name in same}) > 1:

@@ -7,20 +7,19 @@ table of results is); their numbers stand in `trees.json`. Standard library only
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
 from itertools import chain, islice
 from math import exp, isfinite
-from pathlib import Path
-from typing import Any
 
 from callbacks.diagnosis.advice import Advice, Knobs, advice_for
+from callbacks.diagnosis.changes import expected_changes
 from callbacks.diagnosis.curves import Curve, ends_in_nan, ends_infinite, read_curve, repeats
-from callbacks.diagnosis.evidence import Change, Evidence
+from callbacks.diagnosis.evidence import Change, Evidence, Settings
 from callbacks.diagnosis.features import NAMES, fall_of_itself, features
+from callbacks.diagnosis.fit_features import fit_features
+from callbacks.diagnosis.trees import shipped, total
 from callbacks.diagnosis.wording import RunFacts, course_of, onset_of, reason_for
 
 Values = Sequence[float | None]
@@ -131,22 +130,17 @@ def diagnose(
     metric = None if val_metric is None else list(val_metric)[::times]
     if metric is not None and metric_mode == "min":
         metric = [None if v is None else -v for v in metric]
-    evidence = evidence or Evidence()
-    knobs = Knobs(flags, framework, evidence.settings)
-    return _diagnose(train_loss[::times], val_loss[::times], metric, baseline_loss, times, knobs, evidence)
+    knobs = Knobs(flags, framework, Settings() if evidence is None else evidence.settings)
+    is_kept = evidence is not None and evidence.keeps_best
+    train, val = read_curve(train_loss[::times]), read_curve(val_loss[::times])
+    facts = RunFacts(train, val, baseline_loss, times, knobs, is_kept)
+    return _diagnose(train_loss[::times], val_loss[::times], metric, facts, evidence)
 
 
 def _diagnose(
-    train_loss: Values,
-    val_loss: Values,
-    metric: Values | None,
-    base: float | None,
-    times: int,
-    knobs: Knobs,
-    evidence: Evidence,
+    train_loss: Values, val_loss: Values, metric: Values | None, facts: RunFacts, evidence: Evidence | None
 ) -> Diagnosis:
-    train, val = read_curve(train_loss), read_curve(val_loss)
-    facts = RunFacts(train, val, base, times, knobs, evidence.keeps_best)
+    train, val, base = facts.train, facts.val, facts.base
     if _is_lost(train_loss, val_loss, train):
         return _sure(Fit.DIVERGED, "exploded", facts)
     if val is None:
@@ -156,25 +150,29 @@ def _diagnose(
     if train is not None and _has_blown_up(train, val, base):
         return _sure(Fit.DIVERGED, "exploded", facts)
     row = features(train, val, base)
-    probabilities = _probabilities(row)
+    known = fit_features(train, val, base, evidence or Evidence())
+    probabilities = _probabilities(row) if evidence is None else _probabilities(known, "fit_trees")
     stuck = fall_of_itself(val, base) < STUCK and probabilities[Fit.OVERFIT] < 0.5
-    if stuck:
-        probabilities = _raised(probabilities, Fit.UNDERFIT, 0.8)
-    elif train is not None and _rises(train):
-        return _sure(Fit.UNKNOWN, "loss_is_no_fit", facts)
-    elif train is not None and _has_just_turned(train, val):
-        probabilities = _raised(probabilities, Fit.OVERFIT, TURN_ODDS)
-    held = metric is not None and _has_held(read_curve(metric))
-    if held:
+    if evidence is None or evidence.reference_loss is None:  # else what can be had is known, and weighed already
+        if stuck:
+            probabilities = _raised(probabilities, Fit.UNDERFIT, 0.8)
+        elif train is not None and _rises(train):
+            return _sure(Fit.UNKNOWN, "loss_is_no_fit", facts)
+        elif train is not None and _has_just_turned(train, val):
+            probabilities = _raised(probabilities, Fit.OVERFIT, TURN_ODDS)
+    held = metric is not None and probabilities[Fit.OVERFIT] > 0.5 and _has_held(read_curve(metric))
+    if held and evidence is None:
         probabilities[Fit.GOOD] += probabilities[Fit.OVERFIT] * 0.95
-        worsened, probabilities[Fit.OVERFIT] = probabilities[Fit.OVERFIT], probabilities[Fit.OVERFIT] * 0.05
+        probabilities[Fit.OVERFIT] *= 0.05
     fit = max(probabilities, key=lambda each: probabilities[each])
     if probabilities[fit] < CLEAR:
         return _verdict(Fit.UNKNOWN, "unclear", _raised(probabilities, Fit.UNKNOWN, 0.5), facts)
-    cause = {Fit.OVERFIT: "memorising", Fit.GOOD: "healthy"}.get(fit) or _why_underfit(stuck, train, row)
-    if held and fit is Fit.GOOD and worsened > 0.5:
+    if held:
         cause = "overconfident"
-    return _verdict(fit, cause, probabilities, facts)
+    else:
+        cause = {Fit.OVERFIT: "memorising", Fit.GOOD: "healthy"}.get(fit) or _why_underfit(stuck, train, row)
+    changes = expected_changes(known, (evidence or Evidence()).settings)
+    return _verdict(fit, cause, probabilities, facts, changes)
 
 
 def _times_written(train_loss: Values, val_loss: Values) -> int:
@@ -217,29 +215,8 @@ def _has_just_turned(train: Curve, val: Curve) -> bool:
     return steady and train.end < train.at_epoch(val.best_epoch)
 
 
-@cache
-def shipped_trees() -> dict[str, Any]:
-    """Return the two ensembles, `overfit` and `underfit`: the log-odds to `start` from, and the `trees` that add to it.
-
-    A tree is `[feature, threshold, low, high]`, or a number where it ends.
-    """
-    found: dict[str, Any] = json.loads(Path(__file__).with_name("trees.json").read_text(encoding="utf-8"))
-    return found
-
-
-def _probability(question: str, row: Sequence[float]) -> float:
-    ensemble = shipped_trees()[question]
-    log_odds: float = ensemble["start"]
-    for node in ensemble["trees"]:
-        while isinstance(node, list):
-            feature, threshold, low, high = node
-            node = low if row[feature] <= threshold else high
-        log_odds += node
-    return 1 / (1 + exp(-log_odds))
-
-
-def _probabilities(row: Sequence[float]) -> dict[Fit, float]:
-    over, under = _probability("overfit", row), _probability("underfit", row)
+def _probabilities(row: Sequence[float], trees: str = "trees") -> dict[Fit, float]:
+    over, under = (1 / (1 + exp(-total(shipped(trees)[question], row))) for question in ("overfit", "underfit"))
     return dict(zip(Fit, ((1 - over) * under, (1 - over) * (1 - under), over, 0.0, 0.0), strict=True))
 
 

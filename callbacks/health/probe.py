@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
+from callbacks.diagnosis.names import is_validation
 from callbacks.health import data_reading
 from callbacks.health.facts import Cut, Loss, Structure
 from callbacks.health.faults import Fault, Finding
@@ -158,7 +159,8 @@ class DataWatch:
         if not self.compared or not self.train.kept or not self.baseline:
             return []
         losses = [self.best_val_loss * self.baseline]
-        losses += [value for name, value in logged(trainer, "val").items() if "loss" in name and value == value]
+        known = ((name, value) for name, value in logged(trainer).items() if is_validation(name) and value == value)
+        losses += [value for name, value in known if "loss" in name.lower()]
         best = self.best_val_loss = min(losses) / self.baseline
         epochs, step, found = trainer.current_epoch + 1, trainer.global_step, list[Finding]()
         asks = data_rules.may_be_unlearnable(best, epochs, step)

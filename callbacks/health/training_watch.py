@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks.diagnosis.names import find_losses
+from callbacks.diagnosis.names import find_losses, is_validation
 from callbacks.health.facts import Cut, Facts, Head, Reading, WeightStart
 from callbacks.health.faults import Finding, Said
 from callbacks.health.network_reading import read_dropouts, read_head, read_optimizers
@@ -130,7 +130,7 @@ class TrainingWatch:
         values = logged(trainer)
         found = find_losses(values)
         train_loss, val_loss = (values.get(name or "", nan) for name in (found.train, found.val))
-        accuracy = next((v for name, v in values.items() if "val" in name.lower() and "acc" in name.lower()), nan)
+        accuracy = next((v for name, v in values.items() if is_validation(name) and "acc" in name.lower()), nan)
         first, latest = self._epochs[:1], [*self._epochs[1:], (mean, _in_units(val_loss, mean, train_loss))]
         self._epochs = [*first, *latest[-rules.LASTING :]]
         if self._ended_epochs < self._next_epoch:

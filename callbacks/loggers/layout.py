@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from callbacks.diagnosis.names import VAL, find_losses, is_validation, logged_as, words
+from callbacks.diagnosis.names import TEST, VAL, find_losses, is_validation, logged_as, unstaged
 from callbacks.host import Guard, NamedByPlace, logged
 from callbacks.host.packages import Callback, LightningModule, Trainer
 from callbacks.loggers import dispatch
@@ -75,7 +75,8 @@ class TensorBoardLayout(NamedByPlace, Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the test results beside those of the best epoch."""
-        self._write_results(trainer, logged(trainer, "test_"))
+        found = logged(trainer)
+        self._write_results(trainer, {f"test_{short}": found[name] for short, name in unstaged(found, TEST).items()})
 
     def _improves(self, value: float) -> bool:
         if self._best is None or value != value:
@@ -87,8 +88,8 @@ class TensorBoardLayout(NamedByPlace, Callback):
         found = find_losses(every)
         train, val = found.train or "train_loss", found.val or "val_loss"
         losses = {"loss": [f"{name}_epoch" if f"{name}_epoch" in every else name for name in (train, val)]}
-        others = {_unstaged(name): [name] for name in names if name != val}
-        results = [f"hp/{name}" for name in names] + [f"hp/test_{_unstaged(name)}" for name in names]
+        others = {short: [name] for short, name in unstaged(names, VAL).items() if name != val}
+        results = [f"hp/{name}" for name in names] + [f"hp/test_{short}" for short in unstaged(names, VAL)]
         with self._guard(trainer, "describing the run"):
             dispatch.write_charts(trainer, {"Fit": losses, "Metrics": others})
             dispatch.write_hyperparameters(trainer, _hyperparameters(trainer, pl_module), results)
@@ -98,11 +99,6 @@ class TensorBoardLayout(NamedByPlace, Callback):
         if tagged:
             with self._guard(trainer, "writing the results"):
                 dispatch.write_scalars(trainer, tagged, trainer.current_epoch)
-
-
-def _unstaged(name: str) -> str:
-    """A name without the word for its stage: `acc` of `val_acc` and of `valid/acc`."""
-    return "_".join(word for word in words(name) if word not in VAL)
 
 
 def _hyperparameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

@@ -49,6 +49,14 @@ class Dimension:
         """Return the values of a grid, from bound to bound: at most so many of a range, all of a list."""
         raise NotImplementedError
 
+    def place(self, value: Any) -> float | None:
+        """Return where a value lies between the bounds, 0 to 1; None where there are none."""
+        return None
+
+    def wider(self, *, up: bool) -> str:
+        """Return the text of a space that goes on beyond a bound; empty where it is a natural one, such as 0."""
+        return ""
+
 
 @dataclass(frozen=True)
 class Choice(Dimension):
@@ -77,6 +85,16 @@ class Choice(Dimension):
 
     def levels(self, count: int) -> list[Any]:
         return list(self.options)
+
+    def place(self, value: Any) -> float | None:
+        """Return it for three numbers or more, or lists of numbers, which go by their sums."""
+        sizes = [_size(option) for option in self.options]
+        known = sorted({size for size in sizes if size is not None})
+        size = _size(value)
+        return None if None in sizes or size is None or len(known) < 3 else known.index(size) / (len(known) - 1)
+
+    def wider(self, *, up: bool) -> str:
+        return "[…]"
 
     def __str__(self) -> str:
         return json.dumps(list(self.options), sort_keys=True)
@@ -111,6 +129,22 @@ class FloatRange(Dimension):
         inside = [math.exp(value) for value in values] if self.log else values
         return [min(max(value, self.low), self.high) for value in inside]
 
+    def place(self, value: float) -> float | None:
+        if self.low == self.high:
+            return None
+        at = (lambda number: math.log(number)) if self.log else float
+        return (at(value) - at(self.low)) / (at(self.high) - at(self.low))
+
+    def wider(self, *, up: bool) -> str:
+        low, high, half = self.low, self.high, (self.high - self.low) / 2
+        if self.log:
+            return f"log {low:g}..{10 * high:g}" if up else f"log {low / 10:g}..{high:g}"
+        if up:  # most of what lies between 0 and 1 has to stay there
+            further = high + min(half, (1 - high) / 2) if low >= 0 and high <= 1 else high + half
+            return f"{low:g}..{further:g}" if further > high else ""
+        further = low / 2 if low >= 0 else low - half
+        return f"{further:g}..{high:g}" if further < low else ""
+
     def __str__(self) -> str:
         return f"{'log ' if self.log else ''}{self.low!r}..{self.high!r}"
 
@@ -135,6 +169,15 @@ class IntRange(Dimension):
         floats = FloatRange(self.low, self.high, self.log).levels(min(count, self.high - self.low + 1))
         return sorted({int(self.value(round(value))) for value in floats})
 
+    def place(self, value: int) -> float | None:
+        return FloatRange(self.low, self.high, self.log).place(self.store(value))
+
+    def wider(self, *, up: bool) -> str:
+        """Return a range twice as far; numbers are counts as a rule, and none is below 1."""
+        if up:
+            return str(type(self)(self.low, 2 * self.high if self.log else 2 * self.high - self.low, self.log))
+        return str(type(self)(max(1, self.low // 2), self.high, self.log)) if self.low > 1 else ""
+
     def __str__(self) -> str:
         return f"{'log ' if self.log else ''}{self.low}..{self.high}"
 
@@ -154,6 +197,11 @@ class PowersOfTwo(IntRange):
 
     def value(self, stored: int) -> int:
         return 1 << stored
+
+    def wider(self, *, up: bool) -> str:
+        """Return a range twice as far."""
+        low, high = (self.low, self.high + 1) if up else (max(0, self.low - 1), self.high)
+        return "" if low == self.low and high == self.high else str(PowersOfTwo(low, high))
 
     def __str__(self) -> str:
         return f"pow2 {1 << self.low}..{1 << self.high}"
@@ -228,6 +276,13 @@ def grid(space: Space, points: int, seed: int) -> list[dict[str, Any]]:
     cells = [dict(zip(space, cell, strict=True)) for cell in product(*levels)]
     Random(seed).shuffle(cells)
     return cells
+
+
+def _size(option: Any) -> float | None:
+    """Return a number, or the sum of a list of numbers; None for anything else."""
+    parts = option if isinstance(option, list | tuple) else [option]
+    fit = all(isinstance(part, int | float) and not isinstance(part, bool) for part in parts)
+    return float(sum(parts)) if fit else None
 
 
 def _numbers(value: Any) -> Any:

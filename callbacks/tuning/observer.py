@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from callbacks.diagnosis.names import find_metric, logged_as
+from callbacks.diagnosis.early import diagnose_early
+from callbacks.diagnosis.names import TRAIN, find_metric, logged_as, words
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
 from callbacks.fit.reader import AUTO, FitReader, baseline_of
 from callbacks.host import Fresh, NamedByPlace, few, logged
@@ -19,6 +20,21 @@ if TYPE_CHECKING:
 
 EXPLODED = 100.0  # times the trivial loss: who is that far above it after an epoch does not come back
 LEARNED = 0.1  # of the trivial loss: who is that far below it has learned something, and has not diverged
+
+
+class _Monitored:
+    """Reads a metric when it was logged anew: `val_loss` under the name that it was first found under."""
+
+    def __init__(self, name: str) -> None:
+        self._asked, self._name, self._fresh = name, "", Fresh()
+
+    def read(self, trainer: Trainer) -> float | None:
+        """Return the new value; NaN stays NaN, and None says that there is none."""
+        # A loss of training, which is logged later, may make another look likelier: one fit reports one thing.
+        name = self._name or logged_as(self._asked, trainer.callback_metrics)
+        value = self._fresh.read(trainer, name)
+        self._name = self._name if value is None else name
+        return value
 
 
 class TrialObserver(Callback):
@@ -48,7 +64,7 @@ class TrialObserver(Callback):
         self.curves: Mapping[str, Sequence[float]] = {}  # one number an epoch, of a fit that no trainer runs
         self.improved: Callable[[Trainer], object] | None = None  # called at every new best epoch
         self._prunes, self._others_learn, self._keeps_weights = prunes, others_learn, keeps_weights
-        self._reader, self._fresh = FitReader("train_loss", val_loss, AUTO), Fresh()
+        self._reader, self._monitored = FitReader("train_loss", val_loss, AUTO), _Monitored(metric)
         self._is_read = False  # since the epoch began
         self._judged = -1
         self._exploded = ""
@@ -59,14 +75,18 @@ class TrialObserver(Callback):
         return {"train_loss": train, self._reader.val_loss: val}
 
     def verdict(self) -> tuple[str, str, str]:
-        """Return verdict, cause and reason; a fit that ended in NaN or infinity has diverged, however early."""
-        found = self._diagnosis()
-        why = self._exploded
+        """Return verdict, cause and reason, however early the fit ended; in NaN or infinity, it has diverged."""
+        found, why = self._diagnosis(), self._exploded
+        said = found.fit, found.cause, found.reason
+        if found.cause in ("too_few_epochs", "no_validation"):
+            train, val, _ = self._reader.record.paired()
+            early = diagnose_early(train, val, baseline_loss=self.baseline)
+            said = said if early[0] is Fit.UNKNOWN else early
         if self.values and not math.isfinite(self.values[-1]):
             why = why or f"{self.metric} is {self.values[-1]}."
-        if why and found.fit is not Fit.DIVERGED:  # too short for its curves to tell
+        if why and said[0] is not Fit.DIVERGED:  # the metric's NaN need not be the loss's
             return Fit.DIVERGED.value, "exploded", why
-        return found.fit.value, found.cause, found.reason
+        return said[0].value, *said[1:]
 
     def hopeless(self, max_epochs: int) -> str:
         """Return why the trial is to end now, of so many epochs in all (below 1: unknown); empty if it is to go on.
@@ -166,11 +186,11 @@ class TrialObserver(Callback):
 
     def _is_of_validation(self, trainer: Trainer) -> bool:
         """Return whether the metric is read behind a validation: those of training come later in an epoch."""
-        return trainer.enable_validation and not self.metric.startswith("train")
+        return trainer.enable_validation and not TRAIN & {*words(self.metric)}
 
     def _read(self, trainer: Trainer) -> None:
         self._is_read = True
-        value = self._fresh.read(trainer, logged_as(self.metric, trainer.callback_metrics))
+        value = self._monitored.read(trainer)
         if value is None:
             return
         if not self._add(value, trainer.current_epoch, lambda: {**logged(trainer), self.metric: value}):
@@ -217,7 +237,7 @@ class TrialPruning(NamedByPlace, Callback):
         self._begin()
 
     def _begin(self) -> None:
-        self._fresh = Fresh()
+        self._monitored = _Monitored(self.monitor)
         self._missed = 0  # validations without the metric
         self._seen = False
 
@@ -256,7 +276,7 @@ class TrialPruning(NamedByPlace, Callback):
 
     def _report(self, trainer: Trainer) -> tuple[_Verdict, Exception | None]:
         """Return what rank zero makes of the newest value; other ranks read along and decide nothing."""
-        value = self._fresh.read(trainer, logged_as(self.monitor, trainer.callback_metrics))
+        value = self._monitored.read(trainer)
         step = self.next_step
         self.next_step += 1
         if value is None:

@@ -22,7 +22,7 @@ from callbacks.host.packages import LightningModule, Trainer, is_overridden, iso
 from callbacks.loggers.tensorboard import tensorboard_loggers
 from callbacks.search.engine import search
 from callbacks.search.plan import SearchError, one_line
-from callbacks.search.results import Progress, ProgressLine, TrialRow, best, closing, importances, row_of
+from callbacks.search.results import Progress, ProgressLine, TrialRow, best, beyond, closing, importances, row_of
 from callbacks.search.space import Space, batch_sizes, parse_space
 from callbacks.tuning.copies import CopiedFits, holds
 from callbacks.tuning.ensembles import GREEDY, EnsemblesTrials, KeptFit, KeptFits, write_ensemble
@@ -132,13 +132,20 @@ class SearchBeforeFit:
         if len(self._space) > 1 and len(rows) >= _FEWEST:  # Optuna's evaluator takes a second to load
             with self._guard(self._trainer, "telling what mattered"):
                 shares = importances(study, self._space, least=_FEWEST)
-        say(self._trainer, "\n".join(closing(top, rows, monitor=self._monitor, shares=shares, where=self._where)))
+        high = study.direction.name == "MAXIMIZE"
+        edge = beyond(top, rows, self._space, high=high, flags=self._wider)
+        told = closing(top, rows, monitor=self._monitor, shares=shares, edge=edge, where=self._where)
+        say(self._trainer, "\n".join(told))
         if self._kept is not None:
             data: Any = getattr(self._trainer, "datamodule", None)
             words, path = write_ensemble(self._module, data, self._kept)
             say(self._trainer, f"search: ensemble: {words}" + (f"\n  ensemble  {path}" if path else ""))
         by_hand = bool(self._lr_name) and study.user_attrs.get(_DRIVEN) is False
         return {"found": dict(top.params), "by_hand": by_hand, "rows": rows}
+
+    def _wider(self, spaces: Mapping[str, str]) -> str:
+        given = (f"{'lr' if name == self._lr_name else 'batch_size'}={text!r}" for name, text in spaces.items())
+        return f"OptunaSearch({', '.join(given)})"
 
     def _note(self, end: TrialEnd) -> None:
         """Keep what was learned from a trial, and write a TensorBoard run of it where the fit writes one."""

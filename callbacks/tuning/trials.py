@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from callbacks.diagnosis.names import logged_as
 from callbacks.fit.reader import baseline_of
 from callbacks.host.packages import PACKAGES, Callback, Trainer, isolated_random_numbers
 from callbacks.search.waves import SampledTrial, TrialOutcome
@@ -51,7 +52,7 @@ class TrialSettings:
         """Return what a trial came to, the mean over its fits; NaN where there is nothing."""
         if not self.keeps_best:
             return [statistics.fmean(fit.values[-1] if fit.values else float("nan") for fit in fits)]
-        return [statistics.fmean(fit.best.get(name, float("nan")) for fit in fits) for name in self.metrics]
+        return [statistics.fmean(_of(fit.best, name) for fit in fits) for name in self.metrics]
 
     def found(self, fits: Sequence[TrialObserver]) -> dict[str, Any]:
         """Return a trial's user attributes so far: the last fit's verdict, and means over all of them."""
@@ -63,6 +64,10 @@ class TrialSettings:
             attrs["best_epoch"] = whole[-1].best_epoch
             attrs["metrics"] = {name: statistics.fmean(fit.best[name] for fit in whole) for name in names}
         return {name: value for name, value in attrs.items() if name in self.attrs}
+
+
+def _of(best: Mapping[str, float], name: str) -> float:
+    return best.get(logged_as(name, best), float("nan"))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from callbacks.diagnosis.names import STAGES, words
 from callbacks.search.plan import Plan
 from lightning_mods.cli.command_line import UsageError
 
@@ -46,6 +47,7 @@ SPACE_HELP = (
 
 # Names that end like these are to be high; all others are losses and errors.
 _HIGH = ("acc", "accuracy", "f1", "auroc", "auc", "r2", "precision", "recall", "score", "map", "iou", "dice")
+_BEHIND = STAGES | {"epoch", "step"}  # may stand behind it
 
 
 @dataclass(frozen=True)
@@ -141,8 +143,9 @@ class StudyFlags:
 
 
 def is_high(metric: str) -> bool:
-    """Whether a metric of this name is good when it is high."""
-    return metric.lower().rpartition("/")[0 if "dataloader" in metric else 2].rpartition("_")[2] in _HIGH
+    """Whether a metric of this name is good when it is high: `val_acc`, `acc/val`, `Validation/F1`."""
+    said = [word for word in words(metric.partition("/dataloader_idx_")[0]) if word not in _BEHIND]
+    return bool(said) and said[-1] in _HIGH
 
 
 RECIPES = ("default", "plain")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from callbacks import FitMonitor
+from callbacks.diagnosis.names import TEST, VAL, is_validation, unstaged
 from callbacks.fit.reader import baseline_of
 from callbacks.health.nonfinite import NonFiniteError
 from callbacks.host import logged
@@ -221,7 +222,7 @@ def _fit_summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
     best = path if path.is_file() else None
     kept = read_checkpoint(best) if best else None
     # The metrics of the best epoch stand in its checkpoint, unless the user's own callback wrote it.
-    known = _of_stage(metrics_in(kept) if kept else {}, "val")
+    known = _of_stage({n: value for n, value in metrics_in(kept).items() if is_validation(n)} if kept else {}, "val")
     results = {"val": known or evaluate(cli, best, "val"), "test": evaluate(cli, best, "test")}
     if kept is not None:  # where nothing was evaluated, nothing was loaded
         cli.model.load_state_dict(kept["state_dict"])
@@ -257,7 +258,11 @@ def evaluate(cli: ModsCLI, checkpoint: Path | None, stage: str) -> dict[str, flo
 
 
 def _of_stage(metrics: dict[str, float], stage: str) -> dict[str, float]:
-    return {name.removeprefix(f"{stage}_"): value for name, value in metrics.items() if name.startswith(stage)}
+    """Metrics of one stage alone, by name without it."""
+    return {short: metrics[name] for short, name in unstaged(metrics, _WORDS[stage]).items()}
+
+
+_WORDS = {"val": VAL, "test": TEST}
 
 
 def _certainty(cli: ModsCLI, stage: str) -> Certainty:

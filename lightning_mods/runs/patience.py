@@ -2,6 +2,7 @@
 
 import math
 
+from callbacks.diagnosis.names import logged_as
 from callbacks.host import say
 from callbacks.host.lightning import EarlyStopping
 from callbacks.host.packages import LightningModule, Trainer
@@ -16,11 +17,24 @@ def auto_patience(max_epochs: int) -> int:
 
 
 class Patience(EarlyStopping):
-    """Ends a fit whose validation loss has not fallen for so many epochs, and says so when it has."""
+    """Ends a fit whose validation loss, under any name, has not fallen for so many epochs, and says so when it has."""
 
     def __init__(self, epochs: int) -> None:
         # A loss that is no number is GradientMonitor's to speak of.
         super().__init__("val_loss", patience=epochs, check_finite=False, strict=False)
+
+    @property
+    def state_key(self) -> str:
+        """The same whatever the loss is called, so that a resumed run finds its state."""
+        known, self.monitor = self.monitor, "val_loss"
+        key = super().state_key
+        self.monitor = known
+        return key
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the loss; with several validations in an epoch, count each."""
+        self.monitor = logged_as("val_loss", trainer.callback_metrics)
+        super().on_validation_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say why the fit is over."""

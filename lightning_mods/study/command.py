@@ -3,11 +3,9 @@
 import shutil
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,7 @@ from callbacks.host.files import replacing
 from callbacks.host.secrets import without_secrets
 from callbacks.search.engine import search
 from callbacks.search.plan import OtherSpaceError, Plan, SearchError
-from callbacks.search.results import Progress, ProgressLine, TrialRow, best_trials, corners, counted, importances
+from callbacks.search.results import Progress, ProgressLine, TrialRow, best_trials, importances
 from callbacks.search.storage import is_storage_error, open_storage, why
 from callbacks.tuning.ensembles import KeptFits, write_ensemble
 from callbacks.tuning.study import rows_of
@@ -24,10 +22,11 @@ from lightning_mods import fit
 from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.cli.run_record import as_texts, flat_settings
 from lightning_mods.cli.verbs import mistakes_in_one_line
-from lightning_mods.loggers.terminal import aligned, quiet, say, speak_as, writers_report_once
+from lightning_mods.loggers.terminal import quiet, say, speak_as, writers_report_once
 from lightning_mods.runs import newest_run
 from lightning_mods.study.processes import ProcessEnd, rank_processes, run_workers
 from lightning_mods.study.ranks import RankTrialRunner, check_ranks
+from lightning_mods.study.report import StudyReport, write_pictures
 from lightning_mods.study.trial_cli import (
     StudyCLI,
     asked_space,
@@ -36,7 +35,6 @@ from lightning_mods.study.trial_cli import (
     check_greedy,
     check_space,
     short_names,
-    shown,
 )
 from lightning_mods.study.trials import StudyFits
 
@@ -215,105 +213,6 @@ def _fit(rank: int, pipe: Connection, args: list[str]) -> None:
 # ------------------------------------------------------------------ what it came to
 
 _BEST_CONFIG = "best.yaml"
-_STUDY_RUN = "study"  # of TensorBoard: the run of the study itself, beside those of its trials
-
-
-def _write_pictures(study: StudyCommand, report: "StudyReport") -> str:
-    """Draw the search into PNG files, and into the Images tab of the study's run with the report in its Text tab."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    pictures = import_module("lightning_mods.callbacks.search.figure")
-    png = import_module("lightning_mods.callbacks.loggers.figures").png
-    axes = [report.short[name] for name in _axes(study.space, list(report.importances))]
-    x, y = [*axes, *axes][:2]  # to the right, and upwards; of a single parameter twice the same
-    how = {"monitor": study.flags.metrics[0], "mode": study.flags.directions[0][:3]}
-    folder, rows = study.folder, report.short_rows()
-    figures = {"search": pictures.draw_search(rows, x=x, y=y, **how), "history": pictures.draw_history(rows, **how)}
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder / _STUDY_RUN, ignore_errors=True)  # what an earlier start of the same study drew
-    writer = SummaryWriter(str(folder / _STUDY_RUN))
-    try:
-        for name, figure in figures.items():
-            drawn = png(figure)  # once: it takes as long as many fits
-            with replacing(folder / f"{name}.png") as partial:
-                partial.write_bytes(drawn)
-            _add_png(writer, name, drawn)
-        writer.add_text("report", "".join(f"    {line}\n" for line in str(report).splitlines()), 0)
-    finally:
-        writer.close()
-    return f"picture      {folder / 'search.png'}\nlook at it   tensorboard --logdir {_quoted(folder)}"
-
-
-def _add_png(writer: Any, name: str, png: bytes) -> None:
-    """Put a PNG file's content into the Images tab."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))  # of the header, RFC 2083
-    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
-    writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), 0)
-
-
-@dataclass(frozen=True)
-class StudyReport:
-    """What became of a study, as text."""
-
-    name: str
-    metrics: Sequence[str]
-    names: Sequence[str]  # what was searched
-    best: Sequence[TrialRow]  # best first; with several metrics the Pareto front
-    rows: Sequence[TrialRow]  # all trials that count
-    importances: Mapping[str, float]  # name to its share in the spread of the (first) objective, largest first
-
-    @property
-    def short(self) -> dict[str, str]:
-        """Return the short names of what was searched."""
-        return short_names(self.names)
-
-    def short_rows(self) -> list[TrialRow]:
-        """Return the trials with their parameters under short names."""
-        return [replace(row, params={self.short[k]: value for k, value in row.params.items()}) for row in self.rows]
-
-    def __str__(self) -> str:
-        parts = [self._head(), self._table(), self._mattered(), self._verdicts(), self._failures()]
-        return "\n\n".join(part for part in parts if part)
-
-    def _head(self) -> str:
-        epochs = sum(int(row.attrs.get("epochs", 0)) for row in self.rows)
-        pareto = ", a Pareto front" if len(self.metrics) > 1 else ""
-        of = f"{_count(len(self.rows), 'trial')} ({counted(self.rows)}), {_count(epochs, 'epoch')}"
-        return f"study {self.name}: {of}{pareto}"
-
-    def _table(self) -> str:
-        if not self.best:
-            return "No trial came to a value."
-        rows = [["trial", *self.metrics, *self.short.values(), "verdict", "best epoch", "seconds"]]
-        for row in self.best:
-            values = [shown(row.params[name]) if name in row.params else "–" for name in self.names]
-            seconds = "–" if row.seconds is None else f"{row.seconds:.1f}"
-            verdict, epoch = str(row.attrs.get("verdict", "–")), str(row.attrs.get("best_epoch", "–"))
-            rows.append([str(row.number), *(f"{v:.6g}" for v in row.values), *values, verdict, epoch, seconds])
-        return "\n".join(aligned(rows))
-
-    def _mattered(self) -> str:
-        if not self.importances:
-            return ""
-        shares = ", ".join(f"{self.short[name]} {100 * share:.0f} %" for name, share in self.importances.items())
-        of = f" for {self.metrics[0]}" if len(self.metrics) > 1 else ""
-        return f"What mattered{of}: {shares}"
-
-    def _verdicts(self) -> str:
-        lines = [f"  {part}" for part in corners(self.short_rows()).split("; ") if part]
-        return "\n".join(["Where the verdicts fall:", *lines]) if lines else ""
-
-    def _failures(self) -> str:
-        failed = Counter(row.reason or "its process was killed too often" for row in self.rows if row.state == "FAIL")
-        return "\n".join(f"failed: {reason} ({_count(count, 'trial')})" for reason, count in failed.items())
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
 _BEST = 10  # trials in the table
 _REFIT = "refit"  # user attribute of the study: which trial was fitted anew, and the folder of that run
 
@@ -354,18 +253,14 @@ def _write_ensemble(study: StudyCommand) -> None:
 
 
 def _report(study: StudyCommand, rows: list[TrialRow], best: list[TrialRow], mattered: Mapping[str, float]) -> None:
-    report = StudyReport(study.flags.name, study.flags.metrics, list(study.space), best, rows, mattered)
+    report = StudyReport(
+        study.flags.name, study.flags.metrics, study.flags.directions, study.space, best, rows, mattered
+    )
     sys.stdout.write(f"\n{report}\n\n")
-    lines = [_write_pictures(study, report), *([_write_best(study, best[0])] if best else [])]
+    folder = study.folder
+    drawn = f"picture      {write_pictures(folder, report)}\nlook at it   tensorboard --logdir {_quoted(folder)}"
+    lines = [drawn, *([_write_best(study, best[0])] if best else [])]
     sys.stdout.write("".join(f"{line}\n" for line in lines))
-
-
-def _axes(space: Mapping[str, Any], mattered: Sequence[str]) -> list[str]:
-    """The learning rate over the batch size; what mattered most where these were not both searched."""
-    rates = [name for name in ("optimizer.lr", "model.lr") if name in space]
-    first = [*rates[:1], *(["data.batch_size"] if "data.batch_size" in space else [])]
-    numbers = [name for name in [*mattered, *space] if not isinstance(space[name].levels(2)[0], str | list)]
-    return list(dict.fromkeys([*first, *numbers, *space]))[:2]
 
 
 def _write_best(study: StudyCommand, row: TrialRow) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from callbacks.diagnosis.names import is_validation, logged_as
 from callbacks.host.lightning import TensorBoardLogger
 from callbacks.host.packages import Trainer
 from callbacks.search.plan import SearchError
@@ -77,7 +78,7 @@ class StudyFits:
             torch.set_num_threads(self._threads)  # for a fit after the study
         there = one.trainer.callback_metrics
         for name in self._flags.metrics:
-            if name not in there:
+            if logged_as(name, there) not in there:
                 listed = ", ".join(sorted(there)) or "nothing"
                 raise SearchError(f"--study.metric={name} is never logged; logged are: {listed}.")
         return one.trainer
@@ -142,7 +143,7 @@ class StudyFits:
 
 def _hparams_row(found: Mapping[str, float], metrics: Sequence[str]) -> dict[str, float]:
     """The results of a fit for TensorBoard's HParams tab."""
-    names = dict.fromkeys([*metrics, *(name for name in sorted(found) if name.startswith("val_"))])
+    names = dict.fromkeys([*metrics, *filter(is_validation, sorted(found))])
     return {f"hp/{name}": found[name] for name in names if name in found}
 
 

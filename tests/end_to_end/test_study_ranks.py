@@ -99,7 +99,7 @@ def test_every_trial_holds_what_those_of_one_process_hold(searched):
     found = trials(searched)
     assert [trial.state.name for trial in found] == ["COMPLETE"] * 2
     for trial in found:
-        assert trial.user_attrs["cause"] == "too_few_epochs"
+        assert trial.user_attrs["verdict"] in ("underfit", "good", "overfit", "diverged")
         assert trial.user_attrs["epochs"] == len(trial.intermediate_values) == 3
         assert trial.user_attrs["metrics"]["val_loss"] == trial.value == min(trial.intermediate_values.values())
     runs = sorted(path.name for path in (searched / "studies/study").glob("trial_*"))

@@ -42,6 +42,7 @@ def test_what_only_resembles_a_validation_loss_is_none(name):
         ("val/loss/dataloader_idx_0", "train/loss"),
         ("val_mse", "train_mse"),
         ("val_loss", "train_ce_loss"),
+        ("valid_loss_a", "loss"),
     ],
 )
 def test_the_training_loss_is_its_counterpart(val, train):
@@ -73,6 +74,12 @@ def test_of_several_losses_the_total_or_the_pair_is_taken(names, train, val):
     for order in (names.split(), names.split()[::-1]):
         found = find_losses(order)
         assert (found.train, found.val) == (train, val)
+
+
+def test_the_twins_of_another_loss_name_it_once():
+    names = [f"val_loss{twin}/dataloader_idx_{number}" for number in (0, 1) for twin in ("", "_epoch")]
+    found = find_losses(names)
+    assert (found.val, found.others) == ("val_loss_epoch/dataloader_idx_0", ("val_loss/dataloader_idx_1",))
 
 
 def test_of_several_loaders_the_first_is_taken_and_the_others_are_named():

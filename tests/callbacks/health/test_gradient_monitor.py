@@ -224,6 +224,31 @@ def test_a_loss_logged_in_units_of_its_own_is_not_held_for_a_gap():
     assert Fault.UNDER_REGULARISED not in [f.fault for f in found]
 
 
+class Memoriser(InItsOwnUnits):
+    """Learns its rows by heart; what it logs of others is called as one likes."""
+
+    def __init__(self, val, accuracy):
+        super().__init__(mlp(width=64), lr=1e-2)
+        self.val, self.accuracy = val, accuracy
+
+    def training_step(self, batch, batch_idx):
+        return Classifier.training_step(self, batch, batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        self.log(self.val, 4.0)
+        if self.accuracy:
+            self.log(self.accuracy, 0.97)
+
+
+@pytest.mark.parametrize(
+    ("val", "accuracy", "said"),
+    [("val/loss", "", True), ("loss/val", "", True), ("eval_loss", "", True), ("dev/loss", "dev/accuracy", False)],
+)
+def test_the_losses_are_found_under_a_strangers_names(val, accuracy, said):
+    found = watch(lambda: Memoriser(val, accuracy), epochs=20).findings
+    assert (Fault.UNDER_REGULARISED in [f.fault for f in found]) is said
+
+
 class Attention(nn.Module):
     """As Hugging Face's BERT begins: small weights, so that queries and keys have next to no gradient at first."""
 

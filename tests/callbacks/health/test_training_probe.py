@@ -225,9 +225,15 @@ def test_spoilt_data_is_named(case):
     assert all(finding.why and finding.advice for finding in found.new)
 
 
-def test_labels_that_have_nothing_to_do_with_the_inputs_are_named():
+class NamesItOtherwise(Net):
+    def validation_step(self, batch, batch_idx):
+        self.log("loss/dev", self.batch_loss(batch))
+
+
+@pytest.mark.parametrize("module", [Net, NamesItOtherwise])
+def test_labels_that_have_nothing_to_do_with_the_inputs_are_named(module):
     y, val_y = (labels[torch.randperm(len(labels), generator=SEED)] for labels in (Y, VAL[1]))
-    assert names(fit(Net, batches(X, y), held(VAL[0], val_y), epochs=6)) == ["labels_wrong"]
+    assert names(fit(module, batches(X, y), held(VAL[0], val_y), epochs=6)) == ["labels_wrong"]
 
 
 def test_targets_that_happen_to_vary_less_in_validation_hide_no_wrong_labels():

@@ -7,7 +7,7 @@ from matplotlib.colors import to_rgb
 from callbacks.diagnosis.verdict import Fit
 from callbacks.loggers.figures import COLOURS, rgb
 from callbacks.search.figure import draw_history, draw_search
-from callbacks.search.results import TrialRow, corners
+from callbacks.search.results import TrialRow
 
 
 def trial(number, lr, size, value=None, state="COMPLETE", verdict="good"):
@@ -96,18 +96,3 @@ def test_no_word_is_cut_off_whatever_the_numbers_are():
             around = each.get_tightbbox(canvas.get_renderer())
             assert page.x0 <= around.x0 < around.x1 <= page.x1 + 1
             assert page.y0 <= around.y0 < around.y1 <= page.y1 + 1
-
-
-def test_the_verdicts_are_told_by_the_corner_they_fall_in():
-    rows = [trial(i, 10.0 ** (-4 + i / 5), 8 << i % 3, 1.0, verdict="good") for i in range(20)]
-    rows = [
-        trial(r.number, r.params["lr"], r.params["batch_size"], 1.0, verdict="underfit") if r.number < 6 else r
-        for r in rows
-    ]
-    told = corners([*rows, trial(20, 1.0, 8, None, "FAIL", "diverged")])
-    assert told.startswith("6 underfit at low lr (0.0001 to 0.001); 14 good")
-    assert told.endswith("1 diverged at high lr (1) and low batch_size (8)")
-
-
-def test_trials_without_a_verdict_say_nothing():
-    assert corners([TrialRow(0, "FAIL", {"lr": 0.1})]) == ""

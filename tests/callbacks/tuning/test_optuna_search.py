@@ -1,3 +1,4 @@
+import re
 from functools import partial
 from types import MethodType
 
@@ -56,23 +57,34 @@ def test_the_fit_after_a_search_is_the_fit_by_hand(tmp_path):
     assert equal(everything(trainer), everything(by_hand(tmp_path / "b", search.found, **kwargs)))
 
 
-class NamesItOtherwise(Foreign):
-    def training_step(self, batch, batch_idx):
-        loss = self.loss(batch)
-        self.log("loss", loss)
-        return loss
+@pytest.mark.parametrize("in_steps", [False, True])
+@pytest.mark.parametrize("name", ["Validation/Loss", "val/loss", "loss/val", "valid_loss", "eval_loss"])
+def test_a_search_finds_the_validation_loss_under_another_name(tmp_path, name, in_steps):
+    class NamesItOtherwise(Foreign):
+        def training_step(self, batch, batch_idx):
+            loss = self.loss(batch)
+            self.log("loss", loss)
+            return loss
 
-    def validation_step(self, batch, batch_idx):
-        self.log("Validation/Loss", self.loss(batch))
+        def validation_step(self, batch, batch_idx):
+            self.log(name, self.loss(batch), on_step=in_steps, on_epoch=True)
 
-
-def test_a_search_finds_the_validation_loss_under_another_name(tmp_path):
     search = searching(lr=[1e-5, 0.05], batch_size=None, max_epochs=4, sampler="grid")
     fit(tmp_path, NamesItOtherwise, Data, search)
     assert search.found == {"learning_rate": 0.05}
     study = journal(tmp_path)
     assert len([trial for trial in study.trials if trial.value is not None]) == 2
     assert all(trial.intermediate_values for trial in study.trials)
+
+
+def test_a_search_ends_with_the_verdicts_of_all_trials_and_says_when_the_best_is_at_the_edge(tmp_path, capsys):
+    search = searching(9, lr="log 1e-6..1e-2", batch_size=None, max_epochs=4)
+    fit(tmp_path, Foreign, Data, search)
+    verdicts = {trial.user_attrs["verdict"] for trial in journal(tmp_path).trials}
+    assert verdicts <= {"underfit", "good", "overfit", "diverged"}
+    said = capsys.readouterr().err
+    assert re.search(r"\n  verdicts  \d+ underfit", said)
+    assert re.search(r"\n  edge      the best trial lies .*: OptunaSearch\(lr='log 1e-06..0.1'\) looks further\n", said)
 
 
 def test_it_is_so_with_checkpoints_and_early_stopping_too(tmp_path):

@@ -4,7 +4,7 @@ import optuna
 import pytest
 import pytorch_lightning as pl
 import torch
-from foreign_modules import Memorises, NoValidation, Plain, fit, loader
+from foreign_modules import Memorises, NoValidation, Plain, TwoLoaders, fit, loader
 
 from callbacks import TrialPruning
 from callbacks.search import Plan, SearchError, parse_space, search
@@ -58,14 +58,52 @@ def test_two_trials_may_share_a_fit(tmp_path):
     assert reports(one) == reports(other) == pytest.approx(dict(enumerate(Reporter.losses)))
 
 
-class NamesItOtherwise(Reporter):
-    def validation_step(self, batch, batch_idx):
-        self.log("valid/loss", self.losses[self.current_epoch])
+@pytest.mark.parametrize("in_steps", [False, True])
+@pytest.mark.parametrize("name", ["valid/loss", "val/loss", "loss/val", "validation_loss", "eval_loss", "dev/loss"])
+def test_val_loss_means_the_validation_loss_whatever_it_is_called(tmp_path, name, in_steps):
+    class NamesItOtherwise(Reporter):
+        def validation_step(self, batch, batch_idx):
+            self.log(name, self.losses[self.current_epoch], on_step=in_steps, on_epoch=True)
 
-
-def test_val_loss_means_the_validation_loss_whatever_it_is_called(tmp_path):
     asked = study()
     fit(tmp_path, NamesItOtherwise, TrialPruning(asked.ask()))
+    assert reports(asked) == pytest.approx(dict(enumerate(Reporter.losses)))
+
+
+class FromTwoLoaders(TwoLoaders):
+    """Tells the losses of its loaders apart by what Lightning adds to their names, or by numbers of its own."""
+
+    own_numbers = in_steps = False
+
+    def validation_step(self, batch, batch_idx, dataloader_idx):
+        name = f"val_loss_{dataloader_idx}" if self.own_numbers else "val_loss"
+        how = {"on_step": self.in_steps, "on_epoch": True, "add_dataloader_idx": not self.own_numbers}
+        self.log(name, Reporter.losses[self.current_epoch] + 10 * dataloader_idx, **how)
+
+
+@pytest.mark.parametrize("in_steps", [False, True])
+@pytest.mark.parametrize("own_numbers", [False, True])
+def test_of_several_loaders_the_first_is_reported(tmp_path, own_numbers, in_steps):
+    asked = study()
+    module = type("Two", (FromTwoLoaders,), {"own_numbers": own_numbers, "in_steps": in_steps})
+    fit(tmp_path, module, TrialPruning(asked.ask()))
+    assert reports(asked) == pytest.approx(dict(enumerate(Reporter.losses)))
+
+
+class LogsParts(Reporter):
+    """Which of its validation losses is meant, only the training loss would tell, which comes later."""
+
+    def training_step(self, batch, batch_idx):
+        self.log("train_recon_loss", 1.0, on_step=False, on_epoch=True)
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        self.log_dict({"val_kl_loss": self.losses[self.current_epoch], "val_recon_loss": 9.0})
+
+
+def test_the_loss_that_was_reported_first_is_reported_on(tmp_path):
+    asked = study()
+    fit(tmp_path, LogsParts, TrialPruning(asked.ask()))
     assert reports(asked) == pytest.approx(dict(enumerate(Reporter.losses)))
 
 

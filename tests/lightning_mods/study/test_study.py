@@ -1,5 +1,7 @@
 """`study` from the command line: what it searches, what it leaves behind, and that it goes on."""
 
+import re
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -79,11 +81,30 @@ def test_a_study_searches_what_was_asked_beside_the_learning_rate_and_the_batch_
 def test_every_trial_holds_its_diagnosis_and_the_metrics_of_its_best_epoch(searched, monkeypatch):
     monkeypatch.chdir(searched[0])
     for trial in load().trials:
-        assert trial.user_attrs["verdict"] == "unknown"  # three epochs tell nothing
-        assert trial.user_attrs["cause"] == "too_few_epochs"
+        assert trial.user_attrs["verdict"] in ("underfit", "good", "overfit", "diverged")
+        assert trial.user_attrs["cause"] != "too_few_epochs"
         assert trial.user_attrs["epochs"] == 3
         assert trial.user_attrs["metrics"]["val_loss"] == trial.value == min(trial.intermediate_values.values())
         assert trial.intermediate_values[trial.user_attrs["best_epoch"]] == trial.value
+
+
+@pytest.mark.parametrize("fused", ["auto", "false"])
+def test_every_trial_gets_a_verdict_pruned_or_not_and_the_end_says_where_to_look_further(tmp_path, capsys, fused):
+    flags = ["--data.path=wine", "--trainer.max_epochs=6", "--model.hidden_sizes=[8]", "--trainer.logger=false"]
+    flags += [f"--study.fused={fused}", "--space.model.lr=log 1e-4..5e-2", "--data.batch_size=16"]
+    study.main([*flags, "--study.n_trials=12"])
+    found = load()
+    assert {"PRUNED", "COMPLETE"} == set(states(found))
+    assert {trial.user_attrs["verdict"] for trial in found.trials} <= {"underfit", "good", "overfit", "diverged"}
+    said = capsys.readouterr().out
+    assert "Where the verdicts fall:" in said
+    assert re.search(r"\d underfit", said)
+    edge = next(line for line in said.splitlines() if "edge of the space" in line)
+    assert "lr 0.0" in edge
+    further = shlex.split(edge.partition(": ")[2].removesuffix(" looks further"))
+    assert further == ["--study.name=study_wider", "--space.model.lr=log 0.0001..0.5"]
+    study.main([*flags, *further, "--study.n_trials=2"])
+    assert len(load("study_wider").trials) == 2
 
 
 def test_the_best_configuration_gives_the_trials_fit_bit_for_bit(searched, tmp_path):
