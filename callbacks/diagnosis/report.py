@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from callbacks.diagnosis.advice import Advice, Knobs, consistent
 from callbacks.diagnosis.verdict import Diagnosis
+from callbacks.diagnosis.words.advice import Advice, Knobs, consistent
 
 
 class Found(Protocol):

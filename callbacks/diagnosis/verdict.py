@@ -13,14 +13,14 @@ from enum import StrEnum
 from itertools import chain, islice
 from math import exp, isfinite
 
-from callbacks.diagnosis.advice import Advice, Knobs, advice_for
 from callbacks.diagnosis.changes import expected_changes
 from callbacks.diagnosis.curves import Curve, ends_in_nan, ends_infinite, read_curve, repeats
 from callbacks.diagnosis.evidence import Change, Evidence, Settings
 from callbacks.diagnosis.features import NAMES, fall_of_itself, features
 from callbacks.diagnosis.fit_features import fit_features
 from callbacks.diagnosis.trees import shipped, total
-from callbacks.diagnosis.wording import RunFacts, course_of, onset_of, reason_for
+from callbacks.diagnosis.words.advice import Advice, Knobs, advice_for
+from callbacks.diagnosis.words.wording import RunFacts, course_of, onset_of, reason_for
 
 Values = Sequence[float | None]
 

@@ -5,10 +5,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from callbacks.diagnosis.advice import Knobs
 from callbacks.diagnosis.evidence import Evidence
 from callbacks.diagnosis.report import FitPart, last_word
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
+from callbacks.diagnosis.words.advice import Knobs
 from callbacks.fit.evidence import FitEvidence, keeps_lowest, savers
 from callbacks.fit.reader import AUTO, FitReader, baseline_of, mean_of_ranks, obstacle, train_eval_loss
 from callbacks.fit.record import headline, paragraph, write_document

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from callbacks import FitMonitor, GradientMonitor, OptunaSearch
-from callbacks.diagnosis.advice import Advice
 from callbacks.diagnosis.names import plain
 from callbacks.diagnosis.report import FitPart, advised, report
+from callbacks.diagnosis.words.advice import Advice
 from callbacks.host.lightning import CSVLogger, TensorBoardLogger
 from callbacks.host.packages import Callback, Trainer
 from datamodules import TabularDataModule

@@ -2,8 +2,8 @@ import re
 
 import pytest
 
-from callbacks.diagnosis.advice import OPPOSITES, Course, Knobs, advice_for
 from callbacks.diagnosis.evidence import Change, Settings
+from callbacks.diagnosis.words.advice import OPPOSITES, Course, Knobs, advice_for
 
 MLP = {
     "trainer.max_epochs": 40,
@@ -89,6 +89,13 @@ def test_every_change_has_a_flag_of_ours(name, flag):
 
 def test_a_value_that_was_measured_wins_over_arithmetic():
     assert advised(change("longer", value=90))[0].flags == (("trainer.max_epochs", "90"),)
+
+
+def test_a_decay_is_set_where_there_is_none_to_multiply():
+    knobs = Knobs(MLP, settings=Settings(weight_decay=0.0))
+    assert advised(change("decay_up", value=1e-3), knobs=knobs)[0].text.startswith(
+        "Set a weight decay (--model.weight_decay=0.001): "
+    )
 
 
 def test_an_optimizers_own_rate_is_named():

@@ -38,8 +38,9 @@ def test_a_high_plateau_is_good_by_its_curves_and_underfit_by_what_can_be_had():
 
 
 def test_a_plateau_below_the_reference_is_not_underfit():
-    assert _asked(replace(FAR_ABOVE, reference_loss=1.7)).probabilities[Fit.UNDERFIT] < (
-        _asked(FAR_ABOVE).probabilities[Fit.UNDERFIT]
+    assert (
+        _asked(replace(FAR_ABOVE, reference_loss=1.7)).probabilities[Fit.UNDERFIT]
+        < (_asked(FAR_ABOVE).probabilities[Fit.UNDERFIT])
     )
 
 

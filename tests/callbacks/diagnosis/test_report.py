@@ -3,9 +3,9 @@ from dataclasses import dataclass
 import pytest
 
 from callbacks.diagnosis import Diagnosis, Fit
-from callbacks.diagnosis.advice import Course, Knobs, advice_for
 from callbacks.diagnosis.evidence import Change
 from callbacks.diagnosis.report import FitPart, HealthPart, last_word, merged, report
+from callbacks.diagnosis.words.advice import Course, Knobs, advice_for
 
 KNOBS = Knobs({"model.lr": 0.5, "model.weight_decay": 0.01, "model.dropout": 0.2, "trainer.max_epochs": 20})
 

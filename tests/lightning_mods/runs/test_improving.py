@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from callbacks.diagnosis.advice import Advice
+from callbacks.diagnosis.words.advice import Advice
 from lightning_mods.runs import RUN_MARK, newest_run
 from lightning_mods.runs.improving import ChainedFit, best_of, chain_table, improve, tried_from
 

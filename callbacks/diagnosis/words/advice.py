@@ -184,9 +184,9 @@ def _is_done(name: str, value: Any, knobs: Knobs) -> bool:
     if now is None:
         return False
     if name == "dropout_up":
-        return bool(value > 0.9)
+        return bool(value > 0.9 or value <= now)
     if name == "decay_up":
-        return bool(now == 0)
+        return not value  # tenfold nothing
     if name in ("averaged", "ensemble"):
         return bool(now > (name == "ensemble"))
     if name in ("wider", "narrower", "deeper") and not now:
@@ -202,6 +202,8 @@ def _measured(change: Change, knobs: Knobs) -> Advice | None:
     if _is_done(change.name, value, knobs):
         return None
     text, setting = _CHANGES[change.name]
+    if change.name == "decay_up" and knobs.now(setting) == 0:
+        text = "Set a weight decay"
     found = knobs.turn(text, setting, value, change.name, said=f": {_promise(change)}.")
     return Advice(found.text, found.change, found.flags, change.gain)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from callbacks.diagnosis.advice import Course, Knobs
 from callbacks.diagnosis.curves import Curve
 from callbacks.diagnosis.features import room_of
+from callbacks.diagnosis.words.advice import Course, Knobs
 
 
 @dataclass(frozen=True)
