@@ -188,7 +188,7 @@ def _of_optimizer(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any
 
 def _of_trainer(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     clip = float(trainer.gradient_clip_val or 0) if pl_module.automatic_optimization else None
-    return {"max_epochs": trainer.max_epochs, "clip": clip}
+    return {"max_epochs": None if trainer.max_epochs == -1 else trainer.max_epochs, "clip": clip}  # -1: without end
 
 
 def _of_data(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

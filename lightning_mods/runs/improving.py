@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from callbacks.diagnosis.words.advice import LEAST_GAIN, OPPOSITES, Advice
+from callbacks.diagnosis.changes import LEAST_GAIN
+from callbacks.diagnosis.words.advice import OPPOSITES, Advice
 from callbacks.host.files import replacing
 from lightning_mods.loggers.terminal import aligned
 from lightning_mods.runs import make_newest

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from callbacks.diagnosis.changes import LEAST_GAIN, RULES
 from callbacks.diagnosis.evidence import Change, Settings
 
 MOST = 5  # changes that are told; a person tries one or two
-LEAST_GAIN = 0.02  # of the room: below it a change is not worth a fit
 HARMS = 0.05  # of such runs; from there on it is said
 
 
@@ -105,8 +105,15 @@ class Knobs:
         flag = self.flag(setting)
         if known is None and flag and isinstance(self.flags, Mapping):
             known = self.flags[flag]
-            known = tuple(known) if isinstance(known, list) else None if isinstance(known, str) else known
+            known = tuple(known) if isinstance(known, list) else known
+            known = None if isinstance(known, str) and setting != "lr_schedule" else known  # such as `auto`
         return None if isinstance(known, float) and not math.isfinite(known) else known
+
+    @property
+    def known(self) -> Settings:
+        """Return the settings, with what the flags tell where nobody else does."""
+        ours = [each.name for each in fields(Settings) if each.name in _FLAGS]
+        return replace(self.settings, **{name: self.now(name) for name in ours})
 
     def times(self, setting: str, factor: float) -> float | int | None:
         """Return a number, multiplied; None where it is not known, or is no number above zero."""
@@ -119,7 +126,7 @@ class Knobs:
         """Return advice to give a setting a value, None where the old one is not known, by its name."""
         flag, shown = self.flag(setting), "" if value is None else f"={_text(value)}"
         name = f"--{flag}" if flag else self._argument(setting)
-        is_said = value is None or not change or change in _VALUES or _text(value) in text
+        is_said = value is None or not change or change in _PLAIN or _text(value) in text
         if name is None and not is_said:
             name, shown = f"to {_text(value)}", ""
         flags = ((flag, _text(value)),) if flag and value is not None else ()
@@ -137,74 +144,39 @@ def _text(value: Any) -> str:
     return f"{float(f'{value:.3g}'):g}" if isinstance(value, float) else str(value)
 
 
-# What a change does, in words, and what it does it to.
+# What a change does, in words; what it sets, and to what, stands in `RULES`.
 _CHANGES = {
-    "longer": ("Train four times as long", "max_epochs"),
-    "shorter": ("Train half as long", "max_epochs"),
-    "lr_up": ("Raise the learning rate threefold", "lr"),
-    "lr_down": ("Lower the learning rate to a third", "lr"),
-    "wider": ("Make the layers four times as wide", "hidden_sizes"),
-    "narrower": ("Make the layers a quarter as wide", "hidden_sizes"),
-    "deeper": ("Add a layer", "hidden_sizes"),
-    "decay_off": ("Turn weight decay off", "weight_decay"),
-    "decay_up": ("Raise weight decay tenfold", "weight_decay"),
-    "dropout_off": ("Turn dropout off", "dropout"),
-    "dropout_up": ("Raise dropout by 0.3", "dropout"),
-    "batch_up": ("Make the batches four times as large", "batch_size"),
-    "batch_down": ("Make the batches a quarter as large", "batch_size"),
-    "cosine": ("Let the learning rate fall along a cosine", "lr_schedule"),
-    "averaged": ("Average the weights over two epochs", "ema_epochs"),
-    "ensemble": ("Train five networks and take the mean of their predictions", "members"),
+    "longer": "Train four times as long",
+    "shorter": "Train half as long",
+    "lr_up": "Raise the learning rate threefold",
+    "lr_down": "Lower the learning rate to a third",
+    "wider": "Make the layers four times as wide",
+    "narrower": "Make the layers a quarter as wide",
+    "deeper": "Add a layer",
+    "decay_off": "Turn weight decay off",
+    "decay_up": "Raise weight decay tenfold",
+    "dropout_off": "Turn dropout off",
+    "dropout_up": "Raise dropout by 0.3",
+    "batch_up": "Make the batches four times as large",
+    "batch_down": "Make the batches a quarter as large",
+    "cosine": "Let the learning rate fall along a cosine",
+    "averaged": "Average the weights over two epochs",
+    "ensemble": "Train five networks and take the mean of their predictions",
 }
-_FACTORS = {"longer": 4, "shorter": 0.5, "lr_up": 3, "lr_down": 1 / 3, "decay_up": 10}
-_FACTORS |= {"batch_up": 4, "batch_down": 0.25}
-_VALUES = {"decay_off": 0.0, "dropout_off": 0.0, "cosine": "cosine", "averaged": 2.0, "ensemble": 5}
+_PLAIN = ("decay_off", "dropout_off", "cosine", "averaged", "ensemble")  # whose words say the value
 
 
-def _value(name: str, knobs: Knobs) -> Any:
-    """Return what a change sets, None where that hangs on what is not known."""
-    setting = _CHANGES[name][1]
-    if name in _FACTORS:
-        return knobs.times(setting, _FACTORS[name])
-    if name in _VALUES:
-        return _VALUES[name]
-    now = knobs.now(setting)
-    if name == "dropout_up":
-        return None if now is None else now + 0.3
-    if not now:  # the widths are not known, or there are no layers
-        return None
-    widths = {"wider": [4 * w for w in now], "narrower": [max(1, w // 4) for w in now], "deeper": [*now, now[-1]]}
-    return tuple(widths[name])
-
-
-def _is_done(name: str, value: Any, knobs: Knobs) -> bool:
-    """Whether a change changes nothing, or cannot be made."""
-    setting = _CHANGES[name][1]
-    now = knobs.now(setting)
-    if now is None:
-        return False
-    if name == "dropout_up":
-        return bool(value > 0.9 or value <= now)
-    if name == "decay_up":
-        return not value  # tenfold nothing
-    if name in ("averaged", "ensemble"):
-        return bool(now > (name == "ensemble"))
-    if name in ("wider", "narrower", "deeper") and not now:
-        return True
-    if name == "batch_up" and knobs.settings.train_rows is not None and now >= knobs.settings.train_rows:
-        return True
-    return bool(value == now)
+def _text_of(name: str, knobs: Knobs) -> str:
+    return "Set a weight decay" if name == "decay_up" and knobs.now("weight_decay") == 0 else _CHANGES[name]
 
 
 def _measured(change: Change, knobs: Knobs) -> Advice | None:
-    """Return a change that was measured as advice; None where it is done already."""
-    value = _value(change.name, knobs) if change.value is None else change.value
-    if _is_done(change.name, value, knobs):
+    """Return a change that was measured as advice; None where it is done already, or cannot be."""
+    setting, can, value = RULES[change.name]
+    if not can(knobs.known):
         return None
-    text, setting = _CHANGES[change.name]
-    if change.name == "decay_up" and knobs.now(setting) == 0:
-        text = "Set a weight decay"
-    found = knobs.turn(text, setting, value, change.name, said=f": {_promise(change)}.")
+    new = value(knobs.known) if change.value is None else change.value
+    found = knobs.turn(_text_of(change.name, knobs), setting, new, change.name, said=f": {_promise(change)}.")
     return Advice(found.text, found.change, found.flags, change.gain)
 
 
@@ -250,9 +222,9 @@ def advice_for(cause: str, knobs: Knobs, course: Course, changes: Sequence[Chang
 
 
 def _turned(name: str, knobs: Knobs, text: str | None = None) -> list[Advice]:
-    """Return a change as advice that nothing was measured for; nothing where it is done already."""
-    value, (usual, setting) = _value(name, knobs), _CHANGES[name]
-    return [] if _is_done(name, value, knobs) else [knobs.turn(text or usual, setting, value, name)]
+    """Return a change as advice that nothing was measured for; nothing where it is done already, or cannot be."""
+    setting, can, value = RULES[name]
+    return [knobs.turn(text or _text_of(name, knobs), setting, value(knobs.known), name)] if can(knobs.known) else []
 
 
 def _stop(knobs: Knobs, course: Course) -> list[Advice]:
@@ -294,10 +266,9 @@ def _cannot_fit(knobs: Knobs, course: Course) -> list[Advice]:
 
 def _memorising(knobs: Knobs, course: Course) -> list[Advice]:
     early = "Lower the learning rate to a third, for the best epoch came almost at once"
-    decay = _turned("decay_up", knobs) or [knobs.turn("Set a weight decay", "weight_decay", 0.01, "decay_up")]
     return [
         *_stop(knobs, course),
-        *decay,
+        *_turned("decay_up", knobs),
         *_turned("dropout_up", knobs),
         *(_turned("lr_down", knobs, early) if course.early else []),
         *_turned("narrower", knobs),

@@ -17,7 +17,7 @@ MLP = {
     "model.hidden_sizes": [128, 64],
     "model.lr_schedule": "constant",
     "model.ema_epochs": 0.0,
-    "ensemble": None,
+    "ensemble": 1,
 }
 CHANGES = {
     "longer": "max_epochs",
@@ -112,9 +112,8 @@ def test_what_the_module_tells_counts_before_what_was_typed():
     ("name", "settings"),
     [
         ("dropout_off", Settings(dropout=0.0)),
-        ("dropout_up", Settings(dropout=0.8)),
+        ("dropout_up", Settings(dropout=0.9)),
         ("decay_off", Settings(weight_decay=0.0)),
-        ("decay_up", Settings(weight_decay=0.0)),
         ("cosine", Settings(lr_schedule="cosine")),
         ("averaged", Settings(ema_epochs=3.0)),
         ("ensemble", Settings(members=8)),
