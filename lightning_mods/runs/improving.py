@@ -30,10 +30,11 @@ class ChainedFit:
 
     def is_better(self, than: "ChainedFit") -> bool:
         """Whether its validation loss is lower."""
-        return self._level < than._level
+        return self.level < than.level
 
     @property
-    def _level(self) -> float:
+    def level(self) -> float:
+        """Return the loss, infinite where there is none."""
         return math.inf if self.loss is None or math.isnan(self.loss) else self.loss
 
 
@@ -50,12 +51,12 @@ def improve(first: ChainedFit, refit: Refit, times: int) -> list[ChainedFit]:
     failed: set[str] = set()
     write_record(chain, best)
     for _ in range(times):
-        advice = next_advice(best, tried, failed)
+        base, advice = _next_step(chain, best, tried, failed)
         if advice is None:
             break
-        flags = {**best.flags, **dict(advice.flags)}
+        flags = {**base.flags, **dict(advice.flags)}
         tried.add(_key(flags))
-        found = refit(flags, advice, best)
+        found = refit(flags, advice, base)
         if found is not None:
             chain.append(found)
         if found is not None and found.is_better(best):
@@ -66,6 +67,18 @@ def improve(first: ChainedFit, refit: Refit, times: int) -> list[ChainedFit]:
             make_newest(best.folder)
         write_record(chain, best)
     return chain
+
+
+def _next_step(
+    chain: Sequence[ChainedFit], best: ChainedFit, tried: set[tuple[tuple[str, str], ...]], failed: set[str]
+) -> tuple[ChainedFit, Advice | None]:
+    """Return from which fit to go on, and with which advice: from the best, unless no verdict on it could be given."""
+    judged = [each for each in chain if each is not best and math.isfinite(each.level)]
+    others = judged if best.verdict.startswith("unknown") else []
+    for base in (best, *sorted(others, key=lambda each: each.level)):
+        if (advice := next_advice(base, tried, failed)) is not None:
+            return base, advice
+    return best, None
 
 
 def best_of(chain: Sequence[ChainedFit]) -> ChainedFit:
@@ -124,7 +137,7 @@ def chain_table(chain: Sequence[ChainedFit]) -> str:
 
 
 def _loss(fit: ChainedFit) -> str:
-    error = "" if fit.error is None or not math.isfinite(fit.error) else f" ± {fit.error:.2g}"
+    error = "" if fit.error is None or not math.isfinite(fit.error) else f" ± {fit.error:.3g}"
     return "–" if fit.loss is None else f"{fit.loss:.4g}{error}"
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -70,6 +71,13 @@ def test_it_ends_when_all_was_tried_or_nothing_gains(tmp_path):
 def test_a_change_that_helped_is_not_taken_back(tmp_path):
     bench = Bench(tmp_path, [3.0, 2.0, 9.0], [LONGER, SHORTER])
     assert len(bench.chain(3)) == 2
+
+
+def test_where_the_best_is_too_short_for_a_verdict_the_others_advice_is_followed(tmp_path):
+    bench = Bench(tmp_path, [3.0, 4.0, 2.0])
+    first = replace(bench.fit(), advice=(LONGER,), verdict="unknown (too few epochs)")
+    chain = improve(first, lambda flags, each, best: bench.fit(flags, (*best.changes, each.change)), 2)
+    assert chain[2].flags == {"trainer.max_epochs": "40", "model.hidden_sizes": "[64]"}
 
 
 def test_no_fit_is_worse_than_the_first(tmp_path):
