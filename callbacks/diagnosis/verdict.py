@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from itertools import chain, islice
-from math import exp, isfinite
+from math import exp, isfinite, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,31 @@ def diagnose(
     metric = None if val_metric is None else list(val_metric)[::times]
     if metric is not None and metric_mode == "min":
         metric = [None if v is None else -v for v in metric]
-    return _diagnose(train_loss[::times], val_loss[::times], metric, baseline_loss, times, flags)
+    found = _diagnose(train_loss[::times], val_loss[::times], metric, baseline_loss, times, flags)
+    trivial = None if evidence is None else evidence.baseline_metric
+    if found.fit is Fit.GOOD and found.best_epoch is not None and metric is not None and trivial is not None:
+        reached = metric[found.best_epoch // times]
+        sign = -1 if metric_mode == "min" else 1
+        if reached is not None and reached <= sign * trivial:
+            rows = evidence.val_rows if evidence is not None else None
+            return _no_better(found, (sign * reached, trivial), rows, flags)
+    return found
+
+
+def _no_better(
+    found: Diagnosis, metric: tuple[float, float], rows: int | None, flags: Collection[str]
+) -> Diagnosis:
+    """Take back a good verdict where the metric of the best epoch is no better than the trivial prediction's.
+
+    It is underfit; unknown if the difference may be one of the rows, as for shares such as an accuracy.
+    """
+    reached, trivial = metric
+    error = sqrt(trivial * (1 - trivial) / rows) if rows and 0 < trivial < 1 else 0.0
+    fit, cause = (Fit.UNKNOWN, "unclear") if abs(reached - trivial) <= error else (Fit.UNDERFIT, "not_learning")
+    probabilities = _raised(found.probabilities, fit, 0.5 if fit is Fit.UNKNOWN else 0.8)
+    reason = f"{found.reason[:-1]}; but its metric there, {reached:.4g}, is no better than the trivial {trivial:.4g}."
+    advice = advice_for(cause, RunFacts(None, None, None, flags=flags))
+    return replace(found, fit=fit, cause=cause, probabilities=probabilities, onset_epoch=None, reason=reason, advice=advice)
 
 
 def _diagnose(

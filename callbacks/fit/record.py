@@ -85,10 +85,13 @@ def paragraph(diagnosis: Diagnosis, keep: str | None = None) -> str:
     return "\n".join([f"verdict      {headline(diagnosis)}", diagnosis.reason, *advice, *kept])
 
 
-def write_document(path: Path, diagnosis: Diagnosis, record: FitRecord, baseline: float | None) -> None:
+def write_document(
+    path: Path, diagnosis: Diagnosis, record: FitRecord, baseline: float | None, reference: float | None = None
+) -> None:
     """Write the diagnosis and its curves as JSON, whole or not at all; what is no finite number is null."""
     said = asdict(diagnosis) | {
         "baseline_loss": _finite(baseline),
+        "reference_loss": _finite(reference),
         "loss_at_start": _finite(record.loss_at_start),
         "logged_as": record.names,
         "curves": {name: [_finite(value) for value in values] for name, values in record.curves.items()},

@@ -179,6 +179,10 @@ _PATIENCE_HELP = (
     "--trainer.max_epochs if that is more, where the learning rate is constant; never where a schedule goes on to its "
     "end."
 )
+_REFERENCE_HELP = (
+    "Whether boosted trees are fitted to the same rows first, at most 20 seconds: what loss can be had there, beside that "
+    "of the trivial prediction. For our MLPs on a TabularDataModule."
+)
 _GREEDY_HELP = (
     "`greedy`: keep the weights of the best trials while they train, and pick an ensemble among them by validation "
     "loss when the study is done (Caruana et al. 2004); ensemble.ckpt in the study's folder holds it for every verb."
@@ -206,6 +210,8 @@ def add_verb_arguments(parser: Any, verb: str) -> None:
     add("--patience", type=int | str, default="auto", help=_PATIENCE_HELP if trains else SUPPRESS)
     steps_help = _STEPS_HELP if trains else SUPPRESS
     add("--steps_per_execution", type=int | str, default="auto", help=steps_help)
+    # Of a study it is for the fit of the best trial; the configuration file that a fit leaves has it.
+    add("--reference", type=bool, default=True, help=_REFERENCE_HELP if trains else SUPPRESS)
     ensemble_help = {"fit": _ENSEMBLE_HELP, "study": _GREEDY_HELP}.get(verb, SUPPRESS)
     add("--ensemble", type=int | str | None, default=None, help=ensemble_help)
     if verb == "study":

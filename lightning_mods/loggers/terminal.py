@@ -78,6 +78,7 @@ class RunSummary:
 
     results: Mapping[str, Mapping[str, float]]  # stage (`val`, `test`) to metric name (without the stage) to its value
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of the largest class or the mean
+    references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of another model, where there is one
     best_epoch: int | None = None  # epoch of the best checkpoint, the first being 0; None when none was written
     epochs: int = 0  # trained, in this process and before
     seconds: Sequence[float] = ()  # that each epoch of this process took
@@ -93,15 +94,16 @@ class RunSummary:
         if not stages:
             return []
         names = list(dict.fromkeys(name for stage in stages for name in self.results[stage]))
-        head = [""]
+        columns: list[tuple[str, Mapping[str, float]]] = []
         for stage in stages:
-            head += [STAGES[stage], f"{STAGES[stage]}, trivial baseline"]
-        rows = [head]
+            columns.append((STAGES[stage], self.results[stage]))
+            columns.append((f"{STAGES[stage]}, trivial baseline", self.baselines.get(stage, {})))
+            if stage in self.references:
+                columns.append((f"{STAGES[stage]}, reference", self.references[stage]))
+        rows = [["", *(head for head, _ in columns)]]
         for name in names:
-            row = [_ROWS.get(name, name) if "ensemble_loss" in names else name]
-            for stage in stages:
-                row += [_number(self.results[stage].get(name)), _number(self.baselines.get(stage, {}).get(name))]
-            rows.append(row)
+            label = _ROWS.get(name, name) if "ensemble_loss" in names else name
+            rows.append([label, *(_number(values.get(name)) for _, values in columns)])
         return aligned(rows, left=[0])
 
     def _lines(self) -> list[str]:

@@ -1,0 +1,164 @@
+"""Gradient-boosted trees on the rows of a table, within a budget that is a function of the table's size alone."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules import DataError
+from datamodules.targets import quantile_bins, split_rows
+
+HARD_STOP = 20.0  # seconds: more than three times what is planned, for a machine that is slow or has others to serve
+PLANNED = 6.0  # seconds of one core, if the search for the number of iterations goes on to its end
+SCORING = 2.0  # of these for the predictions of the rows that are scored
+MOST_ITERATIONS, FEWEST_ITERATIONS = 200, 25  # with fewer, boosting has not come far from the trivial prediction
+FEWEST_ROWS = 500  # of a sample: rather than with fewer rows it does with fewer iterations
+RATE, LEAVES, BINS = 0.1, 15, 64  # half of scikit-learn's leaves and a quarter of its bins take half of the time
+HELD_OUT = 0.15  # of the training rows, on which the number of iterations is found
+SMALL, SMALL_ITERATIONS = 150, 40  # of fewer rows none are held out, as they could not tell how many are best
+
+# Seconds on one core, measured with `benchmarks/reference_cost.py`.
+_TREE, _TREE_COLUMN, _TREE_ROW, _TREE_CELL = 1.2e-4, 1.2e-5, 2e-8, 2e-9
+_BINNED_CELL = 9e-8  # once for each fit
+_PREDICTED = 6e-8  # a row by a tree
+
+Values = NDArray[np.float64]
+
+
+def modelled_seconds(rows: int, columns: int, classes: int, iterations: int) -> float:
+    """Return the time that a `Boosting` with all iterations takes on one core; classes are 0 for a regression."""
+    trees = 2 * iterations * (1 if classes < 3 else classes)
+    each = _TREE + _TREE_COLUMN * columns + _TREE_CELL * rows * columns + (_TREE_ROW + _PREDICTED) * rows
+    return (len(_stages(iterations)) + 1) * _BINNED_CELL * rows * columns + trees * each
+
+
+def _stages(iterations: int) -> list[int]:
+    """Return after how many iterations the search looks at what it has: ever twice as many, as each is a fit."""
+    stages = [min(FEWEST_ITERATIONS, iterations)]
+    while stages[-1] < iterations:
+        stages.append(min(2 * stages[-1], iterations))
+    return stages
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much boosting may do, by the size of the table alone, so that every run does the same."""
+
+    rows: int  # to train on
+    iterations: int
+    scored: int  # rows of each set that is scored
+
+    @classmethod
+    def of(cls, rows: int, columns: int, classes: int) -> "Plan | None":
+        """Return what `PLANNED` seconds suffice for; None where that is too little to learn from."""
+        iterations, needed = MOST_ITERATIONS, min(rows, FEWEST_ROWS)
+        while iterations >= FEWEST_ITERATIONS:
+            at_first = modelled_seconds(0, columns, classes, iterations)
+            a_row = modelled_seconds(1, columns, classes, iterations) - at_first
+            most = int((PLANNED - SCORING - at_first) / a_row)
+            if most >= needed:
+                trees = iterations * (1 if classes < 3 else classes)
+                return cls(min(rows, most), iterations, int(SCORING / 2 / (_PREDICTED * trees)))  # of two sets
+            iterations //= 2
+        return None
+
+
+class Boosting:
+    """Predicts by scikit-learn's HistGradientBoosting; how many iterations are best it finds on rows held out.
+
+    Args:
+        x: Features, shape (rows, columns).
+        y: Class numbers, or amounts with a mean near 0 and a spread near 1, shape (rows,).
+        weights: Weight of each class in the loss, shape (classes,); None for amounts.
+        iterations: The most.
+        seed: Of the rows that are held out. They are held out of the search alone: the final fit has all.
+        until: When it must be done, by `time.monotonic`.
+
+    Raises:
+        TimeoutError: It would not be.
+    """
+
+    def __init__(
+        self, x: NDArray[Any], y: NDArray[Any], weights: Values | None, *, iterations: int, seed: int, until: float
+    ) -> None:
+        self._weights, self._until, self._begun = weights, until, time.monotonic()
+        held = share_of(y, HELD_OUT, is_class=weights is not None, seed=seed) if len(y) >= SMALL else None
+        self.iterations = min(SMALL_ITERATIONS, iterations) if held is None else self._search(x, y, held, iterations)
+        self._expect(1.0)
+        self._model = self._fitted(self._made(y).set_params(max_iter=self.iterations), x, y)
+
+    def predict(self, x: NDArray[Any]) -> Values:
+        """Return probabilities, shape (rows, classes), or amounts, shape (rows,)."""
+        found = self._model.predict(x) if self._weights is None else self._model.predict_proba(x)
+        return self._whole(np.asarray(found, dtype=np.float64))
+
+    def _made(self, y: NDArray[Any]) -> Any:
+        from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor  # half a second
+
+        kind = HistGradientBoostingRegressor if self._weights is None else HistGradientBoostingClassifier
+        leaf = min(20, max(2, len(y) // 20))  # 20 is the usual; of 50 rows that would leave one split
+        settings = {"learning_rate": RATE, "max_leaf_nodes": LEAVES, "max_bins": BINS, "min_samples_leaf": leaf}
+        return kind(**settings, early_stopping=False, random_state=0)
+
+    def _fitted(self, model: Any, x: NDArray[Any], y: NDArray[Any]) -> Any:
+        if self._weights is None:
+            return model.fit(x, y)
+        self._classes, self._rows = np.unique(y), len(y)
+        mass = (np.bincount(y, minlength=len(self._weights)) + 1) * self._weights  # one for a class without rows
+        self._shares = mass / mass.sum()
+        return model.fit(x, y, sample_weight=self._weights[y])
+
+    def _whole(self, found: Values) -> Values:
+        """Return probabilities of all classes; their shares weigh as much as one row, so none is impossible."""
+        if self._weights is None:
+            return found
+        out = np.tile(self._shares / (self._rows + 1), (len(found), 1))
+        out[:, self._classes] += found * (self._rows / (self._rows + 1))
+        return out
+
+    def _search(self, x: NDArray[Any], y: NDArray[Any], held: NDArray[np.bool_], most: int) -> int:
+        model, best = self._made(y[~held]).set_params(warm_start=True), 1
+        for stage in _stages(most):
+            model = self._fitted(model.set_params(max_iter=stage), x[~held], y[~held])
+            staged = model.staged_predict if self._weights is None else model.staged_predict_proba
+            best = 1 + int(np.argmin(list(self._losses(staged(x[held]), y[held]))))
+            if best < 0.8 * stage:  # it has been rising since
+                break
+            if stage < most:  # the next stage takes as long as all until here, and the final fit as long as both
+                self._expect(3.0)
+        return best
+
+    def _losses(self, staged: Iterator[Any], y: NDArray[Any]) -> Iterator[float]:
+        for found in staged:
+            if self._weights is None:
+                yield float(np.square(found - y).sum())
+            else:
+                own = self._whole(found)[np.arange(len(y)), y]
+                yield -float((np.log(np.maximum(own, 1e-300)) * self._weights[y]).sum())  # 0 has no weight
+
+    def _expect(self, more: float) -> None:
+        """Give up where so many times the time until now is too long."""
+        now = time.monotonic()
+        if now + more * (now - self._begun) > self._until:
+            raise TimeoutError
+
+
+def share_of(y: NDArray[Any], share: float, *, is_class: bool, seed: int) -> NDArray[np.bool_] | None:
+    """Return a mask of rows, a share of each class or decile of `y`; None where there are too few rows for it."""
+    strata = y if is_class else quantile_bins(y)
+    try:
+        split = split_rows(np.arange(len(y)), strata, val_fraction=share, test_fraction=0.0, seed=seed)
+    except DataError:
+        return None
+    mask = np.zeros(len(y), dtype=bool)
+    mask[split.val] = True
+    return mask
+
+
+def sample(y: NDArray[Any], rows: int, *, is_class: bool, seed: int) -> NDArray[np.int64]:
+    """Return the numbers of about so many rows, as many of each class or decile as is its share; all, if not more."""
+    left_out = share_of(y, 1 - rows / len(y), is_class=is_class, seed=seed) if rows < len(y) else None
+    return np.arange(len(y)) if left_out is None else np.flatnonzero(~left_out)
