@@ -136,9 +136,7 @@ def diagnose(
     return found
 
 
-def _no_better(
-    found: Diagnosis, metric: tuple[float, float], rows: int | None, flags: Collection[str]
-) -> Diagnosis:
+def _no_better(found: Diagnosis, metric: tuple[float, float], rows: int | None, flags: Collection[str]) -> Diagnosis:
     """Take back a good verdict where the metric of the best epoch is no better than the trivial prediction's.
 
     It is underfit; unknown if the difference may be one of the rows, as for shares such as an accuracy.
@@ -148,8 +146,11 @@ def _no_better(
     fit, cause = (Fit.UNKNOWN, "unclear") if abs(reached - trivial) <= error else (Fit.UNDERFIT, "not_learning")
     probabilities = _raised(found.probabilities, fit, 0.5 if fit is Fit.UNKNOWN else 0.8)
     reason = f"{found.reason[:-1]}; but its metric there, {reached:.4g}, is no better than the trivial {trivial:.4g}."
-    advice = advice_for(cause, RunFacts(None, None, None, flags=flags))
-    return replace(found, fit=fit, cause=cause, probabilities=probabilities, onset_epoch=None, reason=reason, advice=advice)
+    rare = "Where one class is rare, judge by F1 or AUROC, or let every class weigh the same in the loss."
+    advice = (*([rare] if 0 < trivial < 1 else []), *advice_for("cannot_fit", RunFacts(None, None, None, flags=flags)))
+    return replace(
+        found, fit=fit, cause=cause, probabilities=probabilities, onset_epoch=None, reason=reason, advice=advice
+    )
 
 
 def _diagnose(

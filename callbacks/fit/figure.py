@@ -34,7 +34,8 @@ def draw_fit(
     """Draw the curves of a run, one value an epoch from epoch 0 on, with the verdict that `diagnose` made of them.
 
     The training loss may be empty; a metric is drawn below the losses; a title, e.g. the name of the run, is put before
-    the verdict; losses to compare with, by what they are of, are level lines where they are within the view. `None`, NaN, infinity and what comes near it are drawn past: the line goes on to the next number.
+    the verdict; `levels` are losses to compare with, by what they are of, drawn where they are within the view. `None`,
+    NaN, infinity and what comes near it are drawn past: the line goes on to the next number.
     The figure is unknown to pyplot: nothing need be closed.
     """
     metric = None if val_metric is None else _numbers(val_metric)
@@ -58,9 +59,7 @@ def draw_fit(
     return figure
 
 
-def draw_record(
-    record: FitRecord, diagnosis: Diagnosis, levels: Mapping[str, float | None] | None = None
-) -> Figure:
+def draw_record(record: FitRecord, diagnosis: Diagnosis, levels: Mapping[str, float | None] | None = None) -> Figure:
     """Draw what `FitMonitor` recorded of a run, the metric under its own name."""
     train, val, metric = record.paired()
     figure = draw_fit(train, val, diagnosis, metric, levels=levels)

@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING, Any
 from callbacks.diagnosis.evidence import Evidence
 from callbacks.diagnosis.names import plain
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
-from callbacks.fit.reader import (
-    AUTO,
-    FitReader,
-    baseline_of,
-    baselines_on,
-    obstacle,
-    reference_of,
-    train_eval_loss,
-)
+from callbacks.fit.reader import AUTO, FitReader, baseline_of, baselines_on, obstacle, reference_of, train_eval_loss
 from callbacks.fit.record import headline, paragraph, write_document
 from callbacks.host import Guard, NamedByPlace, say
 from callbacks.host.packages import Callback, LightningModule, Trainer

@@ -180,8 +180,8 @@ _PATIENCE_HELP = (
     "end."
 )
 _REFERENCE_HELP = (
-    "Whether boosted trees are fitted to the same rows first, at most 20 seconds: what loss can be had there, beside that "
-    "of the trivial prediction. For our MLPs on a TabularDataModule."
+    "Whether boosted trees are fitted to the same rows first, for 20 seconds at most: they tell what loss can be had "
+    "there, beside that of the trivial prediction. For our MLPs on a TabularDataModule."
 )
 _GREEDY_HELP = (
     "`greedy`: keep the weights of the best trials while they train, and pick an ensemble among them by validation "

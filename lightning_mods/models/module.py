@@ -146,14 +146,15 @@ class MLPModule(EvaluatedModule):
         raise NotImplementedError
 
     def scores_of(self, predictions: Tensor, y: Tensor) -> dict[str, float]:
-        """Return loss and metrics, as they are logged, of anybody's predictions for targets `[B]`; on this rank alone."""
+        """Return loss and metrics, as they are logged, of others' predictions for targets `[B]`, on this rank alone."""
         predictions, y = predictions.to(self.device), y.to(self.device)
         scores = {"loss": float(self.logged_loss(self.loss(self.outputs_of(predictions), y)))}
         for name, metric in self.metrics().items():
             metric.sync_on_compute = False
             metric.to(self.device).update(predictions.float(), y)
             found = metric.compute()
-            scores |= {key: float(value) for key, value in (found if isinstance(found, dict) else {name: found}).items()}
+            found = found if isinstance(found, dict) else {name: found}
+            scores |= {key: float(value) for key, value in found.items()}
         return scores
 
     def baseline_on(self, y: Tensor) -> dict[str, float]:

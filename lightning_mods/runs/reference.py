@@ -76,5 +76,5 @@ def _taken(rows: Rows, columns: Sequence[int], most: int, seed: int) -> tuple[ND
     """Return some of the features and the targets of rows, of about so many at most."""
     assert rows.y is not None
     at = torch.from_numpy(sample(rows.y.numpy(), most, is_class=not rows.y.is_floating_point(), seed=seed))
-    x = torch.cat([rows.features(rows.x.index_select(0, part))[:, columns] for part in at.split(_BLOCK)])
+    x = torch.cat([rows.features(rows.x.index_select(0, part))[:, columns] for part in torch.split(at, _BLOCK)])
     return x.numpy(), rows.y.index_select(0, at).numpy()
