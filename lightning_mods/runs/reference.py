@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
@@ -57,9 +58,16 @@ def reference_scores(model: MLPModule, data: TabularDataModule) -> Scores:
     if "val" not in sets or not columns or plan is None:
         return {}
     mean, scale = data.target_mean or 0.0, data.target_std or 1.0
-    with threadpool_limits(torch.get_num_threads(), "openmp"):
+    # One thread, as the plan reckons: on cores that others use too, more wait for each other most of the time.
+    with threadpool_limits(1, "openmp"):
         x, y = _taken(train, columns, plan.rows, seed)
-        y = (y - mean) / scale if weights is None else y
+        if weights is None:
+            y = (y - mean) / scale
+        else:
+            counts = weights[y] > 0
+            x, y = x[counts], y[counts]
+            if len(np.unique(y)) < 2:
+                return {}
         try:
             boosting = Boosting(x, y, weights, iterations=plan.iterations, seed=seed, until=until)
         except TimeoutError:

@@ -206,7 +206,7 @@ def test_a_configuration_that_names_our_callbacks_and_loggers_serves_a_fit_and_g
     there["trainer"]["max_epochs"] = 3
     there["data"]["init_args"] |= {"bins": 0, "max_expansion": 100.0}  # flags that came later
     there["model"]["init_args"] |= LATER
-    there |= {"recipe": "plain", "patience": "auto", "ensemble": None, "trust": None}
+    there |= {"recipe": "plain", "patience": "auto", "ensemble": None, "trust": None, "reference": True}
     assert yaml.safe_load(config.read_text()) == there  # the classes under the same names
 
 
