@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from datamodules import DataError
 from datamodules.targets import quantile_bins, split_rows
 
-HARD_STOP = 20.0  # seconds: twice what is planned, for a machine that is slow or has others to serve
+HARD_STOP = 20.0  # seconds of one core: twice what is planned, for a slow machine
 PLANNED = 10.0  # seconds of one core, if the search for the number of iterations goes on to its end; few do
 SCORING = 2.0  # of these for the predictions of the rows that are scored
 MOST_ITERATIONS, FEWEST_ITERATIONS = 200, 25  # with fewer, boosting has not come far from the trivial prediction
@@ -76,7 +76,7 @@ class Boosting:
         weights: Weight of each class in the loss, shape (classes,); None for amounts.
         iterations: The most.
         seed: Of the rows that are held out. They are held out of the search alone: the final fit has all.
-        until: When it must be done, by `time.monotonic`.
+        until: When it must be done, by `time.thread_time`: others on the machine shall not decide what comes out.
 
     Raises:
         TimeoutError: It would not be.
@@ -85,14 +85,13 @@ class Boosting:
     def __init__(
         self, x: NDArray[Any], y: NDArray[Any], weights: Values | None, *, iterations: int, seed: int, until: float
     ) -> None:
-        self._weights, self._until, self._begun = weights, until, time.monotonic()
+        self._weights, self._until, self._begun = weights, until, time.thread_time()
         self._rate = RATE * min(3.0, MOST_ITERATIONS / iterations)
         # Once, as each of the fits would do it anew; scikit-learn's own takes seconds where rows have weights.
         self._edges = [np.unique(np.quantile(column, np.linspace(0, 1, BINS + 1)[1:-1])) for column in x.T]
         x = self._binned(x)
         held = share_of(y, HELD_OUT, is_class=weights is not None, seed=seed) if len(y) >= SMALL else None
         self.iterations = min(SMALL_ITERATIONS, iterations) if held is None else self._search(x, y, held, iterations)
-        self._expect(1.0)
         self._model = self._fitted(self._made(y).set_params(max_iter=self.iterations), x, y)
 
     def predict(self, x: NDArray[Any]) -> Values:
@@ -137,8 +136,8 @@ class Boosting:
             best = 1 + int(np.argmin(list(self._losses(staged(x[held]), y[held]))))
             if best < 0.8 * stage:  # it has been rising since
                 break
-            if stage < most:  # the next stage takes as long as all until here, and the final fit as long as both
-                self._expect(3.0)
+            self._expect(1.0 if stage < most else 0.0)  # the next stage takes as long as all until here
+        self._expect(best / stage)  # and so does the final fit for as many iterations
         return best
 
     def _losses(self, staged: Iterator[Any], y: NDArray[Any]) -> Iterator[float]:
@@ -151,7 +150,7 @@ class Boosting:
 
     def _expect(self, more: float) -> None:
         """Give up where so many times the time until now is too long."""
-        now = time.monotonic()
+        now = time.thread_time()
         if now + more * (now - self._begun) > self._until:
             raise TimeoutError
 
