@@ -46,8 +46,7 @@ def draw_fit(
     rows = figure.subplots(len(heights), 1, gridspec_kw={"height_ratios": heights})
     _head(rows[0], diagnosis, title)
     _probabilities(rows[0], diagnosis)
-    _losses(rows[1], _numbers(train_loss), _numbers(val_loss), diagnosis)
-    _levels(rows[1], levels or {})
+    _losses(rows[1], _numbers(train_loss), _numbers(val_loss), diagnosis, levels or {})
     if below and metric is not None:
         rows[2].sharex(rows[1])
         rows[1].tick_params(labelbottom=False)
@@ -92,7 +91,7 @@ def _probabilities(axes: Axes, diagnosis: Diagnosis) -> None:
     axes.axis("off")
 
 
-def _losses(axes: Axes, train: Any, val: Any, diagnosis: Diagnosis) -> None:
+def _losses(axes: Axes, train: Any, val: Any, diagnosis: Diagnosis, levels: Mapping[str, float | None]) -> None:
     _line(axes, train, TRAIN, "training loss")
     _line(axes, val, VAL, "validation loss")
     seen = [float(v) for v in (val if np.isfinite(val).any() else train) if isfinite(v)]
@@ -103,6 +102,7 @@ def _losses(axes: Axes, train: Any, val: Any, diagnosis: Diagnosis) -> None:
         low, high = min(later), max(later)
         if low < high:
             axes.set_ylim(low - 0.05 * (high - low), high + 0.08 * (high - low))
+    _levels(axes, levels)
     _marks(axes, diagnosis, max(len(train), len(val)))
     best = diagnosis.best_epoch
     if best is not None and best < len(val) and isfinite(val[best]):
@@ -114,13 +114,13 @@ def _losses(axes: Axes, train: Any, val: Any, diagnosis: Diagnosis) -> None:
 
 
 def _levels(axes: Axes, levels: Mapping[str, float | None]) -> None:
-    """Level lines with their names at the right end; one that lies outside would press the curves together."""
+    """Level lines of losses, named beside the axes; one that lies outside would press the curves together."""
     low, high = axes.get_ylim()
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
     for name, level in levels.items():
         if level is not None and low <= level <= high:
-            axes.axhline(level, color=QUIET, linewidth=0.8, linestyle=":", zorder=0)
-            place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-            axes.annotate(f"{name} {level:.4g}", (1, level), (-2, 2), ha="right", fontsize=7.5, color=QUIET, **place)
+            axes.axhline(level, color=QUIET, linewidth=1, linestyle=":", zorder=0)
+            axes.annotate(f"{name}\n{level:.4g}", (1, level), (4, 0), fontsize=7.5, color=QUIET, **place)
 
 
 def _line(axes: Axes, values: Any, colour: str, label: str) -> None:

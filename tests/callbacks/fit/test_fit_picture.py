@@ -41,7 +41,7 @@ def test_losses_to_compare_with_are_lines_where_they_are_within_the_view():
     found = diagnose(TRAIN, VAL)
     levels = {"trivial": 40.0, "reference": 0.6, "missing": None}
     said = texts(draw_fit(TRAIN, VAL, found, levels=levels))
-    assert "reference 0.6" in said
+    assert "reference\n0.6" in said
     assert not any("trivial" in text or "missing" in text for text in said)
 
 
