@@ -150,7 +150,7 @@ class MLPModule(EvaluatedModule):
         predictions, y = predictions.to(self.device), y.to(self.device)
         scores = {"loss": float(self.logged_loss(self.loss(self.outputs_of(predictions), y)))}
         for name, metric in self.metrics().items():
-            metric.sync_on_compute = False
+            metric.distributed_available_fn = lambda: False
             metric.to(self.device).update(predictions.float(), y)
             found = metric.compute()
             found = found if isinstance(found, dict) else {name: found}
