@@ -58,7 +58,7 @@ def measure(rows: int, columns: int, classes: int) -> str:
     epochs, epoch = re.search(r"of 0 to (\d+)", said), re.search(r"an epoch +([\d.e-]+) s", said)
     training = (int(epochs[1]) + 1) * float(epoch[1])
     plan = Plan.of(round(0.7 * rows), columns, classes)
-    modelled = modelled_seconds(plan.rows, columns, classes, plan.iterations) if plan else 0
+    modelled = modelled_seconds(plan.rows, columns, classes, plan.iterations, plan.splits) if plan else 0
     head, loss = (next(line for line in said.splitlines() if key in line) for key in ("validation", "loss"))
     columns_of = re.split(r"\s{2,}", head.strip())
     values = dict(zip(columns_of, loss.split()[1:], strict=True))

@@ -1,7 +1,7 @@
 """Gradient-boosted trees on the rows of a table, within a budget that is a function of the table's size alone."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ FEWEST_ROWS = 500  # of a sample: rather than with fewer rows it does with fewer
 RATE = 0.1  # with the most iterations; with half of them twice as much, up to three times
 LEAVES, BINS = 15, 64  # half of scikit-learn's leaves and a quarter of its bins take half of the time
 HELD_OUT = 0.15  # of the training rows, on which the number of iterations is found
-SMALL, SMALL_ITERATIONS = 150, 40  # of fewer rows none are held out, as they could not tell how many are best
+FEW_ROWS, SPLITS = 500, 5  # of so few rows five shares are held out in turn: one alone would say little
+UNTOLD = 40  # iterations where none can be held out
 
 # Seconds on one core, measured with `benchmarks/reference_cost.py`.
 _TREE, _TREE_COLUMN, _TREE_ROW, _TREE_CELL = 1.2e-4, 1.2e-5, 2e-8, 2e-9
@@ -29,11 +30,11 @@ _PREDICTED = 6e-8  # a row by a tree
 Values = NDArray[np.float64]
 
 
-def modelled_seconds(rows: int, columns: int, classes: int, iterations: int) -> float:
+def modelled_seconds(rows: int, columns: int, classes: int, iterations: int, splits: int = 1) -> float:
     """Return the time that a `Boosting` with all iterations takes on one core; classes are 0 for a regression."""
-    trees = 2 * iterations * (1 if classes < 3 else classes)
+    trees = (splits + 1) * iterations * (1 if classes < 3 else classes)
     each = _TREE + _TREE_COLUMN * columns + _TREE_CELL * rows * columns + (_TREE_ROW + _PREDICTED) * rows
-    return (len(_stages(iterations)) + 1) * _BINNED_CELL * rows * columns + trees * each
+    return (splits * len(_stages(iterations)) + 1) * _BINNED_CELL * rows * columns + trees * each
 
 
 def _stages(iterations: int) -> list[int]:
@@ -50,19 +51,22 @@ class Plan:
 
     rows: int  # to train on
     iterations: int
+    splits: int  # into rows to learn from and rows held out, to find out how many iterations are best
     scored: int  # rows of each set that is scored
 
     @classmethod
     def of(cls, rows: int, columns: int, classes: int) -> "Plan | None":
         """Return what `PLANNED` seconds suffice for; None where that is too little to learn from."""
-        iterations, needed = MOST_ITERATIONS, min(rows, FEWEST_ROWS)
+        iterations, needed, budget = MOST_ITERATIONS, min(rows, FEWEST_ROWS), PLANNED - SCORING
         while iterations >= FEWEST_ITERATIONS:
             at_first = modelled_seconds(0, columns, classes, iterations)
             a_row = modelled_seconds(1, columns, classes, iterations) - at_first
-            most = int((PLANNED - SCORING - at_first) / a_row)
+            most = int((budget - at_first) / a_row)
             if most >= needed:
                 trees = iterations * (1 if classes < 3 else classes)
-                return cls(min(rows, most), iterations, int(SCORING / 2 / (_PREDICTED * trees)))  # of two sets
+                many = rows < FEW_ROWS and modelled_seconds(rows, columns, classes, iterations, SPLITS) < budget
+                scored = int(SCORING / 2 / (_PREDICTED * trees))  # of two sets
+                return cls(min(rows, most), iterations, SPLITS if many else 1, scored)
             iterations //= 2
         return None
 
@@ -74,7 +78,7 @@ class Boosting:
         x: Features, shape (rows, columns).
         y: Class numbers, or amounts with a mean near 0 and a spread near 1, shape (rows,).
         weights: Weight of each class in the loss, shape (classes,); None for amounts.
-        iterations: The most.
+        plan: The most iterations, and how they are found.
         seed: Of the rows that are held out. They are held out of the search alone: the final fit has all.
         until: When it must be done, by `time.thread_time`: others on the machine shall not decide what comes out.
 
@@ -83,15 +87,16 @@ class Boosting:
     """
 
     def __init__(
-        self, x: NDArray[Any], y: NDArray[Any], weights: Values | None, *, iterations: int, seed: int, until: float
+        self, x: NDArray[Any], y: NDArray[Any], weights: Values | None, *, plan: Plan, seed: int, until: float
     ) -> None:
         self._weights, self._until, self._begun = weights, until, time.thread_time()
-        self._rate = RATE * min(3.0, MOST_ITERATIONS / iterations)
+        self._rate = RATE * min(3.0, MOST_ITERATIONS / plan.iterations)
         # Once, as each of the fits would do it anew; scikit-learn's own takes seconds where rows have weights.
         self._edges = [np.unique(np.quantile(column, np.linspace(0, 1, BINS + 1)[1:-1])) for column in x.T]
         x = self._binned(x)
-        held = share_of(y, HELD_OUT, is_class=weights is not None, seed=seed) if len(y) >= SMALL else None
-        self.iterations = min(SMALL_ITERATIONS, iterations) if held is None else self._search(x, y, held, iterations)
+        is_class, splits = weights is not None, range(seed, seed + plan.splits)
+        held = [share for each in splits if (share := share_of(y, HELD_OUT, is_class=is_class, seed=each)) is not None]
+        self.iterations = self._search(x, y, held, plan.iterations) if held else min(UNTOLD, plan.iterations)
         self._model = self._fitted(self._made(y).set_params(max_iter=self.iterations), x, y)
 
     def predict(self, x: NDArray[Any]) -> Values:
@@ -128,12 +133,15 @@ class Boosting:
         out[:, self._classes] += found * (self._rows / (self._rows + 1))
         return out
 
-    def _search(self, x: NDArray[Any], y: NDArray[Any], held: NDArray[np.bool_], most: int) -> int:
-        model, best = self._made(y[~held]).set_params(warm_start=True), 1
+    def _search(self, x: NDArray[Any], y: NDArray[Any], held: Sequence[NDArray[np.bool_]], most: int) -> int:
+        models, best, stage = [self._made(y[~out]).set_params(warm_start=True) for out in held], 1, 1
         for stage in _stages(most):
-            model = self._fitted(model.set_params(max_iter=stage), x[~held], y[~held])
-            staged = model.staged_predict if self._weights is None else model.staged_predict_proba
-            best = 1 + int(np.argmin(list(self._losses(staged(x[held]), y[held]))))
+            losses = np.zeros(stage)
+            for model, out in zip(models, held, strict=True):
+                self._fitted(model.set_params(max_iter=stage), x[~out], y[~out])
+                staged = model.staged_predict if self._weights is None else model.staged_predict_proba
+                losses += list(self._losses(staged(x[out]), y[out]))
+            best = 1 + int(np.argmin(losses))
             if best < 0.8 * stage:  # it has been rising since
                 break
             self._expect(1.0 if stage < most else 0.0)  # the next stage takes as long as all until here

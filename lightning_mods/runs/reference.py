@@ -69,7 +69,7 @@ def reference_scores(model: MLPModule, data: TabularDataModule) -> Scores:
             if len(np.unique(y)) < 2:
                 return {}
         try:
-            boosting = Boosting(x, y, weights, iterations=plan.iterations, seed=seed, until=until)
+            boosting = Boosting(x, y, weights, plan=plan, seed=seed, until=until)
         except TimeoutError:
             return {}
         scores = {}

@@ -14,7 +14,7 @@ def test_a_plan_keeps_to_the_budget(rows, columns, classes):
     plan = Plan.of(rows, columns, classes)
     assert plan is not None
     trees = plan.iterations * (classes if classes > 2 else 1)
-    seconds = modelled_seconds(plan.rows, columns, classes, plan.iterations)
+    seconds = modelled_seconds(plan.rows, columns, classes, plan.iterations, plan.splits)
     assert seconds + 2 * plan.scored * trees * boosting._PREDICTED <= boosting.PLANNED * 1.001
     assert plan.rows == rows or plan.rows >= boosting.FEWEST_ROWS
 
@@ -25,7 +25,8 @@ def test_what_cannot_be_learned_within_the_budget_is_not_begun():
 
 
 def fitted(x, y, weights, **more):
-    return Boosting(x, y, weights, **({"iterations": 50, "seed": 0, "until": time.thread_time() + 60} | more))
+    plan = Plan(rows=len(y), iterations=50, splits=3, scored=len(y))
+    return Boosting(x, y, weights, **({"plan": plan, "seed": 0, "until": time.thread_time() + 60} | more))
 
 
 def test_no_class_is_impossible():
@@ -44,7 +45,9 @@ def test_more_iterations_than_help_are_not_made():
     noise, signal = x[:, 2], np.sin(3 * x[:, 0]) + x[:, 1]
     assert fitted(x[:, :2], noise, None).iterations < 5
     assert fitted(x[:, :2], signal, None).iterations > 10
-    assert fitted(x[:100, :2], signal[:100], None).iterations == boosting.SMALL_ITERATIONS
+    assert fitted(x[:40, :2], noise[:40], None).iterations < 10
+    names = np.arange(400) // 2  # no class has a row to spare
+    assert fitted(x[:6], names[:6], np.ones(3)).iterations == boosting.UNTOLD
 
 
 def test_it_gives_up_in_time():
