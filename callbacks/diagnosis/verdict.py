@@ -145,7 +145,8 @@ def _no_better(found: Diagnosis, metric: tuple[float, float], rows: int | None, 
     error = sqrt(trivial * (1 - trivial) / rows) if rows and 0 < trivial < 1 else 0.0
     fit, cause = (Fit.UNKNOWN, "unclear") if abs(reached - trivial) <= error else (Fit.UNDERFIT, "not_learning")
     probabilities = _raised(found.probabilities, fit, 0.5 if fit is Fit.UNKNOWN else 0.8)
-    reason = f"{found.reason[:-1]}; but its metric there, {reached:.4g}, is no better than the trivial {trivial:.4g}."
+    at_best = f"in epoch {found.best_epoch} the metric, {reached:.4g}, is no better than the trivial {trivial:.4g}"
+    reason = f"{found.reason[:-1]}; {at_best}."
     rare = "Where one class is rare, judge by F1 or AUROC, or let every class weigh the same in the loss."
     advice = (*([rare] if 0 < trivial < 1 else []), *advice_for("cannot_fit", RunFacts(None, None, None, flags=flags)))
     return replace(

@@ -384,4 +384,4 @@ def test_a_metric_no_better_than_the_trivial_one_is_not_called_good(reached, tri
         assert d.fit is expected
         assert d.fit is max(d.probabilities, key=d.probabilities.get)
         assert sum(d.probabilities.values()) == pytest.approx(1)
-        assert (f"its metric there, {sign * reached:.4g}, is no better than" in d.reason) is (expected is not Fit.GOOD)
+        assert (f"the metric, {sign * reached:.4g}, is no better than" in d.reason) is (expected is not Fit.GOOD)

@@ -149,6 +149,26 @@ def test_a_search_and_its_fit_have_one_in_all(monkeypatch):
     assert asked == [1]
 
 
+SLOWLY = ("--recipe=plain", "--patience=0", "--model.hidden_sizes=[]")
+
+
+def test_a_fit_no_better_than_the_largest_class_is_not_good(folder):
+    r = np.random.default_rng(0)
+    x = r.normal(size=(600, 3)).round(4)
+    y = np.where(r.random(600) < 0.05 + 0.22 * (x[:, 0] > 0.6), "rare", "usual")
+    _, said = fit(*write("rare.csv", x, y), *SLOWLY, "--model.lr=0.02", "--trainer.max_epochs=40")
+    assert said["fit"] in ("unknown", "underfit")
+    assert "is no better than the trivial 0.8778" in said["reason"]
+
+
+def test_a_loss_above_the_trivial_one_is_called_so():
+    r = np.random.default_rng(0)
+    table = write("noise.csv", r.normal(size=(200, 8)).round(4), r.permutation(np.repeat(["a", "b"], 100)))
+    _, said = fit(*table, *SLOWLY, "--model.lr=0.3", "--trainer.max_epochs=12")
+    assert said["fit"] == "underfit"
+    assert "is above the trivial 0.6931" in said["reason"]
+
+
 def test_a_foreign_module_says_its_own(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "says_its_own.py").write_text(
