@@ -9,6 +9,7 @@ indicators, standardising, one-hot encoding with rare categories pooled, early s
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -65,9 +66,11 @@ def ours(train: Path, test: Path, target: str, flags: list[str]) -> dict[str, An
     seconds = time.monotonic() - start
     if done.returncode:
         return {"score": float("nan"), "baseline": float("nan"), "seconds": seconds, "error": done.stderr[-300:]}
-    wanted = ("accuracy", "r2")
-    row = next(line for line in done.stdout.splitlines() if line.startswith(wanted)).split()
-    return {"metric": row[0], "score": float(row[-2]), "baseline": float(row[-1]), "seconds": seconds}
+    lines = [re.split(r"  +", line) for line in done.stdout.splitlines()]
+    column = next(i for cells in lines for i, cell in enumerate(cells) if cell.startswith("test ("))
+    row = next(cells for cells in lines if cells[0] in ("accuracy", "r2"))
+    score, baseline = (float(cell.partition(" ±")[0]) for cell in row[column : column + 2])
+    return {"metric": row[0], "score": score, "baseline": baseline, "seconds": seconds}
 
 
 def numbers_and_words(x: pd.DataFrame) -> tuple[list[str], list[str]]:

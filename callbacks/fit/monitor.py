@@ -7,9 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from callbacks.diagnosis.evidence import Evidence
-from callbacks.diagnosis.names import plain
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
-from callbacks.fit.reader import AUTO, FitReader, baseline_of, baselines_on, obstacle, reference_of, train_eval_loss
+from callbacks.fit.evidence import FitEvidence, keeps_lowest, savers
+from callbacks.fit.reader import (
+    AUTO,
+    FitReader,
+    baseline_of,
+    baselines_on,
+    mean_of_ranks,
+    obstacle,
+    reference_of,
+    train_eval_loss,
+)
 from callbacks.fit.record import headline, paragraph, write_document
 from callbacks.host import Guard, NamedByPlace, say
 from callbacks.host.packages import Callback, LightningModule, Trainer
@@ -23,6 +32,9 @@ if TYPE_CHECKING:
 DRAWING = 0.02  # share of the time that goes into pictures on the way: each costs as much as many small epochs
 READING = "reading the losses"
 GUESS = 0.5  # seconds that the first picture takes
+# Rows of training whose loss is evaluated in the end: as many as take 2 % of the time that the fit's took, a forward
+# pass being a third of a step; and no more than tell a mean well.
+FAIR_SHARE, FAIR_ROWS = 0.06, 4096
 
 
 def _folder_of(trainer: Trainer) -> Path | None:
@@ -31,27 +43,18 @@ def _folder_of(trainer: Trainer) -> Path | None:
     Every rank must ask: the log folder is broadcast.
     """
     log_dir = trainer.log_dir
-    beside = next((saver.dirpath for saver in _savers(trainer) if getattr(saver, "dirpath", None)), None)
+    beside = next((saver.dirpath for saver in savers(trainer) if getattr(saver, "dirpath", None)), None)
     folder = str(beside or log_dir or trainer.default_root_dir)
     return None if "://" in folder else Path(folder)
 
 
-def _savers(trainer: Trainer) -> list[Any]:
-    """What keeps the best checkpoint, of whichever of Lightning's packages."""
-    return [each for each in trainer.callbacks if hasattr(each, "best_model_path")]  # type: ignore[attr-defined]  # a connector's
-
-
 def _checkpoint_to_keep(trainer: Trainer, val_loss: str, best_epoch: int | None) -> str:
     """Which checkpoint to keep: that of the lowest validation loss, or how to have one."""
-    savers = _savers(trainer)
-    for saver in savers:
-        watched = plain(str(getattr(saver, "monitor", None))).removesuffix("_epoch")
-        # Of an ensemble, whose members' loss is read here, our own keeps the best as a whole.
-        read = (plain(val_loss).removesuffix("_epoch"), "val_ensemble_loss")
-        is_low = watched in read and getattr(saver, "mode", "min") == "min"
-        if is_low and saver.best_model_path:
+    found = savers(trainer)
+    for saver in found:
+        if keeps_lowest(saver, val_loss) and saver.best_model_path:
             return str(saver.best_model_path)
-    for folder in [Path(str(saver.dirpath)) for saver in savers if getattr(saver, "dirpath", None)]:
+    for folder in [Path(str(saver.dirpath)) for saver in found if getattr(saver, "dirpath", None)]:
         for path in sorted(folder.glob(f"*epoch={best_epoch}[-.]*")):
             return str(path)
     return f"the weights of epoch {best_epoch}; ModelCheckpoint(monitor={val_loss!r}) would have kept the best ones"
@@ -66,6 +69,10 @@ class FitMonitor(NamedByPlace, Callback):
     are files. `diagnosis.json` stands beside the checkpoints, or in the log folder. Standard error gets a line when the
     verdict changes and a paragraph at the end. Weights are never touched. A NaN that was logged is shown to
     `diagnose`, which says what it means.
+
+    Beside the curves it collects evidence: the settings, which any module may add to in `training_settings()`; standard
+    errors from `val_row_losses`, which a module has after a validation; and, once in the end, the loss of training rows
+    in eval mode by `evaluation_loss(batch)`. See `callbacks.fit.evidence`.
 
     Args:
         train_loss: Name under which the training loss is logged; `train_loss` also finds what has another name, such as
@@ -82,7 +89,8 @@ class FitMonitor(NamedByPlace, Callback):
         stop: Vote to stop when overfitting is established, and name the checkpoint to keep.
         stop_after: Verdicts in a row that must say overfit before the vote, at least 1.
         train_slice: Training rows, evenly spaced, whose loss is evaluated in eval mode after every epoch and judged
-            instead of the logged training loss, which lags; 0 for none. Needs the module's `evaluation_loss(batch)`.
+            instead of the logged training loss, which lags; 0 for once in the end, within 2 % of the time. Needs the
+            module's `evaluation_loss(batch)`.
         check_every: Validated epochs between two verdicts; 0 for every one at first, and later whenever the run has
             grown by 2 % if it may stop for it, by 10 % if not.
         plot: Draw the curves, e.g. for TensorBoard's Images tab.
@@ -125,13 +133,14 @@ class FitMonitor(NamedByPlace, Callback):
     def _begin(self) -> None:
         self.diagnosis: Diagnosis | None = None
         self._reader = FitReader(self.train_loss, self.val_loss, self.metric)
+        self._known = FitEvidence()
+        self._evidence = Evidence()  # for the latest verdict
         self._verdict = Fit.UNKNOWN
         self._judged = -1  # the last epoch with a verdict
         self._overfits = 0  # verdicts in a row
         self._stopped = False
         self._trivial: dict[str, float] | None = None  # the trivial prediction's loss and metrics, once asked
         self._base: float | None = None
-        self._evidence = Evidence()
         self._folder: Path | None = None
         self._guard = Guard("FitMonitor")
         self._spare = SpareTime(DRAWING, GUESS)
@@ -151,13 +160,15 @@ class FitMonitor(NamedByPlace, Callback):
     def state_dict(self) -> dict[str, Any]:
         """The curves and what was made of them."""
         judged = {"verdict": str(self._verdict), "judged": self._judged, "overfits": self._overfits}
-        return {"reader": self._reader.state(), **judged}
+        return {"reader": {**self._reader.state(), "evidence": self._known.state()}, **judged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the curves of a checkpoint."""
         self._reader.load(state_dict["reader"])
         self._verdict = Fit(state_dict["verdict"])
         self._judged, self._overfits = int(state_dict["judged"]), int(state_dict["overfits"])
+        if "evidence" in state_dict["reader"]:  # not in those written before there was any
+            self._known.load(state_dict["reader"]["evidence"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier run, unless this one goes on with it."""
@@ -172,8 +183,9 @@ class FitMonitor(NamedByPlace, Callback):
         self._folder = _folder_of(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take a training loss that the module logged after our hook of the epoch before."""
+        """Take a training loss that the module logged after our hook of the epoch before; read the settings once."""
         with self._guard(trainer, READING):
+            self._known.begin(trainer, pl_module)
             self._reader.late(trainer, trainer.current_epoch - 1)
             self._reader.complain(trainer)
 
@@ -203,6 +215,8 @@ class FitMonitor(NamedByPlace, Callback):
         if trainer.state.fn == "fit":
             with self._guard(trainer, READING):
                 self._reader.validation(trainer)
+                if not trainer.sanity_checking:
+                    self._known.rows.take(trainer, pl_module, self._reader.record.names["val_loss"])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Pair the losses of the epoch, judge if it is time, and vote."""
@@ -225,7 +239,7 @@ class FitMonitor(NamedByPlace, Callback):
         with self._guard(trainer, READING):
             self._reader.late(trainer, epoch)
             self._reader.complain(trainer, ended=True)
-        self._judge(trainer, pl_module, epoch, last=True)
+        self._judge(trainer, pl_module, epoch, last=True, fair=self._fair_train_loss(trainer, pl_module))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the verdict so far behind when a person interrupts the run."""
@@ -246,9 +260,22 @@ class FitMonitor(NamedByPlace, Callback):
         else:
             self._guard.once(trainer, f"train_slice={self.train_slice} is not used: {reason}")
 
-    def _judge(self, trainer: Trainer, pl_module: LightningModule, epoch: int, *, last: bool = False) -> None:
+    def _fair_train_loss(self, trainer: Trainer, pl_module: LightningModule) -> float | None:
+        """Evaluate the loss of training rows in the end, unless it was after every epoch; every rank must call this."""
+        if self._reader.record.has("fair_loss"):
+            return next(value for value in reversed(self._reader.record.curves["fair_loss"]) if value is not None)
+        if trainer.fast_dev_run or obstacle(trainer, pl_module) is not None:  # type: ignore[attr-defined]  # a connector's
+            return None
+        rows = len(trainer.train_dataloader.dataset)  # type: ignore[union-attr]
+        rows = min(FAIR_ROWS, math.ceil(FAIR_SHARE * trainer.current_epoch * rows))
+        return mean_of_ranks(trainer, train_eval_loss(trainer, pl_module, rows, self._guard) if rows else None)
+
+    def _judge(
+        self, trainer: Trainer, pl_module: LightningModule, epoch: int, *, last: bool = False, fair: float | None = None
+    ) -> None:
         with self._guard(trainer, "the diagnosis"):
             train, val, metric = self._reader.record.paired()
+            self._evidence = self._known.found(trainer, self._reader.record.names["val_loss"], fair)
             self._read_levels(trainer, pl_module)
             base, evidence = self._base, self._evidence
             mode, flags = self.metric_mode, self.flags
@@ -291,8 +318,7 @@ class FitMonitor(NamedByPlace, Callback):
             if changed or last:
                 dispatch.write_text(trainer, "fit/verdict", paragraph(found, keep), epoch)
                 if self._folder is not None:
-                    reference = self._evidence.reference_loss
-                    write_document(self._folder / "diagnosis.json", found, self._reader.record, base, reference)
+                    write_document(self._folder / "diagnosis.json", found, self._reader.record, base, self._evidence)
         if self.plot and (last or (changed and self._spare.is_due)):  # on the way only if there is time
             with self._guard(trainer, "drawing the curves"):
                 if dispatch.are_shown(trainer):

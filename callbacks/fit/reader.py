@@ -77,6 +77,17 @@ def train_eval_loss(trainer: Trainer, pl_module: Any, rows: int, guard: Guard) -
     return loss
 
 
+def mean_of_ranks(trainer: Trainer, value: float | None) -> float | None:
+    """Return the mean of a value over the ranks that have one; every rank must call this."""
+    if trainer.world_size > 1:
+        pair = torch.tensor([value or 0.0, float(value is not None)], dtype=torch.float64)
+        pair = pair.to(trainer.strategy.root_device)
+        total = trainer.strategy.reduce(pair, reduce_op="sum")
+        assert isinstance(total, Tensor)
+        value = float(total[0] / total[1]) if total[1] > 0 else None
+    return value
+
+
 _TRANSFER = "on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"
 
 
@@ -213,12 +224,7 @@ class FitReader:
 
     def put(self, trainer: Trainer, curve: str, epoch: int, value: float | None) -> None:
         """Record the mean of a value over the ranks that have one; every rank must call this."""
-        if trainer.world_size > 1:
-            pair = torch.tensor([value or 0.0, float(value is not None)], dtype=torch.float64)
-            pair = pair.to(trainer.strategy.root_device)
-            total = trainer.strategy.reduce(pair, reduce_op="sum")
-            assert isinstance(total, Tensor)
-            value = float(total[0] / total[1]) if total[1] > 0 else None
+        value = mean_of_ranks(trainer, value)
         if value is not None:
             self.record.put(curve, epoch, value)
 

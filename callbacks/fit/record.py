@@ -8,6 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from callbacks.diagnosis.evidence import Evidence
 from callbacks.diagnosis.verdict import Diagnosis, Fit
 from callbacks.host.files import replacing
 
@@ -86,15 +87,17 @@ def paragraph(diagnosis: Diagnosis, keep: str | None = None) -> str:
 
 
 def write_document(
-    path: Path, diagnosis: Diagnosis, record: FitRecord, baseline: float | None, reference: float | None = None
+    path: Path, diagnosis: Diagnosis, record: FitRecord, baseline: float | None, evidence: Evidence
 ) -> None:
-    """Write the diagnosis and its curves as JSON, whole or not at all; what is no finite number is null."""
+    """Write the diagnosis, its curves and evidence as JSON, whole or not at all; what is no finite number is null."""
+    known = asdict(evidence)
     said = asdict(diagnosis) | {
         "baseline_loss": _finite(baseline),
-        "reference_loss": _finite(reference),
+        "reference_loss": _finite(evidence.reference_loss),
         "loss_at_start": _finite(record.loss_at_start),
         "logged_as": record.names,
         "curves": {name: [_finite(value) for value in values] for name, values in record.curves.items()},
+        "evidence": {name: _finite(value) if isinstance(value, float) else value for name, value in known.items()},
     }
     text = json.dumps(said, indent=1, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)

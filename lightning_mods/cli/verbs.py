@@ -5,7 +5,7 @@ import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from traceback import walk_tb
@@ -35,7 +35,7 @@ from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.loggers import LOGGER_FLAG
 from lightning_mods.cli.siblings import OUR_PACKAGES
 from lightning_mods.loggers.progress import EpochTimer, close_loggers, how_to_look
-from lightning_mods.loggers.terminal import STAGES, RunSummary, is_leading, quiet, say, writers_report_once
+from lightning_mods.loggers.terminal import STAGES, Certainty, RunSummary, is_leading, quiet, say, writers_report_once
 from lightning_mods.models.fused.group import SMALL_STEP, step_operations
 from lightning_mods.models.fused.lightning_internals import epochs_done
 from lightning_mods.models.module import MLPModule
@@ -218,11 +218,14 @@ def _fit_summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
     # The metrics of the best epoch stand in its checkpoint, unless the user's own callback wrote it.
     known = _of_stage(metrics_in(kept) if kept else {}, "val")
     results = {"val": known or evaluate(cli, best, "val"), "test": evaluate(cli, best, "test")}
+    if kept is not None:  # where nothing was evaluated, nothing was loaded
+        cli.model.load_state_dict(kept["state_dict"])
     close_loggers(trainer.loggers if trainer.is_global_zero else [])
     return RunSummary(
         results={stage: found for stage, found in results.items() if found},
         baselines={stage: _baseline(cli, stage) for stage, found in results.items() if found},
         references=next((c.scores for c in trainer.callbacks if isinstance(c, ReferenceFit)), {}),  # type: ignore[attr-defined]  # a connector's
+        certainty={stage: _certainty(cli, stage) for stage, found in results.items() if found},
         best_epoch=epochs_done(kept) - 1 if kept else None,
         epochs=epochs,
         seconds=timer.seconds,
@@ -253,6 +256,21 @@ def _of_stage(metrics: dict[str, float], stage: str) -> dict[str, float]:
     return {name.removeprefix(f"{stage}_"): value for name, value in metrics.items() if name.startswith(stage)}
 
 
+def _certainty(cli: ModsCLI, stage: str) -> Certainty:
+    """Return how sure the weights' metrics on a set are."""
+    data, more = cli.datamodule, ""
+    limit = getattr(cli.trainer, f"limit_{stage}_batches")
+    if isinstance(limit, int) or limit != 1.0:  # so many batches, or a part of them: who knows of how many rows
+        return Certainty()
+    if isinstance(data, TabularDataModule) and getattr(data, f"{stage}_path") is None:
+        more = f"a --data.{stage}_fraction above {getattr(data, f'{stage}_fraction'):g} holds out more"
+    with suppress(Exception):  # loaders and models of a stranger's
+        if isinstance(cli.model, MLPModule) and isinstance(data, TabularDataModule):
+            return Certainty(*cli.model.standard_errors(getattr(data, f"{stage}_dataloader")()), more)
+        return Certainty(len(getattr(cli.trainer, f"{stage}_dataloaders").dataset), {}, more)
+    return Certainty()
+
+
 def _baseline(cli: ModsCLI, stage: str) -> dict[str, float]:
     """Loss and metrics of the trivial prediction on one set, as far as the model or the data module knows them."""
     known = getattr(cli.datamodule, "baseline", None)
@@ -279,7 +297,13 @@ def _print_results(cli: ModsCLI, checkpoint: Path | None, *, stage: str) -> None
         raise RunError(f"there is no {STAGES[stage]} set: {how}")
     epochs = epochs_done(read_checkpoint(checkpoint)) if checkpoint else 0  # an ensemble of a study has none
     epoch = epochs - 1 if epochs else None
-    summary = RunSummary({stage: found}, {stage: _baseline(cli, stage)}, best_epoch=epoch, checkpoint=checkpoint)
+    summary = RunSummary(
+        {stage: found},
+        {stage: _baseline(cli, stage)},
+        certainty={stage: _certainty(cli, stage)},
+        best_epoch=epoch,
+        checkpoint=checkpoint,
+    )
     if cli.trainer.is_global_zero:
         sys.stdout.write(f"{summary}\n")
 

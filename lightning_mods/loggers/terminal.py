@@ -1,6 +1,7 @@
 """What a person at the terminal reads and is spared: notes, the table at the end of a fit, other people's warnings."""
 
 import logging
+import math
 import statistics
 import threading
 import warnings
@@ -72,6 +73,29 @@ _ROWS = {"loss": "loss of the mean member", "ensemble_loss": "loss of the ensemb
 STAGES = {"val": "validation", "test": "test"}  # as metrics are named, and in words
 
 
+SMALL = 50  # rows of a set on which a share is known to ±0.07 at best
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """How far the rows of a set let the numbers in its column be trusted."""
+
+    rows: int | None = None  # None where nobody counted them
+    errors: Mapping[str, float] = field(default_factory=dict)  # standard errors over the rows, by metric
+    more: str = ""  # what makes the set larger
+
+    def __str__(self) -> str:
+        return "" if self.rows is None else f" ({self.rows:,} rows)"
+
+    def note(self, stage: str) -> list[str]:
+        """Return a line that says what a small set is good for; none for a larger one."""
+        if self.rows is None or self.rows >= SMALL:
+            return []
+        known = [name for name in ("accuracy", "r2", "rmse", "loss") if 0 < self.errors.get(name, 0) < math.inf]
+        told = f"{known[0]} is known to ±{self.errors[known[0]]:.2g} only" if known else "they tell little"
+        return [f"note: {self.rows:,} {stage} rows: {told}{self.more and '; '}{self.more}"]
+
+
 @dataclass(frozen=True)
 class RunSummary:
     """Prints as the table at the end of a verb."""
@@ -79,6 +103,7 @@ class RunSummary:
     results: Mapping[str, Mapping[str, float]]  # stage (`val`, `test`) to metric name (without the stage) to its value
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of the largest class or the mean
     references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of another model, where there is one
+    certainty: Mapping[str, Certainty] = field(default_factory=dict)  # of the results, where it is known
     best_epoch: int | None = None  # epoch of the best checkpoint, the first being 0; None when none was written
     epochs: int = 0  # trained, in this process and before
     seconds: Sequence[float] = ()  # that each epoch of this process took
@@ -94,20 +119,31 @@ class RunSummary:
         if not stages:
             return []
         names = list(dict.fromkeys(name for stage in stages for name in self.results[stage]))
-        columns: list[tuple[str, Mapping[str, float]]] = []
+        columns: list[tuple[str, Mapping[str, str]]] = []
         for stage in stages:
-            columns.append((STAGES[stage], self.results[stage]))
-            columns.append((f"{STAGES[stage]}, trivial baseline", self.baselines.get(stage, {})))
-            if stage in self.references:
-                columns.append((f"{STAGES[stage]}, reference", self.references[stage]))
+            errors = self._of(stage).errors
+            cells = {name: _number(value, errors.get(name)) for name, value in self.results[stage].items()}
+            columns.append((f"{STAGES[stage]}{self._of(stage)}", cells))
+            others = {"trivial": self.baselines.get(stage, {}), "reference": self.references.get(stage)}
+            columns += [(head, {n: _number(v) for n, v in of.items()}) for head, of in others.items() if of is not None]
         rows = [["", *(head for head, _ in columns)]]
         for name in names:
             label = _ROWS.get(name, name) if "ensemble_loss" in names else name
-            rows.append([label, *(_number(values.get(name)) for _, values in columns)])
+            rows.append([label, *(cells.get(name, "–") for _, cells in columns)])
         return aligned(rows, left=[0])
 
+    def _of(self, stage: str) -> Certainty:
+        return self.certainty.get(stage, Certainty())
+
     def _lines(self) -> list[str]:
-        lines = []
+        shown = [stage for stage in STAGES if self.results.get(stage)]
+        has_errors = any(self._of(stage).errors for stage in shown)
+        lines = (
+            ["±            standard error over the rows: about as far as other rows would move the number"]
+            if has_errors
+            else []
+        )
+        lines += [line for stage in shown for line in self._of(stage).note(STAGES[stage])]
         if self.best_epoch is not None:
             of = f" (of 0 to {self.epochs - 1})" if self.epochs else ""
             by = (
@@ -123,8 +159,12 @@ class RunSummary:
         return lines + [f"{'' if number else 'look at it':<13}{view}" for number, view in enumerate(self.views)]
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+def _number(value: float | None, error: float | None = None) -> str:
+    if value is None:
+        return "–"
+    if error is None or not 0 < error < math.inf:  # 0 where all rows are alike, as with an auroc of 1
+        return f"{value:.4g}"
+    return f"{value:.4g} ± {error:.0f}" if error >= 100 else f"{value:.4g} ± {error:.2g}"
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = ()) -> list[str]:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torchmetrics import Metric
 
 from lightning_mods.models.fused.chain_rule import CrossEntropy, LossRule
-from lightning_mods.models.metrics import ClassScores
+from lightning_mods.models.metrics import ClassScores, class_errors
 from lightning_mods.models.mlp import Activation, Schedule, left_out
 from lightning_mods.models.module import MLPModule
 
@@ -99,9 +99,14 @@ class MLPClassifier(MLPModule):
         """Cross-entropy with its derivative, unless a subclass minimises something else."""
         return CrossEntropy(self.weights) if type(self).loss is MLPClassifier.loss else None
 
-    def loss_weight(self, y: Tensor) -> Tensor | int:
-        """Rows of the batch, each counted with its class's weight."""
-        return len(y) if self.weights is None else self.weights[y].sum()
+    def row_losses(self, outputs: Tensor, y: Tensor) -> Tensor | None:
+        """Cross-entropy of each row in nats, unless a subclass minimises something else."""
+        own = type(self).loss is MLPClassifier.loss
+        return functional.cross_entropy(outputs, y, reduction="none") if own else None
+
+    def row_weights(self, y: Tensor) -> Tensor | None:
+        """The weight of each row's class."""
+        return None if self.weights is None else self.weights[y]
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """Class probabilities `[B, C]`."""
@@ -128,6 +133,10 @@ class MLPClassifier(MLPModule):
     def metrics(self) -> dict[str, Metric]:
         """Accuracy, F1 (mean over classes) and AUROC (one against the rest, mean over classes)."""
         return {"scores": ClassScores(self.num_classes)}
+
+    def metric_errors(self, predictions: Tensor, y: Tensor) -> dict[str, float]:
+        """Standard errors of all metrics over the rows."""
+        return class_errors(predictions, y, self.num_classes)
 
     def scores(
         self, predictions: Sequence[Tensor], targets: Sequence[Tensor], names: Sequence[str]

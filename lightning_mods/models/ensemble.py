@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import nll_loss
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torchmetrics import MeanSquaredError, Metric
 
@@ -18,7 +19,7 @@ from lightning_mods.models.classifier import MLPClassifier
 from lightning_mods.models.evaluated import Batch
 from lightning_mods.models.fused.chain_rule import ChainRule
 from lightning_mods.models.fused.group_chain import GroupChain
-from lightning_mods.models.metrics import ProbabilityLoss
+from lightning_mods.models.metrics import ProbabilityLoss, loss_error
 from lightning_mods.models.mlp import MLP
 from lightning_mods.models.module import MLPModule
 from lightning_mods.models.regressor import MLPRegressor
@@ -148,10 +149,16 @@ class MLPEnsemble(MLPModule):
         out: Tensor = self._first[0].logged_loss(loss / len(self.member_weights))
         return out
 
-    def loss_weight(self, y: Tensor) -> Tensor | int:
-        """Return how much a batch counts, for each member alike."""
-        weight: Tensor | int = self._first[0].loss_weight(y)
-        return weight
+    def row_losses(self, outputs: Any, y: Tensor) -> Tensor | None:
+        """Return the sum of the members' losses of each row."""
+        losses = [member.row_losses(each, y) for member, each in zip(self.members, outputs, strict=True)]
+        known = [each for each in losses if each is not None]
+        return torch.stack(known).sum(0) if len(known) == len(losses) else None
+
+    def row_weights(self, y: Tensor) -> Tensor | None:
+        """Return how much each row counts, for each member alike."""
+        weights: Tensor | None = self._first[0].row_weights(y)
+        return weights
 
     def predictions(self, outputs: Any) -> Tensor:
         """Return the weighted mean of the members' predictions: probabilities `[B, C]` or numbers `[B]`."""
@@ -183,11 +190,27 @@ class MLPEnsemble(MLPModule):
         constants: tuple[Tensor, Tensor] | None = self._first[0].constants
         return constants
 
+    def metric_errors(self, predictions: Tensor, y: Tensor) -> dict[str, float]:
+        """Return the standard errors of the metrics and of the ensemble's loss over the rows."""
+        first = self._first[0]
+        found: dict[str, float] = first.metric_errors(predictions, y)
+        if isinstance(first, MLPClassifier):
+            logs = predictions.clamp(min=torch.finfo(predictions.dtype).tiny).log()
+            weights = first.row_weights(y)
+            error = loss_error(nll_loss(logs, y, reduction="none"), weights)
+        else:
+            error = found["mse"]
+        return {**found, "ensemble_loss": error}
+
     @property
     def baseline_loss(self) -> float | None:
         """Loss of the best constant prediction on the training rows."""
         loss: float | None = self._first[0].baseline_loss
         return loss
+
+    def training_settings(self) -> dict[str, Any]:
+        """Return what the first member tells, and how many there are."""
+        return {**self._first[0].training_settings(), "dropout": self.dropout, "members": len(self.member_weights)}
 
     # ------------------------------------------------------------------ training
 

@@ -1,6 +1,7 @@
 """`EvaluatedModule`: how a model is validated, tested and asked, whatever it predicts."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torchmetrics import Metric
 
 from callbacks.host.packages import LightningModule, main_package
 from lightning_mods.models.average import WeightAverage
+from lightning_mods.models.metrics import loss_error
 
 Batch = tuple[Tensor, Tensor]
 
@@ -42,17 +44,37 @@ class EvaluatedModule(LightningModule, ABC):
         One that computes a dict gives several metrics, by the names in it.
         """
 
+    def row_losses(self, outputs: Tensor, y: Tensor) -> Tensor | None:
+        """Return the loss `[B]` of each row, as it is minimised, without its weight; None where that is not known."""
+        return None
+
+    def row_weights(self, y: Tensor) -> Tensor | None:
+        """Return how much each row's loss counts in a batch's mean, `[B]`; None for all alike."""
+        return None
+
+    def metric_errors(self, predictions: Tensor, y: Tensor) -> dict[str, float]:
+        """Return the standard errors over the rows of those metrics whose is known, by name."""
+        return {}
+
     def loss_weight(self, y: Tensor) -> Tensor | int:
-        """Return how much a batch's mean loss counts in the epoch's mean: its number of rows."""
-        return len(y)
+        """Return how much a batch's mean loss counts in the epoch's mean: its number of rows, or their weights."""
+        weights = self.row_weights(y)
+        return len(y) if weights is None else weights.sum()
 
     def logged_loss(self, loss: Tensor) -> Tensor:
         """Return the loss in the units in which it is logged."""
         return loss
 
     def evaluation_loss(self, batch: Batch) -> Tensor:
-        """Return the mean loss of a batch as it is logged; log and change nothing."""
-        return self.logged_loss(self.loss(self.network(batch[0]), batch[1]))
+        """Return the mean loss of a batch as it is logged, with the weights that are validated; change nothing."""
+        average = self.average if self.average is not None and not self.average.shown else None
+        if average is not None:
+            average.show(True)
+        try:
+            return self.logged_loss(self.loss(self.network(batch[0]), batch[1]))
+        finally:
+            if average is not None:
+                average.show(False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict rows `[B, in_features]`: class probabilities `[B, C]`, or numbers `[B]` in the target's units."""
@@ -65,6 +87,8 @@ class EvaluatedModule(LightningModule, ABC):
         weight = self.loss_weight(y)
         self._eval_sums[0] += self.loss(outputs, y) * weight
         self._eval_sums[1] += weight
+        self._eval_sums[2] += len(y)
+        self._eval_rows.append((self.row_losses(outputs, y), self.row_weights(y)))
         predictions = self.predictions(outputs)
         for metric in _stage_metrics(self).values():
             metric.update(predictions, y)
@@ -88,7 +112,8 @@ class EvaluatedModule(LightningModule, ABC):
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums of the validation or test loss."""
-        self._eval_sums = torch.zeros(2, device=self.device)
+        self._eval_sums = torch.zeros(3, device=self.device)  # of losses times weights, of weights, of rows
+        self._eval_rows: list[tuple[Tensor | None, Tensor | None]] = []  # losses and weights of each batch's
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -97,6 +122,7 @@ class EvaluatedModule(LightningModule, ABC):
         stage = "test" if self.trainer.testing else "val"
         total = self.trainer.strategy.reduce(self._eval_sums, reduce_op="sum")
         assert isinstance(total, Tensor)
+        self._eval_sums = total
         row = {f"{stage}_loss": self.logged_loss(total[0] / total[1])}
         for name, metric in _stage_metrics(self).items():
             found = metric.compute()
@@ -113,6 +139,50 @@ class EvaluatedModule(LightningModule, ABC):
             write(self, {name: float(value) for name, value in row.items()})
 
     on_test_epoch_end = on_validation_epoch_end
+
+    @torch.no_grad()
+    def standard_errors(self, batches: Iterable[Batch]) -> tuple[int, dict[str, float]]:
+        """Return the number of some rows, of all ranks together, and the standard errors of loss and metrics over them.
+
+        By the names of the metrics without the stage. Every rank must call this, with its rows.
+        """
+        self.eval()
+        like = next(self.parameters())
+        found: list[Any] = []
+        for x, y in batches:
+            outputs, y = self.network(x.to(like)), y.to(like.device)
+            found.append((self.predictions(outputs), y, self.row_losses(outputs, y), self.row_weights(y)))
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            everybody: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(everybody, found)
+            found = [batch for each in everybody for batch in each]
+        predictions, targets, losses, weights = (
+            None if part[0] is None else torch.cat(part) for part in zip(*found, strict=True)
+        )
+        assert predictions is not None
+        assert targets is not None
+        errors = self.metric_errors(predictions, targets)
+        if losses is not None:
+            errors["loss"] = loss_error(self.logged_loss(losses), weights)
+        return len(targets), errors
+
+    @property
+    def val_row_losses(self) -> Tensor | None:
+        """What each of this rank's rows makes of the latest validation or test, as it is logged; None where not known.
+
+        The mean over all rows is the loss, and its standard error that of the loss: a row that counts w times as much
+        stands there w times as far from the loss as its own is, which is how a ratio of means is linearised (Cochran
+        1977, Sampling Techniques, 6.3). The same holds for the differences of two validations.
+        """
+        losses = [rows for rows, _ in self._eval_rows if rows is not None]
+        if not losses or len(losses) < len(self._eval_rows):
+            return None
+        found = torch.cat(losses)
+        weights = [each for _, each in self._eval_rows if each is not None]
+        if weights:
+            total, mass, count = self._eval_sums
+            found = total / mass + torch.cat(weights) * (found - total / mass) * (count / mass)
+        return self.logged_loss(found)
 
 
 def _stage_metrics(module: EvaluatedModule) -> dict[str, Metric]:

@@ -1,7 +1,8 @@
-"""The metrics of many trials by torchmetrics, which know one at a time."""
+"""The metrics of many trials by torchmetrics, which know one at a time; and how far the rows let them be trusted."""
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -164,6 +165,88 @@ def _rank_sums_on_device(probabilities: Tensor, classes: Tensor, counts: list[in
         ranks = torch.searchsorted(column, mine) + torch.searchsorted(column, mine, right=True) + 1
         sums.append(int(ranks.sum()))
     return sums
+
+
+# ------------------------------------------------------------------ standard errors
+
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def class_errors(probabilities: Tensor, classes: Tensor, num_classes: int) -> dict[str, float]:
+    """Return the standard errors of `accuracy`, `f1` and `auroc`, as `ClassScores` has them, over the rows.
+
+    Of f1 and auroc by what each row changes (Efron and Tibshirani 1993, An Introduction to the Bootstrap, 21), which
+    for the auroc of two classes is what DeLong et al. 1988 have, https://doi.org/10.2307/2531595. NaN where there is
+    no score.
+    """
+    p, y = probabilities.cpu().double().numpy(), classes.cpu().numpy()
+    found, rows = p.argmax(axis=1), len(y)
+    right = found == y
+    # Where all are right, or none, two more of each say how sure that is (Agresti and Coull 1998).
+    share, of = (right.mean(), rows) if 0 < right.sum() < rows else ((right.sum() + 2) / (rows + 4), rows + 4)
+    scores = {"f1": _f1_influence(found, y, num_classes), "auroc": _auroc_influence(p, y)}
+    return {
+        "accuracy": math.sqrt(share * (1 - share) / of),
+        **{name: standard_error(influence) for name, influence in scores.items()},
+    }
+
+
+def regression_errors(predictions: Tensor, targets: Tensor) -> dict[str, float]:
+    """Return the standard errors of `rmse`, `mae`, `r2` and `mse` over the rows, by what each row changes."""
+    y = targets.cpu().double().numpy()
+    with np.errstate(all="ignore"):
+        off, spread = np.abs(predictions.cpu().double().numpy() - y), np.square(y - y.mean())
+        square, variance = np.square(off), spread.mean()
+        mse = square.mean()
+        scores = {
+            "mse": square,
+            "rmse": square / (2 * np.sqrt(mse)),
+            "mae": off,
+            "r2": (square - mse / variance * spread) / variance,
+        }
+    return {name: standard_error(influence) for name, influence in scores.items()}
+
+
+def loss_error(losses: Tensor, weights: Tensor | None) -> float:
+    """Return the standard error of a mean loss over rows, as those of a classifier are weighted."""
+    if weights is not None:
+        losses = weights * (losses - (weights * losses).sum() / weights.sum()) / weights.mean()
+    return standard_error(losses.cpu().double().numpy())
+
+
+def standard_error(values: Numbers) -> float:
+    """Return that of a mean of so many values; NaN for less than two, and of NaN."""
+    with np.errstate(all="ignore"):
+        return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def _f1_influence(found: Any, y: Any, num_classes: int) -> Numbers:
+    """Return what each row changes in `class_mean_f1`: a class's f1 is the ratio of two means, 2·right to its mass."""
+    masses = (np.bincount(found, minlength=num_classes) + np.bincount(y, minlength=num_classes)) / len(y)
+    right = 2 * np.bincount(y[found == y], minlength=num_classes) / len(y)
+    f1 = np.divide(right, masses, out=np.zeros(num_classes), where=masses > 0)
+    per_mass = np.divide(1.0, masses, out=np.zeros(num_classes), where=masses > 0) / np.count_nonzero(masses)
+    influence: Numbers = 2 * (found == y) * per_mass[y] - f1[y] * per_mass[y] - f1[found] * per_mass[found]
+    return influence
+
+
+def _auroc_influence(probabilities: Numbers, y: Any) -> Numbers:
+    """Return what each row changes in `class_mean_auroc`: the share of the rows it is compared with that it beats."""
+    total, classes = np.zeros(len(y)), 0
+    for own, column in enumerate(probabilities.T):
+        mine = y == own
+        if not 0 < mine.sum() < len(y):
+            continue
+        classes += 1
+        for these, others, sign in ((mine, ~mine, 1), (~mine, mine, -1)):
+            ordered = np.sort(column[others])
+            beaten = (ordered.searchsorted(column[these]) + ordered.searchsorted(column[these], "right")) / 2
+            share = sign * beaten / others.sum()
+            total[these] += (share - share.mean()) / these.mean()
+    return total / classes if classes and np.isfinite(probabilities).all() else np.full(len(y), math.nan)
+
+
+# ------------------------------------------------------------------ many trials
 
 
 def scores_one_by_one(

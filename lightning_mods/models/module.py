@@ -164,6 +164,18 @@ class MLPModule(EvaluatedModule):
         for_loss, for_metrics = (self.scores_of(each.expand(len(y), *each.shape), y) for each in self.constants)
         return for_metrics | {name: for_loss[name] for name in ("loss", "ensemble_loss") if name in for_loss}
 
+    def training_settings(self) -> dict[str, Any]:
+        """Return what a verdict weighs and no optimizer tells, by the names in `callbacks.diagnosis.evidence`."""
+        layers = [parameter.shape for parameter in self.network.parameters() if parameter.ndim == 2]
+        return {
+            "dropout": self.dropout,
+            "hidden_sizes": [outputs for outputs, _ in layers[:-1]],
+            "ema_epochs": self.ema_epochs,
+            "members": 1,
+            "in_features": layers[0][1],
+            "classes": getattr(self, "num_classes", 0),
+        }
+
     # ------------------------------------------------------------------ steps
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn import functional
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric
 
 from lightning_mods.models.fused.chain_rule import LossRule, SquaredError
-from lightning_mods.models.metrics import R2
+from lightning_mods.models.metrics import R2, regression_errors
 from lightning_mods.models.mlp import Activation, Schedule, left_out
 from lightning_mods.models.module import MLPModule
 
@@ -82,8 +82,17 @@ class MLPRegressor(MLPModule):
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Mean squared error on the standardised target (no units)."""
-        standardised = ((y - self.target_mean) / self.target_std).to(outputs.dtype)
-        return functional.mse_loss(outputs.squeeze(-1), standardised)
+        return functional.mse_loss(outputs.squeeze(-1), self._standardised(outputs, y))
+
+    def _standardised(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return ((y - self.target_mean) / self.target_std).to(outputs.dtype)
+
+    def row_losses(self, outputs: Tensor, y: Tensor) -> Tensor | None:
+        """Squared error of each row on the standardised target, unless a subclass minimises something else."""
+        own = type(self).loss is MLPRegressor.loss
+        return (
+            functional.mse_loss(outputs.squeeze(-1), self._standardised(outputs, y), reduction="none") if own else None
+        )
 
     def loss_rule(self) -> LossRule | None:
         """Squared error with its derivative, unless a subclass minimises something else."""
@@ -111,6 +120,10 @@ class MLPRegressor(MLPModule):
     def metrics(self) -> dict[str, Metric]:
         """Root mean squared error and mean absolute error in the target's units, and R²."""
         return {"rmse": MeanSquaredError(squared=False), "mae": MeanAbsoluteError(), "r2": R2()}
+
+    def metric_errors(self, predictions: Tensor, y: Tensor) -> dict[str, float]:
+        """Standard errors of all metrics over the rows."""
+        return regression_errors(predictions, y)
 
     @property
     def baseline_loss(self) -> float | None:
