@@ -297,15 +297,12 @@ def _print_results(cli: ModsCLI, checkpoint: Path | None, *, stage: str) -> None
         raise RunError(f"there is no {STAGES[stage]} set: {how}")
     epochs = epochs_done(read_checkpoint(checkpoint)) if checkpoint else 0  # an ensemble of a study has none
     epoch = epochs - 1 if epochs else None
-    summary = RunSummary(
-        {stage: found},
-        {stage: _baseline(cli, stage)},
-        certainty={stage: _certainty(cli, stage)},
-        best_epoch=epoch,
-        checkpoint=checkpoint,
-    )
+    summary = RunSummary({stage: found}, {stage: _baseline(cli, stage)}, best_epoch=epoch, checkpoint=checkpoint)
+    certainty = _certainty(cli, stage)
     if cli.trainer.is_global_zero:
-        sys.stdout.write(f"{summary}\n")
+        sys.stdout.write(f"{summary}\n")  # which scripts read, so it stays as it is
+        for line in [*certainty.line(found), *certainty.note(STAGES[stage])]:
+            say(line)
 
 
 _TABLES = ("predict_path", "path", "val_path", "test_path")

@@ -87,6 +87,11 @@ class Certainty:
     def __str__(self) -> str:
         return "" if self.rows is None else f" ({self.rows:,} rows)"
 
+    def line(self, names: Collection[str]) -> list[str]:
+        """Return a line with the errors of some metrics; none where there are none."""
+        known = [f"{name} ±{self.errors[name]:.2g}" for name in names if 0 < self.errors.get(name, 0) < math.inf]
+        return [f"standard errors over {self.rows:,} rows: {', '.join(known)}"] if known else []
+
     def note(self, stage: str) -> list[str]:
         """Return a line that says what a small set is good for; none for a larger one."""
         if self.rows is None or self.rows >= SMALL:
@@ -121,11 +126,14 @@ class RunSummary:
         names = list(dict.fromkeys(name for stage in stages for name in self.results[stage]))
         columns: list[tuple[str, Mapping[str, str]]] = []
         for stage in stages:
-            errors = self._of(stage).errors
+            errors, words = self._of(stage).errors, STAGES[stage]
             cells = {name: _number(value, errors.get(name)) for name, value in self.results[stage].items()}
-            columns.append((f"{STAGES[stage]}{self._of(stage)}", cells))
-            others = {"trivial": self.baselines.get(stage, {}), "reference": self.references.get(stage)}
-            columns += [(head, {n: _number(v) for n, v in of.items()}) for head, of in others.items() if of is not None]
+            columns.append((f"{words}{self._of(stage)}", cells))
+            others = {"trivial baseline": self.baselines.get(stage, {}), "reference": self.references.get(stage)}
+            for of, values in others.items():
+                # With as much in it a table has no room for more words.
+                head = of.partition(" ")[0] if self.certainty else f"{words}, {of}"
+                columns += [] if values is None else [(head, {name: _number(value) for name, value in values.items()})]
         rows = [["", *(head for head, _ in columns)]]
         for name in names:
             label = _ROWS.get(name, name) if "ensemble_loss" in names else name

@@ -209,8 +209,9 @@ def test_a_checkpoint_predicts_the_same_without_the_command_line(target, model, 
 
 def _table(out, stage):
     lines = [re.split(r"  +", line) for line in out.splitlines()]
-    (at,) = (i for cells in lines for i, cell in enumerate(cells) if re.match(rf"{stage} \(\d+ rows\)", cell))
-    return {name: cells[at - 1 : at + 1] for name, *cells in lines if len(cells) > at}
+    (at,) = (i for cells in lines for i, cell in enumerate(cells) if re.fullmatch(rf"{stage}( \(\d+ rows\))?", cell))
+    found = {name: cells[at - 1 : at + 1] for name, *cells in lines if len(cells) > at}
+    return {name: (value.partition(" ±")[0], trivial) for name, (value, trivial) in found.items()}
 
 
 @pytest.mark.parametrize("target", ["kind", "price"])
@@ -222,7 +223,6 @@ def test_validate_and_test_repeat_what_fit_said(target, at):
         found, wanted = _table(succeed(verb)[0], stage), _table(out, stage)
         for name in ("loss", "accuracy" if target == "kind" else "rmse"):
             assert found[name] == wanted[name]
-            assert re.fullmatch(r"\S+ ± \S+", found[name][0])
 
 
 def test_the_file_of_a_run_serves_every_verb(at):
