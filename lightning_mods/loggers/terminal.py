@@ -71,8 +71,6 @@ def quiet() -> None:
 
 _ROWS = {"loss": "loss of the mean member", "ensemble_loss": "loss of the ensemble"}  # where there is one
 STAGES = {"val": "validation", "test": "test"}  # as metrics are named, and in words
-
-
 SMALL = 50  # rows of a set on which a share is known to ±0.07 at best
 
 
@@ -145,12 +143,9 @@ class RunSummary:
 
     def _lines(self) -> list[str]:
         shown = [stage for stage in STAGES if self.results.get(stage)]
-        has_errors = any(self._of(stage).errors for stage in shown)
-        lines = (
-            ["±            standard error over the rows: about as far as other rows would move the number"]
-            if has_errors
-            else []
-        )
+        lines = []
+        if any(self._of(stage).errors for stage in shown):
+            lines.append("±            standard error over the rows: about as far as other rows would move the number")
         lines += [line for stage in shown for line in self._of(stage).note(STAGES[stage])]
         if self.best_epoch is not None:
             of = f" (of 0 to {self.epochs - 1})" if self.epochs else ""
