@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -206,8 +207,11 @@ def test_a_checkpoint_predicts_the_same_without_the_command_line(target, model, 
 # ------------------------------------------------------------------ validate, test, configurations, runs
 
 
-def _table(out):
-    return {line.split()[0]: line.split()[1:] for line in out.splitlines() if line and not line.startswith(" ")}
+def _table(out, stage):
+    lines = [re.split(r"  +", line) for line in out.splitlines()]
+    (at,) = (i for cells in lines for i, cell in enumerate(cells) if re.fullmatch(rf"{stage}( \(\d+ rows\))?", cell))
+    found = {name: cells[at - 1 : at + 1] for name, *cells in lines if len(cells) > at}
+    return {name: (value.partition(" ±")[0], trivial) for name, (value, trivial) in found.items()}
 
 
 @pytest.mark.parametrize("target", ["kind", "price"])
@@ -215,12 +219,10 @@ def test_validate_and_test_repeat_what_fit_said(target, at):
     folder = at(target)
     out, _ = succeed("fit", "--config=lightning_logs/version_0/config.yaml")
     assert (folder / "lightning_logs/version_1").is_dir()
-    fit_table = _table(out)
-    for verb, column in (("validate", 0), ("test", 2)):
-        found = _table(succeed(verb)[0])
+    for verb, stage in (("validate", "validation"), ("test", "test")):
+        found, wanted = _table(succeed(verb)[0], stage), _table(out, stage)
         for name in ("loss", "accuracy" if target == "kind" else "rmse"):
-            assert found[name][0] == fit_table[name][column]
-            assert found[name][1] == fit_table[name][column + 1]
+            assert found[name] == wanted[name]
 
 
 def test_the_file_of_a_run_serves_every_verb(at):
