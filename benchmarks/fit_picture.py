@@ -33,7 +33,8 @@ def main(target: Path) -> None:
     metric = curves["metric"] or None
     found = diagnose(curves["train_loss"], curves["val_loss"], val_metric=metric, baseline_loss=said["baseline_loss"])
     assert found.fit == said["fit"]
-    figure = draw_fit(curves["train_loss"], curves["val_loss"], found, metric, title="diabetes")
+    levels = {"trivial": said["baseline_loss"], "reference": said["reference_loss"]}
+    figure = draw_fit(curves["train_loss"], curves["val_loss"], found, metric, title="diabetes", levels=levels)
     figure.axes[-1].set_ylabel(said["logged_as"]["metric"])
     target.write_bytes(png(figure))
 

@@ -209,6 +209,18 @@ class Encoding:
         return [f for c in self.columns for f in c.feature_names]
 
     @property
+    def plain_features(self) -> list[int]:
+        """Return the places of the features that are no bins."""
+        places: list[int] = []
+        at = 0
+        for column in self.columns:
+            width = len(column.feature_names)
+            bins = len(column.bin_means) if isinstance(column, NumericColumn) else 0
+            places += range(at, at + width - bins)
+            at += width
+        return places
+
+    @property
     def inputs(self) -> list[str]:
         """Return the columns a file must have to be encoded."""
         return [c.name for c in self.columns]

@@ -9,7 +9,9 @@ from multiprocessing.connection import wait
 
 _SERVER = multiprocessing.get_context("forkserver")
 _TABLES = ("pyarrow.csv", "pyarrow.feather", "pyarrow.parquet")
-_SERVER.set_forkserver_preload(["lightning_mods.cli.verbs", "torch._dynamo", "onnxruntime", *_TABLES])
+_SERVER.set_forkserver_preload(
+    ["lightning_mods.cli.verbs", "torch._dynamo", "onnxruntime", "sklearn.ensemble", *_TABLES]
+)
 _STARTING = threading.Lock()
 
 

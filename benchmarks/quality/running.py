@@ -60,7 +60,15 @@ def run(job: Job, python: str, rivals_python: str, limit: float) -> dict[str, An
         if job.method == OURS:
             here = f"--trainer.default_root_dir={folder}"
             data = [f"--data.path={train}", f"--data.target={source.target}", f"--data.test_path={test}"]
-            fit = [python, "-m", "lightning_mods.fit", *data, f"--seed_everything={job.seed}", here]
+            fit = [
+                python,
+                "-m",
+                "lightning_mods.fit",
+                "--reference=false",
+                *data,
+                f"--seed_everything={job.seed}",
+                here,
+            ]
             cpu = _cpu_seconds(fit, folder, limit)
             wall = time.monotonic() - start
             asked = [f"--data.predict_path={test}", f"--output={out}", here]

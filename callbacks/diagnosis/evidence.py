@@ -34,6 +34,7 @@ class Evidence:
     """What is known of a fit beside its curves, in the units of its losses."""
 
     reference_loss: float | None = None  # of another model, trained on the same rows, on the validation rows
+    baseline_metric: float | None = None  # the trivial prediction's, of the metric that the fit is watched by
     fair_train_loss: float | None = None  # of training rows in eval mode, with the weights at the end
     val_rows: int | None = None
     val_error: float | None = None  # standard error of the validation loss at the end, over its rows

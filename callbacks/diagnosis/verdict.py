@@ -8,10 +8,10 @@ table of results is); their numbers stand in `trees.json`. Standard library only
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import chain, islice
-from math import exp, isfinite
+from math import exp, isfinite, sqrt
 
 from callbacks.diagnosis.changes import expected_changes
 from callbacks.diagnosis.curves import Curve, ends_in_nan, ends_infinite, read_curve, repeats
@@ -134,7 +134,42 @@ def diagnose(
     is_kept = evidence is not None and evidence.keeps_best
     train, val = read_curve(train_loss[::times]), read_curve(val_loss[::times])
     facts = RunFacts(train, val, baseline_loss, times, knobs, is_kept)
-    return _diagnose(train_loss[::times], val_loss[::times], metric, facts, evidence)
+    found = _diagnose(train_loss[::times], val_loss[::times], metric, facts, evidence)
+    trivial = None if evidence is None else evidence.baseline_metric
+    if found.fit is Fit.GOOD and found.best_epoch is not None and metric is not None and trivial is not None:
+        reached = metric[found.best_epoch // times]
+        sign = -1 if metric_mode == "min" else 1
+        if reached is not None and reached <= sign * trivial:
+            rows = evidence.val_rows if evidence is not None else None
+            return _no_better(found, (sign * reached, trivial), rows, facts)
+    return found
+
+
+def _no_better(found: Diagnosis, metric: tuple[float, float], rows: int | None, facts: RunFacts) -> Diagnosis:
+    """Take back a good verdict where the metric of the best epoch is no better than the trivial prediction's.
+
+    It is underfit; unknown if the difference may be one of the rows, as for shares such as an accuracy.
+    """
+    reached, trivial = metric
+    error = sqrt(trivial * (1 - trivial) / rows) if rows and 0 < trivial < 1 else 0.0
+    fit, cause = (Fit.UNKNOWN, "unclear") if abs(reached - trivial) <= error else (Fit.UNDERFIT, "not_learning")
+    probabilities = _raised(found.probabilities, fit, 0.5 if fit is Fit.UNKNOWN else 0.8)
+    at_best = f"in epoch {found.best_epoch} the metric, {reached:.4g}, is no better than the trivial {trivial:.4g}"
+    reason = f"{found.reason[:-1]}; {at_best}."
+    rare = Advice("Where one class is rare, judge by F1 or AUROC, or let every class weigh the same in the loss.")
+    by_cause = advice_for("cannot_fit", facts.knobs, course_of(facts), found.changes)
+    plan = (*([rare] if 0 < trivial < 1 else []), *by_cause)
+    texts = tuple(advice.text for advice in plan)
+    return replace(
+        found,
+        fit=fit,
+        cause=cause,
+        probabilities=probabilities,
+        onset_epoch=None,
+        reason=reason,
+        advice=texts,
+        plan=plan,
+    )
 
 
 def _diagnose(

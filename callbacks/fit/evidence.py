@@ -41,8 +41,9 @@ class RowLosses:
 
     def take(self, trainer: Trainer, pl_module: LightningModule, val_loss: str) -> None:
         """Take the rows of a validation that has just ended; every rank must call this."""
-        name = ENSEMBLE_LOSS if val_loss == "val_loss" and ENSEMBLE_LOSS in trainer.callback_metrics else val_loss
-        found = _rows_of(pl_module), number(trainer.callback_metrics.get(name))
+        metrics = trainer.callback_metrics
+        name = ENSEMBLE_LOSS if val_loss == "val_loss" and ENSEMBLE_LOSS in metrics else val_loss
+        found = _rows_of(pl_module), number(metrics.get(name))
         if trainer.world_size > 1 and getattr_static(pl_module, "val_row_losses", _rows_of) is not _rows_of:
             found = _gathered(found)
         rows, loss = found
@@ -86,6 +87,8 @@ def _rows_of(module: object) -> Rows | None:
 
 def _gathered(found: tuple[Rows | None, float | None]) -> tuple[Rows | None, float | None]:
     """Return the rows of all ranks, one after the other, and the loss of the first, by which checkpoints are kept."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return None, None  # ranks that meet in another way
     everybody: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(everybody, found)
     parts = [rows for rows, _ in everybody]

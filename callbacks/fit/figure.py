@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -29,11 +29,13 @@ def draw_fit(
     diagnosis: Diagnosis,
     val_metric: Values | None = None,
     title: str | None = None,
+    levels: Mapping[str, float | None] | None = None,
 ) -> Figure:
     """Draw the curves of a run, one value an epoch from epoch 0 on, with the verdict that `diagnose` made of them.
 
     The training loss may be empty; a metric is drawn below the losses; a title, e.g. the name of the run, is put before
-    the verdict. `None`, NaN, infinity and what comes near it are drawn past: the line goes on to the next number.
+    the verdict; `levels` are losses to compare with, by what they are of, drawn where they are within the view. `None`,
+    NaN, infinity and what comes near it are drawn past: the line goes on to the next number.
     The figure is unknown to pyplot: nothing need be closed.
     """
     metric = None if val_metric is None else _numbers(val_metric)
@@ -44,7 +46,7 @@ def draw_fit(
     rows = figure.subplots(len(heights), 1, gridspec_kw={"height_ratios": heights})
     _head(rows[0], diagnosis, title)
     _probabilities(rows[0], diagnosis)
-    _losses(rows[1], _numbers(train_loss), _numbers(val_loss), diagnosis)
+    _losses(rows[1], _numbers(train_loss), _numbers(val_loss), diagnosis, levels or {})
     if below and metric is not None:
         rows[2].sharex(rows[1])
         rows[1].tick_params(labelbottom=False)
@@ -56,10 +58,10 @@ def draw_fit(
     return figure
 
 
-def draw_record(record: FitRecord, diagnosis: Diagnosis) -> Figure:
+def draw_record(record: FitRecord, diagnosis: Diagnosis, levels: Mapping[str, float | None] | None = None) -> Figure:
     """Draw what `FitMonitor` recorded of a run, the metric under its own name."""
     train, val, metric = record.paired()
-    figure = draw_fit(train, val, diagnosis, metric)
+    figure = draw_fit(train, val, diagnosis, metric, levels=levels)
     if metric is not None:
         figure.axes[-1].set_ylabel(record.names.get("metric", "metric"))  # another rank may have logged it
     return figure
@@ -89,7 +91,7 @@ def _probabilities(axes: Axes, diagnosis: Diagnosis) -> None:
     axes.axis("off")
 
 
-def _losses(axes: Axes, train: Any, val: Any, diagnosis: Diagnosis) -> None:
+def _losses(axes: Axes, train: Any, val: Any, diagnosis: Diagnosis, levels: Mapping[str, float | None]) -> None:
     _line(axes, train, TRAIN, "training loss")
     _line(axes, val, VAL, "validation loss")
     seen = [float(v) for v in (val if np.isfinite(val).any() else train) if isfinite(v)]
@@ -100,6 +102,7 @@ def _losses(axes: Axes, train: Any, val: Any, diagnosis: Diagnosis) -> None:
         low, high = min(later), max(later)
         if low < high:
             axes.set_ylim(low - 0.05 * (high - low), high + 0.08 * (high - low))
+    _levels(axes, levels)
     _marks(axes, diagnosis, max(len(train), len(val)))
     best = diagnosis.best_epoch
     if best is not None and best < len(val) and isfinite(val[best]):
@@ -108,6 +111,16 @@ def _losses(axes: Axes, train: Any, val: Any, diagnosis: Diagnosis) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=8.5, loc="best")
     _plain(axes)
+
+
+def _levels(axes: Axes, levels: Mapping[str, float | None]) -> None:
+    """Level lines of losses, named beside the axes; one that lies outside would press the curves together."""
+    low, high = axes.get_ylim()
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
+    for name, level in levels.items():
+        if level is not None and low <= level <= high:
+            axes.axhline(level, color=QUIET, linewidth=1, linestyle=":", zorder=0)
+            axes.annotate(f"{name}\n{level:.4g}", (1, level), (4, 0), fontsize=7.5, color=QUIET, **place)
 
 
 def _line(axes: Axes, values: Any, colour: str, label: str) -> None:

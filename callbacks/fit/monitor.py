@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,16 @@ from callbacks.diagnosis.report import FitPart, last_word
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
 from callbacks.diagnosis.words.advice import Knobs
 from callbacks.fit.evidence import FitEvidence, keeps_lowest, savers
-from callbacks.fit.reader import AUTO, FitReader, baseline_of, mean_of_ranks, obstacle, train_eval_loss
+from callbacks.fit.reader import (
+    AUTO,
+    FitReader,
+    baseline_of,
+    baselines_on,
+    mean_of_ranks,
+    obstacle,
+    reference_of,
+    train_eval_loss,
+)
 from callbacks.fit.record import headline, paragraph, write_document
 from callbacks.host import Guard, NamedByPlace, say
 from callbacks.host.packages import Callback, LightningModule, Trainer
@@ -75,7 +85,10 @@ class FitMonitor(NamedByPlace, Callback):
         metric: Name of what matters in the end; `auto` takes the first of accuracy, acc, f1 and r2 on validation rows
             that is logged, none takes nothing. A validation loss that worsens while it holds is called overconfident.
         metric_mode: Whether the metric is to be high (`max`) or low (`min`).
-        baseline_loss: Validation loss of the best constant prediction; none asks the module's `baseline_loss`.
+        baseline_loss: Validation loss of the best constant prediction; none asks the module: its
+            `baseline_on(targets)` for the validation rows, where they are known, else its `baseline_loss`.
+        reference_loss: Validation loss that can be had, such as another model's on the same rows; none asks the
+            module's `reference_loss`, if it has one.
         stop: Vote to stop when overfitting is established, and name the checkpoint to keep.
         stop_after: Verdicts in a row that must say overfit before the vote, at least 1.
         train_slice: Training rows, evenly spaced, whose loss is evaluated in eval mode after every epoch and judged
@@ -99,6 +112,7 @@ class FitMonitor(NamedByPlace, Callback):
         metric: str | None = AUTO,
         metric_mode: str = "max",
         baseline_loss: float | None = None,
+        reference_loss: float | None = None,
         stop: bool = False,
         stop_after: int = 3,
         train_slice: int = 0,
@@ -113,7 +127,8 @@ class FitMonitor(NamedByPlace, Callback):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}.")
         self.train_loss, self.val_loss, self.metric, self.metric_mode = train_loss, val_loss, metric, metric_mode
-        self.baseline_loss, self.stop, self.stop_after = baseline_loss, stop, stop_after
+        self.baseline_loss, self.reference_loss = baseline_loss, reference_loss
+        self.stop, self.stop_after = stop, stop_after
         self.train_slice, self.check_every, self.plot, self.closing = train_slice, check_every, plot, closing
         self.last_word = ""
         self.flags: Collection[str] = ()  # by which a user sets things, as a mapping with their values, for the advice
@@ -129,6 +144,8 @@ class FitMonitor(NamedByPlace, Callback):
         self._judged = -1  # the last epoch with a verdict
         self._overfits = 0  # verdicts in a row
         self._stopped = False
+        self._trivial: dict[str, float] | None = None  # the trivial prediction's loss and metrics, once asked
+        self._base: float | None = None
         self._folder: Path | None = None
         self._guard = Guard("FitMonitor")
         self._spare = SpareTime(DRAWING, GUESS)
@@ -266,23 +283,23 @@ class FitMonitor(NamedByPlace, Callback):
     ) -> None:
         with self._guard(trainer, "the diagnosis"):
             train, val, metric = self._reader.record.paired()
-            base = baseline_of(pl_module) if self.baseline_loss is None else self.baseline_loss
             self._evidence = self._known.found(trainer, self._reader.record.names["val_loss"], fair)
+            self._read_levels(trainer, pl_module)
             found = diagnose(
                 train,
                 val,
                 val_metric=metric,
                 metric_mode=self.metric_mode,
-                baseline_loss=base,
+                baseline_loss=self._base,
                 flags=self.flags,
                 framework=None if self.flags else FRAMEWORK,
-                evidence=self._evidence,
+                evidence=self._evidence if last else None,  # what the end is weighed with says nothing of the way
             )
             changed, self._verdict, self.diagnosis = found.fit is not self._verdict, found.fit, found
             if not last:  # the end adds nothing to what a longer run would know
                 self._judged = epoch
                 self._overfits = self._overfits + 1 if found.fit is Fit.OVERFIT else 0
-            self._report(trainer, found, epoch, base, changed=changed, last=last)
+            self._report(trainer, found, epoch, self._base, changed=changed, last=last)
 
     def _close(self, trainer: Trainer) -> None:
         """Say the last word of all monitors that close the fit, if this is the last of them to end."""
@@ -291,6 +308,15 @@ class FitMonitor(NamedByPlace, Callback):
             said = last_word(trainer.callbacks)  # type: ignore[attr-defined]  # a connector's
             if said and self.closing and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
                 say(trainer, said)
+    def _read_levels(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask what is trivial and what can be had on the validation rows: asked for by hand, else of the module."""
+        if self._trivial is None:
+            self._trivial = baselines_on(pl_module, trainer.val_dataloaders)
+        base = self._trivial.get("loss", baseline_of(pl_module)) if self.baseline_loss is None else self.baseline_loss
+        reference = reference_of(pl_module) if self.reference_loss is None else self.reference_loss
+        metric = self._trivial.get(self._reader.record.names.get("metric", "").removeprefix("val_"))
+        self._base = base
+        self._evidence = replace(self._evidence, reference_loss=reference, baseline_metric=metric)
 
     def _report(
         self, trainer: Trainer, found: Diagnosis, epoch: int, base: float | None, *, changed: bool, last: bool
@@ -306,8 +332,9 @@ class FitMonitor(NamedByPlace, Callback):
             knobs = Knobs(self.flags, None if self.flags else FRAMEWORK, self._evidence.settings)
             self.closing_part = FitPart(found, headline(found), keep, knobs)
         with self._guard(trainer, "writing the diagnosis"):
-            odds = {f"fit/probability_{fit}": probability for fit, probability in found.probabilities.items()}
-            dispatch.log_metrics(trainer, odds, epoch)
+            shown = {f"fit/probability_{fit}": probability for fit, probability in found.probabilities.items()}
+            levels = {"fit/baseline_loss": base, "fit/reference_loss": self._evidence.reference_loss}
+            dispatch.log_metrics(trainer, shown | {name: v for name, v in levels.items() if v is not None}, epoch)
             if changed or last:
                 dispatch.write_text(trainer, "fit/verdict", paragraph(found, keep), epoch)
                 if self._folder is not None:
@@ -321,4 +348,5 @@ class FitMonitor(NamedByPlace, Callback):
     def _draw(self, found: Diagnosis) -> "Figure":
         from callbacks.fit.figure import draw_record  # matplotlib takes half a second to load
 
-        return draw_record(self._reader.record, found)
+        levels = {"trivial": self._base, "reference": self._evidence.reference_loss}
+        return draw_record(self._reader.record, found, levels)

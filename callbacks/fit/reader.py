@@ -15,9 +15,30 @@ from callbacks.readers.twin import Twins, shared_state_kept
 
 def baseline_of(module: object) -> float | None:
     """Return the module's own loss of the trivial prediction; None if it does not know it, or fails to say it."""
+    return _said(module, "baseline_loss")
+
+
+def reference_of(module: object) -> float | None:
+    """Return the loss on the validation rows that the module says can be had; None if it does not, or fails to."""
+    return _said(module, "reference_loss")
+
+
+def _said(module: object, name: str) -> float | None:
     with suppress(Exception):  # a stranger's property may do anything
-        return number(getattr(module, "baseline_loss", None))
+        return number(getattr(module, name, None))
     return None
+
+
+def baselines_on(module: object, loader: object) -> dict[str, float]:
+    """Return loss and metrics of the trivial prediction for the rows of a loader; empty where these cannot be told.
+
+    The module's `baseline_on(targets)` tells them, and the loader's `dataset.y` has the targets.
+    """
+    with suppress(Exception):  # as above
+        y: Any = loader.dataset.y  # type: ignore[attr-defined]  # who has none, has none
+        found: dict[str, float] = module.baseline_on(y)  # type: ignore[attr-defined]
+        return found
+    return {}
 
 
 def obstacle(trainer: Trainer, pl_module: LightningModule) -> str | None:

@@ -92,6 +92,7 @@ def write_document(
     known = asdict(evidence)
     said = asdict(diagnosis) | {
         "baseline_loss": _finite(baseline),
+        "reference_loss": _finite(evidence.reference_loss),
         "loss_at_start": _finite(record.loss_at_start),
         "logged_as": record.names,
         "curves": {name: [_finite(value) for value in values] for name, values in record.curves.items()},

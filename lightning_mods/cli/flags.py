@@ -187,6 +187,10 @@ _IMPROVE_HELP = (
     "and the run with the lowest validation loss is what `best` means afterwards. It ends before when nothing more is "
     "expected to gain."
 )
+_REFERENCE_HELP = (
+    "Whether boosted trees are fitted to the same rows first, for 20 seconds at most: they tell what loss can be had "
+    "there, beside that of the trivial prediction. For our MLPs on a TabularDataModule."
+)
 _GREEDY_HELP = (
     "`greedy`: keep the weights of the best trials while they train, and pick an ensemble among them by validation "
     "loss when the study is done (Caruana et al. 2004); ensemble.ckpt in the study's folder holds it for every verb."
@@ -214,6 +218,8 @@ def add_verb_arguments(parser: Any, verb: str) -> None:
     add("--patience", type=int | str, default="auto", help=_PATIENCE_HELP if trains else SUPPRESS)
     steps_help = _STEPS_HELP if trains else SUPPRESS
     add("--steps_per_execution", type=int | str, default="auto", help=steps_help)
+    # Of a study it is for the fit of the best trial; the configuration file that a fit leaves has it.
+    add("--reference", type=bool, default=True, help=_REFERENCE_HELP if trains else SUPPRESS)
     ensemble_help = {"fit": _ENSEMBLE_HELP, "study": _GREEDY_HELP}.get(verb, SUPPRESS)
     add("--ensemble", type=int | str | None, default=None, help=ensemble_help)
     add("--improve", type=int, default=0, help=_IMPROVE_HELP if is_fit else SUPPRESS)

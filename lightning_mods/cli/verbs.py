@@ -15,7 +15,7 @@ import torch
 
 from callbacks import FitMonitor
 from callbacks.diagnosis.names import TEST, VAL, is_validation, unstaged
-from callbacks.fit.reader import baseline_of
+from callbacks.fit.reader import baseline_of, baselines_on
 from callbacks.health.nonfinite import NonFiniteError
 from callbacks.host import logged
 from callbacks.host.lightning import MisconfigurationException
@@ -44,6 +44,7 @@ from lightning_mods.runs import RunError, find_checkpoint
 from lightning_mods.runs.checkpoints import LastCheckpoint, metrics_in, read_checkpoint
 from lightning_mods.runs.claim import RunClaim
 from lightning_mods.runs.predictions import check_output, write_predictions
+from lightning_mods.runs.reference import ReferenceFit
 from lightning_mods.runs.restoring import check_weights, restoring
 
 
@@ -166,6 +167,8 @@ def train(cli: ModsCLI, checkpoint: Path | None) -> RunSummary | None:
     """Train, from a checkpoint where there is one, and return the table; None where nothing but the code was tried."""
     cli.trainer.callbacks.append(ThreadLimit())  # type: ignore[attr-defined]  # a connector's
     limit_threads(cli.trainer, cli.model, cli.datamodule)
+    if _has_reference(cli):
+        cli.trainer.callbacks.append(ReferenceFit())  # type: ignore[attr-defined]  # a connector's
     for monitor in cli.trainer.callbacks:  # type: ignore[attr-defined]  # a connector's
         if isinstance(monitor, FitMonitor):
             monitor.flags = _usable_flags(cli)
@@ -215,6 +218,12 @@ def _usable_flags(cli: ModsCLI) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if name not in dead}
 
 
+def _has_reference(cli: ModsCLI) -> bool:
+    """Whether the fit gets a reference of ours: for our models and tables, unless it is turned off."""
+    ours = isinstance(cli.model, MLPModule) and isinstance(cli.datamodule, TabularDataModule)
+    return bool(cli.config.reference and ours and not cli.trainer.fast_dev_run)  # type: ignore[attr-defined]  # set by a connector
+
+
 def _fit_summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
     epochs = trainer.current_epoch  # an evaluation would count on
     timer = next(c for c in trainer.callbacks if isinstance(c, EpochTimer))  # type: ignore[attr-defined]  # a connector's
@@ -230,6 +239,7 @@ def _fit_summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
     return RunSummary(
         results={stage: found for stage, found in results.items() if found},
         baselines={stage: _baseline(cli, stage) for stage, found in results.items() if found},
+        references=next((c.scores for c in trainer.callbacks if isinstance(c, ReferenceFit)), {}),  # type: ignore[attr-defined]  # a connector's
         certainty={stage: _certainty(cli, stage) for stage, found in results.items() if found},
         best_epoch=epochs_done(kept) - 1 if kept else None,
         epochs=epochs,
@@ -281,11 +291,12 @@ def _certainty(cli: ModsCLI, stage: str) -> Certainty:
 
 
 def _baseline(cli: ModsCLI, stage: str) -> dict[str, float]:
-    """Metrics of the trivial prediction on one set, where the data module knows them."""
+    """Loss and metrics of the trivial prediction on one set, as far as the model or the data module knows them."""
     known = getattr(cli.datamodule, "baseline", None)
     found = dict(known(stage)) if callable(known) else {}
     loss = baseline_of(cli.model)
-    return {**found, "loss": loss, "ensemble_loss": loss} if loss is not None else found
+    found |= {} if loss is None else {"loss": loss}
+    return found | baselines_on(cli.model, getattr(cli.datamodule, f"{stage}_dataloader", lambda: None)())
 
 
 def has_set(model: LightningModule, data: LightningDataModule | None, stage: str) -> bool:

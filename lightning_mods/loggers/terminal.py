@@ -71,8 +71,6 @@ def quiet() -> None:
 
 _ROWS = {"loss": "loss of the mean member", "ensemble_loss": "loss of the ensemble"}  # where there is one
 STAGES = {"val": "validation", "test": "test"}  # as metrics are named, and in words
-
-
 SMALL = 50  # rows of a set on which a share is known to ±0.07 at best
 
 
@@ -107,6 +105,7 @@ class RunSummary:
 
     results: Mapping[str, Mapping[str, float]]  # stage (`val`, `test`) to metric name (without the stage) to its value
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of the largest class or the mean
+    references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of another model, where there is one
     certainty: Mapping[str, Certainty] = field(default_factory=dict)  # of the results, where it is known
     best_epoch: int | None = None  # epoch of the best checkpoint, the first being 0; None when none was written
     epochs: int = 0  # trained, in this process and before
@@ -123,18 +122,20 @@ class RunSummary:
         if not stages:
             return []
         names = list(dict.fromkeys(name for stage in stages for name in self.results[stage]))
-        head = [""]
+        columns: list[tuple[str, Mapping[str, str]]] = []
         for stage in stages:
-            # With as much in it a table has no room for more words.
-            trivial = "trivial" if self.certainty else f"{STAGES[stage]}, trivial baseline"
-            head += [f"{STAGES[stage]}{self._of(stage)}", trivial]
-        rows = [head]
+            errors, words = self._of(stage).errors, STAGES[stage]
+            cells = {name: _number(value, errors.get(name)) for name, value in self.results[stage].items()}
+            columns.append((f"{words}{self._of(stage)}", cells))
+            others = {"trivial baseline": self.baselines.get(stage, {}), "reference": self.references.get(stage)}
+            for of, values in others.items():
+                # With as much in it a table has no room for more words.
+                head = of.partition(" ")[0] if self.certainty else f"{words}, {of}"
+                columns += [] if values is None else [(head, {name: _number(value) for name, value in values.items()})]
+        rows = [["", *(head for head, _ in columns)]]
         for name in names:
-            row = [_ROWS.get(name, name) if "ensemble_loss" in names else name]
-            for stage in stages:
-                found = _number(self.results[stage].get(name), self._of(stage).errors.get(name))
-                row += [found, _number(self.baselines.get(stage, {}).get(name))]
-            rows.append(row)
+            label = _ROWS.get(name, name) if "ensemble_loss" in names else name
+            rows.append([label, *(cells.get(name, "–") for _, cells in columns)])
         return aligned(rows, left=[0])
 
     def _of(self, stage: str) -> Certainty:
@@ -142,12 +143,9 @@ class RunSummary:
 
     def _lines(self) -> list[str]:
         shown = [stage for stage in STAGES if self.results.get(stage)]
-        has_errors = any(self._of(stage).errors for stage in shown)
-        lines = (
-            ["±            standard error over the rows: about as far as other rows would move the number"]
-            if has_errors
-            else []
-        )
+        lines = []
+        if any(self._of(stage).errors for stage in shown):
+            lines.append("±            standard error over the rows: about as far as other rows would move the number")
         lines += [line for stage in shown for line in self._of(stage).note(STAGES[stage])]
         if self.best_epoch is not None:
             of = f" (of 0 to {self.epochs - 1})" if self.epochs else ""

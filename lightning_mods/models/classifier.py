@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import Metric
@@ -109,6 +111,24 @@ class MLPClassifier(MLPModule):
     def predictions(self, outputs: Tensor) -> Tensor:
         """Class probabilities `[B, C]`."""
         return outputs.float().softmax(dim=-1)
+
+    def outputs_of(self, predictions: Tensor) -> Tensor:
+        """Logarithms of class probabilities `[B, C]`; 0 counts as the smallest number of float32."""
+        return predictions.float().clamp(min=torch.finfo(torch.float32).tiny).log()
+
+    @property
+    def class_weights(self) -> NDArray[np.float64]:
+        """The weight of each class in the loss, shape (classes,)."""
+        return np.ones(self.num_classes) if self.weights is None else self.weights.double().cpu().numpy()
+
+    @property
+    def constants(self) -> tuple[Tensor, Tensor] | None:
+        """The shares of the classes among the training rows, for the loss weighted as it is."""
+        if not self.class_counts:
+            return None
+        counts = torch.tensor(self.class_counts, dtype=torch.float64)
+        mass = counts * torch.from_numpy(self.class_weights)
+        return mass / mass.sum(), counts / counts.sum()
 
     def metrics(self) -> dict[str, Metric]:
         """Accuracy, F1 (mean over classes) and AUROC (one against the rest, mean over classes)."""

@@ -5,7 +5,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import nll_loss
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
@@ -171,6 +173,22 @@ class MLPEnsemble(MLPModule):
         first = self._first[0]
         loss = ProbabilityLoss(first.weights) if isinstance(first, MLPClassifier) else MeanSquaredError()
         return {**first.metrics(), "ensemble_loss": loss}
+
+    def outputs_of(self, predictions: Tensor) -> tuple[Any, ...]:
+        """Return outputs with which each member would make these predictions."""
+        return tuple(member.outputs_of(predictions) for member in self.members)
+
+    @property
+    def class_weights(self) -> NDArray[np.float64] | None:
+        """Return the weight of each class in the members' loss, shape (classes,); None where amounts are predicted."""
+        weights: NDArray[np.float64] | None = self._first[0].class_weights
+        return weights
+
+    @property
+    def constants(self) -> tuple[Tensor, Tensor] | None:
+        """Return the members' constant predictions that suit the training rows best."""
+        constants: tuple[Tensor, Tensor] | None = self._first[0].constants
+        return constants
 
     def metric_errors(self, predictions: Tensor, y: Tensor) -> dict[str, float]:
         """Return the standard errors of the metrics and of the ensemble's loss over the rows."""

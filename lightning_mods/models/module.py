@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import lightning_mods
@@ -63,12 +65,14 @@ class MLPModule(EvaluatedModule):
         losses: Sums over the epoch so far: of the losses, each times its weight, and of the weights.
         average: The average of the weights, while a fit has one.
         metric_names: The names of all metrics, as they are logged behind the stage.
+        reference_loss: Loss of another model, trained on the same rows, on the validation rows; None if there is none.
 
     Raises:
         ValueError: A number outside its range, with the range and what came.
     """
 
     metric_names: ClassVar[Sequence[str]]
+    reference_loss: float | None = None
 
     def __init__(
         self,
@@ -121,6 +125,44 @@ class MLPModule(EvaluatedModule):
     @abstractmethod
     def baseline_loss(self) -> float | None:
         """Loss, in the units that are logged, of the best constant prediction on the training rows."""
+
+    # ------------------------------------------------------------------ predictions of others
+
+    @property
+    def class_weights(self) -> NDArray[np.float64] | None:
+        """Return the weight of each class in the loss, shape (classes,); None where amounts are predicted."""
+        return None
+
+    @property
+    def constants(self) -> tuple[Tensor, Tensor] | None:
+        """Return the constant predictions of a row that suit the training rows best: by the loss, and by the metrics.
+
+        None where the training rows are not known.
+        """
+        return None
+
+    def outputs_of(self, predictions: Tensor) -> Any:
+        """Return the outputs of a network that would make these `predictions`."""
+        raise NotImplementedError
+
+    def scores_of(self, predictions: Tensor, y: Tensor) -> dict[str, float]:
+        """Return loss and metrics, as they are logged, of others' predictions for targets `[B]`, on this rank alone."""
+        predictions, y = predictions.to(self.device), y.to(self.device)
+        scores = {"loss": float(self.logged_loss(self.loss(self.outputs_of(predictions), y)))}
+        for name, metric in self.metrics().items():
+            metric.distributed_available_fn = lambda: False
+            metric.to(self.device).update(predictions.float(), y)
+            found = metric.compute()
+            found = found if isinstance(found, dict) else {name: found}
+            scores |= {key: float(value) for key, value in found.items()}
+        return scores
+
+    def baseline_on(self, y: Tensor) -> dict[str, float]:
+        """Return loss and metrics of the trivial prediction for targets `[B]`; empty where it is not known."""
+        if self.constants is None or not len(y):
+            return {}
+        for_loss, for_metrics = (self.scores_of(each.expand(len(y), *each.shape), y) for each in self.constants)
+        return for_metrics | {name: for_loss[name] for name in ("loss", "ensemble_loss") if name in for_loss}
 
     def training_settings(self) -> dict[str, Any]:
         """Return what a verdict weighs and no optimizer tells, by the names in `callbacks.diagnosis.evidence`."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric
@@ -105,6 +106,16 @@ class MLPRegressor(MLPModule):
     def predictions(self, outputs: Tensor) -> Tensor:
         """Numbers `[B]` in the target's units."""
         return outputs.float().squeeze(-1) * self.target_std + self.target_mean
+
+    def outputs_of(self, predictions: Tensor) -> Tensor:
+        """Numbers `[B]` in the target's units, standardised, as `[B, 1]`."""
+        return ((predictions - self.target_mean) / self.target_std).float().unsqueeze(-1)
+
+    @property
+    def constants(self) -> tuple[Tensor, Tensor]:
+        """The training mean."""
+        mean = torch.tensor(self.target_mean, dtype=torch.float64)
+        return mean, mean
 
     def metrics(self) -> dict[str, Metric]:
         """Root mean squared error and mean absolute error in the target's units, and R²."""

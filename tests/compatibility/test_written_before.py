@@ -148,8 +148,9 @@ def test_a_resumed_run_comes_to_what_it_would_have_come_to(written):
         json.loads((place / RUN / "checkpoints" / "diagnosis.json").read_text())
         for place in (folder, DATA / "iris_8_epochs")
     )
-    assert {"changes", "evidence", "plan"} == found.keys() - wanted.keys()  # which came later
-    del found["changes"], found["evidence"], found["plan"]
+    assert {"changes", "evidence", "plan", "reference_loss"} == found.keys() - wanted.keys()  # which came later
+    del found["changes"], found["evidence"], found["plan"], found["reference_loss"]
+    assert found.pop("baseline_loss") == pytest.approx(wanted.pop("baseline_loss"), rel=1e-3)  # was the training rows'
     worded_anew = {"advice": [], "reason": ""}  # words and the rounding of the reason's numbers are not promised
     assert_close(found | worded_anew, wanted | worded_anew)
     # Each callback found what it had written, and went on with it; Patience came later.
@@ -208,8 +209,10 @@ def test_a_configuration_that_names_our_callbacks_and_loggers_serves_a_fit_and_g
     there["trainer"]["max_epochs"] = 3
     there["data"]["init_args"] |= {"bins": 0, "max_expansion": 100.0}  # flags that came later
     there["model"]["init_args"] |= LATER
-    there |= {"recipe": "plain", "patience": "auto", "ensemble": None, "trust": None}
-    there["improve"] = 0
+    there |= {"recipe": "plain", "patience": "auto", "ensemble": None, "trust": None, "reference": True, "improve": 0}
+    for callback in there["trainer"]["callbacks"]:
+        if callback["class_path"].endswith("FitMonitor"):
+            callback["init_args"]["reference_loss"] = None
     assert yaml.safe_load(config.read_text()) == there  # the classes under the same names
 
 

@@ -91,6 +91,13 @@ def test_the_ranks_agree_on_every_metric(ranks):
     assert one["metrics"] == other["metrics"]
 
 
+def test_the_ranks_are_told_the_reference_of_the_first(ranks):
+    (one, other), done, _ = ranks
+    assert one["reference"] == other["reference"]
+    assert one["reference"] is not None
+    assert "reference" in done.stdout
+
+
 def test_one_process_finds_the_same_validation_metrics_in_the_last_checkpoint(ranks):
     (one, _), _, folder = ranks
     (folder / "alone").mkdir(exist_ok=True)

@@ -33,7 +33,7 @@ class RankRecorder(Callback):
 
     def on_train_end(self, trainer, pl_module):
         weights = [p.flatten().tolist() for p in pl_module.parameters()]
-        self._write(trainer, weights=weights, listens=listening_addresses())
+        self._write(trainer, weights=weights, listens=listening_addresses(), reference=pl_module.reference_loss)
 
     def on_validation_end(self, trainer, pl_module):
         if not trainer.training and not trainer.sanity_checking:

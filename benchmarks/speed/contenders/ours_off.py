@@ -4,7 +4,11 @@ from benchmarks.speed.contenders import LogProbabilities, ours
 from benchmarks.speed.shapes import Job
 from benchmarks.speed.stopwatch import Stopwatch
 
-OFF = ["--watch=[]", *(f"--trainer.{part}=false" for part in ("logger", "enable_checkpointing", "enable_progress_bar"))]
+OFF = [
+    "--watch=[]",
+    "--reference=false",
+    *(f"--trainer.{part}=false" for part in ("logger", "enable_checkpointing", "enable_progress_bar")),
+]
 
 
 def fit(job: Job, watch: Stopwatch) -> LogProbabilities:

@@ -52,7 +52,7 @@ def reason_for(cause: str, facts: RunFacts) -> str:
     trivial = f"the first, {val.start:.4g}" if facts.base is None else f"the trivial {facts.base:.4g}"
     sentence = {
         "still_improving": f"{now}, of which {val.at(0.5) - val.end:.3g} in the second half: it has not levelled off",
-        "not_learning": f"the lowest validation loss, {val.lowest:.4g}, is hardly below {trivial}",
+        "not_learning": f"the lowest validation loss, {val.lowest:.4g}, is {_beside(val.lowest, facts)} {trivial}",
         "cannot_fit": f"{now} and moves no more{falls}: it stays high without a gap",
         "memorising": from_best + falls,
         "overconfident": f"{from_best}, but the metric holds: only the probabilities got worse",
@@ -64,6 +64,10 @@ def reason_for(cause: str, facts: RunFacts) -> str:
         "no_validation": "there is no validation loss to judge by",
     }[cause]
     return sentence[0].upper() + sentence[1:] + "."
+
+
+def _beside(lowest: float, facts: RunFacts) -> str:
+    return "above" if facts.base is not None and lowest > facts.base else "hardly below"
 
 
 def onset_of(facts: RunFacts) -> int | None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from callbacks.diagnosis.evidence import Evidence
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
 
 SAMPLE = Path(__file__).with_name("labelled_runs.json.gz")
@@ -349,3 +350,38 @@ def test_no_number_of_the_reason_is_below_what_was_measured():
     reason = diagnose(bent, bent).reason
     assert "-0." not in reason
     assert "0.0008" in reason
+
+
+# What is no better than the trivial prediction.
+
+
+def test_a_lowest_loss_above_the_trivial_one_is_called_so():
+    flat = noisy([0.71] * 30, 0.001)
+    d = diagnose(flat, noisy(flat, 0.001, seed=1), baseline_loss=0.69)
+    assert (d.fit, d.cause) == (Fit.UNDERFIT, "not_learning")
+    assert "is above the trivial 0.69" in d.reason
+    assert "hardly below" not in d.reason
+
+
+@pytest.mark.parametrize(
+    ("reached", "trivial", "rows", "expected"),
+    [
+        (0.80, 0.90, 1000, Fit.UNDERFIT),
+        (0.80, 0.90, None, Fit.UNDERFIT),
+        (0.90, 0.90, 1000, Fit.UNKNOWN),  # it says the largest class, with probabilities that are not quite trivial
+        (0.80, 0.90, 8, Fit.UNKNOWN),  # one row more, and it would be as good
+        (0.95, 0.90, 1000, Fit.GOOD),
+        (0.80, None, 1000, Fit.GOOD),
+    ],
+)
+def test_a_metric_no_better_than_the_trivial_one_is_not_called_good(reached, trivial, rows, expected):
+    train = falling(60, end=0.28)
+    for mode, sign in (("max", 1), ("min", -1)):
+        levels = Evidence(baseline_metric=trivial and sign * trivial, val_rows=rows)
+        d = diagnose(train, VAL, val_metric=[sign * reached] * 60, metric_mode=mode, baseline_loss=1.0, evidence=levels)
+        if mode == "min" and expected is Fit.UNKNOWN and reached < 0.9:
+            continue  # what is no share has no such error
+        assert d.fit is expected
+        assert d.fit is max(d.probabilities, key=d.probabilities.get)
+        assert sum(d.probabilities.values()) == pytest.approx(1)
+        assert (f"the metric, {sign * reached:.4g}, is no better than" in d.reason) is (expected is not Fit.GOOD)

@@ -115,6 +115,28 @@ def test_the_baseline_of_the_module_is_used_and_the_argument_before_it(tmp_path,
     assert list(dict.fromkeys(seen)) == [None, 2.5, 3.5]
 
 
+def test_the_reference_of_the_module_is_evidence_and_the_argument_before_it(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "callbacks.fit.monitor.diagnose", lambda *a, **kw: seen.append(kw["evidence"]) or diagnose(*a, **kw)
+    )
+    knows = type("Knows", (Plain,), {"reference_loss": 0.25})
+    fails = type("Fails", (Plain,), {"reference_loss": property(lambda self: 1 / 0)})
+    for module, argument in ((fails, None), (knows, None), (knows, 0.5)):
+        fit(tmp_path, module, FitMonitor(reference_loss=argument), epochs=1)
+    assert list(dict.fromkeys(each.reference_loss for each in seen)) == [None, 0.25, 0.5]
+    assert json.loads(next(tmp_path.rglob("diagnosis.json")).read_text())["reference_loss"] in (None, 0.25, 0.5)
+
+
+def test_loggers_get_the_levels_beside_the_curves(tmp_path):
+    logger = CSVLogger(tmp_path)
+    monitor = FitMonitor(baseline_loss=3.5, reference_loss=0.25)
+    fit(tmp_path, Plain, monitor, logger=logger, log_every_n_steps=1)
+    text = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
+    assert "fit/baseline_loss" in text
+    assert "fit/reference_loss" in text
+
+
 def test_it_can_be_used_for_one_run_after_another(tmp_path):
     monitor = FitMonitor()
     fit(tmp_path, Memorises, monitor, epochs=9)

@@ -37,6 +37,14 @@ def test_verdict_reason_best_epoch_and_onset_are_drawn_in():
     assert any(text.startswith("overfit ") and text.endswith(" %") for text in said)
 
 
+def test_losses_to_compare_with_are_lines_where_they_are_within_the_view():
+    found = diagnose(TRAIN, VAL)
+    levels = {"trivial": 40.0, "reference": 0.6, "missing": None}
+    said = texts(draw_fit(TRAIN, VAL, found, levels=levels))
+    assert "reference\n0.6" in said
+    assert not any("trivial" in text or "missing" in text for text in said)
+
+
 def test_a_metric_gets_axes_of_its_own():
     found = diagnose(TRAIN, VAL)
     assert len(draw_fit(TRAIN, VAL, found, [0.5] * 60).axes) == len(draw_fit(TRAIN, VAL, found).axes) + 1

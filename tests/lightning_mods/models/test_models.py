@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_mods import MLPClassifier, MLPRegressor
+from lightning_mods import MLPClassifier, MLPEnsemble, MLPRegressor
 
 
 @pytest.fixture
@@ -94,6 +94,22 @@ def test_a_large_target_with_a_small_spread_is_not_lost_to_rounding():
     model = MLPRegressor(1, 1e9, float(y.std(correction=0)), hidden_sizes=())
     perfect = ((y - 1e9) / model.target_std).unsqueeze(1).float()
     assert model.loss(perfect, y) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_trivial_prediction_is_scored_on_the_rows_that_are_given():
+    y = torch.tensor([0, 0, 1, 1])
+    plain = MLPClassifier(2, 2, [30, 10]).baseline_on(y)
+    assert plain["loss"] == pytest.approx(-0.5 * math.log(0.75) - 0.5 * math.log(0.25))
+    assert plain["accuracy"] == 0.5
+    weighted = MLPClassifier(2, 2, [30, 10], class_weight=[1, 9])
+    assert weighted.baseline_on(y)["loss"] == pytest.approx(-0.1 * math.log(0.25) - 0.9 * math.log(0.75))
+    assert weighted.baseline_on(y)["accuracy"] == 0.5  # of the largest class, whatever it weighs
+    assert MLPClassifier(2, 2).baseline_on(y) == MLPClassifier(2, 2, [30, 10]).baseline_on(y[:0]) == {}
+    numbers = MLPRegressor(2, 1e6, 2.0).baseline_on(torch.tensor([1e6 + 1, 1e6 - 3]))
+    assert numbers["loss"] == pytest.approx(5)
+    assert numbers["mae"] == 2
+    together = MLPEnsemble.of(MLPClassifier(2, 2, [30, 10]), 3).baseline_on(y)
+    assert together["loss"] == pytest.approx(together["ensemble_loss"]) == pytest.approx(plain["loss"])
 
 
 def test_the_baseline_loss_is_that_of_the_best_constant():
