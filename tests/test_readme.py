@@ -41,7 +41,7 @@ def test_every_command_of_the_readme_runs_in_their_order(tmp_path):
         outputs[line] = done.stdout
         tried.add(verb)
     shown = outputs["python -m lightning_mods.fit --data.path=examples/penguins.csv --data.target=species"]
-    assert re.search(r"^accuracy +\S+ +0.4423 ", shown, flags=re.MULTILINE)
+    assert re.search(r"^accuracy +\S+ ± \S+ +0.4423 ", shown, flags=re.MULTILINE)
     assert "tensorboard --logdir lightning_logs" in shown
     rows = (tmp_path / "predictions.csv").read_text().splitlines()
     assert rows[0] == "prediction,probability_Adelie,probability_Chinstrap,probability_Gentoo"

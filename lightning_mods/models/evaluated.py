@@ -87,8 +87,10 @@ class EvaluatedModule(LightningModule, ABC):
         weight = self.loss_weight(y)
         self._eval_sums[0] += self.loss(outputs, y) * weight
         self._eval_sums[1] += weight
-        self._eval_sums[2] += len(y)
-        self._eval_rows.append((self.row_losses(outputs, y), self.row_weights(y)))
+        weights = self.row_weights(y)
+        if weights is not None:
+            self._eval_sums[2] += len(y)
+        self._eval_rows.append((self.row_losses(outputs, y), weights))
         predictions = self.predictions(outputs)
         for metric in _stage_metrics(self).values():
             metric.update(predictions, y)
@@ -112,7 +114,7 @@ class EvaluatedModule(LightningModule, ABC):
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums of the validation or test loss."""
-        self._eval_sums = torch.zeros(3, device=self.device)  # of losses times weights, of weights, of rows
+        self._eval_sums = torch.zeros(3, device=self.device)  # of losses times weights, of weights, of rows with one
         self._eval_rows: list[tuple[Tensor | None, Tensor | None]] = []  # losses and weights of each batch's
 
     on_test_epoch_start = on_validation_epoch_start
@@ -177,7 +179,7 @@ class EvaluatedModule(LightningModule, ABC):
         losses = [rows for rows, _ in self._eval_rows if rows is not None]
         if not losses or len(losses) < len(self._eval_rows):
             return None
-        found = torch.cat(losses)
+        found = losses[0] if len(losses) == 1 else torch.cat(losses)
         weights = [each for _, each in self._eval_rows if each is not None]
         if weights:
             total, mass, count = self._eval_sums
