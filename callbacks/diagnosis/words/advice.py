@@ -14,6 +14,7 @@ from typing import Any
 from callbacks.diagnosis.changes import LEAST_GAIN, RULES
 from callbacks.diagnosis.evidence import Change, Settings
 
+BEST_EPOCH = "best_epoch"  # what needs no other fit
 MOST = 5  # changes that are told; a person tries one or two
 HARMS = 0.05  # of such runs; from there on it is said
 
@@ -216,9 +217,12 @@ def advice_for(cause: str, knobs: Knobs, course: Course, changes: Sequence[Chang
     found = (_measured(change, knobs) for change in changes if change.gain >= LEAST_GAIN)
     measured = consistent([advice for advice in found if advice is not None])[:MOST]
     by_hand = _BY_HAND[cause](knobs, course)
+    # What costs nothing comes first; a rate at which nothing is learned is off by more than a change that was measured.
+    first = [advice for advice in by_hand[:1] if advice.change == BEST_EPOCH or cause == "not_learning"]
+    rest = by_hand[len(first) :]
     if changes:  # they know what can be turned better than a rule does
-        by_hand = [advice for advice in by_hand if not advice.change]
-    return tuple(consistent([*measured, *by_hand]))
+        rest = [advice for advice in rest if not advice.change]
+    return tuple(consistent([*first, *measured, *rest]))
 
 
 def _turned(name: str, knobs: Knobs, text: str | None = None) -> list[Advice]:
@@ -227,13 +231,11 @@ def _turned(name: str, knobs: Knobs, text: str | None = None) -> list[Advice]:
     return [knobs.turn(text or _text_of(name, knobs), setting, value(knobs.known), name)] if can(knobs.known) else []
 
 
-def _stop(knobs: Knobs, course: Course) -> list[Advice]:
+def _weights(course: Course) -> list[Advice]:
     if course.is_kept:
         return []
-    end, has_flag = course.best + 1, knobs.flag("max_epochs") is not None
-    text = f"Take the weights of epoch {course.best}, if they were kept, or stop there"
-    early = f" (EarlyStopping, or {end} epochs)"
-    return [knobs.turn(text, "max_epochs", end, "shorter")] if has_flag else [Advice(f"{text}{early}.", "shorter")]
+    else_ = "else keep those of the best epoch in the next fit"
+    return [Advice(f"Take the weights of epoch {course.best}, if they were kept; {else_}.", BEST_EPOCH)]
 
 
 def _still_improving(knobs: Knobs, course: Course) -> list[Advice]:
@@ -267,7 +269,7 @@ def _cannot_fit(knobs: Knobs, course: Course) -> list[Advice]:
 def _memorising(knobs: Knobs, course: Course) -> list[Advice]:
     early = "Lower the learning rate to a third, for the best epoch came almost at once"
     return [
-        *_stop(knobs, course),
+        *_weights(course),
         *_turned("decay_up", knobs),
         *_turned("dropout_up", knobs),
         *(_turned("lr_down", knobs, early) if course.early else []),
@@ -288,8 +290,7 @@ def _overconfident(knobs: Knobs, course: Course) -> list[Advice]:
 
 
 def _healthy(knobs: Knobs, course: Course) -> list[Advice]:
-    kept = [] if course.is_kept else [Advice(f"Take the weights of epoch {course.best}, if they were kept.")]
-    return [*kept, Advice("For a lower loss find more rows, or better features, before you train longer.")]
+    return [*_weights(course), Advice("For a lower loss find more rows, or better features, before you train longer.")]
 
 
 def _exploded(knobs: Knobs, course: Course) -> list[Advice]:

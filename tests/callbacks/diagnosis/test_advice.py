@@ -140,7 +140,8 @@ def test_a_change_that_gains_next_to_nothing_is_not_advised():
 
 def test_the_weights_of_the_best_epoch_are_spoken_of_only_where_they_are_not_kept():
     said = [each.text for each in advised(cause="memorising", best=9)]
-    assert said[0].startswith("Take the weights of epoch 9, if they were kept, or stop there")
+    assert said[0].startswith("Take the weights of epoch 9, if they were kept; ")
+    assert advised(change("lr_down"), cause="memorising", best=9)[0].text == said[0]
     kept = [each.text for each in advised(cause="memorising", best=9, is_kept=True)]
     assert not any("epoch 9" in text for text in kept)
 

@@ -18,7 +18,7 @@ class Fault:
 
 
 def diagnosis(fit, cause, *changes):
-    plan = advice_for(cause, KNOBS, Course(epochs=20), changes)
+    plan = advice_for(cause, KNOBS, Course(epochs=20, is_kept=True), changes)
     return Diagnosis(fit, cause, {fit: 1.0}, 3, None, "Because.", tuple(a.text for a in plan), changes, plan)
 
 

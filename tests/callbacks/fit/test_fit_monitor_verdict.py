@@ -43,11 +43,11 @@ def test_diagnosis_json_stands_beside_the_checkpoints(tmp_path):
     monitor = FitMonitor()
     fit(tmp_path, Memorises, monitor, epochs=20, callbacks=[ModelCheckpoint(tmp_path / "here", "a")])
     said = json.loads((tmp_path / "here" / "diagnosis.json").read_text())
-    found = diagnose(said["curves"]["train_loss"], said["curves"]["val_loss"])
-    assert said["fit"] == found.fit == monitor.diagnosis.fit
+    found = monitor.diagnosis
+    assert said["fit"] == found.fit == diagnose(said["curves"]["train_loss"], said["curves"]["val_loss"]).fit
     assert (said["best_epoch"], said["onset_epoch"]) == (found.best_epoch, found.onset_epoch)
     assert said["probabilities"] == found.probabilities
-    assert said["advice"] == list(monitor.diagnosis.advice)
+    assert said["advice"] == list(found.advice) == [each["text"] for each in said["plan"]]
     assert [path.name for path in (tmp_path / "here").iterdir() if path.name.startswith(".")] == []
 
 
