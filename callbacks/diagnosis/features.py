@@ -2,13 +2,15 @@
 
 Every number is a difference of losses over the *room* (from the trivial loss, or the first one, down to the
 best), or over the noise, or a share of the epochs: so none changes when both losses are scaled, or shifted
-together with `baseline_loss`. The one exception is `stuck`, which sees the loss's own size, and only where
-next to nothing was gained.
+together with `baseline_loss`. The exceptions see the loss's own size: `stuck`, and only where next to nothing was
+gained; and what ends with `_of_loss`, where the room is less than that size: a rise by a third of a small room may be
+nothing to a person.
 """
 
 from __future__ import annotations
 
-from math import copysign, log1p, log2
+from math import copysign, log1p, log2, sqrt
+from statistics import fmean
 
 from callbacks.diagnosis.curves import Curve, slope
 
@@ -41,10 +43,18 @@ NAMES = (
     "gap_growth",  # of validation minus training over the last half, over the room
     "log_count",  # log2 of the number of evaluations
     "stuck",  # 1 where the loss fell by nothing, 0 where by `STUCK_BELOW` of itself or more
+    "last_of_loss",  # last value above the lowest, over the loss's own size or the room, whichever is more
+    "least_of_loss",  # the least of the last three values above the lowest
+    "middle_of_loss",  # the middle one
+    "worsening_of_loss",  # of the smoothed curve
+    "noise_of_loss",
+    "shared_jumps",  # of both losses, see below
 )
 
 
 STUCK_BELOW = 0.10  # within a tenth of the trivial loss that loss is the measure, as in the labels
+LEAST_SPAN = 0.02  # of the loss's own size; where a curve spans less, a constant may have been added to it
+FEWEST_BENDS, BEND_ERRORS = 8, 2.5  # fewer, or a correlation of fewer standard errors, may be chance
 
 
 def room_of(val: Curve, baseline_loss: float | None) -> float:
@@ -67,8 +77,38 @@ def features(train: Curve | None, val: Curve, baseline_loss: float | None) -> li
     room = max(room_of(val, baseline_loss), 2 * val.smooth_noise, 0.05 * span, rounding)
     stuck = 1 - fall_of_itself(val, baseline_loss) / STUCK_BELOW
     row = _validation(val, room, baseline_loss) + _training(train, val, room)
-    row += [log2(val.count), max(0.0, min(1.0, stuck))]
+    row += [log2(val.count), max(0.0, min(1.0, stuck)), *_of_loss(val, room)]
+    row.append(0.0 if train is None else shared_jumps(train, val))
     return [round(v, 6) for v in row]
+
+
+def shared_jumps(train: Curve, val: Curve) -> float:
+    """Return the correlation of both losses' bends over the second half, 0 where it may be chance.
+
+    The validation rows' own noise is none of the training loss's: what both share are jumps of the weights, and after
+    one of these the last epoch is as bad as it looks.
+    """
+    trained = dict(zip(train.epochs, train.points, strict=True))
+    pairs = [(trained[e], v) for e, v in zip(val.epochs, val.points, strict=True) if e in trained]
+    pairs = pairs[-max(FEWEST_BENDS, len(val.points) // 2) :]
+    if len(pairs) < FEWEST_BENDS:
+        return 0.0
+    a, b = ([x - 2 * y + z for x, y, z in zip(c, c[1:], c[2:], strict=False)] for c in zip(*pairs, strict=True))
+    return found if (found := _correlation(a, b)) >= BEND_ERRORS / sqrt(len(pairs)) else 0.0
+
+
+def _correlation(a: list[float], b: list[float]) -> float:
+    a, b = ([v - mean for v in c] for c, mean in ((a, fmean(a)), (b, fmean(b))))
+    sizes = sqrt(sum(v * v for v in a)) * sqrt(sum(v * v for v in b))
+    return sum(x * y for x, y in zip(a, b, strict=True)) / sizes if sizes > 0 else 0.0
+
+
+def _of_loss(val: Curve, room: float) -> list[float]:
+    size, span = abs(val.raw_lowest), max(val.values) - min(val.values)
+    size = max(room, size if span >= LEAST_SPAN * size else span)
+    tail = sorted(val.points[-3:])
+    rises = (val.last - val.raw_lowest, tail[0] - val.raw_lowest, tail[len(tail) // 2] - val.raw_lowest)
+    return [_over(v, size) for v in (*rises, val.end - val.lowest, val.noise)]
 
 
 def _validation(val: Curve, room: float, baseline_loss: float | None) -> list[float]:

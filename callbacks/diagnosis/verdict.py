@@ -17,9 +17,9 @@ from math import exp, isfinite
 from pathlib import Path
 from typing import Any
 
-from callbacks.diagnosis.curves import Curve, ends_in_nan, ends_infinite, read_curve, repeats
+from callbacks.diagnosis.curves import Curve, ends_in_nan, ends_infinite, has_order, have_order, read_curve, repeats
 from callbacks.diagnosis.evidence import Change, Evidence
-from callbacks.diagnosis.features import NAMES, fall_of_itself, features
+from callbacks.diagnosis.features import NAMES, STUCK_BELOW, fall_of_itself, features
 from callbacks.diagnosis.wording import RunFacts, advice_for, onset_of, reason_for
 
 Values = Sequence[float | None]
@@ -28,6 +28,8 @@ FEWEST = 4  # finite evaluations; with three, a line and a bend cannot be told a
 STUCK = 0.018  # of the trivial loss: gained less, it never left it. The labels' 2 %, less some noise
 CLEAR = 0.40  # the least probability a verdict is given with; a third is a guess among three
 BLOWN_UP = 0.5  # both losses end this share of the trivial loss above it, and no lower than they began
+LONG_NOISE = 20  # evaluations; fewer look like noise where they fall a little and rise a little
+LARGE_NOISE = 0.05  # of the loss; a slow fall may hide in a smaller one, in 1 of 20 runs with 3 %
 FLAT = 0.03  # of the training loss's own fall, over the second half: no longer moving
 HELD = 0.10  # of its own rise may a metric have lost and still count as held
 
@@ -37,6 +39,9 @@ HELD = 0.10  # of its own rise may a metric have lost and still count as held
 TURN_POINTS, TURN_SHARE, TURN_RISING, TURN_ERRORS = 4, 0.12, 0.75, 4.5
 LONG = 100  # evaluations
 TURN_ODDS = 0.6
+# A jump of the weights at the end: both losses' bends go together, and the last value is so much of the loss's own size
+# above the lowest. 5 % is what TaskSet's labels call worse; its RNNs at high rates, and few runs of ours, are such.
+SHARED, JUMPED = 0.6, 0.05
 
 
 class Fit(StrEnum):
@@ -57,12 +62,12 @@ class Diagnosis:
         fit: the verdict; always the likeliest of `probabilities`.
         cause: why, in one word: `still_improving`, `not_learning`, `cannot_fit` (underfit); `healthy`,
             `overconfident` (good); `memorising` (overfit); `exploded` (diverged); `too_few_epochs`,
-            `no_validation`, `loss_is_no_fit`, `unclear` (unknown).
+            `no_validation`, `no_signal`, `loss_is_no_fit`, `unclear` (unknown).
         probabilities: of each verdict; they add up to one.
-        best_epoch: the epoch of the lowest smoothed validation loss, counted from 0; no first value that a later one
-            is below with its neighbours; None without one.
-        onset_epoch: the epoch from which validation loss stays above its best; None unless it clearly
-        worsened.
+        best_epoch: the epoch that a checkpoint keeps, counted from 0: the first with the lowest validation loss, as it
+            was logged, unless `evidence` names another; None without one.
+        onset_epoch: the epoch after it from which the smoothed validation loss stays above its lowest; None unless it
+            clearly worsened.
         reason: one sentence with the numbers.
         advice: what to do, the likeliest help first.
         changes: single changes that are expected to lower the loss, the one with the largest gain first.
@@ -91,11 +96,11 @@ def diagnose(
     """Say what became of a run, from its curves alone.
 
     The verdict does not change when both losses and `baseline_loss` are multiplied by a positive number,
-    when the same number is added to all three (unless a loss then gained less than a tenth of its own size:
-    "does it learn at all?" has no other unit, nor has "did it blow up?"), or when every row is written
-    several times; nor, except from `overfit` to `good` and back, when `val_metric` is left out. Adding a
-    number to the losses but not to `baseline_loss` moves them away from the trivial loss, and that may
-    change everything.
+    when the same number is added to all three (unless a loss then gained less than its own size: "does it learn
+    at all?" has no other unit, nor has "did it blow up?", and a rise by a twentieth of the loss may be much of a
+    small gain), or when every row is written several times; nor, except from `overfit` to `good` and back, when
+    `val_metric` is left out. Adding a number to the losses but not to `baseline_loss` moves them away from the
+    trivial loss, and that may change everything.
 
     Args:
         train_loss: training loss, one value an epoch, oldest first, epoch 0 the first; may be empty.
@@ -111,7 +116,8 @@ def diagnose(
         evidence: what else is known of the fit; None where there are curves alone.
 
     `None` and NaN are missing values, a baseline that is not finite counts as none. A loss that ends in infinity
-    has exploded, and so have losses that both end in NaN, twice or more and longer than any hole before.
+    has exploded, and so has a training loss that ends in NaN, longer than any hole before; without one, a validation
+    loss that does so at least twice.
 
     Raises:
         ValueError: if `metric_mode` is neither "max" nor "min".
@@ -125,30 +131,41 @@ def diagnose(
     metric = None if val_metric is None else list(val_metric)[::times]
     if metric is not None and metric_mode == "min":
         metric = [None if v is None else -v for v in metric]
-    return _diagnose(train_loss[::times], val_loss[::times], metric, baseline_loss, times, flags)
+    kept = None if evidence is None or evidence.kept_epoch is None else evidence.kept_epoch // times
+    return _diagnose(train_loss[::times], val_loss[::times], metric, baseline_loss, times, flags, kept)
 
 
 def _diagnose(
-    train_loss: Values, val_loss: Values, metric: Values | None, base: float | None, times: int, flags: Collection[str]
+    train_loss: Values,
+    val_loss: Values,
+    metric: Values | None,
+    base: float | None,
+    times: int,
+    flags: Collection[str],
+    kept: int | None,
 ) -> Diagnosis:
     train, val = read_curve(train_loss), read_curve(val_loss)
+    val = val and val.keeping(kept, val_loss)
     facts = RunFacts(train, val, base, times, flags)
-    if _is_lost(train_loss, val_loss, train):
+    if _is_lost(train_loss, val_loss):
         return _sure(Fit.DIVERGED, "exploded", facts)
     if val is None:
         return _sure(Fit.UNKNOWN, "no_validation", facts)
     if val.count < FEWEST:
         return _sure(Fit.UNKNOWN, "too_few_epochs", facts)
+    gained, is_noise = fall_of_itself(val, base), _has_no_signal(train, val, base)
+    if is_noise and not (base and -STUCK_BELOW < gained < STUCK):  # at the trivial loss noise is a verdict
+        return _sure(Fit.UNKNOWN, "no_signal", facts)
     if train is not None and _has_blown_up(train, val, base):
         return _sure(Fit.DIVERGED, "exploded", facts)
     row = features(train, val, base)
     probabilities = _probabilities(row)
-    stuck = fall_of_itself(val, base) < STUCK and probabilities[Fit.OVERFIT] < 0.5
+    stuck = gained < STUCK and (is_noise or probabilities[Fit.OVERFIT] < 0.5)
     if stuck:
         probabilities = _raised(probabilities, Fit.UNDERFIT, 0.8)
     elif train is not None and _rises(train):
         return _sure(Fit.UNKNOWN, "loss_is_no_fit", facts)
-    elif train is not None and _has_just_turned(train, val):
+    elif train is not None and (_has_just_turned(train, val) or _has_jumped(row)):
         probabilities = _raised(probabilities, Fit.OVERFIT, TURN_ODDS)
     held = metric is not None and _has_held(read_curve(metric))
     if held:
@@ -175,12 +192,29 @@ def _times_written(train_loss: Values, val_loss: Values) -> int:
     return repeats(chain(first, keys))
 
 
-def _is_lost(train_loss: Values, val_loss: Values, train: Curve | None) -> bool:
-    # NaN must end both: one alone may be missing.
-    if ends_infinite(train_loss) or ends_infinite(val_loss):
+def _is_lost(train_loss: Values, val_loss: Values) -> bool:
+    # A training loss comes of every epoch: where it is no number, the weights are none any more. A validation loss may
+    # be missing; not where the epoch has no training loss either, or nothing but NaN came at all.
+    if ends_infinite(train_loss) or ends_infinite(val_loss) or ends_in_nan(train_loss, least=1):
         return True
-    both = ends_in_nan(val_loss) and ends_in_nan(train_loss)
-    return both or (train is None and not train_loss and ends_in_nan(val_loss) and any(v == v for v in val_loss))
+    is_all = not any(isfinite(v) for v in (*train_loss, *val_loss) if v is not None)
+    is_alone = not train_loss or train_loss[-1] is None
+    return is_alone and ends_in_nan(val_loss, least=1 if is_all or train_loss else 2)
+
+
+def _has_no_signal(train: Curve | None, val: Curve, base: float | None) -> bool:
+    """Whether the validation loss is a constant, or noise about one, and nothing else tells what that means.
+
+    Beside a training loss that falls, a small or short noise at a known distance from the trivial loss is a plateau.
+    """
+    if min(val.points) == max(val.points):
+        return True
+    if train is None:
+        return not has_order(val.points)
+    if not has_order(train.points):
+        return not have_order(train.points, val.points)
+    is_open = base is None or val.noise > LARGE_NOISE * abs(val.lowest)
+    return is_open and val.count >= LONG_NOISE and not has_order(val.points)
 
 
 def _has_blown_up(train: Curve, val: Curve, base: float | None) -> bool:
@@ -201,6 +235,12 @@ def _has_just_turned(train: Curve, val: Curve) -> bool:
         return False
     steady = val.rising(val.best) >= TURN_RISING and val.end - val.lowest >= TURN_ERRORS * val.smooth_noise
     return steady and train.end < train.at_epoch(val.best_epoch)
+
+
+def _has_jumped(row: Sequence[float]) -> bool:
+    """Whether the weights, and not the validation rows alone, made the last epoch worse than the best."""
+    seen = dict(zip(NAMES, row, strict=True))
+    return seen["shared_jumps"] >= SHARED and seen["last_of_loss"] > JUMPED
 
 
 @cache

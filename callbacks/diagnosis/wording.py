@@ -39,7 +39,7 @@ _ADVICE = {
         "If nothing moves the training loss, the features carry no more: add better ones.",
     ),
     "memorising": (
-        "Keep the checkpoint of epoch {best}, or stop there{stop}.",
+        "Take the weights of epoch {best}, if they were kept, or stop there{stop}.",
         "Raise {weight_decay} tenfold, or {dropout} by 0.2.",
         "{early}",
         "Make the network smaller: fewer or narrower {hidden_sizes}.",
@@ -52,7 +52,7 @@ _ADVICE = {
         "Raise {weight_decay} or {dropout} to train a network that is less sure of itself.",
     ),
     "healthy": (
-        "Keep the checkpoint of epoch {best}.",
+        "Take the weights of epoch {best}, if they were kept.",
         "For a lower loss change the model, not the length: {hidden_sizes}, {lr}, or more data.",
     ),
     "exploded": (
@@ -65,6 +65,11 @@ _ADVICE = {
     "no_validation": (
         "Hold out rows and log their loss every epoch: training loss alone cannot show overfitting.",
         "If it is logged under another name, pass that name.",
+    ),
+    "no_signal": (
+        "Check what is logged: the loss that is trained, of the right rows, with targets in the order of their rows.",
+        "If that is so, raise {lr} tenfold: what the network learns does not show.",
+        "Compare it with the trivial loss (that of the best constant prediction): at it nothing is learnt.",
     ),
     "loss_is_no_fit": (
         "If the loss is no measure of fit (GAN, reinforcement learning, contrastive), judge by a metric.",
@@ -139,18 +144,25 @@ def reason_for(cause: str, facts: RunFacts) -> str:
         "exploded": f"the losses blew up or ended as no number; {now} before",
         "too_few_epochs": f"there are {val.count} evaluations of the validation loss; it takes 4",
         "loss_is_no_fit": f"the training loss rose, so it does not measure fit; {now}",
+        "no_signal": _no_signal(val),
         "unclear": f"no verdict stands out; {now} with a noise of {val.noise:.2g}",
         "no_validation": "there is no validation loss to judge by",
     }[cause]
     return sentence[0].upper() + sentence[1:] + "."
 
 
+def _no_signal(val: Curve) -> str:
+    low, high = min(val.points), max(val.points)
+    if low == high:
+        return f"the validation loss is {low:.4g} in all {val.count} evaluations"
+    return f"the validation loss moves between {low:.4g} and {high:.4g} as noise does, without any order"
+
+
 def onset_of(facts: RunFacts) -> int | None:
-    """Return the first epoch after the best from which the smoothed validation loss stays clearly above it."""
-    val = facts.val
-    if val is None:
+    """Return the first epoch after the best from which the smoothed validation loss stays clearly above its lowest."""
+    val, last = facts.val, 0 if facts.val is None else len(facts.val.epochs) - 1
+    if val is None or val.keep == last:
         return None
-    lowest = val.lowest if val.keep == val.best else max(val.kept, val.smooth[val.keep])
-    line = lowest + max(2 * val.smooth_noise, 0.01 * room_of(val, facts.base))
+    line = min(val.smooth[val.keep :]) + max(2 * val.smooth_noise, 0.01 * room_of(val, facts.base))
     last_below = max((i for i, v in enumerate(val.smooth) if v <= line), default=0)
-    return val.epochs[min(last_below + 1, len(val.epochs) - 1)] * facts.times
+    return val.epochs[min(max(last_below, val.keep) + 1, last)] * facts.times

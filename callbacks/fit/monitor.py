@@ -5,8 +5,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from callbacks.diagnosis.evidence import Evidence
 from callbacks.diagnosis.names import plain
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
+from callbacks.fit.kept import KeptEpoch
 from callbacks.fit.reader import AUTO, FitReader, baseline_of, obstacle, train_eval_loss
 from callbacks.fit.record import headline, paragraph, write_document
 from callbacks.host import Guard, NamedByPlace, say
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 DRAWING = 0.02  # share of the time that goes into pictures on the way: each costs as much as many small epochs
 READING = "reading the losses"
 GUESS = 0.5  # seconds that the first picture takes
+# Lines on the way: a verdict is said when it was found so often in a row, over such a share of the epochs so far.
+HOLDS, SHARE, MOST_LINES = 3, 0.1, 3
 
 
 def _folder_of(trainer: Trainer) -> Path | None:
@@ -39,20 +43,54 @@ def _savers(trainer: Trainer) -> list[Any]:
     return [each for each in trainer.callbacks if hasattr(each, "best_model_path")]  # type: ignore[attr-defined]  # a connector's
 
 
-def _checkpoint_to_keep(trainer: Trainer, val_loss: str, best_epoch: int | None) -> str:
-    """Which checkpoint to keep: that of the lowest validation loss, or how to have one."""
-    savers = _savers(trainer)
-    for saver in savers:
+def _saver_of_lowest(trainer: Trainer, val_loss: str) -> Any | None:
+    """What keeps the checkpoint of the lowest validation loss; None where nothing does, or not yet."""
+    for saver in _savers(trainer):
         watched = plain(str(getattr(saver, "monitor", None))).removesuffix("_epoch")
         # Of an ensemble, whose members' loss is read here, our own keeps the best as a whole.
         read = (plain(val_loss).removesuffix("_epoch"), "val_ensemble_loss")
         is_low = watched in read and getattr(saver, "mode", "min") == "min"
         if is_low and saver.best_model_path:
-            return str(saver.best_model_path)
-    for folder in [Path(str(saver.dirpath)) for saver in savers if getattr(saver, "dirpath", None)]:
+            return saver
+    return None
+
+
+def _checkpoint_to_keep(trainer: Trainer, val_loss: str, best_epoch: int | None) -> str:
+    """Which checkpoint to keep: that of the lowest validation loss, or how to have one."""
+    saver = _saver_of_lowest(trainer, val_loss)
+    if saver is not None:
+        return str(saver.best_model_path)
+    for folder in [Path(str(each.dirpath)) for each in _savers(trainer) if getattr(each, "dirpath", None)]:
         for path in sorted(folder.glob(f"*epoch={best_epoch}[-.]*")):
             return str(path)
     return f"the weights of epoch {best_epoch}; ModelCheckpoint(monitor={val_loss!r}) would have kept the best ones"
+
+
+class LiveLines:
+    """Decides which verdicts are said on the way: what holds and was not said last, a few in a run."""
+
+    def __init__(self) -> None:
+        self._held, self._since, self._times = "", 0, 0  # the latest verdict, its first epoch, how often in a row
+        self._said, self._lines = str(Fit.UNKNOWN), 0
+
+    def is_new(self, verdict: str, epoch: int) -> bool:
+        """Take a verdict; tell whether it is to be said."""
+        if verdict != self._held:
+            self._held, self._since, self._times = verdict, epoch, 0
+        self._times += 1
+        holds = self._times >= HOLDS and epoch - self._since >= SHARE * epoch
+        if not holds or verdict == self._said or self._lines >= MOST_LINES:
+            return False
+        self._said, self._lines = verdict, self._lines + 1
+        return True
+
+    def state(self) -> list[Any]:
+        """Return everything as plain values."""
+        return [self._held, self._since, self._times, self._said, self._lines]
+
+    def load(self, state: list[Any]) -> None:
+        """Go on from a state."""
+        self._held, self._since, self._times, self._said, self._lines = state
 
 
 class FitMonitor(NamedByPlace, Callback):
@@ -61,9 +99,9 @@ class FitMonitor(NamedByPlace, Callback):
     Pairs the training and the validation loss of the same epoch (of several validations in an epoch the last one; an
     epoch without one is a gap) and asks `callbacks.diagnosis.diagnose`. Loggers get the probabilities as
     `fit/probability_…`, the verdict in words and a picture of the curves; for a CSV logger, or none, words and picture
-    are files. `diagnosis.json` stands beside the checkpoints, or in the log folder. Standard error gets a line when the
-    verdict changes and a paragraph at the end. Weights are never touched. A NaN that was logged is shown to
-    `diagnose`, which says what it means.
+    are files. `diagnosis.json` stands beside the checkpoints, or in the log folder. Standard error gets a line when a
+    verdict holds, three at most, and a paragraph at the end. The best epoch is the one whose checkpoint is kept.
+    Weights are never touched. A NaN that was logged is shown to `diagnose`, which says what it means.
 
     Args:
         train_loss: Name under which the training loss is logged; `train_loss` also finds what has another name, such as
@@ -121,6 +159,8 @@ class FitMonitor(NamedByPlace, Callback):
         self._verdict = Fit.UNKNOWN
         self._judged = -1  # the last epoch with a verdict
         self._overfits = 0  # verdicts in a row
+        self._lines = LiveLines()
+        self._kept = KeptEpoch()
         self._stopped = False
         self._folder: Path | None = None
         self._guard = Guard("FitMonitor")
@@ -141,13 +181,16 @@ class FitMonitor(NamedByPlace, Callback):
     def state_dict(self) -> dict[str, Any]:
         """The curves and what was made of them."""
         judged = {"verdict": str(self._verdict), "judged": self._judged, "overfits": self._overfits}
-        return {"reader": self._reader.state(), **judged}
+        return {"reader": self._reader.state(), **judged, "lines": self._lines.state(), "kept": self._kept.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the curves of a checkpoint."""
         self._reader.load(state_dict["reader"])
         self._verdict = Fit(state_dict["verdict"])
         self._judged, self._overfits = int(state_dict["judged"]), int(state_dict["overfits"])
+        if "lines" in state_dict:  # older checkpoints lack both
+            self._lines.load(state_dict["lines"])
+            self._kept.load(state_dict["kept"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier run, unless this one goes on with it."""
@@ -160,19 +203,25 @@ class FitMonitor(NamedByPlace, Callback):
         self._stopped = False
         self.last_word = ""
         self._folder = _folder_of(trainer)
+        with self._guard(trainer, READING):
+            self._kept.begin(self._saver(trainer), self._reader.record.curves["val_loss"])
+
+    def _saver(self, trainer: Trainer) -> Any | None:
+        return _saver_of_lowest(trainer, self._reader.record.names["val_loss"])
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take a training loss that the module logged after our hook of the epoch before."""
         with self._guard(trainer, READING):
             self._reader.late(trainer, trainer.current_epoch - 1)
             self._reader.complain(trainer)
+            self._kept.look(self._saver(trainer), trainer.current_epoch - 1)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add up a training loss that is logged by the step alone."""
         try:
-            self._reader.step(trainer, batch_idx)
+            self._reader.step(trainer, batch_idx, outputs)
         except Exception as error:  # noqa: BLE001  # whatever it is
             self._guard.failed(trainer, READING, error)
 
@@ -199,6 +248,7 @@ class FitMonitor(NamedByPlace, Callback):
         epoch = trainer.current_epoch
         with self._guard(trainer, READING):
             self._reader.epoch(trainer, epoch)
+            self._kept.look(self._saver(trainer), epoch)
         if self.train_slice:
             self._evaluate_slice(trainer, pl_module, epoch)
         if self._is_due(epoch):
@@ -215,6 +265,7 @@ class FitMonitor(NamedByPlace, Callback):
         with self._guard(trainer, READING):
             self._reader.late(trainer, epoch)
             self._reader.complain(trainer, ended=True)
+            self._kept.look(self._saver(trainer), epoch)
         self._judge(trainer, pl_module, epoch, last=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -241,7 +292,10 @@ class FitMonitor(NamedByPlace, Callback):
             train, val, metric = self._reader.record.paired()
             base = baseline_of(pl_module) if self.baseline_loss is None else self.baseline_loss
             mode, flags = self.metric_mode, self.flags
-            found = diagnose(train, val, val_metric=metric, metric_mode=mode, baseline_loss=base, flags=flags)
+            kept = Evidence(keeps_best=self._kept.epoch is not None, kept_epoch=self._kept.epoch)
+            found = diagnose(
+                train, val, val_metric=metric, metric_mode=mode, baseline_loss=base, flags=flags, evidence=kept
+            )
             changed, self._verdict, self.diagnosis = found.fit is not self._verdict, found.fit, found
             if not last:  # the end adds nothing to what a longer run would know
                 self._judged = epoch
@@ -253,7 +307,7 @@ class FitMonitor(NamedByPlace, Callback):
     ) -> None:
         if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]  # a connector's
             return
-        if changed:
+        if not last and self._lines.is_new(str(found.fit), epoch):
             say(trainer, f"FitMonitor: epoch {epoch}: {headline(found)}. {found.reason}")
         keeps = found.fit is Fit.OVERFIT or found.cause == "overconfident" or self._stopped
         keep = _checkpoint_to_keep(trainer, self._reader.record.names["val_loss"], found.best_epoch) if keeps else None
