@@ -34,7 +34,6 @@ FOLDS = 5
 THREE = ("underfit", "good", "overfit")
 # More of what cannot lower the odds of overfitting: the loss got worse, in either unit, or is rising now.
 RISING = {"worsening": 1, "worsening_noise": 1, "val_half": 1}
-RISING |= {"last_of_loss": 1, "least_of_loss": 1, "middle_of_loss": 1, "worsening_of_loss": 1}
 # More of what cannot lower the odds of underfitting: both losses were still falling.
 FALLING = {"val_gain": 1, "val_half": -1, "train_gain": 1}
 
@@ -92,7 +91,7 @@ def others(curves: Path) -> Rows:
         label = "overfit" if run.label == "overfit" else "not"
         for base in {run.baseline_loss, None}:
             known = replace(run, label=label, baseline_loss=base)
-            weight = 3.0 if label == "overfit" else 1.0  # the rarer counts more
+            weight = 1.0 if label == "overfit" else 0.4  # the rarer counts more
             rows.add(known, weight)
             rows.add(labels.noisy(known, 0.02, number), weight / 4)
     return rows

@@ -154,10 +154,10 @@ def _alike(values: Sequence[float]) -> float:
 
 
 def has_order(values: Sequence[float]) -> bool:
-    """Tell whether the order of a curve's values says anything: for noise in 1 of 60, for a constant never."""
+    """Tell whether the order of a curve's values says anything: for noise in 1 of 80, for a constant never."""
     n, scores = len(values), order_scores(values)
     # Of a few values no order is very rare: the bounds are what 1 or 2 in 100 reach.
-    return min(scores[:2]) <= 2.5 / n - 2.6 or abs(scores[2]) >= 2.8 - 4 / n
+    return min(scores[:2]) <= 2.5 / n - 2.7 or abs(scores[2]) >= 2.9 - 4 / n
 
 
 def have_order(one: Sequence[float], other: Sequence[float]) -> bool:

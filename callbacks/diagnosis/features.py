@@ -2,9 +2,8 @@
 
 Every number is a difference of losses over the *room* (from the trivial loss, or the first one, down to the
 best), or over the noise, or a share of the epochs: so none changes when both losses are scaled, or shifted
-together with `baseline_loss`. The exceptions see the loss's own size: `stuck`, and only where next to nothing was
-gained; and what ends with `_of_loss`, where the room is less than that size: a rise by a third of a small room may be
-nothing to a person.
+together with `baseline_loss`. The one exception is `stuck`, which sees the loss's own size, and only where
+next to nothing was gained.
 """
 
 from __future__ import annotations
@@ -43,18 +42,11 @@ NAMES = (
     "gap_growth",  # of validation minus training over the last half, over the room
     "log_count",  # log2 of the number of evaluations
     "stuck",  # 1 where the loss fell by nothing, 0 where by `STUCK_BELOW` of itself or more
-    "last_of_loss",  # last value above the lowest, over the loss's own size or the room, whichever is more
-    "least_of_loss",  # the least of the last three values above the lowest
-    "middle_of_loss",  # the middle one
-    "worsening_of_loss",  # of the smoothed curve
-    "noise_of_loss",
-    "shared_jumps",  # of both losses, see below
 )
 
 
 STUCK_BELOW = 0.10  # within a tenth of the trivial loss that loss is the measure, as in the labels
-LEAST_SPAN = 0.02  # of the loss's own size; where a curve spans less, a constant may have been added to it
-FEWEST_BENDS, BEND_ERRORS = 8, 2.5  # fewer, or a correlation of fewer standard errors, may be chance
+FEWEST_BENDS, BEND_ERRORS = 16, 2.5  # fewer, or a correlation of fewer standard errors, may be chance
 
 
 def room_of(val: Curve, baseline_loss: float | None) -> float:
@@ -77,9 +69,18 @@ def features(train: Curve | None, val: Curve, baseline_loss: float | None) -> li
     room = max(room_of(val, baseline_loss), 2 * val.smooth_noise, 0.05 * span, rounding)
     stuck = 1 - fall_of_itself(val, baseline_loss) / STUCK_BELOW
     row = _validation(val, room, baseline_loss) + _training(train, val, room)
-    row += [log2(val.count), max(0.0, min(1.0, stuck)), *_of_loss(val, room)]
-    row.append(0.0 if train is None else shared_jumps(train, val))
+    row += [log2(val.count), max(0.0, min(1.0, stuck))]
     return [round(v, 6) for v in row]
+
+
+def size_of(val: Curve, baseline_loss: float | None) -> float:
+    """Return the loss's own size or the room, whichever is more: a rise by a third of a small room may be nothing."""
+    return max(room_of(val, baseline_loss), 2 * val.smooth_noise, abs(val.raw_lowest))
+
+
+def middle_rise(val: Curve) -> float:
+    """Return the middle of the last three values above the lowest."""
+    return sorted(val.points[-3:])[1] - val.raw_lowest
 
 
 def shared_jumps(train: Curve, val: Curve) -> float:
@@ -101,14 +102,6 @@ def _correlation(a: list[float], b: list[float]) -> float:
     a, b = ([v - mean for v in c] for c, mean in ((a, fmean(a)), (b, fmean(b))))
     sizes = sqrt(sum(v * v for v in a)) * sqrt(sum(v * v for v in b))
     return sum(x * y for x, y in zip(a, b, strict=True)) / sizes if sizes > 0 else 0.0
-
-
-def _of_loss(val: Curve, room: float) -> list[float]:
-    size, span = abs(val.raw_lowest), max(val.values) - min(val.values)
-    size = max(room, size if span >= LEAST_SPAN * size else span)
-    tail = sorted(val.points[-3:])
-    rises = (val.last - val.raw_lowest, tail[0] - val.raw_lowest, tail[len(tail) // 2] - val.raw_lowest)
-    return [_over(v, size) for v in (*rises, val.end - val.lowest, val.noise)]
 
 
 def _validation(val: Curve, room: float, baseline_loss: float | None) -> list[float]:

@@ -17,9 +17,26 @@ from math import exp, isfinite
 from pathlib import Path
 from typing import Any
 
-from callbacks.diagnosis.curves import Curve, ends_in_nan, ends_infinite, has_order, have_order, read_curve, repeats
+from callbacks.diagnosis.curves import (
+    Curve,
+    ends_in_nan,
+    ends_infinite,
+    has_order,
+    have_order,
+    order_scores,
+    read_curve,
+    repeats,
+)
 from callbacks.diagnosis.evidence import Change, Evidence
-from callbacks.diagnosis.features import NAMES, STUCK_BELOW, fall_of_itself, features
+from callbacks.diagnosis.features import (
+    NAMES,
+    STUCK_BELOW,
+    fall_of_itself,
+    features,
+    middle_rise,
+    shared_jumps,
+    size_of,
+)
 from callbacks.diagnosis.wording import RunFacts, advice_for, onset_of, reason_for
 
 Values = Sequence[float | None]
@@ -28,8 +45,8 @@ FEWEST = 4  # finite evaluations; with three, a line and a bend cannot be told a
 STUCK = 0.018  # of the trivial loss: gained less, it never left it. The labels' 2 %, less some noise
 CLEAR = 0.40  # the least probability a verdict is given with; a third is a guess among three
 BLOWN_UP = 0.5  # both losses end this share of the trivial loss above it, and no lower than they began
+FALLING = -2.1  # standard errors of a trend, of a training loss, which should fall: noise does it in 1 of 50
 LONG_NOISE = 20  # evaluations; fewer look like noise where they fall a little and rise a little
-LARGE_NOISE = 0.05  # of the loss; a slow fall may hide in a smaller one, in 1 of 20 runs with 3 %
 FLAT = 0.03  # of the training loss's own fall, over the second half: no longer moving
 HELD = 0.10  # of its own rise may a metric have lost and still count as held
 
@@ -39,9 +56,9 @@ HELD = 0.10  # of its own rise may a metric have lost and still count as held
 TURN_POINTS, TURN_SHARE, TURN_RISING, TURN_ERRORS = 4, 0.12, 0.75, 4.5
 LONG = 100  # evaluations
 TURN_ODDS = 0.6
-# A jump of the weights at the end: both losses' bends go together, and the last value is so much of the loss's own size
-# above the lowest. 5 % is what TaskSet's labels call worse; its RNNs at high rates, and few runs of ours, are such.
-SHARED, JUMPED = 0.6, 0.05
+# What ends so much of its own size above its lowest is worse: TaskSet's labels say so. It counts where the trees lean
+# to it, and the middle of three values says it; or where the weights jumped, so that the training loss jumped too.
+WORSE, LEANING, SHARED = 0.05, 0.4, 0.6
 
 
 class Fit(StrEnum):
@@ -165,7 +182,7 @@ def _diagnose(
         probabilities = _raised(probabilities, Fit.UNDERFIT, 0.8)
     elif train is not None and _rises(train):
         return _sure(Fit.UNKNOWN, "loss_is_no_fit", facts)
-    elif train is not None and (_has_just_turned(train, val) or _has_jumped(row)):
+    elif _has_just_turned(train, val) or _ends_worse(train, val, base, probabilities[Fit.OVERFIT]):
         probabilities = _raised(probabilities, Fit.OVERFIT, TURN_ODDS)
     held = metric is not None and _has_held(read_curve(metric))
     if held:
@@ -205,16 +222,15 @@ def _is_lost(train_loss: Values, val_loss: Values) -> bool:
 def _has_no_signal(train: Curve | None, val: Curve, base: float | None) -> bool:
     """Whether the validation loss is a constant, or noise about one, and nothing else tells what that means.
 
-    Beside a training loss that falls, a small or short noise at a known distance from the trivial loss is a plateau.
+    Beside a training loss that falls, noise at a known distance from the trivial loss is a plateau.
     """
     if min(val.points) == max(val.points):
         return True
     if train is None:
         return not has_order(val.points)
-    if not has_order(train.points):
+    if order_scores(train.points)[2] > FALLING and not has_order(train.points):
         return not have_order(train.points, val.points)
-    is_open = base is None or val.noise > LARGE_NOISE * abs(val.lowest)
-    return is_open and val.count >= LONG_NOISE and not has_order(val.points)
+    return base is None and val.count >= LONG_NOISE and not has_order(val.points)
 
 
 def _has_blown_up(train: Curve, val: Curve, base: float | None) -> bool:
@@ -228,19 +244,20 @@ def _rises(train: Curve) -> bool:
     return train.count >= FEWEST and train.end > train.start + 3 * train.noise and train.change(1.0) > 0
 
 
-def _has_just_turned(train: Curve, val: Curve) -> bool:
+def _has_just_turned(train: Curve | None, val: Curve) -> bool:
     """Whether a long validation curve rises steadily from a recent best while training loss falls."""
     steps = len(val.values) - 1 - val.best
-    if val.count < LONG or not TURN_POINTS <= steps <= TURN_SHARE * len(val.values):
+    if train is None or val.count < LONG or not TURN_POINTS <= steps <= TURN_SHARE * len(val.values):
         return False
     steady = val.rising(val.best) >= TURN_RISING and val.end - val.lowest >= TURN_ERRORS * val.smooth_noise
     return steady and train.end < train.at_epoch(val.best_epoch)
 
 
-def _has_jumped(row: Sequence[float]) -> bool:
-    """Whether the weights, and not the validation rows alone, made the last epoch worse than the best."""
-    seen = dict(zip(NAMES, row, strict=True))
-    return seen["shared_jumps"] >= SHARED and seen["last_of_loss"] > JUMPED
+def _ends_worse(train: Curve | None, val: Curve, base: float | None, odds: float) -> bool:
+    worse = WORSE * size_of(val, base)
+    if odds >= LEANING and middle_rise(val) > max(worse, 3 * val.noise):
+        return True
+    return train is not None and val.last - val.raw_lowest > worse and shared_jumps(train, val) >= SHARED
 
 
 @cache
