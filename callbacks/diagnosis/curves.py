@@ -18,6 +18,7 @@ from statistics import fmean
 MOST_POINTS = 128  # a longer curve is read as this many block medians: 1 000 epochs then cost no more than 128
 ROUNDING = 1e-9  # of a curve's range: what differs by less is equal, or a change of unit could change a verdict
 _TO_SIGMA = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
+STANDS_OUT = 10, 7  # values, of which the first lies so many standard deviations above the others
 _SECOND_DIFFERENCE = sqrt(6)  # of white noise: 1² + 2² + 1²
 _LARGEST = 1e150  # beyond it differences of squares overflow; a loss that large has left the numbers
 
@@ -154,8 +155,12 @@ def _alike(values: Sequence[float]) -> float:
 
 
 def has_order(values: Sequence[float]) -> bool:
-    """Tell whether the order of a curve's values says anything: for noise in 1 of 80, for a constant never."""
+    """Tell whether the order of a curve's values says anything: for noise in 1 of 60, for a constant never."""
     n, scores = len(values), order_scores(values)
+    if n >= STANDS_OUT[0]:  # a few values have no spread that one could stand out of
+        middle = median(values[1:])
+        if values[0] - middle > STANDS_OUT[1] * _TO_SIGMA * median(abs(v - middle) for v in values[1:]) > 0:
+            return True  # the fall is over after an epoch
     # Of a few values no order is very rare: the bounds are what 1 or 2 in 100 reach.
     return min(scores[:2]) <= 2.5 / n - 2.7 or abs(scores[2]) >= 2.9 - 4 / n
 

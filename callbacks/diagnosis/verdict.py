@@ -230,7 +230,7 @@ def _has_no_signal(train: Curve | None, val: Curve, base: float | None) -> bool:
         return not has_order(val.points)
     if order_scores(train.points)[2] > FALLING and not has_order(train.points):
         return not have_order(train.points, val.points)
-    return base is None and val.count >= LONG_NOISE and not has_order(val.points)
+    return base is None and val.count >= LONG_NOISE and not has_order(val.points) and not _has_just_turned(train, val)
 
 
 def _has_blown_up(train: Curve, val: Curve, base: float | None) -> bool:
