@@ -53,7 +53,7 @@ ASKED: dict[str, Callable[[labels.Run], Diagnosis]] = {
 def shipped_as(trees: dict[str, Any]) -> Iterator[None]:
     """Let `diagnose` read these instead of the shipped ones."""
     before = verdict.shipped
-    found = lambda name: trees if name == "fit_trees" else before(name)  # noqa: E731
+    found = lambda name: trees if name == "fits" else before(name)  # noqa: E731
     try:
         verdict.shipped = changes_module.shipped = found  # type: ignore[assignment]
         yield

@@ -1,4 +1,4 @@
-"""Fit the trees that weigh the evidence of a fit, and write them as numbers into `callbacks/diagnosis/fit_trees.json`.
+"""Fit the trees that weigh the evidence of a fit, and write them as numbers into `callbacks/diagnosis/trees/fits.json`.
 
     PYTHONPATH=. OMP_NUM_THREADS=1 python -m benchmarks.interventions.fit_trees
 
@@ -26,7 +26,7 @@ from callbacks.diagnosis.evidence import Evidence, Settings
 from callbacks.diagnosis.fit_features import fit_features
 
 HERE = Path(__file__).parent
-TARGET = HERE.parents[1] / "callbacks" / "diagnosis" / "fit_trees.json"
+TARGET = HERE.parents[1] / "callbacks" / "diagnosis" / "trees" / "fits.json"
 FOLDS = 6
 THREE = ("underfit", "good", "overfit")
 STEPS = 8  # of an expectation, by which it is counted how often it came true

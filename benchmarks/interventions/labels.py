@@ -57,14 +57,18 @@ class Run:
     def evidence(self) -> Evidence:
         """Return what a fit would know."""
         r = self.record
+        schedules = {"constant": "constant", "cosine": "cosine", "step": "other"}
+        alike = ("optimizer", "lr", "momentum", "weight_decay", "dropout", "batch_size", "ema_epochs", "clip")
         settings = Settings(
-            r["optimizer"], r["lr"], r["momentum"], r["weight_decay"], r["dropout"], tuple(r["hidden_sizes"]),
-            r["batch_size"], r["epochs"], "cosine" if r["schedule"] == "cosine" else "other" if r["schedule"] == "step"
-            else "constant", r["ema_epochs"], r["clip"], 1, r["train_rows"], r["in_features"], r["classes"],
-        )  # fmt: skip
-        return Evidence(
-            r["reference_val"], r["fair_train_loss"], r["val_rows"], r["val_error"], r["rise_error"], True, settings
+            **{name: r[name] for name in (*alike, "train_rows", "in_features", "classes")},
+            hidden_sizes=tuple(r["hidden_sizes"]),
+            max_epochs=r["epochs"],
+            lr_schedule=schedules[r["schedule"]],
+            members=1,
         )
+        alike = ("fair_train_loss", "val_rows", "val_error", "rise_error")
+        known = {name: r[name] for name in alike}
+        return Evidence(reference_loss=r["reference_val"], keeps_best=True, settings=settings, **known)
 
     @property
     def room(self) -> float:

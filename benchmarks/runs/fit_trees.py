@@ -1,4 +1,4 @@
-"""Fit the two tree ensembles behind `diagnose` and write them as plain numbers into `callbacks/diagnosis/trees.json`.
+"""Fit the two tree ensembles behind `diagnose` and write them as numbers into `callbacks/diagnosis/trees/curves.json`.
 
     python benchmarks/runs/fit_trees.py --curves ../shared/curves
 
@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 from callbacks.diagnosis import features as fit_features  # noqa: E402
 from callbacks.diagnosis.curves import read_curve  # noqa: E402
 
-TARGET = ROOT / "callbacks" / "_fit_trees.py"
+TARGET = ROOT / "callbacks" / "diagnosis" / "trees" / "curves.json"
 FOLDS = 5
 THREE = ("underfit", "good", "overfit")
 # More of what cannot lower the odds of overfitting: the loss got worse, in either unit, or is rising now.

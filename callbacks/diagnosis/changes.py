@@ -89,7 +89,7 @@ def expected_changes(row: Sequence[float], settings: Settings) -> tuple[Change, 
     `row` are the `fit_features` of the run. What is done already, or can't be done, is not among them.
     """
     found = []
-    for name, ensemble in shipped("fit_trees")["changes"].items():
+    for name, ensemble in shipped("fits")["changes"].items():
         setting, can, value = RULES[name]
         if can(settings):
             gain, lowers, raises = _expectation(ensemble, row)

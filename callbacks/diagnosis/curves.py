@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
-from math import gcd, sqrt
+from math import gcd, isfinite, sqrt
 from statistics import fmean
 
 MOST_POINTS = 128  # a longer curve is read as this many block medians: 1 000 epochs then cost no more than 128
 ROUNDING = 1e-9  # of a curve's range: what differs by less is equal, or a change of unit could change a verdict
 _TO_SIGMA = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
+STANDS_OUT = 10, 7  # values, of which the first lies so many standard deviations above the others
 _SECOND_DIFFERENCE = sqrt(6)  # of white noise: 1² + 2² + 1²
 _LARGEST = 1e150  # beyond it differences of squares overflow; a loss that large has left the numbers
 
@@ -27,16 +28,15 @@ class Curve:
     """A cleaned, thinned and smoothed curve."""
 
     epochs: list[int]  # in which each point's block ends
-    values: list[float]  # the block medians, with lone spikes and dips taken off
+    points: list[float]  # the block medians, as they are
+    values: list[float]  # `points`, with lone spikes and dips taken off
     smooth: list[float]  # `values`, averaged as far as their noise asks for
     noise: float  # standard deviation of the noise of one value
     smooth_noise: float  # the same of one smoothed value
     best: int  # index of the lowest point of `smooth`
     best_epoch: int  # the epoch that point stands for
-    # Index of the point whose weights are worth keeping: `best`, unless that is the first value, which nothing was
-    # averaged with, and a later one is lower, with its neighbours.
-    keep: int
-    keep_epoch: int  # the epoch that point stands for
+    keep_epoch: int  # whose weights a checkpoint keeps: the first with the lowest value
+    kept: float  # its value
     end: float  # level at the end, by a line through the last points rather than by the last value
     last: float  # the last value itself
     raw_lowest: float  # the lowest value itself, lucky or not
@@ -53,9 +53,16 @@ class Curve:
         return min(self.smooth[self.best], self.end)
 
     @property
-    def kept(self) -> float:
-        """The level at the epoch to keep."""
-        return self.lowest if self.keep == self.best else self.values[self.keep]
+    def keep(self) -> int:
+        """The index of the point that the epoch to keep is in."""
+        return min(bisect_left(self.epochs, self.keep_epoch), len(self.epochs) - 1)
+
+    def keeping(self, epoch: int | None, values: Sequence[float | None]) -> Curve:
+        """Return the curve with another epoch to keep, if that one has a finite value among the curve's."""
+        value = values[epoch] if epoch is not None and 0 <= epoch < len(values) else None
+        if epoch is None or value is None or not isfinite(value):
+            return self
+        return replace(self, keep_epoch=epoch, kept=value)
 
     def at(self, share: float) -> float:
         """Return the smoothed level at a share (0 to 1) of the way."""
@@ -91,12 +98,12 @@ def ends_infinite(values: Sequence[float | None]) -> bool:
     return abs(last) >= _LARGEST
 
 
-def ends_in_nan(values: Sequence[float | None]) -> bool:
-    """Tell whether a curve ends in NaN at least twice, and longer than any hole before: that is no missing value."""
+def ends_in_nan(values: Sequence[float | None], least: int = 2) -> bool:
+    """Tell whether a curve ends in NaN at least so often, and longer than any hole before: that is no missing value."""
     if not values or values[-1] is None or values[-1] == values[-1]:
         return False
     runs = [(bad, sum(1 for _ in run)) for bad, run in groupby(v is not None and v != v for v in values)]
-    return runs[-1][1] > max([1, *(length for bad, length in runs[:-1] if bad)])
+    return runs[-1][1] > max([least - 1, *(length for bad, length in runs[:-1] if bad)])
 
 
 def repeats(rows: Iterable[object]) -> int:
@@ -119,6 +126,51 @@ def noise(values: Sequence[float]) -> float:
     """
     bends = [abs(a - 2 * b + c) for a, b, c in zip(values, values[1:], values[2:], strict=False)]
     return _TO_SIGMA * median(bends) / _SECOND_DIFFERENCE if bends else 0.0
+
+
+def order_scores(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return how little neighbours differ, by value and by rank, and how the ranks rise, in standard errors of noise.
+
+    Values in a random order score about 0. Neighbours that are alike score below it (von Neumann 1941, Bartels 1982),
+    a trend above or below (Spearman 1904). Ranks see a fall among spikes, values one that is over after an epoch.
+    """
+    n, order = len(values), sorted(range(len(values)), key=values.__getitem__)
+    ranks, at = [0.0] * n, 0
+    for _, group in groupby(order, key=values.__getitem__):  # ties share their mean rank
+        tied = list(group)
+        for i in tied:
+            ranks[i] = at + (len(tied) - 1) / 2
+        at += len(tied)
+    centre = (n - 1) / 2
+    spread = sqrt(sum((r - centre) ** 2 for r in ranks) * sum((i - centre) ** 2 for i in range(n)))
+    trend = sum((i - centre) * (r - centre) for i, r in enumerate(ranks)) / spread * sqrt(n - 1) if spread else 0.0
+    return _alike(values), _alike(ranks), trend
+
+
+def _alike(values: Sequence[float]) -> float:
+    n, mean = len(values), fmean(values)
+    spread = sum((v - mean) ** 2 for v in values)
+    ratio = sum((b - a) ** 2 for a, b in pairwise(values)) / spread if spread > 0 else 2.0
+    return (ratio - 2) / sqrt(4 * (n - 2) / (n * n - 1)) if n > 2 else 0.0
+
+
+def has_order(values: Sequence[float]) -> bool:
+    """Tell whether the order of a curve's values says anything: for noise in 1 of 60, for a constant never."""
+    n, scores = len(values), order_scores(values)
+    if n >= STANDS_OUT[0]:  # a few values have no spread that one could stand out of
+        middle = median(values[1:])
+        if values[0] - middle > STANDS_OUT[1] * _TO_SIGMA * median(abs(v - middle) for v in values[1:]) > 0:
+            return True  # the fall is over after an epoch
+    # Of a few values no order is very rare: the bounds are what 1 or 2 in 100 reach.
+    return min(scores[:2]) <= 2.5 / n - 2.7 or abs(scores[2]) >= 2.9 - 4 / n
+
+
+def have_order(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Tell whether two curves of equally many values say something together: alone, or by what both have of it."""
+    if has_order(one) or has_order(other):
+        return True
+    alike = [(a + b) / sqrt(2) for a, b in zip(order_scores(one), order_scores(other), strict=True)]
+    return min(alike[:2]) <= -2.6 or abs(alike[2]) >= 3
 
 
 def slope(values: Sequence[float]) -> float:
@@ -175,9 +227,9 @@ def read_curve(values: Iterable[float | None]) -> Curve | None:
     epochs, numbers = finite(values)
     if not numbers:
         return None
-    at, points = thin(epochs, numbers)
-    sigma = noise(points)
-    points = despike(points)
+    at, whole = thin(epochs, numbers)
+    sigma = noise(whole)
+    points = despike(whole)
     spread = max(points) - min(points)
     half = _window(sigma, spread, len(points) // 10)
     smooth = smoothed(points, half)
@@ -185,16 +237,13 @@ def read_curve(values: Iterable[float | None]) -> Curve | None:
     tail = points[-max(2 * half + 1, 3, len(points) // 10) :]
     end = line_end(tail)
     best = _lowest(smooth)
-    least = ROUNDING * spread
-    if end < smooth[best] - least:
+    if end < smooth[best] - ROUNDING * spread:
         best = len(smooth) - 1
-    keep = best
-    if best == 0 and len(points) >= 3 and min(points[1:]) < points[0] - least:
-        keep = 1 + _lowest(points[1:])  # no first value that the middle of three later ones is below
+    low = min(numbers)
     return Curve(
-        at, points, smooth, sigma, sigma / sqrt(2 * half + 1),
-        best, _best_epoch(epochs, numbers, at, best), keep, _best_epoch(epochs, numbers, at, keep),
-        end, numbers[-1], min(numbers), len(numbers),
+        at, whole, points, smooth, sigma, sigma / sqrt(2 * half + 1),
+        best, _best_epoch(epochs, numbers, at, best), epochs[numbers.index(low)], low,
+        end, numbers[-1], low, len(numbers),
     )  # fmt: skip
 
 

@@ -40,7 +40,13 @@ class Evidence:
     val_error: float | None = None  # standard error of the validation loss at the end, over its rows
     rise_error: float | None = None  # standard error of the rise since the best epoch: paired differences over rows
     keeps_best: bool = False  # the weights of the best epoch are kept in a checkpoint
+    kept_epoch: int | None = None  # whose weights are; None where that is not known
     settings: Settings = field(default_factory=Settings)
+
+    @property
+    def tells_more(self) -> bool:
+        """Whether there is more to weigh than curves: settings alone say nothing of what a fit came to."""
+        return any(value is not None for value in (self.reference_loss, self.fair_train_loss, self.val_error))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ next to nothing was gained.
 
 from __future__ import annotations
 
-from math import copysign, log1p, log2
+from math import copysign, log1p, log2, sqrt
+from statistics import fmean
 
 from callbacks.diagnosis.curves import Curve, slope
 
@@ -45,6 +46,7 @@ NAMES = (
 
 
 STUCK_BELOW = 0.10  # within a tenth of the trivial loss that loss is the measure, as in the labels
+FEWEST_BENDS, BEND_ERRORS = 16, 2.5  # fewer, or a correlation of fewer standard errors, may be chance
 
 
 def room_of(val: Curve, baseline_loss: float | None) -> float:
@@ -69,6 +71,37 @@ def features(train: Curve | None, val: Curve, baseline_loss: float | None) -> li
     row = _validation(val, room, baseline_loss) + _training(train, val, room)
     row += [log2(val.count), max(0.0, min(1.0, stuck))]
     return [round(v, 6) for v in row]
+
+
+def size_of(val: Curve, baseline_loss: float | None) -> float:
+    """Return the loss's own size or the room, whichever is more: a rise by a third of a small room may be nothing."""
+    return max(room_of(val, baseline_loss), 2 * val.smooth_noise, abs(val.raw_lowest))
+
+
+def middle_rise(val: Curve) -> float:
+    """Return the middle of the last three values above the lowest."""
+    return sorted(val.points[-3:])[1] - val.raw_lowest
+
+
+def shared_jumps(train: Curve, val: Curve) -> float:
+    """Return the correlation of both losses' bends over the second half, 0 where it may be chance.
+
+    The validation rows' own noise is none of the training loss's: what both share are jumps of the weights, and after
+    one of these the last epoch is as bad as it looks.
+    """
+    trained = dict(zip(train.epochs, train.points, strict=True))
+    pairs = [(trained[e], v) for e, v in zip(val.epochs, val.points, strict=True) if e in trained]
+    pairs = pairs[-max(FEWEST_BENDS, len(val.points) // 2) :]
+    if len(pairs) < FEWEST_BENDS:
+        return 0.0
+    a, b = ([x - 2 * y + z for x, y, z in zip(c, c[1:], c[2:], strict=False)] for c in zip(*pairs, strict=True))
+    return found if (found := _correlation(a, b)) >= BEND_ERRORS / sqrt(len(pairs)) else 0.0
+
+
+def _correlation(a: list[float], b: list[float]) -> float:
+    a, b = ([v - mean for v in c] for c, mean in ((a, fmean(a)), (b, fmean(b))))
+    sizes = sqrt(sum(v * v for v in a)) * sqrt(sum(v * v for v in b))
+    return sum(x * y for x, y in zip(a, b, strict=True)) / sizes if sizes > 0 else 0.0
 
 
 def _validation(val: Curve, room: float, baseline_loss: float | None) -> list[float]:

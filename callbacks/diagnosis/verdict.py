@@ -2,7 +2,7 @@
 
 Rules settle what is plain (a loss that is no number, no validation, too few evaluations). Between underfit,
 good and overfit two small ensembles of trees decide, fitted on labelled runs (`benchmarks/runs`, where the
-table of results is); their numbers stand in `trees.json`. Standard library only; a millisecond for 1 000 epochs.
+table of results is); their numbers stand in `trees/`. Standard library only; a millisecond for 1 000 epochs.
 """
 
 from __future__ import annotations
@@ -14,9 +14,26 @@ from itertools import chain, islice
 from math import exp, isfinite, sqrt
 
 from callbacks.diagnosis.changes import expected_changes
-from callbacks.diagnosis.curves import Curve, ends_in_nan, ends_infinite, read_curve, repeats
-from callbacks.diagnosis.evidence import Change, Evidence, Settings
-from callbacks.diagnosis.features import NAMES, fall_of_itself, features
+from callbacks.diagnosis.curves import (
+    Curve,
+    ends_in_nan,
+    ends_infinite,
+    has_order,
+    have_order,
+    order_scores,
+    read_curve,
+    repeats,
+)
+from callbacks.diagnosis.evidence import Change, Evidence
+from callbacks.diagnosis.features import (
+    NAMES,
+    STUCK_BELOW,
+    fall_of_itself,
+    features,
+    middle_rise,
+    shared_jumps,
+    size_of,
+)
 from callbacks.diagnosis.fit_features import fit_features
 from callbacks.diagnosis.trees import shipped, total
 from callbacks.diagnosis.words.advice import Advice, Knobs, advice_for
@@ -28,6 +45,8 @@ FEWEST = 4  # finite evaluations; with three, a line and a bend cannot be told a
 STUCK = 0.018  # of the trivial loss: gained less, it never left it. The labels' 2 %, less some noise
 CLEAR = 0.40  # the least probability a verdict is given with; a third is a guess among three
 BLOWN_UP = 0.5  # both losses end this share of the trivial loss above it, and no lower than they began
+FALLING = -2.1  # standard errors of a trend, of a training loss, which should fall: noise does it in 1 of 50
+LONG_NOISE = 20  # evaluations; fewer look like noise where they fall a little and rise a little
 FLAT = 0.03  # of the training loss's own fall, over the second half: no longer moving
 HELD = 0.10  # of its own rise may a metric have lost and still count as held
 
@@ -37,6 +56,9 @@ HELD = 0.10  # of its own rise may a metric have lost and still count as held
 TURN_POINTS, TURN_SHARE, TURN_RISING, TURN_ERRORS = 4, 0.12, 0.75, 4.5
 LONG = 100  # evaluations
 TURN_ODDS = 0.6
+# What ends so much of its own size above its lowest is worse: TaskSet's labels say so. It counts where the trees lean
+# to it, and the middle of three values says it; or where the weights jumped, so that the training loss jumped too.
+WORSE, LEANING, SHARED = 0.05, 0.4, 0.6
 
 
 class Fit(StrEnum):
@@ -57,12 +79,12 @@ class Diagnosis:
         fit: the verdict; always the likeliest of `probabilities`.
         cause: why, in one word: `still_improving`, `not_learning`, `cannot_fit` (underfit); `healthy`,
             `overconfident` (good); `memorising` (overfit); `exploded` (diverged); `too_few_epochs`,
-            `no_validation`, `loss_is_no_fit`, `unclear` (unknown).
+            `no_validation`, `no_signal`, `loss_is_no_fit`, `unclear` (unknown).
         probabilities: of each verdict; they add up to one.
-        best_epoch: the epoch of the lowest smoothed validation loss, counted from 0; no first value that a later one
-            is below with its neighbours; None without one.
-        onset_epoch: the epoch from which validation loss stays above its best; None unless it clearly
-        worsened.
+        best_epoch: the epoch that a checkpoint keeps, counted from 0: the first with the lowest validation loss, as it
+            was logged, unless `evidence` names another; None without one.
+        onset_epoch: the epoch after it from which the smoothed validation loss stays above its lowest; None unless it
+            clearly worsened.
         reason: one sentence with the numbers.
         advice: what to do, the likeliest help first.
         changes: single changes that are expected to lower the loss, the one with the largest gain first.
@@ -94,11 +116,11 @@ def diagnose(
     """Say what became of a run, from its curves alone.
 
     The verdict does not change when both losses and `baseline_loss` are multiplied by a positive number,
-    when the same number is added to all three (unless a loss then gained less than a tenth of its own size:
-    "does it learn at all?" has no other unit, nor has "did it blow up?"), or when every row is written
-    several times; nor, except from `overfit` to `good` and back, when `val_metric` is left out. Adding a
-    number to the losses but not to `baseline_loss` moves them away from the trivial loss, and that may
-    change everything.
+    when the same number is added to all three (unless a loss then gained less than its own size: "does it learn
+    at all?" has no other unit, nor has "did it blow up?", and a rise by a twentieth of the loss may be much of a
+    small gain), or when every row is written several times; nor, except from `overfit` to `good` and back, when
+    `val_metric` is left out. Adding a number to the losses but not to `baseline_loss` moves them away from the
+    trivial loss, and that may change everything.
 
     Args:
         train_loss: training loss, one value an epoch, oldest first, epoch 0 the first; may be empty.
@@ -116,7 +138,8 @@ def diagnose(
         evidence: what else is known of the fit; None where there are curves alone.
 
     `None` and NaN are missing values, a baseline that is not finite counts as none. A loss that ends in infinity
-    has exploded, and so have losses that both end in NaN, twice or more and longer than any hole before.
+    has exploded, and so has a training loss that ends in NaN, longer than any hole before; without one, a validation
+    loss that does so at least twice.
 
     Raises:
         ValueError: if `metric_mode` is neither "max" nor "min".
@@ -130,18 +153,19 @@ def diagnose(
     metric = None if val_metric is None else list(val_metric)[::times]
     if metric is not None and metric_mode == "min":
         metric = [None if v is None else -v for v in metric]
-    knobs = Knobs(flags, framework, Settings() if evidence is None else evidence.settings)
-    is_kept = evidence is not None and evidence.keeps_best
-    train, val = read_curve(train_loss[::times]), read_curve(val_loss[::times])
-    facts = RunFacts(train, val, baseline_loss, times, knobs, is_kept)
-    found = _diagnose(train_loss[::times], val_loss[::times], metric, facts, evidence)
-    trivial = None if evidence is None else evidence.baseline_metric
+    evidence = evidence or Evidence()
+    train_loss, val_loss = train_loss[::times], val_loss[::times]
+    train, val = read_curve(train_loss), read_curve(val_loss)
+    val = val and val.keeping(None if evidence.kept_epoch is None else evidence.kept_epoch // times, val_loss)
+    knobs = Knobs(flags, framework, evidence.settings)
+    facts = RunFacts(train, val, baseline_loss, times, knobs, evidence.keeps_best)
+    found = _diagnose(train_loss, val_loss, metric, facts, evidence)
+    trivial = evidence.baseline_metric
     if found.fit is Fit.GOOD and found.best_epoch is not None and metric is not None and trivial is not None:
         reached = metric[found.best_epoch // times]
         sign = -1 if metric_mode == "min" else 1
         if reached is not None and reached <= sign * trivial:
-            rows = evidence.val_rows if evidence is not None else None
-            return _no_better(found, (sign * reached, trivial), rows, facts)
+            return _no_better(found, (sign * reached, trivial), evidence.val_rows, facts)
     return found
 
 
@@ -173,30 +197,36 @@ def _no_better(found: Diagnosis, metric: tuple[float, float], rows: int | None, 
 
 
 def _diagnose(
-    train_loss: Values, val_loss: Values, metric: Values | None, facts: RunFacts, evidence: Evidence | None
+    train_loss: Values, val_loss: Values, metric: Values | None, facts: RunFacts, evidence: Evidence
 ) -> Diagnosis:
     train, val, base = facts.train, facts.val, facts.base
-    if _is_lost(train_loss, val_loss, train):
+    if _is_lost(train_loss, val_loss):
         return _sure(Fit.DIVERGED, "exploded", facts)
     if val is None:
         return _sure(Fit.UNKNOWN, "no_validation", facts)
     if val.count < FEWEST:
         return _sure(Fit.UNKNOWN, "too_few_epochs", facts)
+    gained, is_noise = fall_of_itself(val, base), _has_no_signal(train, val, base)
+    is_constant = min(val.points) == max(val.points)
+    # At the trivial loss noise is a verdict, and where more is known than the curves it is weighed.
+    if is_noise and (is_constant or not evidence.tells_more) and not (base and -STUCK_BELOW < gained < STUCK):
+        return _sure(Fit.UNKNOWN, "no_signal", facts)
     if train is not None and _has_blown_up(train, val, base):
         return _sure(Fit.DIVERGED, "exploded", facts)
     row = features(train, val, base)
-    known = fit_features(train, val, base, evidence or Evidence())
-    probabilities = _probabilities(row) if evidence is None else _probabilities(known, "fit_trees")
-    stuck = fall_of_itself(val, base) < STUCK and probabilities[Fit.OVERFIT] < 0.5
-    if evidence is None or evidence.reference_loss is None:  # else what can be had is known, and weighed already
-        if stuck:
-            probabilities = _raised(probabilities, Fit.UNDERFIT, 0.8)
-        elif train is not None and _rises(train):
-            return _sure(Fit.UNKNOWN, "loss_is_no_fit", facts)
-        elif train is not None and _has_just_turned(train, val):
-            probabilities = _raised(probabilities, Fit.OVERFIT, TURN_ODDS)
+    known = fit_features(train, val, base, evidence)
+    probabilities = _probabilities(known, "fits") if evidence.tells_more else _probabilities(row, "curves")
+    stuck = gained < STUCK and (is_noise or probabilities[Fit.OVERFIT] < 0.5)
+    if evidence.tells_more:  # what the rules go by is weighed already
+        pass
+    elif stuck:
+        probabilities = _raised(probabilities, Fit.UNDERFIT, 0.8)
+    elif train is not None and _rises(train):
+        return _sure(Fit.UNKNOWN, "loss_is_no_fit", facts)
+    elif _has_just_turned(train, val) or _ends_worse(train, val, base, probabilities[Fit.OVERFIT]):
+        probabilities = _raised(probabilities, Fit.OVERFIT, TURN_ODDS)
     held = metric is not None and probabilities[Fit.OVERFIT] > 0.5 and _has_held(read_curve(metric))
-    if held and evidence is None:
+    if held and not evidence.tells_more:
         probabilities[Fit.GOOD] += probabilities[Fit.OVERFIT] * 0.95
         probabilities[Fit.OVERFIT] *= 0.05
     fit = max(probabilities, key=lambda each: probabilities[each])
@@ -206,7 +236,7 @@ def _diagnose(
         cause = "overconfident"
     else:
         cause = {Fit.OVERFIT: "memorising", Fit.GOOD: "healthy"}.get(fit) or _why_underfit(stuck, train, row)
-    changes = expected_changes(known, (evidence or Evidence()).settings)
+    changes = expected_changes(known, evidence.settings)
     return _verdict(fit, cause, probabilities, facts, changes)
 
 
@@ -222,12 +252,28 @@ def _times_written(train_loss: Values, val_loss: Values) -> int:
     return repeats(chain(first, keys))
 
 
-def _is_lost(train_loss: Values, val_loss: Values, train: Curve | None) -> bool:
-    # NaN must end both: one alone may be missing.
-    if ends_infinite(train_loss) or ends_infinite(val_loss):
+def _is_lost(train_loss: Values, val_loss: Values) -> bool:
+    # A training loss comes of every epoch: where it is no number, the weights are none any more. A validation loss may
+    # be missing; not where the epoch has no training loss either, or nothing but NaN came at all.
+    if ends_infinite(train_loss) or ends_infinite(val_loss) or ends_in_nan(train_loss, least=1):
         return True
-    both = ends_in_nan(val_loss) and ends_in_nan(train_loss)
-    return both or (train is None and not train_loss and ends_in_nan(val_loss) and any(v == v for v in val_loss))
+    is_all = not any(isfinite(v) for v in (*train_loss, *val_loss) if v is not None)
+    is_alone = not train_loss or train_loss[-1] is None
+    return is_alone and ends_in_nan(val_loss, least=1 if is_all or train_loss else 2)
+
+
+def _has_no_signal(train: Curve | None, val: Curve, base: float | None) -> bool:
+    """Whether the validation loss is a constant, or noise about one, and nothing else tells what that means.
+
+    Beside a training loss that falls, noise at a known distance from the trivial loss is a plateau.
+    """
+    if min(val.points) == max(val.points):
+        return True
+    if train is None:
+        return not has_order(val.points)
+    if order_scores(train.points)[2] > FALLING and not has_order(train.points):
+        return not have_order(train.points, val.points)
+    return base is None and val.count >= LONG_NOISE and not has_order(val.points) and not _has_just_turned(train, val)
 
 
 def _has_blown_up(train: Curve, val: Curve, base: float | None) -> bool:
@@ -241,16 +287,23 @@ def _rises(train: Curve) -> bool:
     return train.count >= FEWEST and train.end > train.start + 3 * train.noise and train.change(1.0) > 0
 
 
-def _has_just_turned(train: Curve, val: Curve) -> bool:
+def _has_just_turned(train: Curve | None, val: Curve) -> bool:
     """Whether a long validation curve rises steadily from a recent best while training loss falls."""
     steps = len(val.values) - 1 - val.best
-    if val.count < LONG or not TURN_POINTS <= steps <= TURN_SHARE * len(val.values):
+    if train is None or val.count < LONG or not TURN_POINTS <= steps <= TURN_SHARE * len(val.values):
         return False
     steady = val.rising(val.best) >= TURN_RISING and val.end - val.lowest >= TURN_ERRORS * val.smooth_noise
     return steady and train.end < train.at_epoch(val.best_epoch)
 
 
-def _probabilities(row: Sequence[float], trees: str = "trees") -> dict[Fit, float]:
+def _ends_worse(train: Curve | None, val: Curve, base: float | None, odds: float) -> bool:
+    worse = WORSE * size_of(val, base)
+    if odds >= LEANING and middle_rise(val) > max(worse, 3 * val.noise):
+        return True
+    return train is not None and val.last - val.raw_lowest > worse and shared_jumps(train, val) >= SHARED
+
+
+def _probabilities(row: Sequence[float], trees: str) -> dict[Fit, float]:
     over, under = (1 / (1 + exp(-total(shipped(trees)[question], row))) for question in ("overfit", "underfit"))
     return dict(zip(Fit, ((1 - over) * under, (1 - over) * (1 - under), over, 0.0, 0.0), strict=True))
 

@@ -11,6 +11,8 @@ from callbacks.diagnosis.report import FitPart, last_word
 from callbacks.diagnosis.verdict import Diagnosis, Fit, diagnose
 from callbacks.diagnosis.words.advice import Knobs
 from callbacks.fit.evidence import FitEvidence, keeps_lowest, savers
+from callbacks.fit.kept import KeptEpoch
+from callbacks.fit.lines import LiveLines
 from callbacks.fit.reader import (
     AUTO,
     FitReader,
@@ -51,13 +53,17 @@ def _folder_of(trainer: Trainer) -> Path | None:
     return None if "://" in folder else Path(folder)
 
 
+def _saver_of_lowest(trainer: Trainer, val_loss: str) -> Any | None:
+    """What keeps the checkpoint of the lowest validation loss; None where nothing does, or not yet."""
+    return next((s for s in savers(trainer) if keeps_lowest(s, val_loss) and s.best_model_path), None)
+
+
 def _checkpoint_to_keep(trainer: Trainer, val_loss: str, best_epoch: int | None) -> str:
     """Which checkpoint to keep: that of the lowest validation loss, or how to have one."""
-    found = savers(trainer)
-    for saver in found:
-        if keeps_lowest(saver, val_loss) and saver.best_model_path:
-            return str(saver.best_model_path)
-    for folder in [Path(str(saver.dirpath)) for saver in found if getattr(saver, "dirpath", None)]:
+    saver = _saver_of_lowest(trainer, val_loss)
+    if saver is not None:
+        return str(saver.best_model_path)
+    for folder in [Path(str(each.dirpath)) for each in savers(trainer) if getattr(each, "dirpath", None)]:
         for path in sorted(folder.glob(f"*epoch={best_epoch}[-.]*")):
             return str(path)
     return f"the weights of epoch {best_epoch}; ModelCheckpoint(monitor={val_loss!r}) would have kept the best ones"
@@ -69,9 +75,9 @@ class FitMonitor(NamedByPlace, Callback):
     Pairs the training and the validation loss of the same epoch (of several validations in an epoch the last one; an
     epoch without one is a gap) and asks `callbacks.diagnosis.diagnose`. Loggers get the probabilities as
     `fit/probability_…`, the verdict in words and a picture of the curves; for a CSV logger, or none, words and picture
-    are files. `diagnosis.json` stands beside the checkpoints, or in the log folder. Standard error gets a line when the
-    verdict changes and a paragraph at the end. Weights are never touched. A NaN that was logged is shown to
-    `diagnose`, which says what it means.
+    are files. `diagnosis.json` stands beside the checkpoints, or in the log folder. Standard error gets a line when a
+    verdict holds, three at most, and a paragraph at the end. The best epoch is the one whose checkpoint is kept.
+    Weights are never touched. A NaN that was logged is shown to `diagnose`, which says what it means.
 
     Beside the curves it collects evidence: the settings, which any module may add to in `training_settings()`; standard
     errors from `val_row_losses`, which a module has after a validation; and, once in the end, the loss of training rows
@@ -143,6 +149,8 @@ class FitMonitor(NamedByPlace, Callback):
         self._verdict = Fit.UNKNOWN
         self._judged = -1  # the last epoch with a verdict
         self._overfits = 0  # verdicts in a row
+        self._lines = LiveLines()
+        self._kept = KeptEpoch()
         self._stopped = False
         self._trivial: dict[str, float] | None = None  # the trivial prediction's loss and metrics, once asked
         self._base: float | None = None
@@ -165,7 +173,8 @@ class FitMonitor(NamedByPlace, Callback):
     def state_dict(self) -> dict[str, Any]:
         """The curves and what was made of them."""
         judged = {"verdict": str(self._verdict), "judged": self._judged, "overfits": self._overfits}
-        return {"reader": {**self._reader.state(), "evidence": self._known.state()}, **judged}
+        more = {"evidence": self._known.state(), "lines": self._lines.state(), "kept": self._kept.state()}
+        return {"reader": {**self._reader.state(), **more}, **judged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the curves of a checkpoint."""
@@ -174,6 +183,8 @@ class FitMonitor(NamedByPlace, Callback):
         self._judged, self._overfits = int(state_dict["judged"]), int(state_dict["overfits"])
         if "evidence" in state_dict["reader"]:  # not in those written before there was any
             self._known.load(state_dict["reader"]["evidence"])
+            self._lines.load(state_dict["reader"]["lines"])
+            self._kept.load(state_dict["reader"]["kept"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier run, unless this one goes on with it."""
@@ -186,6 +197,11 @@ class FitMonitor(NamedByPlace, Callback):
         self._stopped = False
         self.last_word, self.closing_part = "", None
         self._folder = _folder_of(trainer)
+        with self._guard(trainer, READING):
+            self._kept.begin(self._saver(trainer), self._reader.record.curves["val_loss"])
+
+    def _saver(self, trainer: Trainer) -> Any | None:
+        return _saver_of_lowest(trainer, self._reader.record.names["val_loss"])
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take a training loss that the module logged after our hook of the epoch before; read the settings once."""
@@ -193,13 +209,14 @@ class FitMonitor(NamedByPlace, Callback):
             self._known.begin(trainer, pl_module)
             self._reader.late(trainer, trainer.current_epoch - 1)
             self._reader.complain(trainer)
+            self._kept.look(self._saver(trainer), trainer.current_epoch - 1)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add up a training loss that is logged by the step alone."""
         try:
-            self._reader.step(trainer, batch_idx)
+            self._reader.step(trainer, batch_idx, outputs)
         except Exception as error:  # noqa: BLE001  # whatever it is
             self._guard.failed(trainer, READING, error)
 
@@ -228,6 +245,7 @@ class FitMonitor(NamedByPlace, Callback):
         epoch = trainer.current_epoch
         with self._guard(trainer, READING):
             self._reader.epoch(trainer, epoch)
+            self._kept.look(self._saver(trainer), epoch)
         if self.train_slice:
             self._evaluate_slice(trainer, pl_module, epoch)
         if self._is_due(epoch):
@@ -244,6 +262,7 @@ class FitMonitor(NamedByPlace, Callback):
         with self._guard(trainer, READING):
             self._reader.late(trainer, epoch)
             self._reader.complain(trainer, ended=True)
+            self._kept.look(self._saver(trainer), epoch)
         self._judge(trainer, pl_module, epoch, last=True, fair=self._fair_train_loss(trainer, pl_module))
         self._close(trainer)
 
@@ -293,7 +312,7 @@ class FitMonitor(NamedByPlace, Callback):
                 baseline_loss=self._base,
                 flags=self.flags,
                 framework=None if self.flags else FRAMEWORK,
-                evidence=self._evidence if last else None,  # what the end is weighed with says nothing of the way
+                evidence=self._evidence if last else self._kept_alone(),
             )
             changed, self._verdict, self.diagnosis = found.fit is not self._verdict, found.fit, found
             if not last:  # the end adds nothing to what a longer run would know
@@ -308,6 +327,7 @@ class FitMonitor(NamedByPlace, Callback):
             said = last_word(trainer.callbacks)  # type: ignore[attr-defined]  # a connector's
             if said and self.closing and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
                 say(trainer, said)
+
     def _read_levels(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ask what is trivial and what can be had on the validation rows: asked for by hand, else of the module."""
         if self._trivial is None:
@@ -316,14 +336,19 @@ class FitMonitor(NamedByPlace, Callback):
         reference = reference_of(pl_module) if self.reference_loss is None else self.reference_loss
         metric = self._trivial.get(self._reader.record.names.get("metric", "").removeprefix("val_"))
         self._base = base
-        self._evidence = replace(self._evidence, reference_loss=reference, baseline_metric=metric)
+        kept = {"keeps_best": self._kept.epoch is not None, "kept_epoch": self._kept.epoch}
+        self._evidence = replace(self._evidence, reference_loss=reference, baseline_metric=metric, **kept)
+
+    def _kept_alone(self) -> Evidence:
+        """Return what is known on the way: the rest is weighed in the end, by what whole runs came to."""
+        return Evidence(keeps_best=self._evidence.keeps_best, kept_epoch=self._evidence.kept_epoch)
 
     def _report(
         self, trainer: Trainer, found: Diagnosis, epoch: int, base: float | None, *, changed: bool, last: bool
     ) -> None:
         if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]  # a connector's
             return
-        if changed:
+        if not last and self._lines.is_new(str(found.fit), epoch):
             say(trainer, f"FitMonitor: epoch {epoch}: {headline(found)}. {found.reason}")
         keeps = found.fit is Fit.OVERFIT or found.cause == "overconfident" or self._stopped
         keep = _checkpoint_to_keep(trainer, self._reader.record.names["val_loss"], found.best_epoch) if keeps else None

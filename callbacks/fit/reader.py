@@ -1,6 +1,7 @@
 """Reads the losses of a run from what its module logs, each in the epoch it belongs to, equal on all ranks."""
 
 from contextlib import ExitStack, suppress
+from math import isnan, nan
 from typing import Any
 
 import torch
@@ -123,6 +124,7 @@ class FitReader:
         self._sum: Tensor | float = 0.0
         self._count = 0
         self._summed = ""  # the name of what is summed
+        self._outputs: Any = None  # of the latest step
         self._settled: set[str] = set()  # losses whose names are known
         self._validated = self._epoch_read = False
         self._new: dict[str, float | None] = {}  # what the latest validation logged that may be its loss
@@ -154,8 +156,9 @@ class FitReader:
             names |= {c: name for c, name in zip(_LOSSES, (found.train, found.val), strict=True) if name is not None}
             self._others = found.others or self._others
 
-    def step(self, trainer: Trainer, batch_idx: int) -> None:
+    def step(self, trainer: Trainer, batch_idx: int, outputs: Any = None) -> None:
         """Add up a training loss that is logged by the step alone; no sync with the device."""
+        self._outputs = outputs
         if batch_idx == 0:
             self._choose(trainer)
             self._sum, self._count, self._summed = 0.0, 0, self.record.names["train_loss"]
@@ -206,7 +209,9 @@ class FitReader:
         value = self._fresh.read(trainer, names["train_loss"])
         if self.by_step and self._count and self._summed == names["train_loss"]:
             value = float(self._sum) / self._count
-        self._sum, self._count = 0.0, 0
+        if value is None and self._is_lost():  # an epoch that is broken off for it logs none
+            value = nan
+        self._sum, self._count, self._outputs = 0.0, 0, None
         self.put(trainer, "train_loss", epoch, value)
         if not trainer.enable_validation:  # some evaluate in their training
             self._new = {names["val_loss"]: self._fresh.read(trainer, names["val_loss"])}
@@ -214,6 +219,11 @@ class FitReader:
         self.put(trainer, "metric", epoch, self.record.at("metric", epoch))
         self._new = {}
         self._settled = {curve for curve in _LOSSES if self.record.has(curve)}
+
+    def _is_lost(self) -> bool:
+        """Whether the loss of the latest step is no number."""
+        loss = number(self._outputs.get("loss") if isinstance(self._outputs, dict) else self._outputs)
+        return loss is not None and isnan(loss)
 
     def late(self, trainer: Trainer, epoch: int) -> None:
         """Read a training loss that the module logged in its own `on_train_epoch_end`, which comes after ours."""

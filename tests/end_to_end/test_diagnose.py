@@ -159,3 +159,33 @@ def test_what_else_lies_in_a_folder_is_passed_over(log, capsys):
     assert json.loads(capsys.readouterr().out)["file"] == str(log)
     log.unlink()
     assert "none of 3 files" in refusal(capsys, log.parent)
+
+
+def verdict_of(tmp_path, capsys, rows):
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(["epoch,loss,val_loss", *(f"{e},{row}" for e, row in enumerate(rows))]) + "\n")
+    main([str(path), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_nan_in_a_log_is_an_explosion_and_an_empty_cell_is_missing(tmp_path, capsys):
+    rows = [f"{t},{v}" for t, v in zip(TRAIN[:12], VAL[:12], strict=True)]
+    assert verdict_of(tmp_path, capsys, [*rows, f"nan,{VAL[11]}"])["fit"] == "diverged"
+    assert verdict_of(tmp_path, capsys, ["nan,nan"] * 4)["fit"] == "diverged"
+    assert verdict_of(tmp_path, capsys, [*rows, f",{VAL[12]}"])["fit"] != "diverged"
+    assert verdict_of(tmp_path, capsys, [*rows, f"{TRAIN[12]},nan"])["fit"] != "diverged"
+
+
+def test_noise_and_zeros_in_a_log_are_unknown(tmp_path, capsys):
+    noise = [((7919 * i) % 101) / 101 for i in range(40)]
+    for rows in ([f"{1 + a},{1 + b}" for a, b in zip(noise, noise[::-1], strict=True)], ["0,0"] * 20):
+        said = verdict_of(tmp_path, capsys, rows)
+        assert (said["fit"], said["cause"]) == ("unknown", "no_signal")
+        assert said["advice"]
+
+
+def test_the_best_epoch_of_a_log_is_that_of_its_lowest_value(tmp_path, capsys):
+    val = [v + 0.02 * (-1) ** (e * e // 3) for e, v in enumerate(VAL)]
+    said = verdict_of(tmp_path, capsys, [f"{t},{v}" for t, v in zip(TRAIN, val, strict=True)])
+    assert said["best_epoch"] == val.index(min(val)) < said["onset_epoch"]
+    assert not any("Keep the checkpoint" in line for line in said["advice"])  # nobody knows of one

@@ -331,6 +331,15 @@ def _unclear(knobs: Knobs, course: Course) -> list[Advice]:
     return [*_turned("longer", knobs, "Train on until the curves part or flatten: four times as long"), larger]
 
 
+def _no_signal(knobs: Knobs, course: Course) -> list[Advice]:
+    logged = (
+        "Check what is logged: the loss that is trained, of the right rows, with targets in the order of their rows."
+    )
+    rate = "If that is so, raise the learning rate tenfold, for what the network learns does not show"
+    trivial = "Compare it with the trivial loss (that of the best constant prediction): at it nothing is learnt."
+    return [Advice(logged), knobs.turn(rate, "lr", knobs.times("lr", 10), "lr_up"), Advice(trivial)]
+
+
 _BY_HAND = {
     "still_improving": _still_improving,
     "not_learning": _not_learning,
@@ -342,5 +351,6 @@ _BY_HAND = {
     "too_few_epochs": _too_few_epochs,
     "no_validation": _no_validation,
     "loss_is_no_fit": _loss_is_no_fit,
+    "no_signal": _no_signal,
     "unclear": _unclear,
 }

@@ -60,6 +60,7 @@ def reason_for(cause: str, facts: RunFacts) -> str:
         "exploded": f"the losses blew up or ended as no number; {now} before",
         "too_few_epochs": f"there are {val.count} evaluations of the validation loss; it takes 4",
         "loss_is_no_fit": f"the training loss rose, so it does not measure fit; {now}",
+        "no_signal": _no_signal(val),
         "unclear": f"no verdict stands out; {now} with a noise of {val.noise:.2g}",
         "no_validation": "there is no validation loss to judge by",
     }[cause]
@@ -70,12 +71,18 @@ def _beside(lowest: float, facts: RunFacts) -> str:
     return "above" if facts.base is not None and lowest > facts.base else "hardly below"
 
 
+def _no_signal(val: Curve) -> str:
+    low, high = min(val.points), max(val.points)
+    if low == high:
+        return f"the validation loss is {low:.4g} in all {val.count} evaluations"
+    return f"the validation loss moves between {low:.4g} and {high:.4g} as noise does, without any order"
+
+
 def onset_of(facts: RunFacts) -> int | None:
-    """Return the first epoch after the best from which the smoothed validation loss stays clearly above it."""
-    val = facts.val
-    if val is None:
+    """Return the first epoch after the best from which the smoothed validation loss stays clearly above its lowest."""
+    val, last = facts.val, 0 if facts.val is None else len(facts.val.epochs) - 1
+    if val is None or val.keep == last:
         return None
-    lowest = val.lowest if val.keep == val.best else max(val.kept, val.smooth[val.keep])
-    line = lowest + max(2 * val.smooth_noise, 0.01 * room_of(val, facts.base))
+    line = min(val.smooth[val.keep :]) + max(2 * val.smooth_noise, 0.01 * room_of(val, facts.base))
     last_below = max((i for i, v in enumerate(val.smooth) if v <= line), default=0)
-    return val.epochs[min(last_below + 1, len(val.epochs) - 1)] * facts.times
+    return val.epochs[min(max(last_below, val.keep) + 1, last)] * facts.times

@@ -62,10 +62,9 @@ def test_two_curves_still_falling_together_are_still_improving():
     assert d.advice
 
 
-@pytest.mark.parametrize("baseline", [None, math.log(2)])
-def test_a_loss_that_stays_at_chance_is_not_learning(baseline):
+def test_a_loss_that_stays_at_chance_is_not_learning_where_chance_is_known():
     loss = noisy([math.log(2)] * 50, 0.001)
-    d = diagnose(loss, noisy(loss, 0.001, seed=1), baseline_loss=baseline)
+    d = diagnose(loss, noisy(loss, 0.001, seed=1), baseline_loss=math.log(2))
     assert (d.fit, d.cause) == (Fit.UNDERFIT, "not_learning")
     assert "learning rate" in d.advice[0]
 
@@ -75,6 +74,63 @@ def test_losses_that_end_as_no_number_have_exploded():
     assert diagnose([1, 0.9, nan, nan], [1, 0.9, nan, nan]).cause == "exploded"
     assert diagnose([1, 0.9, math.inf], [1, 0.9, 0.8]).fit is Fit.DIVERGED
     assert diagnose([nan, nan, nan], [nan, nan, nan]).fit is Fit.DIVERGED
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ([1, 0.9, 0.8, math.nan], [1, 0.9, 0.8, 0.8]),  # one NaN at the end of a training loss suffices
+        ([1, 0.9, 0.8, None], [1, 0.9, 0.8, math.nan]),  # an epoch that was broken off
+        ([math.nan], [math.nan]),
+        ([], [math.nan]),
+        ([math.nan] * 5, [None] * 5),
+    ],
+)
+def test_a_training_loss_that_ends_as_no_number_has_exploded(train, val):
+    assert diagnose(train, val).fit is Fit.DIVERGED
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ([*TRAIN], [*VAL[:-1], math.nan]),  # the last validation may be missing
+        ([v if i % 2 else math.nan for i, v in enumerate([*TRAIN, math.nan])], [*VAL, VAL[-1]]),  # and every other row
+        ([], [*VAL[:-1], math.nan]),
+    ],
+)
+def test_a_nan_where_one_may_be_missing_is_no_explosion(train, val):
+    assert diagnose(train, val, baseline_loss=1.0).fit is not Fit.DIVERGED
+
+
+@pytest.mark.parametrize("with_train", [False, True])
+@pytest.mark.parametrize("times", [None, 0.5, 2.0])
+def test_noise_is_no_verdict(with_train, times):
+    """`benchmarks/runs/noise.py` asks more of them."""
+    r, unknown = random.Random(0), 0
+    shapes = [lambda: r.gauss(0, 1), lambda: r.uniform(-2, 2), lambda: r.expovariate(1) - 1]
+    for _ in range(120):
+        n, share, shape = r.choice([5, 8, 12, 30, 80, 500]), r.choice([0.01, 0.1, 0.3]), r.choice(shapes)
+        train, val = ([1 + share * shape() for _ in range(n)] for _ in range(2))
+        unknown += diagnose(train if with_train else [], val, baseline_loss=times).fit is Fit.UNKNOWN
+    assert unknown >= 0.95 * 120
+
+
+@pytest.mark.parametrize("baseline", [None, 0.0, 0.7])
+@pytest.mark.parametrize("level", [0.0, 0.3])
+@pytest.mark.parametrize("train", [[0.0] * 20, [], falling(20)])
+def test_constants_are_no_verdict(level, train, baseline):
+    d = diagnose(train, [level] * 20, baseline_loss=baseline)
+    assert (d.fit, d.cause) == (Fit.UNKNOWN, "no_signal")
+    assert f"{level:.4g} in all 20 evaluations" in d.reason
+    assert d.advice
+
+
+def test_a_jump_of_the_weights_at_the_end_counts_where_the_training_loss_jumps_too():
+    r = random.Random(3)
+    jumps = [0.01 * r.gauss(0, 1) for _ in range(49)] + [0.035]
+    train, val = ([v + j for v, j in zip(falling(50, end=end), jumps, strict=True)] for end in (0.4, 0.45))
+    assert diagnose(train, val, baseline_loss=1.0).fit is Fit.OVERFIT
+    assert diagnose(falling(50, end=0.4), val, baseline_loss=1.0).fit is not Fit.OVERFIT
 
 
 def test_losses_that_climb_far_above_where_they_began_have_exploded():
@@ -142,12 +198,33 @@ def test_noise_hides_no_overfitting(seed):
     assert diagnose(TRAIN, noisy(OVER, 0.05, seed), baseline_loss=1.0).fit is Fit.OVERFIT
 
 
-def test_a_lucky_dip_is_neither_the_best_epoch_nor_the_start_of_overfitting():
+def test_a_lucky_dip_is_the_epoch_that_is_kept_but_no_start_of_overfitting():
     val = noisy(falling(60), 0.005)
     val[15] = 0.2
     d = diagnose(falling(60, end=0.28), val, baseline_loss=1.0)
     assert d.fit is Fit.GOOD
-    assert d.best_epoch != 15
+    assert (d.best_epoch, d.onset_epoch) == (15, None)
+
+
+def test_the_best_epoch_is_the_first_with_the_lowest_value_as_it_is_logged():
+    val = noisy(OVER, 0.02)
+    d = diagnose(TRAIN, val, baseline_loss=1.0)
+    assert d.best_epoch == val.index(min(val)) < d.onset_epoch
+    assert f"lowest in epoch {d.best_epoch} ({min(val):.4g})" in d.reason
+
+
+def test_the_best_epoch_is_the_one_whose_checkpoint_is_kept():
+    d = diagnose(TRAIN, OVER, baseline_loss=1.0, evidence=Evidence(keeps_best=True, kept_epoch=30))
+    assert (d.fit, d.best_epoch) == (Fit.OVERFIT, 30)
+    assert d.onset_epoch > 30
+    assert f"in epoch 30 ({OVER[30]:.4g})" in d.reason
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_onset_comes_after_the_best_epoch(seed):
+    val = noisy(OVER, 0.2, seed)  # its lowest value lies anywhere
+    d = diagnose(TRAIN, val, baseline_loss=1.0)
+    assert d.onset_epoch is None or d.onset_epoch > d.best_epoch
 
 
 def test_validation_below_training_is_no_matter():
@@ -195,7 +272,7 @@ def test_a_lucky_first_epoch_is_not_the_best_where_later_ones_are_lower():
     d = diagnose([5193 * 0.93**i for i in range(40)], val, baseline_loss=5852)
     assert (d.fit, d.best_epoch) == (Fit.OVERFIT, 6)
     assert d.onset_epoch > 6
-    assert "lowest in epoch 6 (2937)" in d.reason
+    assert "lowest in epoch 6 (2808)" in d.reason
     assert "epoch 6," in d.advice[0]
 
 
@@ -265,8 +342,8 @@ def test_scaling_the_losses_changes_nothing(val, factor, known):
 @given(curves, st.sampled_from([-0.25, 0.5, 1.0]), st.booleans())
 def test_adding_a_number_to_all_losses_changes_nothing(val, shift, known):
     train = TRAIN[: len(val)]
-    if (1.0 if known else val[0]) - min(val) < 0.3:  # at less, the docstring promises nothing
-        return
+    if (1.0 if known else val[0]) - min(val) < max(abs(min(val)), abs(min(val) + shift)):
+        return  # then the docstring promises nothing
     one = diagnose(train, val, baseline_loss=1.0 if known else None)
     moved = [[v + shift for v in curve] for curve in (train, val)]
     same(one, diagnose(*moved, baseline_loss=1.0 + shift if known else None))

@@ -113,7 +113,7 @@ def test_what_is_done_already_or_cannot_be_is_no_change(name, done):
 
 
 def test_every_change_says_what_it_sets():
-    assert set(RULES) == set(shipped("fit_trees")["changes"])
+    assert set(RULES) == set(shipped("fits")["changes"])
     known = {name: value(SETTINGS) for name, (_, _, value) in RULES.items()}
     assert known["longer"] == 80
     assert known["lr_down"] == pytest.approx(0.01 / 3, rel=1e-2)

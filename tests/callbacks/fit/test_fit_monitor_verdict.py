@@ -1,9 +1,11 @@
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from foreign_modules import LIGHTNINGS_WARNINGS, Memorises, Plain, close, curves, fit, val_at
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
@@ -30,13 +32,67 @@ def test_min_epochs_is_the_trainers_word(tmp_path):
     assert trainer.current_epoch == 35
 
 
-def test_a_line_is_printed_when_the_verdict_changes_and_only_then(tmp_path, capsys):
+def lines_of(capsys):
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("FitMonitor: epoch")]
+
+
+def test_a_line_is_printed_when_another_verdict_holds_and_only_then(tmp_path, capsys):
     monitor = FitMonitor(closing=False)
     fit(tmp_path, Memorises, monitor, epochs=20)
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("FitMonitor: epoch")]
-    verdicts = [line.split(": ")[2].split(" ")[0] for line in lines]
+    verdicts = [line.split(": ")[2].split(" ")[0] for line in lines_of(capsys)]
     assert verdicts[-1] == "overfit"
     assert all(a != b for a, b in pairwise(verdicts))
+
+
+def test_verdicts_that_come_and_go_are_not_printed_and_of_those_that_stay_three(tmp_path, capsys, monkeypatch):
+    fits = [Fit.GOOD, Fit.UNDERFIT] * 5 + [fit for fit in [Fit.GOOD, Fit.OVERFIT] * 4 for _ in range(12)]
+    found = diagnose([1.0] * 9, [1.0] * 9)
+    monkeypatch.setattr(
+        "callbacks.fit.monitor.diagnose", lambda train, *a, **kw: replace(found, fit=fits[len(train) - 1])
+    )
+    fit(tmp_path, Plain, FitMonitor(closing=False, check_every=1), epochs=len(fits))
+    lines = lines_of(capsys)
+    assert [line.split(": ")[2].split(" ")[0] for line in lines] == ["good", "overfit", "good"]
+    assert lines[0].startswith("FitMonitor: epoch 12:")
+
+
+class Dips(Plain):
+    """Its lowest validation loss is that of the second validation of epoch 4, which is not its epoch's last."""
+
+    def on_train_epoch_start(self):
+        self.times = 0
+
+    def validation_step(self, batch, batch_idx):
+        if batch_idx == 0:
+            self.times = getattr(self, "times", 0) + 1
+        is_lowest = self.current_epoch == 4 and self.times == 2
+        self.log("val_loss", 0.1 if is_lowest else val_at(self.current_epoch))
+
+
+def test_the_best_epoch_is_the_one_that_is_kept_where_an_epoch_has_several_validations(tmp_path):
+    monitor, best = FitMonitor(), ModelCheckpoint(tmp_path, "best", monitor="val_loss")
+    fit(tmp_path, Dips, monitor, callbacks=[best], epochs=7, val_check_interval=0.25)
+    assert monitor.diagnosis.best_epoch == torch.load(best.best_model_path, weights_only=True)["epoch"] == 4
+    assert "best: epoch 4" in [text.get_text() for text in monitor.figure().axes[1].get_legend().get_texts()]
+
+
+def test_a_resumed_run_knows_the_epoch_that_was_kept_before(tmp_path):
+    def callbacks():
+        best = ModelCheckpoint(tmp_path, "best", monitor="val_loss", enable_version_counter=False)
+        return [best, ModelCheckpoint(tmp_path, "end", save_on_train_epoch_end=True, enable_version_counter=False)]
+
+    fit(tmp_path, Dips, FitMonitor(), callbacks=callbacks(), epochs=6, val_check_interval=0.25)
+    monitor = FitMonitor()
+    again = {"ckpt_path": tmp_path / "end.ckpt", "val_check_interval": 0.25}
+    fit(tmp_path, Dips, monitor, callbacks=callbacks(), epochs=9, **again)
+    assert monitor.diagnosis.best_epoch == 4
+
+
+def test_without_a_checkpoint_the_best_epoch_is_the_lowest_that_was_logged(tmp_path):
+    monitor = FitMonitor()
+    fit(tmp_path, Memorises, monitor, epochs=20, enable_checkpointing=False)
+    losses = curves(monitor)["val_loss"]
+    assert monitor.diagnosis.best_epoch == losses.index(min(losses))
 
 
 def test_diagnosis_json_stands_beside_the_checkpoints(tmp_path):
@@ -49,6 +105,27 @@ def test_diagnosis_json_stands_beside_the_checkpoints(tmp_path):
     assert said["probabilities"] == found.probabilities
     assert said["advice"] == list(found.advice) == [each["text"] for each in said["plan"]]
     assert [path.name for path in (tmp_path / "here").iterdir() if path.name.startswith(".")] == []
+
+
+class BreaksOff(Plain):
+    """Ends in the middle of an epoch, before its losses are logged, as a monitor does that finds a NaN."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        if self.current_epoch == 3 and batch_idx == 1:
+            self.trainer.should_stop = True
+            return loss * math.nan
+        return loss
+
+    def log_train(self, batch_idx):
+        if self.current_epoch < 3:
+            super().log_train(batch_idx)
+
+
+def test_an_epoch_that_is_broken_off_by_a_nan_is_an_explosion(tmp_path):
+    monitor = FitMonitor()
+    fit(tmp_path, BreaksOff, monitor, epochs=9)
+    assert monitor.diagnosis.fit is Fit.DIVERGED
 
 
 class Explodes(Plain):

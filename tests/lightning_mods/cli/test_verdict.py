@@ -112,3 +112,39 @@ def test_the_evaluation_loss_is_in_the_units_that_are_logged(kind):
         model, y = MLPRegressor(3, target_mean=5.0, target_std=10.0, dropout=0.5), torch.randn(6)
         expected = (model.eval()(x) - y).square().mean()
     assert model.evaluation_loss((x, y)).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_a_fit_whose_loss_is_no_number_in_its_first_epoch_has_diverged(tmp_path, capsys):
+    broken = ["--model.lr=1e6", "--trainer.gradient_clip_val=0", "--recipe=plain", "--trainer.max_epochs=3"]
+    said = run(tmp_path, *broken)
+    assert (said["fit"], said["cause"], said["best_epoch"]) == ("diverged", "exploded", None)
+    out, err = capsys.readouterr()
+    assert "verdict      diverged (exploded)" in out
+    assert "hold out rows" not in out.lower()
+    assert "finds no" not in err
+
+
+@pytest.mark.parametrize("flags", [["--model.lr=0.3"], ["--data.path=diabetes", "--model.lr=0.05"]])
+def test_verdict_table_and_checkpoint_name_one_best_epoch(tmp_path, capsys, flags):
+    said = run(tmp_path, "--trainer.max_epochs=15", "--recipe=plain", *flags)
+    out, _ = capsys.readouterr()
+    (kept,) = tmp_path.rglob("best.ckpt")
+    best = torch.load(kept, weights_only=True)["epoch"]
+    assert said["best_epoch"] == best
+    assert f"\nepoch        {best} (of 0 to " in out
+    losses = said["curves"]["val_loss"]
+    assert losses[best] == min(losses)
+    assert said["onset_epoch"] is None or said["onset_epoch"] > best
+
+
+def test_an_ensembles_best_epoch_is_that_of_its_checkpoint(tmp_path):
+    said = run(tmp_path, "--trainer.max_epochs=12", "--model.lr=0.3", "--recipe=plain", "--ensemble=2")
+    (kept,) = tmp_path.rglob("best.ckpt")
+    assert said["best_epoch"] == torch.load(kept, weights_only=True)["epoch"]
+
+
+def test_a_fit_says_three_verdicts_on_the_way_at_most(tmp_path, capsys):
+    flags = ["--trainer.max_epochs=40", "--model.lr=0.5", "--recipe=plain", "--data.path=wine"]
+    run(tmp_path, *flags)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("FitMonitor: epoch")]
+    assert len(lines) <= 3
