@@ -15,6 +15,7 @@ from callbacks.diagnosis.trees import shipped, total
 
 LEAST_GAIN = 0.02  # of the room: less is not worth a fit
 LEAST_LOWERS = 0.70  # of such runs must the change have lowered the loss
+RARELY = 0.05  # of such runs, in which it raised the loss by more than 3 % of the room
 LONGER, RATE, WIDTH, BATCH = 4, 3.0, 4, 4
 MORE_DECAY, FIRST_DECAY, MORE_DROPOUT, MOST_DROPOUT = 10, 1e-3, 0.3, 0.9
 AVERAGED_EPOCHS, MEMBERS = 2.0, 5
@@ -84,7 +85,8 @@ RULES: dict[str, _Rule] = {
 
 
 def expected_changes(row: Sequence[float], settings: Settings) -> tuple[Change, ...]:
-    """Return the changes that are expected to lower the loss of a run, the largest gain first.
+    """Return the changes that are expected to lower the loss of a run, what rarely harms before
+    what may, and then the largest gain first.
 
     `row` are the `fit_features` of the run. What is done already, or can't be done, is not among them.
     """
@@ -95,7 +97,8 @@ def expected_changes(row: Sequence[float], settings: Settings) -> tuple[Change, 
             gain, lowers, raises = _expectation(ensemble, row)
             if gain >= LEAST_GAIN and lowers >= LEAST_LOWERS:
                 found.append(Change(name, lowers, raises, gain, setting, value(settings)))
-    return tuple(sorted(found, key=lambda change: (-change.gain * change.lowers, change.name)))
+    # What rarely harms comes first, whatever another might gain.
+    return tuple(sorted(found, key=lambda change: (change.raises > RARELY, -change.gain * change.lowers, change.name)))
 
 
 def _expectation(ensemble: dict[str, Any], row: Sequence[float]) -> tuple[float, float, float]:
