@@ -18,12 +18,12 @@ from callbacks.fit.reader import (
     FitReader,
     baseline_of,
     baselines_on,
-    mean_of_ranks,
+    fair_train_loss,
     obstacle,
     reference_of,
     train_eval_loss,
 )
-from callbacks.fit.record import headline, paragraph, write_document
+from callbacks.fit.record import FitRecord, headline, paragraph, write_document
 from callbacks.host import Guard, NamedByPlace, say
 from callbacks.host.packages import Callback, LightningModule, Trainer
 from callbacks.loggers import dispatch
@@ -37,9 +37,6 @@ DRAWING = 0.02  # share of the time that goes into pictures on the way: each cos
 READING = "reading the losses"
 FRAMEWORK = "Lightning"  # whose words the advice has where there is no command line
 GUESS = 0.5  # seconds that the first picture takes
-# Rows of training whose loss is evaluated in the end: as many as take 2 % of the time that the fit's took, a forward
-# pass being a third of a step; and no more than tell a mean well.
-FAIR_SHARE, FAIR_ROWS = 0.06, 4096
 
 
 def _folder_of(trainer: Trainer) -> Path | None:
@@ -53,20 +50,22 @@ def _folder_of(trainer: Trainer) -> Path | None:
     return None if "://" in folder else Path(folder)
 
 
-def _saver_of_lowest(trainer: Trainer, val_loss: str) -> Any | None:
+def _saver_of_lowest(trainer: Trainer, record: FitRecord) -> Any | None:
     """What keeps the checkpoint of the lowest validation loss; None where nothing does, or not yet."""
+    val_loss = record.names["val_loss"]
     return next((s for s in savers(trainer) if keeps_lowest(s, val_loss) and s.best_model_path), None)
 
 
-def _checkpoint_to_keep(trainer: Trainer, val_loss: str, best_epoch: int | None) -> str:
+def _checkpoint_to_keep(trainer: Trainer, record: FitRecord, best_epoch: int | None) -> str:
     """Which checkpoint to keep: that of the lowest validation loss, or how to have one."""
-    saver = _saver_of_lowest(trainer, val_loss)
+    saver = _saver_of_lowest(trainer, record)
     if saver is not None:
         return str(saver.best_model_path)
     for folder in [Path(str(each.dirpath)) for each in savers(trainer) if getattr(each, "dirpath", None)]:
         for path in sorted(folder.glob(f"*epoch={best_epoch}[-.]*")):
             return str(path)
-    return f"the weights of epoch {best_epoch}; ModelCheckpoint(monitor={val_loss!r}) would have kept the best ones"
+    keeps = f"ModelCheckpoint(monitor={record.names['val_loss']!r})"
+    return f"the weights of epoch {best_epoch}; {keeps} would have kept the best ones"
 
 
 class FitMonitor(NamedByPlace, Callback):
@@ -198,10 +197,7 @@ class FitMonitor(NamedByPlace, Callback):
         self.last_word, self.closing_part = "", None
         self._folder = _folder_of(trainer)
         with self._guard(trainer, READING):
-            self._kept.begin(self._saver(trainer), self._reader.record.curves["val_loss"])
-
-    def _saver(self, trainer: Trainer) -> Any | None:
-        return _saver_of_lowest(trainer, self._reader.record.names["val_loss"])
+            self._kept.begin(_saver_of_lowest(trainer, self._reader.record), self._reader.record.curves["val_loss"])
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take a training loss that the module logged after our hook of the epoch before; read the settings once."""
@@ -209,7 +205,7 @@ class FitMonitor(NamedByPlace, Callback):
             self._known.begin(trainer, pl_module)
             self._reader.late(trainer, trainer.current_epoch - 1)
             self._reader.complain(trainer)
-            self._kept.look(self._saver(trainer), trainer.current_epoch - 1)
+            self._kept.look(_saver_of_lowest(trainer, self._reader.record), trainer.current_epoch - 1)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -245,7 +241,7 @@ class FitMonitor(NamedByPlace, Callback):
         epoch = trainer.current_epoch
         with self._guard(trainer, READING):
             self._reader.epoch(trainer, epoch)
-            self._kept.look(self._saver(trainer), epoch)
+            self._kept.look(_saver_of_lowest(trainer, self._reader.record), epoch)
         if self.train_slice:
             self._evaluate_slice(trainer, pl_module, epoch)
         if self._is_due(epoch):
@@ -262,8 +258,9 @@ class FitMonitor(NamedByPlace, Callback):
         with self._guard(trainer, READING):
             self._reader.late(trainer, epoch)
             self._reader.complain(trainer, ended=True)
-            self._kept.look(self._saver(trainer), epoch)
-        self._judge(trainer, pl_module, epoch, last=True, fair=self._fair_train_loss(trainer, pl_module))
+            self._kept.look(_saver_of_lowest(trainer, self._reader.record), epoch)
+        fair = fair_train_loss(trainer, pl_module, self._reader.record, self._guard)
+        self._judge(trainer, pl_module, epoch, last=True, fair=fair)
         self._close(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -287,16 +284,6 @@ class FitMonitor(NamedByPlace, Callback):
         else:
             self._guard.once(trainer, f"train_slice={self.train_slice} is not used: {reason}")
 
-    def _fair_train_loss(self, trainer: Trainer, pl_module: LightningModule) -> float | None:
-        """Evaluate the loss of training rows in the end, unless it was after every epoch; every rank must call this."""
-        if self._reader.record.has("fair_loss"):
-            return next(value for value in reversed(self._reader.record.curves["fair_loss"]) if value is not None)
-        if trainer.fast_dev_run or obstacle(trainer, pl_module) is not None:  # type: ignore[attr-defined]  # a connector's
-            return None
-        rows = len(trainer.train_dataloader.dataset)  # type: ignore[union-attr]
-        rows = min(FAIR_ROWS, math.ceil(FAIR_SHARE * trainer.current_epoch * rows))
-        return mean_of_ranks(trainer, train_eval_loss(trainer, pl_module, rows, self._guard) if rows else None)
-
     def _judge(
         self, trainer: Trainer, pl_module: LightningModule, epoch: int, *, last: bool = False, fair: float | None = None
     ) -> None:
@@ -304,6 +291,7 @@ class FitMonitor(NamedByPlace, Callback):
             train, val, metric = self._reader.record.paired()
             self._evidence = self._known.found(trainer, self._reader.record.names["val_loss"], fair)
             self._read_levels(trainer, pl_module)
+            kept = Evidence(keeps_best=self._evidence.keeps_best, kept_epoch=self._evidence.kept_epoch)
             found = diagnose(
                 train,
                 val,
@@ -312,7 +300,7 @@ class FitMonitor(NamedByPlace, Callback):
                 baseline_loss=self._base,
                 flags=self.flags,
                 framework=None if self.flags else FRAMEWORK,
-                evidence=self._evidence if last else self._kept_alone(),
+                evidence=self._evidence if last else kept,  # the trees weigh whole runs
             )
             changed, self._verdict, self.diagnosis = found.fit is not self._verdict, found.fit, found
             if not last:  # the end adds nothing to what a longer run would know
@@ -336,12 +324,13 @@ class FitMonitor(NamedByPlace, Callback):
         reference = reference_of(pl_module) if self.reference_loss is None else self.reference_loss
         metric = self._trivial.get(self._reader.record.names.get("metric", "").removeprefix("val_"))
         self._base = base
-        kept = {"keeps_best": self._kept.epoch is not None, "kept_epoch": self._kept.epoch}
-        self._evidence = replace(self._evidence, reference_loss=reference, baseline_metric=metric, **kept)
-
-    def _kept_alone(self) -> Evidence:
-        """Return what is known on the way: the rest is weighed in the end, by what whole runs came to."""
-        return Evidence(keeps_best=self._evidence.keeps_best, kept_epoch=self._evidence.kept_epoch)
+        self._evidence = replace(
+            self._evidence,
+            reference_loss=reference,
+            baseline_metric=metric,
+            keeps_best=self._kept.epoch is not None,
+            kept_epoch=self._kept.epoch,
+        )
 
     def _report(
         self, trainer: Trainer, found: Diagnosis, epoch: int, base: float | None, *, changed: bool, last: bool
@@ -351,7 +340,7 @@ class FitMonitor(NamedByPlace, Callback):
         if not last and self._lines.is_new(str(found.fit), epoch):
             say(trainer, f"FitMonitor: epoch {epoch}: {headline(found)}. {found.reason}")
         keeps = found.fit is Fit.OVERFIT or found.cause == "overconfident" or self._stopped
-        keep = _checkpoint_to_keep(trainer, self._reader.record.names["val_loss"], found.best_epoch) if keeps else None
+        keep = _checkpoint_to_keep(trainer, self._reader.record, found.best_epoch) if keeps else None
         if last:
             self.last_word = paragraph(found, keep)
             knobs = Knobs(self.flags, None if self.flags else FRAMEWORK, self._evidence.settings)
