@@ -18,6 +18,7 @@ import numpy as np
 from sklearn.metrics import f1_score
 
 from benchmarks.interventions import fit_trees, labels, tables
+from benchmarks.interventions.rivals import available
 from callbacks.diagnosis import changes as changes_module
 from callbacks.diagnosis import verdict
 from callbacks.diagnosis.evidence import Settings
@@ -136,6 +137,19 @@ def advice_table(said: Answers) -> str:
     return "\n".join(lines)
 
 
+def rival_table(runs: list[labels.Run]) -> str:
+    """Macro-F1 of those who read the losses alone; unknown and diverged are wrong."""
+    lines = ["| | macro-F1 end | macro-F1 best |", "|---|---|---|"]
+    for name, rival in available().items():
+        said = [(run, rival(run)) for run in runs]
+        scores = [
+            macro_f1([(run.label(weights), word) for run, word in said if run.label(weights) in THREE])
+            for weights in ("end", "best")
+        ]
+        lines.append(f"| {name} | {scores[0]:.3f} | {scores[1]:.3f} |")
+    return "\n".join(lines)
+
+
 def repeated(runs: list[labels.Run]) -> float:
     """Return the macro-F1 of a run's own label (`best`), had its first weights been drawn by the next seed."""
     pairs = []
@@ -162,6 +176,7 @@ def main() -> None:
     for weights in ("end", "best"):
         print(f"\n{confusion(said, weights)}")
     print(f"\n{advice_table(said)}")
+    print(f"\n{rival_table(runs)}")
     print(f"\nThe label (best) itself, with the run's loss from another seed: macro-F1 {repeated(runs):.3f}.")
 
 

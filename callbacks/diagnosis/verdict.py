@@ -158,7 +158,7 @@ def diagnose(
     train, val = read_curve(train_loss), read_curve(val_loss)
     val = val and val.keeping(None if evidence.kept_epoch is None else evidence.kept_epoch // times, val_loss)
     knobs = Knobs(flags, framework, evidence.settings)
-    facts = RunFacts(train, val, baseline_loss, times, knobs, evidence.keeps_best)
+    facts = RunFacts(train, val, baseline_loss, times, knobs, evidence.keeps_best, evidence.reference_loss)
     found = _diagnose(train_loss, val_loss, metric, facts, evidence)
     trivial = evidence.baseline_metric
     if found.fit is Fit.GOOD and found.best_epoch is not None and metric is not None and trivial is not None:
@@ -236,6 +236,8 @@ def _diagnose(
         cause = "overconfident"
     else:
         cause = {Fit.OVERFIT: "memorising", Fit.GOOD: "healthy"}.get(fit) or _why_underfit(stuck, train, row)
+    if not evidence.tells_more:
+        probabilities = _less_sure(probabilities)
     changes = expected_changes(known, evidence.settings)
     return _verdict(fit, cause, probabilities, facts, changes)
 
@@ -313,6 +315,15 @@ def _raised(probabilities: dict[Fit, float], fit: Fit, least: float) -> dict[Fit
         return probabilities
     scale = (1 - least) / (1 - probabilities[fit])
     return {each: least if each is fit else p * scale for each, p in probabilities.items()}
+
+
+def _less_sure(probabilities: dict[Fit, float]) -> dict[Fit, float]:
+    """Return what is left of a judgement of curves for what a change would gain, which curves alone do not show.
+
+    The square roots were best calibrated among powers on the development runs of `benchmarks/interventions`.
+    """
+    roots = {each: sqrt(p) for each, p in probabilities.items()}
+    return {each: root / sum(roots.values()) for each, root in roots.items()}
 
 
 def _has_held(metric: Curve | None) -> bool:

@@ -19,6 +19,7 @@ class RunFacts:
     times: int = 1
     knobs: Knobs = field(default_factory=Knobs)
     is_kept: bool = False  # the weights of the best epoch are in a checkpoint
+    reference: float | None = None  # validation loss that can be had
 
 
 def course_of(facts: RunFacts) -> Course:
@@ -64,6 +65,8 @@ def reason_for(cause: str, facts: RunFacts) -> str:
         "unclear": f"no verdict stands out; {now} with a noise of {val.noise:.2g}",
         "no_validation": "there is no validation loss to judge by",
     }[cause]
+    if facts.reference is not None and cause in ("still_improving", "cannot_fit", "not_learning", "healthy"):
+        sentence += f"; the reference reaches {facts.reference:.4g} on the same rows"
     return sentence[0].upper() + sentence[1:] + "."
 
 

@@ -124,3 +124,26 @@ def test_every_change_says_what_it_sets():
     assert {name for name, value in unknown.items() if value is not None} == {
         "decay_off", "dropout_off", "cosine", "averaged", "ensemble",
     }  # fmt: skip
+
+
+def test_curves_alone_are_less_sure_than_a_fit():
+    sure, alone = _asked(FAR_ABOVE), _asked(Evidence(keeps_best=True, kept_epoch=19))
+    assert alone.probabilities == _asked(None).probabilities
+    assert alone.probabilities[alone.fit] < sure.probabilities[sure.fit]
+
+
+def test_the_reason_of_an_underfit_names_what_can_be_had():
+    assert "the reference reaches 0.4 on the same rows" in _asked(FAR_ABOVE).reason
+
+
+def test_a_loss_that_worsens_while_the_metric_holds_is_overfit_in_a_fit_and_good_by_its_curves():
+    val = [2.0 - 0.2 * epoch for epoch in range(8)] + [0.6 + 0.12 * epoch for epoch in range(1, 13)]
+    train = [2.0 * 0.75**epoch for epoch in range(20)]
+    accuracy = [min(0.9, 0.3 + 0.1 * epoch) for epoch in range(20)]
+    known = replace(FAR_ABOVE, reference_loss=0.55, fair_train_loss=0.005, rise_error=0.05)
+    in_a_fit, by_curves = (
+        diagnose(train, val, val_metric=accuracy, baseline_loss=TRIVIAL, evidence=evidence)
+        for evidence in (known, None)
+    )
+    assert (in_a_fit.fit, in_a_fit.cause) == (Fit.OVERFIT, "overconfident")
+    assert (by_curves.fit, by_curves.cause) == (Fit.GOOD, "overconfident")
