@@ -46,7 +46,6 @@ STUCK = 0.018  # of the trivial loss: gained less, it never left it. The labels'
 CLEAR = 0.40  # the least probability a verdict is given with; a third is a guess among three
 BLOWN_UP = 0.5  # both losses end this share of the trivial loss above it, and no lower than they began
 FALLING = -2.1  # standard errors of a trend, of a training loss, which should fall: noise does it in 1 of 50
-LONG_NOISE = 20  # evaluations; fewer look like noise where they fall a little and rise a little
 FLAT = 0.03  # of the training loss's own fall, over the second half: no longer moving
 HELD = 0.10  # of its own rise may a metric have lost and still count as held
 
@@ -161,7 +160,7 @@ def diagnose(
     facts = RunFacts(train, val, baseline_loss, times, knobs, evidence.keeps_best, evidence.reference_loss)
     found = _diagnose(train_loss, val_loss, metric, facts, evidence)
     trivial = evidence.baseline_metric
-    if found.fit is Fit.GOOD and found.best_epoch is not None and metric is not None and trivial is not None:
+    if found.best_epoch is not None and metric is not None and trivial is not None:
         reached = metric[found.best_epoch // times]
         sign = -1 if metric_mode == "min" else 1
         if reached is not None and reached <= sign * trivial:
@@ -170,16 +169,18 @@ def diagnose(
 
 
 def _no_better(found: Diagnosis, metric: tuple[float, float], rows: int | None, facts: RunFacts) -> Diagnosis:
-    """Take back a good verdict where the metric of the best epoch is no better than the trivial prediction's.
+    """Say that the metric of the best epoch is no better than the trivial prediction's, and take back a good verdict.
 
     It is underfit; unknown if the difference may be one of the rows, as for shares such as an accuracy.
     """
     reached, trivial = metric
+    at_best = f"in epoch {found.best_epoch} the metric, {reached:.4g}, is no better than the trivial {trivial:.4g}"
+    reason = f"{found.reason[:-1]}; {at_best}."
+    if found.fit is not Fit.GOOD:
+        return replace(found, reason=reason)
     error = sqrt(trivial * (1 - trivial) / rows) if rows and 0 < trivial < 1 else 0.0
     fit, cause = (Fit.UNKNOWN, "unclear") if abs(reached - trivial) <= error else (Fit.UNDERFIT, "not_learning")
     probabilities = _raised(found.probabilities, fit, 0.5 if fit is Fit.UNKNOWN else 0.8)
-    at_best = f"in epoch {found.best_epoch} the metric, {reached:.4g}, is no better than the trivial {trivial:.4g}"
-    reason = f"{found.reason[:-1]}; {at_best}."
     rare = Advice("Where one class is rare, judge by F1 or AUROC, or let every class weigh the same in the loss.")
     by_cause = advice_for("cannot_fit", facts.knobs, course_of(facts), found.changes)
     plan = (*([rare] if 0 < trivial < 1 else []), *by_cause)
@@ -206,7 +207,7 @@ def _diagnose(
         return _sure(Fit.UNKNOWN, "no_validation", facts)
     if val.count < FEWEST:
         return _sure(Fit.UNKNOWN, "too_few_epochs", facts)
-    gained, is_noise = fall_of_itself(val, base), _has_no_signal(train, val, base)
+    gained, is_noise = fall_of_itself(val, base), _has_no_signal(train, val)
     is_constant = min(val.points) == max(val.points)
     # At the trivial loss noise is a verdict, and where more is known than the curves it is weighed.
     if is_noise and (is_constant or not evidence.tells_more) and not (base and -STUCK_BELOW < gained < STUCK):
@@ -264,18 +265,17 @@ def _is_lost(train_loss: Values, val_loss: Values) -> bool:
     return is_alone and ends_in_nan(val_loss, least=1 if is_all or train_loss else 2)
 
 
-def _has_no_signal(train: Curve | None, val: Curve, base: float | None) -> bool:
+def _has_no_signal(train: Curve | None, val: Curve) -> bool:
     """Whether the validation loss is a constant, or noise about one, and nothing else tells what that means.
 
-    Beside a training loss that falls, noise at a known distance from the trivial loss is a plateau.
+    Beside a training loss that falls, noise is a plateau.
     """
     if min(val.points) == max(val.points):
         return True
     if train is None:
         return not has_order(val.points)
-    if order_scores(train.points)[2] > FALLING and not has_order(train.points):
-        return not have_order(train.points, val.points)
-    return base is None and val.count >= LONG_NOISE and not has_order(val.points) and not _has_just_turned(train, val)
+    is_noise = order_scores(train.points)[2] > FALLING and not has_order(train.points)
+    return is_noise and not have_order(train.points, val.points)
 
 
 def _has_blown_up(train: Curve, val: Curve, base: float | None) -> bool:

@@ -78,7 +78,7 @@ class TrialObserver(Callback):
         """Return verdict, cause and reason, however early the fit ended; in NaN or infinity, it has diverged."""
         found, why = self._diagnosis(), self._exploded
         said = found.fit, found.cause, found.reason
-        if found.cause in ("too_few_epochs", "no_validation"):
+        if found.cause in ("too_few_epochs", "no_validation", "no_signal", "unclear"):  # no trial is told nothing
             train, val, _ = self._reader.record.paired()
             early = diagnose_early(train, val, baseline_loss=self.baseline)
             said = said if early[0] is Fit.UNKNOWN else early

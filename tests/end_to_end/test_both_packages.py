@@ -205,7 +205,7 @@ def test_the_command_line_of_either_package_takes_our_callbacks(folder, package)
     few = ("--trainer.max_epochs=4", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false")
     search = ("--trainer.callbacks+=callbacks.OptunaSearch", "--trainer.callbacks.n_trials=2")
     done = succeed(folder, str(folder / "main.py"), "fit", *few, *added, *search)
-    assert "FitMonitor" in done.stderr
+    assert "\nverdict      " in done.stderr
     assert (folder / "lightning_logs" / "version_0" / "found.yaml").exists()
 
 

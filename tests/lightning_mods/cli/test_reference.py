@@ -162,7 +162,7 @@ def test_a_fit_no_better_than_the_largest_class_is_not_good(folder):
     x = r.normal(size=(600, 3)).round(4)
     y = np.where(r.random(600) < 0.05 + 0.22 * (x[:, 0] > 0.6), "rare", "usual")
     _, said = fit(*write("rare.csv", x, y), *SLOWLY, "--model.lr=0.02", "--trainer.max_epochs=40")
-    assert said["fit"] in ("unknown", "underfit")
+    assert said["fit"] != "good"
     assert "is no better than the trivial 0.8778" in said["reason"]
 
 

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from callbacks.fit.monitor import _checkpoint_to_keep
+from callbacks.fit.record import FitRecord
 from datamodules import TabularDataModule
 from lightning_mods import MLPClassifier, MLPEnsemble, MLPRegressor
 from lightning_mods.runs.checkpoints import BestCheckpoint, metrics_in, read_checkpoint
@@ -155,7 +156,10 @@ def test_the_best_checkpoint_is_that_of_the_best_ensemble(tmp_path):
     best = read_checkpoint(Path(trainer.checkpoint_callback.best_model_path))
     assert best["epoch"] == of_ensemble
     assert metrics_in(best)["val_loss"] == pytest.approx(curves.losses[of_ensemble][0])
-    assert _checkpoint_to_keep(trainer, "val_loss", of_member) == trainer.checkpoint_callback.best_model_path
+    assert (
+        _checkpoint_to_keep(trainer, FitRecord(names={"val_loss": "val_loss"}), of_member)
+        == trainer.checkpoint_callback.best_model_path
+    )
 
 
 def test_members_of_different_shapes_train_one_after_the_other():
