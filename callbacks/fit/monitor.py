@@ -291,7 +291,8 @@ class FitMonitor(NamedByPlace, Callback):
             train, val, metric = self._reader.record.paired()
             self._evidence = self._known.found(trainer, self._reader.record.names["val_loss"], fair)
             self._read_levels(trainer, pl_module)
-            kept = Evidence(keeps_best=self._evidence.keeps_best, kept_epoch=self._evidence.kept_epoch)
+            # On the way curves are judged, for the trees weigh whole runs; and a checkpoint may be behind by an epoch.
+            by_now = Evidence(keeps_best=self._evidence.keeps_best)
             found = diagnose(
                 train,
                 val,
@@ -300,7 +301,7 @@ class FitMonitor(NamedByPlace, Callback):
                 baseline_loss=self._base,
                 flags=self.flags,
                 framework=None if self.flags else FRAMEWORK,
-                evidence=self._evidence if last else kept,  # the trees weigh whole runs
+                evidence=self._evidence if last else by_now,
             )
             changed, self._verdict, self.diagnosis = found.fit is not self._verdict, found.fit, found
             if not last:  # the end adds nothing to what a longer run would know
