@@ -36,6 +36,7 @@ def words(name: str) -> list[str]:
     return [part for each in found for part in ([each] if isinstance(each, str) else filter(None, each.groups()))]
 
 
+@lru_cache(1024)
 def plain(name: str) -> str:
     """Return the words of a name in one form."""
     return "_".join(words(name))

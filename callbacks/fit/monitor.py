@@ -302,6 +302,7 @@ class FitMonitor(NamedByPlace, Callback):
                 flags=self.flags,
                 framework=None if self.flags else FRAMEWORK,
                 evidence=self._evidence if last else by_now,
+                advise=last,
             )
             changed, self._verdict, self.diagnosis = found.fit is not self._verdict, found.fit, found
             if not last:  # the end adds nothing to what a longer run would know

@@ -113,7 +113,7 @@ class TrialObserver(Callback):
 
     def _diagnosis(self) -> Diagnosis:
         train, val, metric = self._reader.record.paired()
-        return diagnose(train, val, val_metric=metric, baseline_loss=self.baseline)
+        return diagnose(train, val, val_metric=metric, baseline_loss=self.baseline, advise=False)
 
     def take(self, curves: Mapping[str, Sequence[float]]) -> None:
         """Read the newest epoch of a fit that no trainer runs: one number an epoch by name."""
