@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
+from benchmarks.ensembles import plain
 from benchmarks.interventions import labels, tables
 from callbacks.diagnosis.changes import RULES
 from callbacks.diagnosis.curves import read_curve
@@ -114,24 +115,6 @@ def gain_trees(rows: Rows, name: str) -> Any:
     ).fit(rows.x[has], y[has], rows.weight[has])  # fmt: skip
 
 
-def plain(ensemble: Any) -> dict[str, Any]:
-    """The start and the trees as nested lists, as `callbacks.diagnosis.trees` reads them.
-
-    `_predictors` is private to scikit-learn, but the only way to the trees; `check` compares the outcome.
-    """
-
-    def node(nodes: Any, i: int) -> Any:
-        n = nodes[i]
-        if n["is_leaf"]:
-            return float(f"{n['value']:.3g}")
-        at = float(f"{n['num_threshold']:.5g}")
-        found = [int(n["feature_idx"]), at, node(nodes, n["left"]), node(nodes, n["right"])]
-        return [*found, 1] if n["missing_go_to_left"] else found
-
-    start = float(f"{np.ravel(ensemble._baseline_prediction)[0]:.5g}")
-    return {"start": start, "trees": [node(step[0].nodes, 0) for step in ensemble._predictors]}
-
-
 def folds(names: Sequence[str]) -> np.ndarray:
     """A fold for every run, the same for all of a table."""
     every = sorted(set(names))
@@ -182,8 +165,12 @@ class Folds:
 
     def shipped(self, models: dict[str, Any], without: int | None = None) -> dict[str, Any]:
         """Return fitted trees as numbers, with how far expectations can be relied on."""
-        changes = {name: plain(each) | {"kept": self.kept(name, without)} for name, each in models["changes"].items()}
-        return {"overfit": plain(models["overfit"]), "underfit": plain(models["underfit"]), "changes": changes}
+
+        def numbers(ensemble: Any) -> dict[str, Any]:
+            return plain(ensemble, self.rows.x, digits=3, missing=True)
+
+        changes = {name: numbers(each) | {"kept": self.kept(name, without)} for name, each in models["changes"].items()}
+        return {"overfit": numbers(models["overfit"]), "underfit": numbers(models["underfit"]), "changes": changes}
 
 
 def fitted(rows: Rows) -> dict[str, Any]:

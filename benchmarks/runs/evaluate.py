@@ -47,9 +47,8 @@ def ask(run: labels.Run, metric: bool = False) -> Diagnosis:
 
 
 @contextmanager
-def shipped_as(over: object, under: object) -> Iterator[None]:
-    """Let `diagnose` read these ensembles instead of the shipped ones."""
-    trees = {"overfit": fit_trees.plain(over), "underfit": fit_trees.plain(under)}
+def shipped_as(trees: dict[str, dict[str, object]]) -> Iterator[None]:
+    """Let `diagnose` read these instead of the shipped ones."""
     shipped = verdict.shipped
     try:
         verdict.shipped = lambda name: trees if name == "curves" else shipped(name)
@@ -69,10 +68,9 @@ def by_folds(mine: list[labels.Run], foreign: list[labels.Run], curves: Path | N
     rows, others = fit_trees.ours(mine), fit_trees.others(curves) if curves else fit_trees.Rows()
     own, theirs = fit_trees.folds(rows.group), fit_trees.folds([run.table for run in foreign])
     for k in range(fit_trees.FOLDS):
-        ensembles = fit_trees.fit(
-            only(rows, lambda g, k=k: own[g] != k), only(others, lambda g, k=k: theirs[g] != k)
-        )  # fmt: skip
-        with shipped_as(*ensembles):
+        seen = only(rows, lambda g, k=k: own[g] != k)
+        ensembles = fit_trees.fit(seen, only(others, lambda g, k=k: theirs[g] != k))
+        with shipped_as(fit_trees.as_numbers(*ensembles, seen)):
             yield [run for run in mine if own.get(run.table) == k] + [run for run in foreign if theirs[run.table] == k]
 
 

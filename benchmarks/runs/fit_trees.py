@@ -26,6 +26,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
+from benchmarks.ensembles import plain  # noqa: E402
 from callbacks.diagnosis import features as fit_features  # noqa: E402
 from callbacks.diagnosis.curves import read_curve  # noqa: E402
 
@@ -120,24 +121,12 @@ def fit(mine: Rows, foreign: Rows) -> tuple[Any, Any]:
     return over, under
 
 
-def plain(ensemble: Any) -> dict[str, Any]:
-    """The first log-odds and the trees as nested lists [feature, threshold, low, high], a leaf as its number.
-
-    `_predictors` is private to scikit-learn, but the only way to the trees; `check` compares the outcome.
-    """
-
-    def node(nodes: Any, i: int) -> Any:
-        n = nodes[i]
-        if n["is_leaf"]:
-            return float(f"{n['value']:.4g}")
-        at = float(f"{n['num_threshold']:.6g}")
-        return [int(n["feature_idx"]), at, node(nodes, n["left"]), node(nodes, n["right"])]
-
-    start = float(f"{ensemble._baseline_prediction.ravel()[0]:.5g}")
-    return {"start": start, "trees": [node(step[0].nodes, 0) for step in ensemble._predictors]}
+def as_numbers(over: Any, under: Any, mine: Rows) -> dict[str, dict[str, Any]]:
+    """Both questions as numbers, compared with the ensembles on our own rows."""
+    return {name: plain(each, np.array(mine.x), digits=4) for name, each in (("overfit", over), ("underfit", under))}
 
 
-def write(over: Any, under: Any, source: str) -> None:
+def write(numbers: dict[str, dict[str, Any]], source: str) -> None:
     """Write the numbers, a tree a line."""
     lines = [
         "{",
@@ -146,8 +135,7 @@ def write(over: Any, under: Any, source: str) -> None:
         f' "source": {json.dumps(source)},',
         ' "made_by": "python benchmarks/runs/fit_trees.py --curves ../shared/curves",',
     ]
-    for name, ensemble in (("overfit", over), ("underfit", under)):
-        found = plain(ensemble)
+    for name, found in numbers.items():
         trees = ",\n".join("  " + json.dumps(tree, separators=(",", ":")) for tree in found["trees"])
         lines += [
             f' "{name}": {{"start": {found["start"]}, "trees": [',
@@ -176,7 +164,7 @@ def main() -> None:
         print("no curve sets: fitted on our own runs alone")
     over, under = fit(mine, foreign)
     write(
-        over, under,
+        as_numbers(over, under, mine),
         f"{len(runs)} labelled histories on {len({r.table for r in runs})} tables (benchmarks/runs), "
         f"{len(foreign.x)} rows of other curve sets.",
     )  # fmt: skip

@@ -85,9 +85,9 @@ RULES: dict[str, _Rule] = {
 
 
 def expected_changes(row: Sequence[float], settings: Settings) -> tuple[Change, ...]:
-    """Return the changes that are expected to lower the loss of a run, what rarely harms before
-    what may, and then the largest gain first.
+    """Return the changes that are expected to lower the loss of a run, those that rarely harm first.
 
+    Of these, and of the others, the one with the largest gain comes first.
     `row` are the `fit_features` of the run. What is done already, or can't be done, is not among them.
     """
     found = []

@@ -77,7 +77,7 @@ class Diagnosis:
     Attributes:
         fit: the verdict; always the likeliest of `probabilities`.
         cause: why, in one word: `still_improving`, `not_learning`, `cannot_fit` (underfit); `healthy`,
-            `overconfident` (good); `memorising` (overfit); `exploded` (diverged); `too_few_epochs`,
+            `overconfident` (good, in a fit overfit); `memorising` (overfit); `exploded` (diverged); `too_few_epochs`,
             `no_validation`, `no_signal`, `loss_is_no_fit`, `unclear` (unknown).
         probabilities: of each verdict; they add up to one.
         best_epoch: the epoch that a checkpoint keeps, counted from 0: the first with the lowest validation loss, as it
@@ -126,7 +126,7 @@ def diagnose(
         train_loss: training loss, one value an epoch, oldest first, epoch 0 the first; may be empty.
         val_loss: validation loss of the same epochs, in the order of the epochs.
         val_metric: what matters in the end, such as accuracy, of the same epochs. A validation loss that
-            worsens while it holds is called good, `overconfident`.
+            worsens while it holds is called `overconfident`: good by curves alone, overfit where evidence tells more.
         metric_mode: whether the metric is to be high ("max") or low ("min").
         baseline_loss: validation loss of the best constant prediction (or the loss before training, if that
             is all one has). Without it the first validation loss stands in, which after a fast first epoch

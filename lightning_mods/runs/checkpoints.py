@@ -4,6 +4,8 @@ import copy
 import math
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -152,6 +154,19 @@ def metrics_in(checkpoint: dict[str, Any]) -> dict[str, float]:
     return {str(name): float(value) for name, value in metrics.items() if isinstance(value, int | float)}
 
 
+@contextmanager
+def monitoring_val_loss(callback: Any) -> Iterator[None]:
+    """Let a callback monitor `val_loss`, whatever the loss is called that it has found.
+
+    Its state key names what it monitors, so that a resumed run would not find its state.
+    """
+    known, callback.monitor = callback.monitor, "val_loss"
+    try:
+        yield
+    finally:
+        callback.monitor = known
+
+
 class BestCheckpoint(ModelCheckpoint):
     """Keeps `best.ckpt` of a run: lowest validation loss, or the latest epoch where none is logged.
 
@@ -168,10 +183,8 @@ class BestCheckpoint(ModelCheckpoint):
     @property
     def state_key(self) -> str:
         """The same whatever the loss is called, so that a resumed run finds its state."""
-        known, self.monitor = self.monitor, "val_loss"
-        key = super().state_key
-        self.monitor = known
-        return key
+        with monitoring_val_loss(self):
+            return super().state_key
 
     def state_dict(self) -> dict[str, Any]:
         """What ModelCheckpoint keeps, and the metrics of the epoch."""

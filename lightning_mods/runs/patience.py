@@ -6,6 +6,7 @@ from callbacks.diagnosis.names import logged_as
 from callbacks.host import say
 from callbacks.host.lightning import EarlyStopping
 from callbacks.host.packages import LightningModule, Trainer
+from lightning_mods.runs.checkpoints import monitoring_val_loss
 
 AUTO = 20  # epochs without a lower validation loss; more where a fit is long
 _SHARE = 0.2  # of a fit's epochs
@@ -26,10 +27,8 @@ class Patience(EarlyStopping):
     @property
     def state_key(self) -> str:
         """The same whatever the loss is called, so that a resumed run finds its state."""
-        known, self.monitor = self.monitor, "val_loss"
-        key = super().state_key
-        self.monitor = known
-        return key
+        with monitoring_val_loss(self):
+            return super().state_key
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the loss; with several validations in an epoch, count each."""
