@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.columns import MAX_TRACKED, ColumnSummary, alike, kind_of, single, written_number
-from datamodules.encoding import CategoryColumn, Column, Encoding, NumericColumn, infinite_error, positions
+from datamodules.columns.cells import alike, kind_of, single, written_number
+from datamodules.columns.encoding import CategoryColumn, Column, Encoding, NumericColumn, infinite_error, positions
+from datamodules.columns.summary import MAX_TRACKED, ColumnSummary
 from datamodules.errors import DataError, nearest, shortened
 from datamodules.readers.table import Table
-from datamodules.targets import Splits, Target, Task, check_learnable, check_target, read_known_target, read_target
+from datamodules.splits import Splits
+from datamodules.targets import Target, Task, check_learnable, check_target, read_known_target, read_target
 
 MAX_CATEGORIES = 100  # features one category column may become; the rarest share one. More would be mostly zeros
 MIN_COVERAGE = 0.5  # share of the rows with names frequent enough for a feature of their own; below, it is free text
@@ -39,6 +41,13 @@ class Options:
     categorical: tuple[str, ...]
     drop: tuple[str, ...]
     drop_missing_target: bool
+    decimal: str
+    thousands: str
+    encoding: str
+    group: str | None
+    time: str | None
+    weight: str | None
+    folds: int
     bins: int
     memory_map: bool | str
     seed: int | None

@@ -8,14 +8,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.batching import Rows
-from datamodules.cache import Sets, all_or_nothing, encoded_sets, encoded_table, folder_for, is_whole, open_rows
 from datamodules.errors import DataError
 from datamodules.learned import Learned, Options, check_gaps, check_row_count, first_target, learn, recorded_target
 from datamodules.readers import open_table
 from datamodules.readers.limits import available_memory, check_memory
 from datamodules.readers.table import Table
-from datamodules.targets import Splits, Target, read_known_target, split_target
+from datamodules.rows.batching import Rows
+from datamodules.rows.cache import Sets, all_or_nothing, encoded_sets, encoded_table, folder_for, is_whole, open_rows
+from datamodules.splits import Splits, split_target
+from datamodules.targets import Target, read_known_target
 
 Stage = Literal["train", "val", "test"]
 STAGES: tuple[Stage, ...] = ("train", "val", "test")

@@ -1,4 +1,4 @@
-"""The target column: what task it makes, its classes or numbers, the split by it, and what a constant would score."""
+"""The target column: what task it makes, its classes or numbers, and what a constant would score."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.columns import Kind, as_labels, as_numbers, kind_of, number_of, single
+from datamodules.columns.cells import Kind, as_labels, as_numbers, kind_of, number_of, single
 from datamodules.errors import DataError, nearest, shortened
 from datamodules.readers.table import Table
 
@@ -15,11 +15,9 @@ Task = Literal["classification", "regression"]
 
 MAX_INTEGER_CLASSES = 20  # whole numbers with more distinct values than this are amounts, not classes
 MIN_ROWS_PER_CLASS = 5  # on average, for whole numbers to be classes
-MIN_ROWS_TO_SHARE = 3  # one each for three sets; a class with fewer stays in training whole
 MAX_TARGET = 1e18
 _EXACT = 2.0**53  # float64 tells whole numbers apart up to here
 _KINDS: dict[Kind, str] = {"time": "dates or times", "other": "neither numbers nor names"}  # that are no target
-_BINS = 10  # deciles of a regression target: enough to spread its tails evenly over the sets
 
 
 @dataclass(frozen=True)
@@ -209,81 +207,6 @@ def check_learnable(target: Target, name: str) -> None:
             f"The target {name!r} has {found} classes in {len(present)} rows, fewer than 2 rows a class (such as "
             f"{shortened(map(repr, names), 3)}); an identifier? Choose another --data.target, or task=regression."
         )
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Disjoint, sorted row numbers of three sets; together they are all rows that were given."""
-
-    train: NDArray[np.int64]
-    val: NDArray[np.int64]  # may be empty, as `test`
-    test: NDArray[np.int64]
-    unshared: tuple[int, ...] = ()  # strata (class numbers) that stayed in training whole, as they have too few rows
-
-
-def quantile_bins(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the bin of each number, of up to ten of equally many rows, to stratify a regression by.
-
-    Equal values are told apart by their place in the file, so bins stay equal. `values` are finite.
-    """
-    n = len(values)
-    bins = int(np.clip(n // 20, 1, _BINS))  # one of fewer than 20 rows would have nothing to give to a set of 5 %
-    ranks = np.empty(n, dtype=np.int64)
-    ranks[np.argsort(values, kind="stable")] = np.arange(n)
-    return ranks * bins // max(n, 1)
-
-
-def split_target(target: Target, fractions: tuple[float, float], seed: int) -> Splits:
-    """Split the rows that have a target, stratified by class or by deciles of the target."""
-    rows = np.flatnonzero(~target.missing).astype(np.int64)
-    values = target.values[rows]
-    strata = values if target.task == "classification" else quantile_bins(values)
-    return split_rows(rows, strata, val_fraction=fractions[0], test_fraction=fractions[1], seed=seed)
-
-
-def split_rows(
-    rows: NDArray[np.int64], strata: NDArray[np.int64], *, val_fraction: float, test_fraction: float, seed: int
-) -> Splits:
-    """Share distinct row numbers out among training, validation and test, each stratum (from 0) in proportion.
-
-    Each held-out set gets `round(fraction * rows)` rows (at least one, else it is a DataError), handed to the strata
-    by the largest remainder; every stratum keeps at least one row in training. The result is a function of the
-    arguments; the fractions sum to less than 1.
-    """
-    rng = np.random.default_rng(seed)
-    sizes = np.bincount(strata) if len(strata) else np.zeros(0, dtype=np.int64)
-    spare = np.where(sizes >= MIN_ROWS_TO_SHARE, sizes - 1, 0)
-    n_val = _apportion(sizes, spare, val_fraction, rng)
-    n_test = _apportion(sizes, spare - n_val, test_fraction, rng)
-    if (val_fraction > 0 and not n_val.any()) or (test_fraction > 0 and not n_test.any()):
-        raise DataError(
-            f"{len(rows)} rows with a target are too few to hold out {val_fraction:g} for validation and "
-            f"{test_fraction:g} for test; give more rows, or set the fraction to 0."
-        )
-    # rows of one stratum stand together, in random order within it
-    order = rng.permutation(len(rows))
-    order = order[np.argsort(strata[order], kind="stable")]
-    place = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    in_val = place < np.repeat(n_val, sizes)
-    in_test = ~in_val & (place < np.repeat(n_val + n_test, sizes))
-    few = np.flatnonzero((sizes > 0) & (sizes < MIN_ROWS_TO_SHARE) & (val_fraction + test_fraction > 0))
-    train, val, test = (np.sort(rows[order[held]]) for held in (~in_val & ~in_test, in_val, in_test))
-    return Splits(train, val, test, tuple(map(int, few)))
-
-
-def _apportion(
-    sizes: NDArray[np.int64], spare: NDArray[np.int64], fraction: float, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    # Whole numbers near `fraction * sizes`, none above `spare`, summing to the rounded total where that can be.
-    shares = np.where(spare > 0, sizes, 0) * fraction
-    given = np.minimum(np.floor(shares).astype(np.int64), spare)
-    total = min(max(round(float(sizes.sum()) * fraction), int(fraction > 0)), int(spare.sum()))
-    # ties are broken at random, else the first classes would always win the odd row
-    by_remainder = np.lexsort((rng.random(len(sizes)), -(shares - given)))
-    while given.sum() < total:
-        room = by_remainder[(given < spare)[by_remainder]][: total - int(given.sum())]
-        given[room] += 1
-    return given
 
 
 def majority_metrics(codes: NDArray[np.int64], majority: int) -> dict[str, float]:

@@ -30,7 +30,7 @@ from callbacks.host.lightning import (
 )
 from callbacks.host.secrets import HIDDEN, hidden_in, without_secrets
 from datamodules import TabularDataModule
-from datamodules.readers.limits import MAX_EXPANSION
+from datamodules.tabular import UNSAID
 from lightning_mods.cli.classes import (
     BY_TASK,
     CLASS_KEYS,
@@ -168,8 +168,7 @@ class ModsCLI(LightningCLI):
         logger, self._asked_data = self.config.trainer.logger, self.config.data
         self.config.trainer.logger = self._placed(logger)
         table, self._table = self._table, None
-        unsaid = {"bins": 0, "max_expansion": MAX_EXPANSION}  # which the hyperparameters leave out
-        if table is not None and {**unsaid, **table.hparams} == self.config.data.init_args.as_dict():
+        if table is not None and {**UNSAID, **table.hparams} == self.config.data.init_args.as_dict():
             self.config.data = table  # it has read the table already
         try:
             with made_from_flags("what --config names"):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from callbacks.host.files import replacing
 from callbacks.host.packages import LightningModule
 from datamodules import TabularDataModule
-from datamodules.encoding import Encoding, InfinityCount, RawRows, raw_rows
+from datamodules.columns.encoding import Encoding, InfinityCount, RawRows, raw_rows
 from datamodules.errors import shortened
 from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.cli.flags import FORMATS

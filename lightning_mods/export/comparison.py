@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from datamodules import DataError, TabularDataModule
-from datamodules.encoding import CategoryColumn, Column, Encoding
+from datamodules.columns.encoding import CategoryColumn, Column, Encoding
 from datamodules.readers import open_table
 from lightning_mods.export.runtime import Arrays, Run
 from lightning_mods.runs import RunError

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from callbacks.host.packages import LightningModule, kinds
-from datamodules.encoding import TAIL, CategoryColumn, Encoding, NumericColumn
+from datamodules.columns.encoding import TAIL, CategoryColumn, Encoding, NumericColumn
 from lightning_mods.cli.command_line import UsageError
 from lightning_mods.export.runtime import tensors_in, unspoken
 from lightning_mods.models.module import MLPModule

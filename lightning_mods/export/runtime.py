@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.encoding import Encoding, InfinityCount, raw_rows
+from datamodules.columns.encoding import Encoding, InfinityCount, raw_rows
 from datamodules.errors import DataError
 from datamodules.readers import open_table
 from datamodules.readers.table import Table

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.encoding import CategoryColumn, Column, Encoding, NumericColumn
+from datamodules.columns.encoding import CategoryColumn, Column, Encoding, NumericColumn
 from datamodules.readers.delimited import MISSING
 from lightning_mods.cli.flags import FORMATS
 from lightning_mods.runs import RunError

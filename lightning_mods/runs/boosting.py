@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules import DataError
-from datamodules.targets import quantile_bins, split_rows
+from datamodules.splits import quantile_bins, split_rows
 
 HARD_STOP = 20.0  # seconds of one core: twice what is planned, for a slow machine
 PLANNED = 10.0  # seconds of one core, if the search for the number of iterations goes on to its end; few do

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from callbacks.host import Guard
 from callbacks.host.packages import Callback, LightningModule, Trainer
 from datamodules import TabularDataModule
-from datamodules.batching import Rows
+from datamodules.rows.batching import Rows
 from lightning_mods.models.module import MLPModule
 from lightning_mods.runs.boosting import HARD_STOP, Boosting, Plan, sample
 

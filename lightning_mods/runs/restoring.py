@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from callbacks.host.lightning import MisconfigurationException
 from callbacks.host.packages import Trainer
 from datamodules import DataError, TabularDataModule
-from datamodules.encoding import CategoryColumn, NumericColumn
+from datamodules.columns.encoding import CategoryColumn, NumericColumn
 from datamodules.learned import Learned
 from lightning_mods.models.classifier import MLPClassifier
 from lightning_mods.models.ensemble import MLPEnsemble

@@ -22,7 +22,7 @@ from callbacks.search.plan import SearchError
 from callbacks.search.space import Space, batch_sizes, parse_space
 from callbacks.tuning.ensembles import GREEDY
 from datamodules import TabularDataModule
-from datamodules.batching import Rows, eval_loader, train_loader
+from datamodules.rows.batching import Rows, eval_loader, train_loader
 from lightning_mods.cli.classes import import_class, own_arguments
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line, read_config
 from lightning_mods.cli.flags import LINKED, StudyFlags

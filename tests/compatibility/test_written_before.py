@@ -18,6 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from verbs_here import do, succeed
 
+from datamodules.tabular import UNSAID
 from lightning_mods import MLPClassifier, MLPRegressor
 
 # Lightning 2.6 itself calls names that jsonargparse 5 will drop.
@@ -208,7 +209,7 @@ def test_a_configuration_that_names_our_callbacks_and_loggers_serves_a_fit_and_g
     assert after["callbacks"]["GradientMonitor"]["steps"] == 21
     there = yaml.safe_load((DATA / "named" / config).read_text())
     there["trainer"]["max_epochs"] = 3
-    there["data"]["init_args"] |= {"bins": 0, "max_expansion": 100.0}  # flags that came later
+    there["data"]["init_args"] |= UNSAID  # flags that came later
     there["model"]["init_args"] |= LATER
     there |= {"recipe": "plain", "patience": "auto", "ensemble": None, "trust": None, "reference": True, "improve": 0}
     for callback in there["trainer"]["callbacks"]:

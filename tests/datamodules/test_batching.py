@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader
 
-from datamodules.batching import EVAL_ROWS, EvalOrder, Rows, TrainOrder, eval_loader, predict_loader, train_loader
+from datamodules.rows.batching import EVAL_ROWS, EvalOrder, Rows, TrainOrder, eval_loader, predict_loader, train_loader
 
 
 def rows(n):
@@ -176,7 +176,7 @@ def test_targets_need_not_be_whole_numbers():
 
 @pytest.mark.parametrize("batch_size", [3, 16])  # of the two the second alone begins where torch's own tensors do
 def test_batches_that_are_gathered_together_are_those_gathered_one_by_one(batch_size, monkeypatch):
-    monkeypatch.setattr("datamodules.batching.BLOCK_BYTES", 3 * 16 * 16)
+    monkeypatch.setattr("datamodules.rows.batching.BLOCK_BYTES", 3 * 16 * 16)
     table = Rows(torch.randn(105, 2), torch.arange(105))
     loader = train_loader(table, batch_size, seed=1)
     next(iter(loader))

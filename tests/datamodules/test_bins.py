@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from datamodules import TabularDataModule, learned
-from datamodules.cache import cache_root
-from datamodules.columns import ColumnSummary, kind_of
-from datamodules.encoding import InfinityCount, NumericColumn
+from datamodules.columns.cells import kind_of
+from datamodules.columns.encoding import InfinityCount, NumericColumn
+from datamodules.columns.summary import ColumnSummary
 from datamodules.learned import Learned, bin_means, choose_encoding, quantile_edges
 from datamodules.readers import table
+from datamodules.rows.cache import cache_root
 from lightning_mods import MLPClassifier
 
 pytestmark = [

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from datamodules.columns import as_labels, as_numbers, kind_of, label_of
+from datamodules.columns.cells import as_labels, as_numbers, kind_of, label_of
 
 
 def names_of(array):

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.columns import MAX_TRACKED, ColumnSummary, Moments, kind_of
+from datamodules.columns.cells import kind_of
+from datamodules.columns.summary import MAX_TRACKED, ColumnSummary, Moments
 
 moderate = st.floats(-1e9, 1e9, allow_subnormal=False)  # half of the smallest is nothing
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from datamodules import DataError, TabularDataModule
-from datamodules.cache import all_or_nothing, cache_root, folder_for
 from datamodules.readers import open_table
+from datamodules.rows.cache import all_or_nothing, cache_root, folder_for
 
 
 def sets(path, **kwargs):
@@ -60,7 +60,7 @@ def test_a_damaged_map_is_made_anew(mixed, name, damage):
 
 KILLED = """
 import os, pathlib, sys
-from datamodules.cache import all_or_nothing
+from datamodules.rows.cache import all_or_nothing
 with all_or_nothing(pathlib.Path(sys.argv[1]), 1) as draft:
     (draft / "x.npy").write_text("half")
     print(draft, flush=True)

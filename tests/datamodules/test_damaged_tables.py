@@ -23,7 +23,7 @@ from datamodules.readers import open_table
 _MUTATIONS = """
 import random, sys
 from pathlib import Path
-from datamodules.columns import as_labels, as_numbers, kind_of
+from datamodules.columns.cells import as_labels, as_numbers, kind_of
 from datamodules.errors import DataError
 from datamodules.readers import open_table
 

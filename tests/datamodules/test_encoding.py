@@ -8,8 +8,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from datamodules.columns import ColumnSummary, kind_of
-from datamodules.encoding import TAIL, CategoryColumn, Encoding, InfinityCount, NumericColumn
+from datamodules.columns.cells import kind_of
+from datamodules.columns.encoding import TAIL, CategoryColumn, Encoding, InfinityCount, NumericColumn
+from datamodules.columns.summary import ColumnSummary
 from datamodules.errors import DataError
 from datamodules.learned import choose_encoding
 

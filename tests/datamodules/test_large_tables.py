@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from datamodules import TabularDataModule, cache, preparation
+from datamodules import TabularDataModule, preparation
 from datamodules.errors import DataError, nearest
 from datamodules.readers import limits, open_table
 from datamodules.readers import table as tables
+from datamodules.rows import cache
 
 
 def bomb(path, start, block, n):

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules import DataError, TabularDataModule, cache, preparation
-from datamodules.cache import all_or_nothing, cache_root
+from datamodules import DataError, TabularDataModule, preparation
 from datamodules.readers import table
+from datamodules.rows import cache
+from datamodules.rows.cache import all_or_nothing, cache_root
 
 
 def sets(dm):

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from datamodules import DataError
-from datamodules.encoding import CategoryColumn, Encoding, InfinityCount, NumericColumn, raw_rows
+from datamodules.columns.encoding import CategoryColumn, Encoding, InfinityCount, NumericColumn, raw_rows
 
 ENCODING = Encoding((CategoryColumn("colour", ("blue", "red")), NumericColumn("size", 0.0, 1.0)))
 

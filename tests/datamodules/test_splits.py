@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.errors import DataError
-from datamodules.targets import MIN_ROWS_TO_SHARE, quantile_bins, split_rows
+from datamodules.splits import MIN_ROWS_TO_SHARE, quantile_bins, split_rows
 
 strata_lists = st.lists(st.integers(0, 6), min_size=20, max_size=300)
 

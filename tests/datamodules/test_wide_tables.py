@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from datamodules import DataError, TabularDataModule, readers
-from datamodules.encoding import Encoding, NumericColumn
+from datamodules.columns.encoding import Encoding, NumericColumn
 
 COLUMNS = 3000
 MANY = 150_000

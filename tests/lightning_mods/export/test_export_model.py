@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.encoding import CategoryColumn, Encoding, InfinityCount, NumericColumn, raw_rows
+from datamodules.columns.encoding import CategoryColumn, Encoding, InfinityCount, NumericColumn, raw_rows
 from lightning_mods import MLPClassifier, MLPRegressor
 from lightning_mods.export.comparison import made_rows, never_seen
 from lightning_mods.export.model import TableModel

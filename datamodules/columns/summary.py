@@ -1,199 +1,33 @@
-"""Columns of a table: cells read as numbers or names, and the counts and sums of one column's training rows."""
+"""Counts and sums of one column's training rows, from which is told what the column is."""
 
 import re
-from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["number", "text", "bool", "category", "time", "other"]
-"""What the file says a column is: `text` may still be numbers, as everything in a CSV is text."""
+from datamodules.columns.cells import (
+    NUMERIC_SHARE,
+    SAMPLE,
+    Kind,
+    Numbers,
+    as_labels,
+    as_numbers,
+    coded,
+    count_missing,
+    spells_nan,
+)
 
-NUMERIC_SHARE = 0.9  # of a text column's cells that must parse for it to be numbers; the rest is junk such as "?"
 MAX_TRACKED = 20_000  # different names remembered of a column; more of them can only be text or an identifier
 _COUNTERS = frozenset({"", "rownames", "rowname", "row", "rowid", "row_id", "index", "unnamed: 0"})
 _FIRST = 10  # cells of each chunk that are looked at, letter by letter
-_SAMPLE = 200  # names kept of a column with more than that, to tell dates from text
 _DATE = re.compile(
     r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))"
     r"([T ]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?\s?([AaPp][Mm])?\s?(Z|[+-]\d{2}:?\d{2})?)?"
     r"|\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?"
 )
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
-_WRITTEN = re.compile(  # 1,234.5 or 1.234,5 or 12,5 or $5 or 7 %
-    r"[€$£¥]?\s?[+-]?(\d{1,3}([,.'’\s]\d{3})+|\d+)([.,]\d+)?\s?(%|€|\$|£|¥)?"
-)
-_WHOLE_FLOAT = re.compile(r"[+-]?\d+\.0+")
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """A column that was read as numbers."""
-
-    values: NDArray[np.float64]  # shape (rows,); NaN where the cell is missing or no number
-    n_junk: int = 0  # cells that hold something that is no number
-    example: str | None = None  # one of those
-
-
-@dataclass(frozen=True)
-class Labels:
-    """A column that was read as names: `names[codes[i]]` is row i."""
-
-    codes: NDArray[np.int64]  # shape (rows,); -1 where the cell is missing
-    names: list[str]  # distinct, in order of appearance
-
-
-def kind_of(dtype: Any) -> Kind:
-    """Tell what sort of column an Arrow type holds."""
-    import pyarrow.types as at
-
-    if at.is_dictionary(dtype):
-        return "category"
-    if at.is_boolean(dtype):
-        return "bool"
-    if at.is_integer(dtype) or at.is_floating(dtype) or at.is_decimal(dtype):
-        return "number"
-    if at.is_string(dtype) or at.is_large_string(dtype) or at.is_string_view(dtype) or at.is_null(dtype):
-        return "text"
-    if at.is_temporal(dtype):
-        return "time"
-    return "other"
-
-
-def label_of(value: object) -> str | None:
-    """Return a cell as a name; None for a missing one (None, NaN, empty or blank text).
-
-    Whole floats, also as text, lose the ".0" that pandas gives whole numbers with gaps: one name in every file.
-    """
-    if value is None or value != value:
-        return None
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else repr(value)
-    text = str(value).strip()
-    if _WHOLE_FLOAT.fullmatch(text):
-        text = text.partition(".")[0]
-    return text or None
-
-
-def _coded(array: Any) -> Any:
-    # cells replaced by numbers into the list of the different values
-    import pyarrow as pa
-
-    if pa.types.is_decimal(array.type):
-        array = array.cast(pa.float64())
-    return array if isinstance(array, pa.DictionaryArray) else array.dictionary_encode()
-
-
-def _values(array: Any) -> list[Any]:
-    import pyarrow as pa
-
-    try:
-        return list(array.to_pylist())
-    except (ValueError, OverflowError):  # a time beyond the year 9999, or in a zone that is none: as the file counts it
-        return list(array.cast(pa.int64() if array.type.bit_width == 64 else pa.int32()).to_pylist())
-
-
-def as_labels(array: Any) -> Labels:
-    """Read an Arrow array of any flat type as names."""
-    import pyarrow as pa
-
-    array = _coded(array)
-    places: dict[str, int] = {}
-    # one entry more, reached by code -1: the cell that is missing
-    remap = np.full(len(array.dictionary) + 1, -1, dtype=np.int64)
-    for i, value in enumerate(_values(array.dictionary)):
-        name = label_of(value)
-        if name is not None:
-            remap[i] = places.setdefault(name, len(places))
-    raw = array.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
-    return Labels(remap[raw], list(places))
-
-
-def as_numbers(array: Any) -> Numbers:
-    """Read an Arrow array as numbers; what is no number becomes NaN and is counted as junk."""
-    import pyarrow as pa
-
-    kind = kind_of(array.type)
-    if kind == "bool":
-        array = array.cast(pa.int8())
-    if kind in ("text", "category"):
-        return _numbers_in_text(array)
-    values = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    return Numbers(np.asarray(values, dtype=np.float64))
-
-
-def _numbers_in_text(array: Any) -> Numbers:
-    import pyarrow as pa
-
-    if kind_of(array.type) == "text":
-        with suppress(pa.ArrowInvalid):  # the common case: every cell is a number or missing
-            values = array.cast(pa.float64()).to_numpy(zero_copy_only=False)
-            return Numbers(np.asarray(values, dtype=np.float64))
-    labels = as_labels(array)
-    parsed = np.array([*map(number_of, labels.names), np.nan])
-    spelt_nan = np.array([*map(_spells_nan, labels.names), True])
-    is_junk = np.isnan(parsed) & ~spelt_nan
-    n_junk = int(is_junk[labels.codes].sum())
-    blanks = _count_blanks(array)
-    example = next((n for n, bad in zip(labels.names, is_junk, strict=False) if bad), " " if blanks else None)
-    return Numbers(parsed[labels.codes], n_junk + blanks, example)
-
-
-def _spells_nan(name: str) -> bool:
-    return name.lower().lstrip("+-") == "nan"
-
-
-def _count_blanks(array: Any) -> int:
-    # cells that hold only white space: no number, though as a name they count as missing
-    import pyarrow.compute as pc
-
-    return int(pc.sum(pc.utf8_is_space(array)).as_py() or 0) if kind_of(array.type) == "text" else 0
-
-
-def written_number(names: Iterable[str]) -> str | None:
-    """Return one of the names if nine in ten are numbers as people write them: 1,234 or 12 % or $5; else None."""
-    sample = list(islice(names, _SAMPLE))
-    found = [name for name in sample if _WRITTEN.fullmatch(name) and number_of(name) != number_of(name)]
-    return found[0] if found and len(found) >= NUMERIC_SHARE * len(sample) else None
-
-
-def alike(names: Iterable[str]) -> list[str]:
-    """Return the names that differ from another one in nothing but case and spaces, such beside each other."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault("".join(name.casefold().split()), []).append(name)
-    return [name for group in groups.values() if len(group) > 1 for name in group]
-
-
-def _count_missing(array: Any) -> int:
-    # cells without a name (None, empty or blank text), counted without making a list of names
-    import pyarrow.compute as pc
-
-    empty = pc.sum(pc.equal(array, "")).as_py() or 0 if kind_of(array.type) == "text" else 0
-    return int(array.null_count + empty + _count_blanks(array))
-
-
-def number_of(text: str) -> float:
-    """Return the number that a CSV writes so; NaN for anything else ("1_000" is a Python habit, not a number)."""
-    try:
-        return float("nan" if "_" in text else text)
-    except ValueError:
-        return float("nan")
-
-
-def single(chunk: Any, name: str) -> Any:
-    """Return one column of a chunk (an Arrow table) as one Arrow array."""
-    import pyarrow as pa
-
-    column = chunk.column(name)
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    combined = column.combine_chunks()
-    return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
 
 
 @dataclass
@@ -333,14 +167,14 @@ class ColumnSummary:
 
         if isinstance(array, pa.DictionaryArray):  # its list may hold values that no training row has
             array = array.dictionary.take(array.indices)
-        array = array if self.overflow else _coded(array)
+        array = array if self.overflow else coded(array)
         if not self.overflow and not self.forced and len(array.dictionary) > MAX_TRACKED:
             self.overflow = True
-            sample = as_labels(array.dictionary.slice(0, _SAMPLE))
-            self.counts = dict(list(self.counts.items())[:_SAMPLE]) or dict.fromkeys(sample.names, 1)
+            sample = as_labels(array.dictionary.slice(0, SAMPLE))
+            self.counts = dict(list(self.counts.items())[:SAMPLE]) or dict.fromkeys(sample.names, 1)
             array = array.dictionary.take(array.indices)
         if self.overflow:
-            self.n_missing += _count_missing(array)
+            self.n_missing += count_missing(array)
             return
         read = as_labels(array)
         self.n_missing += int((read.codes < 0).sum())
@@ -349,7 +183,7 @@ class ColumnSummary:
             self.counts[name] = self.counts.get(name, 0) + count
         if len(self.counts) > MAX_TRACKED and not self.forced:
             self.overflow = True
-            self.counts = dict(list(self.counts.items())[:_SAMPLE])
+            self.counts = dict(list(self.counts.items())[:SAMPLE])
 
     @property
     def n_present(self) -> int:
@@ -364,7 +198,7 @@ class ColumnSummary:
         """
         if self.forced or self.kind not in ("number", "text") or not self.n_numbers:
             return False
-        said = self.n_present - sum(n for name, n in self.counts.items() if _spells_nan(name))
+        said = self.n_present - sum(n for name, n in self.counts.items() if spells_nan(name))
         return self.kind == "number" or self.n_numbers >= NUMERIC_SHARE * max(said, self.n_numbers)
 
     @property
@@ -386,5 +220,5 @@ class ColumnSummary:
     @property
     def looks_like_dates(self) -> bool:
         """Return whether nine in ten of the names are written like a date or a time of day."""
-        names = list(self.counts)[:_SAMPLE]
+        names = list(self.counts)[:SAMPLE]
         return bool(names) and sum(map(bool, map(_DATE.fullmatch, names))) >= 0.9 * len(names)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.columns import as_labels, as_numbers, kind_of, single
+from datamodules.columns.cells import as_labels, as_numbers, kind_of, single
 from datamodules.errors import DataError, nearest, shortened
 
 TAIL = 6.0

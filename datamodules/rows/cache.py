@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datamodules.batching import Rows
-from datamodules.encoding import Encoding, InfinityCount
+from datamodules.columns.encoding import Encoding, InfinityCount
 from datamodules.errors import DataError
 from datamodules.readers.limits import check_memory
 from datamodules.readers.table import Table
+from datamodules.rows.batching import Rows
 
 if sys.platform != "win32":
     import fcntl

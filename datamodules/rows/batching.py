@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from datamodules.encoding import Expansion
+from datamodules.columns.encoding import Expansion
 
 Batch = Tensor | tuple[Tensor, Tensor]
 
