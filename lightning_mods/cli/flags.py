@@ -191,6 +191,15 @@ _REFERENCE_HELP = (
     "Whether boosted trees are fitted to the same rows first, for 20 seconds at most: they tell what loss can be had "
     "there, beside that of the trivial prediction. For our MLPs on a TabularDataModule."
 )
+_IMPORTANCE_HELP = (
+    "Shuffle each column of the table among the {rows} rows, five times: how much worse predictions become says what "
+    "the column counts for. The run's folder gets {file}.csv and {file}.png. For our MLPs on a TabularDataModule."
+)
+_IMPORTANCE_ON = {  # whose rows each verb shuffles
+    "fit": ("validation", "importance"),
+    "validate": ("validation", "importance"),
+    "test": ("test", "importance_test"),
+}
 _GREEDY_HELP = (
     "`greedy`: keep the weights of the best trials while they train, and pick an ensemble among them by validation "
     "loss when the study is done (Caruana et al. 2004); ensemble.ckpt in the study's folder holds it for every verb."
@@ -223,6 +232,13 @@ def add_verb_arguments(parser: Any, verb: str) -> None:
     ensemble_help = {"fit": _ENSEMBLE_HELP, "study": _GREEDY_HELP}.get(verb, SUPPRESS)
     add("--ensemble", type=int | str | None, default=None, help=ensemble_help)
     add("--improve", type=int, default=0, help=_IMPROVE_HELP if is_fit else SUPPRESS)
+    rows, file = _IMPORTANCE_ON.get(verb, ("", ""))
+    add(
+        "--importance",
+        type=bool,
+        default=False,
+        help=_IMPORTANCE_HELP.format(rows=rows, file=file) if rows else SUPPRESS,
+    )
     if verb == "study":
         parser.add_class_arguments(StudyFlags, "study")
         add("--space", type=dict[str, Any], default={}, help=SPACE_HELP)

@@ -40,9 +40,10 @@ from lightning_mods.loggers.terminal import STAGES, Certainty, RunSummary, is_le
 from lightning_mods.models.fused.group import SMALL_STEP, step_operations
 from lightning_mods.models.fused.lightning_internals import epochs_done
 from lightning_mods.models.module import MLPModule
-from lightning_mods.runs import RunError, find_checkpoint
-from lightning_mods.runs.checkpoints import LastCheckpoint, metrics_in, read_checkpoint
+from lightning_mods.runs import RunError, find_checkpoint, run_of
+from lightning_mods.runs.checkpoints import LastCheckpoint, known_folder_of_run, metrics_in, read_checkpoint
 from lightning_mods.runs.claim import RunClaim
+from lightning_mods.runs.inspection.report import Inspection, look
 from lightning_mods.runs.predictions import check_output, write_predictions
 from lightning_mods.runs.reference import ReferenceFit
 from lightning_mods.runs.restoring import check_weights, restoring
@@ -235,6 +236,7 @@ def _fit_summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
     results = {"val": known or evaluate(cli, best, "val"), "test": evaluate(cli, best, "test")}
     if kept is not None:  # where nothing was evaluated, nothing was loaded
         cli.model.load_state_dict(kept["state_dict"])
+    _inspect_fit(cli, [stage for stage, found in results.items() if found], (epochs_done(kept) if kept else epochs) - 1)
     close_loggers(trainer.loggers if trainer.is_global_zero else [])
     return RunSummary(
         results={stage: found for stage, found in results.items() if found},
@@ -275,11 +277,40 @@ def _of_stage(metrics: dict[str, float], stage: str) -> dict[str, float]:
 _WORDS = {"val": VAL, "test": TEST}
 
 
+def _is_whole(trainer: Trainer, stage: str) -> bool:
+    """Whether a set is evaluated as a whole; else so many batches are, or a part of them: who knows of how many rows."""
+    limit = getattr(trainer, f"limit_{stage}_batches")
+    return not isinstance(limit, int) and limit == 1.0
+
+
+def _inspect_fit(cli: ModsCLI, stages: list[str], epoch: int) -> None:
+    """Leave in the run's folder what one looks at after a fit: our models' predictions, and what columns count."""
+    ours = isinstance(cli.model, MLPModule) and isinstance(cli.datamodule, TabularDataModule)
+    if not ours or not cli.trainer.is_global_zero:
+        return
+    watched = any(isinstance(c, FitMonitor) and c.plot for c in cli.trainer.callbacks)  # type: ignore[attr-defined]  # a connector's
+    inspection = Inspection(cli.trainer, cli.model, cli.datamodule, known_folder_of_run(cli.trainer), epoch)
+    whole = [stage for stage in stages if _is_whole(cli.trainer, stage)]
+    inspection.after_fit(whole, pictures=watched, importance=cli.config.importance)
+
+
+def _inspect_set(cli: ModsCLI, checkpoint: Path | None, stage: str) -> list[str]:
+    """Return lines about our model's predictions for a set, and with `--importance` write what the columns count."""
+    ours = isinstance(cli.model, MLPModule) and isinstance(cli.datamodule, TabularDataModule)
+    if not ours or not _is_whole(cli.trainer, stage):
+        return []
+    found = look(cli.model, cli.datamodule, stage)
+    if cli.config.importance and checkpoint is not None:
+        folder = run_of(checkpoint) or checkpoint.parent
+        inspection = Inspection(cli.trainer, cli.model, cli.datamodule, folder, 0)
+        inspection.say_importance(stage, "importance" if stage == "val" else f"importance_{stage}")
+    return found.lines() if found is not None else []
+
+
 def _certainty(cli: ModsCLI, stage: str) -> Certainty:
     """Return how sure the weights' metrics on a set are."""
     data, more = cli.datamodule, ""
-    limit = getattr(cli.trainer, f"limit_{stage}_batches")
-    if isinstance(limit, int) or limit != 1.0:  # so many batches, or a part of them: who knows of how many rows
+    if not _is_whole(cli.trainer, stage):
         return Certainty()
     if isinstance(data, TabularDataModule) and getattr(data, f"{stage}_path") is None:
         more = f"a --data.{stage}_fraction above {getattr(data, f'{stage}_fraction'):g} holds out more"
@@ -320,7 +351,7 @@ def _print_results(cli: ModsCLI, checkpoint: Path | None, *, stage: str) -> None
     certainty = _certainty(cli, stage)
     if cli.trainer.is_global_zero:
         sys.stdout.write(f"{summary}\n")  # which scripts read, so it stays as it is
-        for line in [*certainty.line(found), *certainty.note(STAGES[stage])]:
+        for line in [*certainty.line(found), *certainty.note(STAGES[stage]), *_inspect_set(cli, checkpoint, stage)]:
             say(line)
 
 

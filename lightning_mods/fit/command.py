@@ -10,13 +10,13 @@ from callbacks import FitMonitor, GradientMonitor, OptunaSearch
 from callbacks.diagnosis.names import plain
 from callbacks.diagnosis.report import FitPart, advised, report
 from callbacks.diagnosis.words.advice import Advice
-from callbacks.host.lightning import CSVLogger, TensorBoardLogger
-from callbacks.host.packages import Callback, Trainer
+from callbacks.host.packages import Callback
 from datamodules import TabularDataModule
 from lightning_mods.cli.command_line import CommandLine, UsageError, without_secrets_in
 from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.verbs import has_set, mistakes_in_one_line, run, train
 from lightning_mods.loggers.terminal import RunSummary, say
+from lightning_mods.runs.checkpoints import known_folder_of_run
 from lightning_mods.runs.improving import ChainedFit, Flags, best_of, chain_table, improve, tried_from
 
 
@@ -64,12 +64,6 @@ def _command_of(line: CommandLine) -> str:
     return shlex.join(["python", "-m", f"lightning_mods.{line.verb}", *without_secrets_in(typed)])
 
 
-def _run_folder(trainer: Trainer) -> Path:
-    """Return what `folder_of_run` says, without asking other ranks, of which some may have ended."""
-    first = trainer.loggers[0] if trainer.loggers else None
-    return Path(first.log_dir if isinstance(first, TensorBoardLogger | CSVLogger) else trainer.default_root_dir)
-
-
 def _ended(cli: ModsCLI, checkpoint: Path | None) -> EndedFit | None:
     """Train; return what is to be said of it, on rank zero."""
     summary = train(cli, checkpoint)
@@ -77,7 +71,7 @@ def _ended(cli: ModsCLI, checkpoint: Path | None) -> EndedFit | None:
         return None
     callbacks: list[Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]  # a connector's
     parts = [c.closing_part for c in callbacks if isinstance(c, FitMonitor | GradientMonitor)]
-    return EndedFit(summary, parts, cli.asked, _run_folder(cli.trainer))
+    return EndedFit(summary, parts, cli.asked, known_folder_of_run(cli.trainer))
 
 
 def fit(line: CommandLine) -> None:

@@ -186,6 +186,8 @@ def close_loggers(loggers: Sequence[Logger]) -> None:
             logger.experiment.end()
         elif isinstance(logger, VisdomLogger):
             logger.flush()
+        elif isinstance(logger, TensorBoardLogger):
+            logger.finalize("success")  # what is drawn after a fit opens the file anew
 
 
 class CloseLoggers(Callback):

@@ -120,6 +120,12 @@ def folder_of_run(trainer: Trainer) -> Path | None:
     return None if folder is None else Path(folder)
 
 
+def known_folder_of_run(trainer: Trainer) -> Path:
+    """Return what `folder_of_run` says on rank zero, without asking other ranks, of which some may have ended."""
+    first = trainer.loggers[0] if trainer.loggers else None
+    return Path(first.log_dir if isinstance(first, TensorBoardLogger | CSVLogger) else trainer.default_root_dir)
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Load a Lightning checkpoint, tensors and plain values only; a `RunError` says why a file is none of these.
 

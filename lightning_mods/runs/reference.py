@@ -60,7 +60,7 @@ def reference_scores(model: MLPModule, data: TabularDataModule) -> Scores:
     mean, scale = data.target_mean or 0.0, data.target_std or 1.0
     # One thread, as the plan reckons: on cores that others use too, more wait for each other most of the time.
     with threadpool_limits(1, "openmp"):
-        x, y = _taken(train, columns, plan.rows, seed)
+        x, y = taken(train, columns, plan.rows, seed)
         if weights is None:
             y = (y - mean) / scale
         else:
@@ -74,14 +74,14 @@ def reference_scores(model: MLPModule, data: TabularDataModule) -> Scores:
             return {}
         scores = {}
         for stage, rows in sets.items():
-            x, y = _taken(rows, columns, plan.scored, seed)
+            x, y = taken(rows, columns, plan.scored, seed)
             found = torch.from_numpy(boosting.predict(x))
             scores[stage] = model.scores_of(found * scale + mean if weights is None else found, torch.from_numpy(y))
     return scores
 
 
-def _taken(rows: Rows, columns: Sequence[int], most: int, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return some of the features and the targets of rows, of about so many at most."""
+def taken(rows: Rows, columns: Sequence[int] | slice, most: int, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return some of the features, and the targets, of about so many rows at most, shares of classes as they are."""
     assert rows.y is not None
     at = torch.from_numpy(sample(rows.y.numpy(), most, is_class=not rows.y.is_floating_point(), seed=seed))
     x = torch.cat([rows.features(rows.x.index_select(0, part))[:, columns] for part in torch.split(at, _BLOCK)])
