@@ -26,7 +26,7 @@ _OPEN_GROUPS = (
     *("optimizer", "lr_scheduler"),
 )
 # Flags that a person types without a value, and that our parser wants to have one.
-_SWITCHES = ("importance", "overwrite", "trust")
+_SWITCHES = ("calibrate", "importance", "overwrite", "trust")
 
 
 class UsageError(ValueError):

@@ -279,6 +279,15 @@ _IMPORTANCE_ON = {  # whose rows each verb shuffles
     "validate": ("validation", "importance"),
     "test": ("test", "importance_test"),
 }
+_CALIBRATE_HELP = (
+    "Divide a classifier's outputs by the temperature that gives the lowest log loss on the validation rows when "
+    "training is over (Guo et al. 2017), so that it is as sure as it is often right; classes stay as they are. It is "
+    "kept in best.ckpt and in exports."
+)
+_INTERVAL_HELP = (
+    "For a regression: the share of rows, such as 0.9, whose truth shall lie between the columns prediction_low and "
+    "prediction_high, by the errors on the fit's validation rows (split conformal)."
+)
 _GREEDY_HELP = (
     "`greedy`: keep the weights of the best trials while they train, and pick an ensemble among them by validation "
     "loss when the study is done (Caruana et al. 2004); ensemble.ckpt in the study's folder holds it for every verb."
@@ -311,6 +320,7 @@ def add_verb_arguments(parser: Any, verb: str) -> None:
     ensemble_help = {"fit": _ENSEMBLE_HELP, "study": _GREEDY_HELP}.get(verb, SUPPRESS)
     add("--ensemble", type=int | str | None, default=None, help=ensemble_help)
     add("--improve", type=int, default=0, help=_IMPROVE_HELP if is_fit else SUPPRESS)
+    add("--calibrate", type=bool, default=False, help=_CALIBRATE_HELP if is_fit else SUPPRESS)
     rows, file = _IMPORTANCE_ON.get(verb, ("", ""))
     add(
         "--importance",
@@ -328,6 +338,7 @@ def add_verb_arguments(parser: Any, verb: str) -> None:
     add("--ckpt_path", type=str | None, default=None if is_fit else "best", help=checkpoint_help)
     if verb == "predict":
         add("--output", type=str, default="predictions.csv", help="CSV file for the predictions.")
+        add("--interval", type=float | None, default=None, help=_INTERVAL_HELP)
         add("--exported", type=str | None, default=None, help=_EXPORTED_HELP)
     if verb == "export":
         add("--format", type=str, default="onnx", help=f"What to write: {', '.join(FORMATS)}.")

@@ -43,7 +43,10 @@ from lightning_mods.models.module import MLPModule
 from lightning_mods.runs import RunError, find_checkpoint, run_of
 from lightning_mods.runs.checkpoints import LastCheckpoint, known_folder_of_run, metrics_in, read_checkpoint
 from lightning_mods.runs.claim import RunClaim
+from lightning_mods.runs.inspection.intervals import checked_level, margin_of
 from lightning_mods.runs.inspection.report import Inspection, look
+from lightning_mods.runs.inspection.residuals import Residuals
+from lightning_mods.runs.inspection.uncertainty import coverage_line, learn_uncertainty
 from lightning_mods.runs.predictions import check_output, write_predictions
 from lightning_mods.runs.reference import ReferenceFit
 from lightning_mods.runs.restoring import check_weights, restoring
@@ -231,8 +234,11 @@ def _fit_summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
     path = Path(getattr(trainer.checkpoint_callback, "best_model_path", "") or "")
     best = path if path.is_file() else None
     kept = read_checkpoint(best) if best else None
+    learned = _learn_uncertainty(cli, best, kept) if best is not None and kept is not None else False
     # The metrics of the best epoch stand in its checkpoint, unless the user's own callback wrote it.
-    known = _of_stage({n: value for n, value in metrics_in(kept).items() if is_validation(n)} if kept else {}, "val")
+    known = _of_stage(
+        {n: value for n, value in metrics_in(kept).items() if is_validation(n)} if kept and not learned else {}, "val"
+    )
     results = {"val": known or evaluate(cli, best, "val"), "test": evaluate(cli, best, "test")}
     if kept is not None:  # where nothing was evaluated, nothing was loaded
         cli.model.load_state_dict(kept["state_dict"])
@@ -277,8 +283,25 @@ def _of_stage(metrics: dict[str, float], stage: str) -> dict[str, float]:
 _WORDS = {"val": VAL, "test": TEST}
 
 
+def _learn_uncertainty(cli: ModsCLI, best: Path, kept: dict[str, Any]) -> bool:
+    """Learn from the validation rows how sure predictions are; whether that changes them."""
+    model, data, calibrate = cli.model, cli.datamodule, cli.config.calibrate
+    if not (isinstance(model, MLPModule) and isinstance(data, TabularDataModule)):
+        if calibrate:
+            say("note: --calibrate is not used, it is for our MLPs on a TabularDataModule.")
+        return False
+    if cli.trainer.world_size > 1 or not _is_whole(cli.trainer, "val") or not has_set(model, data, "val"):
+        if calibrate:
+            say("note: --calibrate goes by all validation rows, in one process; there is none here.")
+        return False
+    model.load_state_dict(kept["state_dict"])
+    for line in learn_uncertainty(model, data, best, calibrate=calibrate):
+        say(line)
+    return "temperature" in model.uncertainty
+
+
 def _is_whole(trainer: Trainer, stage: str) -> bool:
-    """Whether a set is evaluated as a whole; else so many batches are, or a part of them: who knows of how many rows."""
+    """Whether a set is evaluated as a whole; else so many batches are, or a share: who knows of how many rows."""
     limit = getattr(trainer, f"limit_{stage}_batches")
     return not isinstance(limit, int) and limit == 1.0
 
@@ -304,7 +327,10 @@ def _inspect_set(cli: ModsCLI, checkpoint: Path | None, stage: str) -> list[str]
         folder = run_of(checkpoint) or checkpoint.parent
         inspection = Inspection(cli.trainer, cli.model, cli.datamodule, folder, 0)
         inspection.say_importance(stage, "importance" if stage == "val" else f"importance_{stage}")
-    return found.lines() if found is not None else []
+    if found is None:
+        return []
+    more = coverage_line(cli.model, found) if isinstance(found, Residuals) else []
+    return [*found.lines(), *more]
 
 
 def _certainty(cli: ModsCLI, stage: str) -> Certainty:
@@ -365,11 +391,13 @@ def _predict(cli: ModsCLI, checkpoint: Path | None) -> None:
     tables = [(f"--data.{name}", getattr(cli.datamodule, name, None)) for name in _TABLES]
     configs = [("--config", flag.config_file) for flag in cli.line.flags]
     check_output(output, [*tables, *configs, ("--ckpt_path", checkpoint)])
+    level = None if cli.config.interval is None else checked_level(cli.config.interval)
     outputs = cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     if not cli.trainer.is_global_zero:
         return
     names = getattr(cli.datamodule, "class_names", None)
-    say(write_predictions(output, outputs or [], names, checkpoint))
+    margin = None if level is None else margin_of(cli.model, level)
+    say(write_predictions(output, outputs or [], names, checkpoint, margin))
 
 
 # Each takes a `CommandLine`.

@@ -23,11 +23,14 @@ class EvaluatedModule(LightningModule, ABC):
     Attributes:
         average: The average of the weights, while a fit has one.
         stage_metrics: The metrics of the stages `val` and `test`, as `{stage}_metrics`.
+        uncertainty: What was learned from validation rows about how sure predictions are: a classifier's `temperature`,
+            a regression's `intervals`; empty for nothing.
     """
 
     network: Any  # from rows `[B, in_features]` to outputs `[B, out_features]`
     average: WeightAverage | None
     stage_metrics: Any
+    uncertainty: dict[str, Any]
 
     @abstractmethod
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
@@ -61,6 +64,14 @@ class EvaluatedModule(LightningModule, ABC):
         weights = self.row_weights(y)
         return len(y) if weights is None else weights.sum()
 
+    def outputs(self, x: Tensor) -> Any:
+        """Return the network's outputs for rows `[B, in_features]`, divided by the temperature where there is one."""
+        outputs = self.network(x)
+        temperature = self.uncertainty.get("temperature")
+        if temperature is None:
+            return outputs
+        return tuple(each / temperature for each in outputs) if isinstance(outputs, tuple) else outputs / temperature
+
     def logged_loss(self, loss: Tensor) -> Tensor:
         """Return the loss in the units in which it is logged."""
         return loss
@@ -78,12 +89,12 @@ class EvaluatedModule(LightningModule, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict rows `[B, in_features]`: class probabilities `[B, C]`, or numbers `[B]` in the target's units."""
-        return self.predictions(self.network(x))
+        return self.predictions(self.outputs(x))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch of the validation or test set."""
         x, y = batch
-        outputs = self.network(x)
+        outputs = self.outputs(x)
         weight = self.loss_weight(y)
         self._eval_sums[0] += self.loss(outputs, y) * weight
         self._eval_sums[1] += weight
@@ -152,7 +163,7 @@ class EvaluatedModule(LightningModule, ABC):
         like = next(self.parameters())
         found: list[Any] = []
         for x, y in batches:
-            outputs, y = self.network(x.to(like)), y.to(like.device)
+            outputs, y = self.outputs(x.to(like)), y.to(like.device)
             found.append((self.predictions(outputs), y, self.row_losses(outputs, y), self.row_weights(y)))
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             everybody: list[Any] = [None] * torch.distributed.get_world_size()

@@ -112,6 +112,7 @@ class MLPModule(EvaluatedModule):
             {f"{stage}_metrics": nn.ModuleDict(self.metrics()) for stage in ("val", "test")}
         )
         self.example_input_array = torch.zeros(1, in_features)
+        self.uncertainty = {}
         self._seed: int | None = None
         self._epoch_lr: float | None = None
         self.losses: LossSums = (0.0, 0.0)
@@ -317,6 +318,8 @@ class MLPModule(EvaluatedModule):
             kept["lr"] = self._epoch_lr
         if self.average is not None:
             kept["average"] = self.average.put_into(checkpoint["state_dict"])
+        if self.uncertainty:
+            kept["uncertainty"] = self.uncertainty
         checkpoint["mlp_module"] = kept
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -326,7 +329,9 @@ class MLPModule(EvaluatedModule):
         self.losses = (float(total), float(weight))
         self._seed = None if kept["seed"] is None else int(kept["seed"])
         self._epoch_lr = None if kept.get("lr") is None else float(kept["lr"])
-        if "average" in kept and self._trainer is not None and self.trainer.state.fn == "fit":
+        goes_on = self._trainer is not None and self.trainer.state.fn == "fit"
+        self.uncertainty = {} if goes_on else dict(kept.get("uncertainty", {}))  # it is of the weights as they are
+        if "average" in kept and goes_on:
             checkpoint["state_dict"] = dict(checkpoint["state_dict"])
             self._kept_average = taken_out(checkpoint["state_dict"], kept["average"])
 

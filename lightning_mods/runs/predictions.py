@@ -27,11 +27,12 @@ class Numbers(Protocol):
 
 
 def prediction_rows(
-    batches: Iterable[object], class_names: Sequence[str] | None
+    batches: Iterable[object], class_names: Sequence[str] | None, margin: float | None = None
 ) -> tuple[list[str], Iterator[list[str]]]:
     """Return header and rows of what `predict_step` returned: numbers `[B]`, or probabilities `[B, C]`.
 
-    Batches are taken one by one, as the rows are. There are no names for a regression or a foreign module; a RunError
+    Batches are taken one by one, as the rows are. With a `margin` there are columns of
+    numbers less and more that. There are no names for a regression or a foreign module; a RunError
     says that a foreign module predicts something that is no table.
     """
     tables = (batch for batch in batches if isinstance(batch, Numbers))
@@ -40,6 +41,10 @@ def prediction_rows(
         raise RunError("predict_step must return a tensor [rows] or [rows, columns] to be written as a table.")
     tensors = chain([first], tables)
     width = first.shape[1] if first.ndim == 2 else None
+    if width is None and margin is not None:
+        values = (value for batch in tensors for value in batch.tolist())
+        header = ["prediction", "prediction_low", "prediction_high"]
+        return header, ([*map(_text, (value, value - margin, value + margin))] for value in values)
     if width is None:
         return ["prediction"], ([_text(value)] for batch in tensors for value in batch.tolist())
     rows = (row for batch in tensors for row in batch.tolist())
@@ -80,13 +85,19 @@ def _is_same(output: Path, path: str) -> bool:
     return False
 
 
-def write_predictions(output: Path, batches: Iterable[object], class_names: Sequence[str] | None, model: object) -> str:
+def write_predictions(
+    output: Path,
+    batches: Iterable[object],
+    class_names: Sequence[str] | None,
+    model: object,
+    margin: float | None = None,  # of the intervals around numbers
+) -> str:
     """Write predictions as a CSV and return what is to be said of it; on an error the file that was there stays.
 
     A RunError says that no row has a number as its prediction: then something is wrong with `model`, which is named.
     """
-    header, rows = prediction_rows(batches, class_names)
-    first = 1 if len(header) > 1 and header[0] == "prediction" else 0  # behind the label
+    header, rows = prediction_rows(batches, class_names, margin)
+    first = 1 if len(header) > 1 and header[0] == "prediction" and margin is None else 0  # behind the label
     lost = 0
 
     def counted() -> Iterator[Sequence[str]]:

@@ -37,7 +37,7 @@ class Inspection:
     epoch: int  # for the loggers
 
     def after_fit(self, stages: Sequence[str], *, pictures: bool, importance: bool) -> None:
-        """Write the tables of the sets `stages`, pictures of the first, and what the columns count; none fails a fit."""
+        """Write tables of the sets `stages`, pictures of the first, and what the columns count; none fails a fit."""
         guard = Guard("inspection")
         found: dict[str, Any] = {}
         for stage in stages:
