@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from datamodules.errors import DataError
 from datamodules.learned import Learned, Options, check_gaps, check_row_count, first_target, learn, recorded_target
 from datamodules.readers import open_table
+from datamodules.readers.columnar import memory_table
 from datamodules.readers.limits import available_memory, check_memory
 from datamodules.readers.table import Table
 from datamodules.rows.batching import Rows
@@ -26,8 +27,9 @@ _SHORT_COLUMN = 2**14  # bytes in memory: to open a column and to read so much t
 class TablePreparation:
     """Opens, reads, splits, learns and encodes, as the user asked for; copies of a data module share it."""
 
-    def __init__(self, options: Options, max_expansion: float) -> None:
+    def __init__(self, options: Options, max_expansion: float, frame: Any = None) -> None:
         self.options = options
+        self._frame = frame  # an Arrow table that is in memory instead of at a path
         self._max_expansion = max_expansion  # no option, as nothing that is learned hangs on it
         self._table: Table | None = None
         self._target: tuple[str, Target] | None = None
@@ -46,13 +48,14 @@ class TablePreparation:
 
     def share(self, other: "TablePreparation") -> None:
         """Take over what another one has read of the same table, not its split: that may hang on a later seed."""
-        self._table, self._target = other._table, other._target
+        self._table, self._target, self._frame = other._table, other._target, other._frame
 
     @property
     def table(self) -> Table:
         """Return the table at `path`: kept in memory once it was read if it fits and to read it again takes long."""
         if self._table is None:
-            self._table = self._open(self.options.path)
+            is_there = self._frame is not None
+            self._table = memory_table(self.options.path, self._frame) if is_there else self._open(self.options.path)
         return self._table
 
     def _open(self, path: str) -> Table:
@@ -207,9 +210,10 @@ class TablePreparation:
     def _folders(self, table: Table, stages: list[Stage]) -> dict[str, Path]:
         return {stage: folder_for(stage, table, self.learned.to_plain()) for stage in stages}
 
-    def unlabelled(self, path: str) -> Rows:
-        """Encode all rows of a file that needs no target, in file order."""
-        table = open_table(path, self._max_expansion)  # read once, so not kept
+    def unlabelled(self, path: str, frame: Any = None) -> Rows:
+        """Encode all rows of a file, or of an Arrow table, that needs no target, in file order."""
+        # read once, so not kept
+        table = open_table(path, self._max_expansion) if frame is None else memory_table(path, frame)
         self.learned.encoding.check_columns(table.names, table.label)
         check_memory(table.label, table.bytes_estimate, "predict its rows in several files")
         return encoded_table(table, self.learned.encoding)

@@ -1,10 +1,11 @@
 """The data module of a table: arguments, properties and hooks over what `preparation` reads, learns and encodes."""
 
+import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from textwrap import wrap
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
 
 from callbacks.host.packages import LightningDataModule, main_package
 from datamodules.columns.encoding import Encoding, NumericColumn
@@ -19,10 +20,12 @@ from datamodules.errors import (
 )
 from datamodules.learned import Learned, Options
 from datamodules.preparation import STAGES, Stage, TablePreparation
+from datamodules.readers.frames import in_memory
 from datamodules.readers.limits import MAX_EXPANSION
 from datamodules.rows.batching import TableLoader, eval_loader, predict_loader, train_loader, world
 from datamodules.targets import Task, majority_metrics, mean_metrics
 
+_P = ParamSpec("_P")
 _WIDTH = 110  # of a line of the description
 _LONGEST = 3000  # characters that a line of it is wrapped from: a name may have millions
 _STEPS_AN_EPOCH = 200  # what "auto" aims at: enough steps to learn from, few enough to be quick
@@ -32,6 +35,15 @@ UNSAID: dict[str, Any] = {"decimal": "auto", "thousands": "auto", "encoding": "a
 UNSAID |= {"weight": None, "folds": 0, "bins": 0, "max_expansion": MAX_EXPANSION}
 
 main_package()  # the class is used before there is an instance: by parsers, by `load_from_checkpoint`
+
+
+def _as_flags(init: Callable[_P, None]) -> Callable[_P, None]:
+    # The arguments that parsers of command lines and Lightning's hyperparameters see: a table in memory is none.
+    signature = inspect.signature(init)
+    seen = [p for name, p in signature.parameters.items() if name != "data"]
+    seen = [p.replace(annotation=str | None) if p.name == "target" else p for p in seen]
+    init.__signature__ = signature.replace(parameters=seen)  # type: ignore[attr-defined]  # `inspect` asks for it
+    return init
 
 
 class TabularDataModule(LightningDataModule):
@@ -44,6 +56,9 @@ class TabularDataModule(LightningDataModule):
         path: The table: a CSV or TSV file (also .gz), Parquet, Feather or NPZ, or one of the bundled names digits,
             iris, wine, breast_cancer, diabetes.
         target: Name of the column to predict. Bundled tables have one called target; a file needs it named.
+        data: A table in memory, in Python instead of a path: a data frame (pandas, polars, …; its index is no column),
+            an Arrow table, a dict of columns, or an array of two dimensions, whose columns are called X_0, X_1, ….
+            Beside it, target may be an array or a Series: one more column.
         task: "classification", "regression", or "auto": names, booleans and whole numbers with at most 20 different
             values (5 rows each on average) are classes, other numbers are amounts.
         batch_size: Rows a training step, on each device; "auto" (a power of two from 32 to 512, aiming at 200 steps
@@ -77,11 +92,13 @@ class TabularDataModule(LightningDataModule):
         DataError: An argument or the table is wrong; the message is one line for the user.
     """
 
+    @_as_flags
     def __init__(
         self,
         path: str = "digits",
-        target: str | None = None,
+        target: Any = None,
         *,
+        data: Any = None,
         task: Literal["auto", "classification", "regression"] = "auto",
         batch_size: int | Literal["auto", "full"] = "auto",
         val_fraction: float = 0.15,
@@ -110,6 +127,11 @@ class TabularDataModule(LightningDataModule):
         check_fractions(val_fraction, test_fraction)
         check_batch_size(batch_size)
         check_bins(bins)
+        frame = None
+        if data is not None:
+            if path != "digits" or memory_map is True:
+                raise DataError("`data` is a table in memory: give no `path` beside it, and no memory_map=true.")
+            frame, path, target = in_memory(data, target)
         if not max_expansion >= 0:
             raise DataError(f"--data.max_expansion must be at least 0, which is for any; got {max_expansion!r}.")
         given = {
@@ -171,6 +193,7 @@ class TabularDataModule(LightningDataModule):
                 seed=seed,
             ),
             max_expansion,
+            frame,
         )
 
     def like(self, **changes: Any) -> "TabularDataModule":
@@ -319,8 +342,11 @@ class TabularDataModule(LightningDataModule):
             return []
         return eval_loader(self._work.rows(stage), self._rows_at_once())
 
-    def predict_dataloader(self) -> TableLoader:
-        """Return all rows of `predict_path` in file order, batches `x` without a target."""
+    def predict_dataloader(self, data: Any = None) -> TableLoader:
+        """Return all rows of `predict_path`, or of a table in memory, in their order: batches `x` without a target."""
+        if data is not None:
+            frame, label, _ = in_memory(data)
+            return predict_loader(self._work.unlabelled(label, frame), self._rows_at_once())
         if self.predict_path is None:
             raise DataError("Which rows shall be predicted? Give --data.predict_path=FILE.")
         return predict_loader(self._work.unlabelled(str(self.predict_path)), self._rows_at_once())

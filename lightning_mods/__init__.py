@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_mods.cli.siblings import NAMES, install, version
 
 if TYPE_CHECKING:
+    from lightning_mods.fit.estimators import MLPClassifierEstimator, MLPRegressorEstimator
     from lightning_mods.loggers.comet import OfflineCometLogger
     from lightning_mods.loggers.visdom import VisdomLogger
     from lightning_mods.models.classifier import MLPClassifier
@@ -14,16 +15,28 @@ if TYPE_CHECKING:
     from lightning_mods.models.module import MLPModule
     from lightning_mods.models.regressor import MLPRegressor
 
-__all__ = ["MLP", "MLPClassifier", "MLPEnsemble", "MLPModule", "MLPRegressor", "OfflineCometLogger", "VisdomLogger"]
+__all__ = [
+    "MLP",
+    "MLPClassifier",
+    "MLPClassifierEstimator",
+    "MLPEnsemble",
+    "MLPModule",
+    "MLPRegressor",
+    "MLPRegressorEstimator",
+    "OfflineCometLogger",
+    "VisdomLogger",
+]
 
 install()  # before anything imports `callbacks` or `datamodules`
 
 _HOMES = {
     "MLP": "models.mlp",
     "MLPClassifier": "models.classifier",
+    "MLPClassifierEstimator": "fit.estimators",
     "MLPEnsemble": "models.ensemble",
     "MLPModule": "models.module",
     "MLPRegressor": "models.regressor",
+    "MLPRegressorEstimator": "fit.estimators",
     "OfflineCometLogger": "loggers.comet",
     "VisdomLogger": "loggers.visdom",
 }

@@ -104,6 +104,7 @@ class FitMonitor(NamedByPlace, Callback):
         plot: Draw the curves, e.g. for TensorBoard's Images tab.
         closing: Print the paragraph at the end, in one report with what a `GradientMonitor` beside it says; without,
             `last_word` holds it.
+        silent: Say nothing at all, and without a logger write nothing either; `diagnosis` and `last_word` hold it.
 
     Raises:
         ValueError: A mode or a number that cannot be.
@@ -124,6 +125,7 @@ class FitMonitor(NamedByPlace, Callback):
         check_every: int = 0,
         plot: bool = True,
         closing: bool = True,
+        silent: bool = False,
     ) -> None:
         if metric_mode not in ("max", "min"):
             raise ValueError(f"metric_mode must be `max` or `min`, not {metric_mode!r}.")
@@ -135,6 +137,7 @@ class FitMonitor(NamedByPlace, Callback):
         self.baseline_loss, self.reference_loss = baseline_loss, reference_loss
         self.stop, self.stop_after = stop, stop_after
         self.train_slice, self.check_every, self.plot, self.closing = train_slice, check_every, plot, closing
+        self.silent = silent
         self.last_word = ""
         self.flags: Collection[str] = ()  # by which a user sets things, as a mapping with their values, for the advice
         self.closing_part: FitPart | None = None  # once a fit has ended
@@ -195,7 +198,8 @@ class FitMonitor(NamedByPlace, Callback):
         """Find the folder for `diagnosis.json`; every rank asks."""
         self._stopped = False
         self.last_word, self.closing_part = "", None
-        self._folder = _folder_of(trainer)
+        folder = _folder_of(trainer)
+        self._folder = folder if self._writes(trainer) else None
         with self._guard(trainer, READING):
             self._kept.begin(_saver_of_lowest(trainer, self._reader.record), self._reader.record.curves["val_loss"])
 
@@ -204,7 +208,8 @@ class FitMonitor(NamedByPlace, Callback):
         with self._guard(trainer, READING):
             self._known.begin(trainer, pl_module)
             self._reader.late(trainer, trainer.current_epoch - 1)
-            self._reader.complain(trainer)
+            if not self.silent:
+                self._reader.complain(trainer)
             self._kept.look(_saver_of_lowest(trainer, self._reader.record), trainer.current_epoch - 1)
 
     def on_train_batch_end(
@@ -257,7 +262,8 @@ class FitMonitor(NamedByPlace, Callback):
         epoch = max(trainer.current_epoch - 1, 0)
         with self._guard(trainer, READING):
             self._reader.late(trainer, epoch)
-            self._reader.complain(trainer, ended=True)
+            if not self.silent:
+                self._reader.complain(trainer, ended=True)
             self._kept.look(_saver_of_lowest(trainer, self._reader.record), epoch)
         fair = fair_train_loss(trainer, pl_module, self._reader.record, self._guard)
         self._judge(trainer, pl_module, epoch, last=True, fair=fair)
@@ -269,6 +275,9 @@ class FitMonitor(NamedByPlace, Callback):
             if self._reader.record.has("val_loss"):
                 self._judge(trainer, pl_module, trainer.current_epoch, last=True)
             self._close(trainer)
+
+    def _writes(self, trainer: Trainer) -> bool:
+        return bool(trainer.loggers) or not self.silent
 
     def _is_due(self, epoch: int) -> bool:
         growth = 50 if self.stop else 10
@@ -315,7 +324,7 @@ class FitMonitor(NamedByPlace, Callback):
         self.closing_part = self.closing_part or FitPart()
         with self._guard(trainer, "the last word"):
             said = last_word(trainer.callbacks)  # type: ignore[attr-defined]  # a connector's
-            if said and self.closing and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
+            if said and self.closing and not self.silent and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # a connector's
                 say(trainer, said)
 
     def _read_levels(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -339,7 +348,7 @@ class FitMonitor(NamedByPlace, Callback):
     ) -> None:
         if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]  # a connector's
             return
-        if not last and self._lines.is_new(str(found.fit), epoch):
+        if not last and not self.silent and self._lines.is_new(str(found.fit), epoch):
             say(trainer, f"FitMonitor: epoch {epoch}: {headline(found)}. {found.reason}")
         keeps = found.fit is Fit.OVERFIT or found.cause == "overconfident" or self._stopped
         keep = _checkpoint_to_keep(trainer, self._reader.record, found.best_epoch) if keeps else None
@@ -347,6 +356,8 @@ class FitMonitor(NamedByPlace, Callback):
             self.last_word = paragraph(found, keep)
             knobs = Knobs(self.flags, None if self.flags else FRAMEWORK, self._evidence.settings)
             self.closing_part = FitPart(found, headline(found), keep, knobs)
+        if not self._writes(trainer):
+            return
         with self._guard(trainer, "writing the diagnosis"):
             shown = {f"fit/probability_{fit}": probability for fit, probability in found.probabilities.items()}
             levels = {"fit/baseline_loss": base, "fit/reference_loss": self._evidence.reference_loss}

@@ -107,11 +107,11 @@ def write_ensemble(module: EnsemblesTrials, data: LightningDataModule, kept: Kep
         found = module.greedy_ensemble(fits, list(data.val_dataloader()))
     path = kept.folder / FILE
     with replacing(path) as partial:
-        torch.save(_checkpoint(found.model, data), partial)
+        torch.save(checkpoint_of(found.model, data), partial)
     return str(found), path
 
 
-def _checkpoint(model: LightningModule, data: LightningDataModule) -> dict[str, Any]:
+def checkpoint_of(model: LightningModule, data: LightningDataModule) -> dict[str, Any]:
     """Return a checkpoint of a module that no Trainer has trained: to predict with, not to go on from."""
     checkpoint = {
         "pytorch-lightning_version": import_module(package_of(model)).__version__,

@@ -1,5 +1,6 @@
 """Readers of tables: a path or a bundled name, opened by the reader for its kind."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -55,6 +56,8 @@ def _checked_kind(path: str, file: Path) -> str:
     if file.is_dir():
         raise DataError(f"{path!r} is a directory; give one file ({', '.join(_KINDS)}).")
     if not file.exists():
+        if re.fullmatch(r"<\w+>", path):  # see `frames.in_memory`
+            raise DataError(f"The table was one in memory, {path}; give a file of its rows, as Parquet for example.")
         if file.suffix or file.parent != Path():
             here = [p.name for p in islice(file.parent.iterdir(), 1000) if p.is_file()] if file.parent.is_dir() else []
             near = f" Files there: {nearest(file.name, here, 6)}." if here else ""

@@ -71,22 +71,29 @@ def _arrow_table(file: Path, names: tuple[str, ...], size: int, read: Batches) -
             chosen = batch.select(list(columns))
             # A damaged file may have text end before it begins, or be no UTF-8: whoever reads such cells crashes.
             chosen.validate(full=True)
-            yield _readable(chosen)
+            yield readable(chosen)
 
     return Table(str(file), names, batches, file, bytes_estimate=size, is_columnar=True)
 
 
-def _readable(batch: Any) -> Any:
-    # Views of text as text, since Arrow has few functions for them.
+def readable(batch: Any) -> Any:
+    """Return a batch or table with views of text as text, since Arrow has few functions for them."""
     import pyarrow as pa
 
-    def plain(kind: Any) -> Any:
-        if pa.types.is_dictionary(kind) and pa.types.is_string_view(kind.value_type):
-            return pa.string()
-        return pa.string() if pa.types.is_string_view(kind) else kind
+    def is_view(kind: Any) -> bool:
+        return bool(pa.types.is_string_view(kind.value_type if pa.types.is_dictionary(kind) else kind))
 
-    schema = pa.schema([field.with_type(plain(field.type)) for field in batch.schema])
-    return batch if schema == batch.schema else batch.cast(schema)
+    def plain(column: Any) -> Any:
+        if isinstance(column, pa.ChunkedArray):
+            return pa.chunked_array([plain(chunk) for chunk in column.chunks], pa.string())
+        if pa.types.is_dictionary(column.type):
+            return column.dictionary.cast(pa.string()).take(column.indices)
+        return column.cast(pa.string())
+
+    for place, field in enumerate(batch.schema):
+        if is_view(field.type):
+            batch = batch.set_column(place, field.with_type(pa.string()), plain(batch.column(place)))
+    return batch
 
 
 def npz_table(file: Path, max_expansion: float) -> Table:
@@ -106,7 +113,7 @@ def npz_table(file: Path, max_expansion: float) -> Table:
                 raise DataError(f"{str(file)!r} has two arrays named {name!r}; rename one.")
             with archive.open(member) as stream:
                 arrays[name] = _array(stream, member.file_size, f"{str(file)!r}: array {name!r}")
-    return _from_arrays(str(file), _flattened(file, arrays), file)
+    return _from_arrays(str(file), flattened(str(file), arrays), file)
 
 
 def _array(stream: IO[bytes], n_bytes: int, label: str) -> NDArray[Any]:
@@ -128,18 +135,24 @@ def _array(stream: IO[bytes], n_bytes: int, label: str) -> NDArray[Any]:
     return np.frombuffer(stream.read(), dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
-def _flattened(file: Path, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    columns: dict[str, NDArray[Any]] = {}
+def flattened(label: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arrays as columns of one length, those of two dimensions as numbered ones; lists stay as they are."""
+    columns: dict[str, Any] = {}
     for name, array in arrays.items():
-        parts = {name: array} if array.ndim == 1 else {f"{name}_{i}": array[:, i] for i in range(array.shape[1])}
+        parts = (
+            {name: array}
+            if getattr(array, "ndim", 1) != 2
+            else {f"{name}_{i}": array[:, i] for i in range(array.shape[1])}
+        )
         for part, values in parts.items():
             if part in columns:
-                raise DataError(f"{str(file)!r} yields two columns named {part!r}; rename one array.")
-            columns[part] = np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
+                raise DataError(f"{label!r} yields two columns named {part!r}; rename one array.")
+            is_bytes = isinstance(values, np.ndarray) and values.dtype.kind == "S"
+            columns[part] = np.char.decode(values, "utf-8") if is_bytes else values
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         shown = shortened(f"{n}: {k}" for n, k in lengths.items())
-        raise DataError(f"{str(file)!r}: all arrays need the same number of rows; found {shown}.")
+        raise DataError(f"{label!r}: all arrays need the same number of rows; found {shown}.")
     return columns
 
 
@@ -168,25 +181,33 @@ def _digits_file() -> Path | None:
     return file if file is not None and file.is_file() else None
 
 
+def arrow_array(values: NDArray[Any]) -> Any:
+    """Return numbers, booleans, text or times of shape (rows,) as an Arrow array."""
+    import pyarrow as pa
+
+    # NumPy's byte order of the file, float128 and times in weeks, attoseconds or threes of days are not Arrow's
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    if values.dtype.kind in "biuf" and values.dtype.itemsize > 8:
+        values = values.astype(np.float64)
+    if values.dtype.kind in "Mm" and values.dtype.name not in _TIMES:
+        is_finer = np.datetime_data(values.dtype)[0] in ("ps", "fs", "as")
+        values = values.astype(f"{values.dtype.kind}8[{'ns' if is_finer else 's'}]")
+    if values.dtype.kind in "UT":
+        return pa.array(values.tolist(), type=pa.string())
+    return pa.array(np.ascontiguousarray(values))
+
+
 def _from_arrays(label: str, columns: Mapping[str, NDArray[Any]], file: Path | None) -> Table:
     import pyarrow as pa
 
-    def arrow(values: NDArray[Any]) -> Any:
-        # NumPy's byte order of the file, float128 and times in weeks, attoseconds or threes of days are not Arrow's
-        values = values.astype(values.dtype.newbyteorder("="), copy=False)
-        if values.dtype.kind in "biuf" and values.dtype.itemsize > 8:
-            values = values.astype(np.float64)
-        if values.dtype.kind in "Mm" and values.dtype.name not in _TIMES:
-            is_finer = np.datetime_data(values.dtype)[0] in ("ps", "fs", "as")
-            values = values.astype(f"{values.dtype.kind}8[{'ns' if is_finer else 's'}]")
-        if values.dtype.kind == "U":
-            return pa.array(values.tolist(), type=pa.string())
-        return pa.array(np.ascontiguousarray(values))
+    whole = pa.table({name: arrow_array(values) for name, values in columns.items()})
+    return memory_table(label, whole, file, _TARGET if file is None else None)
 
-    whole = pa.table({name: arrow(values) for name, values in columns.items()})
+
+def memory_table(label: str, whole: Any, file: Path | None = None, default_target: str | None = None) -> Table:
+    """Return an Arrow table as one that is read like a file."""
 
     def batches(wanted: Sequence[str]) -> Iterator[Any]:
         return iter(whole.select(list(wanted)).to_batches())
 
-    target = _TARGET if file is None else None
-    return Table(label, tuple(columns), batches, file, int(whole.nbytes), default_target=target)
+    return Table(label, tuple(whole.column_names), batches, file, int(whole.nbytes), default_target=default_target)

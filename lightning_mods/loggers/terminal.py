@@ -51,9 +51,25 @@ def writers_report_once() -> Iterator[None]:
         threading.excepthook = before
 
 
+_LIGHTNING = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Do in a block what `quiet` does, and undo it at its end: for a process that is somebody else's."""
+    levels = {name: logging.getLogger(name).level for name in _LIGHTNING}
+    with warnings.catch_warnings():
+        quiet()
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
 def quiet() -> None:
     """Silence what Lightning says about itself; its warnings about the user's own code stay."""
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
+    for name in _LIGHTNING:
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in (
         ".*does not have many workers.*",  # a gather from memory is faster than handing batches between processes
