@@ -20,6 +20,7 @@ from datamodules.errors import (
 from datamodules.learned import Learned, Options
 from datamodules.preparation import STAGES, Stage, TablePreparation
 from datamodules.readers.limits import MAX_EXPANSION
+from datamodules.readers.text import check_encoding
 from datamodules.rows.batching import TableLoader, eval_loader, predict_loader, train_loader, world
 from datamodules.targets import Task, majority_metrics, mean_metrics
 
@@ -41,8 +42,9 @@ class TabularDataModule(LightningDataModule):
     from the training rows alone. Dates, identifiers, free text and constant columns are left out, and it says so.
 
     Args:
-        path: The table: a CSV or TSV file (also .gz), Parquet, Feather or NPZ, or one of the bundled names digits,
-            iris, wine, breast_cancer, diabetes.
+        path: The table: delimited text (.csv, .tsv, .txt, also .gz), Parquet, Arrow or Feather, NPZ, JSON lines, a
+            spreadsheet (book.xlsx?sheet=NAME), SQLite (sqlite:///file.db?table=NAME), or one of the bundled names
+            digits, iris, wine, breast_cancer, diabetes.
         target: Name of the column to predict. Bundled tables have one called target; a file needs it named.
         task: "classification", "regression", or "auto": names, booleans and whole numbers with at most 20 different
             values (5 rows each on average) are classes, other numbers are amounts.
@@ -110,6 +112,7 @@ class TabularDataModule(LightningDataModule):
         check_fractions(val_fraction, test_fraction)
         check_batch_size(batch_size)
         check_bins(bins)
+        check_encoding(encoding)
         if not max_expansion >= 0:
             raise DataError(f"--data.max_expansion must be at least 0, which is for any; got {max_expansion!r}.")
         given = {

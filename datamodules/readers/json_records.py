@@ -61,7 +61,7 @@ def _as_lines(file: Path, data: bytes) -> bytes:
     if isinstance(read, dict):  # {"data": [{…}, …]}, and whatever else is said beside it
         read = next((value for value in read.values() if _are_records(value)), read)
     if not _are_records(read):
-        needed = f"{str(file)!r} is JSON but no array of records, such as [{{\"size\": 1.5}}, …]"
+        needed = f'{str(file)!r} is JSON but no array of records, such as [{{"size": 1.5}}, …]'
         raise DataError(f"{needed}; write JSON lines (in pandas: to_json(path, orient='records', lines=True)).")
     return "\n".join(json.dumps(record) for record in read).encode()
 

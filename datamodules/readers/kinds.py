@@ -78,7 +78,7 @@ def place_of(path: str) -> Place:
     if found is None:
         _check_foreign(bare, file, kind)
         kind = TEXT if kind == SHEETS and _is_text(file) else kind
-    if part and (key == "sheet") != (kind == SHEETS) or part and kind not in (SHEETS, "SQLite"):
+    if (part and (key == "sheet") != (kind == SHEETS)) or (part and kind not in (SHEETS, "SQLite")):
         needed = {SHEETS: "?sheet=NAME", "SQLite": "?table=NAME"}.get(kind, "nothing")
         raise DataError(f"{path!r} is {kind}, which is named with {needed} after the file.")
     alike = named == kind or {named, kind} == {"Feather", ARROW} or (is_database and kind == "SQLite")

@@ -94,7 +94,9 @@ def named(rows: Sequence[Record]) -> tuple[tuple[str, ...], int, list[str]]:
             notes.append(f"no header: the first line is a row ({shown}), so the columns are called {span}")
             return numbered, start, notes
         if {*steps} != {1}:
-            notes.append(f"the names are numbers ({shortened(header, 4)}); if they are a row, add a line of names above")
+            notes.append(
+                f"the names are numbers ({shortened(header, 4)}); if they are a row, add a line of names above"
+            )
     # a nameless first column is what pandas and R write for row names
     names = tuple(name if name.strip() else number for name, number in zip(header, numbered, strict=True))
     return names, start + 1, notes
@@ -112,7 +114,10 @@ def _ranked(header: str) -> list[str]:
 
 def cells(record: str, delimiter: str) -> list[str]:
     """Return the cells of a record."""
-    return next(csv.reader([record], delimiter=delimiter), [])
+    try:
+        return next(csv.reader([record], delimiter=delimiter), [])
+    except csv.Error:  # a cell that is larger than its limit
+        return record.split(delimiter)
 
 
 def total_noted(row: Record) -> list[str]:
@@ -138,7 +143,11 @@ def _below_comments(records: Sequence[str], start: int, delimiter: str | None) -
     last, first = split(records[body - 1].lstrip("#%/ \t")), split(records[body])
     is_row = any(map(is_number, first))
     has_numbers = any(is_number(cell) for r in records[body + 1 :] for cell in split(r))
-    if len(last) == len(first) and (is_row or not has_numbers and body - start == 1) and not any(map(is_number, last)):
+    if (
+        len(last) == len(first)
+        and (is_row or (not has_numbers and body - start == 1))
+        and not any(map(is_number, last))
+    ):
         body -= 1
     return body, [_passed_over(records[start:body])] if body > start else []
 

@@ -17,7 +17,7 @@ _CELL_BYTES = 120  # that a cell takes while a sheet is read: in calamine, in Py
 _PLACE = re.compile(rb"""\sr=["']([A-Z]{1,3})(\d{1,7})["']""")
 _BLOCK_BYTES = 1 << 20
 _LONGEST_PLACE = 20  # bytes of the above
-_GONE = "#DIV/0! #N/A #NAME? #NULL! #NUM! #REF! #VALUE!".split()  # what a formula gives that cannot
+_GONE = ["#DIV/0!", "#N/A", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!"]  # what a formula gives that cannot
 
 
 def sheet_table(file: Path, sheet: str | None, max_expansion: float) -> Table:
@@ -50,7 +50,9 @@ def sheet_table(file: Path, sheet: str | None, max_expansion: float) -> Table:
     names, first, notes = named([[_written(cell) or "" for cell in row] for row in rows[:MAX_RECORDS]])
     if others and sheet is None:
         shown = shortened(map(repr, others))
-        notes.insert(0, f"sheet {name!r} is read, the first of {len(others) + 1}; ?sheet=… after the path reads {shown}")
+        notes.insert(
+            0, f"sheet {name!r} is read, the first of {len(others) + 1}; ?sheet=… after the path reads {shown}"
+        )
     notes += total_noted([_written(cell) or "" for cell in rows[-1]])
     return _table(file, names, rows[first:], notes)
 
@@ -81,8 +83,8 @@ def _column(cells: list[Any]) -> Any:
     if kinds == {bool}:
         return pa.array(said, pa.bool_())
     if kinds <= {date, datetime} and kinds:
-        midnight = [cell if cell is None or isinstance(cell, datetime) else datetime.combine(cell, time()) for cell in said]
-        return pa.array(midnight, pa.timestamp("us"))
+        days = [cell if cell is None or isinstance(cell, datetime) else datetime.combine(cell, time()) for cell in said]
+        return pa.array(days, pa.timestamp("us"))
     if kinds in ({time}, {timedelta}):
         return pa.array(said)
     return pa.array([_written(cell) for cell in said], pa.string())

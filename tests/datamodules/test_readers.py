@@ -153,7 +153,7 @@ def test_a_two_dimensional_array_becomes_numbered_columns(tmp_path):
         ("t.csv", "a,b\n1,2\n3\n", "line 3: 2 fields are needed as in the header, 1 came"),
         ("t.csv", 'a,b\n"x\ny",2\n3,4,5\n', "line 4: 2 fields are needed as in the header, 3 came: '3 4 5'"),
         ("t.csv", "a,b,a\n1,2,3\n", "columns of the same name: 'a'"),
-        ("t.csv", b"a\nn\xe9e\x00\n", "is no text: it is not UTF-8 and holds control characters"),
+        ("t.csv", b"a\nn\xe9e and more of it\x00\n", "is no text: it is not UTF-8 and holds control characters"),
         ("t.csv", b"a\n\xc3\xa9\xc3\xa9\n\xe9\n", "is UTF-8 for the most part, and .* line 3; mend it"),
         ("t.csv", "a,b\n1,2\n".encode("utf-16")[:-1], "is not utf-16-le text"),
         ("t.csv.gz", b"no gzip at all", "cannot be read as delimited text"),
