@@ -203,6 +203,7 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
         sizes={"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
         encoding=encoding,
         notes=(
+            *table.notes,
             *([f"too few rows to share out, all in training: class {few}"] if few else ()),
             *names_noted(name, target.class_names or ()),
         ),

@@ -13,7 +13,7 @@ from datamodules.learned import Learned, Options, check_gaps, check_row_count, f
 from datamodules.readers import open_table
 from datamodules.readers.columnar import memory_table
 from datamodules.readers.limits import available_memory, check_memory
-from datamodules.readers.table import Table
+from datamodules.readers.table import Table, tell_notes
 from datamodules.rows.batching import Rows
 from datamodules.rows.cache import Sets, all_or_nothing, encoded_sets, encoded_table, folder_for, is_whole, open_rows
 from datamodules.splits import Splits, split_target
@@ -59,7 +59,7 @@ class TablePreparation:
         return self._table
 
     def _open(self, path: str) -> Table:
-        table = open_table(path, self._max_expansion)
+        table = open_table(path, self._max_expansion, encoding=self.options.encoding)
         if self._is_mapped(table):
             return table
         check_memory(table.label, self._size(table), "--data.memory_map=true keeps it on disk instead")
@@ -141,6 +141,7 @@ class TablePreparation:
             return None
         if stage not in self._held_out:
             table, known = self._open(path), self.learned
+            tell_notes(table)
             known.encoding.check_columns(table.names, table.label)
             target = read_known_target(table, known.target, known.task, known.class_names)
             check_gaps(table.label, known.target, int(target.missing.sum()), known.drop_missing_target)
@@ -213,7 +214,10 @@ class TablePreparation:
     def unlabelled(self, path: str, frame: Any = None) -> Rows:
         """Encode all rows of a file, or of an Arrow table, that needs no target, in file order."""
         # read once, so not kept
-        table = open_table(path, self._max_expansion) if frame is None else memory_table(path, frame)
+        encoding = self.options.encoding
+        is_file = frame is None
+        table = open_table(path, self._max_expansion, encoding) if is_file else memory_table(path, frame)
+        tell_notes(table)
         self.learned.encoding.check_columns(table.names, table.label)
         check_memory(table.label, table.bytes_estimate, "predict its rows in several files")
         return encoded_table(table, self.learned.encoding)

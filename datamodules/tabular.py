@@ -22,6 +22,7 @@ from datamodules.learned import Learned, Options
 from datamodules.preparation import STAGES, Stage, TablePreparation
 from datamodules.readers.frames import in_memory
 from datamodules.readers.limits import MAX_EXPANSION
+from datamodules.readers.text import check_encoding
 from datamodules.rows.batching import TableLoader, eval_loader, predict_loader, train_loader, world
 from datamodules.targets import Task, majority_metrics, mean_metrics
 
@@ -53,8 +54,9 @@ class TabularDataModule(LightningDataModule):
     from the training rows alone. Dates, identifiers, free text and constant columns are left out, and it says so.
 
     Args:
-        path: The table: a CSV or TSV file (also .gz), Parquet, Feather or NPZ, or one of the bundled names digits,
-            iris, wine, breast_cancer, diabetes.
+        path: The table: delimited text (.csv, .tsv, .txt, also .gz), Parquet, Arrow or Feather, NPZ, JSON lines, a
+            spreadsheet (book.xlsx?sheet=NAME), SQLite (sqlite:///file.db?table=NAME), or one of the bundled names
+            digits, iris, wine, breast_cancer, diabetes.
         target: Name of the column to predict. Bundled tables have one called target; a file needs it named.
         data: A table in memory, in Python instead of a path: a data frame (pandas, polars, …; its index is no column),
             an Arrow table, a dict of columns, or an array of two dimensions, whose columns are called X_0, X_1, ….
@@ -127,6 +129,7 @@ class TabularDataModule(LightningDataModule):
         check_fractions(val_fraction, test_fraction)
         check_batch_size(batch_size)
         check_bins(bins)
+        check_encoding(encoding)
         frame = None
         if data is not None:
             if path != "digits" or memory_map is True:

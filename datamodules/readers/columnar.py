@@ -1,4 +1,4 @@
-"""Tables whose columns have types: Parquet, Feather (Arrow IPC) and NPZ files, and scikit-learn's bundled ones."""
+"""Tables whose columns have types: Parquet, Arrow IPC (Feather) and NPZ files, and scikit-learn's bundled ones."""
 
 import math
 import zipfile
@@ -45,22 +45,25 @@ def parquet_table(file: Path) -> Table:
     return _arrow_table(file, names, max(3 * size, 4 * meta.num_rows * len(names)), read)
 
 
-def feather_table(file: Path) -> Table:
-    """Open a Feather file; raise a DataError if it is one of version 1."""
+def arrow_table(file: Path) -> Table:
+    """Open a file of Arrow IPC, which Feather version 2 is, or a stream of it; version 1 of Feather is a DataError."""
     import pyarrow as pa
 
     with file.open("rb") as stream:
-        if stream.read(4) == b"FEA1":
-            raise DataError(f"{str(file)!r} is Feather version 1; write it anew as version 2 or Parquet.")
+        start = stream.read(6)
+    if start.startswith(b"FEA1"):
+        raise DataError(f"{str(file)!r} is Feather version 1; write it anew as version 2 or Parquet.")
+    is_stream = file.suffix.lower() != ".feather" and start != b"ARROW1"
+    opener = pa.ipc.open_stream if is_stream else pa.ipc.open_file
     with pa.memory_map(str(file)) as stream:
-        names = tuple(pa.ipc.open_file(stream).schema.names)
+        names = tuple(opener(stream).schema.names)
 
     def read(columns: Sequence[str]) -> Iterator[Any]:
         wanted = set(columns)
         places = [place for place, name in enumerate(names) if name in wanted]
         with pa.memory_map(str(file)) as stream:
-            reader = pa.ipc.open_file(stream, options=pa.ipc.IpcReadOptions(included_fields=places))
-            yield from map(reader.get_batch, range(reader.num_record_batches))
+            reader = opener(stream, options=pa.ipc.IpcReadOptions(included_fields=places))
+            yield from reader if is_stream else map(reader.get_batch, range(reader.num_record_batches))
 
     return _arrow_table(file, names, 4 * file.stat().st_size, read)
 

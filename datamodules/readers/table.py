@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,8 @@ class Table:
     default_target: str | None = None  # of a bundled table
     is_columnar: bool = False  # its columns stand in the file as numbers, so that to read them again costs little
     state: tuple[int, ...] = ()  # of the file when it was opened; see `file_state`
+    part: str = ""  # what of the file it is: a sheet, a table; and the encoding that was asked for
+    notes: tuple[str, ...] = ()  # what a user should know about how the file was read
 
     def chunks(self, columns: Sequence[str]) -> Iterator[Any]:
         """Yield Arrow tables of exactly `CHUNK_ROWS` rows (the last has the rest) with the named columns."""
@@ -85,7 +87,7 @@ class Table:
                         check_memory(self.label, needed, f"it claims {rows:,} rows, and may be damaged")
                     if time.monotonic() - told > _PROGRESS:
                         told = time.monotonic()
-                        _tell(f"reading {self.label}: {rows:,} rows so far")
+                        tell(f"reading {self.label}: {rows:,} rows so far")
                     yield batch
             self._check_state()
 
@@ -97,12 +99,16 @@ class Table:
 
 
 def file_state(file: Path) -> tuple[int, ...]:
-    """Return what changes when a file does: its size and the time of the last change; nothing of one that is gone."""
-    try:
-        stat = file.stat()
-    except OSError:
-        return ()
-    return stat.st_size, stat.st_mtime_ns
+    """Return what changes when a file does: its size and the time of the last change; nothing of one that is gone.
+
+    Of a database in SQLite also of the journal beside it, where what is written waits.
+    """
+    state = list[int]()
+    for each in (file, Path(f"{file}-wal")):
+        with suppress(OSError):
+            stat = each.stat()
+            state += [stat.st_size, stat.st_mtime_ns] if each == file or stat.st_size else []
+    return tuple(state)
 
 
 @contextmanager
@@ -126,7 +132,13 @@ def reading(label: str, kind: str) -> Iterator[None]:
         raise DataError(f"{label!r} cannot be read as {kind}: {error or type(error).__name__}") from error
 
 
-def _tell(text: str) -> None:
-    # On one process: Lightning and torchrun number those of a machine.
+def tell(text: str) -> None:
+    """Write a line about a table to the user, on one process: Lightning and torchrun number those of a machine."""
     if not int(os.environ.get("LOCAL_RANK", 0)):
         sys.stderr.write(f"{printable(text)}\n")
+
+
+def tell_notes(table: Table) -> None:
+    """Tell the user what is to be known about how a table was read that no description speaks of."""
+    for note in table.notes:
+        tell(f"note: {table.label}: {note}")

@@ -50,6 +50,7 @@ def folder_for(kind: str, table: Table, settings: Mapping[str, Any]) -> Path:
         release = "unknown"
     # its state when it was opened: by now the file may be another
     state = [table.label if table.file is None else str(table.file.resolve()), *table.state]
+    state += [table.part] if table.part else []
     text = json.dumps([_FORMAT, release, kind, state, settings], sort_keys=True)
     return cache_root() / hashlib.sha256(text.encode()).hexdigest()[:32]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.columns.encoding import CategoryColumn, Column, Encoding, NumericColumn
-from datamodules.readers.delimited import MISSING
+from datamodules.readers.layout import MISSING
 from lightning_mods.cli.flags import FORMATS
 from lightning_mods.runs import RunError
 

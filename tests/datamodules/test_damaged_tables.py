@@ -240,8 +240,9 @@ def test_a_quote_within_a_field_of_the_header_is_no_end_of_it(write):
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
-def test_utf16_is_said_to_be_none_of_ours(write, encoding):
-    assert "UTF-" in error_of(write("t.csv", "x,y\n1,2\n".encode(encoding)))
+def test_utf16_that_is_cut_short_is_named(write, encoding):
+    path = write("t.csv", "x,y\n1,2\n".encode(encoding)[:-1])
+    assert "is not utf-16-le text: " in error_of(path)
 
 
 def test_control_characters_of_a_table_do_not_reach_the_terminal(write):

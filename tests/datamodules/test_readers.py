@@ -111,7 +111,7 @@ def test_chunks_have_the_same_edges_however_a_file_is_cut(lengths):
     [("a,b;c,d", ","), ("a;b;c,d", ";"), ("a\tb", "\t"), ("a|b", "|"), ("a", ","), ('"x;y;z",b', ",")],
 )
 def test_the_delimiter_is_read_off_the_header(write, header, delimiter):
-    from datamodules.readers.delimited import sniffed
+    from datamodules.readers.layout import sniffed
 
     assert sniffed(header) == delimiter
 
@@ -153,9 +153,9 @@ def test_a_two_dimensional_array_becomes_numbered_columns(tmp_path):
         ("t.csv", "a,b\n1,2\n3\n", "line 3: 2 fields are needed as in the header, 1 came"),
         ("t.csv", 'a,b\n"x\ny",2\n3,4,5\n', "line 4: 2 fields are needed as in the header, 3 came: '3 4 5'"),
         ("t.csv", "a,b,a\n1,2,3\n", "columns of the same name: 'a'"),
-        ("t.csv", "a\nn\xe9e\n".encode("latin1"), "is not UTF-8"),
-        ("t.csv", "n\xe9e\na\n".encode("latin1"), "is not UTF-8"),
-        ("t.csv", "a,b\n1,2\n".encode("utf-16"), "is not UTF-8"),
+        ("t.csv", b"a\nn\xe9e and more of it\x00\n", "is no text: it is not UTF-8 and holds control characters"),
+        ("t.csv", b"a\n\xc3\xa9\xc3\xa9\n\xe9\n", "is UTF-8 for the most part, and .* line 3; mend it"),
+        ("t.csv", "a,b\n1,2\n".encode("utf-16")[:-1], "is not utf-16-le text"),
         ("t.csv.gz", b"no gzip at all", "cannot be read as delimited text"),
         (
             "t.csv.gz",
@@ -168,8 +168,8 @@ def test_a_two_dimensional_array_becomes_numbered_columns(tmp_path):
         ("t.feather", b"FEA1" * 20, "Feather version 1"),
         ("t.npz", b"junk" * 20, "cannot be read as NPZ: File is not a zip file"),
         ("t.npz", b"PK\x03\x04junk", "cannot be read as NPZ"),
-        ("t.xlsx", b"junk", "none of the known suffixes .csv, .tsv"),
-        ("t.pkl", b"junk", "none of the known suffixes"),
+        ("t.xlsx", b"junk", "cannot be read as a spreadsheet"),
+        ("t.pkl", b"junk", "none of the known suffixes .csv, .tsv"),
     ],
 )
 def test_a_file_that_is_no_table_is_an_error_of_one_line(write, name, content, message):

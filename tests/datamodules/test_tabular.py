@@ -222,7 +222,7 @@ def test_a_module_travels_to_a_spawned_process(mixed):
 def test_the_table_is_read_once_however_much_is_asked(mixed, monkeypatch):
     opened = []
     real = preparation.open_table
-    monkeypatch.setattr(preparation, "open_table", lambda path, *args: opened.append(path) or real(path, *args))
+    monkeypatch.setattr(preparation, "open_table", lambda path, *a, **k: opened.append(path) or real(path, *a, **k))
     dm = TabularDataModule(mixed(), "kind")
     again = copy.copy(dm)
     _ = dm.task, dm.in_features, again.description, again.task, dm.class_counts
@@ -236,7 +236,9 @@ def test_the_table_is_read_once_however_much_is_asked(mixed, monkeypatch):
 def test_a_csv_is_opened_and_parsed_once_for_the_task_and_a_fit(mixed, monkeypatch, target, held_out):
     opened, parsed = [], []
     open_table, open_csv = preparation.open_table, pyarrow.csv.open_csv
-    monkeypatch.setattr(preparation, "open_table", lambda path, *args: opened.append(path) or open_table(path, *args))
+    monkeypatch.setattr(
+        preparation, "open_table", lambda path, *a, **k: opened.append(path) or open_table(path, *a, **k)
+    )
     monkeypatch.setattr(pyarrow.csv, "open_csv", lambda *args, **kwargs: parsed.append(1) or open_csv(*args, **kwargs))
     dm = TabularDataModule(mixed(), target, val_path=mixed(held_out[0], 50, 1) if held_out else None)
     _ = dm.task

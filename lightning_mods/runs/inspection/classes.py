@@ -90,7 +90,7 @@ class ClassTable:
 
     def lines(self) -> list[str]:
         """Return what a terminal shows: the classes, what was taken for what most often, the calibration error."""
-        order = range(len(self.names))
+        order = list(range(len(self.names)))
         if len(self.names) > SHOWN:
             f1 = np.nan_to_num(self.f1, nan=2.0)
             order = sorted(order, key=lambda at: f1[at])[:SHOWN]
@@ -121,7 +121,8 @@ def _reliability(sure: NDArray[np.float64], right: NDArray[np.bool_]) -> Reliabi
 
 
 def _share(part: NDArray[Any], whole: Counts) -> NDArray[np.float64]:
-    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+    shares: NDArray[np.float64] = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+    return shares
 
 
 def _name(name: str) -> str:

@@ -61,7 +61,7 @@ class Inspection:
         found = importance_of(self.model, self.data, stage)
         if found is None:
             say(
-                f"note: --importance shuffles 1 to {MOST_COLUMNS:,} columns, and there are {n:,}; --data.drop leaves out."
+                f"note: --importance shuffles at most {MOST_COLUMNS:,} columns; there are {n:,}, --data.drop leaves out."
             )
             return
         found.write(self.folder / f"{name}.csv")
