@@ -20,8 +20,8 @@ DAY = 86400.0  # seconds
 STYLES: tuple[DateStyle, ...] = get_args(DateStyle)
 _YEARS = 1800, 2100  # of a compact date: other whole numbers of eight digits are something else
 _PIVOT = 69  # two-digit years from here on are of the last century, as POSIX has it for strptime's %y
-_MONTHS = "january february march april may june july august september october november december".split()
-_MONTH_OF = {name[:n]: at for at, name in enumerate(_MONTHS, 1) for n in range(3, len(name) + 1)}
+_JANUARY_ON = "january february march april may june july august september october november december"
+_MONTH_OF = {name[:n]: at for at, name in enumerate(_JANUARY_ON.split(), 1) for n in range(3, len(name) + 1)}
 
 # Arrow's strptime knows neither fractions of seconds nor zones, and names months in the machine's language: so its
 # regular expressions (RE2) take the cells apart, and NumPy's calendar puts them together.
@@ -65,8 +65,8 @@ class DateCounts:
             return
         array = coded(array)
         texts = _texts(array)
-        codes = array.indices.to_numpy(zero_copy_only=False) if not array.null_count else array.indices.drop_null()
-        counts = np.bincount(np.asarray(codes, dtype=np.int64), minlength=len(texts))
+        codes = array.indices.drop_null().to_numpy(zero_copy_only=False)
+        counts = np.bincount(codes.astype(np.int64), minlength=len(texts))
         self.n += int(counts[_found(texts, r"\S")].sum())
         read = _Readings(texts)
         for style in STYLES:
@@ -142,10 +142,8 @@ def _typed(array: Any) -> Floats:
     whole = array.cast(pa.int32() if dtype.bit_width == 32 else pa.int64())
     missing = np.asarray(whole.is_null().to_numpy(zero_copy_only=False), dtype=bool)
     ticks = whole.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    if units < 1:
-        seconds = ticks * DAY
-    else:  # in two parts: nanoseconds since 1970 are more than float64 counts
-        seconds = ticks // int(units) + (ticks % int(units)) / units
+    # in two parts: nanoseconds since 1970 are more than float64 counts
+    seconds = ticks * DAY if units < 1 else ticks // int(units) + (ticks % int(units)) / units
     return np.where(missing, np.nan, seconds)
 
 
@@ -202,12 +200,14 @@ class _Readings:
         if not parts.there.any():
             return np.full(self._n, np.nan)
         at = "abc"[style.index("y")], "abc"[style.index("m")], "abc"[style.index("d")]
-        year, month, day = (np.where(self._year_first, parts.whole(f), parts.whole(o)) for f, o in zip("abc", at, strict=True))
+        year, month, day = (
+            np.where(self._year_first, parts.whole(f), parts.whole(o)) for f, o in zip("abc", at, strict=True)
+        )
         digits = np.where(self._year_first, 4, np.char.str_len(parts.text(at[0])))
         year = _full_year(year, digits)
-        # of two digits, or four, the year alone; nothing that is mixed, such as 1/2-2003
-        others = np.char.str_len(parts.text("c")) if style == "ymd" else digits
-        fits = (self.sign == parts.text("t")) & (digits % 2 == 0) & ((others <= 2) | (style != "ymd"))
+        # years have two digits or four, days two at most; and 1/2-2003 is nothing
+        last = np.where(self._year_first | (style == "ymd"), np.char.str_len(parts.text("c")), 0)
+        fits = (self.sign == parts.text("t")) & (digits % 2 == 0) & (last <= 2)
         seconds = _days(year, month, day) * DAY + parts.time_of_day()
         return np.where(parts.there & fits, seconds, np.nan)
 
@@ -232,6 +232,8 @@ class _Groups:
 
     def number(self, name: str) -> Floats:
         """Return what the group holds as a number; 0 where it is empty."""
+        if not self.there.any():
+            return np.zeros(len(self.there))
         text = np.char.replace(self.text(name), ",", ".")
         return np.where(text == "", "0", text).astype(np.float64)
 
@@ -241,6 +243,8 @@ class _Groups:
 
     def time_of_day(self, most: float = 24.0) -> Floats:
         """Return the seconds since midnight, in UTC; NaN where that is no time of day, or from `most` hours on."""
+        if not self.there.any():
+            return np.full(len(self.there), np.nan)
         hours, minutes, seconds, half = self.number("H"), self.number("M"), self.number("S"), self.text("p")
         letter = np.char.lower(half.astype("U1"))
         fits = (hours < most) & (minutes < 60) & (seconds < 61) & ((letter == "") | ((hours >= 1) & (hours <= 12)))
@@ -252,7 +256,7 @@ class _Groups:
             digits = np.where(signed, np.char.ljust(zone.astype("U5"), 5, "0"), "+0000")
             clock = np.array([int(text) for text in digits.tolist()], dtype=np.int64)
             offset = np.sign(clock) * (np.abs(clock) // 100 * 3600 + np.abs(clock) % 100 * 60.0)
-        return np.where(fits, hours * 3600 + minutes * 60 + seconds - offset, np.nan)
+        return np.where(fits & self.there, hours * 3600 + minutes * 60 + seconds - offset, np.nan)
 
 
 def _year(parts: _Groups, name: str) -> NDArray[np.int64]:
