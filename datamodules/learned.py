@@ -1,14 +1,16 @@
 """Everything learned from the training table before the first batch: how each column is encoded, target statistics."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.columns.cells import alike, kind_of, single, written_number
+from datamodules.columns.calendar import DateColumn, DateFacts, date_column
+from datamodules.columns.cells import NUMERIC_SHARE, alike, kind_of, single, written_number
+from datamodules.columns.dates import DateCounts, as_times
 from datamodules.columns.encoding import CategoryColumn, Column, Encoding, NumericColumn, infinite_error, positions
 from datamodules.columns.summary import MAX_TRACKED, ColumnSummary
 from datamodules.errors import DataError, nearest, shortened
@@ -22,6 +24,10 @@ STATE_VERSION = 1
 MAX_BIN_FEATURES = 2048  # of all columns together: more would cost more time than they are worth
 SAMPLED_ROWS = 100_000  # whose quantiles are the edges: exact to half a percent of the rows
 SAMPLED_CELLS = 2**25  # a quarter of a gigabyte
+_WRITTEN_AS = {
+    **{"ymd": "dates", "dmy": "dates, the day first", "mdy": "dates, the month first"},
+    **{"compact": "dates such as 20201231", "clock": "times of day", "duration": "durations"},
+}
 _SMALLEST_SPREAD = 1e-15  # of a target: a loss in its units squared is told from 0 in float32
 _FLOAT32_ROUNDING = 2.0**-24
 _TARGET_PRECISION = 1e-3  # of the target's standard deviation: far below what any model resolves
@@ -176,7 +182,10 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
     if unnamed:
         again = {s.name: s for s in _summarised(table, unnamed, splits.train)}
         summaries = [again.get(s.name, s) for s in summaries]
-    encoding = choose_encoding(summaries, dropped, label=table.label, n_rows=len(target.values), bins=options.bins)
+    dates = _dates_in(table, [s for s in summaries if s.may_be_dates], splits.train)
+    encoding = choose_encoding(
+        summaries, dropped, label=table.label, n_rows=len(target.values), bins=options.bins, dates=dates
+    )
     counts = mean = std = None
     wide = False
     values = target.values[splits.train]
@@ -243,6 +252,29 @@ def _summarised(table: Table, summaries: list[ColumnSummary], train: NDArray[np.
     return summaries
 
 
+def _dates_in(
+    table: Table, summaries: Sequence[ColumnSummary], train: NDArray[np.int64]
+) -> dict[str, tuple[DateCounts, DateFacts]]:
+    # Of columns that may be dates, those that are: the style, told from all training rows, and then what they hold.
+    counts = {s.name: DateCounts() for s in summaries}
+    for name, cells in _training_cells(table, [*counts], train):
+        counts[name].add(cells)
+    styles = {name: found.style for name, found in counts.items() if found.share >= NUMERIC_SHARE}
+    facts = {name: DateFacts(style) for name, style in styles.items() if style is not None}
+    for name, cells in _training_cells(table, [*facts], train):
+        facts[name].add(as_times(cells, facts[name].style))
+    return {name: (counts[name], each) for name, each in facts.items()}
+
+
+def _training_cells(table: Table, names: Sequence[str], train: NDArray[np.int64]) -> Iterator[tuple[str, Any]]:
+    start = 0
+    for chunk in table.chunks(names) if names else ():
+        low, high = np.searchsorted(train, [start, start + chunk.num_rows])
+        for name in names:
+            yield name, single(chunk, name).take(train[low:high] - start)
+        start += chunk.num_rows
+
+
 def min_rows_for_category(n_rows: int) -> int:
     """Return how many training rows a name needs for a feature of its own: a thousandth, at least 2, at most 20.
 
@@ -252,7 +284,13 @@ def min_rows_for_category(n_rows: int) -> int:
 
 
 def choose_encoding(
-    summaries: Sequence[ColumnSummary], dropped: dict[str, str], *, label: str, n_rows: int, bins: int = 0
+    summaries: Sequence[ColumnSummary],
+    dropped: dict[str, str],
+    *,
+    label: str,
+    n_rows: int,
+    bins: int = 0,
+    dates: Mapping[str, tuple[DateCounts, DateFacts]] | None = None,  # of those columns that hold such
 ) -> Encoding:
     """Decide how to encode each column, or why to leave it out; `dropped` are left out already.
 
@@ -263,7 +301,8 @@ def choose_encoding(
     used: list[Column] = []
     reasons, notes, pooled = dict(dropped), [], []
     for s in summaries:
-        column = _decide(s)
+        found = None if s.forced else (dates or {}).get(s.name)
+        column = _decide(s) if found is None else date_column(s.name, *found)
         if isinstance(column, str):
             reasons[s.name] = column
             continue
@@ -274,6 +313,11 @@ def choose_encoding(
                 notes.append(f"{s.name}: numbers; {s.n_junk} cells such as {s.junk!r} count as missing")
             if s.zeros:
                 notes.append(f"{s.name}: numbers, of {s.zeros!r} too; if it is a code, --data.categorical=[{s.name}]")
+        elif isinstance(column, DateColumn):
+            counts, _ = found or (DateCounts(), None)
+            notes.append(f"{s.name}: {_WRITTEN_AS[column.style]}")
+            if counts.ambiguous:
+                notes[-1] += ", as no cell tells whether the day or the month is first; write them as 2020-12-31"
         else:
             if column.infrequent:
                 pooled.append(f"{s.name} ({len(s.counts) - len(column.categories)} of {len(s.counts)})")
@@ -348,7 +392,7 @@ def _decide(s: ColumnSummary) -> Column | str:
         return "all missing"
     if s.forced:
         return _category(s)
-    if s.kind == "time" or (s.kind == "text" and s.looks_like_dates):
+    if s.kind == "time":
         return "date or time"
     return _numeric(s) if s.are_numbers else _category(s)
 

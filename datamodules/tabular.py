@@ -8,7 +8,8 @@ from textwrap import wrap
 from typing import Any, Literal, ParamSpec
 
 from callbacks.host.packages import LightningDataModule, main_package
-from datamodules.columns.encoding import Encoding, NumericColumn
+from datamodules.columns.calendar import DateColumn
+from datamodules.columns.encoding import CategoryColumn, Encoding, NumericColumn
 from datamodules.errors import (
     DataError,
     check_batch_size,
@@ -389,9 +390,10 @@ def _unscored(work: TablePreparation) -> Iterator[str]:
 
 def _columns(encoding: Encoding) -> list[str]:
     columns = encoding.columns
-    numeric = sum(isinstance(c, NumericColumn) for c in columns)
-    gaps = [c.name for c in columns if (c.indicator if isinstance(c, NumericColumn) else c.missing)]
-    used = f"{len(encoding.feature_names)} from {numeric} number and {len(columns) - numeric} category columns"
+    numeric, dates = (sum(isinstance(c, kind) for c in columns) for kind in (NumericColumn, DateColumn))
+    gaps = [c.name for c in columns if (c.missing if isinstance(c, CategoryColumn) else c.indicator)]
+    used = f"{len(encoding.feature_names)} from {numeric} number and {len(columns) - numeric - dates} category columns"
+    used += f" and {dates} of dates" if dates else ""
     if bins := [len(c.bin_means) for c in columns if isinstance(c, NumericColumn) and c.bin_means]:
         used += f"; {sum(bins)} are bins of {len(bins)} number columns, at most {max(bins)} of one"
     lines = [f"features: {used}" + (f"; gaps in {shortened(gaps, 8)}" if gaps else "")]

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.columns.calendar import DateColumn
 from datamodules.columns.cells import as_labels, as_numbers, kind_of, single
 from datamodules.errors import DataError, nearest, shortened
 
@@ -62,17 +63,29 @@ class NumericColumn:
     def encode(self, array: Any, start: int, infinities: "InfinityCount") -> NDArray[np.float32]:
         """Encode cells, shape (rows,), as float32 of shape (rows, features), all bins in one: see `positions`."""
         values = self.values(array, start, infinities)
-        missing = np.isnan(values)
-        with np.errstate(over="ignore", invalid="ignore"):
-            scaled = (values - self.mean) / self.scale
-        scaled[missing] = 0.0
-        far = np.abs(scaled) > TAIL
-        if far.any():
-            z = np.abs(np.nan_to_num(scaled[far], posinf=np.finfo(np.float64).max))
-            scaled[far] = np.sign(scaled[far]) * (TAIL + np.log1p(z - TAIL))
+        missing, scaled = np.isnan(values), scaled_values(values, self.mean, self.scale)
         parts = [scaled] * (not self.constant) + [missing] * self.indicator
         parts += [positions(values, self.edges)] if self.edges else []
         return np.stack(parts, axis=1).astype(np.float32)
+
+
+def scaled_values(values: NDArray[np.float64], mean: float, scale: float) -> NDArray[np.float64]:
+    """Return numbers standardised, linear up to `TAIL` and logarithmic beyond; 0 for NaN."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = (values - mean) / scale
+    scaled[np.isnan(values)] = 0.0
+    far = np.abs(scaled) > TAIL
+    if far.any():
+        z = np.abs(np.nan_to_num(scaled[far], posinf=np.finfo(np.float64).max))
+        scaled[far] = np.sign(scaled[far]) * (TAIL + np.log1p(z - TAIL))
+    return scaled
+
+
+def encoded_dates(column: DateColumn, seconds: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Encode times, shape (rows,), as float32 of shape (rows, features)."""
+    trend = [scaled_values(seconds, column.mean, column.scale)] * column.trend
+    parts = [*trend, *[np.isnan(seconds)] * column.indicator, *column.waves(seconds)]
+    return np.stack(parts, axis=1).astype(np.float32)
 
 
 def positions(values: NDArray[np.float64], edges: Sequence[float]) -> NDArray[np.float64]:
@@ -139,7 +152,8 @@ class CategoryColumn:
         return out
 
 
-Column = NumericColumn | CategoryColumn
+Column = NumericColumn | CategoryColumn | DateColumn
+KINDS: dict[str, type[Any]] = {each.kind: each for each in (NumericColumn, CategoryColumn, DateColumn)}
 
 
 @dataclass
@@ -267,7 +281,7 @@ class Encoding:
 
     def encode_stored(self, chunk: Any, start: int, infinities: InfinityCount) -> NDArray[np.float32]:
         """Encode a chunk likewise, but with one number for all bins of a column: `expansion` makes features of it."""
-        parts = [c.encode(_cells(chunk, c, infinities.label), start, infinities) for c in self.columns]
+        parts = [_encoded(c, _cells(chunk, c, infinities.label), start, infinities) for c in self.columns]
         return np.concatenate(parts, axis=1) if parts else np.zeros((chunk.num_rows, 0), dtype=np.float32)
 
     def check_columns(self, names: tuple[str, ...], label: str) -> None:
@@ -288,8 +302,14 @@ class Encoding:
         columns: list[Column] = []
         for each in plain["columns"]:
             said: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in each.items() if k != "kind"}
-            columns.append(NumericColumn(**said) if each["kind"] == NumericColumn.kind else CategoryColumn(**said))
+            columns.append(KINDS[each["kind"]](**said))
         return cls(tuple(columns), dict(plain["dropped"]), tuple(plain["notes"]))
+
+
+def _encoded(column: Column, cells: Any, start: int, infinities: InfinityCount) -> NDArray[np.float32]:
+    if isinstance(column, DateColumn):
+        return encoded_dates(column, column.values(cells, start, infinities))
+    return column.encode(cells, start, infinities)
 
 
 def _plain(column: Column) -> dict[str, Any]:
@@ -311,7 +331,7 @@ def _cells(chunk: Any, column: Column, label: str) -> Any:
 class RawRows:
     """Rows as an exported model takes them, their columns in the order of the encoding's."""
 
-    numbers: NDArray[np.float64]  # shape (rows, number columns); NaN where a cell is missing
+    numbers: NDArray[np.float64]  # shape (rows, number and date columns); NaN where a cell is missing
     codes: NDArray[np.int64]  # shape (rows, category columns); see `CategoryColumn.codes`
 
     def __len__(self) -> int:
@@ -329,7 +349,7 @@ class RawRows:
 def raw_rows(encoding: Encoding, chunk: Any, start: int, infinities: InfinityCount) -> RawRows:
     """Read a chunk (an Arrow table) as rows for an exported model; what `Encoding.encode` says holds here too."""
     cells = [(c, _cells(chunk, c, infinities.label)) for c in encoding.columns]
-    numbers = [c.values(found, start, infinities) for c, found in cells if isinstance(c, NumericColumn)]
+    numbers = [c.values(found, start, infinities) for c, found in cells if not isinstance(c, CategoryColumn)]
     codes = [c.codes(found) for c, found in cells if isinstance(c, CategoryColumn)]
     none = np.zeros((chunk.num_rows, 0), dtype=np.int64)  # where there are no columns of a kind
     return RawRows(np.column_stack([none.astype(np.float64), *numbers]), np.column_stack([none, *codes]))

@@ -18,15 +18,12 @@ from datamodules.columns.cells import (
     count_missing,
     spells_nan,
 )
+from datamodules.columns.dates import DateCounts
 
 MAX_TRACKED = 20_000  # different names remembered of a column; more of them can only be text or an identifier
 _COUNTERS = frozenset({"", "rownames", "rowname", "row", "rowid", "row_id", "index", "unnamed: 0"})
 _FIRST = 10  # cells of each chunk that are looked at, letter by letter
-_DATE = re.compile(
-    r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))"
-    r"([T ]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?\s?([AaPp][Mm])?\s?(Z|[+-]\d{2}:?\d{2})?)?"
-    r"|\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?"
-)
+_FIRST_DATE, _LAST_DATE = 18_000_101, 21_001_231  # as numbers: between them every cell has to be a date
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
 
 
@@ -218,7 +215,16 @@ class ColumnSummary:
         return bool(self.row_numbers) or (self.last is not None and self.name.strip().lower() in _COUNTERS)
 
     @property
-    def looks_like_dates(self) -> bool:
-        """Return whether nine in ten of the names are written like a date or a time of day."""
-        names = list(self.counts)[:SAMPLE]
-        return bool(names) and sum(map(bool, map(_DATE.fullmatch, names))) >= 0.9 * len(names)
+    def may_be_dates(self) -> bool:
+        """Return whether the cells have to be looked at as dates: by the file's word, by some names, or as 20201231."""
+        import pyarrow as pa
+
+        if self.forced or self.kind == "time":
+            return not self.forced
+        if self.kind not in ("text", "number", "category") or not self.n_present:
+            return False
+        if self.are_numbers:
+            return self.moments.low >= _FIRST_DATE and self.moments.high <= _LAST_DATE and not self.n_junk
+        counts = DateCounts()
+        counts.add(pa.array(list(self.counts)[:SAMPLE], type=pa.string()))
+        return counts.share >= NUMERIC_SHARE

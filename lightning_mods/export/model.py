@@ -5,6 +5,7 @@ Every writer but TorchScript's goes by the graph that `torch.export` makes of an
 
 import inspect
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from callbacks.host.packages import LightningModule, kinds
+from datamodules.columns.calendar import DateColumn, wave_numbers
+from datamodules.columns.dates import DAY
 from datamodules.columns.encoding import TAIL, CategoryColumn, Encoding, NumericColumn
 from lightning_mods.cli.command_line import UsageError
 from lightning_mods.export.runtime import tensors_in, unspoken
@@ -25,6 +28,7 @@ from lightning_mods.models.module import MLPModule
 MAX_BATCH = {"executorch": 128}  # ExecuTorch plans its memory ahead, for the largest batch
 _MADE_ROWS = 2  # an exporter takes a batch of one row for a constant
 _NOISY_ROWS = 5  # of the second batch of a module's example that is compared: other than the example's
+_WAVES = ("wave_column", "wave_whole", "wave_offset", "wave_period", "wave_multiple", "wave_quarter")
 _NOTHING = -1  # no cell has this code once it went through `_hot`
 
 
@@ -44,23 +48,28 @@ class TableModel(nn.Module):
     bin_width: Tensor
     bin_number: Tensor
     bin_mean: Tensor
+    wave_column: Tensor  # for each wave of a date, its column and `wave_numbers`
+    wave_whole: Tensor
+    wave_offset: Tensor
+    wave_period: Tensor
+    wave_multiple: Tensor
+    wave_quarter: Tensor
     unknown: Tensor
     hot_column: Tensor  # for each feature of a category, its column and the two codes that set it
     hot_code: Tensor
     hot_code_too: Tensor
-    order: (
-        Tensor  # where each feature stands among all numbers, then marks of missing ones, bins, then all of categories
-    )
+    order: Tensor  # where each feature stands among all numbers, then marks of missing ones, bins, waves, then all of categories
 
     def __init__(self, encoding: Encoding, model: MLPModule) -> None:
         super().__init__()
         self.model = model
-        self._numbers = [column for column in encoding.columns if isinstance(column, NumericColumn)]
+        self._numbers = [column for column in encoding.columns if not isinstance(column, CategoryColumn)]
         self._categories = [column for column in encoding.columns if isinstance(column, CategoryColumn)]
         self._keep("mean", [column.mean for column in self._numbers], torch.float64)
         self._keep("scale", [column.scale for column in self._numbers], torch.float64)
         self._keep("largest", torch.finfo(torch.float64).max, torch.float64)
         self._add_bins()
+        self._add_waves()
         self._add_codes()
         self._add_order(encoding)
 
@@ -71,11 +80,19 @@ class TableModel(nn.Module):
         bins = [
             (at, low, high - low, t, mean)
             for at, column in enumerate(self._numbers)
+            if isinstance(column, NumericColumn)
             for t, ((low, high), mean) in enumerate(zip(pairwise(column.edges), column.bin_means, strict=True))
         ]
         self._has_bins = bool(bins)
         for i, name in enumerate(("bin_column", "bin_low", "bin_width", "bin_number", "bin_mean")):
             self._keep(name, [row[i] for row in bins], torch.float64 if i else torch.int64)
+
+    def _add_waves(self) -> None:
+        dates = [(at, column) for at, column in enumerate(self._numbers) if isinstance(column, DateColumn)]
+        waves = [(at, *numbers) for at, column in dates for numbers in wave_numbers(column)]
+        self._has_waves = bool(waves)
+        for i, name in enumerate(_WAVES):
+            self._keep(name, [row[i] for row in waves], torch.float64 if i else torch.int64)
 
     def _add_codes(self) -> None:
         hot: list[tuple[int, int, int]] = []
@@ -92,12 +109,18 @@ class TableModel(nn.Module):
     def _add_order(self, encoding: Encoding) -> None:
         width = len(self._numbers)
         number, at, order = 0, 2 * width, []
-        hot = at + len(self.bin_mean)
+        wave = at + len(self.bin_mean)
+        hot = wave + len(self.wave_period)
         for column in encoding.columns:
             if isinstance(column, NumericColumn):
                 order += [number] * (not column.constant) + [width + number] * column.indicator
                 order += range(at, at + len(column.bin_means))
                 at += len(column.bin_means)
+                number += 1
+            elif isinstance(column, DateColumn):
+                order += [number] * column.trend + [width + number] * column.indicator
+                order += range(wave, wave + len(wave_numbers(column)))
+                wave += len(wave_numbers(column))
                 number += 1
             else:
                 order += range(hot, hot + len(column.feature_names))
@@ -122,7 +145,16 @@ class TableModel(nn.Module):
         size = torch.minimum(scaled.abs(), self.largest)
         tail = scaled.sign() * (TAIL + torch.log1p((size - TAIL).clamp(min=0.0)))
         parts = [torch.where(size > TAIL, tail, scaled).float(), missing.float()]
-        return [*parts, self._binned(numbers, missing)] if self._has_bins else parts
+        parts += [self._binned(numbers, missing)] if self._has_bins else []
+        return [*parts, self._waving(numbers, missing)] if self._has_waves else parts
+
+    def _waving(self, numbers: Tensor, missing: Tensor) -> Tensor:
+        # as `DateColumn.waves` has it
+        days = numbers.index_select(1, self.wave_column) / DAY
+        whole = torch.where(self.wave_whole > 0, days.floor(), days)
+        turns = (whole + self.wave_offset) / self.wave_period * self.wave_multiple + self.wave_quarter
+        sines = (2 * math.pi * (turns - turns.floor())).float().sin()
+        return torch.where(missing.index_select(1, self.wave_column), 0.0, sines)
 
     def _binned(self, numbers: Tensor, missing: Tensor) -> Tensor:
         # by way of the position among the column's bins, in float32, as `Expansion` has it

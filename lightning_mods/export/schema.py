@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from datamodules.columns.calendar import DateColumn
+from datamodules.columns.dates import STYLES
 from datamodules.columns.encoding import CategoryColumn, Column, Encoding, NumericColumn
 from datamodules.readers.layout import MISSING
 from lightning_mods.cli.flags import FORMATS
@@ -14,6 +16,7 @@ from lightning_mods.runs import RunError
 
 MADE_BY = "lightning_mods.export"
 VERSION = 1
+_SECONDS = "seconds since 1970-01-01 UTC"
 _LARGEST = 64_000_000  # bytes; a million names of categories are less
 
 
@@ -29,7 +32,7 @@ def schema_of(
 
     `class_names` are None for a regression, `max_batch` (most rows in a call) for no limit.
     """
-    numbers = [_number(column) for column in encoding.columns if isinstance(column, NumericColumn)]
+    numbers = [_number(column) for column in encoding.columns if not isinstance(column, CategoryColumn)]
     categories = [_category(column) for column in encoding.columns if isinstance(column, CategoryColumn)]
     inputs = [
         {"name": name, "dtype": dtype, "shape": ["batch", len(columns)], "columns": columns}
@@ -49,7 +52,10 @@ def schema_of(
     }
 
 
-def _number(column: NumericColumn) -> dict[str, Any]:
+def _number(column: NumericColumn | DateColumn) -> dict[str, Any]:
+    if isinstance(column, DateColumn):
+        plain = {"name": column.name, "type": "date", "missing": "NaN", "text_counts_as_missing": column.junk}
+        return {**plain, "unit": _SECONDS, "style": column.style, "mean": column.mean, "scale": column.scale}
     plain = {"name": column.name, "type": "number", "missing": "NaN"}
     return {**plain, "text_counts_as_missing": column.junk, "mean": column.mean, "scale": column.scale}
 
@@ -120,6 +126,10 @@ def encoding_in(schema: Mapping[str, Any]) -> Encoding:
 def _column(plain: Mapping[str, Any]) -> Column:
     if plain["type"] == "number":
         return NumericColumn(plain["name"], plain["mean"], plain["scale"], junk=plain["text_counts_as_missing"])
+    if plain["type"] == "date":
+        return DateColumn(
+            plain["name"], plain["style"], plain["mean"], plain["scale"], junk=plain["text_counts_as_missing"]
+        )
     codes = plain["codes"]
     return CategoryColumn(plain["name"], tuple(sorted(codes, key=codes.__getitem__)))
 
@@ -128,6 +138,7 @@ def _column(plain: Mapping[str, Any]) -> Column:
 
 _NUMBER = {"name": str, "type": ("number",), "missing": ("NaN",), "text_counts_as_missing": bool}
 _NUMBER |= {"mean": float, "scale": float}
+_DATE = {**_NUMBER, "type": ("date",), "unit": (_SECONDS,), "style": STYLES}
 _CATEGORY = {"name": str, "type": ("category",), "codes": dict, "unknown": int, "missing": int}
 _INPUTS = {
     "numbers": {"name": ("numbers",), "dtype": ("float64",), "shape": list, "columns": list},
@@ -182,7 +193,9 @@ def _check_inputs(inputs: Sequence[Any]) -> list[str]:
                 f"the input `{kind}` has {len(each['columns'])} columns and the shape {_shown(each['shape'])}"
             )
         for column in each["columns"]:
-            _check_fields(column, _NUMBER if kind == "numbers" else _CATEGORY, f"a column of `{kind}`")
+            is_date = kind == "numbers" and isinstance(column, dict) and column.get("type") == "date"
+            form = _DATE if is_date else _NUMBER if kind == "numbers" else _CATEGORY
+            _check_fields(column, form, f"a column of `{kind}`")
             if kind == "categories":
                 _check_codes(column)
     return [column["name"] for each in inputs for column in each["columns"]]

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from callbacks.host.lightning import MisconfigurationException
 from callbacks.host.packages import Trainer
 from datamodules import DataError, TabularDataModule
+from datamodules.columns.calendar import CYCLES, DateColumn
 from datamodules.columns.encoding import CategoryColumn, NumericColumn
 from datamodules.learned import Learned
 from lightning_mods.models.classifier import MLPClassifier
@@ -209,6 +210,10 @@ def _faults_of_learned(learned: Learned) -> Iterator[str]:
                 yield f"column {column.name!r} has a mean, a scale or edges that cannot be"
             if len(column.bin_means) != bins or not all(map(isfinite, (*column.edges, *column.bin_means))):
                 yield f"column {column.name!r} has means of bins that cannot be"
+        elif isinstance(column, DateColumn):
+            known = {*column.cycles} <= {*CYCLES} and len({*column.cycles}) == len(column.cycles)
+            if not (isfinite(column.mean) and 0 < column.scale < float("inf") and known and column.feature_names):
+                yield f"column {column.name!r} has a mean, a scale or cycles that cannot be"
         elif isinstance(column, CategoryColumn) and len(set(column.categories)) < len(column.categories):
             yield f"column {column.name!r} has a category twice"
 

@@ -121,16 +121,19 @@ def test_nothing_is_learned_from_rows_held_out(write):
     assert torch.equal(tensors(one, "train")[0], tensors(other, "train")[0])
 
 
+CYCLES = (("year", 2), ("week", 3))
+WAVES = [f"when {wave} {k} of the {cycle}" for cycle, n in CYCLES for k in range(1, n + 1) for wave in ("sin", "cos")]
+
+
 def test_every_column_of_a_mixed_table_goes_where_it_should(mixed):
     dm = TabularDataModule(mixed(), "kind", drop=["amount"])
     assert dm.feature_names == [
         "size", "gappy", "gappy is missing", "junky", "junky is missing", "colour=blue", "colour=green", "colour=red",
-        "colour is infrequent", "colour is missing", "flag=False", "flag=True",
+        "colour is infrequent", "colour is missing", "flag=False", "flag=True", "when", *WAVES,
     ]  # fmt: skip
     assert {k: v.split(":")[0] for k, v in dm.learned.encoding.dropped.items()} == {
         "amount": "as asked",
         "id": "only counts the rows",
-        "when": "date or time",
         "who": "text or identifier",
         "same": "constant",
     }
@@ -141,8 +144,8 @@ def test_the_description_tells_what_became_of_the_table(mixed):
     for part in (
         "mixed.csv, 400 rows",
         "target: 'kind', classification, 2 classes: big, small",
-        "12 from 3 number and 2 category columns; gaps in gappy, junky, colour",
-        "left out: when (date or time)",
+        "23 from 3 number and 2 category columns and 1 of dates; gaps in gappy, junky, colour",
+        "when: dates",
         "junky: numbers; 14 cells such as '?' count as missing",
         "rare categories share one feature in colour (1 of 4)",
         "rows: 280 train, 60 validation, 60 test (stratified by class, seed 0)",
@@ -294,7 +297,7 @@ def test_prediction_keeps_the_order_of_rows_and_needs_no_target(mixed, write):
     lines = Path(dm.path).read_text().splitlines()
     columns = [c.split(",") for c in lines[:6]]
     # columns in another order, rows reversed, no target
-    order = [3, 1, 2, 4, 5]
+    order = [3, 1, 6, 2, 4, 5]
     body = [columns[0], *reversed(columns[1:])]
     dm.predict_path = write("p.csv", "\n".join(",".join(r[i] for i in order) for r in body))
     (x,) = list(dm.predict_dataloader())

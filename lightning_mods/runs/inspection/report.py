@@ -60,9 +60,7 @@ class Inspection:
         n = len(self.data.learned.encoding.columns)
         found = importance_of(self.model, self.data, stage)
         if found is None:
-            say(
-                f"note: --importance shuffles at most {MOST_COLUMNS:,} columns; there are {n:,}, --data.drop leaves out."
-            )
+            say(f"note: --importance shuffles up to {MOST_COLUMNS:,} columns, not {n:,}; --data.drop leaves out.")
             return
         found.write(self.folder / f"{name}.csv")
         from lightning_mods.runs.inspection.pictures import draw_importance
