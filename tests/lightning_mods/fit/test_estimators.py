@@ -219,7 +219,7 @@ def test_rows_that_weigh_nothing_are_not_there_and_equal_weights_change_nothing(
     model, some = MLPClassifierEstimator(random_state=0, **QUICK), np.arange(len(y)) % 3 > 0
     without = clone(model).fit(x[some], y[some]).predict_proba(x)
     assert np.array_equal(model.fit(x, y, sample_weight=2.0 * some).predict_proba(x), without)
-    with pytest.raises(ValueError, match="at least 0, not all of them zero; the least is -1.0"):
+    with pytest.raises(ValueError, match=r"at least 0, not all of them zero; the least is -1\.0"):
         model.fit(x, y, sample_weight=-some.astype(float))
 
 
