@@ -68,6 +68,10 @@ def _checkpoint_to_keep(trainer: Trainer, record: FitRecord, best_epoch: int | N
     return f"the weights of epoch {best_epoch}; {keeps} would have kept the best ones"
 
 
+def _writes(monitor: "FitMonitor", trainer: Trainer) -> bool:
+    return bool(trainer.loggers) or not monitor.silent
+
+
 class FitMonitor(NamedByPlace, Callback):
     """Says whether any LightningModule underfits, fits well or overfits, how sure that is, and what to do next.
 
@@ -199,7 +203,7 @@ class FitMonitor(NamedByPlace, Callback):
         self._stopped = False
         self.last_word, self.closing_part = "", None
         folder = _folder_of(trainer)
-        self._folder = folder if self._writes(trainer) else None
+        self._folder = folder if _writes(self, trainer) else None
         with self._guard(trainer, READING):
             self._kept.begin(_saver_of_lowest(trainer, self._reader.record), self._reader.record.curves["val_loss"])
 
@@ -275,9 +279,6 @@ class FitMonitor(NamedByPlace, Callback):
             if self._reader.record.has("val_loss"):
                 self._judge(trainer, pl_module, trainer.current_epoch, last=True)
             self._close(trainer)
-
-    def _writes(self, trainer: Trainer) -> bool:
-        return bool(trainer.loggers) or not self.silent
 
     def _is_due(self, epoch: int) -> bool:
         growth = 50 if self.stop else 10
@@ -356,7 +357,7 @@ class FitMonitor(NamedByPlace, Callback):
             self.last_word = paragraph(found, keep)
             knobs = Knobs(self.flags, None if self.flags else FRAMEWORK, self._evidence.settings)
             self.closing_part = FitPart(found, headline(found), keep, knobs)
-        if not self._writes(trainer):
+        if not _writes(self, trainer):
             return
         with self._guard(trainer, "writing the diagnosis"):
             shown = {f"fit/probability_{fit}": probability for fit, probability in found.probabilities.items()}

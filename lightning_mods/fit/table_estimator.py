@@ -152,6 +152,10 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             weight=weight,
             seed=seed,
         )
+        if (
+            weight and weight in data.learned.encoding.inputs
+        ):  # it would be learned from; goes with --data.weight's coming
+            raise NotImplementedError("sample_weight needs TabularDataModule(weight=…), which has no effect yet.")
         with isolated_random_numbers(), quietly():
             torch.manual_seed(seed)
             self._train(data)

@@ -14,29 +14,33 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PATH = ROOT / "examples" / "first_steps.ipynb"
+ESTIMATORS = ROOT / "examples" / "estimators.ipynb"
 
 pytestmark = pytest.mark.timeout(600)
 
 
-def cells(kind="code"):
-    return [cell for cell in json.loads(PATH.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == kind]
+def cells(kind="code", path=PATH):
+    return [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == kind]
 
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
     """A copy of the notebook, run by a kernel of this interpreter in an empty folder."""
+    return run_by_a_kernel(PATH, tmp_path_factory.mktemp("notebook"))
+
+
+def run_by_a_kernel(path, folder):
     nbformat = pytest.importorskip("nbformat", reason="not installed: pip install nbformat")
     nbclient = pytest.importorskip("nbclient", reason="not installed: pip install nbclient")
     pytest.importorskip("ipykernel", reason="not installed: pip install ipykernel")
-    folder = tmp_path_factory.mktemp("notebook")
-    before = PATH.read_bytes()
-    notebook = nbformat.read(PATH, as_version=4)
+    before = path.read_bytes()
+    notebook = nbformat.read(path, as_version=4)
     environment = {**os.environ, "JUPYTER_DATA_DIR": str(folder / "jupyter"), "OMP_NUM_THREADS": "1"}
     client = nbclient.NotebookClient(
         notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
     client.execute(env=environment)
-    assert PATH.read_bytes() == before
+    assert path.read_bytes() == before
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
@@ -105,10 +109,22 @@ def test_no_warning_stands_in_the_notebook(executed):
     assert " failed (" not in said
 
 
-def test_it_is_stored_without_outputs():
+@pytest.mark.parametrize("path", [PATH, ESTIMATORS])
+def test_it_is_stored_without_outputs(path):
     """A stored output is a claim that nobody measures again, and a diff that nobody can read."""
-    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells())
-    assert "http" not in PATH.read_text(encoding="utf-8")
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells(path=path))
+    assert "http" not in path.read_text(encoding="utf-8")
+
+
+def test_the_estimators_of_the_other_notebook_learn_a_data_frame_without_a_word(tmp_path):
+    executed = run_by_a_kernel(ESTIMATORS, tmp_path)
+    assert [text_of(cell, "stderr") for cell in executed if text_of(cell, "stderr")] == []
+    said = "".join(text_of(cell, "stdout") for cell in executed)
+    assert float(re.search(r"R² on rows it has not seen: ([\d.]+)", said)[1]) > 0.2
+    assert re.search(r"^verdict: (good|overfit|underfit)\. ", said, flags=re.MULTILINE)
+    assert re.search(r"^(bmi|s5) ", said, flags=re.MULTILINE)  # what a linear model finds there, too
+    assert said.endswith("True\n")
+    assert {path.name for path in tmp_path.iterdir()} <= {"jupyter", "model.ckpt"}
 
 
 def test_its_first_cell_installs_the_package_from_the_clone_it_lies_in(tmp_path):
