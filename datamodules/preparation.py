@@ -15,6 +15,7 @@ from datamodules.readers.limits import available_memory, check_memory
 from datamodules.readers.table import Table
 from datamodules.rows.batching import Rows
 from datamodules.rows.cache import Sets, all_or_nothing, encoded_sets, encoded_table, folder_for, is_whole, open_rows
+from datamodules.rows.cautions import Known, cautions, target_drift
 from datamodules.splits import Splits, split_target
 from datamodules.targets import Target, read_known_target
 
@@ -206,6 +207,34 @@ class TablePreparation:
 
     def _folders(self, table: Table, stages: list[Stage]) -> dict[str, Path]:
         return {stage: folder_for(stage, table, self.learned.to_plain()) for stage in stages}
+
+    def cautions(self) -> list[str]:
+        """Return what should be known before training; nothing after a checkpoint, as it was said by then."""
+        if self._adopted:
+            return []
+        self.make(list(STAGES))
+        return cautions(self._known_beside, self._sets)
+
+    def drift(self, stage: Stage) -> list[str]:
+        """Return how the targets of a stage's own file differ from those of training; nothing without such a file."""
+        if not self._held_out_paths.get(stage):
+            return []
+        known, values = self.learned, self.stage_target(stage).astype(np.float64)
+        counts = None if known.class_counts is None else np.array(known.class_counts)
+        mean, std = known.target_mean or 0.0, known.target_std or 0.0
+        return [*target_drift(self._known_beside, stage, values, counts, mean, std, known.sizes["train"])]
+
+    @property
+    def _known_beside(self) -> Known:
+        options, learned = self.options, self.learned
+        return Known(
+            target=learned.target,
+            class_names=learned.class_names,
+            encoding=learned.encoding,
+            dropped_by_user=options.drop,
+            files={stage: path for stage, path in self._held_out_paths.items() if path},
+            random_split=any(options.fractions) and options.time is None and options.group is None,
+        )
 
     def unlabelled(self, path: str) -> Rows:
         """Encode all rows of a file that needs no target, in file order."""

@@ -272,6 +272,7 @@ class TabularDataModule(LightningDataModule):
             *(f"  {note}" for note in (*learned.encoding.notes, *learned.notes)),
             f"rows: {train:,} train, {val:,} validation, {test:,} test ({kept}, seed {learned.seed}){left}",
             *_unscored(self._work),
+            *(f"warning: {caution}" for caution in self._work.cautions()),
             f"batch size: {self.resolved_batch_size}{asked}",
         ]
         shown = (printable(line[:_LONGEST]) for line in lines)
@@ -340,6 +341,11 @@ class TabularDataModule(LightningDataModule):
         """
         if state_dict:
             self._work.adopt(Learned.from_plain(state_dict))
+
+
+def drift(data: TabularDataModule, stage: Literal["val", "test"]) -> list[str]:
+    """Return how the targets in a stage's own file differ from those trained on, a line each; none if little."""
+    return data._work.drift(stage)
 
 
 def _task(learned: Learned) -> str:
