@@ -132,14 +132,14 @@ class CommandLine:
         )
         return replace(self, flags=tuple(kept))
 
-    def refuse_unknown(self, known: Iterable[str]) -> None:
-        """Raise a UsageError for a flag that is abbreviated or misspelt, naming the nearest that is known."""
+    def refuse_unknown(self, known: Iterable[str], habits: Mapping[str, str] | None = None) -> None:
+        """Raise a UsageError for a flag that is misspelt, or that others call so (`habits`), naming what is meant."""
         names = sorted(set(known))
         for name in self.typed:
             is_known = name in names or name in ("h", "c") or name.removesuffix(".help") in names
             if not is_known and not name.startswith(tuple(f"{group}." for group in _OPEN_GROUPS)):
-                dash = "-" if len(name) == 1 else "--"
-                raise UsageError(f"{dash}{name} is not a flag{_nearest(name, names)}; `--help` lists them.")
+                near = _nearest(name, names, habits or {})
+                raise UsageError(f"{'-' * (1 + (len(name) > 1))}{name} is not a flag{near}; `--help` lists them.")
 
 
 def _flags(args: Sequence[str], configs: bool = True) -> Iterator[Flag]:
@@ -193,10 +193,12 @@ def without_secrets_in(line: CommandLine) -> list[str]:
     return words
 
 
-def _nearest(name: str, names: list[str]) -> str:
+def _nearest(name: str, names: list[str], habits: Mapping[str, str]) -> str:
     last = name.rpartition(".")[2]
+    meant = habits.get(last.replace("-", "_").lower())
     # An abbreviation is a beginning, a wrong group has the right last word, a slip of the finger is close.
-    matches = [other for other in names if other.startswith(name)] or get_close_matches(name, names, 1, 0.75)
+    matches = [meant] if meant in names else [other for other in names if other.startswith(name)]
+    matches = matches or get_close_matches(name, names, 1, 0.75)
     matches = matches or [other for other in names if other.rpartition(".")[2] == last]
     matches = matches or get_close_matches(name, names, 1, 0.5)
     return f"; did you mean --{matches[0]}?" if matches else ""

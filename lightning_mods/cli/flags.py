@@ -16,6 +16,7 @@ class Reference:
     """Lists the flags of a verb."""
 
     text: str  # what `--help` prints
+    all_flags: str  # what `--help=all` prints
     known: tuple[str, ...]  # the names of all flags, also of those that the text does not show
 
 
@@ -146,6 +147,84 @@ def is_high(metric: str) -> bool:
     """Whether a metric of this name is good when it is high: `val_acc`, `acc/val`, `Validation/F1`."""
     said = [word for word in words(metric.partition("/dataloader_idx_")[0]) if word not in _BEHIND]
     return bool(said) and said[-1] in _HIGH
+
+
+# Those of Lightning's flags that `--help` lists.
+TRAINER_HELP = {
+    "max_epochs": "Passes over the training rows; where you say nothing 10 to 40, by their number (recipe plain: 30).",
+    "max_time": "Time after which training stops, as DD:HH:MM:SS.",
+    "max_steps": "Optimizer steps after which training stops; -1 for no limit.",
+    "gradient_clip_val": "Largest norm of the gradient, 0 for none; by default 0.3 (recipe plain: none).",
+    "accumulate_grad_batches": "Mini-batches whose gradients make one step.",
+    "accelerator": "What to compute on: cpu, gpu, tpu, mps, or auto for what there is.",
+    "devices": "How many devices, or which, such as [0,1]; auto for all there are.",
+    "num_nodes": "Machines that train together.",
+    "strategy": "How devices train together: auto, ddp, fsdp, deepspeed, …",
+    "precision": "Of the numbers: 32, 64, bf16-mixed, 16-mixed, …",
+    "logger": "tensorboard (where nothing is said), csv, wandb, comet, mlflow, visdom, a list of these, or false.",
+    "callbacks": "More callbacks: --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor=val_loss.",
+    "default_root_dir": "Folder that holds the runs; by default that in which the command runs.",
+    "enable_progress_bar": "Whether to show the progress.",
+    "enable_checkpointing": "Whether to keep checkpoints.",
+    "check_val_every_n_epoch": "Epochs from one validation to the next.",
+    "limit_train_batches": "Mini-batches an epoch: a number, or a share such as 0.1.",
+    "overfit_batches": "Mini-batches to train on again and again, to see that a model can learn them.",
+    "fast_dev_run": "Run one batch of everything to try out the code; nothing is kept.",
+    "deterministic": "Whether to refuse operations whose result may differ from run to run.",
+}
+BY_RECIPE = ("max_epochs", "gradient_clip_val")  # whose default is none of Lightning's
+_LOOKS = ("accelerator", "devices", "precision", "default_root_dir", "enable_progress_bar")
+_DATA_OF = {
+    "predict": ("predict_path", "batch_size", "encoding", "max_expansion"),
+    "export": (),
+    "validate": ("path", "val_path", "batch_size", "encoding", "memory_map", "max_expansion"),
+    "test": ("path", "test_path", "batch_size", "encoding", "memory_map", "max_expansion"),
+}
+
+
+# What flags are called in scikit-learn, Keras, fastai and other commands, by their last word.
+_HABITS = {
+    "model.lr": "lr eta learning_rate learning_rate_init base_lr",
+    "trainer.max_epochs": "epochs n_epochs num_epochs num_train_epochs max_iter epoch",
+    "trainer.max_steps": "steps n_steps iterations",
+    "data.batch_size": "bs batch batchsize batch_size train_batch_size",
+    "model.weight_decay": "wd decay l2 alpha weight_decay",
+    "model.hidden_sizes": "hidden layers hidden_layers hidden_layer_sizes hidden_size",
+    "model.dropout": "drop_rate dropout_rate ps",
+    "model.activation": "act nonlinearity",
+    "data.path": "csv file table dataset input train train_path data_path",
+    "data.target": "label y y_name label_column target_column y_names",
+    "data.val_fraction": "val_split validation_split validation_fraction valid_pct",
+    "data.test_fraction": "test_split test_size",
+    "data.folds": "cv n_splits kfold n_folds k",
+    "data.weight": "sample_weight weights",
+    "seed_everything": "seed random_state random_seed manual_seed",
+    "trainer.devices": "gpus n_gpus ngpus num_gpus",
+    "trainer.accelerator": "gpu device cuda",
+    "trainer.gradient_clip_val": "clip clipnorm clip_grad grad_clip max_grad_norm",
+    "trainer.default_root_dir": "out outdir output_dir logdir log_dir save_dir",
+    "trainer.precision": "fp16 bf16 amp",
+    "ckpt_path": "checkpoint ckpt weights_path resume model_path",
+    "optimizer": "opt optim solver",
+    "model.lr_schedule": "scheduler lr_schedule",
+    "patience": "early_stopping n_iter_no_change",
+    "ensemble": "n_estimators members",
+    "data.predict_path": "predict new",
+    "study.n_trials": "trials n_trials",
+}
+HABITS = {word: flag for flag, words in _HABITS.items() for word in words.split()}
+
+
+def trainer_flags(verb: str) -> list[str]:
+    """Name the flags of Lightning's Trainer that the help of a verb lists."""
+    return list(TRAINER_HELP) if verb in ("fit", "study") else [*_LOOKS] if verb != "export" else ["default_root_dir"]
+
+
+def is_listed(verb: str, section: str, name: str) -> bool:
+    """Return whether the help of a verb lists an argument of the model or the data module, if these are ours."""
+    if verb in ("fit", "study"):
+        return name not in ("predict_path", *LINKED)
+    return section == "data" and name in _DATA_OF[verb]
 
 
 RECIPES = ("default", "plain")

@@ -1,7 +1,10 @@
 """The Lightning CLI of the verbs: the place where the three packages meet."""
 
 import os
+from argparse import SUPPRESS
+from collections.abc import Mapping
 from functools import cached_property, partial
+from inspect import signature
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -42,7 +45,19 @@ from lightning_mods.cli.classes import (
     with_classes,
 )
 from lightning_mods.cli.command_line import CommandLine, UsageError, mistakes_named
-from lightning_mods.cli.flags import ABOUT, EXAMPLES, LINKED, MAX_EPOCHS, Reference, add_verb_arguments
+from lightning_mods.cli.flags import (
+    ABOUT,
+    BY_RECIPE,
+    EXAMPLES,
+    HABITS,
+    LINKED,
+    MAX_EPOCHS,
+    TRAINER_HELP,
+    Reference,
+    add_verb_arguments,
+    is_listed,
+    trainer_flags,
+)
 from lightning_mods.cli.loggers import LOGGER_FLAG, RunPlace, as_list, asks_for_logger, with_places
 from lightning_mods.cli.recipe import with_recipe
 from lightning_mods.cli.run_record import RunRecord, kept_settings
@@ -127,7 +142,7 @@ class ModsCLI(LightningCLI):
             name = self.line.section(section).get("class_path")
             if isinstance(name, str):
                 known += [f"{section}.{key}" for key in (*own_arguments(find_class(name, base)), *CLASS_KEYS)]
-        self.line.refuse_unknown(known)
+        self.line.refuse_unknown(known, HABITS)
         for flag in self.line.flags:
             value = flag.value or ""
             if flag.name in _CHOICES and value.isidentifier() and value not in ("null", "true", "false"):
@@ -364,35 +379,54 @@ def _with_checkpoint_io(plugins: Any) -> list[Any]:
 
 def reference(line: CommandLine) -> Reference:
     """Ask the parser for the flags of a verb, with the model and data module that a command line names."""
-    parser = ArgumentParser(
-        prog=f"python -m lightning_mods.{line.verb}",
-        usage=f"python -m lightning_mods.{line.verb} {EXAMPLES[line.verb]}",
-        description=ABOUT[line.verb],
-        epilog="What takes a class has flags of its own: --trainer.callbacks.help=EarlyStopping lists them.",
-        add_help=False,
-    )
-    if line.verb == "study":  # a class's flags make a group of their own
-        add_verb_arguments(parser, line.verb)
-    general = parser.add_argument_group("This command")
-    if line.verb != "study":
-        add_verb_arguments(general, line.verb)
-    general.add_argument("--config", "-c", help="YAML file with these flags; may be given more than once.")
-    general.add_argument("--print_config", metavar="", help="Print all settings as YAML and stop.")
-    general.add_argument("--seed_everything", type=int, default=0, help="Seed of the split, the weights and the order.")
-    general.add_argument("--optimizer", help="Any of torch.optim, e.g. Adam, with --optimizer.lr and so on.")
-    general.add_argument("--lr_scheduler", help="Any of torch.optim.lr_scheduler, with --lr_scheduler.step_size …")
     model = line.section("model").get("class_path")
-    chosen = {
+    chosen: dict[str, list[type]] = {
         "data": [find_class(line.section("data").get("class_path") or "TabularDataModule", LightningDataModule)],
         # Where no model is named the target decides, and flags of either may be typed.
         "model": [find_class(model, LightningModule)] if model else [MLPClassifier, MLPRegressor],
     }
-    for section, classes in chosen.items():
-        # What comes from the data is no flag of the user's.
-        parser.add_class_arguments(classes[0], section, fail_untyped=False, instantiate=False, skip=set(LINKED))
-    parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False)
-    parser.set_defaults({"trainer.max_epochs": MAX_EPOCHS})
-    known = {*parser.get_defaults().keys(branches=True), "help"}
+    whole, short = (_listing(line.verb, chosen, is_whole=each) for each in (True, False))
+    known = {*whole.get_defaults().keys(branches=True), "help"}
     for section, classes in chosen.items():
         known |= {f"{section}.{name}" for each in classes for name in (*own_arguments(each), *CLASS_KEYS)}
-    return Reference(parser.format_help(), tuple(sorted(known)))
+    return Reference(short.format_help(), whole.format_help(), tuple(sorted(known)))
+
+
+def _listing(verb: str, chosen: Mapping[str, list[type]], *, is_whole: bool) -> ArgumentParser:
+    """Return a parser for the help of a verb: of all flags, or of those that a person looks for."""
+    more = "" if is_whole else "--help=all lists all flags. "
+    parser = ArgumentParser(
+        prog=f"python -m lightning_mods.{verb}",
+        usage=f"python -m lightning_mods.{verb} {EXAMPLES[verb]}",
+        description=ABOUT[verb],
+        epilog=f"{more}What takes a class has flags of its own: --trainer.callbacks.help=EarlyStopping lists them.",
+        add_help=False,
+    )
+    if verb == "study":  # a class's flags make a group of their own
+        add_verb_arguments(parser, verb)
+    general = parser.add_argument_group("This command")
+    if verb != "study":
+        add_verb_arguments(general, verb)
+    general.add_argument("--config", "-c", help="YAML file with these flags; may be given more than once.")
+    general.add_argument("--print_config", metavar="", help="Print all settings as YAML and stop.")
+    general.add_argument("--seed_everything", type=int, default=0, help="Seed of the split, the weights and the order.")
+    if is_whole or verb in ("fit", "study"):
+        general.add_argument("--optimizer", help="Any of torch.optim, e.g. Adam, with --optimizer.lr and so on.")
+        scheduler = "Any of torch.optim.lr_scheduler, with --lr_scheduler.step_size …"
+        general.add_argument("--lr_scheduler", help=scheduler)
+    for section, (shown, *_) in chosen.items():
+        skip = {*LINKED}  # what comes from the data is no flag of the user's
+        if not is_whole and shown in OURS.values():
+            skip |= {name for name in own_arguments(shown) if not is_listed(verb, section, name)}
+        if {*own_arguments(shown)} - skip:
+            parser.add_class_arguments(shown, section, fail_untyped=False, instantiate=False, skip=skip)
+    if is_whole:
+        parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False)
+        parser.set_defaults({"trainer.max_epochs": MAX_EPOCHS})
+        return parser
+    defaults = {name: each.default for name, each in signature(Trainer).parameters.items()}
+    lightning = parser.add_argument_group("Lightning's Trainer")
+    for name in trainer_flags(verb):
+        default = SUPPRESS if name in BY_RECIPE else defaults[name]
+        lightning.add_argument(f"--trainer.{name}", default=default, help=TRAINER_HELP[name])
+    return parser

@@ -21,7 +21,7 @@ from typing import Any
 from callbacks.host.files import replacing
 from callbacks.host.packages import CHOICE, PACKAGES, preferred
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line, with_own_classes, without_secrets_in
-from lightning_mods.cli.flags import Reference
+from lightning_mods.cli.flags import HABITS, Reference
 from lightning_mods.cli.siblings import OUR_PACKAGES
 from lightning_mods.cli.trust import checked_for_trust, distrusting
 
@@ -167,9 +167,9 @@ def _is_answered(line: CommandLine, ask: Callable[[], Reference], *, keep: bool)
             if keep:
                 _keep(name, reference)
     if line.asks_for_help:
-        sys.stdout.write(reference.text)
+        sys.stdout.write(reference.all_flags if line.typed.get("help") == "all" else reference.text)
         return True
-    (line.without("space") if line.verb == "study" else line).refuse_unknown(reference.known)
+    (line.without("space") if line.verb == "study" else line).refuse_unknown(reference.known, HABITS)
     return False
 
 
@@ -194,14 +194,14 @@ def _cached(name: str) -> Reference | None:
     try:
         kept = json.loads(_file(name).read_text(encoding="utf-8"))
         if kept["made_with"] == _made_with():
-            return Reference(kept["text"], tuple(kept["known"]))
+            return Reference(kept["text"], kept["all_flags"], tuple(kept["known"]))
     except (OSError, RuntimeError, ValueError, LookupError, TypeError):
         pass  # not there yet, or torn: it is made anew
     return None
 
 
 def _keep(name: str, reference: Reference) -> None:
-    content = {"made_with": _made_with(), "text": reference.text, "known": reference.known}
+    content = {"made_with": _made_with(), **vars(reference)}
     with suppress(OSError, RuntimeError):  # without a folder to write to, the next time takes seconds again
         file = _file(name)
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from datamodules import preparation
 from lightning_mods import fit
 from lightning_mods.cli import lightning_cli, start
 from lightning_mods.cli.command_line import CommandLine
-from lightning_mods.cli.flags import LINKED
+from lightning_mods.cli.flags import HABITS, LINKED, TRAINER_HELP
 from lightning_mods.cli.lightning_cli import ModsCLI, reference
 
 HEAVY = [
@@ -88,7 +88,7 @@ def test_from_the_second_time_on_help_and_a_misspelt_flag_import_nothing_heavy(v
     calls = f"from lightning_mods.{verb} import main; main(['--help']); main(['--trainer.max_epoch=5'])"
     done = loaded(calls)
     assert done.stdout == f"{told}code 2\n[]\n"
-    assert "--trainer.max_epochs MAX_EPOCHS" in told
+    assert "--ckpt_path CKPT_PATH" in told or verb == "study"
     assert done.stderr.splitlines() == [
         f"{verb}: --trainer.max_epoch is not a flag; did you mean --trainer.max_epochs?; `--help` lists them."
     ]
@@ -157,7 +157,7 @@ class _Stop(Exception):
 def test_the_flags_that_are_kept_are_those_that_the_parser_takes(verb, model, monkeypatch):
     taken = set()
 
-    def note(line, known):
+    def note(line, known, habits):
         taken.update(known)
         raise _Stop
 
@@ -179,17 +179,74 @@ def test_the_help_tells_type_default_and_meaning_of_the_named_model(capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert "--model.weight_decay WEIGHT_DECAY L2 penalty of SGD, at least 0" in said
     assert "--trainer.max_epochs MAX_EPOCHS" in said
-    assert "default: 30)" in said
+    assert "default: (128, 128))" in said
     assert "class_weight" not in said
     assert not any(f"--model.{name}" in said for name in LINKED)
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_flag_that_the_help_shows_says_what_it_does(verb):
-    entries = reference(parse(verb)).text.split("\n  --")[1:]
-    about = {entry.split()[0]: re.split(r"\s{2,}", entry, maxsplit=1)[1] for entry in entries}
-    assert len(about) > 60
-    assert [name for name, text in about.items() if not text[0].isalpha() and text[0] not in '`"['] == []
+    asked = reference(parse(verb))
+    for text, least in ((asked.text, 8), (asked.all_flags, 60)):
+        entries = text.split("\n  --")[1:]
+        about = {entry.split()[0]: re.split(r"\s{2,}", entry, maxsplit=1)[1] for entry in entries}
+        assert len(about) > least
+        assert [name for name, text in about.items() if not text[0].isalpha() and text[0] not in '`"['] == []
+
+
+def flags_in(text):
+    return {*re.findall(r"^  --([\w.]+)", text, re.MULTILINE)}
+
+
+def test_the_help_lists_our_flags_and_twenty_of_lightnings_and_all_lists_the_rest(capsys):
+    command("fit", "--help")
+    short = capsys.readouterr().out
+    command("fit", "--help=all")
+    whole = capsys.readouterr().out
+    assert flags_in(short) < flags_in(whole)
+    assert sum(name.startswith("trainer.") for name in flags_in(short)) == len(TRAINER_HELP) == 20
+    ours = {name for name in flags_in(whole) if not name.startswith("trainer.")}
+    assert ours - flags_in(short) <= {"data.predict_path", "trainer"}
+    assert "--help=all lists all flags" in " ".join(short.split())
+    assert "--help=all" not in whole
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict", "export"])
+def test_a_verb_that_trains_nothing_lists_its_own_flags_alone(verb, capsys):
+    command(verb, "--help")
+    listed = flags_in(capsys.readouterr().out)
+    assert not any(name.startswith("model.") for name in listed)
+    assert not {"trainer.max_epochs", "optimizer", "data.val_fraction"} & listed
+    assert ("data.predict_path" in listed) == (verb == "predict")
+    assert ("data.test_path" in listed) == (verb == "test")
+
+
+def test_a_foreign_model_has_its_flags_listed_by_every_verb(capsys):
+    command("test", "--model", "lightning_mods.models.module.MLPModule", "--help")
+    assert "model.dropout" in flags_in(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--lr=0.1", "--model.lr"),
+        ("--learning-rate=0.1", "--model.lr"),
+        ("--model.learning_rate_init=0.1", "--model.lr"),
+        ("--epochs=3", "--trainer.max_epochs"),
+        ("--max-epochs=3", "--trainer.max_epochs"),
+        ("--bs=32", "--data.batch_size"),
+        ("--csv=t.csv", "--data.path"),
+        ("--random_state=1", "--seed_everything"),
+    ],
+)
+def test_what_other_programs_call_a_flag_is_understood(typed, meant, capsys):
+    refused("fit", typed)
+    assert f"is not a flag; did you mean {meant}?" in capsys.readouterr().err
+
+
+def test_every_flag_that_a_habit_means_is_one():
+    known = {*reference(parse("fit")).known, *reference(parse("study")).known}
+    assert {*HABITS.values()} <= known
 
 
 def test_a_foreign_class_is_left_to_the_parser_which_knows_its_flags(asked, empty_cache, capsys):
