@@ -16,6 +16,7 @@ from datamodules.readers.limits import available_memory, check_memory
 from datamodules.readers.table import Table, tell_notes
 from datamodules.rows.batching import Rows
 from datamodules.rows.cache import Sets, all_or_nothing, encoded_sets, encoded_table, folder_for, is_whole, open_rows
+from datamodules.rows.cautions import Known, cautions, target_drift
 from datamodules.splits import Splits, split_target
 from datamodules.targets import Target, read_known_target
 
@@ -221,6 +222,36 @@ class TablePreparation:
         self.learned.encoding.check_columns(table.names, table.label)
         check_memory(table.label, table.bytes_estimate, "predict its rows in several files")
         return encoded_table(table, self.learned.encoding)
+
+
+def cautions_of(work: TablePreparation) -> list[str]:
+    """Return what should be known before training; nothing after a checkpoint, as it was said by then."""
+    if work._adopted:
+        return []
+    work.make(list(STAGES))
+    return cautions(_known_beside(work), work._sets)
+
+
+def drift_of(work: TablePreparation, stage: Stage) -> list[str]:
+    """Return how the targets of a stage's own file differ from those of training; nothing without such a file."""
+    if not work._held_out_paths.get(stage):
+        return []
+    known, values = work.learned, work.stage_target(stage).astype(np.float64)
+    counts = None if known.class_counts is None else np.array(known.class_counts)
+    mean, std = known.target_mean or 0.0, known.target_std or 0.0
+    return [*target_drift(_known_beside(work), stage, values, counts, mean, std, known.sizes["train"])]
+
+
+def _known_beside(work: TablePreparation) -> Known:
+    options, learned = work.options, work.learned
+    return Known(
+        target=learned.target,
+        class_names=learned.class_names,
+        encoding=learned.encoding,
+        dropped_by_user=options.drop,
+        files={stage: path for stage, path in work._held_out_paths.items() if path},
+        random_split=any(options.fractions) and options.time is None and options.group is None,
+    )
 
 
 def _check_same(mine: Learned, recorded: Learned, path: str) -> None:

@@ -20,7 +20,7 @@ from datamodules.errors import (
     shortened,
 )
 from datamodules.learned import Learned, Options
-from datamodules.preparation import STAGES, Stage, TablePreparation
+from datamodules.preparation import STAGES, Stage, TablePreparation, cautions_of, drift_of
 from datamodules.readers.frames import in_memory
 from datamodules.readers.limits import MAX_EXPANSION
 from datamodules.readers.text import check_encoding
@@ -299,6 +299,7 @@ class TabularDataModule(LightningDataModule):
             *(f"  {note}" for note in (*learned.encoding.notes, *learned.notes)),
             f"rows: {train:,} train, {val:,} validation, {test:,} test ({kept}, seed {learned.seed}){left}",
             *_unscored(self._work),
+            *(f"warning: {caution}" for caution in cautions_of(self._work)),
             f"batch size: {self.resolved_batch_size}{asked}",
         ]
         shown = (printable(line[:_LONGEST]) for line in lines)
@@ -370,6 +371,11 @@ class TabularDataModule(LightningDataModule):
         """
         if state_dict:
             self._work.adopt(Learned.from_plain(state_dict))
+
+
+def drift(data: TabularDataModule, stage: Literal["val", "test"]) -> list[str]:
+    """Return how the targets in a stage's own file differ from those trained on, a line each; none if little."""
+    return drift_of(data._work, stage)
 
 
 def _task(learned: Learned) -> str:

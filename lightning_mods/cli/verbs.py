@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from traceback import walk_tb
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -22,6 +22,7 @@ from callbacks.host.lightning import MisconfigurationException
 from callbacks.host.packages import PACKAGES, Callback, LightningDataModule, LightningModule, Trainer, is_overridden
 from callbacks.host.rendezvous import ranks_meet_here
 from datamodules import DataError, TabularDataModule
+from datamodules.tabular import drift
 from lightning_mods.cli.command_line import (
     CommandLine,
     UsageError,
@@ -366,7 +367,7 @@ def has_set(model: LightningModule, data: LightningDataModule | None, stage: str
     return loaders is not None and not (isinstance(loaders, list | tuple) and not loaders)
 
 
-def _print_results(cli: ModsCLI, checkpoint: Path | None, *, stage: str) -> None:
+def _print_results(cli: ModsCLI, checkpoint: Path | None, *, stage: Literal["val", "test"]) -> None:
     found = evaluate(cli, checkpoint, stage)
     if not found:
         how = f"--data.{stage}_path=FILE or --data.{stage}_fraction makes one."
@@ -377,7 +378,9 @@ def _print_results(cli: ModsCLI, checkpoint: Path | None, *, stage: str) -> None
     certainty = _certainty(cli, stage)
     if cli.trainer.is_global_zero:
         sys.stdout.write(f"{summary}\n")  # which scripts read, so it stays as it is
-        for line in [*certainty.line(found), *certainty.note(STAGES[stage]), *_inspect_set(cli, checkpoint, stage)]:
+        moved = drift(cli.datamodule, stage) if isinstance(cli.datamodule, TabularDataModule) else []
+        sure = [*certainty.line(found), *certainty.note(STAGES[stage])]
+        for line in [*sure, *(f"warning: {each}" for each in moved), *_inspect_set(cli, checkpoint, stage)]:
             say(line)
 
 

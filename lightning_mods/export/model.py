@@ -58,7 +58,8 @@ class TableModel(nn.Module):
     hot_column: Tensor  # for each feature of a category, its column and the two codes that set it
     hot_code: Tensor
     hot_code_too: Tensor
-    order: Tensor  # where each feature stands among all numbers, then marks of missing ones, bins, waves, then all of categories
+    # where each feature stands among all numbers, then marks of missing ones, bins, waves, then all of categories
+    order: Tensor
 
     def __init__(self, encoding: Encoding, model: MLPModule) -> None:
         super().__init__()

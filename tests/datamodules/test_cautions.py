@@ -1,0 +1,187 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from verbs_here import succeed
+
+from datamodules import TabularDataModule
+from datamodules.columns.leaks import ranks, told
+
+BUNDLED = ("digits", "iris", "wine", "breast_cancer", "diabetes")
+
+
+def houses(n=600, seed=0):
+    """A healthy table of a regression: columns go with the price, and none tells it."""
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame({"area": rng.normal(100, 30, n).round(2), "rooms": rng.integers(1, 7, n)})
+    table["town"] = rng.choice(["Ulm", "Bonn", "Kiel"], n)
+    table["price"] = (3000 * table.area + 20_000 * table.rooms + rng.normal(0, 30_000, n)).round()
+    return table
+
+
+def warned(tmp_path, table, target, **arguments):
+    """The warnings of a table, those that wrap joined."""
+    table.to_csv(tmp_path / "table.csv", index=False)
+    data = TabularDataModule(str(tmp_path / "table.csv"), target, **arguments)
+    lines = data.description.replace("\n    ", " ").splitlines()
+    return [line for line in lines if line.startswith("warning: ")]
+
+
+@pytest.mark.parametrize("table", BUNDLED)
+def test_nothing_is_said_of_a_healthy_table(table):
+    assert "warning" not in TabularDataModule(table).description
+
+
+def test_nothing_is_said_of_columns_that_only_go_with_the_target(tmp_path):
+    assert warned(tmp_path, houses(), "price") == []
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        lambda y: y * 1.1,
+        lambda y: (y * 1.1 / 1000).round(),
+        lambda y: -np.log(y - y.min() + 1000),
+        lambda y: y.round(-4).map(
+            {v: i for i, v in enumerate(np.random.default_rng(1).permutation(y.round(-4).unique()))}
+        ),
+        lambda y: y + np.random.default_rng(2).normal(0, 0.02 * y.std(), len(y)),
+    ],
+    ids=["scaled", "rounded", "monotone", "coded", "noisy"],
+)
+def test_a_copy_of_the_target_is_named_with_the_flag_that_leaves_it_out(tmp_path, leak):
+    table = houses(2000).assign(price_eur=lambda t: leak(t.price))
+    (line,) = warned(tmp_path, table, "price", drop=["town"])
+    assert "'price_eur' (R² of ranks 0.99" in line or "'price_eur' (R² of ranks 1.0" in line
+    assert "leave it out: --data.drop=[town,price_eur]" in line
+
+
+def test_a_column_that_is_filled_for_one_class_alone_is_named(tmp_path):
+    table = houses().assign(sold=lambda t: np.where(t.price > t.price.median(), "yes", "no"))
+    table["days_to_sale"] = np.where(table.sold == "yes", np.random.default_rng(3).integers(1, 90, len(table)), np.nan)
+    (line,) = warned(tmp_path, table.drop(columns=["price"]), "sold")
+    assert "'days_to_sale' (accuracy 1.0000) alone predicts 'sold'" in line
+
+
+def test_names_of_the_class_in_another_language_are_a_leak(tmp_path):
+    flowers = pd.DataFrame({"kind": ["a", "b", "c"] * 60, "size": np.random.default_rng(0).normal(size=180)})
+    table = flowers.assign(
+        art=flowers.kind.map({"a": "x", "b": "y", "c": "z"}), code=flowers.kind.map({"a": 7, "b": 1, "c": 4})
+    )
+    (line,) = warned(tmp_path, table, "kind")
+    assert "'art' (accuracy 1.0000), 'code' (accuracy 1.0000) alone predict 'kind'" in line
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.integers(2, 400))
+def test_a_column_of_noise_tells_nothing_however_many_values_it_has(seed, ordered, values):
+    rng = np.random.default_rng(seed)
+    x, y = rng.integers(0, values, 400).astype(float), rng.normal(size=400)
+    assert told(x, ranks(y), ordered=ordered).skill < 0.5
+    assert told(x, (y > 0).astype(np.int64), ordered=ordered).skill < 0.6
+
+
+def test_rows_in_training_and_in_test_are_counted(tmp_path):
+    table = houses()
+    lines = warned(tmp_path, pd.concat([table, table.iloc[:200]]).sample(frac=1, random_state=0), "price")
+    (line,) = lines
+    assert "also stand among the training rows" in line
+    assert "test rows (" in line
+    assert "validation rows (" in line
+
+
+def test_rows_of_a_test_file_that_stand_in_training_are_counted(tmp_path):
+    table = houses()
+    table.iloc[:90].to_csv(tmp_path / "test.csv", index=False)
+    (line,) = warned(tmp_path, table, "price", test_path=str(tmp_path / "test.csv"), val_fraction=0)
+    assert "90 of 90 test rows (100%)" in line
+
+
+def test_equal_rows_of_a_small_table_of_codes_are_natural(tmp_path):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({name: rng.integers(0, 4, 800) for name in "abcd"})
+    table["y"] = np.where(table.a + rng.integers(0, 3, 800) > 3, "yes", "no")
+    assert warned(tmp_path, table, "y", categorical=list("abcd")) == []
+
+
+def test_a_date_column_makes_the_flag_for_a_split_by_time_known(tmp_path):
+    table = houses().assign(sold_on=lambda t: pd.date_range("2020-01-01", periods=len(t)).strftime("%Y-%m-%d"))
+    (line,) = warned(tmp_path, table, "price")
+    assert "--data.time=sold_on holds out the newest" in line
+
+
+def test_a_table_in_order_of_a_column_of_time_is_told_from_one_that_is_sorted_by_another(tmp_path):
+    table = houses().assign(week=lambda t: np.arange(len(t)) // 7)
+    assert "--data.time=week" in warned(tmp_path, table, "price")[0]
+    assert warned(tmp_path, table.sample(frac=1, random_state=0), "price") == []
+    assert warned(tmp_path, houses().sort_values("area"), "price") == []
+
+
+def test_a_series_without_a_date_is_told_by_neighbours_that_are_alike(tmp_path):
+    table = houses(1500)
+    walk = np.random.default_rng(5).normal(size=len(table))
+    for i in range(1, len(walk)):
+        walk[i] += 0.97 * walk[i - 1]
+    (line,) = warned(tmp_path, table.assign(price=table.price + 60_000 * walk), "price")
+    assert "neighbours in the file are alike in 'price'" in line
+    assert "--data.time=COLUMN or --data.group=COLUMN" in line
+
+
+@pytest.mark.parametrize("target", ["price", "town"])
+def test_rows_that_are_sorted_by_the_target_are_no_order_in_time(tmp_path, target):
+    assert warned(tmp_path, houses().sort_values(target), target) == []
+
+
+def test_a_file_of_another_population_is_told_and_one_of_the_same_is_not(tmp_path):
+    table = houses(2000).sample(frac=1, random_state=1)
+    new, old = table.iloc[:500], table.iloc[500:]
+    path = str(tmp_path / "new.csv")
+    new.to_csv(path, index=False)
+    assert warned(tmp_path, old, "price", test_path=path) == []
+    assert warned(tmp_path, old, "town", test_path=path) == []
+    new.assign(price=new.price * 1.3, area=new.area * 2).to_csv(path, index=False)
+    lines = warned(tmp_path, old, "price", test_path=path)
+    assert any("standard deviations above the training rows'" in line for line in lines)
+    assert any("differs from the training rows in 'area'" in line for line in lines)
+    new[new.town != "Ulm"].to_csv(path, index=False)
+    assert any(
+        "0% of class 'Ulm', the training rows 3" in line for line in warned(tmp_path, old, "town", test_path=path)
+    )
+
+
+def test_a_memory_map_shows_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    table = houses().assign(price_eur=lambda t: t.price * 1.1)
+    both = [warned(tmp_path, table, "price", memory_map=mapped, bins=8) for mapped in (False, True)]
+    assert both[0] == both[1] != []
+
+
+def test_a_fit_that_goes_on_does_not_repeat_what_was_said(tmp_path):
+    table = houses().assign(price_eur=lambda t: t.price * 1.1)
+    table.to_csv(tmp_path / "table.csv", index=False)
+    data = TabularDataModule(str(tmp_path / "table.csv"), "price")
+    assert "warning: " in data.description
+    again = TabularDataModule(str(tmp_path / "table.csv"), "price")
+    again.load_state_dict(data.state_dict())
+    assert "warning: " not in again.description
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Lightning and jsonargparse warn of each other
+def test_the_verb_test_says_that_a_file_is_of_another_population(tmp_path):
+    table = houses()
+    paths = [str(tmp_path / name) for name in ("table.csv", "same.csv", "other.csv")]
+    for path, each in zip(
+        paths, (table, houses(seed=1), houses(seed=1).assign(price=lambda t: 2 * t.price)), strict=True
+    ):
+        each.to_csv(path, index=False)
+    place = f"--trainer.default_root_dir={tmp_path}"
+    _, said = succeed("fit", f"--data.path={paths[0]}", "--data.target=price", "--trainer.max_epochs=1", place)
+    assert "warning: " not in said
+    assert "warning: " not in succeed("test", f"--data.test_path={paths[1]}", place)[1]
+    assert "another population?" in succeed("test", f"--data.test_path={paths[2]}", place)[1]
