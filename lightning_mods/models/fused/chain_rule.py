@@ -1,12 +1,12 @@
-"""`ChainRule`: training steps of an MLP by SGD with the chain rule written out, without autograd.
+"""`ChainRule`: training steps of an MLP with the chain rule written out, without autograd.
 
-Every operation is the one that autograd and `torch.optim.SGD` call, in their order: on one thread the numbers are the
+Every operation is the one that autograd and torch's optimizer call, in their order: on one thread the numbers are the
 same to the last bit, and `ChainRule.agrees` checks that they are. Sources: Rumelhart, Hinton and Williams 1986,
-https://doi.org/10.1038/323533a0, and the notes of `torch.optim.SGD`.
+https://doi.org/10.1038/323533a0, and `updates`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm, parametrize
-from torch.optim.sgd import sgd
 
+from lightning_mods.models.fused.updates import Clip, Update, update_of
 from lightning_mods.models.scaling import PACE, ScaledLinear
 
 _aten = torch.ops.aten
@@ -99,26 +99,6 @@ def starts(shapes: Sequence[torch.Size]) -> list[int]:
     return [0, *accumulate(-(-shape.numel() // ALIGNED) * ALIGNED for shape in shapes)]
 
 
-@dataclass(frozen=True)
-class Clip:
-    """The clipping before a step: of the norm of all gradients together, or of each value; as `Trainer` does it."""
-
-    most: float
-    by_value: bool = False
-
-
-@dataclass(frozen=True)
-class Sgd:
-    """The numbers of a step of `torch.optim.SGD`, of the clipping before it, and of the weights' average after it."""
-
-    lr: float
-    momentum: float
-    weight_decay: float
-    nesterov: bool
-    clip: Clip | None = None
-    average_rate: float = 0.0  # how far the average goes to the new weights; 0 where there is none
-
-
 def by_layer(parameters: Sequence[Tensor], *, scaled: bool) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Sort the parameters of layers into weights, biases and the gains of a first layer that is a `ScaledLinear`."""
     rest = list(parameters)
@@ -152,7 +132,7 @@ class Scaling:
 
 
 class ChainRule:
-    """An MLP's parameters, gradients, momenta and averages in flat tensors, and the steps that change them.
+    """An MLP's parameters, gradients, averages and its optimizer's buffers in flat tensors, and steps that change them.
 
     It works on copies: `load` takes them from the module, `store` gives them back. Its linear layers are given first to
     last, with the activation and the share of dropout (0 for none) that follow each but the last.
@@ -164,10 +144,10 @@ class ChainRule:
         shapes = [p.shape for p in self.parameters]
         device = self.parameters[0].device
         *begin, end = starts(shapes)
-        self._flat = [torch.zeros(end, device=device) for _ in range(4)]
+        self._flat = [torch.zeros(end, device=device) for _ in range(5)]
         places = list(zip(begin, shapes, strict=True))
         # Of `gradients`: of the latest `backward`, until `update` has used them.
-        self.weights, self.gradients, self._momenta, self._averages = (
+        self.weights, self.gradients, self._averages, *self._buffers = (
             [flat[at : at + shape.numel()].view(shape) for at, shape in places] for flat in self._flat
         )
         scaled = isinstance(linear[0], ScaledLinear)
@@ -211,38 +191,41 @@ class ChainRule:
 
     def load(
         self, optimizer: torch.optim.Optimizer, clip: Clip | None = None, averages: Sequence[Tensor] = ()
-    ) -> Sgd | None:
-        """Copy parameters, momenta and averages, if there are any.
+    ) -> Update | None:
+        """Copy parameters, the optimizer's buffers and averages, if there are any.
 
         Returns the numbers of the coming steps, without the average's; None if they cannot be written out.
         """
-        rule = _sgd_of(optimizer, self.parameters, clip)
+        rule = update_of(optimizer, self.parameters, clip)
         if rule is None or not all(p.requires_grad for p in self.parameters):
             return None
-        if rule.momentum:
-            buffers = [optimizer.state[p].get("momentum_buffer") for p in self.parameters]
-            if any(buffer is None for buffer in buffers):
-                return None  # the first step makes them
-            _copy(self._momenta, buffers)
+        for name, parts in zip(rule.buffers, self._buffers, strict=False):
+            _copy(parts, [optimizer.state[p][name] for p in self.parameters])
         _copy(self.weights, self.parameters)
         if averages:
             _copy(self._averages, averages)
         return rule
 
-    def store(self, optimizer: torch.optim.Optimizer, rule: Sgd, averages: Sequence[Tensor] = ()) -> None:
-        """Give parameters, momenta and averages back to the module, its optimizer and who keeps them."""
+    def store(self, optimizer: torch.optim.Optimizer, rule: Update, averages: Sequence[Tensor] = ()) -> None:
+        """Give parameters, buffers and averages back to the module, its optimizer and who keeps them.
+
+        `rule` has the numbers of the step that comes next.
+        """
         _copy(self.parameters, self.weights)
         if averages:
             _copy(averages, self._averages)
-        if rule.momentum:
-            _copy([optimizer.state[p]["momentum_buffer"] for p in self.parameters], self._momenta)
+        for name, parts in zip(rule.buffers, self._buffers, strict=False):
+            _copy([optimizer.state[p][name] for p in self.parameters], parts)
+        if rule.counted is not None:
+            for parameter in self.parameters:
+                optimizer.state[parameter]["step"].fill_(rule.counted)
 
     def snapshot(self) -> list[Tensor]:
-        """Copies of parameters, gradients, momenta and averages, for `restore`."""
+        """Copies of parameters, gradients, buffers and averages, for `restore`."""
         return [flat.clone() for flat in self._flat]
 
     def restore(self, snapshot: Sequence[Tensor]) -> None:
-        """Put parameters, gradients, momenta and averages back."""
+        """Put parameters, gradients, buffers and averages back."""
         _copy(self._flat, snapshot)
 
     def is_finite(self) -> bool:
@@ -251,7 +234,7 @@ class ChainRule:
 
     # ------------------------------------------------------------------ steps
 
-    def step(self, x: Tensor, y: Tensor, rule: Sgd) -> Tensor:
+    def step(self, x: Tensor, y: Tensor, rule: Update) -> Tensor:
         """Take a mini-batch, rows `[B, F]` and targets `[B]`, through all three passes; return its mean loss before."""
         loss = self.backward(x, y)
         self.clip(rule)
@@ -290,7 +273,7 @@ class ChainRule:
             self._scaling.backward()
         return loss
 
-    def clip(self, rule: Sgd) -> None:
+    def clip(self, rule: Update) -> None:
         """Clip the gradients, as `torch.nn.utils.clip_grad_norm_` and `clip_grad_value_` do."""
         if rule.clip is None:
             return
@@ -305,50 +288,43 @@ class ChainRule:
         """Return the parameters whose gradients have one norm."""
         return [parameters]
 
-    def update(self, rule: Sgd) -> None:
-        """Let SGD use the gradients, and the average follow."""
-        weights, grads, momenta, averages = self._flat
-        if rule.weight_decay:
-            grads.add_(weights, alpha=rule.weight_decay)
-        if rule.momentum:
-            momenta.mul_(rule.momentum).add_(grads)
-            grads = grads.add(momenta, alpha=rule.momentum) if rule.nesterov else momenta
-        weights.add_(grads, alpha=-rule.lr)
+    def update(self, rule: Update) -> None:
+        """Let the optimizer use the gradients, and the average follow."""
+        weights, grads, averages, first, second = self._flat
+        rule.apply(weights, grads, first, second)
         if rule.average_rate:
             averages.add_(weights - averages, alpha=rule.average_rate)
 
     # ------------------------------------------------------------------ the check
 
-    def agrees(self, x: Tensor, y: Tensor, rule: Sgd, loss: Callable[[], Tensor], seed: Callable[[], None]) -> bool:
-        """Whether a step from what was loaded is, bit for bit, what autograd and SGD make of the module's `loss`.
+    def agrees(self, x: Tensor, y: Tensor, rule: Update, loss: Callable[[], Tensor], seed: Callable[[], None]) -> bool:
+        """Whether a step from what was loaded is, to the bit, that of autograd and the optimizer on a module's `loss`.
 
         Neither the module nor what was loaded changes. Products of matrices may depend on the number of rows, so
         each number of rows is to be checked once. `seed` is called before each pass, for dropout.
         """
         parameters = [p.detach().clone() for p in self.parameters]
-        momenta: list[Tensor | None] = [m.clone() for m in self._momenta]
+        buffers = [[each.clone() for each in parts] for parts in self._buffers]
         averages = [a.clone() for a in self._averages]
         kept = self.snapshot()
         seed()
         with torch.enable_grad():
             wanted = loss()
             grads = torch.autograd.grad(wanted, self.parameters)
-        numbers = asdict(rule)
-        average_rate = numbers.pop("average_rate")
-        if numbers.pop("clip"):
+        if rule.clip is not None:
             for parameter, grad in zip(parameters, grads, strict=True):
                 parameter.grad = grad
-            assert rule.clip is not None
             for together in self.clipped_together(parameters):
                 (clip_grad_value_ if rule.clip.by_value else clip_grad_norm_)(together, rule.clip.most)
-        sgd(parameters, list(grads), momenta, dampening=0, maximize=False, foreach=False, **numbers)
+        rule.by_torch(parameters, list(grads), *buffers)
         for average, parameter in zip(averages, parameters, strict=True):
-            average.add_(parameter - average, alpha=average_rate)
+            average.add_(parameter - average, alpha=rule.average_rate)
         seed()
         found = self.step(x, y, rule)
         pairs = [(found, wanted), *zip(self.weights, parameters, strict=True)]
         pairs += zip(self._averages, averages, strict=True)
-        pairs += zip(self._momenta, momenta, strict=True) if rule.momentum else []  # type: ignore[arg-type]
+        for _, ours, torchs in zip(rule.buffers, self._buffers, buffers, strict=False):
+            pairs += zip(ours, torchs, strict=True)
         same = all(torch.equal(a, b) for a, b in pairs)
         self.restore(kept)
         return same
@@ -365,17 +341,3 @@ def _is_plain(layer: nn.Linear) -> bool:
     if any(p is None or p.dtype is not torch.float32 or not p.requires_grad for p in parameters):
         return False
     return layer.weight.is_contiguous() and not parametrize.is_parametrized(layer)
-
-
-def _sgd_of(
-    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], clip: Clip | None = None
-) -> Sgd | None:
-    """The numbers of plain SGD over just these parameters; None for anything else."""
-    if type(optimizer) is not torch.optim.SGD or len(optimizer.param_groups) != 1:
-        return None
-    group = optimizer.param_groups[0]
-    odd = any(group[name] for name in ("dampening", "maximize", "differentiable", "fused"))
-    numbers = all(isinstance(group[name], float | int) for name in ("lr", "momentum", "weight_decay"))
-    if odd or not numbers or list(map(id, group["params"])) != list(map(id, parameters)):
-        return None
-    return Sgd(group["lr"], group["momentum"], group["weight_decay"], bool(group["nesterov"]), clip)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_mods.models.average import average_rate
-from lightning_mods.models.fused.chain_rule import Clip, LossRule, Scaling, activation_of, by_layer, starts
+from lightning_mods.models.fused.chain_rule import LossRule, Scaling, activation_of, by_layer, starts
 from lightning_mods.models.fused.group_ops import (
     GroupActivation,
     GroupLoss,
@@ -24,6 +24,7 @@ from lightning_mods.models.fused.group_ops import (
     shaped,
 )
 from lightning_mods.models.fused.steps import Learner, mixed_seed
+from lightning_mods.models.fused.updates import Clip
 from lightning_mods.models.scaling import ScaledLinear
 from lightning_mods.models.schedule import cosine
 

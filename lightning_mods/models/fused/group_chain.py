@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_mods.models.fused.chain_rule import ChainRule, LossRule, Sgd
+from lightning_mods.models.fused.chain_rule import ChainRule, LossRule
 from lightning_mods.models.fused.group import GroupNetwork, Rates
 from lightning_mods.models.fused.group_ops import group_loss
+from lightning_mods.models.fused.updates import Update
 
 
 class GroupChain(ChainRule):
@@ -21,9 +22,10 @@ class GroupChain(ChainRule):
         rates = [Rates(0.0, 0.0, 0.0, dropout) for dropout in dropouts]  # the optimizer's come with each step
         self._group = GroupNetwork(networks[0], rates, self._values, nesterov=False)
         self.parameters = [p for layers in networks for p in layers.parameters()]
-        self._flat = [*self._group.state(), torch.zeros_like(self._group.flat)]
+        weights, grads, first = self._group.state()
+        self._flat = [weights, grads, torch.zeros_like(weights), first, torch.zeros_like(weights)]
         self._networks = len(networks)
-        self.weights, self.gradients, self._momenta, self._averages = (
+        self.weights, self.gradients, self._averages, *self._buffers = (
             [part[t] for t in range(self._networks) for part in self._group.parts(flat)] for flat in self._flat
         )
 
@@ -35,7 +37,7 @@ class GroupChain(ChainRule):
             total = total + loss
         return total
 
-    def clip(self, rule: Sgd) -> None:
+    def clip(self, rule: Update) -> None:
         """Clip each network's gradients as if it were alone."""
         self._group.clip(rule.clip)
 

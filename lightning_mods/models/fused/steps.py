@@ -20,7 +20,7 @@ from torch import Tensor
 
 from callbacks.host.packages import Callback, LightningModule, Trainer, kinds
 from lightning_mods.models.average import WeightAverage
-from lightning_mods.models.fused.chain_rule import ChainRule, Clip, Sgd
+from lightning_mods.models.fused.chain_rule import ChainRule
 from lightning_mods.models.fused.lightning_internals import batches_done, count_steps, is_known
 from lightning_mods.models.fused.limits import (
     Hooks,
@@ -31,6 +31,7 @@ from lightning_mods.models.fused.limits import (
     limit_of,
     loop_limit,
 )
+from lightning_mods.models.fused.updates import Clip, Update
 from lightning_mods.models.schedule import CosineSchedule
 
 LossSums = tuple[Tensor | float, Tensor | float]
@@ -80,7 +81,7 @@ class GraphedSteps:
     What differs from step to step, the learning rate and the average's, is outside of it. Nothing of the chain changes.
     """
 
-    def __init__(self, chain: ChainRule, x: Tensor, y: Tensor, rule: Sgd) -> None:
+    def __init__(self, chain: ChainRule, x: Tensor, y: Tensor, rule: Update) -> None:
         self._chain, self.clip = chain, rule.clip
         self.rows = len(x)
         self._x, self._y = x.clone(), y.clone()
@@ -99,7 +100,7 @@ class GraphedSteps:
         chain.restore(before)
         self.agrees = self._check(rule, before)
 
-    def step(self, x: Tensor, y: Tensor, rule: Sgd) -> Tensor:
+    def step(self, x: Tensor, y: Tensor, rule: Update) -> Tensor:
         """One mini-batch; its mean loss before the update."""
         self._x.copy_(x)
         self._y.copy_(y)
@@ -107,7 +108,7 @@ class GraphedSteps:
         self._chain.update(rule)
         return self._loss.clone()
 
-    def _check(self, rule: Sgd, before: list[Tensor]) -> bool:
+    def _check(self, rule: Update, before: list[Tensor]) -> bool:
         """Whether a replay is, bit for bit, the step launched kernel by kernel."""
         chain, x, y = self._chain, self._x.clone(), self._y.clone()
         found = [self.step(x, y, rule), *chain.snapshot()]
@@ -230,13 +231,13 @@ class FastSteps:
         average = self._learner.average
         return [] if average is None else list(average.values.values())
 
-    def _rules(self, rule: Sgd) -> Iterator[Sgd]:
+    def _rules(self, rule: Update) -> Iterator[Update]:
         """The numbers of the coming steps, one after the other, from those of the next one."""
         schedule, average = schedule_of(self._trainer), self._learner.average
         for ahead in count():
             lr = rule.lr if schedule is None else schedule.rates(schedule.last_epoch + ahead)[0]
             rate = 0.0 if average is None else average.rate(average.steps + ahead)
-            yield Sgd(lr, rule.momentum, rule.weight_decay, rule.nesterov, rule.clip, rate)
+            yield rule.ahead(ahead, lr, rate)
 
     def _free(self) -> float:
         if self._careful:
@@ -245,7 +246,7 @@ class FastSteps:
         free = min(self._most, loop_limit(self._trainer), *(limit() for limit in self._limits))
         return min(free, max(1, SECONDS // self._seconds)) if self._seconds else min(free, 1)
 
-    def _take(self, batches: Sequence[Tensor], rule: Sgd, optimizer: torch.optim.Optimizer) -> None:
+    def _take(self, batches: Sequence[Tensor], rule: Update, optimizer: torch.optim.Optimizer) -> None:
         chain, learner = self._chain, self._learner
         device = self._module.device
         first = batches_done(self._trainer)
@@ -272,7 +273,7 @@ class FastSteps:
             self._careful = len(losses)
             return
         self._seconds = (time.perf_counter() - began) / len(losses)
-        chain.store(optimizer, rule, self._averages())
+        chain.store(optimizer, rule.ahead(len(losses), rule.lr, 0.0), self._averages())
         learner.losses = add_losses(learner.losses, stacked, [learner.loss_weight(y) for _, y in rows])
         readings.keep()
         self._loader.move_on(len(losses))
@@ -288,7 +289,7 @@ class FastSteps:
         if (average := self._learner.average) is not None:
             average.steps += steps
 
-    def _read(self, batch: Rows, rule: Sgd, readings: Readings, ahead: int) -> Tensor:
+    def _read(self, batch: Rows, rule: Update, readings: Readings, ahead: int) -> Tensor:
         loss = self._chain.backward(*batch)
         readings.before_step(ahead)
         if rule.clip is not None:
@@ -298,7 +299,7 @@ class FastSteps:
         readings.after_step()
         return loss
 
-    def _step(self, x: Tensor, y: Tensor, rule: Sgd) -> Tensor:
+    def _step(self, x: Tensor, y: Tensor, rule: Update) -> Tensor:
         if x.device.type == "cuda" and self._may_graph:
             if self._graphed is None or self._graphed.clip != rule.clip:
                 self._capture(x, y, rule)
@@ -306,7 +307,7 @@ class FastSteps:
                 return self._graphed.step(x, y, rule)
         return self._chain.step(x, y, rule)
 
-    def _capture(self, x: Tensor, y: Tensor, rule: Sgd) -> None:
+    def _capture(self, x: Tensor, y: Tensor, rule: Update) -> None:
         try:
             self._graphed = GraphedSteps(self._chain, x, y, rule)
         except RuntimeError as error:
@@ -314,7 +315,7 @@ class FastSteps:
             self._graphed = None
         self._may_graph = self._graphed is not None and self._graphed.agrees
 
-    def _agrees(self, x: Tensor, y: Tensor, rule: Sgd, batch_idx: int) -> bool:
+    def _agrees(self, x: Tensor, y: Tensor, rule: Update, batch_idx: int) -> bool:
         """Check the first mini-batch of its size against autograd."""
         known = self._checked.get(len(x))
         if known is None:

@@ -22,7 +22,7 @@ from lightning_mods import MLPClassifier, MLPRegressor
 from lightning_mods.runs.checkpoints import BestCheckpoint, LastCheckpoint
 
 
-def fit(folder, steps, *, model=None, data=None, callbacks=(), ckpt_path=None, **given):
+def fit(folder, steps, *, model=None, data=None, callbacks=(), ckpt_path=None, optimizer=None, **given):
     """Train on iris, 105 rows in batches of 16 unless said otherwise; returns trainer, module and batches seen."""
     pl.seed_everything(3, verbose=False)
     data = TabularDataModule(path="iris", batch_size=16, **(data or {}))
@@ -32,6 +32,8 @@ def fit(folder, steps, *, model=None, data=None, callbacks=(), ckpt_path=None, *
         facts = {"target_mean": data.target_mean, "target_std": data.target_std}
     module = made(data.in_features, **facts, **{"hidden_sizes": (16, 8), "lr": 0.1, **(model or {})})
     module.steps_per_execution = steps
+    if optimizer is not None:
+        module.configure_optimizers = lambda: optimizer(module.parameters())
     seen = []
     step = module.training_step
     module.training_step = lambda batch, batch_idx: (seen.append(batch_idx), step(batch, batch_idx))[1]
@@ -56,7 +58,7 @@ def counts(trainer):
 
 
 def same(one, other):
-    """Whether two fits came to the same weights, momenta, metrics and counts."""
+    """Whether two fits came to the same weights, optimizer's buffers, metrics and counts."""
     (trainer, module, _), (trainer2, module2, _) = one, other
     assert counts(trainer) == counts(trainer2)
     assert trainer.callback_metrics.keys() == trainer2.callback_metrics.keys()
@@ -64,10 +66,10 @@ def same(one, other):
         assert torch.equal(value, trainer2.callback_metrics[name]), name
     weights, weights2 = module.state_dict(), module2.state_dict()
     assert all(torch.equal(weights[name], weights2[name]) for name in weights)
-    buffers, buffers2 = (
-        [s.get("momentum_buffer") for o in t.optimizers for s in o.state.values()] for t in (trainer, trainer2)
-    )
-    assert all(a is b is None or torch.equal(a, b) for a, b in zip(buffers, buffers2, strict=True))
+    states, states2 = ([s for o in t.optimizers for s in o.state.values()] for t in (trainer, trainer2))
+    for state, state2 in zip(states, states2, strict=True):
+        assert state.keys() == state2.keys()
+        assert all(a is state2[name] is None or torch.equal(a, state2[name]) for name, a in state.items())
     return True
 
 
@@ -122,6 +124,53 @@ def test_a_fit_comes_to_the_same_end(tmp_path, name):
     assert same(slow, some)
     assert len(slow[2]) == slow[0].global_step
     assert len(fast[2]) <= len(some[2]) < len(slow[2])
+
+
+OPTIMIZERS = {
+    "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.1),
+    "AdamW without decay": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, weight_decay=0, betas=(0.9, 0.95)),
+    "Adam with decay": lambda parameters: torch.optim.Adam(parameters, lr=0.01, weight_decay=0.01),
+    "RMSprop": lambda parameters: torch.optim.RMSprop(parameters, lr=0.003, weight_decay=0.01),
+    "RMSprop with momentum": lambda parameters: torch.optim.RMSprop(parameters, lr=0.001, momentum=0.9),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_fit_with_another_optimizer_comes_to_the_same_end(tmp_path, name):
+    habits = {"gradient_clip_val": 0.3, "max_epochs": 4}
+
+    def fitted(steps):
+        model = {"ema_epochs": 2, "input_scaling": True, "dropout": 0.1}
+        return fit(tmp_path, steps, optimizer=OPTIMIZERS[name], model=model, **habits)
+
+    slow, fast, some = map(fitted, (1, "auto", 3))
+    assert same(slow, fast)
+    assert same(slow, some)
+    assert len(fast[2]) <= len(some[2]) < len(slow[2])
+
+
+@pytest.mark.parametrize("name", ["AdamW", "RMSprop with momentum"])
+def test_a_run_with_another_optimizer_resumed_in_an_epoch_is_the_uninterrupted_one(tmp_path, name):
+    saves = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=10)
+    whole = fit(tmp_path, "auto", optimizer=OPTIMIZERS[name], callbacks=[saves], enable_checkpointing=True)
+    resumed = fit(tmp_path, "auto", optimizer=OPTIMIZERS[name], ckpt_path=tmp_path / "step=10.ckpt")
+    assert same(whole, resumed)
+    assert len(whole[2]) < whole[0].global_step
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda parameters: torch.optim.NAdam(parameters, lr=0.01),
+        lambda parameters: torch.optim.Adam(parameters, lr=0.01, amsgrad=True),
+        lambda parameters: torch.optim.Adam(parameters, lr=torch.tensor(0.01)),
+        lambda parameters: torch.optim.RMSprop(parameters, lr=0.01, centered=True),
+        lambda parameters: torch.optim.AdamW([{"params": [each]} for each in parameters], lr=0.01),
+    ],
+)
+def test_an_optimizer_that_is_not_known_steps_through_the_loop(tmp_path, optimizer):
+    trainer, _, seen = fit(tmp_path, "auto", optimizer=optimizer)
+    assert len(seen) == trainer.global_step
 
 
 @pytest.mark.parametrize(
