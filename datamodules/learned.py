@@ -47,13 +47,9 @@ class Options:
     categorical: tuple[str, ...]
     drop: tuple[str, ...]
     drop_missing_target: bool
-    decimal: str
-    thousands: str
     encoding: str
     group: str | None
     time: str | None
-    weight: str | None
-    folds: int
     bins: int
     memory_map: bool | str
     seed: int | None
@@ -89,6 +85,13 @@ class Learned:
     sizes: Mapping[str, int]  # rows in train, val and test as far as they come from the table
     encoding: Encoding
     notes: tuple[str, ...] = ()  # what a user should know about the splits
+    group: str | None = None  # the column by which the table was split
+    time: str | None = None  # likewise
+
+    @property
+    def split_by(self) -> dict[str, str | None]:
+        """Return the columns that the split goes by, by what they are."""
+        return {"group": self.group, "time": self.time}
 
     def to_plain(self) -> dict[str, Any]:
         """Return what was learned as dicts, lists, strings, numbers, booleans and None only."""
@@ -96,6 +99,8 @@ class Learned:
         for name in ("class_names", "class_counts", "notes"):
             plain[name] = None if plain[name] is None else list(plain[name])
         plain["sizes"] = dict(self.sizes)
+        for name in (name for name, column in self.split_by.items() if column is None):
+            del plain[name]  # as before there were such splits
         return plain
 
     @classmethod
@@ -127,6 +132,13 @@ def check_names(table: Table, target: str, options: Options) -> None:
         raise DataError(f"--data.drop names the target {target!r}; leave it there or choose another --data.target.")
     if target in options.categorical:
         raise DataError(f"--data.categorical names the target {target!r}; say --data.task=classification instead.")
+    for argument, column in (("group", options.group), ("time", options.time)):
+        if column is not None and column not in table.names:
+            raise DataError(f"--data.{argument} names {column!r}; {table.label!r} has {nearest(column, table.names)}.")
+        if column == target:
+            raise DataError(f"--data.{argument} names the target {target!r}; another column is needed.")
+    if options.group is not None and options.time is not None:
+        raise DataError("--data.group and --data.time are two ways to split; give one.")
     both = sorted({*options.drop} & {*options.categorical})
     if both:
         raise DataError(f"--data.drop and --data.categorical both name {shortened(map(repr, both))}; keep one.")
@@ -174,6 +186,8 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
     so that `SAMPLED_CELLS` are kept): the same whether the table is in memory or mapped.
     """
     dropped = dict.fromkeys(options.drop, "as asked")
+    if options.group is not None:
+        dropped[options.group] = "groups of the split"
     columns = [c for c in table.names if c != name and c not in dropped]
     sampled = _sampled_rows(splits.train, len(columns), options.resolved_seed) if options.bins else None
     new = [ColumnSummary(c, "text", forced=c in options.categorical, sampled=sampled) for c in columns]
@@ -211,6 +225,8 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
         n_no_target=int(target.missing.sum()),
         sizes={"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
         encoding=encoding,
+        group=options.group,
+        time=options.time,
         notes=(
             *table.notes,
             *([f"too few rows to share out, all in training: class {few}"] if few else ()),

@@ -17,7 +17,7 @@ from datamodules.readers.table import Table, tell_notes
 from datamodules.rows.batching import Rows
 from datamodules.rows.cache import Sets, all_or_nothing, encoded_sets, encoded_table, folder_for, is_whole, open_rows
 from datamodules.rows.cautions import Known, cautions, target_drift
-from datamodules.splits import Splits, split_target
+from datamodules.splits import Splits, read_groups, read_times, split_target
 from datamodules.targets import Target, read_known_target
 
 Stage = Literal["train", "val", "test"]
@@ -95,7 +95,10 @@ class TablePreparation:
             known = self.known
             fractions = (known.val_fraction, known.test_fraction) if known else self.options.fractions
             seed = known.seed if known else self.options.resolved_seed
-            self._splits = split_target(self.target[1], fractions, seed)
+            how = known.split_by if known else {"group": self.options.group, "time": self.options.time}
+            groups = read_groups(self.table, how["group"]) if how["group"] else None
+            times = read_times(self.table, how["time"]) if how["time"] else None
+            self._splits = split_target(self.target[1], fractions, seed, groups=groups, times=times)
         return self._splits
 
     @property

@@ -1,14 +1,18 @@
-"""The rows of training, validation and test: shared out by the target."""
+"""The rows of training, validation and test: shared out by the target, by groups or by time."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.columns.cells import NUMERIC_SHARE, as_numbers, kind_of, single
+from datamodules.columns.dates import DateCounts, as_times
 from datamodules.errors import DataError
-from datamodules.targets import Target
+from datamodules.readers.table import Table
+from datamodules.targets import Target, read_labels
 
 MIN_ROWS_TO_SHARE = 3  # one each for three sets; a class with fewer stays in training whole
+_DRAWS = 20  # orders of groups that are tried
 _BINS = 10  # deciles of a regression target: enough to spread its tails evenly over the sets
 
 
@@ -34,11 +38,26 @@ def quantile_bins(values: NDArray[np.float64]) -> NDArray[np.int64]:
     return ranks * bins // max(n, 1)
 
 
-def split_target(target: Target, fractions: tuple[float, float], seed: int) -> Splits:
-    """Split the rows that have a target, stratified by class or by deciles of the target."""
+def split_target(
+    target: Target,
+    fractions: tuple[float, float],
+    seed: int,
+    *,
+    groups: NDArray[np.int64] | None = None,
+    times: NDArray[np.float64] | None = None,
+) -> Splits:
+    """Split the rows that have a target: by time, by groups, or stratified by class or by deciles of the target.
+
+    `groups` and `times` are those of all rows of the table.
+    """
     rows = np.flatnonzero(~target.missing).astype(np.int64)
     values = target.values[rows]
+    if times is not None:
+        return split_by_time(rows, times[rows], fractions)
     strata = values if target.task == "classification" else quantile_bins(values)
+    if groups is not None:
+        numbers = np.unique(groups[rows], return_inverse=True)[1]
+        return split_by_group(rows, numbers, strata, fractions, seed)
     return split_rows(rows, strata, val_fraction=fractions[0], test_fraction=fractions[1], seed=seed)
 
 
@@ -85,3 +104,110 @@ def _apportion(
         room = by_remainder[(given < spare)[by_remainder]][: total - int(given.sum())]
         given[room] += 1
     return given
+
+
+def split_by_time(rows: NDArray[np.int64], times: NDArray[np.float64], fractions: tuple[float, float]) -> Splits:
+    """Hold out the newest rows for test and the next newest for validation; equal times stay together.
+
+    `times` are those of the rows, finite. The sets are near the fractions; where one would be empty, or nothing is left
+    to train on, it is a DataError.
+    """
+    order = np.sort(times)
+
+    def cut(share: float) -> float:
+        # the time from which on rows are held out: of two that are possible the one whose share is nearer
+        at = len(order) - round(share * len(order))
+        if at >= len(order):
+            return float("inf")
+        later = order[np.searchsorted(order, order[at], "right") :]
+        return float(min([order[at], *later[:1]], key=lambda t: abs((order >= t).mean() - share)))
+
+    for_val, for_test = fractions
+    since_test = cut(for_test)
+    since_val = min(cut(for_val + for_test), since_test)
+    in_test = times >= since_test
+    in_val = (times >= since_val) & ~in_test
+    train, val, test = (np.sort(rows[held]) for held in (~in_val & ~in_test, in_val, in_test))
+    found = Splits(train, val, test)
+    _check_sizes(found, fractions, f"{len(np.unique(times))} different times")
+    return found
+
+
+def split_by_group(
+    rows: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    strata: NDArray[np.int64],
+    fractions: tuple[float, float],
+    seed: int,
+) -> Splits:
+    """Share rows out so that those of a group (a number for each row) are in one set, near the fractions.
+
+    Of `_DRAWS` orders of the groups, each of which fills one set after the other, the one counts whose sets are nearest
+    in size and in the shares of the strata. A set that would be empty is a DataError.
+    """
+    rng = np.random.default_rng(seed)
+    table = np.zeros((int(groups.max(initial=-1)) + 1, int(strata.max(initial=0)) + 1))
+    np.add.at(table, (groups, strata), 1.0)
+    sizes, whole = table.sum(axis=1), table.sum(axis=0) / max(len(rows), 1)
+    best, least = np.zeros(len(sizes), dtype=np.int64), float("inf")
+    for _ in range(_DRAWS):
+        place = np.zeros(len(sizes), dtype=np.int64)  # 0 for training
+        left, cost = rng.permutation(len(sizes)), 0.0
+        for number, share in enumerate(fractions, 1):
+            wanted, size, taken = share * len(rows), 0.0, []
+            for group in left:
+                if abs(size + sizes[group] - wanted) < abs(size - wanted):
+                    taken.append(group)
+                    size += sizes[group]
+            place[taken] = number
+            left = left[~np.isin(left, taken)]
+            cost += abs(size - wanted) / len(rows)
+            cost += float(np.abs(table[taken].sum(axis=0) / size - whole).sum()) * share if size else share
+        if cost < least:
+            best, least = place, cost
+    train, val, test = (np.sort(rows[best[groups] == number]) for number in range(3))
+    found = Splits(train, val, test)
+    _check_sizes(found, fractions, f"{len(sizes)} groups")
+    return found
+
+
+def _check_sizes(found: Splits, fractions: tuple[float, float], what: str) -> None:
+    wanted = (1.0, *fractions)
+    sets = (("training", found.train), ("validation", found.val), ("test", found.test))
+    empty = [name for (name, rows), share in zip(sets, wanted, strict=True) if share and not len(rows)]
+    if empty:
+        raise DataError(
+            f"{what} are too few to hold out {fractions[0]:g} for validation and {fractions[1]:g} for test: no row is "
+            f"left for {' and '.join(empty)}; give more rows, or set a fraction to 0."
+        )
+
+
+def read_groups(table: Table, name: str) -> NDArray[np.int64]:
+    """Return the number of each row's group, shape (rows,); a DataError says that some have none."""
+    codes, _ = read_labels(table, name)
+    _check_told(table, "group", name, codes < 0)
+    return codes
+
+
+def read_times(table: Table, name: str) -> NDArray[np.float64]:
+    """Return each row's time, shape (rows,): seconds since 1970, or the number it is; a DataError if some have none."""
+    counts, parts = DateCounts(), []
+    for chunk in table.chunks([name]):
+        counts.add(single(chunk, name))
+    is_date = counts.share >= NUMERIC_SHARE
+    for chunk in table.chunks([name]):
+        array = single(chunk, name)
+        is_time = is_date or kind_of(array.type) == "time"
+        parts.append(as_times(array, counts.style) if is_time else as_numbers(array).values)
+    times = np.concatenate([*parts, np.zeros(0)])
+    _check_told(table, "time", name, ~np.isfinite(times))
+    return times
+
+
+def _check_told(table: Table, argument: str, name: str, missing: NDArray[np.bool_]) -> None:
+    if missing.any():
+        n, first = int(missing.sum()), int(np.flatnonzero(missing)[0]) + 1
+        raise DataError(
+            f"--data.{argument}={name}: {n} rows of {table.label!r} have none there, the first is row {first} (the row "
+            "after the header is 1); fill them in, or leave the rows out."
+        )

@@ -33,8 +33,7 @@ _LONGEST = 3000  # characters that a line of it is wrapped from: a name may have
 _STEPS_AN_EPOCH = 200  # what "auto" aims at: enough steps to learn from, few enough to be quick
 _AUTO_BATCH = (32, 512)
 # Arguments that the hyperparameters leave out where they are so.
-UNSAID: dict[str, Any] = {"decimal": "auto", "thousands": "auto", "encoding": "auto", "group": None, "time": None}
-UNSAID |= {"weight": None, "folds": 0, "bins": 0, "max_expansion": MAX_EXPANSION}
+UNSAID: dict[str, Any] = {"encoding": "auto", "group": None, "time": None, "bins": 0, "max_expansion": MAX_EXPANSION}
 
 main_package()  # the class is used before there is an instance: by parsers, by `load_from_checkpoint`
 
@@ -74,15 +73,9 @@ class TabularDataModule(LightningDataModule):
         categorical: Columns to take as categories whatever they look like, such as numeric codes.
         drop: Columns to leave out.
         drop_missing_target: Leave out rows without a target instead of stopping there.
-        decimal: What stands before the fraction of a number written as text: "." or ","; "auto" tells it column by
-            column.
-        thousands: What stands between the thousands of a number written as text: ",", ".", " ", "'" or "none";
-            "auto" tells it column by column.
         encoding: Of a text file, as Python names it, such as utf-8, latin-1 or utf-16; "auto" tells it from the file.
         group: Column whose equal values (a patient, a customer) stay together: no group is on both sides of a split.
         time: Column that tells when a row was: the newest rows are held out, first for test, then for validation.
-        weight: Column of each row's weight in the loss, at least 0; it is no feature.
-        folds: Parts of a cross-validation, at least 2; 0 for none.
         bins: Quantile bins to encode each number column in as well, piecewise linearly (arXiv:2203.05556), from 2 to
             256; 0 for none. Equal edges are merged, and a column of two values gets no bins. A table with many number
             columns gets fewer: at most 2048 features of bins in all, and none with more than 1024 such columns.
@@ -112,13 +105,9 @@ class TabularDataModule(LightningDataModule):
         categorical: list[str] | None = None,
         drop: list[str] | None = None,
         drop_missing_target: bool = False,
-        decimal: Literal["auto", ".", ","] = "auto",
-        thousands: Literal["auto", "none", ",", ".", " ", "'"] = "auto",
         encoding: str = "auto",
         group: str | None = None,
         time: str | None = None,
-        weight: str | None = None,
-        folds: int = 0,
         bins: int = 0,
         memory_map: bool | Literal["auto"] = "auto",
         max_expansion: float = MAX_EXPANSION,
@@ -138,17 +127,7 @@ class TabularDataModule(LightningDataModule):
             frame, path, target = in_memory(data, target)
         if not max_expansion >= 0:
             raise DataError(f"--data.max_expansion must be at least 0, which is for any; got {max_expansion!r}.")
-        given = {
-            "decimal": decimal,
-            "thousands": thousands,
-            "encoding": encoding,
-            "group": group,
-            "time": time,
-            "weight": weight,
-            "folds": folds,
-            "bins": bins,
-            "max_expansion": max_expansion,
-        }
+        given = {"encoding": encoding, "group": group, "time": time, "bins": bins, "max_expansion": max_expansion}
         # off, all is as before there were any: a search is known by these
         self.save_hyperparameters(ignore=[name for name, value in given.items() if value == UNSAID[name]])
         self.path = path
@@ -162,13 +141,9 @@ class TabularDataModule(LightningDataModule):
         self.categorical = categorical
         self.drop = drop
         self.drop_missing_target = drop_missing_target
-        self.decimal = decimal
-        self.thousands = thousands
         self.encoding = encoding
         self.group = group
         self.time = time
-        self.weight = weight
-        self.folds = folds
         self.bins = bins
         self.memory_map: bool | Literal["auto"] = memory_map
         self.max_expansion = max_expansion
@@ -185,13 +160,9 @@ class TabularDataModule(LightningDataModule):
                 categorical=tuple(categorical or ()),
                 drop=tuple(drop or ()),
                 drop_missing_target=drop_missing_target,
-                decimal=decimal,
-                thousands=thousands,
                 encoding=encoding,
                 group=group,
                 time=time,
-                weight=weight,
-                folds=folds,
                 bins=bins,
                 memory_map=memory_map,
                 seed=seed,
@@ -290,6 +261,8 @@ class TabularDataModule(LightningDataModule):
         learned = self.learned
         train, val, test = map(self._work.size, STAGES)
         kept = "stratified by class" if learned.task == "classification" else "stratified by target"
+        kept = f"groups of {learned.group!r} together" if learned.group else kept
+        kept = f"the newest by {learned.time!r} held out" if learned.time else kept
         left = f"; {learned.n_no_target:,} without a target left out" if learned.n_no_target else ""
         asked = "" if isinstance(self.batch_size, int) else f" ({self.batch_size})"
         lines = [

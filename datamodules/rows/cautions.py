@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.columns.calendar import DateColumn
 from datamodules.columns.encoding import Column, Encoding, NumericColumn
 from datamodules.columns.leaks import FIRST_LOOK, TOO_WELL, Told, enough_rows, ranks, told, worth_more
 from datamodules.errors import shortened
@@ -233,8 +234,11 @@ def _order(known: Known, train: Rows) -> Iterator[str]:
 
 def _time_column(known: Known, train: Rows) -> str | None:
     """Return the column that tells when each row was; None if there is none."""
+    for column in known.encoding.columns:
+        if isinstance(column, DateColumn) and column.style not in ("clock", "duration"):
+            return column.name
     for name, reason in known.encoding.dropped.items():
-        if reason == "date or time" or (reason == "only counts the rows" and _is_time_word(name)):
+        if reason == "only counts the rows" and _is_time_word(name):
             return name
     for column, start, stop in _places(known.encoding, train):
         if not isinstance(column, NumericColumn) or column.constant or not _is_time_word(column.name):

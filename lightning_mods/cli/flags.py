@@ -196,8 +196,6 @@ _HABITS = {
     "data.target": "label y y_name label_column target_column y_names",
     "data.val_fraction": "val_split validation_split validation_fraction valid_pct",
     "data.test_fraction": "test_split test_size",
-    "data.folds": "cv n_splits kfold n_folds k",
-    "data.weight": "sample_weight weights",
     "seed_everything": "seed random_state random_seed manual_seed",
     "trainer.devices": "gpus n_gpus ngpus num_gpus",
     "trainer.accelerator": "gpu device cuda",

@@ -118,7 +118,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         Args:
             X: A data frame, whose columns may be numbers, names, categories and dates, with gaps; or an array.
             y: The target of each row, without gaps.
-            sample_weight: Weight of each row in the loss, at least 0, not all 0.
+            sample_weight: 0 for rows to leave out, one number above 0 for all others.
 
         Raises:
             ValueError: What was given cannot be learned from.
@@ -137,10 +137,10 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             table, y, kept = table.filter(kept > 0), y[kept > 0], kept[kept > 0]
         name = _free(name, table)
         table = table.append_column(name, self._target_column(y))
-        weight = None
         if kept is not None and kept.min() < kept.max():
-            weight = _free("sample_weight", table)
-            table = table.append_column(weight, [kept])
+            raise NotImplementedError(
+                "sample_weight can leave rows out (0) or be the same for all others; other weights are not known yet."
+            )
         seed = self._seed()
         data = TabularDataModule(
             data=table,
@@ -149,13 +149,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             val_fraction=self.validation_fraction,
             test_fraction=0.0,
             categorical=None if self.categorical is None else list(self.categorical),
-            weight=weight,
             seed=seed,
         )
-        if (
-            weight and weight in data.learned.encoding.inputs
-        ):  # it would be learned from; goes with --data.weight's coming
-            raise NotImplementedError("sample_weight needs TabularDataModule(weight=…), which has no effect yet.")
         with isolated_random_numbers(), quietly():
             torch.manual_seed(seed)
             self._train(data)

@@ -37,8 +37,7 @@ QUICK = {"max_epochs": 5, "hidden_sizes": (16,)}
 NOT_THE_SAME = {
     "check_sample_weight_equivalence_on_dense_data": "a row of weight 2 is held out or trained on as one row, and two "
     "rows each for themselves; mini-batches differ too. What weighs nothing is left out.",
-    # It fails here when `weight` has come: then this line goes, and the guard in `TableEstimator.fit`.
-    "check_sample_weights_not_overwritten": "TabularDataModule(weight=…) has no effect yet, and so this is refused",
+    "check_sample_weights_not_overwritten": "weights that differ are refused, as the data module has none yet",
 }
 
 
