@@ -2,32 +2,27 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.columns.calendar import DateColumn, DateFacts, date_column
-from datamodules.columns.cells import NUMERIC_SHARE, alike, kind_of, single, written_number
+from datamodules.columns.calendar import DateFacts
+from datamodules.columns.cells import NUMERIC_SHARE, kind_of, single
+from datamodules.columns.choosing import choose_encoding, names_noted
 from datamodules.columns.dates import DateCounts, as_times
-from datamodules.columns.encoding import CategoryColumn, Column, Encoding, NumericColumn, infinite_error, positions
-from datamodules.columns.summary import MAX_TRACKED, ColumnSummary
+from datamodules.columns.encoding import Encoding
+from datamodules.columns.summary import ColumnSummary
+from datamodules.columns.written import NumberCounts, Written, described, may_be_written
 from datamodules.errors import DataError, nearest, shortened
 from datamodules.readers.table import Table
 from datamodules.splits import Splits
 from datamodules.targets import Target, Task, check_learnable, check_target, read_known_target, read_target
 
-MAX_CATEGORIES = 100  # features one category column may become; the rarest share one. More would be mostly zeros
-MIN_COVERAGE = 0.5  # share of the rows with names frequent enough for a feature of their own; below, it is free text
 STATE_VERSION = 1
-MAX_BIN_FEATURES = 2048  # of all columns together: more would cost more time than they are worth
 SAMPLED_ROWS = 100_000  # whose quantiles are the edges: exact to half a percent of the rows
 SAMPLED_CELLS = 2**25  # a quarter of a gigabyte
-_WRITTEN_AS = {
-    **{"ymd": "dates", "dmy": "dates, the day first", "mdy": "dates, the month first"},
-    **{"compact": "dates such as 20201231", "clock": "times of day", "duration": "durations"},
-}
 _SMALLEST_SPREAD = 1e-15  # of a target: a loss in its units squared is told from 0 in float32
 _FLOAT32_ROUNDING = 2.0**-24
 _TARGET_PRECISION = 1e-3  # of the target's standard deviation: far below what any model resolves
@@ -47,6 +42,8 @@ class Options:
     categorical: tuple[str, ...]
     drop: tuple[str, ...]
     drop_missing_target: bool
+    decimal: str
+    thousands: str
     encoding: str
     group: str | None
     time: str | None
@@ -85,6 +82,7 @@ class Learned:
     sizes: Mapping[str, int]  # rows in train, val and test as far as they come from the table
     encoding: Encoding
     notes: tuple[str, ...] = ()  # what a user should know about the splits
+    target_written: tuple[str, ...] = ()  # how the numbers of the target are written, see `written.Written`
     group: str | None = None  # the column by which the table was split
     time: str | None = None  # likewise
 
@@ -99,8 +97,9 @@ class Learned:
         for name in ("class_names", "class_counts", "notes"):
             plain[name] = None if plain[name] is None else list(plain[name])
         plain["sizes"] = dict(self.sizes)
-        for name in (name for name, column in self.split_by.items() if column is None):
-            del plain[name]  # as before there were such splits
+        plain["target_written"] = list(self.target_written)
+        for name in (name for name in ("group", "time", "target_written") if not plain[name]):
+            del plain[name]  # as before there were such
         return plain
 
     @classmethod
@@ -111,6 +110,7 @@ class Learned:
         if version != STATE_VERSION:
             what = f"The checkpoint's data state has version {version}"
             raise DataError(f"{what}; {STATE_VERSION} is needed. Train anew.")
+        fields["target_written"] = tuple(fields.get("target_written", ()))
         for name in ("class_names", "class_counts", "notes"):
             fields[name] = None if fields[name] is None else tuple(fields[name])
         return cls(**{**fields, "encoding": Encoding.from_plain(fields["encoding"])})
@@ -148,7 +148,7 @@ def first_target(table: Table, options: Options) -> tuple[str, Target]:
     """Read the target of the training table and check that it can be learned."""
     name = check_target(table, options.target)
     check_names(table, name, options)
-    target = read_target(table, name, options.task)
+    target = read_target(table, name, options.task, NumberCounts(options.decimal, options.thousands))
     n_missing = int(target.missing.sum())
     if n_missing == len(target.missing):
         raise DataError(f"Column {name!r} of {table.label!r} has no target in any of {n_missing} rows.")
@@ -173,7 +173,7 @@ def check_row_count(label: str, then: int, now: int) -> None:
 
 def recorded_target(table: Table, learned: Learned) -> Target:
     """Read the target of the table that a checkpoint was trained on; raise a DataError if that has changed."""
-    target = read_known_target(table, learned.target, learned.task, learned.class_names)
+    target = read_known_target(table, learned.target, learned.task, learned.class_names, learned.target_written)
     check_row_count(table.label, learned.n_rows, len(target.values))
     check_gaps(table.label, learned.target, int(target.missing.sum()), learned.drop_missing_target)
     return target
@@ -197,6 +197,14 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
         again = {s.name: s for s in _summarised(table, unnamed, splits.train)}
         summaries = [again.get(s.name, s) for s in summaries]
     dates = _dates_in(table, [s for s in summaries if s.may_be_dates], splits.train)
+    texts = [s for s in summaries if s.kind == "text" and not s.forced and s.name not in dates]
+    restyled = [
+        ColumnSummary(name, "text", sampled=sampled, written=written, ambiguous=ambiguous)
+        for name, (written, ambiguous) in _written_in(table, texts, splits.train, options).items()
+    ]
+    if restyled:
+        again = {s.name: s for s in _summarised(table, restyled, splits.train)}
+        summaries = [again.get(s.name, s) for s in summaries]
     encoding = choose_encoding(
         summaries, dropped, label=table.label, n_rows=len(target.values), bins=options.bins, dates=dates
     )
@@ -225,11 +233,13 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
         n_no_target=int(target.missing.sum()),
         sizes={"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
         encoding=encoding,
+        target_written=target.written,
         group=options.group,
         time=options.time,
         notes=(
             *table.notes,
             *([f"too few rows to share out, all in training: class {few}"] if few else ()),
+            *([f"{name}: {described(target.written)}"] if target.written else []),
             *names_noted(name, target.class_names or ()),
         ),
     )
@@ -282,6 +292,30 @@ def _dates_in(
     return {name: (counts[name], each) for name, each in facts.items()}
 
 
+def _written_in(
+    table: Table, summaries: Sequence[ColumnSummary], train: NDArray[np.int64], options: Options
+) -> dict[str, tuple[Written, bool]]:
+    # Of columns of text, those whose numbers are not written plainly: how, and whether that was a choice.
+    signs = options.decimal, options.thousands
+    counts = {s.name: NumberCounts(*signs) for s in summaries if _may_be_written(s, forced=signs != ("auto", "auto"))}
+    for name, cells in _training_cells(table, [*counts], train):
+        counts[name].add(cells)
+    sure = [found for each in counts.values() if not each.ambiguous and (found := each.written())]
+    like: Written = next((written for written in sure if written[0] == ","), ())
+    styles = {name: (each.written(like), each.ambiguous) for name, each in counts.items()}
+    if like:  # then 1.234 may be a thousand and more where it looked like a plain number
+        plain = {s.name: NumberCounts(",", ".") for s in summaries if s.are_numbers and not s.n_junk}
+        for name, cells in _training_cells(table, [*plain], train):
+            plain[name].add(cells)
+        styles |= {name: ((",", ".", ""), True) for name, each in plain.items() if each.only_thousands}
+    return {name: (written, ambiguous) for name, (written, ambiguous) in styles.items() if written}
+
+
+def _may_be_written(s: ColumnSummary, *, forced: bool) -> bool:
+    plain = s.are_numbers and not s.n_junk
+    return forced if plain else may_be_written(s.counts, s.junk)
+
+
 def _training_cells(table: Table, names: Sequence[str], train: NDArray[np.int64]) -> Iterator[tuple[str, Any]]:
     start = 0
     for chunk in table.chunks(names) if names else ():
@@ -289,160 +323,3 @@ def _training_cells(table: Table, names: Sequence[str], train: NDArray[np.int64]
         for name in names:
             yield name, single(chunk, name).take(train[low:high] - start)
         start += chunk.num_rows
-
-
-def min_rows_for_category(n_rows: int) -> int:
-    """Return how many training rows a name needs for a feature of its own: a thousandth, at least 2, at most 20.
-
-    Once is never evidence; and twenty rows are enough to learn a weight from, however large the table.
-    """
-    return min(max(2, n_rows // 1000), 20)
-
-
-def choose_encoding(
-    summaries: Sequence[ColumnSummary],
-    dropped: dict[str, str],
-    *,
-    label: str,
-    n_rows: int,
-    bins: int = 0,
-    dates: Mapping[str, tuple[DateCounts, DateFacts]] | None = None,  # of those columns that hold such
-) -> Encoding:
-    """Decide how to encode each column, or why to leave it out; `dropped` are left out already.
-
-    Number columns have at most `bins` bins; see `_with_bins`.
-
-    That a column in use has infinities, or that none is left, is a DataError.
-    """
-    used: list[Column] = []
-    reasons, notes, pooled = dict(dropped), [], []
-    for s in summaries:
-        found = None if s.forced else (dates or {}).get(s.name)
-        column = _decide(s) if found is None else date_column(s.name, *found)
-        if isinstance(column, str):
-            reasons[s.name] = column
-            continue
-        if isinstance(column, NumericColumn):
-            if s.n_infinite:
-                raise infinite_error(label, s.name, s.n_infinite, s.first_infinite or 0)
-            if s.n_junk:
-                notes.append(f"{s.name}: numbers; {s.n_junk} cells such as {s.junk!r} count as missing")
-            if s.zeros:
-                notes.append(f"{s.name}: numbers, of {s.zeros!r} too; if it is a code, --data.categorical=[{s.name}]")
-        elif isinstance(column, DateColumn):
-            counts, _ = found or (DateCounts(), None)
-            notes.append(f"{s.name}: {_WRITTEN_AS[column.style]}")
-            if counts.ambiguous:
-                notes[-1] += ", as no cell tells whether the day or the month is first; write them as 2020-12-31"
-        else:
-            if column.infrequent:
-                pooled.append(f"{s.name} ({len(s.counts) - len(column.categories)} of {len(s.counts)})")
-            notes += names_noted(s.name, column.categories)
-        used.append(column)
-    if not used:
-        why = shortened((f"{name} ({reason})" for name, reason in reasons.items()), 8)
-        raise DataError(
-            f"{label!r} has no column left to learn from, among {n_rows} rows; left out: {why or 'none there'}. "
-            "Name columns in --data.categorical=[…] to keep them as categories."
-        )
-    if pooled:
-        notes.append(f"rare categories share one feature in {shortened(pooled, 8)}")
-    return Encoding(_with_bins(used, {s.name: s for s in summaries}, bins), reasons, tuple(notes))
-
-
-def names_noted(column: str, names: Sequence[str]) -> list[str]:
-    """Return what a user should know about the names of a column: that they may be meant otherwise."""
-    notes = []
-    if example := written_number(names):
-        notes.append(f"{column}: names; if {example!r} is meant as a number, write it without signs and separators")
-    if same := alike(names):
-        notes.append(f"{column}: taken as different are {shortened(map(repr, same))}")
-    return notes
-
-
-def _with_bins(columns: Sequence[Column], summaries: Mapping[str, ColumnSummary], bins: int) -> tuple[Column, ...]:
-    """Return the columns, those of numbers with bins where these say more than the number itself.
-
-    That is from three different values on. A table of many such columns gets fewer bins, `MAX_BIN_FEATURES` in all,
-    and none where that leaves fewer than two a column.
-    """
-    samples = {c.name: _sorted_sample(summaries[c.name]) for c in columns if isinstance(c, NumericColumn) and bins}
-    varied = {name: sample for name, sample in samples.items() if (sample[1:] > sample[:-1]).sum() > 1}
-    bins = min(bins, MAX_BIN_FEATURES // max(len(varied), 1))
-    edges = {name: quantile_edges(sample, bins) for name, sample in varied.items()} if bins > 1 else {}
-    return tuple(
-        replace(c, edges=edges[c.name], bin_means=bin_means(samples[c.name], edges[c.name]))
-        if isinstance(c, NumericColumn) and edges.get(c.name)
-        else c
-        for c in columns
-    )
-
-
-def _sorted_sample(summary: ColumnSummary) -> NDArray[np.float64]:
-    values = np.concatenate([*summary.sample, np.zeros(0)])
-    return np.sort(values[~np.isnan(values)])
-
-
-def quantile_edges(values: NDArray[np.float64], bins: int) -> tuple[float, ...]:
-    """Return the edges of bins with equally many of the sorted numbers in each; equal edges are merged.
-
-    Each is one of the numbers. None come back where less than two bins are left, or where their span leaves float64.
-    """
-    edges = np.unique(values[np.round(np.linspace(0, len(values) - 1, bins + 1)).astype(np.int64)])
-    with np.errstate(over="ignore"):
-        useless = len(edges) < 3 or not np.isfinite(edges[-1] - edges[0])
-    return () if useless else tuple(edges.tolist())
-
-
-def bin_means(values: NDArray[np.float64], edges: Sequence[float]) -> tuple[float, ...]:
-    """Return the mean of each bin's feature over the numbers, before it is taken off."""
-    at = positions(values, edges)
-    return tuple(float(np.clip(at - t, 0.0, 1.0).mean()) for t in range(len(edges) - 1))
-
-
-def _decide(s: ColumnSummary) -> Column | str:
-    # how to encode a column, or why not to
-    if s.kind == "other":
-        return "neither numbers nor text"
-    if s.n_present == 0:
-        return "all missing"
-    if s.forced:
-        return _category(s)
-    if s.kind == "time":
-        return "date or time"
-    return _numeric(s) if s.are_numbers else _category(s)
-
-
-def _numeric(s: ColumnSummary) -> NumericColumn | str:
-    if s.is_row_number:
-        return "only counts the rows"
-    # junk and blanks are missing cells of a number column
-    gaps = s.n_numbers < s.n
-    constant = s.moments.constant and not s.n_infinite
-    if constant and not gaps:
-        return "constant"
-    scale = 1.0 if constant else s.moments.scale
-    return NumericColumn(s.name, s.moments.center, scale, indicator=gaps, junk=s.n_junk > 0, constant=constant)
-
-
-def _category(s: ColumnSummary) -> CategoryColumn | str:
-    if s.overflow:
-        return _not_read(s) or f"text or identifier: more than {MAX_TRACKED} different values"
-    if len(s.counts) == 1 and not s.n_missing:
-        return "constant"
-    by_count = sorted(s.counts, key=lambda name: (-s.counts[name], name))
-    floor = min_rows_for_category(s.n)
-    kept = [name for name in by_count[:MAX_CATEGORIES] if s.counts[name] >= floor]
-    if s.forced and not kept:
-        kept = by_count[:MAX_CATEGORIES]
-    covered = sum(s.counts[name] for name in kept)
-    if covered < MIN_COVERAGE * s.n_present and not s.forced:
-        frequent = f"the frequent ones cover {covered / s.n_present:.0%}"
-        different = f"{len(s.counts)} different values in {s.n_present} rows"
-        return _not_read(s) or f"text or identifier: {different}, and {frequent}"
-    return CategoryColumn(s.name, tuple(sorted(kept)), len(kept) < len(by_count), s.n_missing > 0)
-
-
-def _not_read(s: ColumnSummary) -> str | None:
-    example = written_number(s.counts)
-    return example and f"numbers such as {example!r}; write them without signs and separators"

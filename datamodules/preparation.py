@@ -147,7 +147,7 @@ class TablePreparation:
             table, known = self._open(path), self.learned
             tell_notes(table)
             known.encoding.check_columns(table.names, table.label)
-            target = read_known_target(table, known.target, known.task, known.class_names)
+            target = read_known_target(table, known.target, known.task, known.class_names, known.target_written)
             check_gaps(table.label, known.target, int(target.missing.sum()), known.drop_missing_target)
             self._held_out[stage] = table, target
         return self._held_out[stage]

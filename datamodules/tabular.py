@@ -10,6 +10,7 @@ from typing import Any, Literal, ParamSpec
 from callbacks.host.packages import LightningDataModule, main_package
 from datamodules.columns.calendar import DateColumn
 from datamodules.columns.encoding import CategoryColumn, Encoding, NumericColumn
+from datamodules.columns.written import check_signs
 from datamodules.errors import (
     DataError,
     check_batch_size,
@@ -33,7 +34,15 @@ _LONGEST = 3000  # characters that a line of it is wrapped from: a name may have
 _STEPS_AN_EPOCH = 200  # what "auto" aims at: enough steps to learn from, few enough to be quick
 _AUTO_BATCH = (32, 512)
 # Arguments that the hyperparameters leave out where they are so.
-UNSAID: dict[str, Any] = {"encoding": "auto", "group": None, "time": None, "bins": 0, "max_expansion": MAX_EXPANSION}
+UNSAID: dict[str, Any] = {
+    "decimal": "auto",
+    "thousands": "auto",
+    "encoding": "auto",
+    "group": None,
+    "time": None,
+    "bins": 0,
+    "max_expansion": MAX_EXPANSION,
+}
 
 main_package()  # the class is used before there is an instance: by parsers, by `load_from_checkpoint`
 
@@ -73,6 +82,10 @@ class TabularDataModule(LightningDataModule):
         categorical: Columns to take as categories whatever they look like, such as numeric codes.
         drop: Columns to leave out.
         drop_missing_target: Leave out rows without a target instead of stopping there.
+        decimal: What stands before the fraction of a number written as text: "." or ","; "auto" tells it column by
+            column.
+        thousands: What stands between the thousands of a number written as text: ",", ".", " ", "'" or "none";
+            "auto" tells it column by column.
         encoding: Of a text file, as Python names it, such as utf-8, latin-1 or utf-16; "auto" tells it from the file.
         group: Column whose equal values (a patient, a customer) stay together: no group is on both sides of a split.
         time: Column that tells when a row was: the newest rows are held out, first for test, then for validation.
@@ -105,6 +118,8 @@ class TabularDataModule(LightningDataModule):
         categorical: list[str] | None = None,
         drop: list[str] | None = None,
         drop_missing_target: bool = False,
+        decimal: Literal["auto", ".", ","] = "auto",
+        thousands: Literal["auto", "none", ",", ".", " ", "'"] = "auto",
         encoding: str = "auto",
         group: str | None = None,
         time: str | None = None,
@@ -120,6 +135,9 @@ class TabularDataModule(LightningDataModule):
         check_batch_size(batch_size)
         check_bins(bins)
         check_encoding(encoding)
+        check_choice("decimal", decimal, ("auto", ".", ","))
+        check_choice("thousands", thousands, ("auto", "none", ",", ".", " ", "'"))
+        check_signs(decimal, thousands)
         frame = None
         if data is not None:
             if path != "digits" or memory_map is True:
@@ -127,7 +145,15 @@ class TabularDataModule(LightningDataModule):
             frame, path, target = in_memory(data, target)
         if not max_expansion >= 0:
             raise DataError(f"--data.max_expansion must be at least 0, which is for any; got {max_expansion!r}.")
-        given = {"encoding": encoding, "group": group, "time": time, "bins": bins, "max_expansion": max_expansion}
+        given = {
+            "decimal": decimal,
+            "thousands": thousands,
+            "encoding": encoding,
+            "group": group,
+            "time": time,
+            "bins": bins,
+            "max_expansion": max_expansion,
+        }
         # off, all is as before there were any: a search is known by these
         self.save_hyperparameters(ignore=[name for name, value in given.items() if value == UNSAID[name]])
         self.path = path
@@ -141,6 +167,8 @@ class TabularDataModule(LightningDataModule):
         self.categorical = categorical
         self.drop = drop
         self.drop_missing_target = drop_missing_target
+        self.decimal: Literal["auto", ".", ","] = decimal
+        self.thousands: Literal["auto", "none", ",", ".", " ", "'"] = thousands
         self.encoding = encoding
         self.group = group
         self.time = time
@@ -160,6 +188,8 @@ class TabularDataModule(LightningDataModule):
                 categorical=tuple(categorical or ()),
                 drop=tuple(drop or ()),
                 drop_missing_target=drop_missing_target,
+                decimal=decimal,
+                thousands=thousands,
                 encoding=encoding,
                 group=group,
                 time=time,

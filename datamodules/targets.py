@@ -1,13 +1,14 @@
 """The target column: what task it makes, its classes or numbers, and what a constant would score."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.columns.cells import Kind, as_labels, as_numbers, kind_of, number_of, single
+from datamodules.columns.written import NumberCounts, Written, read_written
 from datamodules.errors import DataError, nearest, shortened
 from datamodules.readers.table import Table
 
@@ -27,6 +28,7 @@ class Target:
     task: Task
     values: NDArray[Any]  # shape (rows,): class numbers as int64 (-1 where missing), or float64 (NaN where missing)
     class_names: tuple[str, ...] | None = None  # by number, for a classification
+    written: Written = ()  # how its numbers are written, see there
 
     @property
     def missing(self) -> NDArray[np.bool_]:
@@ -50,9 +52,28 @@ def check_target(table: Table, target: str | None) -> str:
     return name
 
 
-def read_target(table: Table, name: str, task: str) -> Target:
-    """Read the target for a task, which "auto" tells from its values; raise a DataError if it cannot be that."""
-    kind, numbers, example = _as_numbers(table, name)
+def read_target(table: Table, name: str, task: str, counts: NumberCounts | None = None) -> Target:
+    """Read the target for a task, which "auto" tells from its values; raise a DataError if it cannot be that.
+
+    `counts`, of nothing so far, know what the user said of how numbers are written.
+    """
+    written = _written(table, name, counts or NumberCounts())
+    return replace(_read_target(table, name, task, written), written=written)
+
+
+def _written(table: Table, name: str, counts: NumberCounts) -> Written:
+    # A plain column is not counted, unless the user said something.
+    arrays = (single(chunk, name) for chunk in table.chunks([name]))
+    texts = [array for array in arrays if kind_of(array.type) == "text"]
+    if not texts or (not counts.forced and not any(as_numbers(array).n_junk for array in texts)):
+        return ()
+    for array in texts:
+        counts.add(array)
+    return counts.written() or ()
+
+
+def _read_target(table: Table, name: str, task: str, written: Written) -> Target:
+    kind, numbers, example = _as_numbers(table, name, written)
     _check_kind(table, name, kind)
     if numbers is None or kind in ("bool", "category"):
         return _named(table, name, task, numbers, example)
@@ -82,7 +103,7 @@ def _check_kind(table: Table, name: str, kind: Kind) -> None:
         raise DataError(f"Column {name!r} of {table.label!r} holds {_KINDS[kind]}; a target is numbers or names.")
 
 
-def _as_numbers(table: Table, name: str) -> tuple[Kind, NDArray[np.float64] | None, str | None]:
+def _as_numbers(table: Table, name: str, written: Written) -> tuple[Kind, NDArray[np.float64] | None, str | None]:
     # None for the numbers, and an example, if some cell is none.
     parts: list[NDArray[np.float64]] = []
     kind: Kind = "text"
@@ -93,7 +114,7 @@ def _as_numbers(table: Table, name: str) -> tuple[Kind, NDArray[np.float64] | No
         kind = kind_of(array.type)
         if kind in _KINDS:
             return kind, None, None
-        read = as_numbers(array)
+        read = read_written(array, written)
         n_junk += read.n_junk
         example = example or read.example
         parts.append(read.values)
@@ -164,14 +185,16 @@ def read_labels(table: Table, name: str) -> tuple[NDArray[np.int64], list[str]]:
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64), list(places)
 
 
-def read_known_target(table: Table, name: str, task: Task, class_names: Sequence[str] | None) -> Target:
-    """Read the target of another file for a task and classes that are settled.
+def read_known_target(
+    table: Table, name: str, task: Task, class_names: Sequence[str] | None, written: Written = ()
+) -> Target:
+    """Read the target of another file for a task and classes that are settled, with numbers written likewise.
 
     A missing column, a class that training never saw, or text where numbers are needed is a DataError.
     """
     check_target(table, name)
     if task == "regression":
-        kind, numbers, example = _as_numbers(table, name)
+        kind, numbers, example = _as_numbers(table, name, written)
         if numbers is None:
             shown = repr(example) if example is not None else _KINDS.get(kind, kind)
             raise DataError(f"The target {name!r} of {table.label!r} must be numbers; it holds {shown}.")

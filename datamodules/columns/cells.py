@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -15,9 +14,6 @@ Kind = Literal["number", "text", "bool", "category", "time", "other"]
 
 NUMERIC_SHARE = 0.9  # of a text column's cells that must parse for it to be numbers; the rest is junk such as "?"
 SAMPLE = 200  # names kept of a column with more than that, to tell dates from text
-_WRITTEN = re.compile(  # 1,234.5 or 1.234,5 or 12,5 or $5 or 7 %
-    r"[€$£¥]?\s?[+-]?(\d{1,3}([,.'’\s]\d{3})+|\d+)([.,]\d+)?\s?(%|€|\$|£|¥)?"
-)
 _WHOLE_FLOAT = re.compile(r"[+-]?\d+\.0+")
 
 
@@ -134,6 +130,18 @@ def _numbers_in_text(array: Any) -> Numbers:
     return Numbers(parsed[labels.codes], n_junk + blanks, example)
 
 
+# What people put where a number is missing: a column of numbers may have any share of it.
+_MARKS = frozenset(
+    "- -- --- – — ? ?? . .. … n.a. n.a n/a. k.a. k.a nil missing unknown "  # noqa: SIM905  # they are read so
+    "#div/0! #wert! #value! #ref! #num! #name? #null!".split()
+)
+
+
+def says_nothing(name: str) -> bool:
+    """Return whether a cell is a mark that stands for a missing number, or spells NaN."""
+    return name.lower() in _MARKS or spells_nan(name)
+
+
 def spells_nan(name: str) -> bool:
     """Return whether a cell spells NaN, in whatever case and with whatever sign."""
     return name.lower().lstrip("+-") == "nan"
@@ -144,13 +152,6 @@ def count_blanks(array: Any) -> int:
     import pyarrow.compute as pc
 
     return int(pc.sum(pc.utf8_is_space(array)).as_py() or 0) if kind_of(array.type) == "text" else 0
-
-
-def written_number(names: Iterable[str]) -> str | None:
-    """Return one of the names if nine in ten are numbers as people write them: 1,234 or 12 % or $5; else None."""
-    sample = list(islice(names, SAMPLE))
-    found = [name for name in sample if _WRITTEN.fullmatch(name) and number_of(name) != number_of(name)]
-    return found[0] if found and len(found) >= NUMERIC_SHARE * len(sample) else None
 
 
 def alike(names: Iterable[str]) -> list[str]:

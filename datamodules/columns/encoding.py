@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.columns.calendar import DateColumn
-from datamodules.columns.cells import as_labels, as_numbers, kind_of, single
+from datamodules.columns.cells import as_labels, kind_of, single
+from datamodules.columns.written import read_written
 from datamodules.errors import DataError, nearest, shortened
 
 TAIL = 6.0
@@ -42,6 +43,7 @@ class NumericColumn:
     constant: bool = False  # all present cells were one number: only the indicator says anything
     edges: tuple[float, ...] = ()  # of the bins, rising; none, or at least three
     bin_means: tuple[float, ...] = ()  # of the training rows, one a bin
+    written: tuple[str, ...] = ()  # how text is read, see `written.Written`
     kind: ClassVar[str] = "numeric"
 
     @property
@@ -52,7 +54,7 @@ class NumericColumn:
 
     def values(self, array: Any, start: int, infinities: "InfinityCount") -> NDArray[np.float64]:
         """Read cells as numbers, shape (rows,); NaN where they are missing."""
-        read = as_numbers(array)
+        read = read_written(array, self.written)
         if read.n_junk and not self.junk:
             found = f"here {read.n_junk} cells are text, such as {read.example!r}"
             before = f"{infinities.label!r}: column {self.name!r} held numbers in the training rows"

@@ -13,17 +13,21 @@ from datamodules.columns.cells import (
     Kind,
     Numbers,
     as_labels,
-    as_numbers,
     coded,
     count_missing,
-    spells_nan,
+    says_nothing,
 )
 from datamodules.columns.dates import DateCounts
+from datamodules.columns.written import Written, read_written
 
 MAX_TRACKED = 20_000  # different names remembered of a column; more of them can only be text or an identifier
 _COUNTERS = frozenset({"", "rownames", "rowname", "row", "rowid", "row_id", "index", "unnamed: 0"})
 _FIRST = 10  # cells of each chunk that are looked at, letter by letter
 _FIRST_DATE, _LAST_DATE = 18_000_101, 21_001_231  # as numbers: between them every cell has to be a date
+_IDENTIFIER = re.compile(r"(?i:(^|[^a-z])(ids?|uuid|guid|key|pk)$|^id[^a-z])|[a-z]I[dD]$")
+_NUMBER = re.compile(r"(?i)(^|[^a-z])(number|no|nr|num|serial|account)\.?$")
+_FEW_ROWS = 20  # of fewer, whole numbers may well all be different
+_MOST_DISTINCT = 2**22  # numbers kept of a column to tell whether all are different
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
 
 
@@ -115,6 +119,9 @@ class ColumnSummary:
     counts: dict[str, int] = field(default_factory=dict)  # of each name; a sample beyond `MAX_TRACKED` names
     overflow: bool = False  # whether there were more
     zeros: str | None = None  # a cell such as "01234", among the first of each chunk
+    written: Written = ()  # how its numbers are written, told before
+    ambiguous: bool = False  # and whether that was a choice between two
+    distinct: list[NDArray[np.float64]] | None = field(default_factory=list)  # whole numbers, while all differ
 
     def add(self, array: Any, rows: NDArray[np.int64], start: int) -> None:
         """Take in a chunk (an Arrow array) that begins at row `start`; `rows`, counted within it, are to train on."""
@@ -124,7 +131,7 @@ class ColumnSummary:
             return
         if self.kind in ("number", "text") and not self.forced:
             before = self.n_numbers
-            self._add_numbers(as_numbers(array), rows, start)
+            self._add_numbers(read_written(array, self.written), rows, start)
             if self.kind == "text" and self.zeros is None:
                 first = array.slice(0, _FIRST).to_pylist()
                 self.zeros = next((cell for cell in first if cell and _LEADING_ZERO.match(cell)), None)
@@ -152,11 +159,27 @@ class ColumnSummary:
         self.moments.add(values)
         if not len(values):
             return
+        self._add_distinct(values)
         if self.last is not None:
             rising = values[0] > self.last and values[-1] >= values[0] and bool(np.all(values[1:] > values[:-1]))
             self.last = float(values[-1]) if rising else None
         first = values[0] - rows[0] - start  # tells most columns
         self.row_numbers = tuple(c for c in self.row_numbers if c == first and np.array_equal(values, rows + start + c))
+
+    def _add_distinct(self, values: NDArray[np.float64]) -> None:
+        # most columns are told by their first cells; the others cost a sort
+        if self.distinct is None:
+            return
+        few = values[:SAMPLE]
+        if len(np.unique(few)) < len(few) or not (few == np.floor(few)).all() or self.moments.n > _MOST_DISTINCT:
+            self.distinct = None
+            return
+        ordered = np.unique(values)
+        all_new = len(ordered) == len(values) and bool((ordered == np.floor(ordered)).all())
+        all_new = all_new and not any(
+            len(np.intersect1d(known, ordered, assume_unique=True)) for known in self.distinct
+        )
+        self.distinct = [*self.distinct, ordered] if all_new else None
 
     def _add_labels(self, array: Any) -> None:
         # past `MAX_TRACKED` names only the gaps are counted, as spelling names out costs most
@@ -191,11 +214,11 @@ class ColumnSummary:
     def are_numbers(self) -> bool:
         """Return whether these are numbers: by the file's word, or nine in ten of the cells that say something.
 
-        A cell that spells NaN in whatever way says nothing.
+        A cell that stands for a missing number, or spells NaN in whatever way, says nothing.
         """
         if self.forced or self.kind not in ("number", "text") or not self.n_numbers:
             return False
-        said = self.n_present - sum(n for name, n in self.counts.items() if spells_nan(name))
+        said = self.n_present - sum(n for name, n in self.counts.items() if says_nothing(name))
         return self.kind == "number" or self.n_numbers >= NUMERIC_SHARE * max(said, self.n_numbers)
 
     @property
@@ -213,6 +236,19 @@ class ColumnSummary:
         if self.n < 2 or self.moments.n != self.n:
             return False
         return bool(self.row_numbers) or (self.last is not None and self.name.strip().lower() in _COUNTERS)
+
+    def is_identifier(self, n_rows: int) -> bool:
+        """Return whether these are whole numbers, all different, that name the rows of a table of `n_rows`.
+
+        That is what their name says; or they are the row numbers in any order. Amounts that happen to differ are
+        spread wider than that, and years begin later.
+        """
+        if self.distinct is None or self.n < _FEW_ROWS or self.moments.n != self.n:
+            return False
+        span, low = self.moments.high - self.moments.low, self.moments.low
+        rows = span < n_rows and 0 <= low <= 1 + 0.05 * n_rows
+        dense = self.last is not None or span < 20 * n_rows
+        return rows or bool(_IDENTIFIER.search(self.name)) or (dense and bool(_NUMBER.search(self.name)))
 
     @property
     def may_be_dates(self) -> bool:

@@ -57,7 +57,8 @@ def _number(column: NumericColumn | DateColumn) -> dict[str, Any]:
         plain = {"name": column.name, "type": "date", "missing": "NaN", "text_counts_as_missing": column.junk}
         return {**plain, "unit": _SECONDS, "style": column.style, "mean": column.mean, "scale": column.scale}
     plain = {"name": column.name, "type": "number", "missing": "NaN"}
-    return {**plain, "text_counts_as_missing": column.junk, "mean": column.mean, "scale": column.scale}
+    numbers = {"text_counts_as_missing": column.junk, "mean": column.mean, "scale": column.scale}
+    return {**plain, **numbers, **({"written": list(column.written)} if column.written else {})}
 
 
 def _category(column: CategoryColumn) -> dict[str, Any]:
@@ -125,7 +126,8 @@ def encoding_in(schema: Mapping[str, Any]) -> Encoding:
 
 def _column(plain: Mapping[str, Any]) -> Column:
     if plain["type"] == "number":
-        return NumericColumn(plain["name"], plain["mean"], plain["scale"], junk=plain["text_counts_as_missing"])
+        junk, written = plain["text_counts_as_missing"], tuple(plain.get("written", ()))
+        return NumericColumn(plain["name"], plain["mean"], plain["scale"], junk=junk, written=written)
     if plain["type"] == "date":
         return DateColumn(
             plain["name"], plain["style"], plain["mean"], plain["scale"], junk=plain["text_counts_as_missing"]
@@ -137,7 +139,7 @@ def _column(plain: Mapping[str, Any]) -> Column:
 # ------------------------------------------------------------------ what a schema may say
 
 _NUMBER = {"name": str, "type": ("number",), "missing": ("NaN",), "text_counts_as_missing": bool}
-_NUMBER |= {"mean": float, "scale": float}
+_NUMBER |= {"mean": float, "scale": float, "written": list}
 _DATE = {**_NUMBER, "type": ("date",), "unit": (_SECONDS,), "style": STYLES}
 _CATEGORY = {"name": str, "type": ("category",), "codes": dict, "unknown": int, "missing": int}
 _INPUTS = {
@@ -195,7 +197,7 @@ def _check_inputs(inputs: Sequence[Any]) -> list[str]:
         for column in each["columns"]:
             is_date = kind == "numbers" and isinstance(column, dict) and column.get("type") == "date"
             form = _DATE if is_date else _NUMBER if kind == "numbers" else _CATEGORY
-            _check_fields(column, form, f"a column of `{kind}`")
+            _check_fields(column, form, f"a column of `{kind}`", ("written",))
             if kind == "categories":
                 _check_codes(column)
     return [column["name"] for each in inputs for column in each["columns"]]

@@ -128,9 +128,11 @@ class OpenStudy:
 # Flags that came later, with the value under which a fit is what it was before: studies begun then know none of them.
 _LATER = {
     "data.bins": "0",
+    "data.decimal": "'auto'",
     "data.encoding": "'auto'",
     "data.group": "None",
     "data.max_expansion": "100.0",
+    "data.thousands": "'auto'",
     "data.time": "None",
     "model.ema_epochs": "0.0",
     "model.input_scaling": "False",

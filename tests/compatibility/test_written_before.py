@@ -211,11 +211,19 @@ def test_a_configuration_that_names_our_callbacks_and_loggers_serves_a_fit_and_g
     there["trainer"]["max_epochs"] = 3
     there["data"]["init_args"] |= UNSAID  # flags that came later
     there["model"]["init_args"] |= LATER
-    there |= {"recipe": "plain", "patience": "auto", "ensemble": None, "trust": None, "reference": True, "improve": 0}
+    there |= {
+        "recipe": "plain",
+        "patience": "auto",
+        "ensemble": None,
+        "trust": None,
+        "reference": True,
+        "calibrate": False,
+        "improve": 0,
+    }
     there["importance"] = False
     for callback in there["trainer"]["callbacks"]:
         if callback["class_path"].endswith("FitMonitor"):
-            callback["init_args"]["reference_loss"] = None
+            callback["init_args"] |= {"reference_loss": None, "silent": False}
     assert yaml.safe_load(config.read_text()) == there  # the classes under the same names
 
 

@@ -15,9 +15,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from datamodules import TabularDataModule, learned
 from datamodules.columns.cells import kind_of
+from datamodules.columns.choosing import bin_means, choose_encoding, quantile_edges
 from datamodules.columns.encoding import InfinityCount, NumericColumn
 from datamodules.columns.summary import ColumnSummary
-from datamodules.learned import Learned, bin_means, choose_encoding, quantile_edges
+from datamodules.learned import Learned
 from datamodules.readers import table
 from datamodules.rows.cache import cache_root
 from lightning_mods import MLPClassifier
@@ -88,8 +89,8 @@ def test_equal_edges_are_merged():
     "cells", [[0.0, 1.0] * 20, [3.0] * 20 + [None], [0.0] * 99 + [1.0, 2.0], [-1.7e308, 0, 1.7e308]]
 )
 def test_a_column_that_says_no_more_in_bins_has_none(cells):
-    plain = chosen(0, c=cells, d=list(range(5, 5 + len(cells)))[::-1])
-    binned = chosen(8, c=cells, d=list(range(5, 5 + len(cells)))[::-1])
+    plain = chosen(0, c=cells, d=[i / 2 for i in range(5, 5 + len(cells))][::-1])
+    binned = chosen(8, c=cells, d=[i / 2 for i in range(5, 5 + len(cells))][::-1])
     assert binned.columns[0] == plain.columns[0]
     assert binned.columns[1].edges
 

@@ -5,10 +5,10 @@ import pyarrow as pa
 import pytest
 
 from datamodules.columns.cells import kind_of
+from datamodules.columns.choosing import MAX_CATEGORIES, choose_encoding, min_rows_for_category
 from datamodules.columns.encoding import CategoryColumn, NumericColumn
 from datamodules.columns.summary import ColumnSummary
 from datamodules.errors import DataError
-from datamodules.learned import MAX_CATEGORIES, choose_encoding, min_rows_for_category
 from datamodules.tabular import TabularDataModule
 
 

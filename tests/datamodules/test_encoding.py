@@ -9,10 +9,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from datamodules.columns.cells import kind_of
+from datamodules.columns.choosing import choose_encoding
 from datamodules.columns.encoding import TAIL, CategoryColumn, Encoding, InfinityCount, NumericColumn
 from datamodules.columns.summary import ColumnSummary
 from datamodules.errors import DataError
-from datamodules.learned import choose_encoding
 
 
 def learned(**columns):
