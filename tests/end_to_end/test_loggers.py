@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 TIMEOUT = 180
 # One layer's gradients, one result of the best epoch, one curve of the module's own, one of the verdict.
+PICTURES = {"fit/curves", "gradients/flow", "calibration", "confusion_matrix"}
 SCALARS = ("grad_norm/network.layers.0", "hp/val_loss", "val_loss", "fit/probability_good")
 FOREIGN = """
 import sys, os
@@ -130,7 +131,7 @@ def test_comet_has_it_all(everywhere):
     curve = [run["metrics"]["val_loss", step] for step in range(4)]
     assert [float(value) for value in curve] == pytest.approx(_val_losses(everywhere[0]))
     assert set(SCALARS) <= {name for name, _ in run["metrics"]}
-    assert set(run["pictures"]) == {"fit/curves", "gradients/flow"}
+    assert set(run["pictures"]) == PICTURES
     assert "weights/network.layers.0.weight" in run["histograms"]
     assert {"graphs/forward.svg", "graphs/backward.svg"} <= set(run["assets"])
     assert any("max_epochs: 4" in text for text in run["texts"])
@@ -158,7 +159,7 @@ def test_tensorboard_has_the_same_beside_the_others(everywhere):
     assert [event.value for event in found.Scalars("val_loss")] == pytest.approx(_val_losses(everywhere[0]))
     assert set(SCALARS) <= set(found.Tags()["scalars"])
     assert "weights/network.layers.0.weight" in found.Tags()["histograms"]
-    assert set(found.Tags()["images"]) == {"fit/curves", "gradients/flow"}
+    assert set(found.Tags()["images"]) == PICTURES
 
 
 def test_the_real_command_shows_a_run_on_a_visdom_server(everywhere, tmp_path):
@@ -208,7 +209,7 @@ def test_a_foreign_modules_run_reaches_several_loggers_at_once(tmp_path):
     assert weights["media"]["weights/net.0.weight"] == "histogram"
     assert weights["media"]["fit/curves"] == "images/separated"
     comet = comet_run(cwd / "c")
-    assert {"fit/curves", "gradients/flow"} == set(comet["pictures"])
+    assert PICTURES == set(comet["pictures"])
     assert ("grad_norm/total", 5) in comet["metrics"]
     assert "gradients/net.2.weight" in comet["histograms"]
     (run,) = {path.parent.parent.parent for path in cwd.glob("m/*/*/metrics/grad_norm/total")}

@@ -10,6 +10,7 @@ from lightning_mods.runs.inspection.classes import ClassTable, Counts
 
 _LARGEST = 20.0  # temperature, and one over the smallest: beyond, a model knows nothing or is never wrong
 _EXACT = 1e-4  # of its logarithm
+_SPREAD = 0.5  # standard deviation of the prior of the logarithm, around 0: most temperatures are from 0.4 to 2.7
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Calibration:
         class_weights: NDArray[np.float64],
         names: Sequence[str],
     ) -> "Calibration":
-        """Find the temperature with the lowest log loss.
+        """Find the temperature by the log loss, with a prior: few rows, or such as are all right, say little of it.
 
         `logits` are those of each member of an ensemble, shape (rows, classes), and `shares` their parts in the mean
         of the probabilities; one temperature is for all. A row of a class counts as often as `class_weights` say.
@@ -56,7 +57,10 @@ class Calibration:
 
         most = float(np.log(_LARGEST))
         found = minimize_scalar(
-            lambda log: loss(float(np.exp(log))), bounds=(-most, most), method="bounded", options={"xatol": _EXACT}
+            lambda log: loss(float(np.exp(log))) + log**2 / (2 * _SPREAD**2 * len(y)),
+            bounds=(-most, most),
+            method="bounded",
+            options={"xatol": _EXACT},
         )
         best = float(np.exp(found.x))
         temperature = best if loss(best) < loss(1.0) else 1.0

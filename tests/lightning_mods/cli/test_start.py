@@ -292,7 +292,7 @@ def test_a_command_does_not_look_for_garbage_among_what_it_imported():
 
 
 def test_ctrl_c_while_a_table_is_read_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys):
-    def interrupted(*args):
+    def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
