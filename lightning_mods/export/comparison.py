@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from datamodules import DataError, TabularDataModule
+from datamodules.columns.calendar import DateColumn
 from datamodules.columns.encoding import CategoryColumn, Column, Encoding
 from datamodules.readers import open_table
 from lightning_mods.export.runtime import Arrays, Run
@@ -17,6 +18,7 @@ from lightning_mods.runs import RunError
 TOLERANCE = 1e-5
 REAL_ROWS = 1024
 MADE_ROWS = 128
+_FAR = 6e10  # seconds from 1970, some 1900 years: within the calendars of files
 _GAPS = 0.15  # share of the cells that are left out, and of names never seen
 
 
@@ -105,6 +107,9 @@ def _cells(column: Column, count: int, draw: np.random.Generator) -> Any:
         # a heavy tail: the logarithm beyond six scales is part of what is compared
         cells = column.mean + column.scale * draw.standard_t(2, size=count)
     cells[~np.isfinite(cells)] = column.mean
+    if isinstance(column, DateColumn):
+        seconds = np.clip(cells, -_FAR, _FAR).astype(np.int64)
+        return pa.array(seconds, mask=gaps).cast(pa.timestamp("s"))
     return pa.array(np.where(gaps, np.nan, cells), from_pandas=True)
 
 
