@@ -8,6 +8,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
 from typing import Any
@@ -76,6 +77,8 @@ def find_class(name: str, base: type) -> type:
     """Return the subclass of `base` that a dotted path means, or the short name of one imported; else a UsageError."""
     if name in OURS and issubclass(OURS[name], base):
         return OURS[name]
+    if base is LightningDataModule and (Path(name).is_file() or Path(name).suffix in (".csv", ".tsv", ".parquet")):
+        raise UsageError(f"--data names a data module; a table is given as --data.path={name}.")
     asked = f"--{_FLAG_OF.get(base.__name__, 'config')}: {name}"
     module, _, short = name.rpartition(".")
     if module:
@@ -153,6 +156,9 @@ def with_classes(line: CommandLine, checkpoint: dict[str, Any] | None) -> tuple[
     base = _remembered(_as_member(line, checkpoint), model, data) if checkpoint else {}
     words = [f"--config={as_yaml(base)}"] if base else []
     table = None
+    is_ours = checkpoint is None or any(name.startswith("network.") for name in checkpoint.get("state_dict", {}))
+    if not (model or "model" in base or is_ours):
+        raise UsageError("the checkpoint is of no model of ours; name its class: --model=package.module.Class.")
     if not data and "data" not in base:
         words.append("--data=TabularDataModule")
     if not model and "model" not in base:

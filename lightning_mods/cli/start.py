@@ -64,6 +64,7 @@ def _answer_or_work(verb: str, args: Sequence[str] | None, whole_process: bool) 
     try:
         typed = sys.argv[1:] if args is None else args
         line = CommandLine.parse(verb, _with_secrets(typed) if whole_process else typed)
+        _check_words(line)
         if whole_process:
             _hide_secrets(line, len(typed))
         line = with_own_classes(checked_for_trust(line))
@@ -82,6 +83,22 @@ def _answer_or_work(verb: str, args: Sequence[str] | None, whole_process: bool) 
     work = load(verb)
     with distrusting(line):
         work(line)
+
+
+# What a word is that belongs to no flag, by verb; else the table.
+_MEANT = {"predict": "data.predict_path", "test": "data.test_path", "validate": "data.val_path", "export": "ckpt_path"}
+_BARE = ("h", "help", "print_config")  # may stand without a value
+
+
+def _check_words(line: CommandLine) -> None:
+    """Raise a UsageError for a word that belongs to no flag, and for a flag that lacks its value."""
+    for flag in line.flags:
+        if not flag.name:
+            word = flag.words[0]
+            meant = "ckpt_path" if word.endswith(".ckpt") else _MEANT.get(line.verb, "data.path")
+            raise UsageError(f"{word} is no flag; did you mean --{meant}={word}?")
+        if flag.value is None and flag.name not in _BARE and not flag.name.endswith(".help"):
+            raise UsageError(f"--{flag.name} needs a value: --{flag.name}=…")
 
 
 # Environment variable: the words of the command line with their secrets, for the ranks that Lightning starts.

@@ -363,7 +363,12 @@ def has_set(model: LightningModule, data: LightningDataModule | None, stage: str
     owner = data if data is not None and is_overridden(hook, data) else model
     if not is_overridden(step, model) or not is_overridden(hook, owner):
         return False
-    loaders = getattr(owner, hook)()
+    try:
+        loaders = getattr(owner, hook)()
+    except Exception:  # a stranger's may need its `setup` first, after which Lightning asks again
+        if isinstance(data, TabularDataModule):
+            raise
+        return True
     return loaders is not None and not (isinstance(loaders, list | tuple) and not loaders)
 
 

@@ -2,6 +2,9 @@ import os
 import sys
 
 import pytest
+import pytorch_lightning as pl
+import torch
+from verbs_here import do, succeed
 
 from lightning_mods import fit, study
 from lightning_mods.cli.command_line import CommandLine, UsageError, without_secrets_in
@@ -193,3 +196,67 @@ def test_a_key_among_the_hyperparameters_of_a_module_is_not_logged(here, monkeyp
     texts = [path.read_text() for path in here.rglob("*") if path.suffix in (".yaml", ".csv")]
     assert any("api_key: '***'" in text for text in texts)
     assert not any("KEYSECRET" in text for text in texts)
+
+
+HABITS_OF_NEWCOMERS = [
+    (("fit", "table.csv"), "table.csv is no flag; did you mean --data.path=table.csv?"),
+    (("predict", "new.csv"), "new.csv is no flag; did you mean --data.predict_path=new.csv?"),
+    (("test", "best.ckpt"), "best.ckpt is no flag; did you mean --ckpt_path=best.ckpt?"),
+    (("fit", "--data=table.csv"), "--data names a data module; a table is given as --data.path=table.csv."),
+    (("fit", "--data.path"), "--data.path needs a value: --data.path=…"),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), HABITS_OF_NEWCOMERS)
+def test_what_newcomers_type_is_one_line_that_says_what_is_meant(words, line):
+    code, _, err = do(*words)
+    assert code == 2
+    assert err.strip() == f"{words[0]}: {line}"
+
+
+@pytest.mark.filterwarnings("default")  # Lightning's, of a module that is not ours
+def test_a_checkpoint_of_a_strangers_model_asks_for_its_class_and_its_data_are_set_up(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    classes = (f"--model={__name__}.Stranger", f"--data={__name__}.StrangersData")
+    succeed("fit", *classes, "--trainer.max_epochs=1", "--watch=[]")
+    for verb in ("test", "export"):
+        code, _, err = do(verb)
+        assert code == 2
+        assert err.strip() == (
+            f"{verb}: the checkpoint is of no model of ours; name its class: --model=package.module.Class."
+        )
+    for verb in ("validate", "test"):
+        assert "loss" in succeed(verb, *classes)[0]
+
+
+class Stranger(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(2, 1)
+
+    def _loss(self, name, batch):
+        loss = self.net(batch[0]).square().mean()
+        self.log(name, loss)
+        return loss
+
+    def training_step(self, batch, batch_idx):
+        return self._loss("train_loss", batch)
+
+    def validation_step(self, batch, batch_idx):
+        self._loss("val_loss", batch)
+
+    def test_step(self, batch, batch_idx):
+        self._loss("test_loss", batch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class StrangersData(pl.LightningDataModule):
+    def setup(self, stage):
+        self.rows = torch.utils.data.TensorDataset(torch.ones(8, 2))
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(self.rows, 4)
+
+    val_dataloader = test_dataloader = train_dataloader
