@@ -21,7 +21,7 @@ def trips(tmp_path, monkeypatch):
     when = pd.Timestamp("1969-05-01") + pd.to_timedelta(rng.integers(0, 3 * 365 * 24 * 60, n), "min")
     table = pd.DataFrame({"when": when.strftime("%d.%m.%Y %H:%M"), "clock": when.strftime("%H:%M:%S")})
     table["size"] = rng.normal(size=n)
-    table["trips"] = table["size"] + 3 * (when.dayofweek >= 5) + np.sin(2 * np.pi * when.hour / 24)
+    table["trips"] = table["size"] + 3 * (when.day_of_week >= 5) + np.sin(2 * np.pi * when.hour / 24)
     table.loc[::9, "when"] = None
     table.to_csv("trips.csv", index=False)
     table.drop(columns="trips").to_csv("new.csv", index=False)
