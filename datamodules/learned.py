@@ -47,6 +47,7 @@ class Options:
     encoding: str
     group: str | None
     time: str | None
+    weight: str | None
     bins: int
     memory_map: bool | str
     seed: int | None
@@ -85,6 +86,9 @@ class Learned:
     target_written: tuple[str, ...] = ()  # how the numbers of the target are written, see `written.Written`
     group: str | None = None  # the column by which the table was split
     time: str | None = None  # likewise
+    weight: str | None = None  # the column that says how much each row counts
+    weight_mean: float = 1.0  # of the training rows: what counts 1 when it is handed out
+    class_masses: tuple[float, ...] | None = None  # with weights: what the training rows of each class count together
 
     @property
     def split_by(self) -> dict[str, str | None]:
@@ -98,7 +102,10 @@ class Learned:
             plain[name] = None if plain[name] is None else list(plain[name])
         plain["sizes"] = dict(self.sizes)
         plain["target_written"] = list(self.target_written)
-        for name in (name for name in ("group", "time", "target_written") if not plain[name]):
+        plain["class_masses"] = list(self.class_masses or ())
+        if self.weight is None:
+            del plain["weight_mean"]
+        for name in (name for name in ("group", "time", "target_written", "weight", "class_masses") if not plain[name]):
             del plain[name]  # as before there were such
         return plain
 
@@ -111,6 +118,7 @@ class Learned:
             what = f"The checkpoint's data state has version {version}"
             raise DataError(f"{what}; {STATE_VERSION} is needed. Train anew.")
         fields["target_written"] = tuple(fields.get("target_written", ()))
+        fields["class_masses"] = tuple(fields["class_masses"]) if "class_masses" in fields else None
         for name in ("class_names", "class_counts", "notes"):
             fields[name] = None if fields[name] is None else tuple(fields[name])
         return cls(**{**fields, "encoding": Encoding.from_plain(fields["encoding"])})
@@ -120,6 +128,10 @@ class Learned:
         if self.task == "classification":
             return values.astype(np.int64)
         return values.astype(np.float64 if self.wide_target else np.float32)
+
+    def weight_values(self, weights: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Give weights the size they are handed out in: 1 is the mean of the training rows."""
+        return (weights / self.weight_mean).astype(np.float32)
 
 
 def check_names(table: Table, target: str, options: Options) -> None:
@@ -132,7 +144,7 @@ def check_names(table: Table, target: str, options: Options) -> None:
         raise DataError(f"--data.drop names the target {target!r}; leave it there or choose another --data.target.")
     if target in options.categorical:
         raise DataError(f"--data.categorical names the target {target!r}; say --data.task=classification instead.")
-    for argument, column in (("group", options.group), ("time", options.time)):
+    for argument, column in (("group", options.group), ("time", options.time), ("weight", options.weight)):
         if column is not None and column not in table.names:
             raise DataError(f"--data.{argument} names {column!r}; {table.label!r} has {nearest(column, table.names)}.")
         if column == target:
@@ -179,7 +191,14 @@ def recorded_target(table: Table, learned: Learned) -> Target:
     return target
 
 
-def learn(table: Table, name: str, target: Target, splits: Splits, options: Options) -> Learned:
+def learn(
+    table: Table,
+    name: str,
+    target: Target,
+    splits: Splits,
+    options: Options,
+    weights: NDArray[np.float64] | None = None,  # of all rows of the table
+) -> Learned:
     """Learn the encoding and the target's statistics from the training rows; see `choose_encoding` for its errors.
 
     The edges of bins are quantiles of all training rows, or of `SAMPLED_ROWS` drawn by the seed (fewer in a wide table,
@@ -188,6 +207,8 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
     dropped = dict.fromkeys(options.drop, "as asked")
     if options.group is not None:
         dropped[options.group] = "groups of the split"
+    if options.weight is not None:
+        dropped[options.weight] = "weights of the rows"
     columns = [c for c in table.names if c != name and c not in dropped]
     sampled = _sampled_rows(splits.train, len(columns), options.resolved_seed) if options.bins else None
     new = [ColumnSummary(c, "text", forced=c in options.categorical, sampled=sampled) for c in columns]
@@ -211,10 +232,14 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
     counts = mean = std = None
     wide = False
     values = target.values[splits.train]
+    mine = None if weights is None else weights[splits.train]
+    of_one, masses = 1.0 if mine is None else float(mine.mean()), None
     if target.task == "classification":
         counts = tuple(np.bincount(values, minlength=len(target.class_names or ())).tolist())
+        if mine is not None:
+            masses = tuple(np.bincount(values, mine / of_one, minlength=len(counts)).tolist())
     else:
-        mean, std = _mean_and_std(name, values)
+        mean, std = _mean_and_std(name, values, mine)
         wide = float(np.abs(values).max()) * _FLOAT32_ROUNDING > _TARGET_PRECISION * std
     few = shortened([repr((target.class_names or ())[c]) for c in splits.unshared]) if counts else ""
     return Learned(
@@ -236,6 +261,9 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
         target_written=target.written,
         group=options.group,
         time=options.time,
+        weight=options.weight,
+        weight_mean=of_one,
+        class_masses=masses,
         notes=(
             *table.notes,
             *([f"too few rows to share out, all in training: class {few}"] if few else ()),
@@ -245,14 +273,16 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
     )
 
 
-def _mean_and_std(name: str, values: NDArray[np.float64]) -> tuple[float, float]:
+def _mean_and_std(name: str, values: NDArray[np.float64], weights: NDArray[np.float64] | None) -> tuple[float, float]:
     # of the training rows' target
     if values.min() == values.max():
         raise DataError(f"The target {name!r} is {values[0]:g} in all {len(values)} training rows: nothing to learn.")
-    if (std := float(values.std())) < _SMALLEST_SPREAD:
+    mean = float(values.mean() if weights is None else np.average(values, weights=weights))
+    std = float(values.std() if weights is None else np.sqrt(np.average((values - mean) ** 2, weights=weights)))
+    if std < _SMALLEST_SPREAD:
         needed = f"The target {name!r} needs a standard deviation of at least {_SMALLEST_SPREAD:g}, whose square fits"
         raise DataError(f"{needed} 32 bits; in the training rows it has {std:g}. Give it in smaller units.")
-    return float(values.mean()), std
+    return mean, std
 
 
 def _sampled_rows(train: NDArray[np.int64], n_columns: int, seed: int) -> NDArray[np.int64]:

@@ -15,9 +15,9 @@ from datamodules.readers.columnar import memory_table
 from datamodules.readers.limits import available_memory, check_memory
 from datamodules.readers.table import Table, tell_notes
 from datamodules.rows.batching import Rows
-from datamodules.rows.cache import Sets, all_or_nothing, encoded_sets, encoded_table, folder_for, is_whole, open_rows
+from datamodules.rows.cache import all_or_nothing, encoded_sets, encoded_table, folder_for, is_whole, open_rows
 from datamodules.rows.cautions import Known, cautions, target_drift
-from datamodules.splits import Splits, read_groups, read_times, split_target
+from datamodules.splits import Splits, read_groups, read_times, read_weights, rows_that_count, split_target
 from datamodules.targets import Target, read_known_target
 
 Stage = Literal["train", "val", "test"]
@@ -98,7 +98,8 @@ class TablePreparation:
             how = known.split_by if known else {"group": self.options.group, "time": self.options.time}
             groups = read_groups(self.table, how["group"]) if how["group"] else None
             times = read_times(self.table, how["time"]) if how["time"] else None
-            self._splits = split_target(self.target[1], fractions, seed, groups=groups, times=times)
+            weights = _weights(self, self.table)
+            self._splits = split_target(self.target[1], fractions, seed, groups=groups, times=times, weights=weights)
         return self._splits
 
     @property
@@ -119,7 +120,7 @@ class TablePreparation:
 
     def _learn(self) -> Learned:
         name, target = self.target
-        return learn(self.table, name, target, self.splits, self.options)
+        return learn(self.table, name, target, self.splits, self.options, _weights(self, self.table))
 
     def _learned_from_cache(self) -> Learned:
         folder = folder_for("learned", self.table, {**vars(self.options), "seed": self.options.resolved_seed})
@@ -155,7 +156,7 @@ class TablePreparation:
     def _stage_rows(self, stage: Stage) -> tuple[Table, Target, NDArray[np.int64]]:
         separate = self._held_out_file(stage)
         if separate is not None:
-            return (*separate, np.flatnonzero(~separate[1].missing).astype(np.int64))
+            return (*separate, rows_that_count(separate[1], _weights(self, separate[0])))
         return self.table, self.target[1], getattr(self.splits, stage)
 
     def stage_target(self, stage: Stage) -> NDArray[Any]:
@@ -208,9 +209,14 @@ class TablePreparation:
         return self._encoded(self.table, stages)
 
     def _encoded(self, table: Table, stages: list[Stage]) -> dict[str, Rows]:
-        sets: Sets = {stage: (self._stage_rows(stage)[2], self.stage_target(stage)) for stage in stages}
+        weights, learned = _weights(self, table), self.learned
+        sets: dict[str, tuple[NDArray[np.int64], NDArray[Any], NDArray[np.float32] | None]] = {}
+        for stage in stages:
+            rows = self._stage_rows(stage)[2]
+            mine = None if weights is None else learned.weight_values(weights[rows])
+            sets[stage] = rows, self.stage_target(stage), mine
         folders = self._folders(table, stages) if self._is_mapped(table) else None
-        return encoded_sets(table, self.learned.encoding, sets, folders)
+        return encoded_sets(table, learned.encoding, sets, folders)
 
     def _folders(self, table: Table, stages: list[Stage]) -> dict[str, Path]:
         return {stage: folder_for(stage, table, self.learned.to_plain()) for stage in stages}
@@ -225,6 +231,12 @@ class TablePreparation:
         self.learned.encoding.check_columns(table.names, table.label)
         check_memory(table.label, table.bytes_estimate, "predict its rows in several files")
         return encoded_table(table, self.learned.encoding)
+
+
+def _weights(work: TablePreparation, table: Table) -> NDArray[np.float64] | None:
+    # How much each row of a table counts; None for all alike.
+    name = work.known.weight if work.known else work.options.weight
+    return None if name is None else read_weights(table, name)
 
 
 def cautions_of(work: TablePreparation) -> list[str]:

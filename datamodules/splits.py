@@ -7,11 +7,12 @@ from numpy.typing import NDArray
 
 from datamodules.columns.cells import NUMERIC_SHARE, as_numbers, kind_of, single
 from datamodules.columns.dates import DateCounts, as_times
-from datamodules.errors import DataError
+from datamodules.errors import DataError, nearest
 from datamodules.readers.table import Table
 from datamodules.targets import Target, read_labels
 
 MIN_ROWS_TO_SHARE = 3  # one each for three sets; a class with fewer stays in training whole
+MAX_WEIGHT = 1e18  # of a row
 _DRAWS = 20  # orders of groups that are tried
 _BINS = 10  # deciles of a regression target: enough to spread its tails evenly over the sets
 
@@ -45,12 +46,13 @@ def split_target(
     *,
     groups: NDArray[np.int64] | None = None,
     times: NDArray[np.float64] | None = None,
+    weights: NDArray[np.float64] | None = None,
 ) -> Splits:
     """Split the rows that have a target: by time, by groups, or stratified by class or by deciles of the target.
 
-    `groups` and `times` are those of all rows of the table.
+    `groups`, `times` and `weights` are those of all rows of the table; a row of weight 0 is in no set.
     """
-    rows = np.flatnonzero(~target.missing).astype(np.int64)
+    rows = rows_that_count(target, weights)
     values = target.values[rows]
     if times is not None:
         return split_by_time(rows, times[rows], fractions)
@@ -59,6 +61,12 @@ def split_target(
         numbers = np.unique(groups[rows], return_inverse=True)[1]
         return split_by_group(rows, numbers, strata, fractions, seed)
     return split_rows(rows, strata, val_fraction=fractions[0], test_fraction=fractions[1], seed=seed)
+
+
+def rows_that_count(target: Target, weights: NDArray[np.float64] | None) -> NDArray[np.int64]:
+    """Return the numbers of the rows that have a target, and no weight of 0."""
+    counts = ~target.missing if weights is None else ~target.missing & (weights > 0)
+    return np.flatnonzero(counts).astype(np.int64)
 
 
 def split_rows(
@@ -202,6 +210,20 @@ def read_times(table: Table, name: str) -> NDArray[np.float64]:
     times = np.concatenate([*parts, np.zeros(0)])
     _check_told(table, "time", name, ~np.isfinite(times))
     return times
+
+
+def read_weights(table: Table, name: str) -> NDArray[np.float64]:
+    """Read how much each row counts, shape (rows,): numbers of at least 0, not all 0; else it is a DataError."""
+    if name not in table.names:
+        raise DataError(f"--data.weight names {name!r}; {table.label!r} has {nearest(name, table.names)}.")
+    parts = [as_numbers(single(chunk, name)).values for chunk in table.chunks([name])]
+    weights = np.concatenate([*parts, np.zeros(0)])
+    _check_told(table, "weight", name, ~np.isfinite(weights))
+    wrong = np.flatnonzero((weights < 0) | (weights > MAX_WEIGHT))
+    if len(wrong) or not weights.any():
+        found = f"row {wrong[0] + 1} holds {weights[wrong[0]]:g}" if len(wrong) else "all are 0"
+        raise DataError(f"--data.weight={name} needs numbers from 0 to {MAX_WEIGHT:g}, some above 0; {found}.")
+    return weights
 
 
 def _check_told(table: Table, argument: str, name: str, missing: NDArray[np.bool_]) -> None:

@@ -40,6 +40,7 @@ UNSAID: dict[str, Any] = {
     "encoding": "auto",
     "group": None,
     "time": None,
+    "weight": None,
     "bins": 0,
     "max_expansion": MAX_EXPANSION,
 }
@@ -89,6 +90,8 @@ class TabularDataModule(LightningDataModule):
         encoding: Of a text file, as Python names it, such as utf-8, latin-1 or utf-16; "auto" tells it from the file.
         group: Column whose equal values (a patient, a customer) stay together: no group is on both sides of a split.
         time: Column that tells when a row was: the newest rows are held out, first for test, then for validation.
+        weight: Column that says how much each row counts in the loss, of training, validation and test; 0 leaves a row
+            out. Batches are `(x, y, weight)` then, 1 the mean of the training rows. Other metrics count each row once.
         bins: Quantile bins to encode each number column in as well, piecewise linearly (arXiv:2203.05556), from 2 to
             256; 0 for none. Equal edges are merged, and a column of two values gets no bins. A table with many number
             columns gets fewer: at most 2048 features of bins in all, and none with more than 1024 such columns.
@@ -123,6 +126,7 @@ class TabularDataModule(LightningDataModule):
         encoding: str = "auto",
         group: str | None = None,
         time: str | None = None,
+        weight: str | None = None,
         bins: int = 0,
         memory_map: bool | Literal["auto"] = "auto",
         max_expansion: float = MAX_EXPANSION,
@@ -151,6 +155,7 @@ class TabularDataModule(LightningDataModule):
             "encoding": encoding,
             "group": group,
             "time": time,
+            "weight": weight,
             "bins": bins,
             "max_expansion": max_expansion,
         }
@@ -172,6 +177,7 @@ class TabularDataModule(LightningDataModule):
         self.encoding = encoding
         self.group = group
         self.time = time
+        self.weight = weight
         self.bins = bins
         self.memory_map: bool | Literal["auto"] = memory_map
         self.max_expansion = max_expansion
@@ -193,6 +199,7 @@ class TabularDataModule(LightningDataModule):
                 encoding=encoding,
                 group=group,
                 time=time,
+                weight=weight,
                 bins=bins,
                 memory_map=memory_map,
                 seed=seed,
@@ -244,9 +251,9 @@ class TabularDataModule(LightningDataModule):
         return None if names is None else list(names)
 
     @property
-    def class_counts(self) -> list[int] | None:
-        """Return the number of training rows of each class; None for a regression."""
-        counts = self.learned.class_counts
+    def class_counts(self) -> list[int] | list[float] | None:
+        """Return the training rows of each class, each row as often as its weight says; None for a regression."""
+        counts: Any = self.learned.class_masses or self.learned.class_counts
         return None if counts is None else list(counts)
 
     @property
@@ -293,7 +300,10 @@ class TabularDataModule(LightningDataModule):
         kept = "stratified by class" if learned.task == "classification" else "stratified by target"
         kept = f"groups of {learned.group!r} together" if learned.group else kept
         kept = f"the newest by {learned.time!r} held out" if learned.time else kept
+        kept += f", each counts its {learned.weight!r}" if learned.weight else ""
         left = f"; {learned.n_no_target:,} without a target left out" if learned.n_no_target else ""
+        weightless = learned.n_rows - learned.n_no_target - sum(learned.sizes.values())
+        left += f"; {weightless:,} of weight 0 left out" if learned.weight and weightless else ""
         asked = "" if isinstance(self.batch_size, int) else f" ({self.batch_size})"
         lines = [
             f"data: {self.path}, {learned.n_rows:,} rows",
@@ -316,7 +326,7 @@ class TabularDataModule(LightningDataModule):
         """
         check_choice("stage", stage, ("val", "test"))
         values = self._work.stage_target(stage)
-        counts = self.class_counts
+        counts = self.learned.class_counts
         if counts is not None:
             return majority_metrics(values, counts.index(max(counts)))
         return mean_metrics(values.astype(float), self.target_mean or 0.0)
@@ -334,7 +344,10 @@ class TabularDataModule(LightningDataModule):
             self._work.make(list(STAGES))
 
     def train_dataloader(self) -> TableLoader:
-        """Return shuffled mini-batches `(x, y)`, for this process; a new loader follows `batch_size` as it is now."""
+        """Return shuffled mini-batches `(x, y)`, for this process; a new loader follows `batch_size` as it is now.
+
+        With a column of weights they are `(x, y, weight)`.
+        """
         return train_loader(self._work.rows("train"), self.resolved_batch_size, self.learned.seed)
 
     def val_dataloader(self) -> TableLoader | list[Any]:

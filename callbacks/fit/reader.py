@@ -37,11 +37,14 @@ def _said(module: object, name: str) -> float | None:
 def baselines_on(module: object, loader: object) -> dict[str, float]:
     """Return loss and metrics of the trivial prediction for the rows of a loader; empty where these cannot be told.
 
-    The module's `baseline_on(targets)` tells them, and the loader's `dataset.y` has the targets.
+    The module's `baseline_on(targets)` tells them, and the loader's `dataset.y` has the targets; where its rows count
+    differently, `dataset.weight` says how much, and is a second argument.
     """
     with suppress(Exception):  # as above
-        y: Any = loader.dataset.y  # type: ignore[attr-defined]  # who has none, has none
-        found: dict[str, float] = module.baseline_on(y)  # type: ignore[attr-defined]
+        dataset: Any = loader.dataset  # type: ignore[attr-defined]  # who has none, has none
+        weight = getattr(dataset, "weight", None)
+        about = (dataset.y,) if weight is None else (dataset.y, weight)
+        found: dict[str, float] = module.baseline_on(*about)  # type: ignore[attr-defined]
         return found
     return {}
 

@@ -15,7 +15,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from datamodules.columns.encoding import Expansion
 
-Batch = Tensor | tuple[Tensor, Tensor]
+Batch = Tensor | tuple[Tensor, ...]
 
 EVAL_ROWS = 4096  # of a batch that only goes forward: enough that the loop around it costs nothing
 BLOCK_BYTES = 2**20  # of batches gathered in one go: more would not stay in the processor's cache until it is used
@@ -26,20 +26,31 @@ _ALIGNED = 64  # bytes: where torch's own tensors begin; what a product of matri
 class Rows(Dataset[Batch]):
     """Encoded rows of a table: features `x` (float32, shape (rows, features)) and, but for prediction, targets `y`.
 
-    With an `expansion`, `x` is as stored in a memory map, and the features of a batch are made of its rows.
+    With an `expansion`, `x` is as stored in a memory map, and the features of a batch are made of its rows. With a
+    `weight` (float32, shape (rows,)) of each row, it is the third part of a batch.
     """
 
-    def __init__(self, x: Tensor, y: Tensor | None = None, expansion: Expansion | None = None) -> None:
+    def __init__(
+        self, x: Tensor, y: Tensor | None = None, expansion: Expansion | None = None, weight: Tensor | None = None
+    ) -> None:
         self.x = x
         self.y = y
         self.expansion = expansion
+        self.weight = weight
 
     @classmethod
     def joined(cls, parts: Sequence["Rows"]) -> "Rows":
         """Return the rows with targets of several tables, one after the other; mapped with unmapped become features."""
         expansion = parts[0].expansion if all(part.expansion is not None for part in parts) else None
         x = [part.features(part.x) if expansion is None else part.x for part in parts]
-        return cls(torch.cat(x), torch.cat([part.y for part in parts if part.y is not None]), expansion)
+        y = torch.cat([part.y for part in parts if part.y is not None])
+        weights = [part.weight for part in parts if part.weight is not None]
+        return cls(torch.cat(x), y, expansion, torch.cat(weights) if weights else None)
+
+    def taken(self, at: Tensor) -> "Rows":
+        """Return some of the rows, by their numbers or a mask."""
+        y, weight = (None if each is None else each[at] for each in (self.y, self.weight))
+        return Rows(self.x[at], y, self.expansion, weight)
 
     def features(self, x: Tensor) -> Tensor:
         """Return the features of some rows of `self.x`."""
@@ -48,20 +59,25 @@ class Rows(Dataset[Batch]):
     def to(self, device: torch.device) -> "Rows":
         """Return the same rows on a device."""
         expansion = self.expansion and self.expansion.converted(lambda each: each.to(device))
-        return Rows(self.x.to(device), None if self.y is None else self.y.to(device), expansion)
+        y, weight = (None if each is None else each.to(device) for each in (self.y, self.weight))
+        return Rows(self.x.to(device), y, expansion, weight)
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, index: int | slice) -> Batch:
         x = self.features(self.x[index]) if isinstance(index, slice) else self.features(self.x[index, None])[0]
-        return x if self.y is None else (x, self.y[index])
+        return self._batch(x, lambda each: each[index])
 
     def __getitems__(self, indices: Sequence[int] | Tensor) -> Batch:
         """Gather a whole batch at once: `torch.utils.data` calls this instead of `__getitem__` row by row."""
         at = torch.as_tensor(indices)
-        x = self.features(self.x.index_select(0, at))
-        return x if self.y is None else (x, self.y.index_select(0, at))
+        return self._batch(self.features(self.x.index_select(0, at)), lambda each: each.index_select(0, at))
+
+    def _batch(self, x: Tensor, chosen: Callable[[Tensor], Tensor]) -> Batch:
+        if self.y is None:
+            return x
+        return (x, chosen(self.y)) if self.weight is None else (x, chosen(self.y), chosen(self.weight))
 
 
 def world() -> tuple[int, int]:
@@ -205,6 +221,11 @@ class TableLoader(DataLoader[Batch]):
             indices = order.batch(permutation, self._done)
             self._done += 1
             yield rows.__getitems__(indices)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Return whether batches have the weights of their rows as a third part."""
+        return self._rows.weight is not None
 
     def coming(self, n: int) -> Sequence[Tensor]:
         """Return the row numbers of the next n training batches, fewer at an epoch's end; none in another's order."""

@@ -33,8 +33,8 @@ _BLOCK_BYTES = 1 << 24
 _DRAFT = ".draft-"
 _NEW = 60.0  # seconds: a draft may not be locked yet
 
-# For each set the row numbers it takes from a table, sorted, and their targets.
-Sets = Mapping[str, tuple[NDArray[np.int64], NDArray[Any]]]
+# For each set the row numbers it takes from a table, sorted, their targets, and their weights, if they have such.
+Sets = Mapping[str, tuple[NDArray[np.int64], NDArray[Any], NDArray[np.float32] | None]]
 
 
 def cache_root() -> Path:
@@ -163,28 +163,32 @@ class ArrayFile:
 def encoded_sets(table: Table, encoding: Encoding, sets: Sets, folders: Mapping[str, Path] | None) -> dict[str, Rows]:
     """Encode some sets of rows of a table in one pass over it.
 
-    Each set is kept as `x.npy` and `y.npy` in its one of the `folders`, those that exist are reused; None for memory.
+    Each set is kept as `x.npy`, `y.npy` and, with weights, `weight.npy` in its one of the `folders`, those that exist
+    are reused; None for memory.
     A cell in use that is infinite, or text where numbers are needed, is a DataError, as is a full disk.
     """
     if folders is not None:
         _write_missing(table, encoding, sets, folders)
         return {s: open_rows(f, encoding) for s, f in folders.items()}
     width = len(encoding.feature_names)
-    needed = 4 * width * sum(len(rows) for rows, _ in sets.values())
+    needed = 4 * width * sum(len(rows) for rows, *_ in sets.values())
     check_memory(table.label, needed, f"it has {width} features; --data.memory_map=true keeps them on disk")
-    memory = {s: np.empty((len(rows), width), dtype=np.float32) for s, (rows, _) in sets.items()}
-    for stage, place, values in encode_rows(table, encoding, {s: rows for s, (rows, _) in sets.items()}):
+    memory = {s: np.empty((len(rows), width), dtype=np.float32) for s, (rows, *_) in sets.items()}
+    for stage, place, values in encode_rows(table, encoding, {s: rows for s, (rows, *_) in sets.items()}):
         encoding.features(values, out=memory[stage][place])
-    return {s: _as_rows(memory[s], y) for s, (_, y) in sets.items()}
+    return {s: _as_rows(memory[s], y, weight=weight) for s, (_, y, weight) in sets.items()}
 
 
 def _write_missing(table: Table, encoding: Encoding, sets: Sets, folders: Mapping[str, Path]) -> None:
     width = encoding.stored_width
     with ExitStack() as stack:
         files: dict[str, ArrayFile] = {}
-        for stage, (rows, y) in ((s, sets[s]) for s in sets if not is_whole(folders[s])):
-            draft = stack.enter_context(all_or_nothing(folders[stage], 4 * len(rows) * width + y.nbytes))
-            np.save(draft / "y.npy", y)
+        for stage, (rows, y, weight) in ((s, sets[s]) for s in sets if not is_whole(folders[s])):
+            columns = {"y": y} if weight is None else {"y": y, "weight": weight}
+            n_bytes = 4 * len(rows) * width + sum(each.nbytes for each in columns.values())
+            draft = stack.enter_context(all_or_nothing(folders[stage], n_bytes))
+            for name, each in columns.items():
+                np.save(draft / f"{name}.npy", each)
             files[stage] = ArrayFile(draft / "x.npy", (len(rows), width), np.float32)
             stack.callback(files[stage].close)
         for stage, _, values in encode_rows(table, encoding, {s: sets[s][0] for s in files}):
@@ -220,7 +224,9 @@ def encoded_table(table: Table, encoding: Encoding) -> Rows:
 
 def open_rows(folder: Path, encoding: Encoding) -> Rows:
     """Map a set that was written before; the bins of a column are one number there and become features by batch."""
-    return _as_rows(_mapped(folder / "x.npy"), _mapped(folder / "y.npy"), encoding)
+    weight = folder / "weight.npy"
+    weights = _mapped(weight) if weight.exists() else None
+    return _as_rows(_mapped(folder / "x.npy"), _mapped(folder / "y.npy"), encoding, weights)
 
 
 def _mapped(path: Path) -> NDArray[Any]:
@@ -231,6 +237,10 @@ def _mapped(path: Path) -> NDArray[Any]:
     return loaded
 
 
-def _as_rows(x: NDArray[Any], y: NDArray[Any] | None, stored: Encoding | None = None) -> Rows:
+def _as_rows(
+    x: NDArray[Any], y: NDArray[Any] | None, stored: Encoding | None = None, weight: NDArray[np.float32] | None = None
+) -> Rows:
     expansion = stored.expansion.converted(torch.from_numpy) if stored and stored.expansion else None
-    return Rows(torch.from_numpy(x), None if y is None else torch.from_numpy(np.ascontiguousarray(y)), expansion)
+    columns = (None if each is None else torch.from_numpy(np.ascontiguousarray(each)) for each in (y, weight))
+    targets, weights = columns
+    return Rows(torch.from_numpy(x), targets, expansion, weights)

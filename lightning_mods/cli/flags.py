@@ -194,6 +194,7 @@ _HABITS = {
     "model.activation": "act nonlinearity",
     "data.path": "csv file table dataset input train train_path data_path",
     "data.target": "label y y_name label_column target_column y_names",
+    "data.weight": "sample_weight sample_weights weights weight weight_column",
     "data.val_fraction": "val_split validation_split validation_fraction valid_pct",
     "data.test_fraction": "test_split test_size",
     "seed_everything": "seed random_state random_seed manual_seed",

@@ -218,6 +218,9 @@ def _usable_flags(cli: ModsCLI) -> dict[str, Any]:
         dead.append("trainer.max_epochs")  # something else ends the fit
     if not isinstance(cli.model, MLPModule):
         dead.append("ensemble")
+    data = cli.datamodule
+    if not (isinstance(cli.model, MLPModule) and isinstance(data, TabularDataModule) and data.class_names):
+        dead.append("calibrate")
     if isinstance(rows := getattr(cli.datamodule, "resolved_batch_size", None), int) and "data.batch_size" in flags:
         flags["data.batch_size"] = rows
     return {name: value for name, value in flags.items() if name not in dead}

@@ -118,7 +118,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         Args:
             X: A data frame, whose columns may be numbers, names, categories and dates, with gaps; or an array.
             y: The target of each row, without gaps.
-            sample_weight: 0 for rows to leave out, one number above 0 for all others.
+            sample_weight: How much each row counts in the loss, at least 0; 0 leaves it out.
 
         Raises:
             ValueError: What was given cannot be learned from.
@@ -137,10 +137,12 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             table, y, kept = table.filter(kept > 0), y[kept > 0], kept[kept > 0]
         name = _free(name, table)
         table = table.append_column(name, self._target_column(y))
+        weight = None
         if kept is not None and kept.min() < kept.max():
-            raise NotImplementedError(
-                "sample_weight can leave rows out (0) or be the same for all others; other weights are not known yet."
-            )
+            import pyarrow as pa
+
+            weight = _free("sample_weight", table)
+            table = table.append_column(weight, pa.array(kept))
         seed = self._seed()
         data = TabularDataModule(
             data=table,
@@ -148,6 +150,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             task=self._task,
             val_fraction=self.validation_fraction,
             test_fraction=0.0,
+            weight=weight,
             categorical=None if self.categorical is None else list(self.categorical),
             seed=seed,
         )

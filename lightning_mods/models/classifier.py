@@ -26,7 +26,7 @@ class MLPClassifier(MLPModule):
     Args:
         in_features: Width of the input rows; comes from the data.
         num_classes: Number of classes; comes from the data.
-        class_counts: Training rows of each class; comes from the data.
+        class_counts: Training rows of each class, or what these weigh; comes from the data.
         hidden_sizes: Widths of the hidden layers, first to last; `[]` for a linear model.
         activation: relu, leaky_relu, elu, gelu, silu, tanh, sigmoid or identity.
         dropout: Probability that a hidden unit is zeroed in training, in [0, 1).
@@ -52,7 +52,7 @@ class MLPClassifier(MLPModule):
         self,
         in_features: int,
         num_classes: int,
-        class_counts: Sequence[int] | None = None,
+        class_counts: Sequence[int | float] | None = None,
         *,
         hidden_sizes: Sequence[int] = (128, 128),
         activation: Activation = "relu",
@@ -157,14 +157,14 @@ class MLPClassifier(MLPModule):
         return -sum(m / sum(mass) * math.log(m / sum(mass)) for m in mass if m > 0)
 
 
-def _weight_decay(class_counts: Sequence[int] | None) -> float:
+def _weight_decay(class_counts: Sequence[float] | None) -> float:
     """A penalty that weighs as much as 20 rows: a prior counts less, the more data there are."""
     rows = sum(class_counts) if class_counts else 0
     return min(20 / rows, 0.02) if rows else 1e-3
 
 
 def _weights(
-    num_classes: int, counts: Sequence[int] | None, class_weight: Literal["balanced"] | Sequence[float] | None
+    num_classes: int, counts: Sequence[float] | None, class_weight: Literal["balanced"] | Sequence[float] | None
 ) -> Tensor | None:
     if counts is not None and len(counts) != num_classes:
         raise ValueError(f"class_counts needs one number a class ({num_classes}), not {len(counts)}.")

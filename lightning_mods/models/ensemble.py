@@ -107,8 +107,8 @@ class MLPEnsemble(MLPModule):
         """Pick by the loss on validation batches among fits of a model that differ in `values`, the best first."""
         models = [_fitted(model, fit) for fit in fits]
         with torch.no_grad():
-            found = [torch.cat([each(x) for x, _ in batches]) for each in models]
-        y = torch.cat([y for _, y in batches])
+            found = [torch.cat([each(batch[0]) for batch in batches]) for each in models]
+        y = torch.cat([batch[1] for batch in batches])
         measure = cls.of(models[0], 1).metrics()["ensemble_loss"]
 
         def loss(predictions: Any) -> float:
@@ -120,7 +120,7 @@ class MLPEnsemble(MLPModule):
         ensemble = cls.of_models([models[at] for at in taken], [counts[at] / sum(counts) for at in taken])
         name = "accuracy" if isinstance(model, MLPClassifier) else "r2"
         with torch.no_grad():
-            mean = torch.cat([ensemble.eval()(x) for x, _ in batches])
+            mean = torch.cat([ensemble.eval()(batch[0]) for batch in batches])
         best, together = (
             (loss(each), float(model.scores([each.unsqueeze(0)], [y], [name])[name])) for each in (found[0], mean)
         )

@@ -12,7 +12,8 @@ from callbacks.host.packages import LightningModule, main_package
 from lightning_mods.models.average import WeightAverage
 from lightning_mods.models.metrics import loss_error
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
+"""Rows `[B, in_features]`, their targets `[B]` and, where the table has such, their weights `[B]`."""
 
 main_package()  # the class is used before there is an instance: by parsers, by `load_from_checkpoint`
 
@@ -52,16 +53,34 @@ class EvaluatedModule(LightningModule, ABC):
         return None
 
     def row_weights(self, y: Tensor) -> Tensor | None:
-        """Return how much each row's loss counts in a batch's mean, `[B]`; None for all alike."""
+        """Return how much each row's loss counts in a batch's mean by its target alone, `[B]`; None for all alike."""
         return None
+
+    def all_weights(self, y: Tensor, weight: Tensor | None = None) -> Tensor | None:
+        """Return how much each row's loss counts by its target and by its own `weight` `[B]`; None for all alike."""
+        by_target = self.row_weights(y)
+        return by_target if weight is None else weight if by_target is None else by_target * weight
+
+    def mean_loss(self, outputs: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return the mean loss, of rows that count by `weight` `[B]` their weighted mean.
+
+        Raises:
+            ValueError: There are weights, and the loss of a single row is not known.
+        """
+        if weight is None:
+            return self.loss(outputs, y)
+        losses, weights = self.row_losses(outputs, y), self.all_weights(y, weight)
+        if losses is None or weights is None:
+            raise ValueError(f"weights of rows need `row_losses`, which {type(self).__name__} does not have.")
+        return (losses * weights).sum() / weights.sum()
 
     def metric_errors(self, predictions: Tensor, y: Tensor) -> dict[str, float]:
         """Return the standard errors over the rows of those metrics whose is known, by name."""
         return {}
 
-    def loss_weight(self, y: Tensor) -> Tensor | int:
+    def loss_weight(self, y: Tensor, weight: Tensor | None = None) -> Tensor | int:
         """Return how much a batch's mean loss counts in the epoch's mean: its number of rows, or their weights."""
-        weights = self.row_weights(y)
+        weights = self.all_weights(y, weight)
         return len(y) if weights is None else weights.sum()
 
     def outputs(self, x: Tensor) -> Any:
@@ -82,7 +101,8 @@ class EvaluatedModule(LightningModule, ABC):
         if average is not None:
             average.show(True)
         try:
-            return self.logged_loss(self.loss(self.network(batch[0]), batch[1]))
+            x, y, *weight = batch
+            return self.logged_loss(self.mean_loss(self.network(x), y, *weight))
         finally:
             if average is not None:
                 average.show(False)
@@ -93,12 +113,12 @@ class EvaluatedModule(LightningModule, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch of the validation or test set."""
-        x, y = batch
+        x, y, *weight = batch
         outputs = self.outputs(x)
-        weight = self.loss_weight(y)
-        self._eval_sums[0] += self.loss(outputs, y) * weight
-        self._eval_sums[1] += weight
-        weights = self.row_weights(y)
+        mass = self.loss_weight(y, *weight)
+        self._eval_sums[0] += self.mean_loss(outputs, y, *weight) * mass
+        self._eval_sums[1] += mass
+        weights = self.all_weights(y, *weight)
         if weights is not None:
             self._eval_sums[2] += len(y)
         self._eval_rows.append((self.row_losses(outputs, y), weights))
@@ -162,9 +182,10 @@ class EvaluatedModule(LightningModule, ABC):
         self.eval()
         like = next(self.parameters())
         found: list[Any] = []
-        for x, y in batches:
-            outputs, y = self.outputs(x.to(like)), y.to(like.device)
-            found.append((self.predictions(outputs), y, self.row_losses(outputs, y), self.row_weights(y)))
+        for batch in batches:
+            x, y, *weight = (part.to(like.device) for part in batch)
+            outputs = self.outputs(x.to(like))
+            found.append((self.predictions(outputs), y, self.row_losses(outputs, y), self.all_weights(y, *weight)))
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             everybody: list[Any] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(everybody, found)

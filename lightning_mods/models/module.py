@@ -146,10 +146,11 @@ class MLPModule(EvaluatedModule):
         """Return the outputs of a network that would make these `predictions`."""
         raise NotImplementedError
 
-    def scores_of(self, predictions: Tensor, y: Tensor) -> dict[str, float]:
+    def scores_of(self, predictions: Tensor, y: Tensor, weight: Tensor | None = None) -> dict[str, float]:
         """Return loss and metrics, as they are logged, of others' predictions for targets `[B]`, on this rank alone."""
         predictions, y = predictions.to(self.device), y.to(self.device)
-        scores = {"loss": float(self.logged_loss(self.loss(self.outputs_of(predictions), y)))}
+        weight = None if weight is None else weight.to(self.device)
+        scores = {"loss": float(self.logged_loss(self.mean_loss(self.outputs_of(predictions), y, weight)))}
         for name, metric in self.metrics().items():
             metric.distributed_available_fn = lambda: False
             metric.to(self.device).update(predictions.float(), y)
@@ -158,11 +159,11 @@ class MLPModule(EvaluatedModule):
             scores |= {key: float(value) for key, value in found.items()}
         return scores
 
-    def baseline_on(self, y: Tensor) -> dict[str, float]:
+    def baseline_on(self, y: Tensor, weight: Tensor | None = None) -> dict[str, float]:
         """Return loss and metrics of the trivial prediction for targets `[B]`; empty where it is not known."""
         if self.constants is None or not len(y):
             return {}
-        for_loss, for_metrics = (self.scores_of(each.expand(len(y), *each.shape), y) for each in self.constants)
+        for_loss, for_metrics = (self.scores_of(each.expand(len(y), *each.shape), y, weight) for each in self.constants)
         return for_metrics | {name: for_loss[name] for name in ("loss", "ensemble_loss") if name in for_loss}
 
     def training_settings(self) -> dict[str, Any]:
@@ -181,13 +182,13 @@ class MLPModule(EvaluatedModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of a mini-batch."""
-        x, y = batch
+        x, y, *weight = batch
         trainer = self.trainer
         if self._time_limit is not None:
             self._time_limit.keep(trainer.strategy.broadcast)
         seed_batch(self, self._seed, batch_idx)
-        loss = self.loss(self.network(x), y)
-        self.losses = add_loss(self.losses, loss.detach(), self.loss_weight(y))
+        loss = self.mean_loss(self.network(x), y, *weight)
+        self.losses = add_loss(self.losses, loss.detach(), self.loss_weight(y, *weight))
         if self._fast_steps is not None and batch_idx + 1 == trainer.num_training_batches:
             mark_last_batch(trainer)
         if trainer.is_last_batch:  # a `self.log` in each step would cost more than the step

@@ -78,6 +78,7 @@ class Boosting:
         x: Features, shape (rows, columns).
         y: Class numbers, or amounts with a mean near 0 and a spread near 1, shape (rows,).
         weights: Weight of each class in the loss, shape (classes,); None for amounts.
+        own: Weight of each row beside that of its class, shape (rows,); None for all alike.
         plan: The most iterations, and how they are found.
         seed: Of the rows that are held out. They are held out of the search alone: the final fit has all.
         until: When it must be done, by `time.thread_time`: others on the machine shall not decide what comes out.
@@ -87,17 +88,25 @@ class Boosting:
     """
 
     def __init__(
-        self, x: NDArray[Any], y: NDArray[Any], weights: Values | None, *, plan: Plan, seed: int, until: float
+        self,
+        x: NDArray[Any],
+        y: NDArray[Any],
+        weights: Values | None,
+        own: NDArray[Any] | None = None,
+        *,
+        plan: Plan,
+        seed: int,
+        until: float,
     ) -> None:
         self._weights, self._until, self._begun = weights, until, time.thread_time()
         self._rate = RATE * min(3.0, MOST_ITERATIONS / plan.iterations)
         # Once, as each of the fits would do it anew; scikit-learn's own takes seconds where rows have weights.
         self._edges = [np.unique(np.quantile(column, np.linspace(0, 1, BINS + 1)[1:-1])) for column in x.T]
-        x = self._binned(x)
+        x, own = self._binned(x), np.ones(len(y)) if own is None else own.astype(np.float64)
         is_class, splits = weights is not None, range(seed, seed + plan.splits)
         held = [share for each in splits if (share := share_of(y, HELD_OUT, is_class=is_class, seed=each)) is not None]
-        self.iterations = self._search(x, y, held, plan.iterations) if held else min(UNTOLD, plan.iterations)
-        self._model = self._fitted(self._made(y).set_params(max_iter=self.iterations), x, y)
+        self.iterations = self._search(x, y, own, held, plan.iterations) if held else min(UNTOLD, plan.iterations)
+        self._model = self._fitted(self._made(y).set_params(max_iter=self.iterations), x, y, own)
 
     def predict(self, x: NDArray[Any]) -> Values:
         """Return probabilities, shape (rows, classes), or amounts, shape (rows,)."""
@@ -117,13 +126,13 @@ class Boosting:
         settings = {"learning_rate": self._rate, "max_leaf_nodes": LEAVES, "max_bins": BINS, "min_samples_leaf": leaf}
         return kind(**settings, early_stopping=False, random_state=0)
 
-    def _fitted(self, model: Any, x: NDArray[Any], y: NDArray[Any]) -> Any:
+    def _fitted(self, model: Any, x: NDArray[Any], y: NDArray[Any], own: Values) -> Any:
         if self._weights is None:
-            return model.fit(x, y)
+            return model.fit(x, y, sample_weight=None if (own == 1).all() else own)
         self._classes, self._rows = np.unique(y), len(y)
-        mass = (np.bincount(y, minlength=len(self._weights)) + 1) * self._weights  # one for a class without rows
+        mass = (np.bincount(y, own, len(self._weights)) + 1) * self._weights  # one for a class without rows
         self._shares = mass / mass.sum()
-        return model.fit(x, y, sample_weight=self._weights[y])
+        return model.fit(x, y, sample_weight=self._weights[y] * own)
 
     def _whole(self, found: Values) -> Values:
         """Return probabilities of all classes; their shares weigh as much as one row, so none is impossible."""
@@ -133,14 +142,16 @@ class Boosting:
         out[:, self._classes] += found * (self._rows / (self._rows + 1))
         return out
 
-    def _search(self, x: NDArray[Any], y: NDArray[Any], held: Sequence[NDArray[np.bool_]], most: int) -> int:
+    def _search(
+        self, x: NDArray[Any], y: NDArray[Any], own: Values, held: Sequence[NDArray[np.bool_]], most: int
+    ) -> int:
         models, best, stage = [self._made(y[~out]).set_params(warm_start=True) for out in held], 1, 1
         for stage in _stages(most):
             losses = np.zeros(stage)
             for model, out in zip(models, held, strict=True):
-                self._fitted(model.set_params(max_iter=stage), x[~out], y[~out])
+                self._fitted(model.set_params(max_iter=stage), x[~out], y[~out], own[~out])
                 staged = model.staged_predict if self._weights is None else model.staged_predict_proba
-                losses += list(self._losses(staged(x[out]), y[out]))
+                losses += list(self._losses(staged(x[out]), y[out], own[out]))
             best = 1 + int(np.argmin(losses))
             if best < 0.8 * stage:  # it has been rising since
                 break
@@ -148,13 +159,13 @@ class Boosting:
         self._expect(best / stage)  # and so does the final fit for as many iterations
         return best
 
-    def _losses(self, staged: Iterator[Any], y: NDArray[Any]) -> Iterator[float]:
+    def _losses(self, staged: Iterator[Any], y: NDArray[Any], own: Values) -> Iterator[float]:
         for found in staged:
             if self._weights is None:
-                yield float(np.square(found - y).sum())
+                yield float((np.square(found - y) * own).sum())
             else:
-                own = self._whole(found)[np.arange(len(y)), y]
-                yield -float((np.log(np.maximum(own, 1e-300)) * self._weights[y]).sum())  # 0 has no weight
+                right = self._whole(found)[np.arange(len(y)), y]
+                yield -float((np.log(np.maximum(right, 1e-300)) * self._weights[y] * own).sum())  # 0 has no weight
 
     def _expect(self, more: float) -> None:
         """Give up where so many times the time until now is too long."""

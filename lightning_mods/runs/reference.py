@@ -60,29 +60,33 @@ def reference_scores(model: MLPModule, data: TabularDataModule) -> Scores:
     mean, scale = data.target_mean or 0.0, data.target_std or 1.0
     # One thread, as the plan reckons: on cores that others use too, more wait for each other most of the time.
     with threadpool_limits(1, "openmp"):
-        x, y = taken(train, columns, plan.rows, seed)
+        x, y, own = taken(train, columns, plan.rows, seed)
         if weights is None:
             y = (y - mean) / scale
         else:
             counts = weights[y] > 0
-            x, y = x[counts], y[counts]
+            x, y, own = x[counts], y[counts], None if own is None else own[counts]
             if len(np.unique(y)) < 2:
                 return {}
         try:
-            boosting = Boosting(x, y, weights, plan=plan, seed=seed, until=until)
+            boosting = Boosting(x, y, weights, own, plan=plan, seed=seed, until=until)
         except TimeoutError:
             return {}
         scores = {}
         for stage, rows in sets.items():
-            x, y = taken(rows, columns, plan.scored, seed)
+            x, y, own = taken(rows, columns, plan.scored, seed)
             found = torch.from_numpy(boosting.predict(x))
-            scores[stage] = model.scores_of(found * scale + mean if weights is None else found, torch.from_numpy(y))
+            truth = torch.from_numpy(y), None if own is None else torch.from_numpy(own)
+            scores[stage] = model.scores_of(found * scale + mean if weights is None else found, *truth)
     return scores
 
 
-def taken(rows: Rows, columns: Sequence[int] | slice, most: int, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return some of the features, and the targets, of about so many rows at most, shares of classes as they are."""
+def taken(
+    rows: Rows, columns: Sequence[int] | slice, most: int, seed: int
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
+    """Return some features, targets and any weights of about so many rows at most, shares of classes as they are."""
     assert rows.y is not None
     at = torch.from_numpy(sample(rows.y.numpy(), most, is_class=not rows.y.is_floating_point(), seed=seed))
     x = torch.cat([rows.features(rows.x.index_select(0, part))[:, columns] for part in torch.split(at, _BLOCK)])
-    return x.numpy(), rows.y.index_select(0, at).numpy()
+    weight = None if rows.weight is None else rows.weight.index_select(0, at).numpy()
+    return x.numpy(), rows.y.index_select(0, at).numpy(), weight

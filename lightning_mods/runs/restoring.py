@@ -198,6 +198,11 @@ def _faults_of_learned(learned: Learned) -> Iterator[str]:
         yield "a classification has class names, and nothing else has"
     if learned.class_names is not None and len(learned.class_counts or ()) != len(learned.class_names):
         yield "each class has a count"
+    masses = learned.class_masses
+    if masses is not None and (len(masses) != len(learned.class_names or ()) or not all(map(isfinite, masses))):
+        yield "each class has a finite mass"
+    if not 0 < learned.weight_mean < float("inf"):
+        yield "the mean of the weights must be above 0"
     if learned.class_names is None and not isfinite(learned.target_mean or 0.0):
         yield "the mean of the target must be a finite number"
     if learned.class_names is None and not 0 < (learned.target_std or 0.0) < float("inf"):

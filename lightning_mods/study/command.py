@@ -134,6 +134,7 @@ _LATER = {
     "data.max_expansion": "100.0",
     "data.thousands": "'auto'",
     "data.time": "None",
+    "data.weight": "None",
     "model.ema_epochs": "0.0",
     "model.input_scaling": "False",
     "model.lr_schedule": "'constant'",

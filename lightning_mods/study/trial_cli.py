@@ -58,6 +58,8 @@ def check_greedy(cli: "StudyCLI", space: Space) -> None:
         why = "needs trials of one process each; --study.workers trains several at once"
     elif not cli.datamodule.val_fraction and not cli.datamodule.val_path:
         why = "needs validation rows"
+    elif cli.datamodule.weight is not None:
+        why = "needs rows that count alike, and --data.weight is given"
     elif others := [name for name in space if name.startswith("data.") and name != "data.batch_size"]:
         why = f"needs trials that see the same columns and rows; --space.{others[0]} changes them"
     if why:
@@ -76,9 +78,7 @@ def fold(data: TabularDataModule, index: int, folds: int) -> None:
     order = drawn[np.argsort(rows.y.numpy()[drawn], kind="stable")]
     held = np.zeros(len(rows), dtype=bool)
     held[order[index::folds]] = True
-    train, val = (
-        Rows(rows.x[part], rows.y[part], rows.expansion) for part in (torch.from_numpy(~held), torch.from_numpy(held))
-    )
+    train, val = (rows.taken(torch.from_numpy(part)) for part in (~held, held))
     size, seed = data.resolved_batch_size, data.learned.seed
     data.train_dataloader = lambda: train_loader(train, min(size, len(train)), seed)  # type: ignore[method-assign]
     data.val_dataloader = lambda: eval_loader(val, 1)  # type: ignore[method-assign]

@@ -193,6 +193,8 @@ def obstacle(cli: StudyCLI, space: Iterable[str]) -> str:
     ours = type(cli.model) in (MLPClassifier, MLPRegressor) and type(cli.datamodule) is TabularDataModule
     if not ours or cli.model.chain_rule() is None:
         return "the model or the data is not ours"
+    if cli.datamodule.weight is not None:
+        return "rows have weights"
     if cli.config.get("optimizer") is not None or cli.config.get("lr_scheduler") is not None:
         return "an optimizer or a schedule of their own"
     if others := [name for name in space if not name.startswith("model.") and name != "data.batch_size"]:

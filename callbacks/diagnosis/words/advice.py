@@ -48,6 +48,7 @@ _FLAGS = {
     "clip": ("trainer.gradient_clip_val",),
     "every": ("trainer.check_val_every_n_epoch",),
     "val_fraction": ("data.val_fraction",),
+    "calibrate": ("calibrate",),
 }
 
 # What the argument is called in other frameworks, whose users have no flags.
@@ -281,12 +282,10 @@ def _memorising(knobs: Knobs, course: Course) -> list[Advice]:
 def _overconfident(knobs: Knobs, course: Course) -> list[Advice]:
     best = f"For the metric, keep the last checkpoint; where probabilities matter, that of epoch {course.best}."
     rescale = "Its probabilities are too extreme to be read as they are: rescale them on held-out rows"
-    return [
-        Advice(best),
-        Advice(f"{rescale} (temperature scaling)."),
-        *_turned("decay_up", knobs),
-        *_turned("dropout_up", knobs),
-    ]
+    flag = knobs.flag("calibrate")
+    by_hand = [Advice(f"{rescale} (temperature scaling).")]
+    scaled = [] if knobs.now("calibrate") else [knobs.turn(rescale, "calibrate", "true")] if flag else by_hand
+    return [Advice(best), *scaled, *_turned("decay_up", knobs), *_turned("dropout_up", knobs)]
 
 
 def _healthy(knobs: Knobs, course: Course) -> list[Advice]:

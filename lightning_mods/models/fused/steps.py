@@ -128,6 +128,7 @@ class Loader(Protocol):
     """Hands out mini-batches, and lets somebody else have some before it hands one out."""
 
     ahead: Callable[[], None] | None
+    is_weighted: bool  # whether rows count differently, which is not written out here
 
     def coming(self, n: int) -> Sequence[Tensor]:
         """The row numbers of the next n mini-batches, fewer at an epoch's end; empty if it cannot tell."""
@@ -341,6 +342,8 @@ def open_fast_steps(
     if not isinstance(loader, Loader):
         return None
     loader.ahead = None
+    if loader.is_weighted:
+        return None
     limit = math.inf if most == "auto" else most - 1
     if limit < 1 or not (_is_plain(trainer) and is_known(trainer)) or (chain := module.chain_rule()) is None:
         return None

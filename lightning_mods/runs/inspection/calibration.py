@@ -32,17 +32,15 @@ class Calibration:
         y: Counts,
         *,
         shares: Sequence[float],
-        class_weights: NDArray[np.float64],
+        weights: NDArray[np.float64],
         names: Sequence[str],
     ) -> "Calibration":
         """Find the temperature by the log loss, with a prior: few rows, or such as are all right, say little of it.
 
         `logits` are those of each member of an ensemble, shape (rows, classes), and `shares` their parts in the mean
-        of the probabilities; one temperature is for all. A row of a class counts as often as `class_weights` say.
+        of the probabilities; one temperature is for all. A row counts by its `weights`, shape (rows,).
         """
         from scipy.optimize import minimize_scalar
-
-        weights = class_weights[y]
 
         def probabilities(temperature: float) -> NDArray[np.float64]:
             parts = (s * _softmax(each / temperature) for s, each in zip(shares, logits, strict=True))

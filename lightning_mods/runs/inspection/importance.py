@@ -89,9 +89,10 @@ def importance_of(model: MLPModule, data: TabularDataModule, stage: str, repeats
     most = max(FEWEST_ROWS, min(MOST_ROWS, int(WORK / len(columns) / max(sum(widths), 1))))
     model.eval()
     like = next(model.parameters())
-    x, y = (torch.from_numpy(each) for each in taken(loader.dataset, slice(None), most, seed))
-    x, y = x.to(like), y.to(like.device)
-    loss_before, score_before = _measured(model, x, y)
+    found = taken(loader.dataset, slice(None), most, seed)
+    x, y, *weight = (torch.from_numpy(each).to(like.device) for each in found if each is not None)
+    x = x.to(like)
+    loss_before, score_before = _measured(model, x, y, *weight)
     rises, drops = np.zeros((2, len(columns), repeats))
     start = 0
     for column, width in enumerate(widths):
@@ -100,7 +101,7 @@ def importance_of(model: MLPModule, data: TabularDataModule, stage: str, repeats
         for repeat in range(repeats):
             order = np.random.default_rng([seed % 2**64, column, repeat]).permutation(len(x))
             x[:, own] = kept[torch.from_numpy(order).to(kept.device)]
-            loss, score = _measured(model, x, y)
+            loss, score = _measured(model, x, y, *weight)
             rises[column, repeat], drops[column, repeat] = loss - loss_before, score_before - score
         x[:, own] = kept
         start += width
@@ -117,10 +118,10 @@ def importance_of(model: MLPModule, data: TabularDataModule, stage: str, repeats
     )
 
 
-def _measured(model: MLPModule, x: Tensor, y: Tensor) -> tuple[float, float]:
+def _measured(model: MLPModule, x: Tensor, y: Tensor, weight: Tensor | None = None) -> tuple[float, float]:
     """Return the loss of the predictions, of an ensemble those of all members, and their accuracy or R²."""
     predictions = torch.cat([model(part) for part in torch.split(x, _BLOCK)])
-    loss = float(model.logged_loss(model.loss(model.outputs_of(predictions), y)))
+    loss = float(model.logged_loss(model.mean_loss(model.outputs_of(predictions), y, weight)))
     if y.is_floating_point():
         return loss, float(R2()(predictions, y))
     return loss, float((predictions.argmax(dim=-1) == y).float().mean())

@@ -33,9 +33,10 @@ def calibration_of(model: MLPModule, data: TabularDataModule) -> Calibration:
         parts.append([each.double().cpu().numpy() for each in members])
     logits = [np.concatenate(member) for member in zip(*parts, strict=True)]
     shares = model.member_weights if isinstance(model, MLPEnsemble) else [1.0]
-    weights = model.class_weights
-    assert weights is not None
-    return Calibration.of(logits, rows.y.numpy(), shares=shares, class_weights=weights, names=data.class_names or ())
+    by_class, y = model.class_weights, rows.y.numpy()
+    assert by_class is not None
+    weights = by_class[y] if rows.weight is None else by_class[y] * rows.weight.numpy()
+    return Calibration.of(logits, y, shares=shares, weights=weights, names=data.class_names or ())
 
 
 def learn_uncertainty(model: MLPModule, data: TabularDataModule, checkpoint: Path, *, calibrate: bool) -> Iterator[str]:

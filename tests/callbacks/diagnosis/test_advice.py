@@ -98,6 +98,18 @@ def test_a_decay_is_set_where_there_is_none_to_multiply():
     )
 
 
+def test_who_is_too_sure_is_told_the_flag_that_rescales():
+    def rescaling(knobs):
+        return [advice for advice in advised(knobs=knobs, cause="overconfident") if "rescale" in advice.text]
+
+    (with_flag,) = rescaling(Knobs({**MLP, "calibrate": False}))
+    assert with_flag.text.endswith("on held-out rows (--calibrate=true).")
+    assert with_flag.flags == (("calibrate", "true"),)
+    assert rescaling(Knobs({**MLP, "calibrate": True})) == []
+    (by_hand,) = rescaling(Knobs(MLP))
+    assert by_hand.text.endswith("on held-out rows (temperature scaling).")
+
+
 def test_an_optimizers_own_rate_is_named():
     flags = {**MLP, "optimizer.lr": 1e-3}
     assert advised(change("lr_up"), knobs=Knobs(flags))[0].flags == (("optimizer.lr", "0.003"),)

@@ -31,7 +31,7 @@ def here(tmp_path, monkeypatch):
 def calibrated(logits, y, shares=(1.0,), weights=None):
     classes = logits[0].shape[1]
     weights = np.ones(classes) if weights is None else weights
-    return Calibration.of(logits, y, shares=shares, class_weights=weights, names=[*map(str, range(classes))])
+    return Calibration.of(logits, y, shares=shares, weights=weights[y], names=[*map(str, range(classes))])
 
 
 @given(seed=st.integers(0, 10**6), rows=st.integers(2, 60), spread=st.floats(0.01, 50))
