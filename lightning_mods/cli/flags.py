@@ -241,7 +241,8 @@ _WATCH_HELP = (
 )
 _STEPS_HELP = (
     "Mini-batches from one that passes through Lightning's loop and every callback to the next; the others are trained "
-    "in between, faster and with the same numbers. `auto`: as many as no callback has to see; 1: none."
+    "in between, faster and with the same numbers. `auto`: as many as no callback has to see, on a CPU; 1: none; "
+    "`graph`: on a GPU, as many, replayed from a CUDA graph (never run on one so far)."
 )
 _ENSEMBLE_HELP = (
     "Models to train together from different first weights, on the same mini-batches: predictions are their mean. "

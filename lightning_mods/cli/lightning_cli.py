@@ -201,8 +201,9 @@ class ModsCLI(LightningCLI):
             self._resume.data(self.datamodule)
             self._resume.model(self.model)
         steps = self.config.steps_per_execution
-        if steps != "auto" and (isinstance(steps, str) or steps < 1):
-            raise UsageError(f"--steps_per_execution must be `auto` or a whole number of at least 1, not {steps}.")
+        if steps not in ("auto", "graph") and (isinstance(steps, str) or steps < 1):
+            needed = "`auto`, `graph` or a whole number of at least 1"
+            raise UsageError(f"--steps_per_execution must be {needed}, not {steps}.")
         if isinstance(self.model, MLPModule):
             self.model.steps_per_execution = steps
         elif self.line.said("steps_per_execution") not in (None, "auto", "1"):

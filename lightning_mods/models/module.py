@@ -18,6 +18,7 @@ from lightning_mods.models.fused.chain_rule import ChainRule, LossRule
 from lightning_mods.models.fused.group import TrialGroup, worth_together
 from lightning_mods.models.fused.lightning_internals import mark_last_batch
 from lightning_mods.models.fused.limits import BATCH_HOOKS
+from lightning_mods.models.fused.schedules import step_schedule
 from lightning_mods.models.fused.steps import (
     FastSteps,
     LossSums,
@@ -25,7 +26,6 @@ from lightning_mods.models.fused.steps import (
     clip_of,
     mixed_seed,
     open_fast_steps,
-    schedule_of,
     seed_batch,
 )
 from lightning_mods.models.metrics import scores_one_by_one
@@ -61,7 +61,8 @@ class MLPModule(EvaluatedModule):
 
     Attributes:
         steps_per_execution: Mini-batches from one that passes through Lightning's loop and all its hooks to the next;
-            the others are trained in between, with the same numbers. `auto`: as many as nobody has to see.
+            the others are trained in between, with the same numbers. `auto`: as many as nobody has to see, on a CPU;
+            `graph`: likewise on a GPU, by a CUDA graph.
         losses: Sums over the epoch so far: of the losses, each times its weight, and of the weights.
         average: The average of the weights, while a fit has one.
         metric_names: The names of all metrics, as they are logged behind the stage.
@@ -119,7 +120,7 @@ class MLPModule(EvaluatedModule):
         self.average: WeightAverage | None = None
         self._kept_average: tuple[int, dict[str, Tensor]] | None = None
         self._time_limit: TimeLimit | None = None
-        self.steps_per_execution: int | Literal["auto"] = "auto"
+        self.steps_per_execution: int | Literal["auto", "graph"] = "auto"
         self._fast_steps: FastSteps | None = None
 
     @property
@@ -267,7 +268,8 @@ class MLPModule(EvaluatedModule):
         """Remember the run's seed, unless it was resumed, before dropout reseeds the generator; open the fast steps."""
         if self._seed is None:
             self._seed = torch.initial_seed()
-        trainer, schedule = self.trainer, schedule_of(self.trainer)
+        trainer, found = self.trainer, step_schedule(self.trainer)
+        schedule = found if isinstance(found, CosineSchedule) else None
         if self.ema_epochs:
             steps = trainer.num_training_batches / trainer.accumulate_grad_batches
             parameters = {f"network.{name}": each for name, each in self.network.named_parameters()}

@@ -17,8 +17,8 @@ class CosineSchedule(LRScheduler):
     """Multiplies the learning rate with `cosine(progress)`, where progress goes from 0 to 1.
 
     Source: Loshchilov and Hutter 2017, arXiv:1608.03983, without restarts. Unlike in torch's `CosineAnnealingLR`, a
-    rate is a function of the step alone, so that steps may be counted without one being asked for each; and what is
-    left may be stretched or shortened where a limit of time decides when training ends.
+    rate is a function of the step alone, and what is left may be stretched or shortened where a limit of time decides
+    when training ends.
 
     Args:
         optimizer: Whose rates it sets.
@@ -38,7 +38,9 @@ class CosineSchedule(LRScheduler):
         """Say after how many steps in all the rate is zero, unless a limit of time has said it already."""
         if self.since == (0, 0.0):
             self.left = steps
-            self.advance(0)
+            self._last_lr = [*self.get_lr()]
+            for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+                group["lr"] = rate
 
     def progress(self, step: int) -> float:
         """Return the share of the schedule that is done before a step is taken; step 0 is the first."""
@@ -52,15 +54,6 @@ class CosineSchedule(LRScheduler):
     def get_lr(self) -> list[float]:  # type: ignore[override]  # torch says `float | Tensor`
         """Return the rates of the coming step."""
         return self.rates(self.last_epoch)
-
-    def advance(self, steps: int) -> None:
-        """Count steps that were taken at their `rates`."""
-        self.last_epoch += steps
-        self._step_count += steps
-        rates = self.get_lr()
-        self._last_lr = [*rates]
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
 
     def go_on(self, progress: float, left: float) -> None:
         """Go on from another progress, so that the rate is zero after so many further steps."""

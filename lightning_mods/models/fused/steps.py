@@ -18,6 +18,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from callbacks.host import few, say
 from callbacks.host.packages import Callback, LightningModule, Trainer, kinds
 from lightning_mods.models.average import WeightAverage
 from lightning_mods.models.fused.chain_rule import ChainRule
@@ -31,8 +32,8 @@ from lightning_mods.models.fused.limits import (
     limit_of,
     loop_limit,
 )
-from lightning_mods.models.fused.updates import Clip, Update
-from lightning_mods.models.schedule import CosineSchedule
+from lightning_mods.models.fused.schedules import Course, step_schedule
+from lightning_mods.models.fused.updates import Clip, Update, is_known_optimizer
 
 LossSums = tuple[Tensor | float, Tensor | float]
 """Of the losses of an epoch, each times its weight; and of the weights."""
@@ -187,6 +188,7 @@ class FastSteps:
         chain: ChainRule,
         loader: Loader,
         most: float,  # mini-batches at a time, one less than from one pass through the loop to the next
+        graph: bool,  # whether a GPU may capture a step and replay it
     ) -> None:
         self._trainer, self._module, self._loader, self._most = trainer, module, loader, most
         self._learner: Learner = module  # type: ignore[assignment]  # as `open_fast_steps` asks for
@@ -194,15 +196,15 @@ class FastSteps:
         self._chain = chain
         self._hooks = Hooks(module)
         there: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector's
-        found = [limit_of(callback, trainer) for callback in there]
-        self._limits = [limit for limit in found if limit is not None]
-        self.has_strangers = None in found  # callbacks that have to see each step
+        found = [(callback, limit_of(callback, trainer)) for callback in there]
+        self._limits = [limit for _, limit in found if limit is not None]
+        self.strangers = [callback for callback, limit in found if limit is None]  # they have to see each step
         self._watchers = [callback for callback in there if isinstance(callback, LooksNowAndThen)]
         self._readers = [callback for callback in there if isinstance(callback, ReadsGradients)]
         self._checked: dict[int, bool] = {}  # number of rows to whether the numbers are autograd's
         self._seconds = 0.0  # of a step
         self._graphed: GraphedSteps | None = None  # on a GPU
-        self._may_graph = True
+        self._may_graph = graph
         self._careful = 0  # mini-batches to leave to the loop
 
     def close(self) -> None:
@@ -214,7 +216,7 @@ class FastSteps:
     def advance(self) -> None:
         """Take the mini-batches that nobody has to see."""
         free = self._free()
-        if free < 1 or not _is_plain(self._trainer):  # a callback may have changed what a step is
+        if free < 1 or _obstacle(self._trainer):  # a callback may have changed what a step is
             return
         trainer, optimizer = self._trainer, self._trainer.optimizers[0]
         if self._hooks.listened_to(optimizer):
@@ -232,13 +234,12 @@ class FastSteps:
         average = self._learner.average
         return [] if average is None else list(average.values.values())
 
-    def _rules(self, rule: Update) -> Iterator[Update]:
+    def _rules(self, rule: Update, course: Course) -> Iterator[Update]:
         """The numbers of the coming steps, one after the other, from those of the next one."""
-        schedule, average = schedule_of(self._trainer), self._learner.average
+        average = self._learner.average
         for ahead in count():
-            lr = rule.lr if schedule is None else schedule.rates(schedule.last_epoch + ahead)[0]
             rate = 0.0 if average is None else average.rate(average.steps + ahead)
-            yield rule.ahead(ahead, lr, rate)
+            yield rule.ahead(ahead, course.settings(ahead), rate)
 
     def _free(self) -> float:
         if self._careful:
@@ -253,10 +254,10 @@ class FastSteps:
         first = batches_done(self._trainer)
         losses: list[Tensor] = []
         rows: list[Rows] = []
-        readings = Readings(self._readers, self._trainer, chain)
+        readings, course = Readings(self._readers, self._trainer, chain), Course(self._trainer)
         began = time.perf_counter()
         with readings.shown(len(batches)):
-            taken = zip(self._loader.gather_each(batches, device), self._rules(rule), strict=False)
+            taken = zip(self._loader.gather_each(batches, device), self._rules(rule, course), strict=False)
             for ahead, ((x, y), numbers) in enumerate(taken):
                 if not self._checked.get(len(x)) and not self._agrees(x, y, numbers, first + ahead):
                     self._careful = 0 if losses else 100  # a size that has to go through the loop, or all of them
@@ -266,27 +267,26 @@ class FastSteps:
                 losses.append(self._read((x, y), numbers, readings, ahead) if is_read else self._step(x, y, numbers))
                 rows.append((x, y))
         if not losses:
+            course.put_back()
             return
         stacked = torch.stack(losses)
         skipped = SkippedSteps(stacked.tolist(), rows)
         if not (all(map(math.isfinite, skipped.losses)) and chain.is_finite()):
             # As if nothing had been: the loop, and whoever watches it, shall meet the mini-batch that did it.
+            course.put_back()
             self._careful = len(losses)
             return
         self._seconds = (time.perf_counter() - began) / len(losses)
-        chain.store(optimizer, rule.ahead(len(losses), rule.lr, 0.0), self._averages())
+        chain.store(optimizer, rule.ahead(len(losses), course.settings(len(losses)), 0.0), self._averages())
         learner.losses = add_losses(learner.losses, stacked, [learner.loss_weight(y) for _, y in rows])
         readings.keep()
         self._loader.move_on(len(losses))
-        self._count(len(losses))
+        self._count(len(losses), scheduled=course.goes_by_the_step)
         for watcher in self._watchers:
             watcher.steps_taken(self._trainer, self._module, skipped)
 
-    def _count(self, steps: int) -> None:
-        schedule = schedule_of(self._trainer)
-        count_steps(self._trainer, steps, scheduled=schedule is not None)
-        if schedule is not None:
-            schedule.advance(steps)
+    def _count(self, steps: int, *, scheduled: bool) -> None:
+        count_steps(self._trainer, steps, scheduled=scheduled)
         if (average := self._learner.average) is not None:
             average.steps += steps
 
@@ -332,47 +332,59 @@ class FastSteps:
 
 
 def open_fast_steps(
-    trainer: Trainer, module: Any, *, most: int | Literal["auto"], begin_batch: Callable[[int], None]
+    trainer: Trainer, module: Any, *, most: int | Literal["auto", "graph"], begin_batch: Callable[[int], None]
 ) -> FastSteps | None:
     """Put the fast steps of a fit that begins to work; None where every mini-batch has to go through Lightning's loop.
 
-    `most` are the mini-batches from one that passes through the loop to the next; `auto`: as many as nobody has to see.
+    `most` are the mini-batches from one that passes through the loop to the next; `auto`: as many as nobody has to see,
+    on a CPU, as this was never run on anything else; `graph`: as many, replayed from a CUDA graph.
     """
     loader = trainer.train_dataloader
     if not isinstance(loader, Loader):
         return None
     loader.ahead = None
-    if loader.is_weighted:
+    limit = math.inf if isinstance(most, str) else most - 1
+    if limit < 1 or trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
         return None
-    limit = math.inf if most == "auto" else most - 1
-    if limit < 1 or not (_is_plain(trainer) and is_known(trainer)) or (chain := module.chain_rule()) is None:
-        return None
-    steps = FastSteps(trainer, module, begin_batch=begin_batch, chain=chain, loader=loader, most=limit)
-    if steps.has_strangers and most == "auto":
-        return None
-    loader.ahead = steps.advance
-    return steps
+    chain = module.chain_rule() if is_known(trainer) else None
+    reason = "weights of rows" if loader.is_weighted else _obstacle(trainer)
+    if most == "auto" and module.device.type != "cpu":
+        reason = reason or f"{module.device.type}, where nothing else was tried; --steps_per_execution=graph tries it"
+    if chain is None and not reason:
+        reason = f"{type(module).__name__}, whose step is its own"
+    if chain is not None and not reason:
+        steps = FastSteps(
+            trainer, module, begin_batch=begin_batch, chain=chain, loader=loader, most=limit, graph=most == "graph"
+        )
+        if not steps.strangers or isinstance(most, int):
+            loader.ahead = steps.advance
+            return steps
+        names = few([type(each).__name__ for each in steps.strangers])
+        reason = f"{names}; --steps_per_execution=10 shows every tenth to callbacks"
+    if trainer.num_training_batches * (trainer.max_epochs or 1) > _MANY:
+        say(trainer, f"note: every mini-batch goes through Lightning's loop, most of a small step's time: {reason}.")
+    return None
 
 
-def _is_plain(trainer: Trainer) -> bool:
-    """Whether a step is forward, backward, clipping, step, on one device in full precision, and nothing else."""
-    return bool(
-        type(trainer.strategy) in kinds(".strategies.SingleDeviceStrategy")
-        and type(trainer.precision_plugin) in kinds(".plugins.precision.Precision")
-        and trainer.accumulate_grad_batches == 1
-        and len(trainer.optimizers) == 1
-        and (schedule_of(trainer) or all(config.interval == "epoch" for config in trainer.lr_scheduler_configs))
-        and not torch.is_anomaly_enabled()
-        and not trainer.fast_dev_run  # type: ignore[attr-defined]  # set by a connector
-    )
+_MANY = 1000  # mini-batches of a fit from which on somebody waits
 
 
-def schedule_of(trainer: Trainer) -> CosineSchedule | None:
-    """Return the schedule that goes by the step, if it is the only one and of the kind whose rates are known ahead."""
-    configs = trainer.lr_scheduler_configs
-    if len(configs) != 1 or configs[0].interval != "step" or configs[0].frequency != 1:
-        return None
-    return configs[0].scheduler if type(configs[0].scheduler) is CosineSchedule else None
+def _obstacle(trainer: Trainer) -> str:
+    """Return what makes a step more than forward, backward, clipping and step on one device; empty for nothing."""
+    optimizers = trainer.optimizers
+    schedules = [
+        type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs if config.interval != "epoch"
+    ]
+    found = {
+        type(trainer.strategy).__name__: type(trainer.strategy) not in kinds(".strategies.SingleDeviceStrategy"),
+        "the precision": type(trainer.precision_plugin) not in kinds(".plugins.precision.Precision"),
+        "accumulated gradients": trainer.accumulate_grad_batches != 1,
+        f"{len(optimizers)} optimizers": len(optimizers) != 1,
+        few([type(each).__name__ for each in optimizers]): not all(map(is_known_optimizer, optimizers)),
+        few(schedules): bool(schedules) and step_schedule(trainer) is None,
+        "the search for anomalies": torch.is_anomaly_enabled(),
+    }
+    return next((what for what, is_so in found.items() if is_so), "")
 
 
 def clip_of(gradient_clip_val: float | None, gradient_clip_algorithm: str | None) -> Clip | None:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -46,9 +46,12 @@ class Update(ABC):
     def by_torch(self, weights: list[Tensor], grads: list[Tensor], first: list[Tensor], second: list[Tensor]) -> None:
         """Let torch do the same, parameter by parameter."""
 
-    def ahead(self, steps: int, lr: float, average_rate: float) -> "Update":
-        """Return the numbers of the step that comes so many after this one, with its rates."""
-        return replace(self, lr=lr, average_rate=average_rate)
+    scheduled: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
+    """Settings of the optimizer that a schedule may change, by its names for them."""
+
+    def ahead(self, steps: int, settings: Mapping[str, Any], average_rate: float) -> "Update":
+        """Return the numbers of the step that comes so many after this one, with the optimizer's settings then."""
+        return replace(self, average_rate=average_rate, **{name: settings[name] for name in self.scheduled})
 
     def read(self, state: Mapping[str, Any]) -> "Update":
         """Return the numbers with what the optimizer counts for its parameters."""
@@ -66,6 +69,7 @@ class Sgd(Update):
 
     momentum: float
     nesterov: bool
+    scheduled = ("lr", "weight_decay", "momentum")
 
     @property
     def buffers(self) -> tuple[str, ...]:
@@ -95,9 +99,10 @@ class _Counted(Update):
 
     step: int  # the number of this one, from 1 on
 
-    def ahead(self, steps: int, lr: float, average_rate: float) -> "Update":
-        """Return the numbers of the step that comes so many after this one, with its rates."""
-        return replace(self, lr=lr, average_rate=average_rate, step=self.step + steps)
+    def ahead(self, steps: int, settings: Mapping[str, Any], average_rate: float) -> "Update":
+        """Return the numbers of the step that comes so many after this one, with the optimizer's settings then."""
+        now = {name: settings[name] for name in self.scheduled}
+        return replace(self, average_rate=average_rate, step=self.step + steps, **now)
 
     def read(self, state: Mapping[str, Any]) -> "Update":
         """Return the numbers of the step after those that the optimizer has counted."""
@@ -122,6 +127,7 @@ class Adaptive(_Counted):
     betas: tuple[float, float]
     eps: float
     decoupled: bool
+    scheduled = ("lr", "weight_decay", "betas")
 
     @property
     def buffers(self) -> tuple[str, ...]:
@@ -160,6 +166,7 @@ class RootMeanSquare(_Counted):
     alpha: float
     eps: float
     momentum: float
+    scheduled = ("lr", "weight_decay", "momentum")
 
     @property
     def buffers(self) -> tuple[str, ...]:
@@ -208,23 +215,30 @@ KNOWN: Mapping[type, Callable[[Mapping[str, Any], Clip | None], Update]] = {
 }
 
 
+def is_known_optimizer(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether an optimizer's steps are written out here, with its settings as they are now."""
+    if type(optimizer) not in KNOWN or len(optimizer.param_groups) != 1:
+        return False
+    group = optimizer.param_groups[0]
+    numbers = [group[name] for name in _NUMBERS if name in group] + list(group.get("betas", ()))
+    # of the others the paths on accelerators are untried
+    fits = type(optimizer) is SGD or group["params"][0].device.type == "cpu"
+    return fits and not any(group.get(name) for name in _ODD) and all(isinstance(n, float | int) for n in numbers)
+
+
 def update_of(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], clip: Clip | None) -> Update | None:
     """Return the numbers of an optimizer's coming step over just these parameters; None if it is another's.
 
     None too before its first step, which makes its buffers.
     """
-    make = KNOWN.get(type(optimizer))
-    if make is None or len(optimizer.param_groups) != 1:
+    if not is_known_optimizer(optimizer):
         return None
     group = optimizer.param_groups[0]
-    numbers = [group[name] for name in _NUMBERS if name in group] + list(group.get("betas", ()))
-    known = not any(group.get(name) for name in _ODD) and all(isinstance(each, float | int) for each in numbers)
-    if not known or list(map(id, group["params"])) != list(map(id, parameters)):
+    if list(map(id, group["params"])) != list(map(id, parameters)):
         return None
-    rule = make(group, clip)
+    rule = KNOWN[type(optimizer)](group, clip)
     states = [optimizer.state.get(p, {}) for p in parameters]  # asking makes no entry
     if any(state.get(name) is None for state in states for name in rule.buffers):
         return None
     counts = {float(state["step"]) for state in states if "step" in state}
-    on_cpu = parameters[0].device.type == "cpu" or type(optimizer) is SGD  # the others' fast paths there are untried
-    return rule.read(states[0]) if len(counts) <= 1 and on_cpu else None
+    return rule.read(states[0]) if len(counts) <= 1 else None

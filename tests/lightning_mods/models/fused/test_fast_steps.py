@@ -15,10 +15,12 @@ from pytorch_lightning.callbacks import (
     Timer,
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.optim import lr_scheduler
 
 from callbacks import FitMonitor, GradientLogger, GradientMonitor, GraphLogger
 from datamodules import TabularDataModule
 from lightning_mods import MLPClassifier, MLPRegressor
+from lightning_mods.models.fused.schedules import Course
 from lightning_mods.runs.checkpoints import BestCheckpoint, LastCheckpoint
 
 
@@ -156,6 +158,93 @@ def test_a_run_with_another_optimizer_resumed_in_an_epoch_is_the_uninterrupted_o
     resumed = fit(tmp_path, "auto", optimizer=OPTIMIZERS[name], ckpt_path=tmp_path / "step=10.ckpt")
     assert same(whole, resumed)
     assert len(whole[2]) < whole[0].global_step
+
+
+def by_the_step(schedule, optimizer=None):
+    def configured(parameters):
+        made = (optimizer or (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)))(parameters)
+        return {"optimizer": made, "lr_scheduler": {"scheduler": schedule(made), "interval": "step"}}
+
+    return configured
+
+
+class Halving(lr_scheduler.LRScheduler):
+    """Somebody's own, which may look at anything."""
+
+    def get_lr(self):
+        return [rate * 0.99**self.last_epoch for rate in self.base_lrs]
+
+
+SCHEDULES = {
+    "one cycle": by_the_step(lambda o: lr_scheduler.OneCycleLR(o, max_lr=0.3, total_steps=28)),
+    "one cycle of AdamW": by_the_step(
+        lambda o: lr_scheduler.OneCycleLR(o, max_lr=0.02, total_steps=28),
+        lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+    ),
+    "warm-up and cosine": by_the_step(
+        lambda o: lr_scheduler.SequentialLR(
+            o, [lr_scheduler.LinearLR(o, 0.1, total_iters=9), lr_scheduler.CosineAnnealingLR(o, 19)], [9]
+        )
+    ),
+    "chained": by_the_step(
+        lambda o: lr_scheduler.ChainedScheduler(
+            [lr_scheduler.ConstantLR(o, 0.5, total_iters=8), lr_scheduler.ExponentialLR(o, 0.95)]
+        )
+    ),
+    "of a function": by_the_step(lambda o: lr_scheduler.LambdaLR(o, lambda step: 1 / (1 + step / 10))),
+    "up and down": by_the_step(lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.2, step_size_up=5)),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_fit_with_a_schedule_by_the_step_comes_to_the_same_end(tmp_path, name):
+    saves = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=10)
+    slow = fit(tmp_path / "slow", 1, optimizer=SCHEDULES[name], max_epochs=4)
+    fast = fit(tmp_path, "auto", optimizer=SCHEDULES[name], max_epochs=4, callbacks=[saves], enable_checkpointing=True)
+    resumed = fit(tmp_path, "auto", optimizer=SCHEDULES[name], max_epochs=4, ckpt_path=tmp_path / "step=10.ckpt")
+    for other in (fast, resumed):
+        assert same(slow, other)
+        assert schedule_state(slow) == schedule_state(other)
+    assert len(fast[2]) < len(slow[2])
+
+
+def schedule_state(fitted):
+    return fitted[0].lr_scheduler_configs[0].scheduler.state_dict(), settings_of(fitted)
+
+
+def settings_of(fitted):
+    (group,) = fitted[0].optimizers[0].param_groups
+    return {name: value for name, value in group.items() if name != "params"}
+
+
+@pytest.mark.parametrize("name", ["one cycle", "warm-up and cosine"])
+def test_a_schedule_is_put_back_with_the_steps_that_were_none(tmp_path, name):
+    slow, fast = (fit(tmp_path, steps, optimizer=SCHEDULES[name], data={"seed": 1}) for steps in (1, "auto"))
+    assert schedule_state(slow) == schedule_state(fast)
+    trainer, _, _ = fast
+    before = schedule_state(fast)
+    course = Course(trainer)
+    course.settings(3)
+    assert schedule_state(fast) != before
+    course.put_back()
+    assert schedule_state(fast) == before
+
+
+def test_why_every_mini_batch_goes_through_the_loop_is_one_line(tmp_path, capsys):
+    many = {"max_epochs": 150}  # a thousand mini-batches: then somebody waits
+    strange = by_the_step(lambda o: Halving(o))
+    for given, why in (
+        ({"optimizer": lambda p: torch.optim.NAdam(p, lr=0.01)}, "NAdam"),
+        ({"optimizer": strange}, "Halving"),
+        ({"callbacks": [Watches()]}, "Watches; --steps_per_execution=10 shows every tenth to callbacks"),
+        ({"accumulate_grad_batches": 2}, "accumulated gradients"),
+    ):
+        fit(tmp_path, "auto", **given, **many)
+        line = f"note: every mini-batch goes through Lightning's loop, most of a small step's time: {why}.\n"
+        assert capsys.readouterr().err == line
+    fit(tmp_path, "auto", optimizer=strange)
+    fit(tmp_path, "auto", **many)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -363,6 +452,7 @@ def test_checkpoints_written_by_time_are_those_of_the_end(tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_fit_on_a_gpu_comes_to_the_same_end(tmp_path):
-    slow, fast = (fit(tmp_path, steps, accelerator="cuda") for steps in (1, "auto"))
-    assert same(slow, fast)
-    assert len(fast[2]) < len(slow[2])
+    slow, *others = (fit(tmp_path, steps, accelerator="cuda") for steps in (1, "graph", 5))
+    for fast in others:
+        assert same(slow, fast)
+        assert len(fast[2]) < len(slow[2])
