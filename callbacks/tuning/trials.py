@@ -196,8 +196,9 @@ class BatchesTrials(Protocol):
         """Make the fits from the weights as they are; None if the module cannot.
 
         Of each fit `rates` says what differs from the module's own, such as `lr`. The rest is the `seed` of the run,
-        `train` and `val` loaders, `monitor` and whether it is good when `high`, further `curves` that are wanted, and
-        of the fits' trainer `max_epochs`, `gradient_clip_val` and `gradient_clip_algorithm`.
+        `train` and `val` loaders, `monitor` and whether it is good when `high`, further `curves` that are wanted, of
+        the fits' trainer `max_epochs`, `gradient_clip_val` and `gradient_clip_algorithm`, and where they are not the
+        module's own, each fit's `optimizers` with its schedule.
         """
 
 
@@ -212,6 +213,7 @@ class TrialTemplate:
     seed: int
     gradient_clip_val: float | None = None
     gradient_clip_algorithm: str | None = None
+    optimizer: Callable[[Mapping[str, Any]], Any] | None = None  # of a trial's values, where it is not the module's
 
 
 class GroupedTrialRunner:
@@ -293,6 +295,8 @@ class GroupedTrials:
         if one is not None:
             limits = {name: getattr(one, name) for name in ("gradient_clip_val", "gradient_clip_algorithm")}
             limits["max_epochs"] = self._settings.max_epochs
+            if one.optimizer is not None:
+                limits["optimizers"] = [one.optimizer(each.values) for each in self.members]
             fits = one.module.trial_group(rates, seed=one.seed, train=one.train, val=one.val, **wanted, **limits)
         if one is None or fits is None:
             raise ValueError(f"fit {index} of these trials cannot be trained in step.")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 import lightning_mods
 from callbacks.host.packages import kinds
@@ -244,12 +245,17 @@ class MLPModule(EvaluatedModule):
         seed: int,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
+        optimizers: Sequence[tuple[Optimizer, Any]] | None = None,
         **how: Any,
     ) -> TrialGroup | None:
         """Make a group of fits from the weights as they are, trained together; None if the way to train is not known.
 
         `rates` has for each fit the lr, momentum, weight_decay or dropout that differs from the module's own; `seed` is
-        that of the run, for the dropout; the clipping is that of a `Trainer`, and `how` as for `TrialGroup`.
+        that of the run, for the dropout; the clipping is that of a `Trainer`, and `how` as for `TrialGroup`. Fits whose
+        optimizers are not the module's own come with those and their schedules by the epoch, see `OwnOptimizers`.
+
+        Raises:
+            ValueError: The optimizers are not of one known kind, or differ in more than rates.
         """
         rule = self.loss_rule()
         own = type(self).configure_optimizers is MLPModule.configure_optimizers
@@ -257,10 +263,12 @@ class MLPModule(EvaluatedModule):
         # A subclass of somebody's may have hooks, which a group would not call.
         ours = type(self).__module__.startswith(f"{__package__}.")
         # On the CPU only: each trial there is, to the last bit, what it would be alone.
-        if rule is None or not ours or not plain or self.chain_rule() is None or self.device.type != "cpu":
+        known = rule is not None and ours and (plain or optimizers is not None) and self.chain_rule() is not None
+        if rule is None or not known or self.device.type != "cpu" or getattr(how["train"], "is_weighted", False):
             return None
         clip = clip_of(gradient_clip_val, gradient_clip_algorithm)
-        return TrialGroup(self, rule, rates, seed=mixed_seed(seed, 0), clip=clip, **how)  # 0: of rank zero
+        how |= {"seed": mixed_seed(seed, 0), "clip": clip, "optimizers": optimizers}  # 0: of rank zero
+        return TrialGroup(self, rule, rates, **how)
 
     # ------------------------------------------------------------------ epochs
 

@@ -12,10 +12,19 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import torch
 from jsonargparse import ArgumentParser, Namespace
+from torch.nn import Parameter
+from torch.optim import Optimizer
 
 from callbacks import OptunaSearch
 from callbacks.host.inputs import as_yaml, load_yaml
-from callbacks.host.lightning import Checkpoint, ProgressBar, TensorBoardLogger, Trainer, seed_everything
+from callbacks.host.lightning import (
+    Checkpoint,
+    ProgressBar,
+    TensorBoardLogger,
+    Trainer,
+    instantiate_class,
+    seed_everything,
+)
 from callbacks.host.packages import Callback
 from callbacks.host.secrets import hidden_in
 from callbacks.search.plan import SearchError
@@ -23,7 +32,7 @@ from callbacks.search.space import Space, batch_sizes, parse_space
 from callbacks.tuning.ensembles import GREEDY
 from datamodules import TabularDataModule
 from datamodules.rows.batching import Rows, eval_loader, train_loader
-from lightning_mods.cli.classes import import_class, own_arguments
+from lightning_mods.cli.classes import import_class, made_from_flags, own_arguments
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line, read_config
 from lightning_mods.cli.flags import LINKED, StudyFlags
 from lightning_mods.cli.lightning_cli import ModsCLI
@@ -189,6 +198,15 @@ class StudyCLI(ModsCLI):
         if held_out is not None:
             fold(twin.datamodule, held_out, self.study.folds)
         return twin
+
+    def optimizer_for(self, values: Mapping[str, Any]) -> tuple[Optimizer, Any]:
+        """Return the optimizer of a trial, and its schedule or None, over a parameter that stands for its model's."""
+        config = self.config_with(values, self.base_seed)
+        with made_from_flags("--optimizer"):
+            optimizer: Optimizer = instantiate_class([Parameter(torch.zeros(()))], config.optimizer.as_dict())
+        schedule = config.get("lr_scheduler")
+        with made_from_flags("--lr_scheduler"):
+            return optimizer, None if schedule is None else instantiate_class(optimizer, schedule.as_dict())
 
     def _shared_data(self, values: Mapping[str, Any]) -> TabularDataModule | None:
         """A copy that shares the table that was read, where a trial changes no more of it than the batch size."""

@@ -21,8 +21,8 @@ from datamodules import TabularDataModule
 from lightning_mods.cli.verbs import limit_threads
 from lightning_mods.models.classifier import MLPClassifier
 from lightning_mods.models.fused.group import RATES
+from lightning_mods.models.fused.group_updates import is_known_beside_others
 from lightning_mods.models.regressor import MLPRegressor
-from lightning_mods.models.schedule import cosine
 from lightning_mods.study.trial_cli import StudyCLI, short_names
 
 if TYPE_CHECKING:
@@ -58,11 +58,16 @@ class StudyFits:
     def grouped(self) -> GroupedTrialRunner:
         """Make the runner that trains many trials at once where they are MLPs that differ in numbers alone."""
         at_once = self._flags.fused is not False and not obstacle(self._cli, self._space)
-        rates = {rate: f"model.{rate}" for rate in RATES}
         workers = self._flags.workers
         return GroupedTrialRunner(
-            self.runner(), self.template, names=self._space, rates=rates, at_once=at_once, workers=workers
+            self.runner(), self.template, names=self._space, rates=self._rates, at_once=at_once, workers=workers
         )
+
+    @property
+    def _rates(self) -> dict[str, str]:
+        # The flags in which trials of a group may differ.
+        own = "model" if self._cli.config.get("optimizer") is None else "optimizer"
+        return {rate: f"{'model' if rate == 'dropout' else own}.{rate}" for rate in RATES}
 
     def fit(self, fit: TrialFit) -> Trainer:
         """Train a fit as a command of its own would, and return its trainer."""
@@ -85,7 +90,7 @@ class StudyFits:
 
     def template(self, values: Mapping[str, Any], index: int) -> TrialTemplate:
         """Return what trials that differ in their rates alone have in common in one of their fits."""
-        others = {name: value for name, value in values.items() if name.removeprefix("model.") not in RATES}
+        others = {name: value for name, value in values.items() if name not in self._rates.values()}
         key = json.dumps(others, sort_keys=True), index
         seed, held_out = self._seed_and_fold(index)
         if key not in self._templates:
@@ -96,7 +101,10 @@ class StudyFits:
         one, data = self._templates[key], self._templates[key].datamodule
         trainer, rows = one.trainer, data.resolved_batch_size
         clipping = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
-        return TrialTemplate(one.model, data.train_dataloader(), data.val_dataloader(), rows, seed, *clipping)
+        optimizer = None if self._cli.config.get("optimizer") is None else self._cli.optimizer_for
+        return TrialTemplate(
+            one.model, data.train_dataloader(), data.val_dataloader(), rows, seed, *clipping, optimizer
+        )
 
     def _seed_and_fold(self, index: int) -> tuple[int, int | None]:
         seed, held_out = divmod(index, max(self._flags.folds, 1))
@@ -125,15 +133,8 @@ class StudyFits:
             if not fit.curves:
                 continue
             row = _hparams_row(fit.best, self._flags.metrics)
-            lr = float(end.values.get("model.lr", self._cli.model.lr))
-            falls, whole = self._cli.model.lr_schedule == "cosine", self._cli.trainer.max_epochs or 1
-            rates = [lr * cosine(epoch / whole) if falls else lr for epoch in range(fit.epochs)]
             scalars = [
-                {
-                    "lr": rates[epoch],
-                    **{name: curve[epoch] for name, curve in fit.curves.items()},
-                    "epoch": float(epoch),
-                }
+                {**{name: curve[epoch] for name, curve in fit.curves.items()}, "epoch": float(epoch)}
                 for epoch in range(fit.epochs)
             ]
             if fit.best_epoch is not None:
@@ -195,9 +196,12 @@ def obstacle(cli: StudyCLI, space: Iterable[str]) -> str:
         return "the model or the data is not ours"
     if cli.datamodule.weight is not None:
         return "rows have weights"
-    if cli.config.get("optimizer") is not None or cli.config.get("lr_scheduler") is not None:
-        return "an optimizer or a schedule of their own"
-    if others := [name for name in space if not name.startswith("model.") and name != "data.batch_size"]:
+    if cli.config.get("lr_scheduler") is not None and cli.config.get("optimizer") is None:
+        return "a schedule of their own"
+    if cli.config.get("optimizer") is not None and not is_known_beside_others(*cli.optimizer_for({})):
+        return "an optimizer or a schedule that is not known"
+    searched = ("model.", "optimizer.", "lr_scheduler.")
+    if others := [name for name in space if not name.startswith(searched) and name != "data.batch_size"]:
         return f"{others[0]} is searched"
     if cli.trainer.strategy.root_device.type != "cpu" or cli.trainer.world_size > 1:
         return "not one CPU"

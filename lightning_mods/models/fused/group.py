@@ -4,11 +4,12 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from lightning_mods.models.average import average_rate
@@ -23,8 +24,9 @@ from lightning_mods.models.fused.group_ops import (
     group_loss,
     shaped,
 )
+from lightning_mods.models.fused.group_updates import Buffers, OwnOptimizers, Rates, take_step
 from lightning_mods.models.fused.steps import Learner, mixed_seed
-from lightning_mods.models.fused.updates import Clip
+from lightning_mods.models.fused.updates import Clip, Sgd, Update
 from lightning_mods.models.scaling import ScaledLinear
 from lightning_mods.models.schedule import cosine
 
@@ -36,31 +38,15 @@ CACHE = 7_000_000  # bytes that a step may go over: beyond a processor's own cac
 
 Batch = tuple[Tensor, Tensor]
 RATES = ("lr", "momentum", "weight_decay", "dropout")
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What may differ between the trials of a group: see `MLPModule` for the numbers."""
-
-    lr: float
-    momentum: float
-    weight_decay: float
-    dropout: float
-
-
-class Pace(NamedTuple):
-    """What a step has of the schedule and of the average's: see `cosine` and `average_rate`."""
-
-    lr_factor: float
-    average_rate: float
+LR = "lr"  # the curve of each epoch's first learning rate
 
 
 class GroupNetwork:
-    """T copies of an MLP. Each of them trains, to the last bit, as it would alone with autograd and `torch.optim.SGD`.
+    """T copies of an MLP. Each of them trains, to the last bit, as it would alone with autograd and torch's optimizer.
 
-    The operations are those of autograd and SGD in their order, each on all trials at once; where a batched product
-    of matrices would round differently there is a loop. That holds on one thread. All begin with the weights of
-    `layers`: linear layers with an activation and perhaps dropout between them.
+    The operations are those of autograd and the optimizer in their order, each on all trials at once; where a batched
+    product of matrices would round differently there is a loop. That holds on one thread. All begin with the weights
+    of `layers`: linear layers with an activation and perhaps dropout between them.
     """
 
     def __init__(
@@ -69,43 +55,40 @@ class GroupNetwork:
         rates: Sequence[Rates],
         loss: GroupLoss,
         *,
-        nesterov: bool,
-        clip: Clip | None = None,
+        rule: Update,  # of the steps, but for the rates
         averages: bool = False,  # whether the average of the weights is kept
     ) -> None:
         linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
         found = [activation_of(layer) for layer in layers if not isinstance(layer, nn.Linear | nn.Dropout)]
         self._activations = [GroupActivation(each) for each in found if each is not None]
-        self._loss, self._nesterov, self._clip_rule = loss, nesterov, clip
+        self._loss, self._rule = loss, rule
         self._scaled = isinstance(linear[0], ScaledLinear)
         parameters = [p.detach() for layer in linear for p in layer.parameters()]
         self.shapes = [p.shape for p in parameters]
         self._starts = starts(self.shapes)
-        self._begun = False  # SGD's first momentum is the gradient
+        self._taken = 0  # steps
         self._draw = torch.Generator()
         weights = torch.zeros(len(rates), self._starts[-1])
         for part, parameter in zip(self.parts(weights), parameters, strict=True):
             part.copy_(parameter.expand_as(part))
-        self._take(
-            rates, weights, torch.zeros_like(weights), torch.zeros_like(weights), weights.clone() if averages else None
-        )
+        kept = [torch.zeros_like(weights) if len(rule.buffers) > at else torch.zeros(len(rates), 0) for at in (0, 1)]
+        self._take(rates, Buffers(weights, torch.zeros_like(weights), *kept), weights.clone() if averages else None)
 
-    def _take(
-        self, rates: Sequence[Rates], weights: Tensor, grads: Tensor, momenta: Tensor, averages: Tensor | None
-    ) -> None:
+    def _take(self, rates: Sequence[Rates], buffers: Buffers, averages: Tensor | None) -> None:
         self.rates = list(rates)
-        self.flat, self._grads, self._momenta, self._averages = weights, grads, momenta, averages
+        self._buffers, self._averages = buffers, averages
+        weights, grads, *_ = buffers
         self._layers: dict[int, list[Linear]] = {}  # by rows
         self._scaling: Scaling | None = None
         if self._scaled:
             found = [by_layer(self.parts(flat), scaled=True) for flat in (weights, grads)]
             parts = [part for matrices, _, gains in found for part in (matrices[0], gains[0])]
             self._scaling = Scaling(*parts, room=aligned(*parts[0].shape))
-        self._momentum, self._decay = (
-            torch.tensor(column).unsqueeze(1)
-            for column in zip(*((r.momentum, r.weight_decay) for r in rates), strict=True)
-        )
-        self._decays, self._moves = any(r.weight_decay for r in rates), any(r.momentum for r in rates)
+
+    @property
+    def flat(self) -> Tensor:
+        """Return the parameters of all trials, `[T, P]`."""
+        return self._buffers.weights
 
     def parts(self, flat: Tensor) -> list[Tensor]:
         """Flat parameters `[T, P]` as the layers have them: weights `[T, O, I]`, biases `[T, O]` and so on; views."""
@@ -116,17 +99,17 @@ class GroupNetwork:
         """Go on with some of the trials; the others leave."""
         at = torch.tensor(trials)
         averages = None if self._averages is None else self._averages[at]
-        self._take([self.rates[t] for t in trials], self.flat[at], self._grads[at], self._momenta[at], averages)
+        self._take([self.rates[t] for t in trials], Buffers(*(each[at] for each in self._buffers)), averages)
 
     def state(self) -> list[Tensor]:
-        """Return the parameters, gradients and momenta, `[T, P]` each, flat."""
-        return [self.flat, self._grads, self._momenta]
+        """Return the parameters and gradients, `[T, P]` each, flat."""
+        return [self._buffers.weights, self._buffers.grads]
 
     def alone(self, flat: Tensor) -> "GroupNetwork":
         """Make a network of one trial with these parameters `[P]`, to ask for outputs."""
         twin = copy.copy(self)
         nothing = torch.zeros(1, 0)
-        twin._take(self.rates[:1], flat.clone().unsqueeze(0), flat.clone().unsqueeze(0), nothing, None)
+        twin._take(self.rates[:1], Buffers(flat[None].clone(), flat[None].clone(), nothing, nothing), None)
         return twin
 
     @contextmanager
@@ -154,14 +137,17 @@ class GroupNetwork:
             h = as_aligned(activation.forward(layer.forward(h)))
         return layers[-1].forward(h)
 
-    def step(self, x: Tensor, y: Tensor, seed: int, pace: Pace) -> Tensor:
+    def step(self, x: Tensor, y: Tensor, seed: int, average_rate: float) -> Tensor:
         """Take a mini-batch, rows `[B, F]` and targets `[B]`, forward, backward and update for all.
 
         Returns what makes up the loss before the update, see `GroupLoss.values`.
         """
         compared = self.backward(x, y, seed)
-        self.clip(self._clip_rule)
-        self._update(pace)
+        self.clip(self._rule.clip)
+        self._taken += 1
+        take_step(self._rule, self.rates, self._taken, self._buffers)
+        if self._averages is not None:
+            self._averages.add_(self.flat - self._averages, alpha=average_rate)
         return compared
 
     def backward(self, x: Tensor, y: Tensor, seed: int) -> Tensor:
@@ -192,7 +178,7 @@ class GroupNetwork:
 
     def clip(self, rule: Clip | None) -> None:
         """Clip each trial's gradients, as `ChainRule.clip` does those of one."""
-        grads = self._grads
+        grads = self._buffers.grads
         if rule is None:
             return
         if rule.by_value:
@@ -202,26 +188,10 @@ class GroupNetwork:
         norm = torch.linalg.vector_norm(torch.stack(norms, dim=1), dim=1)
         grads.mul_(torch.clamp(rule.most / (norm + 1e-6), max=1.0).unsqueeze(1))
 
-    def _update(self, pace: Pace) -> None:
-        # `addcmul` rounds once, as SGD's `add` with `alpha` does; a product of its own would round twice.
-        grads = self._grads
-        if self._decays:
-            grads.addcmul_(self.flat, self._decay)
-        if self._moves:
-            if self._begun:
-                self._momenta.mul_(self._momentum).add_(grads)
-            else:
-                self._momenta.copy_(grads)
-            grads = grads.addcmul_(self._momenta, self._momentum) if self._nesterov else self._momenta
-        self._begun = True
-        self.flat.addcmul_(grads, torch.tensor([-(r.lr * pace.lr_factor) for r in self.rates]).unsqueeze(1))
-        if self._averages is not None:
-            self._averages.add_(self.flat - self._averages, alpha=pace.average_rate)
-
     def _layers_for(self, rows: int) -> list[Linear]:
         if rows not in self._layers:
             weights, biases, _ = by_layer(self.parts(self.flat), scaled=self._scaled)
-            weight_grads, bias_grads, _ = by_layer(self.parts(self._grads), scaled=self._scaled)
+            weight_grads, bias_grads, _ = by_layer(self.parts(self._buffers.grads), scaled=self._scaled)
             weights[0] = weights[0] if self._scaling is None else self._scaling.scaled
             pairs = zip(weights, biases, weight_grads, bias_grads, strict=True)
             self._layers[rows] = [Linear(*each, rows=rows, first=i == 0) for i, each in enumerate(pairs)]
@@ -288,22 +258,25 @@ class TrialGroup:
         curves: Sequence[str] = (),  # further metrics that are wanted of every epoch
         max_epochs: int = 0,  # of the fits: when their schedule ends
         clip: Clip | None = None,
+        optimizers: Sequence[tuple[Optimizer, Any]] | None = None,  # of each trial its own, see `OwnOptimizers`
     ) -> None:
         learner: Learner = module
         self._learner, self._loss = learner, group_loss(rule)
         self._train, self._val, self._seed = train, val, seed
         own = {name: getattr(module, name) for name in RATES}
         self.rates = [Rates(**{**own, **each}) for each in rates]
+        self._optimizers = None if optimizers is None else OwnOptimizers(optimizers, clip)
+        plain = Sgd(0.0, 0.0, clip, 0.0, max(r.momentum for r in self.rates), learner.nesterov)
         self._network = GroupNetwork(
             module.network.layers,
             self.rates,
             self._loss,
-            nesterov=learner.nesterov,
-            clip=clip,
+            rule=plain if self._optimizers is None else self._optimizers.rule,
             averages=learner.ema_epochs > 0,
         )
         self._names = [f"network.{name}" for name, _ in module.network.named_parameters()]
-        self._steps = max_epochs * len(train) if learner.lr_schedule == "cosine" else 0
+        falls = learner.lr_schedule == "cosine" and optimizers is None
+        self._steps = max_epochs * len(train) if falls else 0
         self._monitor, self._high = monitor, high
         names = learner.metric_names
         if monitor != "val_loss" and monitor.removeprefix("val_") not in names:
@@ -324,6 +297,8 @@ class TrialGroup:
                 with self._network.averaged():
                     found |= self._evaluate()
                     self._note_best(found)
+                if self._optimizers is not None:
+                    self._optimizers.end_epoch()
                 for place, trial in enumerate(self.there):
                     for name, values in found.items():
                         self.curves[trial].setdefault(name, []).append(float(values[place]))
@@ -348,16 +323,23 @@ class TrialGroup:
 
     def _train_epoch(self, epoch: int) -> dict[str, Tensor]:
         self._train.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-        sums = GroupLossSums(self._learner, self._loss)
+        sums, first = GroupLossSums(self._learner, self._loss), epoch * len(self._train)
+        rates = self._rates(first)
+        horizon = self._learner.ema_epochs * len(self._train)
         for index, (x, y) in enumerate(self._train):
             seed = mixed_seed(mixed_seed(self._seed, epoch), index)
-            sums.add(self._network.step(x, y, seed, self._pace(epoch * len(self._train) + index)), y)
-        return {"train_loss": self._learner.logged_loss(sums.mean())}
+            self._network.rates = self._rates(first + index) if self._steps else rates
+            rate = average_rate(first + index, horizon) if horizon else 0.0
+            sums.add(self._network.step(x, y, seed, rate), y)
+        lrs = torch.tensor([each.lr for each in rates], dtype=torch.float64)
+        return {LR: lrs, "train_loss": self._learner.logged_loss(sums.mean())}
 
-    def _pace(self, step: int) -> Pace:
+    def _rates(self, step: int) -> list[Rates]:
+        rates = self.rates
+        if self._optimizers is not None:
+            rates = self._optimizers.rates([each.dropout for each in rates])
         factor = cosine(step / self._steps) if self._steps else 1.0
-        horizon = self._learner.ema_epochs * len(self._train)
-        return Pace(factor, average_rate(step, horizon) if horizon else 0.0)
+        return [replace(rates[trial], lr=rates[trial].lr * factor) for trial in self.there]
 
     def _evaluate(self) -> dict[str, Tensor]:
         if not self._val:
@@ -402,7 +384,7 @@ class TrialGroup:
         epoch = self.best_epochs[trial]
         if epoch is None:
             return {}
-        found = {name: values[epoch] for name, values in self.curves[trial].items()}
+        found = {name: values[epoch] for name, values in self.curves[trial].items() if name != LR}
         missing = [name for name in self._learner.metric_names if f"val_{name}" not in found] if self._val else []
         if missing:
             network = self._network.alone(self._best_flat[trial])

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_mods.models.fused.chain_rule import ChainRule, LossRule
-from lightning_mods.models.fused.group import GroupNetwork, Rates
+from lightning_mods.models.fused.group import GroupNetwork
 from lightning_mods.models.fused.group_ops import group_loss
-from lightning_mods.models.fused.updates import Update
+from lightning_mods.models.fused.group_updates import Rates
+from lightning_mods.models.fused.updates import Sgd, Update
 
 
 class GroupChain(ChainRule):
@@ -20,10 +21,11 @@ class GroupChain(ChainRule):
     def __init__(self, networks: Sequence[nn.Sequential], dropouts: Sequence[float], loss: LossRule) -> None:
         self._values = group_loss(loss)
         rates = [Rates(0.0, 0.0, 0.0, dropout) for dropout in dropouts]  # the optimizer's come with each step
-        self._group = GroupNetwork(networks[0], rates, self._values, nesterov=False)
+        none = Sgd(0.0, 0.0, None, 0.0, 0.0, nesterov=False)
+        self._group = GroupNetwork(networks[0], rates, self._values, rule=none)
         self.parameters = [p for layers in networks for p in layers.parameters()]
-        weights, grads, first = self._group.state()
-        self._flat = [weights, grads, torch.zeros_like(weights), first, torch.zeros_like(weights)]
+        weights, grads = self._group.state()
+        self._flat = [weights, grads, *(torch.zeros_like(weights) for _ in range(3))]
         self._networks = len(networks)
         self.weights, self.gradients, self._averages, *self._buffers = (
             [part[t] for t in range(self._networks) for part in self._group.parts(flat)] for flat in self._flat

@@ -69,12 +69,7 @@ def both(*flags):
     return load("fused").trials, load("single").trials
 
 
-def test_trials_together_come_to_what_they_come_to_alone(trained):
-    flags = ["--space.model.lr=log 1e-3..300", "--space.model.dropout=0..0.5", "--space.data.batch_size=[16,50]"]
-    fused, single = both(*flags)
-    assert sum(trained) == 8
-    assert len(trained) < 8
-    assert {trial.state.name for trial in single} == {"COMPLETE", "PRUNED"}
+def check_told(fused, single):
     for mine, its in zip(fused, single, strict=True):
         # When a trial ends in the middle of an epoch, its own fit lacks that epoch's training loss.
         odd = () if its.state.name == "COMPLETE" else ("why", "metrics")
@@ -83,6 +78,15 @@ def test_trials_together_come_to_what_they_come_to_alone(trained):
         metrics.pop("train_loss", None)  # at the validation, this is the epoch's before
         mine_told[-1].get("metrics", {}).pop("train_loss", None)
         assert mine_told == its_told
+
+
+def test_trials_together_come_to_what_they_come_to_alone(trained):
+    flags = ["--space.model.lr=log 1e-3..300", "--space.model.dropout=0..0.5", "--space.data.batch_size=[16,50]"]
+    fused, single = both(*flags)
+    assert sum(trained) == 8
+    assert len(trained) < 8
+    assert {trial.state.name for trial in single} == {"COMPLETE", "PRUNED"}
+    check_told(fused, single)
     whole = next(trial.number for trial in single if trial.state.name == "COMPLETE")
     mine, its = scalars("fused", whole), scalars("single", whole)
     assert set(mine) == set(its)
@@ -90,6 +94,36 @@ def test_trials_together_come_to_what_they_come_to_alone(trained):
     # What nobody asked for is known of the best epoch alone, and the HParams tab shows the last value.
     assert all({*mine[tag]} <= {*its[tag]} for tag in ("val_f1", "val_auroc"))
     assert all(mine[tag] == its[tag][-1:] for tag in its if tag.startswith("hp/"))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--optimizer=AdamW", "--space.optimizer.lr=log 0.005..0.1", "--space.optimizer.weight_decay=log 1e-4..0.1"),
+        ("--optimizer=torch.optim.RMSprop", "--optimizer.momentum=0.5", "--space.optimizer.lr=log 1e-3..0.01"),
+        (
+            *("--optimizer=AdamW", "--space.optimizer.lr=log 0.005..0.1", "--space.model.dropout=0..0.3"),
+            *("--lr_scheduler=CosineAnnealingLR", "--lr_scheduler.T_max=5"),
+        ),
+    ],
+    ids=["AdamW", "RMSprop", "AdamW along a cosine"],
+)
+def test_trials_with_an_optimizer_of_the_user_s_come_to_what_they_come_to_alone(trained, flags):
+    fused, single = both(*flags, "--data.batch_size=16")
+    assert sum(trained) == 8
+    assert len(trained) < 8
+    check_told(fused, single)
+    whole = next(trial.number for trial in fused if len(trial.intermediate_values) == 5)
+    mine, its = scalars("fused", whole), scalars("single", whole)
+    assert mine["lr"] == its["lr"]
+    assert mine["val_loss"] == its["val_loss"]
+
+
+def test_trials_with_a_schedule_that_goes_by_the_loss_are_trained_alone(trained):
+    plateau = ("--lr_scheduler=ReduceLROnPlateau", "--lr_scheduler.monitor=val_loss")
+    fused, single = both("--optimizer=AdamW", "--space.optimizer.lr=log 1e-3..0.1", *plateau, "--study.n_trials=2")
+    assert trained == []
+    assert [trial.values for trial in fused] == [trial.values for trial in single]
 
 
 def test_trials_of_the_recipe_come_to_what_they_come_to_alone(trained):
@@ -130,7 +164,18 @@ def test_a_study_that_is_pruned_keeps_its_best_trials(trained):
 @pytest.mark.parametrize(
     ("flags", "why"),
     [
-        (["--optimizer=Adam"], "an optimizer"),
+        (["--optimizer=NAdam"], "an optimizer"),
+        (
+            [
+                "--optimizer=AdamW",
+                "--lr_scheduler=OneCycleLR",
+                "--lr_scheduler.max_lr=1",
+                "--lr_scheduler.total_steps=9",
+            ],
+            "an optimizer",
+        ),
+        (["--lr_scheduler=ExponentialLR", "--lr_scheduler.gamma=0.9"], "a schedule of their own"),
+        (["--optimizer=Adam"], ""),
         (["--trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches"),
         (["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss"], "trainer.callbacks"),
         (["--trainer.precision=bf16-mixed"], "trainer.precision"),

@@ -1,6 +1,7 @@
 """Trials trained as one batched model: each, to the last bit, what Lightning makes of it alone on one thread."""
 
 import math
+from types import MethodType
 
 import pytest
 import pytorch_lightning as pl
@@ -29,7 +30,10 @@ class Record(pl.Callback):
         self.rows = []
 
     def on_train_epoch_end(self, trainer, pl_module):
-        self.rows.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+        self.rows.append({name: float(value) for name, value in trainer.callback_metrics.items()} | self._lr)
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self._lr = {"lr": trainer.optimizers[0].param_groups[0]["lr"]}
 
 
 def made(path, batch_size, **model):
@@ -57,8 +61,10 @@ def group_of(data, module, rates, **trainer):
     )
 
 
-def alone(path, batch_size, trainer, **model):
+def alone(path, batch_size, trainer, configured=None, **model):
     data, module = made(path, batch_size, **model)
+    if configured is not None:
+        module.configure_optimizers = MethodType(configured, module)
     record = Record()
     pl.Trainer(
         **trainer,
@@ -147,6 +153,61 @@ def test_shapes_whose_batched_products_differ(batch_size, hidden_sizes):
     check("iris", batch_size, [USUAL, HIGH], hidden_sizes=hidden_sizes)
 
 
+def cosine(optimizer):
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS, eta_min=1e-4)
+
+
+OTHERS = {
+    "AdamW": (torch.optim.AdamW, {"betas": (0.8, 0.95)}, None),
+    "AdamW along a cosine": (torch.optim.AdamW, {}, cosine),
+    "Adam": (torch.optim.Adam, {"eps": 1e-6}, None),
+    "RMSprop": (torch.optim.RMSprop, {}, None),
+    "RMSprop with momentum, halved": (
+        *(torch.optim.RMSprop, {"momentum": 0.5}),
+        lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5),
+    ),
+    "SGD along a cosine": (torch.optim.SGD, {"momentum": 0.9}, cosine),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(("path", "size"), [("digits", 100), ("iris", 16), ("diabetes", 32)])
+def test_trials_with_an_optimizer_of_their_own(name, path, size):
+    kind, shared, schedule = OTHERS[name]
+    rates = [{"lr": 0.003, "weight_decay": 0.0}, {"lr": 0.02, "weight_decay": 0.1}, {"lr": 1e3, "weight_decay": 0.01}]
+    model = {"hidden_sizes": [13, 8], "ema_epochs": 1, "dropout": 0.1}
+    clip = {"gradient_clip_val": 0.5}
+
+    def made_by(parameters, rate):
+        optimizer = kind(parameters, **shared, **rate)
+        return optimizer, schedule(optimizer) if schedule else None
+
+    data, module = made(path, size, **model)
+    optimizers = [made_by([torch.nn.Parameter(torch.zeros(1))], rate) for rate in rates]
+    group = group_of(data, module, [{}] * len(rates), optimizers=optimizers, **clip)
+    group.run(EPOCHS)
+    for place, rate in enumerate(rates):
+
+        def configured(self, rate=rate):
+            optimizer, scheduler = made_by(self.parameters(), rate)
+            return optimizer if scheduler is None else ([optimizer], [scheduler])
+
+        rows, weights = alone(path, size, clip, configured, **model)
+        for metric, curve in group.curves[place].items():
+            assert same(torch.tensor(curve), torch.tensor([row[metric] for row in rows])), (rate, metric)
+        assert all(map(same, group.weights(place), weights)), rate
+
+
+def test_optimizers_that_differ_in_more_than_rates_make_no_group():
+    data, module = made("iris", 16)
+    one, other = (torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], eps=eps) for eps in (1e-8, 1e-6))
+    with pytest.raises(ValueError, match="may differ in rates alone"):
+        group_of(data, module, [{}, {}], optimizers=[(one, None), (other, None)])
+    strange = torch.optim.NAdam([torch.nn.Parameter(torch.zeros(1))])
+    with pytest.raises(ValueError, match="one optimizer that is known"):
+        group_of(data, module, [{}], optimizers=[(strange, None)])
+
+
 def test_a_trial_that_leaves_changes_nothing_for_the_others():
     data, module = made("wine", 16, hidden_sizes=[24])
     whole, fewer = group_of(data, module, [LOW, USUAL, HIGH]), group_of(data, module, [LOW, USUAL, HIGH])
@@ -159,7 +220,8 @@ def test_a_trial_that_leaves_changes_nothing_for_the_others():
     assert [len(curves["val_loss"]) for curves in fewer.curves] == [3, 2, 4]
     assert fewer.curves[2] == whole.curves[2]
     assert all(map(torch.equal, fewer.weights(2), whole.weights(2)))
-    assert fewer.best_metrics(1) == {name: values[1] for name, values in fewer.curves[1].items()}
+    logged = {name: values for name, values in fewer.curves[1].items() if name != "lr"}
+    assert fewer.best_metrics(1) == {name: values[1] for name, values in logged.items()}
 
 
 def test_the_best_epochs_metrics_are_those_that_were_logged():
@@ -170,7 +232,7 @@ def test_the_best_epochs_metrics_are_those_that_were_logged():
     best = min(range(EPOCHS), key=lambda epoch: rows[epoch]["val_loss"])
     assert "val_auroc" not in group.curves[0]
     assert group.best_epochs == [best]
-    assert group.best_metrics(0) == rows[best]
+    assert group.best_metrics(0) | {"lr": 0.5} == rows[best]
 
 
 def test_a_trial_without_a_finite_loss_has_no_best_epoch():
