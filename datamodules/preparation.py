@@ -77,7 +77,9 @@ class TablePreparation:
         return self._mapping[table.label]
 
     def _size(self, table: Table) -> float:
-        return table.bytes_estimate * (1 + self.options.bins / 2)  # a bin takes half of what a double does
+        return table.bytes_estimate * (
+            1.5 if self.options.bins else 1.0
+        )  # a column's bins are one number more, of 32 bits
 
     @property
     def target(self) -> tuple[str, Target]:

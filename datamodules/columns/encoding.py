@@ -202,9 +202,14 @@ class Expansion:
 
     def __call__(self, stored: Any) -> Any:
         """Return the features, shape (rows, features), of stored rows."""
-        features = (stored[:, self.source] - self.start).clip(self.low, self.high) - self.mean
-        features[features != features] = 0.0
-        return features
+        if isinstance(stored, np.ndarray):
+            features = stored[:, self.source]
+            features -= self.start
+            np.clip(features, self.low, self.high, out=features)
+            features -= self.mean
+            return np.nan_to_num(features, copy=False, nan=0.0, posinf=np.inf, neginf=-np.inf)
+        features = stored.index_select(1, self.source).sub_(self.start).clamp_(self.low, self.high).sub_(self.mean)
+        return features.nan_to_num_(0.0, np.inf, -np.inf)
 
     def converted(self, convert: Callable[[Any], Any]) -> "Expansion":
         """Return the same with each array converted."""
@@ -283,8 +288,12 @@ class Encoding:
 
     def encode_stored(self, chunk: Any, start: int, infinities: InfinityCount) -> NDArray[np.float32]:
         """Encode a chunk likewise, but with one number for all bins of a column: `expansion` makes features of it."""
-        parts = [_encoded(c, _cells(chunk, c, infinities.label), start, infinities) for c in self.columns]
-        return np.concatenate(parts, axis=1) if parts else np.zeros((chunk.num_rows, 0), dtype=np.float32)
+        out, at = np.empty((chunk.num_rows, self.stored_width), dtype=np.float32), 0
+        for column in self.columns:
+            part = _encoded(column, _cells(chunk, column, infinities.label), start, infinities)
+            out[:, at : at + part.shape[1]] = part
+            at += part.shape[1]
+        return out
 
     def check_columns(self, names: tuple[str, ...], label: str) -> None:
         """Raise a DataError if a file with the columns `names` lacks one that is needed."""

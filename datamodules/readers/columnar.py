@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from datamodules.errors import DataError, shortened
 from datamodules.readers.limits import check_expansion, check_memory
-from datamodules.readers.table import CHUNK_ROWS, Batches, Table
+from datamodules.readers.table import Batches, Table, chunk_rows
 
+_BUFFER = 2**15  # bytes of a column of a Parquet file that are read at a time
 _TARGET = "target"  # what the target column of a bundled table is called
 _UNITS = ("s", "ms", "us", "ns")  # of Arrow's times
 _TIMES = ("datetime64[D]", *(f"{kind}[{unit}]" for kind in ("datetime64", "timedelta64") for unit in _UNITS))
@@ -34,12 +35,13 @@ def parquet_table(file: Path) -> Table:
         size = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
 
     def read(columns: Sequence[str]) -> Iterator[Any]:
-        # `pre_buffer` would keep the bytes of the whole file until the last batch.
-        with pq.ParquetFile(file, pre_buffer=False) as reader:
+        # `pre_buffer` would keep the bytes of the whole file until the last batch; without a buffer of its own each
+        # column would keep those of the whole row group.
+        with pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER) as reader:
             # a Parquet column path is dotted, so ["a.b"] would also find b inside a: `_arrow_table` selects by name
             wanted = set(columns)
             roots = [n for n in reader.schema_arrow.names if n in wanted]
-            yield from reader.iter_batches(batch_size=CHUNK_ROWS, columns=roots)
+            yield from reader.iter_batches(batch_size=chunk_rows(len(names)), columns=roots)
 
     # Runs of one value take no bytes, but do once they are encoded.
     return _arrow_table(file, names, max(3 * size, 4 * meta.num_rows * len(names)), read)

@@ -14,9 +14,15 @@ from datamodules.errors import DataError, printable
 from datamodules.readers.limits import check_expansion, check_memory
 
 CHUNK_ROWS = 65_536  # read at a time; fixed, as sums depend on how they are cut: from memory or disk, the same numbers
+CHUNK_CELLS, FEWEST_ROWS = 2**22, 2**12  # of a wide table fewer rows, yet enough to be worth a call for each column
 _ROW_BYTES = 16  # that each row takes whatever it holds: its target, and its number in a set
 _PROGRESS = 10.0  # seconds from one line about a long reading to the next
 Batches = Callable[[Sequence[str]], Iterator[Any]]  # named columns -> Arrow record batches of any length, from row 1 on
+
+
+def chunk_rows(columns: int) -> int:
+    """Return the rows that are read at a time of a table of so many columns."""
+    return min(CHUNK_ROWS, max(FEWEST_ROWS, CHUNK_CELLS // max(columns, 1)))
 
 
 @dataclass(frozen=True)
@@ -35,20 +41,20 @@ class Table:
     notes: tuple[str, ...] = ()  # what a user should know about how the file was read
 
     def chunks(self, columns: Sequence[str]) -> Iterator[Any]:
-        """Yield Arrow tables of exactly `CHUNK_ROWS` rows (the last has the rest) with the named columns."""
+        """Yield Arrow tables of exactly as many rows as `chunk_rows` says (the last has the rest), of named columns."""
         import pyarrow as pa
 
         waiting: list[Any] = []
-        rows = 0
+        rows, size = 0, chunk_rows(len(self.names))
         with reading(self.label, "a table"):  # Arrow has its limits on what it joins
             for batch in self.batches(columns):
                 waiting.append(batch)
                 rows += batch.num_rows
-                while rows >= CHUNK_ROWS:
+                while rows >= size:
                     whole = pa.Table.from_batches(waiting)
-                    yield whole.slice(0, CHUNK_ROWS).combine_chunks()
-                    waiting = whole.slice(CHUNK_ROWS).to_batches()
-                    rows -= CHUNK_ROWS
+                    yield whole.slice(0, size).combine_chunks()
+                    waiting = whole.slice(size).to_batches()
+                    rows -= size
             if rows:
                 yield pa.Table.from_batches(waiting).combine_chunks()
 

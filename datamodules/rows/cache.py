@@ -31,6 +31,7 @@ _FORMAT = 1  # of the files; a change makes older ones unfindable
 _SUMS = "sums.json"  # checksums of the other files of a folder
 _BLOCK_BYTES = 1 << 24
 _DRAFT = ".draft-"
+EXPANDED = 2**26  # bytes of features with bins, from which on the bins of a column are kept as one number
 _NEW = 60.0  # seconds: a draft may not be locked yet
 
 # For each set the row numbers it takes from a table, sorted, their targets, and their weights, if they have such.
@@ -170,13 +171,17 @@ def encoded_sets(table: Table, encoding: Encoding, sets: Sets, folders: Mapping[
     if folders is not None:
         _write_missing(table, encoding, sets, folders)
         return {s: open_rows(f, encoding) for s, f in folders.items()}
-    width = len(encoding.feature_names)
-    needed = 4 * width * sum(len(rows) for rows, *_ in sets.values())
-    check_memory(table.label, needed, f"it has {width} features; --data.memory_map=true keeps them on disk")
+    width, n_rows = len(encoding.feature_names), sum(len(rows) for rows, *_ in sets.values())
+    stored = encoding if 4 * width * n_rows > EXPANDED else None  # then bins are made of their positions by batch
+    width = encoding.stored_width if stored else width
+    check_memory(table.label, 4 * width * n_rows, f"{width} numbers a row; --data.memory_map=true keeps them on disk")
     memory = {s: np.empty((len(rows), width), dtype=np.float32) for s, (rows, *_) in sets.items()}
     for stage, place, values in encode_rows(table, encoding, {s: rows for s, (rows, *_) in sets.items()}):
-        encoding.features(values, out=memory[stage][place])
-    return {s: _as_rows(memory[s], y, weight=weight) for s, (_, y, weight) in sets.items()}
+        if stored:
+            memory[stage][place] = values
+        else:
+            encoding.features(values, out=memory[stage][place])
+    return {s: _as_rows(memory[s], y, stored, weight) for s, (_, y, weight) in sets.items()}
 
 
 def _write_missing(table: Table, encoding: Encoding, sets: Sets, folders: Mapping[str, Path]) -> None:

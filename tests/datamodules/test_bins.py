@@ -20,6 +20,7 @@ from datamodules.columns.encoding import InfinityCount, NumericColumn
 from datamodules.columns.summary import ColumnSummary
 from datamodules.learned import Learned
 from datamodules.readers import table
+from datamodules.rows import cache
 from datamodules.rows.cache import cache_root
 from lightning_mods import MLPClassifier
 
@@ -147,6 +148,21 @@ def _first_batches(dm):
     loader = dm.train_dataloader()
     next(iter(loader))
     return loader.coming(4)
+
+
+def test_a_large_table_in_memory_keeps_one_number_for_the_bins_of_a_column(mixed, monkeypatch):
+    path, made = mixed(), {}
+    for most in (cache.EXPANDED, 0):
+        monkeypatch.setattr(cache, "EXPANDED", most)
+        dm = made[most] = TabularDataModule(path, "kind", bins=8)
+        dm.setup("fit")
+    small, large = made.values()
+    for stage in ("train", "val", "test"):
+        mine, other = large._work.rows(stage), small._work.rows(stage)
+        assert mine.x.shape[1] == len(TabularDataModule(path, "kind").feature_names) + 4 < other.x.shape[1]
+        assert torch.equal(mine[:][0], other.x)
+    for one, two in zip(large.train_dataloader(), small.train_dataloader(), strict=True):
+        assert all(map(torch.equal, one, two))
 
 
 def test_edges_are_plain_numbers_and_come_back_exactly(mixed):

@@ -82,7 +82,7 @@ def test_features_that_will_not_fit_are_said_before_they_are_made(mixed, monkeyp
     dm = TabularDataModule(mixed(), "kind", memory_map=False)
     _ = dm.learned
     monkeypatch.setattr(limits, "available_memory", lambda: 1000)
-    with pytest.raises(DataError, match=r"features; --data.memory_map=true"):
+    with pytest.raises(DataError, match=r"24 numbers a row; --data.memory_map=true"):
         dm.setup("fit")
 
 
