@@ -108,13 +108,14 @@ class NamedByPlace:
     other object has.
     """
 
-    _place: int | None = None
+    _key: str | None = None  # made once: Lightning asks for it at every hook
 
     def take_place(self, trainer: "Trainer") -> None:
         """Find out which of its class this one is in a trainer."""
         own: list[Any] = [each for each in trainer.callbacks if type(each) is type(self)]  # type: ignore[attr-defined]
         alike = [each for each in own if each.plain_key == self.plain_key]
-        self._place = next((i for i, each in enumerate(alike) if each is self), 0)
+        place = next((i for i, each in enumerate(alike) if each is self), 0)
+        self._key = f"{self.plain_key}[{place}]" if place else self.plain_key
 
     @property
     def plain_key(self) -> str:
@@ -124,5 +125,4 @@ class NamedByPlace:
     @property
     def state_key(self) -> str:
         """The key of its state in a checkpoint."""
-        mark = {None: f"[{id(self)}]", 0: ""}.get(self._place, f"[{self._place}]")
-        return f"{self.plain_key}{mark}"
+        return f"{self.plain_key}[{id(self)}]" if self._key is None else self._key
