@@ -275,5 +275,6 @@ class Facts:
     kept_gradients: int = 0  # steps that used the gradients of the step before again
     alone: bool = True  # whether one optimizer minimises one loss, so that the loss can be judged
     regularised: bool = False  # whether dropout, weight decay or augmentation that can be seen is there
+    reachable: float = float("-inf")  # loss as it is minimised that another model reaches on the validation rows
     readings: list[Reading] = field(default_factory=list)  # the latest, oldest first, the very first ones kept
     units: tuple[Units, ...] = ()  # the latest window

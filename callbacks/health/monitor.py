@@ -106,6 +106,7 @@ class GradientMonitor(NamedByPlace, Callback):
         try:
             if batch_idx == 0:
                 self._nonfinite.epoch_begins(trainer, pl_module)
+                watch.reference_is_known(pl_module)  # whoever finds it out before training has done so
             self._nonfinite.before_batch(batch, batch_idx)
             if watch.batches >= watch.next:
                 watch.due = watch.busy = True

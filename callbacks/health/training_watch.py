@@ -1,9 +1,11 @@
 """Sample units, gradients, updates and the loss of a run, more and more rarely, and have them judged."""
 
+from contextlib import suppress
 from dataclasses import asdict
 from math import nan
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -80,6 +82,13 @@ class TrainingWatch:
         if not self._resumed:  # a trainer does not say it yet
             facts.weights = weights_at_start(module)
             self._drawn = {w.name for w in facts.weights if is_drawn(w)}
+
+    def reference_is_known(self, module: LightningModule) -> None:
+        """Note the loss that the module says another model reaches; nothing where it does not, or cannot."""
+        with suppress(Exception):  # a stranger's attribute may be anything
+            told: Any = module.reference_loss
+            logged_as: Any = module.logged_loss  # turns the loss that is minimised into the units of the other
+            self._facts.reachable = float(told) / float(logged_as(torch.tensor(1.0)))
 
     def _watches(self) -> tuple[tuple[str, Any], ...]:
         return ("start", self._updates), ("reach", self._reach), ("units", self._units), ("zeroing", self._zeroing)

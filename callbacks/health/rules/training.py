@@ -271,7 +271,11 @@ def _shrunk(facts: Facts, course: LossCourse) -> Said:
     # Without one a penalty is part of the loss, which tells less.
     unlearned = course.recent / course.start if course.start > 0 else inf
     far, near = (HALF, HARDLY) if decay else (-inf, HALF)
-    if facts.alone and ((left < SHRUNK_FAR and unlearned > far) or (left < SHRUNK and unlearned > near)):
+    if (
+        facts.alone
+        and course.recent > facts.reachable
+        and ((left < SHRUNK_FAR and unlearned > far) or (left < SHRUNK and unlearned > near))
+    ):
         with_decay = f" under a weight decay of {decay:g}" if decay else ""
         why = f"weights shrank to {left:.0%} of where they started{with_decay}, the loss is at {course.recent:.3g}"
         yield Fault.OVER_REGULARISED, "", why

@@ -97,6 +97,12 @@ def test_usual_updates_say_nothing_whatever_the_loss_does(losses):
     assert named(judge_course(facts(), course(losses), seen_epoch=True)) == []
 
 
+@pytest.mark.parametrize(("reachable", "said"), [(LEVEL[-1] + 0.1, []), (LEVEL[-1] - 0.1, [Fault.OVER_REGULARISED])])
+def test_weights_that_a_decay_shrank_are_no_fault_where_no_other_model_does_better(reachable, said):
+    given = facts(matrix(weight=0.02), reachable=reachable)
+    assert named(judge_course(given, course(LEVEL), seen_epoch=True)) == said
+
+
 @pytest.mark.parametrize(
     ("given", "losses", "fault"),
     [

@@ -204,6 +204,21 @@ FAULTY = {
 }
 
 
+class Compared(Classifier):
+    """Knows what another model reaches, in units of its own."""
+
+    reference_loss = 1e6
+
+    def logged_loss(self, loss):
+        return 1000 * loss
+
+
+def test_a_decay_is_no_fault_where_another_model_does_no_better():
+    decayed = {"kind": torch.optim.SGD, "lr": 0.05, "weight_decay": 2.0}
+    assert [finding.fault for finding in watch(lambda: Compared(**decayed)).findings] == []
+    assert [finding.fault for finding in watch(lambda: Classifier(**decayed)).findings] == [Fault.OVER_REGULARISED]
+
+
 class InItsOwnUnits(Classifier):
     """Minimises a scaled loss and logs it a thousand times larger, validated on the rows it learns by heart."""
 
