@@ -61,14 +61,15 @@ class TablePreparation:
 
     def _open(self, path: str) -> Table:
         table = open_table(path, self._max_expansion, encoding=self.options.encoding)
-        if self._is_mapped(table):
+        if self.is_mapped(table):
             return table
         check_memory(table.label, self._size(table), "--data.memory_map=true keeps it on disk instead")
         # to read again what stands there as numbers costs little, but for its columns' own cost where these are short
         cheap = table.is_columnar and table.bytes_estimate > _SHORT_COLUMN * len(table.names)
         return table if cheap else table.in_memory()
 
-    def _is_mapped(self, table: Table) -> bool:
+    def is_mapped(self, table: Table) -> bool:
+        """Tell whether the encoded table is kept on disk."""
         asked = self.options.memory_map
         if isinstance(asked, bool):
             return asked
@@ -108,7 +109,7 @@ class TablePreparation:
     def learned(self) -> Learned:
         """Return what the training rows teach; from the cache if the table is mapped and was seen before."""
         if self.known is None:
-            self.known = self._learned_from_cache() if self._is_mapped(self.table) else self._learn()
+            self.known = self._learned_from_cache() if self.is_mapped(self.table) else self._learn()
         return self.known
 
     @property
@@ -182,7 +183,7 @@ class TablePreparation:
 
     def prepare(self) -> None:
         """Write the memory maps of a fit, but not after a checkpoint: the training table may not be there then."""
-        if not self._adopted and self._is_mapped(self.table):
+        if not self._adopted and self.is_mapped(self.table):
             self.make(list(STAGES))
 
     def make(self, stages: list[Stage]) -> None:
@@ -203,7 +204,7 @@ class TablePreparation:
                 sys.modules["pyarrow"].default_memory_pool().release_unused()  # it keeps as much again for later
 
     def _shares(self, stages: list[Stage]) -> dict[str, Rows]:
-        if self._is_mapped(self.table):  # what was written before needs no look into the table
+        if self.is_mapped(self.table):  # what was written before needs no look into the table
             folders = self._folders(self.table, stages)
             if all(map(is_whole, folders.values())):
                 return {s: open_rows(folder, self.learned.encoding) for s, folder in folders.items()}
@@ -217,7 +218,7 @@ class TablePreparation:
             rows = self._stage_rows(stage)[2]
             mine = None if weights is None else learned.weight_values(weights[rows])
             sets[stage] = rows, self.stage_target(stage), mine
-        folders = self._folders(table, stages) if self._is_mapped(table) else None
+        folders = self._folders(table, stages) if self.is_mapped(table) else None
         return encoded_sets(table, learned.encoding, sets, folders)
 
     def _folders(self, table: Table, stages: list[Stage]) -> dict[str, Path]:

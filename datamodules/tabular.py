@@ -60,8 +60,9 @@ def _as_flags(init: Callable[_P, None]) -> Callable[_P, None]:
 class TabularDataModule(LightningDataModule):
     """Read a table, split it, turn its columns into numbers and hand out mini-batches.
 
-    Numbers are standardised, categories become one column each (one-hot), gaps are filled and marked, all learned
-    from the training rows alone. Dates, identifiers, free text and constant columns are left out, and it says so.
+    Numbers are standardised, categories become one column each (one-hot), dates and times the time that has passed and
+    sines and cosines of the day, the week and the year; gaps are filled and marked. All is learned from the training
+    rows alone. Identifiers, free text and constant columns are left out, and it says so.
 
     Args:
         path: The table: delimited text (.csv, .tsv, .txt, also .gz), Parquet, Arrow or Feather, NPZ, JSON lines, a
@@ -293,6 +294,14 @@ class TabularDataModule(LightningDataModule):
         return self.batch_size
 
     @property
+    def resolved_hparams(self) -> dict[str, Any]:
+        """Return the hyperparameters with what "auto" and what was left open stand for."""
+        learned = self.learned
+        found = {"task": learned.task, "target": learned.target, "seed": learned.seed, "bins": self.bins}
+        found["memory_map"] = self._work.is_mapped(self._work.table)
+        return {**self.hparams, **found, "batch_size": self.resolved_batch_size}
+
+    @property
     def description(self) -> str:
         """Return a few lines for the user: the task, what became of the columns, rows of each set, batch size."""
         learned = self.learned
@@ -361,19 +370,16 @@ class TabularDataModule(LightningDataModule):
     def _eval_loader(self, stage: Stage) -> TableLoader | list[Any]:
         if not self._work.size(stage):
             return []
-        return eval_loader(self._work.rows(stage), self._rows_at_once())
+        return eval_loader(self._work.rows(stage), _rows_at_once(self))
 
     def predict_dataloader(self, data: Any = None) -> TableLoader:
         """Return all rows of `predict_path`, or of a table in memory, in their order: batches `x` without a target."""
         if data is not None:
             frame, label, _ = in_memory(data)
-            return predict_loader(self._work.unlabelled(label, frame), self._rows_at_once())
+            return predict_loader(self._work.unlabelled(label, frame), _rows_at_once(self))
         if self.predict_path is None:
             raise DataError("Which rows shall be predicted? Give --data.predict_path=FILE.")
-        return predict_loader(self._work.unlabelled(str(self.predict_path)), self._rows_at_once())
-
-    def _rows_at_once(self) -> int:
-        return self.batch_size if isinstance(self.batch_size, int) else 1
+        return predict_loader(self._work.unlabelled(str(self.predict_path)), _rows_at_once(self))
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that was learned, as plain numbers, strings, lists and dicts; empty if nothing was."""
@@ -392,6 +398,10 @@ class TabularDataModule(LightningDataModule):
 def drift(data: TabularDataModule, stage: Literal["val", "test"]) -> list[str]:
     """Return how the targets in a stage's own file differ from those trained on, a line each; none if little."""
     return drift_of(data._work, stage)
+
+
+def _rows_at_once(data: TabularDataModule) -> int:
+    return data.batch_size if isinstance(data.batch_size, int) else 1
 
 
 def _task(learned: Learned) -> str:

@@ -1,14 +1,15 @@
 """`TensorBoardLayout`: makes TensorBoard, and what else a run is looked at with, show it as a person wants."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from callbacks.diagnosis.names import TEST, VAL, find_losses, is_validation, logged_as, unstaged
-from callbacks.host import Guard, NamedByPlace, logged
+from callbacks.host import Guard, NamedByPlace, logged, number
 from callbacks.host.packages import Callback, LightningModule, Trainer
 from callbacks.loggers import dispatch
 
 _LONG = 8  # more layers than a person compares by eye
+_OF_OPTIMIZER = ("momentum", "weight_decay", "nesterov")
 
 
 class TensorBoardLayout(NamedByPlace, Callback):
@@ -54,7 +55,7 @@ class TensorBoardLayout(NamedByPlace, Callback):
         self._described = self._validated = False
         if self.config:
             with self._guard(trainer, "writing the configuration"):
-                dispatch.write_text(trainer, "config", self.config, 0)
+                dispatch.write_text(trainer, "settings", self.config, 0)  # TensorBoard sorts: the verdict comes first
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results of the epoch if it is the best so far."""
@@ -102,13 +103,28 @@ class TensorBoardLayout(NamedByPlace, Callback):
 
 
 def _hyperparameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-    """Both sets of hyperparameters as they are now, not as they were before a search.
+    """Both sets of hyperparameters as they are now, not as they were before a search, and what the optimizer has.
 
-    What was left open says nothing, and a long list is a fact about the data rather than a setting.
+    A module or data module says in `resolved_hparams` what became of such values as "auto". What was left open says
+    nothing, and a long list is a fact about the data rather than a setting.
     """
     data = getattr(trainer, "datamodule", None)
-    found = {**(data.hparams if data is not None else {}), **pl_module.hparams}
+    found = {**_resolved(data), **_resolved(pl_module), **_of_optimizer(trainer)}
     return {name: value for name, value in found.items() if value is not None and not _is_long(value)}
+
+
+def _resolved(module: Any) -> dict[str, Any]:
+    found = getattr(module, "resolved_hparams", None)
+    return dict(found if isinstance(found, Mapping) else getattr(module, "hparams", {}))
+
+
+def _of_optimizer(trainer: Trainer) -> dict[str, Any]:
+    if len(trainer.optimizers) != 1:
+        return {}
+    optimizer = trainer.optimizers[0]
+    group = optimizer.param_groups[0]
+    found = {"lr": group.get("initial_lr", group.get("lr")), **{name: group.get(name) for name in _OF_OPTIMIZER}}
+    return {"optimizer": type(optimizer).__name__} | {name: number(value) for name, value in found.items()}
 
 
 def _is_long(value: Any) -> bool:

@@ -16,7 +16,13 @@ from datamodules.errors import DataError, shortened
 
 MAX_CATEGORIES = 100  # features one category column may become; the rarest share one. More would be mostly zeros
 MIN_COVERAGE = 0.5  # share of the rows with names frequent enough for a feature of their own; below, it is free text
+MIN_WORDS = 3  # that most values of free text have; an identifier or a code has fewer
 MAX_BIN_FEATURES = 2048  # of all columns together: more would cost more time than they are worth
+_FREE_TEXT = "free text"
+_OF_TEXT = (
+    "text counts once columns are made of it, such as its length or TF-IDF components "
+    "(scikit-learn's TfidfVectorizer, then TruncatedSVD)"
+)
 _WRITTEN_AS = {
     **{"ymd": "dates", "dmy": "dates, the day first", "mdy": "dates, the month first"},
     **{"compact": "dates such as 20201231", "clock": "times of day", "duration": "durations"},
@@ -76,12 +82,15 @@ def choose_encoding(
                 pooled.append(f"{s.name} ({len(s.counts) - len(column.categories)} of {len(s.counts)})")
             notes += names_noted(s.name, column.categories)
         used.append(column)
+    has_text = any(reason.startswith(_FREE_TEXT) for reason in reasons.values())
     if not used:
         why = shortened((f"{name} ({reason})" for name, reason in reasons.items()), 8)
         raise DataError(
             f"{label!r} has no column left to learn from, among {n_rows} rows; left out: {why or 'none there'}. "
-            "Name columns in --data.categorical=[…] to keep them as categories."
+            "Name columns in --data.categorical=[…] to keep them as categories." + f" And {_OF_TEXT}." * has_text
         )
+    if has_text:
+        notes.append(_OF_TEXT)
     if pooled:
         notes.append(f"rare categories share one feature in {shortened(pooled, 8)}")
     return Encoding(_with_bins(used, {s.name: s for s in summaries}, bins), reasons, tuple(notes))
@@ -170,7 +179,7 @@ def _numeric(s: ColumnSummary, n_rows: int) -> NumericColumn | str:
 
 def _category(s: ColumnSummary) -> CategoryColumn | str:
     if s.overflow:
-        return _not_read(s) or f"text or identifier: more than {MAX_TRACKED} different values"
+        return _not_read(s) or f"{_text(s)}: more than {MAX_TRACKED} different values"
     if len(s.counts) == 1 and not s.n_missing:
         return "constant"
     by_count = sorted(s.counts, key=lambda name: (-s.counts[name], name))
@@ -182,8 +191,13 @@ def _category(s: ColumnSummary) -> CategoryColumn | str:
     if covered < MIN_COVERAGE * s.n_present and not s.forced:
         frequent = f"the frequent ones cover {covered / s.n_present:.0%}"
         different = f"{len(s.counts)} different values in {s.n_present} rows"
-        return _not_read(s) or f"text or identifier: {different}, and {frequent}"
+        return _not_read(s) or f"{_text(s)}: {different}, and {frequent}"
     return CategoryColumn(s.name, tuple(sorted(kept)), len(kept) < len(by_count), s.n_missing > 0)
+
+
+def _text(s: ColumnSummary) -> str:
+    wordy = sum(len(name.split()) >= MIN_WORDS for name in s.counts)
+    return _FREE_TEXT if 2 * wordy > len(s.counts) else "text or identifier"
 
 
 def _not_read(s: ColumnSummary) -> str | None:

@@ -276,6 +276,7 @@ _IMPORTANCE_HELP = (
 )
 _IMPORTANCE_ON = {  # whose rows each verb shuffles
     "fit": ("validation", "importance"),
+    "study": ("validation", "importance"),
     "validate": ("validation", "importance"),
     "test": ("test", "importance_test"),
 }
@@ -306,21 +307,20 @@ _EXPORTED_HELP = (
 
 def add_verb_arguments(parser: Any, verb: str) -> None:
     """Add the flags that are the verb's own."""
-    add, is_fit = parser.add_argument, verb == "fit"
-    # The configuration file that a fit leaves has these, and serves every verb.
-    add("--watch", type=Watcher | list[Watcher], default=WATCHERS, help=_WATCH_HELP if is_fit else SUPPRESS)
+    add, is_fit, trains = parser.add_argument, verb == "fit", verb in ("fit", "study")
+    # The configuration file that a fit leaves has these, and serves every verb; in that of a study's best trial, which
+    # holds what `--help` shows, they are for the fit that follows.
+    add("--watch", type=Watcher | list[Watcher], default=WATCHERS, help=_WATCH_HELP if trains else SUPPRESS)
     add("--trust", type=bool | None, default=None, help=_TRUST_HELP)
-    trains = verb in ("fit", "study")
     add("--recipe", type=Literal[RECIPES], default="default", help=_RECIPE_HELP if trains else SUPPRESS)
     add("--patience", type=int | str, default="auto", help=_PATIENCE_HELP if trains else SUPPRESS)
     steps_help = _STEPS_HELP if trains else SUPPRESS
     add("--steps_per_execution", type=int | str, default="auto", help=steps_help)
-    # Of a study it is for the fit of the best trial; the configuration file that a fit leaves has it.
     add("--reference", type=bool, default=True, help=_REFERENCE_HELP if trains else SUPPRESS)
     ensemble_help = {"fit": _ENSEMBLE_HELP, "study": _GREEDY_HELP}.get(verb, SUPPRESS)
     add("--ensemble", type=int | str | None, default=None, help=ensemble_help)
     add("--improve", type=int, default=0, help=_IMPROVE_HELP if is_fit else SUPPRESS)
-    add("--calibrate", type=bool, default=False, help=_CALIBRATE_HELP if is_fit else SUPPRESS)
+    add("--calibrate", type=bool, default=False, help=_CALIBRATE_HELP if trains else SUPPRESS)
     rows, file = _IMPORTANCE_ON.get(verb, ("", ""))
     add(
         "--importance",

@@ -21,6 +21,7 @@ from callbacks.host import logged
 from callbacks.host.lightning import MisconfigurationException
 from callbacks.host.packages import PACKAGES, Callback, LightningDataModule, LightningModule, Trainer, is_overridden
 from callbacks.host.rendezvous import ranks_meet_here
+from callbacks.loggers.dispatch import write_scalars
 from datamodules import DataError, TabularDataModule
 from datamodules.tabular import drift
 from lightning_mods.cli.command_line import (
@@ -243,7 +244,7 @@ def _fit_summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
     known = _of_stage(
         {n: value for n, value in metrics_in(kept).items() if is_validation(n)} if kept and not learned else {}, "val"
     )
-    results = {"val": known or evaluate(cli, best, "val"), "test": evaluate(cli, best, "test")}
+    results = {"val": known or _validated(cli, best, epochs if learned else None), "test": evaluate(cli, best, "test")}
     if kept is not None:  # where nothing was evaluated, nothing was loaded
         cli.model.load_state_dict(kept["state_dict"])
     _inspect_fit(cli, [stage for stage, found in results.items() if found], (epochs_done(kept) if kept else epochs) - 1)
@@ -259,6 +260,22 @@ def _fit_summary(cli: ModsCLI, trainer: Trainer) -> RunSummary:
         checkpoint=best,
         views=how_to_look(trainer.loggers, Path(trainer.default_root_dir)) if trainer.is_global_zero else (),
     )
+
+
+def _validated(cli: ModsCLI, best: Path | None, epochs: int | None) -> dict[str, float]:
+    """Return validation metrics as `evaluate` does, without a point on the curves of the fit, which has ended.
+
+    Where the model has changed since, loggers get them as results, after so many `epochs`.
+    """
+    trainer = cli.trainer
+    loggers, trainer.loggers = trainer.loggers, []
+    try:
+        found = evaluate(cli, best, "val")
+    finally:
+        trainer.loggers = loggers
+    if epochs is not None and loggers:
+        write_scalars(trainer, {f"hp/val_{name}": value for name, value in found.items()}, epochs)
+    return found
 
 
 # ------------------------------------------------------------------ validate, test, predict

@@ -1,7 +1,7 @@
 """`EventLogger`: Lightning's TensorBoard logger, for epochs that are shorter than the writing of their metrics."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 
+from callbacks.diagnosis.names import TEST, plain
 from callbacks.host.files import replacing
 from callbacks.host.lightning import TensorBoardLogger
 from lightning_mods.loggers.event_records import event_records
 
 SECONDS = 1.0  # that metrics may wait
+_EPOCH = "epoch"  # as Lightning calls what it adds to metrics
 _MARK = "tfevents"  # in the name of every event file
 
 
@@ -31,12 +33,16 @@ class EventLogger(TensorBoardLogger):
 
     TensorBoard's own writer makes an event of each scalar and wakes a thread for it, which took longer than ten
     training steps of a small network for what is logged in an epoch. The times on the events are those of the calls.
+
+    So that the curve of `epoch` is a line, it has one point a step, and none for the results of a test: Lightning
+    would put the number of epochs done at the number of steps done, far off for a module that logs over its epochs.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._waiting: list[Event] = []
         self._since = 0.0
+        self._epoch: tuple[int | None, float] | None = None  # the latest, with its step
         # Of the run that goes on, if it does: this process is about to write another one.
         there = () if self._version is None else Path(self.log_dir).glob(f"*{_MARK}*")
         self._earlier = tuple(sorted(there))
@@ -65,6 +71,8 @@ class EventLogger(TensorBoardLogger):
             return
         summary = Summary()
         for name, value in metrics.items():
+            if name == _EPOCH and self._adds_nothing(value, step, metrics.keys() - {_EPOCH}):
+                continue
             tag = f"{self._prefix}{self.LOGGER_JOIN_CHAR}{name}" if self._prefix else name
             summary.value.add(tag=tag, simple_value=float(value))
         now = time.monotonic()
@@ -72,6 +80,11 @@ class EventLogger(TensorBoardLogger):
         self._waiting.append(Event(summary=summary, wall_time=time.time(), step=step or 0))
         if now - self._since > SECONDS:
             self.flush()
+
+    def _adds_nothing(self, epoch: float, step: int | None, others: Collection[str]) -> bool:
+        before, self._epoch = self._epoch, (step, float(epoch))
+        of_test = bool(others) and all(TEST & {*plain(name).split("_")} for name in others)
+        return of_test or before == self._epoch
 
     @rank_zero_only
     def flush(self) -> None:

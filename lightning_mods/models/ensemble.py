@@ -21,7 +21,7 @@ from lightning_mods.models.fused.chain_rule import ChainRule
 from lightning_mods.models.fused.group_chain import GroupChain
 from lightning_mods.models.metrics import ProbabilityLoss, loss_error
 from lightning_mods.models.mlp import MLP
-from lightning_mods.models.module import MLPModule
+from lightning_mods.models.module import MLPModule, in_use
 from lightning_mods.models.regressor import MLPRegressor
 
 _KINDS: dict[str, type[MLPModule]] = {kind.__name__: kind for kind in (MLPClassifier, MLPRegressor)}
@@ -134,6 +134,13 @@ class MLPEnsemble(MLPModule):
         """Return the members, each a model of its own."""
         found: Any = self.network
         return list(found)
+
+    @property
+    def resolved_hparams(self) -> dict[str, Any]:
+        """Return the number of members, and the hyperparameters that count and that all of them have alike."""
+        first, *others = (member.hparams for member in self.members)
+        shared = {name: value for name, value in first.items() if all(each.get(name) == value for each in others)}
+        return {"members": len(self.members), **in_use(self, shared)}
 
     # ------------------------------------------------------------------ what a model is
 

@@ -36,6 +36,8 @@ from lightning_mods.models.schedule import CosineSchedule, TimeLimit
 if TYPE_CHECKING:
     from callbacks.tuning.ensembles import GreedyEnsemble, KeptFit
 
+_OF_SGD = ("lr", "momentum", "weight_decay", "nesterov", "lr_schedule")  # which another optimizer does without
+
 
 class MLPModule(EvaluatedModule):
     """An MLP trained with stochastic gradient descent. Leaves say what the loss and the metrics are.
@@ -128,6 +130,11 @@ class MLPModule(EvaluatedModule):
     @abstractmethod
     def baseline_loss(self) -> float | None:
         """Loss, in the units that are logged, of the best constant prediction on the training rows."""
+
+    @property
+    def resolved_hparams(self) -> dict[str, Any]:
+        """Return the hyperparameters that count: not those of SGD where the module was given another optimizer."""
+        return in_use(self, self.hparams)
 
     # ------------------------------------------------------------------ predictions of others
 
@@ -258,13 +265,12 @@ class MLPModule(EvaluatedModule):
             ValueError: The optimizers are not of one known kind, or differ in more than rates.
         """
         rule = self.loss_rule()
-        own = type(self).configure_optimizers is MLPModule.configure_optimizers
-        plain = own and "configure_optimizers" not in vars(self)  # where a command line puts an optimizer of its own
         # A subclass of somebody's may have hooks, which a group would not call.
         ours = type(self).__module__.startswith(f"{__package__}.")
         # On the CPU only: each trial there is, to the last bit, what it would be alone.
-        known = rule is not None and ours and (plain or optimizers is not None) and self.chain_rule() is not None
-        if rule is None or not known or self.device.type != "cpu" or getattr(how["train"], "is_weighted", False):
+        plain = (_makes_own_optimizer(self) or optimizers is not None) and self.chain_rule() is not None
+        known = ours and plain and not getattr(how["train"], "is_weighted", False)
+        if rule is None or not known or self.device.type != "cpu":
             return None
         clip = clip_of(gradient_clip_val, gradient_clip_algorithm)
         how |= {"seed": mixed_seed(seed, 0), "clip": clip, "optimizers": optimizers}  # 0: of rank zero
@@ -355,3 +361,14 @@ class MLPModule(EvaluatedModule):
             return sgd
         # Its plan is made when training starts: to ask for the number of steps now would spoil a resumed epoch's order.
         return {"optimizer": sgd, "lr_scheduler": {"scheduler": CosineSchedule(sgd), "interval": "step"}}
+
+
+def in_use(module: MLPModule, hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those hyperparameters that count in a fit of the module."""
+    return {name: value for name, value in hparams.items() if _makes_own_optimizer(module) or name not in _OF_SGD}
+
+
+def _makes_own_optimizer(module: MLPModule) -> bool:
+    # A subclass may make another one, and a command line puts its own in place of the method.
+    own = type(module).configure_optimizers is MLPModule.configure_optimizers
+    return own and "configure_optimizers" not in vars(module)

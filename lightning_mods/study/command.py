@@ -23,7 +23,9 @@ from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.cli.run_record import as_texts, flat_settings
 from lightning_mods.cli.verbs import mistakes_in_one_line
 from lightning_mods.loggers.terminal import quiet, say, speak_as, writers_report_once
+from lightning_mods.models.ensemble import MLPEnsemble
 from lightning_mods.runs import newest_run
+from lightning_mods.runs.inspection.uncertainty import learn_uncertainty
 from lightning_mods.study.processes import ProcessEnd, rank_processes, run_workers
 from lightning_mods.study.ranks import RankTrialRunner, check_ranks
 from lightning_mods.study.report import StudyReport, write_pictures
@@ -254,6 +256,9 @@ def _write_ensemble(study: StudyCommand) -> None:
     words, path = write_ensemble(study.cli.model, data, kept)
     sys.stdout.write(f"ensemble     {words}\n")
     if path is not None:
+        ensemble = MLPEnsemble.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        for line in learn_uncertainty(ensemble, data, path, calibrate=study.cli.config.calibrate):
+            say(line)
         command = f"python -m lightning_mods.predict --ckpt_path={_quoted(path)} --data.predict_path=FILE"
         sys.stdout.write(f"use it       {command}\n")
 

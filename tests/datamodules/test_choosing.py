@@ -81,11 +81,26 @@ def test_what_the_user_names_is_kept_even_if_all_differ():
         (pa.array(range(30), pa.timestamp("s")), "date or time"),
         (pa.array([[1]] * 30), "neither numbers nor text"),
         ([f"somebody {i}" for i in range(30)], "text or identifier: 30 different values in 30 rows"),
+        ([f"it was the {i}th" for i in range(30)], "free text: 30 different values in 30 rows"),
         ([f"n{i}" for i in range(20_001)], "text or identifier: more than 20000 different values"),
     ],
 )
 def test_a_column_of_no_use_is_left_out_with_its_reason(values, why):
     assert reason(values).startswith(why)
+
+
+def test_what_would_make_use_of_text_is_said_once(tmp_path):
+    table = tmp_path / "t.csv"
+    rows = [f"{i % 7},it was the {i}th,and {i} more words,{i % 2}" for i in range(60)]
+    table.write_text("\n".join(["x,one,two,y", *rows]))
+    text = " ".join(TabularDataModule(table, "y").description.split())
+    assert "left out: one, two (free text: " in text
+    assert text.count("TfidfVectorizer, then TruncatedSVD") == 1
+    table.write_text("\n".join(["one,y", *(f"it was the {i}th,{i % 2}" for i in range(60))]))
+    with pytest.raises(DataError, match=r"no column left.*its length or TF-IDF components"):
+        _ = TabularDataModule(table, "y").description
+    codes = reason([f"no {i}" for i in range(60)])
+    assert codes.startswith("text or identifier")
 
 
 def test_a_rising_amount_is_no_identifier():

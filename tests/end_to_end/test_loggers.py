@@ -175,7 +175,7 @@ def test_the_real_command_shows_a_run_on_a_visdom_server(everywhere, tmp_path):
         windows = ask_visdom(port, "win_data", win=None, eid=env)
     assert set(lines_of(windows["loss"])) >= {"train_loss", "val_loss"}
     assert lines_of(windows["loss"])["val_loss"][1] == pytest.approx(_val_losses(everywhere[0]))
-    assert {"fit/curves", "gradients/flow", "graphs/forward", "fit/verdict", "config", "hyperparameters"} <= set(
+    assert {"fit/curves", "gradients/flow", "graphs/forward", "fit/verdict", "settings", "hyperparameters"} <= set(
         windows
     )
     assert f"http://127.0.0.1:{port}/env/{env}\n" in done.stdout

@@ -42,6 +42,10 @@ def test_every_batch_size_has_one_point_an_epoch(tag, events):
     assert [event.step for event in events.Scalars(tag)] == list(range(EPOCHS))
 
 
+def test_the_curve_of_the_epoch_is_a_line(events):
+    assert [(event.step, event.value) for event in events.Scalars("epoch")] == [(n, n) for n in range(EPOCHS)]
+
+
 def test_one_chart_holds_both_losses(events):
     (tag,) = events.PluginTagToContent("custom_scalars")
     layout = Layout.FromString(events.Tensors(tag)[0].tensor_proto.string_val[0])
@@ -61,6 +65,15 @@ def test_the_hyperparameters_are_those_of_the_run(events, logdir):
     size = start.hparams["batch_size"].number_value
     assert RATES[size] == start.hparams["lr"].number_value
     assert start.hparams["path"].string_value == "iris"
+    assert start.hparams["hidden_sizes"].string_value == "[128, 128]"
+
+
+def test_no_hyperparameter_is_left_open(events):
+    found = _hyperparameters(events, "session_start_info").hparams
+    assert found["task"].string_value == "classification"
+    assert found["target"].string_value == "target"
+    assert found["memory_map"].bool_value is False
+    assert not {name for name, value in found.items() if value.string_value in ("auto", "None", "null")}
 
 
 def test_the_results_are_those_of_the_best_epoch(events):
@@ -81,10 +94,16 @@ def test_every_result_of_the_table_has_a_real_value(events):
 
 
 def test_the_configuration_can_be_read_as_text(events):
-    (tag,) = [tag for tag in events.Tags()["tensors"] if tag.startswith("config")]
+    (tag,) = [tag for tag in events.Tags()["tensors"] if tag.startswith("settings")]
     text = events.Tensors(tag)[0].tensor_proto.string_val[0].decode()
     assert "MLPClassifier" in text
     assert "batch_size:" in text
+
+
+def test_the_verdict_is_the_first_of_the_texts(events):
+    texts = sorted(tag for tag in events.Tags()["tensors"] if tag.endswith("/text_summary"))  # as TensorBoard sorts
+    assert texts[0] == "fit/verdict/text_summary"
+    assert len(texts) == 3
 
 
 # ------------------------------------------------------------------ seen in the page
@@ -127,6 +146,14 @@ def test_the_page_shows_the_hyperparameters_with_their_results(camera, logdir, t
         assert any(_is_number(line, lr) for line in lines), text
         assert any(_is_number(line, loss) for line in lines), text
     assert not any(_is_number(line, -1) for line in lines)
+    assert _is_a_picture(tmp_path / "shot.png")
+
+
+@seen
+def test_the_page_begins_its_texts_with_the_verdict(camera, logdir, tmp_path):
+    text = camera.shot(logdir, "text", tmp_path / "shot.png", wanted=("settings", "fit/verdict", "verdict   "))
+    lines = text.splitlines()
+    assert lines.index("fit") < lines.index("gradients") < lines.index("settings")
     assert _is_a_picture(tmp_path / "shot.png")
 
 

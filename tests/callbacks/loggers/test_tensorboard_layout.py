@@ -71,9 +71,11 @@ def test_the_tabs_show_both_losses_and_the_results_of_the_best_epoch(tmp_path):
     session = found.PluginTagToContent("hparams")
     start = HParamsPluginData.FromString(session["_hparams_/session_start_info"]).session_start_info
     assert start.hparams["width"].number_value == 3
+    assert start.hparams["optimizer"].string_value == "SGD"
+    assert start.hparams["lr"].number_value == 0.1
     experiment = HParamsPluginData.FromString(session["_hparams_/experiment"]).experiment
     assert {info.name.tag for info in experiment.metric_infos} >= set(latest)
-    assert b"max_epochs: 4" in found.Tensors("config/text_summary")[0].tensor_proto.string_val[0]
+    assert b"max_epochs: 4" in found.Tensors("settings/text_summary")[0].tensor_proto.string_val[0]
 
 
 class NamesThemOtherwise(Foreign):

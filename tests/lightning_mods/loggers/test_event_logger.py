@@ -45,3 +45,17 @@ def test_dicts_and_what_is_no_number_go_as_with_lightnings_logger(tmp_path):
     logger.log_metrics({"both": {"x": 1.0, "y": 2.0}}, 0)
     with pytest.raises((ValueError, TypeError)):
         logger.log_metrics({"a": object()}, 0)
+
+
+def test_the_epoch_has_one_point_a_step_and_none_for_the_results_of_a_test(tmp_path):
+    logger = EventLogger(tmp_path)
+    for epoch in range(2):
+        logger.log_metrics({"val_loss": 1.0, "epoch": epoch}, epoch)
+        logger.log_metrics({"train_loss": 2.0, "epoch": epoch}, epoch)
+    logger.log_metrics({"test_loss": 3.0, "epoch": 2}, 40)  # as Lightning does after a fit
+    logger.finalize("success")
+    found = scalars(logger)
+    assert found.pop("epoch") == [(0, 0.0), (1, 1.0)]
+    assert found == {name: [(0, n), (1, n)] for n, name in ((1, "val_loss"), (2, "train_loss"))} | {
+        "test_loss": [(40, 3.0)]
+    }

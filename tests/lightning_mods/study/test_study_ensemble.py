@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
+from sklearn.datasets import load_diabetes
 
 from callbacks.tuning import ensembles
 from callbacks.tuning import trials as tuning_trials
@@ -60,6 +62,25 @@ def test_a_study_ends_in_an_ensemble_that_is_no_worse_than_its_best_trial(table,
     assert ("val_r2" if table == "diabetes" else "val_accuracy") in line
 
 
+def test_its_checkpoint_says_how_sure_it_is(capsys):
+    study.main(["--data.path=wine", *SMALL, *RANDOM, "--calibrate", "--importance", "--watch=[]"])
+    assert "calibrate: temperature" in capsys.readouterr().err
+    written = torch.load("studies/study/ensemble.ckpt", weights_only=True)
+    assert written["mlp_module"]["uncertainty"]["temperature"] != 1.0
+    asked = yaml.safe_load(Path("studies/study/best.yaml").read_text(encoding="utf-8"))
+    assert (asked["calibrate"], asked["importance"], asked["watch"]) == (True, True, [])
+
+
+def test_its_checkpoint_has_intervals_around_numbers(capsys):
+    study.main(["--data.path=diabetes", *SMALL, *RANDOM])
+    load_diabetes(as_frame=True).frame.head(5).to_csv("rows.csv", index=False)
+    predict.main(["--ckpt_path=studies/study/ensemble.ckpt", "--data.predict_path=rows.csv", "--interval=0.8"])
+    with Path("predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(float(row["prediction_low"]) < float(row["prediction_high"]) for row in rows)
+    assert len(rows) == 5
+
+
 def test_its_checkpoint_predicts_the_weighted_mean_of_the_trials(capsys):
     study.main(["--data.path=diabetes", *SMALL, *RANDOM])
     capsys.readouterr()
@@ -67,7 +88,6 @@ def test_its_checkpoint_predicts_the_weighted_mean_of_the_trials(capsys):
     assert sum(ensemble.member_weights) == pytest.approx(1)
     weights = {tuple(each.weights["network.layers.0.bias"].tolist()) for each in kept()}
     assert all(tuple(each.network.layers[0].bias.tolist()) in weights for each in ensemble.members)
-    from sklearn.datasets import load_diabetes
 
     load_diabetes(as_frame=True).data.head(40).to_csv("new.csv", index=False)
     predict.main(["--ckpt_path=studies/study/ensemble.ckpt", "--data.predict_path=new.csv"])
