@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ class Options:
     test_path: str | None
     categorical: tuple[str, ...]
     drop: tuple[str, ...]
+    keep: tuple[str, ...]
     drop_missing_target: bool
     decimal: str
     thousands: str
@@ -123,8 +125,8 @@ class Learned:
 
 
 def check_names(table: Table, target: str, options: Options) -> None:
-    """Raise a DataError if `drop` or `categorical` name columns that are not there or contradict each other."""
-    for argument, names in (("drop", options.drop), ("categorical", options.categorical)):
+    """Raise a DataError if `drop`, `categorical` or `keep` name columns that are not there or contradict each other."""
+    for argument, names in (("drop", options.drop), ("categorical", options.categorical), ("keep", options.keep)):
         for name in names:
             if name not in table.names:
                 raise DataError(f"--data.{argument} names {name!r}; {table.label!r} has {nearest(name, table.names)}.")
@@ -139,9 +141,10 @@ def check_names(table: Table, target: str, options: Options) -> None:
             raise DataError(f"--data.{argument} names the target {target!r}; another column is needed.")
     if options.group is not None and options.time is not None:
         raise DataError("--data.group and --data.time are two ways to split; give one.")
-    both = sorted({*options.drop} & {*options.categorical})
-    if both:
-        raise DataError(f"--data.drop and --data.categorical both name {shortened(map(repr, both))}; keep one.")
+    named = {"drop": options.drop, "categorical": options.categorical, "keep": options.keep}
+    for (one, some), (other, more) in combinations(named.items(), 2):
+        if both := sorted({*some} & {*more}):
+            raise DataError(f"--data.{one} and --data.{other} both name {shortened(map(repr, both))}; keep one.")
 
 
 def first_target(table: Table, options: Options) -> tuple[str, Target]:
@@ -190,16 +193,21 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
         dropped[options.group] = "groups of the split"
     columns = [c for c in table.names if c != name and c not in dropped]
     sampled = _sampled_rows(splits.train, len(columns), options.resolved_seed) if options.bins else None
-    new = [ColumnSummary(c, "text", forced=c in options.categorical, sampled=sampled) for c in columns]
+    new = [
+        ColumnSummary(c, "text", forced=c in options.categorical, kept=c in options.keep, sampled=sampled)
+        for c in columns
+    ]
     summaries = _summarised(table, new, splits.train)
-    unnamed = [ColumnSummary(s.name, "text", sampled=sampled, named=True) for s in summaries if s.lacks_names]
+    unnamed = [
+        ColumnSummary(s.name, "text", kept=s.kept, sampled=sampled, named=True) for s in summaries if s.lacks_names
+    ]
     if unnamed:
         again = {s.name: s for s in _summarised(table, unnamed, splits.train)}
         summaries = [again.get(s.name, s) for s in summaries]
     dates = _dates_in(table, [s for s in summaries if s.may_be_dates], splits.train)
     texts = [s for s in summaries if s.kind == "text" and not s.forced and s.name not in dates]
     restyled = [
-        ColumnSummary(name, "text", sampled=sampled, written=written, ambiguous=ambiguous)
+        ColumnSummary(name, "text", kept=name in options.keep, sampled=sampled, written=written, ambiguous=ambiguous)
         for name, (written, ambiguous) in _written_in(table, texts, splits.train, options).items()
     ]
     if restyled:

@@ -10,7 +10,7 @@ from datamodules.columns.calendar import DateColumn, DateFacts, date_column
 from datamodules.columns.cells import alike
 from datamodules.columns.dates import DateCounts
 from datamodules.columns.encoding import CategoryColumn, Column, Encoding, NumericColumn, infinite_error, positions
-from datamodules.columns.summary import MAX_TRACKED, ColumnSummary
+from datamodules.columns.summary import ALL_DIFFER, COUNTS_ROWS, MAX_TRACKED, ColumnSummary
 from datamodules.columns.written import described, written_number
 from datamodules.errors import DataError, shortened
 
@@ -51,6 +51,8 @@ def choose_encoding(
     for s in summaries:
         found = None if s.forced else (dates or {}).get(s.name)
         column = _decide(s, n_rows) if found is None else date_column(s.name, *found)
+        if s.kept and found is None and not s.are_numbers:
+            raise DataError(f"--data.keep needs columns of numbers; {s.name!r} is none: see --data.categorical.")
         if isinstance(column, str):
             reasons[s.name] = column
             continue
@@ -64,6 +66,10 @@ def choose_encoding(
                     notes[-1] += f", as far as can be told; --data.decimal={other} for the other way"
             if s.n_junk:
                 notes.append(f"{s.name}: numbers; {s.n_junk} cells such as {s.junk!r} count as missing")
+            if s.may_be_ranking(n_rows) and not s.kept:
+                notes.append(
+                    f"{s.name}: whole numbers, as of a ranking; if they only number the rows, --data.drop=[{s.name}]"
+                )
             if s.zeros:
                 notes.append(f"{s.name}: numbers, of {s.zeros!r} too; if it is a code, --data.categorical=[{s.name}]")
         elif isinstance(column, DateColumn):
@@ -153,10 +159,10 @@ def _decide(s: ColumnSummary, n_rows: int) -> Column | str:
 
 
 def _numeric(s: ColumnSummary, n_rows: int) -> NumericColumn | str:
-    if s.is_row_number:
-        return "only counts the rows"
-    if s.is_identifier(n_rows):
-        return f"identifier: all {s.n} are different; --data.categorical=[…] keeps it as names"
+    if s.is_row_number and not s.kept:
+        return f"{COUNTS_ROWS}: --data.keep=[{s.name}] keeps it"
+    if s.is_identifier(n_rows) and not s.kept:
+        return f"identifier: all {s.n} {ALL_DIFFER}; --data.keep=[{s.name}] keeps it"
     # junk and blanks are missing cells of a number column
     gaps = s.n_numbers < s.n
     constant = s.moments.constant and not s.n_infinite
@@ -182,6 +188,8 @@ def _category(s: ColumnSummary) -> CategoryColumn | str:
     if covered < MIN_COVERAGE * s.n_present and not s.forced:
         frequent = f"the frequent ones cover {covered / s.n_present:.0%}"
         different = f"{len(s.counts)} different values in {s.n_present} rows"
+        if len(s.counts) == s.n:
+            return _not_read(s) or f"text or identifier: all {s.n} {ALL_DIFFER}"
         return _not_read(s) or f"text or identifier: {different}, and {frequent}"
     return CategoryColumn(s.name, tuple(sorted(kept)), len(kept) < len(by_count), s.n_missing > 0)
 

@@ -20,15 +20,30 @@ from datamodules.columns.cells import (
 from datamodules.columns.dates import DateCounts
 from datamodules.columns.written import Written, read_written
 
+COUNTS_ROWS = "only counts the rows"  # why such a column is left out
 MAX_TRACKED = 20_000  # different names remembered of a column; more of them can only be text or an identifier
 _COUNTERS = frozenset({"", "rownames", "rowname", "row", "rowid", "row_id", "index", "unnamed: 0"})
 _FIRST = 10  # cells of each chunk that are looked at, letter by letter
 _FIRST_DATE, _LAST_DATE = 18_000_101, 21_001_231  # as numbers: between them every cell has to be a date
+ALL_DIFFER = "are different"  # likewise
 _IDENTIFIER = re.compile(r"(?i:(^|[^a-z])(ids?|uuid|guid|key|pk)$|^id[^a-z])|[a-z]I[dD]$")
 _NUMBER = re.compile(r"(?i)(^|[^a-z])(number|no|nr|num|serial|account)\.?$")
+_THING = re.compile(  # what rows are often, and is numbered then in any order
+    r"(?i)^(case|obs|observation|subject|subj|patient|pat|person|participant|respondent|record|row|index|sample)s?\.?$"
+)
 _FEW_ROWS = 20  # of fewer, whole numbers may well all be different
 _MOST_DISTINCT = 2**22  # numbers kept of a column to tell whether all are different
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
+
+
+def is_identifier_name(name: str) -> bool:
+    """Return whether a column's name says that it is an identifier."""
+    return bool(_IDENTIFIER.search(name))
+
+
+def is_thing_name(name: str) -> bool:
+    """Return whether a column's name says that it names or numbers the rows, or the things that have some."""
+    return is_identifier_name(name) or bool(_THING.match(name))
 
 
 @dataclass
@@ -102,6 +117,7 @@ class ColumnSummary:
     name: str
     kind: Kind  # what the file says it is
     forced: bool = False  # the user says it is a category
+    kept: bool = False  # the user says it is no identifier
     named: bool = False  # names are counted of numbers too
     n: int = 0  # training rows seen
     n_unnamed: int = 0  # of these, before the first name was counted
@@ -116,6 +132,7 @@ class ColumnSummary:
     first_infinite: int | None = None  # the number of that row
     row_numbers: tuple[int, ...] = (0, 1)  # offsets c for which cell i has been i + c in every row so far
     last: float | None = float("-inf")  # largest training cell, while each was larger than the one before
+    falling: float | None = float("inf")  # smallest one, while each was smaller than the one before
     counts: dict[str, int] = field(default_factory=dict)  # of each name; a sample beyond `MAX_TRACKED` names
     overflow: bool = False  # whether there were more
     zeros: str | None = None  # a cell such as "01234", among the first of each chunk
@@ -163,6 +180,9 @@ class ColumnSummary:
         if self.last is not None:
             rising = values[0] > self.last and values[-1] >= values[0] and bool(np.all(values[1:] > values[:-1]))
             self.last = float(values[-1]) if rising else None
+        if self.falling is not None:
+            falling = values[0] < self.falling and values[-1] <= values[0] and bool(np.all(values[1:] < values[:-1]))
+            self.falling = float(values[-1]) if falling else None
         first = values[0] - rows[0] - start  # tells most columns
         self.row_numbers = tuple(c for c in self.row_numbers if c == first and np.array_equal(values, rows + start + c))
 
@@ -240,15 +260,28 @@ class ColumnSummary:
     def is_identifier(self, n_rows: int) -> bool:
         """Return whether these are whole numbers, all different, that name the rows of a table of `n_rows`.
 
-        That is what their name says; or they are the row numbers in any order. Amounts that happen to differ are
-        spread wider than that, and years begin later.
+        That is what their name says; or they number the rows from first to last or back. Amounts that happen to
+        differ are spread wider than that, and years begin later.
         """
-        if self.distinct is None or self.n < _FEW_ROWS or self.moments.n != self.n:
+        if not self._all_differ:
             return False
-        span, low = self.moments.high - self.moments.low, self.moments.low
-        rows = span < n_rows and 0 <= low <= 1 + 0.05 * n_rows
-        dense = self.last is not None or span < 20 * n_rows
-        return rows or bool(_IDENTIFIER.search(self.name)) or (dense and bool(_NUMBER.search(self.name)))
+        in_order = self.last is not None or self.falling is not None
+        if is_identifier_name(self.name) or (self._are_row_numbers(n_rows) and (in_order or is_thing_name(self.name))):
+            return True
+        dense = in_order or self.moments.high - self.moments.low < 20 * n_rows
+        return dense and bool(_NUMBER.search(self.name))
+
+    def may_be_ranking(self, n_rows: int) -> bool:
+        """Return whether these are row numbers in an order of their own: places in a ranking, or shuffled ones."""
+        return self._all_differ and self._are_row_numbers(n_rows)
+
+    @property
+    def _all_differ(self) -> bool:
+        return self.distinct is not None and self.n >= _FEW_ROWS and self.moments.n == self.n
+
+    def _are_row_numbers(self, n_rows: int) -> bool:
+        low = self.moments.low
+        return self.moments.high - low < n_rows and 0 <= low <= 1 + 0.05 * n_rows
 
     @property
     def may_be_dates(self) -> bool:

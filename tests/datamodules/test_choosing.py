@@ -1,6 +1,7 @@
 """What becomes of a column follows from what its training rows hold."""
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -80,7 +81,7 @@ def test_what_the_user_names_is_kept_even_if_all_differ():
         (list(range(1, 31)), "only counts the rows"),
         (pa.array(range(30), pa.timestamp("s")), "date or time"),
         (pa.array([[1]] * 30), "neither numbers nor text"),
-        ([f"somebody {i}" for i in range(30)], "text or identifier: 30 different values in 30 rows"),
+        ([f"somebody {i}" for i in range(30)], "text or identifier: all 30 are different"),
         ([f"n{i}" for i in range(20_001)], "text or identifier: more than 20000 different values"),
     ],
 )
@@ -143,6 +144,40 @@ def test_part_of_a_numbered_table_keeps_no_row_numbers(tmp_path):
     path.write_text("rownames,size,y\n" + "".join(f"{a},{b},{c}.5\n" for a, b, c in rows))
     data = TabularDataModule(str(path), "y")
     assert data.feature_names == ["size"]
-    assert "rownames (only counts the rows)" in data.description
+    assert "rownames (only counts the rows:" in data.description
     path.write_text("year,size,y\n" + "".join(f"{a},{b},{c}.5\n" for a, b, c in rows))
     assert TabularDataModule(str(path), "y").feature_names == ["year", "size"]
+
+
+def test_places_in_a_ranking_are_numbers_and_row_numbers_are_none(tmp_path):
+    rng = np.random.default_rng(0)
+    n = 90
+    table = pd.DataFrame(
+        {"wealth": rng.permutation(n) + 1, "case": rng.permutation(n) + 1, "pupil_id": 900 + np.arange(n)}
+    )
+    table["down"], table["seat"] = np.arange(n, 0, -1), 3 + 1.0 * np.arange(n)
+    table["y"] = table.wealth + rng.normal(0, 9, n)
+    table.to_csv(tmp_path / "t.csv", index=False)
+    data = TabularDataModule(str(tmp_path / "t.csv"), "y")
+    assert data.feature_names == ["wealth"]
+    assert (
+        "wealth: whole numbers, as of a ranking; if they only number the rows, --data.drop=[wealth]" in data.description
+    )
+    kept = TabularDataModule(str(tmp_path / "t.csv"), "y", keep=["down", "pupil_id", "wealth"])
+    assert kept.feature_names == ["wealth", "pupil_id", "down"]
+    assert "as of a ranking" not in kept.description
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"keep": ["town"]}, r"--data.keep needs columns of numbers; 'town' is none"),
+        ({"keep": ["towns"]}, r"--data.keep names 'towns'; .* has .*'town'"),
+        ({"keep": ["size"], "drop": ["size"]}, "--data.drop and --data.keep both name 'size'; keep one"),
+        ({"keep": ["size"], "categorical": ["size"]}, "--data.categorical and --data.keep both name 'size'; keep one"),
+    ],
+)
+def test_what_cannot_be_kept_is_an_error(tmp_path, arguments, message):
+    (tmp_path / "t.csv").write_text("size,town,y\n" + "".join(f"{i % 7},{'ab'[i % 2]},{i}.5\n" for i in range(60)))
+    with pytest.raises(DataError, match=message):
+        _ = TabularDataModule(str(tmp_path / "t.csv"), "y", **arguments).feature_names
