@@ -24,8 +24,8 @@ def problems(case, folder, data):
     if meant and data.task != "regression":
         yield f"a {data.task}"
     for name, value in meant.items():
-        if name in ("DATE", "DATE?"):
-            if name == "DATE" and value not in {c.name for c in data.learned.encoding.columns if c.kind == "date"}:
+        if name == "DATE":
+            if value not in {c.name for c in data.learned.encoding.columns if c.kind == "date"}:
                 yield f"{value} is no date"
         elif name == "LEFT":
             if value not in data.learned.encoding.dropped:
