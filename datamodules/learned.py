@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from datamodules.columns.calendar import DateFacts
 from datamodules.columns.cells import NUMERIC_SHARE, kind_of, single
-from datamodules.columns.choosing import choose_encoding, names_noted
+from datamodules.columns.choosing import choose_encoding, dots_noted, names_noted
 from datamodules.columns.dates import DateCounts, as_times
 from datamodules.columns.encoding import Encoding
 from datamodules.columns.summary import ColumnSummary
-from datamodules.columns.written import NumberCounts, Written, described, may_be_written
+from datamodules.columns.written import NumberCounts, Written, may_be_written
 from datamodules.errors import DataError, nearest, shortened
 from datamodules.readers.table import Table
 from datamodules.splits import Splits
@@ -216,6 +216,8 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
     encoding = choose_encoding(
         summaries, dropped, label=table.label, n_rows=len(target.values), bins=options.bins, dates=dates
     )
+    if table.delimiter == ";" and (options.decimal, options.thousands) == ("auto", "auto"):
+        encoding = replace(encoding, notes=(*encoding.notes, *dots_noted(summaries, encoding.inputs)))
     counts = mean = std = None
     wide = False
     values = target.values[splits.train]
@@ -247,7 +249,7 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
         notes=(
             *table.notes,
             *([f"too few rows to share out, all in training: class {few}"] if few else ()),
-            *([f"{name}: {described(target.written)}"] if target.written else []),
+            *([target.note] if target.note else []),
             *names_noted(name, target.class_names or ()),
         ),
     )

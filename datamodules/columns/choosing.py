@@ -105,6 +105,16 @@ def names_noted(column: str, names: Sequence[str]) -> list[str]:
     return notes
 
 
+def dots_noted(summaries: Sequence[ColumnSummary], used: Sequence[str]) -> list[str]:
+    """Return what is to be said of numbers such as 1.234 in a table whose delimiter goes with decimal commas."""
+    plain = [s for s in summaries if s.name in used and s.are_numbers and not s.written]
+    found = [s for s in plain if s.dotted and s.moments.low >= 1]  # 0.125 tells that it is one
+    if not found:
+        return []
+    names = shortened([s.name for s in found])
+    return [f"{names}: {found[0].dotted!r} is read as a fraction; if it is a thousand and more, --data.thousands=."]
+
+
 def _with_bins(columns: Sequence[Column], summaries: Mapping[str, ColumnSummary], bins: int) -> tuple[Column, ...]:
     """Return the columns, those of numbers with bins where these say more than the number itself.
 

@@ -18,7 +18,7 @@ from datamodules.columns.cells import (
     says_nothing,
 )
 from datamodules.columns.dates import DateCounts
-from datamodules.columns.written import Written, read_written
+from datamodules.columns.written import Written, maybe_thousands, read_written
 
 COUNTS_ROWS = "only counts the rows"  # why such a column is left out
 MAX_TRACKED = 20_000  # different names remembered of a column; more of them can only be text or an identifier
@@ -136,6 +136,7 @@ class ColumnSummary:
     counts: dict[str, int] = field(default_factory=dict)  # of each name; a sample beyond `MAX_TRACKED` names
     overflow: bool = False  # whether there were more
     zeros: str | None = None  # a cell such as "01234", among the first of each chunk
+    dotted: str | None = ""  # a cell such as "1.234", if the first of each chunk may all be thousands; else None
     written: Written = ()  # how its numbers are written, told before
     ambiguous: bool = False  # and whether that was a choice between two
     distinct: list[NDArray[np.float64]] | None = field(default_factory=list)  # whole numbers, while all differ
@@ -152,6 +153,8 @@ class ColumnSummary:
             if self.kind == "text" and self.zeros is None:
                 first = array.slice(0, _FIRST).to_pylist()
                 self.zeros = next((cell for cell in first if cell and _LEADING_ZERO.match(cell)), None)
+                if self.dotted is not None and any(first):
+                    self.dotted = maybe_thousands(first)
             if not self.named and not self.n_junk:  # numbers so far, and names cost most of the time
                 self.n_missing += len(rows) - (self.n_numbers - before)
                 self.n_unnamed += len(rows)

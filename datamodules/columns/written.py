@@ -1,5 +1,6 @@
 """Numbers as people write them: decimal commas, thousands, currencies, percent, units, minus signs of any kind."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -45,6 +46,7 @@ _CELL = (  # sign and currency in either order; accountants put a negative numbe
     r"(?P<body>\d[\d.,' ]*\d|\d[.,]?|[.,]\d+)(?P<power>[eE][-+]?\d+)?"
     r"\s?(?P<after>%|‰|[€$£¥₹]|[A-Za-zµμ°][A-Za-z0-9µμ°²³/%]{0,11})?\.?\s?(?P<behind>-?)(?P<close>\)?)$"
 )
+_MAYBE_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})?")
 _NAMES = {",": "comma", ".": "point", " ": "space", "'": "apostrophe"}
 
 
@@ -65,7 +67,7 @@ class NumberCounts:
 
     def add(self, array: Any) -> None:
         """Take in a chunk of the column (an Arrow array)."""
-        labels = as_labels(array)
+        labels = as_labels(array, as_written=True)
         counts = np.bincount(labels.codes[labels.codes >= 0], minlength=len(labels.names))
         said = np.array([not says_nothing(name) for name in labels.names], dtype=bool)
         plain = ~np.isnan(np.array([*map(number_of, labels.names)], dtype=np.float64))
@@ -82,7 +84,8 @@ class NumberCounts:
     def possible(self) -> list[tuple[str, str]]:
         """Return the pairs of signs that the user leaves open."""
         wanted = ("",) if self.thousands == "none" else (self.thousands, "")
-        return [s for s in _SIGNS if self.decimal in ("auto", s[0]) and ("auto" in wanted or s[1] in wanted)]
+        open_to = [s for s in _SIGNS if self.decimal in ("auto", s[0]) and s[0] != self.thousands]
+        return [s for s in open_to if "auto" in wanted or s[1] in wanted]
 
     def _totals(self) -> tuple[str, dict[tuple[str, str], int]]:
         # the most frequent unit, and cells of it or without any
@@ -185,7 +188,7 @@ def read_written(array: Any, written: Written) -> Numbers:
     if not written or kind_of(array.type) not in ("text", "category"):
         return as_numbers(array)
     decimal, thousands, unit = written
-    labels = as_labels(array)
+    labels = as_labels(array, as_written=True)
     cells = _Cells(labels.names)
     values = np.where((cells.unit == "") | (cells.unit == unit), cells.values(decimal, thousands), np.nan)
     # "inf", which the plain way knows too
@@ -220,6 +223,13 @@ def may_be_written(names: Iterable[str], junk: str | None = None) -> bool:
     read = np.any([~np.isnan(cells.values(*signs)) for signs in _SIGNS], axis=0)
     plain = sum(number_of(name) == number_of(name) for name in sample)
     return bool(read.any()) and plain + int(read.sum()) >= len(sample) / 2
+
+
+def maybe_thousands(cells: Iterable[str | None]) -> str | None:
+    """Return one of the cells, such as 1.234, if all of them may be whole numbers with dots between thousands."""
+    said = [cell.strip() for cell in cells if cell and not says_nothing(cell.strip())]
+    found = next((cell for cell in said if "." in cell), None)
+    return found if found and all(map(_MAYBE_THOUSANDS.fullmatch, said)) else None
 
 
 def described(written: Written) -> str:
