@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from datamodules.columns.calendar import DateFacts
 from datamodules.columns.cells import NUMERIC_SHARE, kind_of, single
-from datamodules.columns.choosing import choose_encoding, dots_noted, names_noted
+from datamodules.columns.choosing import choose_encoding, dots_noted, header_noted, names_noted
 from datamodules.columns.dates import DateCounts, as_times
 from datamodules.columns.encoding import Encoding
 from datamodules.columns.summary import ColumnSummary
@@ -251,6 +251,7 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
             *([f"too few rows to share out, all in training: class {few}"] if few else ()),
             *([target.note] if target.note else []),
             *names_noted(name, target.class_names or ()),
+            *header_noted(summaries, name, target.class_names or ()),
         ),
     )
 

@@ -11,7 +11,7 @@ from datamodules.columns.cells import alike
 from datamodules.columns.dates import DateCounts
 from datamodules.columns.encoding import CategoryColumn, Column, Encoding, NumericColumn, infinite_error, positions
 from datamodules.columns.summary import ALL_DIFFER, COUNTS_ROWS, MAX_TRACKED, ColumnSummary
-from datamodules.columns.written import described, written_number
+from datamodules.columns.written import described, why_no_numbers, written_number
 from datamodules.errors import DataError, shortened
 
 MAX_CATEGORIES = 100  # features one category column may become; the rarest share one. More would be mostly zeros
@@ -70,6 +70,9 @@ def choose_encoding(
                 notes.append(
                     f"{s.name}: whole numbers, as of a ranking; if they only number the rows, --data.drop=[{s.name}]"
                 )
+            if code := s.missing_code:
+                cells = f"{code[1]} cells" if code[1] > 1 else "a cell"
+                notes.append(f"{s.name}: {code[0]:g} in {cells} counts as a number; if it means missing, empty them")
             if s.zeros:
                 notes.append(f"{s.name}: numbers, of {s.zeros!r} too; if it is a code, --data.categorical=[{s.name}]")
         elif isinstance(column, DateColumn):
@@ -96,13 +99,23 @@ def choose_encoding(
 def names_noted(column: str, names: Sequence[str]) -> list[str]:
     """Return what a user should know about the names of a column: that they may be meant otherwise."""
     notes = []
-    if example := written_number(names):
+    if why := why_no_numbers(names):
+        notes.append(f"{column}: names, as {why}")
+    elif example := written_number(names):
         notes.append(
             f"{column}: names; if {example!r} is meant as a number, --data.decimal and --data.thousands say how"
         )
     if same := alike(names):
         notes.append(f"{column}: taken as different are {shortened(map(repr, same))}")
     return notes
+
+
+def header_noted(summaries: Sequence[ColumnSummary], target: str, classes: Sequence[str]) -> list[str]:
+    """Return what is to be said of cells that hold the name of their column: a header that stands among the rows."""
+    own = [s.name for s in summaries if s.junk == s.name or s.name in s.counts] + [target] * (target in classes)
+    if len(own) < 2:
+        return []
+    return [f"{shortened(own)}: a row holds the names of the columns, as of a header that is repeated; delete it"]
 
 
 def dots_noted(summaries: Sequence[ColumnSummary], used: Sequence[str]) -> list[str]:
@@ -205,5 +218,7 @@ def _category(s: ColumnSummary) -> CategoryColumn | str:
 
 
 def _not_read(s: ColumnSummary) -> str | None:
+    if why := why_no_numbers(s.counts):
+        return why
     example = written_number(s.counts)
     return example and f"numbers such as {example!r}; --data.decimal and --data.thousands say how to read them"

@@ -37,7 +37,7 @@ _NAMED = (  # 31 Dec 2020; Dec 31, 2020; 2020-Dec-31; Dec 2020; 2020 Dec
     rf"^\s*(?P<m>[A-Za-z]{{3,9}})\.?[-\s,/]*(?P<y>\d{{4}}){_END}",
     rf"^\s*(?P<y>\d{{4}})[-\s/]*(?P<m>[A-Za-z]{{3,9}})\.?{_END}",
 )
-_YEAR_MONTH = r"^\s*(?P<y>\d{4})[-/](?P<m>\d{1,2})\s*$"
+_YEAR_MONTH = r"^\s*(?P<y>\d{4})[-/](?P<m>\d{2})\s*$"  # 2020-3 may be a term
 _NO_DAY = (  # 2020-03, 2020M3; 03/2020; 2020Q1; Q1 2020; 2020-W05. 2020.03 is a number
     _YEAR_MONTH,
     r"^\s*(?P<y>\d{4})[-\s]?[Mm](?P<m>\d{1,2})\s*$",

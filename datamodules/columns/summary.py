@@ -33,6 +33,10 @@ _THING = re.compile(  # what rows are often, and is numbered then in any order
 )
 _FEW_ROWS = 20  # of fewer, whole numbers may well all be different
 _MOST_DISTINCT = 2**22  # numbers kept of a column to tell whether all are different
+# What statistics programs and people write for a missing number, below or above all others; at least so many of them.
+_CODES = (-9.0, -99.0, -999.0, -9999.0, -99999.0, 999.0, 9999.0, 99999.0, 999999.0)
+_LEAST_CODES, _LEAST_SHARE = 3, 0.005
+_FAR_OFF = 0.5  # of the range of the others
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
 
 
@@ -126,6 +130,8 @@ class ColumnSummary:
     n_junk: int = 0  # of these, cells that are text where the others are numbers
     junk: str | None = None  # one of those
     moments: Moments = field(default_factory=Moments)  # of the cells that are numbers
+    codes: dict[float, int] = field(default_factory=dict)  # cells that may stand for a missing number
+    others: tuple[float, float] = (float("inf"), float("-inf"))  # least and largest of the others
     n_infinite: int = 0  # among ALL rows read
     sampled: NDArray[np.int64] | None = None  # numbers of training rows, sorted, whose cells are kept
     sample: list[NDArray[np.float64]] = field(default_factory=list)  # those as numbers, a chunk's after the other's
@@ -179,6 +185,7 @@ class ColumnSummary:
         self.moments.add(values)
         if not len(values):
             return
+        self._add_codes(values)
         self._add_distinct(values)
         if self.last is not None:
             rising = values[0] > self.last and values[-1] >= values[0] and bool(np.all(values[1:] > values[:-1]))
@@ -188,6 +195,16 @@ class ColumnSummary:
             self.falling = float(values[-1]) if falling else None
         first = values[0] - rows[0] - start  # tells most columns
         self.row_numbers = tuple(c for c in self.row_numbers if c == first and np.array_equal(values, rows + start + c))
+
+    def _add_codes(self, values: NDArray[np.float64]) -> None:
+        values = values[~np.isnan(values)]
+        for _ in range(2):  # the least and the largest may be one
+            low, high = (values.min(), values.max()) if len(values) else self.others
+            for code in {low, high}.intersection(_CODES):
+                self.codes[code] = self.codes.get(code, 0) + int((values == code).sum())
+                values = values[values != code]
+        if len(values):
+            self.others = min(self.others[0], float(values.min())), max(self.others[1], float(values.max()))
 
     def _add_distinct(self, values: NDArray[np.float64]) -> None:
         # most columns are told by their first cells; the others cost a sort
@@ -259,6 +276,20 @@ class ColumnSummary:
         if self.n < 2 or self.moments.n != self.n:
             return False
         return bool(self.row_numbers) or (self.last is not None and self.name.strip().lower() in _COUNTERS)
+
+    @property
+    def missing_code(self) -> tuple[float, int] | None:
+        """Return a number that may stand for a missing one, such as -99, and how often it occurs; None without one.
+
+        It is below or above all others, by half their range, or the only one below 0, and occurs again and again.
+        """
+        low, high = self.others
+        for code, n in self.codes.items():
+            beyond = low - code if code < low else code - high
+            far = beyond >= _FAR_OFF * (high - low) or code < 0 <= low
+            if beyond > 0 and low < high and far and n >= max(_LEAST_CODES, _LEAST_SHARE * self.n):
+                return code, n
+        return None
 
     def is_identifier(self, n_rows: int) -> bool:
         """Return whether these are whole numbers, all different, that name the rows of a table of `n_rows`.

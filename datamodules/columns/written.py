@@ -47,6 +47,7 @@ _CELL = (  # sign and currency in either order; accountants put a negative numbe
     r"\s?(?P<after>%|‰|[€$£¥₹]|[A-Za-zµμ°][A-Za-z0-9µμ°²³/%]{0,11})?\.?\s?(?P<behind>-?)(?P<close>\)?)$"
 )
 _MAYBE_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})?")
+_FRACTION = re.compile(r"(\d+\s)?\d\d?/(2|3|4|5|6|8|10|12|16|32|64|100)")
 _NAMES = {",": "comma", ".": "point", " ": "space", "'": "apostrophe"}
 
 
@@ -211,6 +212,28 @@ def written_number(names: Iterable[str]) -> str | None:
     plain = np.array([number_of(name) == number_of(name) for name in sample], dtype=bool)
     found = [name for name, odd in zip(sample, read & ~plain, strict=True) if odd]
     return found[0] if found and (read | plain).sum() >= NUMERIC_SHARE * len(sample) else None
+
+
+def why_no_numbers(names: Iterable[str]) -> str | None:
+    """Return what keeps names from being numbers where nine in ten mean some: fractions, limits, several units."""
+    sample = [name for name in islice(names, SAMPLE) if not says_nothing(name)]
+    least = NUMERIC_SHARE * len(sample)
+    fractions = [name for name in sample if _FRACTION.fullmatch(name)]
+    if fractions and len(fractions) + sum(number_of(name) == number_of(name) for name in sample) >= least:
+        return f"fractions such as {fractions[0]!r} are no numbers here; write them with a point"
+    bare = [name.lstrip("<>≤≥=~ ") for name in sample]
+    limits = [name for name, number in zip(sample, bare, strict=True) if name != number]
+    cells = _Cells(bare)
+    read = np.any([~np.isnan(cells.values(*signs)) for signs in _SIGNS], axis=0)
+    if not sample or read.sum() < least or 2 * len(limits) > len(sample):  # or two names, below and above
+        return None
+    if limits:
+        return f"limits such as {limits[0]!r} are no numbers; write one instead, or leave the cell empty"
+    units, first = np.unique(cells.unit[read], return_index=True)
+    several = [sample[np.flatnonzero(read)[at]] for unit, at in zip(units, first, strict=True) if unit.isalpha()]
+    if not 1 < len(several) < len(sample) / 3:  # else "1. blue" and "2nd"
+        return None
+    return f"{several[0]!r} and {several[1]!r} have different units; convert them"
 
 
 def may_be_written(names: Iterable[str], junk: str | None = None) -> bool:

@@ -17,6 +17,7 @@ class Case(NamedTuple):
     target: str
     meant: Any  # columns with their numbers; REFUSED; or (SAID, columns): read so, or refused in a line
     note: str = ""
+    task: str = "regression"
 
 
 def written(out):

@@ -79,6 +79,7 @@ def test_arrows_own_types_are_read_as_pythons_datetime_has_it(moments, unit, zon
         (["2012-13", "2009-10"], None, False),
         (["1234-05", "8812-11"], None, False),
         (["1/2", "3/4"], None, False),
+        (["2000-1", "2001-2"], None, False),
     ],
 )
 def test_cells_that_can_only_be_one_thing_tell_what_the_others_are(cells, style, ambiguous):
