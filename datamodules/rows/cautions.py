@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.columns.calendar import DateColumn
-from datamodules.columns.encoding import Column, Encoding, NumericColumn
+from datamodules.columns.encoding import CategoryColumn, Column, Encoding, NumericColumn
 from datamodules.columns.leaks import (
     FIRST_LOOK,
     TOO_WELL,
@@ -330,10 +330,12 @@ def _spread_drift(known: Known, stage: str, y: NDArray[np.float64], other: NDArr
     # by the middle half: a standard deviation may hang on one row
     if known.class_names is not None or min(len(y), len(other)) < 50:
         return
-    mine, then = (float(np.subtract(*np.quantile(v, [0.75, 0.25]))) for v in (other, y))
-    if mine > 0 < then and abs(np.log(mine / then)) > np.log(_SPREAD_MOVED) + _FAR * np.sqrt(
-        1 / len(other) + 1 / len(y)
-    ):
+    low, high = np.quantile(y, [0.25, 0.75])
+    mine, then = float(np.subtract(*np.quantile(other, [0.75, 0.25]))), float(high - low)
+    # by how many lie in it: where there are few between two heaps of rows, a quantile may be here or there
+    inside, before = (float(np.mean((v >= low) & (v <= high))) for v in (other, y))
+    sure = abs(inside - before) > _FAR * np.sqrt(0.25 / len(other) + 0.25 / len(y))
+    if sure and mine > 0 < then and abs(np.log(mine / then)) > np.log(_SPREAD_MOVED):
         wide = f"its middle half spans {mine:.4g}, the training rows' {then:.4g}"
         yield f"{known.target!r} in {known.files[stage]} is spread otherwise: {wide}"
 
@@ -352,7 +354,13 @@ def _column_drift(known: Known, stage: str, train: Rows, rows: Rows) -> Iterator
             spread = float(then[:, start].std()) or 1.0
             far[column.name] = float(sure[start]) / spread if not column.constant else float(sure[start])
         else:
+            # of names that are rare there are always some that training never saw, about as many rows as it has of
+            # names with one: these count as infrequent too
+            rare = start + len(column.categories) if isinstance(column, CategoryColumn) and column.infrequent else stop
+            more = mine[:, rare : rare + 1].mean(0) - 2 * then[:, rare : rare + 1].mean(0)
             far[column.name] = float(sure[start:stop].sum())
+            if rare < stop and not (more > _FAR * error[rare]).all():
+                far[column.name] -= float(sure[rare])
     names = [name for name in sorted(far, key=lambda n: -far[n]) if far[name] > _COLUMN_MOVED]
     if names:
         yield f"{known.files[stage]} differs from the training rows in {shortened(map(repr, names), _NAMED)}"

@@ -271,3 +271,30 @@ def test_the_verb_test_says_that_a_file_is_of_another_population(tmp_path):
     assert "warning: " not in said
     assert "warning: " not in succeed("test", f"--data.test_path={paths[1]}", place)[1]
     assert "another population?" in succeed("test", f"--data.test_path={paths[2]}", place)[1]
+
+
+def test_a_target_that_is_spread_otherwise_is_told_and_one_of_two_heaps_is_not(tmp_path):
+    path = str(tmp_path / "new.csv")
+    table, new = houses(2000), houses(500, seed=1)
+    middle = table.price.mean()
+    new.assign(price=middle + 3 * (new.price - middle)).to_csv(path, index=False)
+    assert any("is spread otherwise" in line for line in warned(tmp_path, table, "price", test_path=path))
+    heaps = [
+        t.assign(price=t.price % 1000 + np.where(np.random.default_rng(seed).random(len(t)) < share, 0, 1e6))
+        for seed, t, share in ((0, table, 0.74), (1, new, 0.76))
+    ]
+    heaps[1].to_csv(path, index=False)
+    assert warned(tmp_path, heaps[0], "price", test_path=path) == []
+
+
+def test_rare_names_that_training_never_saw_are_no_other_population(tmp_path):
+    rng = np.random.default_rng(0)
+    table = houses(400).assign(
+        village=[f"V{v}" for v in rng.integers(0, 400, 400) // rng.choice([1, 40], 400, p=[0.3, 0.7])]
+    )
+    path = str(tmp_path / "new.csv")
+    table.iloc[:120].to_csv(path, index=False)
+    assert warned(tmp_path, table.iloc[120:], "price", test_path=path) == []
+    table.iloc[:120].assign(village="V999").to_csv(path, index=False)
+    (line,) = warned(tmp_path, table.iloc[120:], "price", test_path=path)
+    assert "differs from the training rows in 'village'" in line

@@ -9,6 +9,7 @@ from datamodules.columns.cells import kind_of
 from datamodules.columns.choosing import MAX_CATEGORIES, choose_encoding, min_rows_for_category
 from datamodules.columns.encoding import CategoryColumn, NumericColumn
 from datamodules.columns.summary import ColumnSummary
+from datamodules.columns.written import why_no_numbers
 from datamodules.errors import DataError
 from datamodules.tabular import TabularDataModule
 
@@ -181,3 +182,49 @@ def test_what_cannot_be_kept_is_an_error(tmp_path, arguments, message):
     (tmp_path / "t.csv").write_text("size,town,y\n" + "".join(f"{i % 7},{'ab'[i % 2]},{i}.5\n" for i in range(60)))
     with pytest.raises(DataError, match=message):
         _ = TabularDataModule(str(tmp_path / "t.csv"), "y", **arguments).feature_names
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ([1.5, 8.0, 3.0, 7.5] * 20 + [-99.0] * 4, (-99.0, 4)),
+        ([900, 5000, 1200, 3100] * 20 + [9999] * 3, (9999.0, 3)),
+        ([20, 51, 33, 48] * 20 + [999, -9] * 5, (999.0, 5)),
+        ([20, 51, 33, 48] * 20 + [999] * 2, None),  # may be so
+        ([*range(900, 1100)] * 2, None),
+        ([*np.linspace(-300, 300, 61), -99, -99, -99, -99], None),
+        ([-9.0, -4.0, 3.0, 9.0] * 20, None),
+        ([999.0] * 30, None),
+    ],
+)
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_number_far_from_all_others_that_occurs_again_may_mean_missing(values, code, parts):
+    found = ColumnSummary("c", "number")
+    for start, part in enumerate(np.array_split(np.array(values, dtype=float), parts)):
+        found.add(pa.array(part), np.arange(len(part)), start)
+    assert found.missing_code == code
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["1/2", "3/4", "1 1/2", "2"], "fractions such as '1/2'"),
+        (["<0.05", "0.12", "0.4", "1.5"], "limits such as '<0.05'"),
+        ([f"{i} years" for i in range(9)] + ["8 months"], "'8 months' and '0 years' have different units"),
+        (["<40", ">=40"], None),
+        (["175/70", "185/60"], None),
+        (["1. white", "2. black", "3. other"], None),
+        (["2014Q1", "2014Q2", "2014Q3", "2014Q4"] * 3, None),
+        (["1st", "2nd", "3rd"], None),
+        ([], None),
+    ],
+)
+def test_what_keeps_names_from_being_numbers_is_told(names, said):
+    why = why_no_numbers(names)
+    assert why is None if said is None else why.startswith(said)
+
+
+def test_a_header_among_the_rows_is_told(tmp_path):
+    rows = "".join(f"{i % 9},{'ab'[i % 2]}\n" for i in range(40))
+    (tmp_path / "t.csv").write_text("size,kind\n" + rows + "size,kind\n" + rows + "size,kind\n" + rows)
+    assert "size, kind: a row holds the names" in TabularDataModule(str(tmp_path / "t.csv"), "kind").description
