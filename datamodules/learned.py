@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,11 @@ from numpy.typing import NDArray
 
 from datamodules.columns.calendar import DateFacts
 from datamodules.columns.cells import NUMERIC_SHARE, kind_of, single
-from datamodules.columns.choosing import choose_encoding, names_noted
+from datamodules.columns.choosing import choose_encoding, dots_noted, header_noted, names_noted
 from datamodules.columns.dates import DateCounts, as_times
 from datamodules.columns.encoding import Encoding
 from datamodules.columns.summary import ColumnSummary
-from datamodules.columns.written import NumberCounts, Written, described, may_be_written
+from datamodules.columns.written import NumberCounts, Written, may_be_written
 from datamodules.errors import DataError, nearest, shortened
 from datamodules.readers.table import Table
 from datamodules.splits import Splits
@@ -41,6 +42,7 @@ class Options:
     test_path: str | None
     categorical: tuple[str, ...]
     drop: tuple[str, ...]
+    keep: tuple[str, ...]
     drop_missing_target: bool
     decimal: str
     thousands: str
@@ -135,8 +137,8 @@ class Learned:
 
 
 def check_names(table: Table, target: str, options: Options) -> None:
-    """Raise a DataError if `drop` or `categorical` name columns that are not there or contradict each other."""
-    for argument, names in (("drop", options.drop), ("categorical", options.categorical)):
+    """Raise a DataError if `drop`, `categorical` or `keep` name columns that are not there or contradict each other."""
+    for argument, names in (("drop", options.drop), ("categorical", options.categorical), ("keep", options.keep)):
         for name in names:
             if name not in table.names:
                 raise DataError(f"--data.{argument} names {name!r}; {table.label!r} has {nearest(name, table.names)}.")
@@ -151,9 +153,10 @@ def check_names(table: Table, target: str, options: Options) -> None:
             raise DataError(f"--data.{argument} names the target {target!r}; another column is needed.")
     if options.group is not None and options.time is not None:
         raise DataError("--data.group and --data.time are two ways to split; give one.")
-    both = sorted({*options.drop} & {*options.categorical})
-    if both:
-        raise DataError(f"--data.drop and --data.categorical both name {shortened(map(repr, both))}; keep one.")
+    named = {"drop": options.drop, "categorical": options.categorical, "keep": options.keep}
+    for (one, some), (other, more) in combinations(named.items(), 2):
+        if both := sorted({*some} & {*more}):
+            raise DataError(f"--data.{one} and --data.{other} both name {shortened(map(repr, both))}; keep one.")
 
 
 def first_target(table: Table, options: Options) -> tuple[str, Target]:
@@ -211,16 +214,21 @@ def learn(
         dropped[options.weight] = "weights of the rows"
     columns = [c for c in table.names if c != name and c not in dropped]
     sampled = _sampled_rows(splits.train, len(columns), options.resolved_seed) if options.bins else None
-    new = [ColumnSummary(c, "text", forced=c in options.categorical, sampled=sampled) for c in columns]
+    new = [
+        ColumnSummary(c, "text", forced=c in options.categorical, kept=c in options.keep, sampled=sampled)
+        for c in columns
+    ]
     summaries = _summarised(table, new, splits.train)
-    unnamed = [ColumnSummary(s.name, "text", sampled=sampled, named=True) for s in summaries if s.lacks_names]
+    unnamed = [
+        ColumnSummary(s.name, "text", kept=s.kept, sampled=sampled, named=True) for s in summaries if s.lacks_names
+    ]
     if unnamed:
         again = {s.name: s for s in _summarised(table, unnamed, splits.train)}
         summaries = [again.get(s.name, s) for s in summaries]
     dates = _dates_in(table, [s for s in summaries if s.may_be_dates], splits.train)
     texts = [s for s in summaries if s.kind == "text" and not s.forced and s.name not in dates]
     restyled = [
-        ColumnSummary(name, "text", sampled=sampled, written=written, ambiguous=ambiguous)
+        ColumnSummary(name, "text", kept=name in options.keep, sampled=sampled, written=written, ambiguous=ambiguous)
         for name, (written, ambiguous) in _written_in(table, texts, splits.train, options).items()
     ]
     if restyled:
@@ -229,6 +237,8 @@ def learn(
     encoding = choose_encoding(
         summaries, dropped, label=table.label, n_rows=len(target.values), bins=options.bins, dates=dates
     )
+    if table.delimiter == ";" and (options.decimal, options.thousands) == ("auto", "auto"):
+        encoding = replace(encoding, notes=(*encoding.notes, *dots_noted(summaries, encoding.inputs)))
     counts = mean = std = None
     wide = False
     values = target.values[splits.train]
@@ -267,8 +277,9 @@ def learn(
         notes=(
             *table.notes,
             *([f"too few rows to share out, all in training: class {few}"] if few else ()),
-            *([f"{name}: {described(target.written)}"] if target.written else []),
+            *([target.note] if target.note else []),
             *names_noted(name, target.class_names or ()),
+            *header_noted(summaries, name, target.class_names or ()),
         ),
     )
 

@@ -35,6 +35,7 @@ _STEPS_AN_EPOCH = 200  # what "auto" aims at: enough steps to learn from, few en
 _AUTO_BATCH = (32, 512)
 # Arguments that the hyperparameters leave out where they are so.
 UNSAID: dict[str, Any] = {
+    "keep": None,
     "decimal": "auto",
     "thousands": "auto",
     "encoding": "auto",
@@ -83,6 +84,7 @@ class TabularDataModule(LightningDataModule):
         predict_path: The file to predict for; it needs no target.
         categorical: Columns to take as categories whatever they look like, such as numeric codes.
         drop: Columns to leave out.
+        keep: Columns of numbers to keep though they look like identifiers or row numbers.
         drop_missing_target: Leave out rows without a target instead of stopping there.
         decimal: What stands before the fraction of a number written as text: "." or ","; "auto" tells it column by
             column.
@@ -121,6 +123,7 @@ class TabularDataModule(LightningDataModule):
         predict_path: str | None = None,
         categorical: list[str] | None = None,
         drop: list[str] | None = None,
+        keep: list[str] | None = None,
         drop_missing_target: bool = False,
         decimal: Literal["auto", ".", ","] = "auto",
         thousands: Literal["auto", "none", ",", ".", " ", "'"] = "auto",
@@ -151,6 +154,7 @@ class TabularDataModule(LightningDataModule):
         if not max_expansion >= 0:
             raise DataError(f"--data.max_expansion must be at least 0, which is for any; got {max_expansion!r}.")
         given = {
+            "keep": keep,
             "decimal": decimal,
             "thousands": thousands,
             "encoding": encoding,
@@ -172,6 +176,7 @@ class TabularDataModule(LightningDataModule):
         self.predict_path = predict_path
         self.categorical = categorical
         self.drop = drop
+        self.keep = keep
         self.drop_missing_target = drop_missing_target
         self.decimal: Literal["auto", ".", ","] = decimal
         self.thousands: Literal["auto", "none", ",", ".", " ", "'"] = thousands
@@ -194,6 +199,7 @@ class TabularDataModule(LightningDataModule):
                 test_path=test_path,
                 categorical=tuple(categorical or ()),
                 drop=tuple(drop or ()),
+                keep=tuple(keep or ()),
                 drop_missing_target=drop_missing_target,
                 decimal=decimal,
                 thousands=thousands,

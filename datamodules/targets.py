@@ -7,8 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.columns.cells import Kind, as_labels, as_numbers, kind_of, number_of, single
-from datamodules.columns.written import NumberCounts, Written, read_written
+from datamodules.columns.cells import SAMPLE, Kind, as_labels, as_numbers, kind_of, number_of, single
+from datamodules.columns.written import NumberCounts, Written, described, maybe_thousands, read_written
 from datamodules.errors import DataError, nearest, shortened
 from datamodules.readers.table import Table
 
@@ -29,6 +29,7 @@ class Target:
     values: NDArray[Any]  # shape (rows,): class numbers as int64 (-1 where missing), or float64 (NaN where missing)
     class_names: tuple[str, ...] | None = None  # by number, for a classification
     written: Written = ()  # how its numbers are written, see there
+    note: str | None = None  # what a user should know about that
 
     @property
     def missing(self) -> NDArray[np.bool_]:
@@ -57,19 +58,49 @@ def read_target(table: Table, name: str, task: str, counts: NumberCounts | None 
 
     `counts`, of nothing so far, know what the user said of how numbers are written.
     """
-    written = _written(table, name, counts or NumberCounts())
-    return replace(_read_target(table, name, task, written), written=written)
+    written, note = _written(table, name, counts or NumberCounts())
+    return replace(_read_target(table, name, task, written), written=written, note=note)
 
 
-def _written(table: Table, name: str, counts: NumberCounts) -> Written:
+def _written(table: Table, name: str, counts: NumberCounts) -> tuple[Written, str | None]:
     # A plain column is not counted, unless the user said something.
     arrays = (single(chunk, name) for chunk in table.chunks([name]))
     texts = [array for array in arrays if kind_of(array.type) == "text"]
-    if not texts or (not counts.forced and not any(as_numbers(array).n_junk for array in texts)):
-        return ()
+    if not texts:
+        return (), None
+    if not counts.forced and not any(as_numbers(array).n_junk for array in texts):
+        return _dots(table, name, texts)
     for array in texts:
         counts.add(array)
-    return counts.written() or ()
+    written = counts.written() or ()
+    return written, f"{name}: {described(written)}" if written else None
+
+
+def _dots(table: Table, name: str, texts: Sequence[Any]) -> tuple[Written, str | None]:
+    # Numbers such as 1.234 alone are a thousand and more where other columns have decimal commas.
+    if table.delimiter is None or not (example := maybe_thousands(texts[0].slice(0, SAMPLE).to_pylist())):
+        return (), None
+    counts = NumberCounts(",", ".")
+    for array in texts:
+        counts.add(array)
+    if not counts.only_thousands:
+        return (), None
+    if _has_decimal_commas(table, name):
+        as_others = f"as others have decimal commas; --data.decimal=. reads {example!r} as a fraction"
+        return (",", ".", ""), f"{name}: numbers written with a point between thousands, {as_others}"
+    if table.delimiter != ";":
+        return (), None
+    return (), f"{name}: {example!r} is read as a fraction; if it is a thousand and more, --data.thousands=."
+
+
+def _has_decimal_commas(table: Table, target: str) -> bool:
+    some = next(iter(table.chunks([name for name in table.names if name != target]))).slice(0, SAMPLE)
+    for name in some.column_names:
+        counts = NumberCounts()
+        counts.add(single(some, name))
+        if not counts.ambiguous and (counts.written() or ("",))[0] == ",":
+            return True
+    return False
 
 
 def _read_target(table: Table, name: str, task: str, written: Written) -> Target:

@@ -84,8 +84,8 @@ def _values(array: Any) -> list[Any]:
         return list(array.cast(pa.int64() if array.type.bit_width == 64 else pa.int32()).to_pylist())
 
 
-def as_labels(array: Any) -> Labels:
-    """Read an Arrow array of any flat type as names."""
+def as_labels(array: Any, *, as_written: bool = False) -> Labels:
+    """Read an Arrow array of any flat type as names; `as_written`, "1.000" is not "1"."""
     import pyarrow as pa
 
     array = coded(array)
@@ -93,7 +93,7 @@ def as_labels(array: Any) -> Labels:
     # one entry more, reached by code -1: the cell that is missing
     remap = np.full(len(array.dictionary) + 1, -1, dtype=np.int64)
     for i, value in enumerate(_values(array.dictionary)):
-        name = label_of(value)
+        name = (value.strip() or None) if as_written and isinstance(value, str) else label_of(value)
         if name is not None:
             remap[i] = places.setdefault(name, len(places))
     raw = array.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)

@@ -10,8 +10,8 @@ from datamodules.columns.calendar import DateColumn, DateFacts, date_column
 from datamodules.columns.cells import alike
 from datamodules.columns.dates import DateCounts
 from datamodules.columns.encoding import CategoryColumn, Column, Encoding, NumericColumn, infinite_error, positions
-from datamodules.columns.summary import MAX_TRACKED, ColumnSummary
-from datamodules.columns.written import described, written_number
+from datamodules.columns.summary import ALL_DIFFER, COUNTS_ROWS, MAX_TRACKED, ColumnSummary
+from datamodules.columns.written import described, why_no_numbers, written_number
 from datamodules.errors import DataError, shortened
 
 MAX_CATEGORIES = 100  # features one category column may become; the rarest share one. More would be mostly zeros
@@ -57,6 +57,8 @@ def choose_encoding(
     for s in summaries:
         found = None if s.forced else (dates or {}).get(s.name)
         column = _decide(s, n_rows) if found is None else date_column(s.name, *found)
+        if s.kept and found is None and not s.are_numbers:
+            raise DataError(f"--data.keep needs columns of numbers; {s.name!r} is none: see --data.categorical.")
         if isinstance(column, str):
             reasons[s.name] = column
             continue
@@ -70,6 +72,13 @@ def choose_encoding(
                     notes[-1] += f", as far as can be told; --data.decimal={other} for the other way"
             if s.n_junk:
                 notes.append(f"{s.name}: numbers; {s.n_junk} cells such as {s.junk!r} count as missing")
+            if s.may_be_ranking(n_rows) and not s.kept:
+                notes.append(
+                    f"{s.name}: whole numbers, as of a ranking; if they only number the rows, --data.drop=[{s.name}]"
+                )
+            if code := s.missing_code:
+                cells = f"{code[1]} cells" if code[1] > 1 else "a cell"
+                notes.append(f"{s.name}: {code[0]:g} in {cells} counts as a number; if it means missing, empty them")
             if s.zeros:
                 notes.append(f"{s.name}: numbers, of {s.zeros!r} too; if it is a code, --data.categorical=[{s.name}]")
         elif isinstance(column, DateColumn):
@@ -99,13 +108,33 @@ def choose_encoding(
 def names_noted(column: str, names: Sequence[str]) -> list[str]:
     """Return what a user should know about the names of a column: that they may be meant otherwise."""
     notes = []
-    if example := written_number(names):
+    if why := why_no_numbers(names):
+        notes.append(f"{column}: names, as {why}")
+    elif example := written_number(names):
         notes.append(
             f"{column}: names; if {example!r} is meant as a number, --data.decimal and --data.thousands say how"
         )
     if same := alike(names):
         notes.append(f"{column}: taken as different are {shortened(map(repr, same))}")
     return notes
+
+
+def header_noted(summaries: Sequence[ColumnSummary], target: str, classes: Sequence[str]) -> list[str]:
+    """Return what is to be said of cells that hold the name of their column: a header that stands among the rows."""
+    own = [s.name for s in summaries if s.junk == s.name or s.name in s.counts] + [target] * (target in classes)
+    if len(own) < 2:
+        return []
+    return [f"{shortened(own)}: a row holds the names of the columns, as of a header that is repeated; delete it"]
+
+
+def dots_noted(summaries: Sequence[ColumnSummary], used: Sequence[str]) -> list[str]:
+    """Return what is to be said of numbers such as 1.234 in a table whose delimiter goes with decimal commas."""
+    plain = [s for s in summaries if s.name in used and s.are_numbers and not s.written]
+    found = [s for s in plain if s.dotted and s.moments.low >= 1]  # 0.125 tells that it is one
+    if not found:
+        return []
+    names = shortened([s.name for s in found])
+    return [f"{names}: {found[0].dotted!r} is read as a fraction; if it is a thousand and more, --data.thousands=."]
 
 
 def _with_bins(columns: Sequence[Column], summaries: Mapping[str, ColumnSummary], bins: int) -> tuple[Column, ...]:
@@ -162,10 +191,10 @@ def _decide(s: ColumnSummary, n_rows: int) -> Column | str:
 
 
 def _numeric(s: ColumnSummary, n_rows: int) -> NumericColumn | str:
-    if s.is_row_number:
-        return "only counts the rows"
-    if s.is_identifier(n_rows):
-        return f"identifier: all {s.n} are different; --data.categorical=[…] keeps it as names"
+    if s.is_row_number and not s.kept:
+        return f"{COUNTS_ROWS}: --data.keep=[{s.name}] keeps it"
+    if s.is_identifier(n_rows) and not s.kept:
+        return f"identifier: all {s.n} {ALL_DIFFER}; --data.keep=[{s.name}] keeps it"
     # junk and blanks are missing cells of a number column
     gaps = s.n_numbers < s.n
     constant = s.moments.constant and not s.n_infinite
@@ -191,6 +220,8 @@ def _category(s: ColumnSummary) -> CategoryColumn | str:
     if covered < MIN_COVERAGE * s.n_present and not s.forced:
         frequent = f"the frequent ones cover {covered / s.n_present:.0%}"
         different = f"{len(s.counts)} different values in {s.n_present} rows"
+        if len(s.counts) == s.n:
+            return _not_read(s) or f"{_text(s)}: all {s.n} {ALL_DIFFER}"
         return _not_read(s) or f"{_text(s)}: {different}, and {frequent}"
     return CategoryColumn(s.name, tuple(sorted(kept)), len(kept) < len(by_count), s.n_missing > 0)
 
@@ -201,5 +232,7 @@ def _text(s: ColumnSummary) -> str:
 
 
 def _not_read(s: ColumnSummary) -> str | None:
+    if why := why_no_numbers(s.counts):
+        return why
     example = written_number(s.counts)
     return example and f"numbers such as {example!r}; --data.decimal and --data.thousands say how to read them"

@@ -12,13 +12,13 @@ DateStyle = Literal["ymd", "dmy", "mdy", "compact", "clock", "duration"]
 """How a column writes its dates; a plain word, so that a checkpoint keeps it and new files are read alike.
 
 `ymd`, `dmy` and `mdy` tell what 01/02/03 means, and the last two 01/02/2003. Dates that begin with four digits or name
-their month are read under each of the three. `compact` is 20201231, `clock` a time of day, `duration` hours, minutes
-and seconds of any number of hours.
+their month are read under each of the three, and so are months, quarters and weeks, as their first day. `compact` is
+20201231, `clock` a time of day, `duration` hours, minutes and seconds of any number of hours.
 """
 
 DAY = 86400.0  # seconds
 STYLES: tuple[DateStyle, ...] = get_args(DateStyle)
-_YEARS = 1800, 2100  # of a compact date: other whole numbers of eight digits are something else
+_YEARS = 1800, 2100  # of a date that is compact or lacks a day: other such numbers are something else
 _PIVOT = 69  # two-digit years from here on are of the last century, as POSIX has it for strptime's %y
 _JANUARY_ON = "january february march april may june july august september october november december"
 _MONTH_OF = {name[:n]: at for at, name in enumerate(_JANUARY_ON.split(), 1) for n in range(3, len(name) + 1)}
@@ -30,11 +30,21 @@ _ZONE = r"\s*(?P<z>[Zz]|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?"
 _END = rf"(?:[T ,:]\s*{_TIME}{_ZONE})?\s*$"
 _WEEKDAY = r"^\s*(?:(?i:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s+)?"
 _NUMBERS = rf"{_WEEKDAY}(?P<a>\d{{4}}|\d{{1,2}})(?P<s>[-/.])(?P<b>\d{{1,2}})(?P<t>[-/.])(?P<c>\d{{4}}|\d{{1,2}}){_END}"
-_NAMED = (  # 31 Dec 2020; Dec 31, 2020; 2020-Dec-31; Dec 2020
+_NAMED = (  # 31 Dec 2020; Dec 31, 2020; 2020-Dec-31; Dec 2020; 2020 Dec
     rf"{_WEEKDAY}(?P<d>\d{{1,2}})(?:st|nd|rd|th)?[-\s/.]*(?P<m>[A-Za-z]{{3,9}})\.?,?[-\s/]*(?P<y>\d{{4}}|\d{{2}}){_END}",
     rf"{_WEEKDAY}(?P<m>[A-Za-z]{{3,9}})\.?[-\s/]*(?P<d>\d{{1,2}})(?:st|nd|rd|th)?(?:,|[-\s/])\s*(?P<y>\d{{4}}){_END}",
     rf"{_WEEKDAY}(?P<y>\d{{4}})[-\s/](?P<m>[A-Za-z]{{3,9}})\.?[-\s/](?P<d>\d{{1,2}}){_END}",
-    rf"^\s*(?P<m>[A-Za-z]{{3,9}})\.?[-\s,/]+(?P<y>\d{{4}}){_END}",
+    rf"^\s*(?P<m>[A-Za-z]{{3,9}})\.?[-\s,/]*(?P<y>\d{{4}}){_END}",
+    rf"^\s*(?P<y>\d{{4}})[-\s/]*(?P<m>[A-Za-z]{{3,9}})\.?{_END}",
+)
+_YEAR_MONTH = r"^\s*(?P<y>\d{4})[-/](?P<m>\d{2})\s*$"  # 2020-3 may be a term
+_NO_DAY = (  # 2020-03, 2020M3; 03/2020; 2020Q1; Q1 2020; 2020-W05. 2020.03 is a number
+    _YEAR_MONTH,
+    r"^\s*(?P<y>\d{4})[-\s]?[Mm](?P<m>\d{1,2})\s*$",
+    r"^\s*(?P<m>\d{1,2})[-/](?P<y>\d{4})\s*$",
+    r"^\s*(?P<y>\d{4})[-\s/]?[Qq](?P<q>[1-4])\s*$",
+    r"^\s*[Qq](?P<q>[1-4])[-\s/]?(?P<y>\d{4})\s*$",
+    r"^\s*(?P<y>\d{4})[-\s]?W(?P<w>\d{2})\s*$",
 )
 _CLOCK = r"^\s*(?P<H>\d+):(?P<M>\d{2})(?::(?P<S>\d{2}(?:[.,]\d+)?))?\s*(?P<p>[AaPp]\.?[Mm]\.?)?\s*$"
 
@@ -53,6 +63,8 @@ class DateCounts:
     dates: dict[DateStyle, int] = field(default_factory=lambda: dict.fromkeys(STYLES, 0))
     n_short: int = 0  # cells of three numbers, the first of which is no year
     n_dotted: int = 0  # of these, with dots between them
+    n_months: int = 0  # cells such as 2003-04
+    n_seasons: int = 0  # of these, that may be a year and the next
     typed: DateStyle | None = None  # what the file itself says the column is
 
     def add(self, array: Any) -> None:
@@ -69,6 +81,8 @@ class DateCounts:
         counts = np.bincount(codes.astype(np.int64), minlength=len(texts))
         self.n += int(counts[_found(texts, r"\S")].sum())
         read = _Readings(texts)
+        self.n_months += int(counts[read.year_month].sum())
+        self.n_seasons += int(counts[read.season].sum())
         for style in STYLES:
             self.dates[style] += int(counts[np.isfinite(read.seconds(style))].sum())
         self.n_short += int(counts[read.short].sum())
@@ -81,8 +95,13 @@ class DateCounts:
             return self.typed
         days: tuple[DateStyle, ...] = ("dmy", "mdy") if self.n_dotted else ("mdy", "dmy")
         orders: tuple[DateStyle, ...] = (*days, "ymd") if self.n_short else ("ymd",)
-        best = max((*orders, *STYLES[3:]), key=lambda style: self.dates[style])
-        return best if self.dates[best] else None
+        best = max((*orders, *STYLES[3:]), key=self._found)
+        return best if self._found(best) else None
+
+    def _found(self, style: DateStyle) -> int:
+        # where no 2003-04 can be a month alone, all are seasons
+        none = self.n_months if style in STYLES[:3] and self.n_seasons == self.n_months else 0
+        return self.dates[style] - none
 
     @property
     def ambiguous(self) -> bool:
@@ -93,7 +112,7 @@ class DateCounts:
     def share(self) -> float:
         """Return the share of the cells with something in them that are dates in the style, from 0 to 1."""
         style = self.style
-        return self.dates[style] / self.n if style is not None else 0.0
+        return self._found(style) / self.n if style is not None else 0.0
 
 
 def as_times(array: Any, style: DateStyle | None = None) -> Floats:
@@ -174,7 +193,11 @@ class _Readings:
         self._texts = texts
         self._numbers = _Groups(texts, _NUMBERS)
         self._named = [_Groups(texts, pattern) for pattern in _NAMED]
+        self._no_day = [_Groups(texts, pattern) for pattern in _NO_DAY]
         self._clock = _Groups(texts, _CLOCK)
+        months = self._no_day[0]
+        self.year_month = months.there & np.isfinite(_of_period(months))
+        self.season = self.year_month & (months.whole("m") == (months.whole("y") + 1) % 100)
         self.sign = self._numbers.text("s")
         lengths = np.char.str_len(self._numbers.text("a"))
         self._year_first = lengths == 4
@@ -193,6 +216,9 @@ class _Readings:
                 day = each.whole("d") if "d" in each.names else np.ones(self._n, dtype=np.int64)
                 found = _days(_year(each, "y"), month, day) * DAY + each.time_of_day()
                 out = np.where(np.isnan(out) & each.there, found, out)
+        for each in self._no_day:
+            if each.there.any():
+                out = np.where(np.isnan(out) & each.there, _of_period(each) * DAY, out)
         return out
 
     def _of_numbers(self, style: DateStyle) -> Floats:
@@ -265,6 +291,22 @@ def _year(parts: _Groups, name: str) -> NDArray[np.int64]:
 
 def _full_year(year: NDArray[np.int64], digits: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.where(digits > 2, year, np.where(year < _PIVOT, 2000, 1900) + year)
+
+
+def _of_period(parts: _Groups) -> Floats:
+    """Return the first day of each month, quarter or ISO week, in days since 1970; NaN where there is none."""
+    year = parts.whole("y")
+    one = np.ones(len(year), dtype=np.int64)
+    if "w" in parts.names:
+        week = parts.whole("w")
+        fourth = _days(year, one, 4 * one)  # of January, which is in the first week; 1970 began on a Thursday
+        days = fourth - (fourth + 3) % 7 + 7 * (week - 1)
+        fits = (week >= 1) & (days + 3 < _days(year + 1, one, one))  # a week is of the year of its Thursday
+        days = np.where(fits, days, np.nan)
+    else:
+        month = parts.whole("m") if "m" in parts.names else 3 * parts.whole("q") - 2
+        days = _days(year, month, one)
+    return np.where(parts.there & (year >= _YEARS[0]) & (year <= _YEARS[1]), days, np.nan)
 
 
 def _compact(texts: Any) -> Floats:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.columns.summary import is_thing_name
+
 MIN_ROWS = 50  # with a target that the trivial prediction misses: on fewer, a good column may miss none by chance
 FIRST_LOOK = 2000  # rows that decide whether a column is worth more of them
 TOO_WELL = {"regression": 0.995, "classification": 0.99}
@@ -14,6 +16,10 @@ What is measured beside a target has errors of its own: over the tables of `benc
 columns of hundreds of tables, copies, codes and functions of the target lie above, a length beside a weight below.
 """
 _WORTH = 0.9  # of a first look
+_FEW_GROUPS = 20  # below, they are codes of the target rather than things that have one
+_GROUPS_A_CLASS = 3
+_TURNS = 0.2  # of the values of a number at which another class begins, where that is a function of it
+_MOVES_WITH = 0.95  # share of steps in file order that a function of the target, or its negative, takes with it
 _FEW_ALONE = 0.1  # of the rows: where so few have a value that no other row has, they are not scored
 
 
@@ -94,6 +100,41 @@ def _told_of_classes(y: NDArray[np.int64], group: NDArray[np.int64], sizes: NDAr
         right[single] = (agree[0] / 2.0 + agree[1] / 2.0) if ordered else 0.0
     score, trivial = float(right.mean()), float(np.bincount(y).max()) / len(y)
     return Told(score, (score - trivial) / (1.0 - trivial) if trivial < 1.0 else 0.0, len(sizes))
+
+
+def is_group(
+    name: str, values: NDArray[np.float64], target: NDArray[np.float64] | NDArray[np.int64], *, ordered: bool
+) -> bool:
+    """Return whether a column that tells the target names the things that have one: patients, schools.
+
+    Each has several rows and one target in all of them. A code of the target has few values, and a number that
+    the target is a function of tells it of values that lie between, unless its name says that it is an identifier.
+
+    Args:
+        name: Of the column.
+        values: Its cells, as for `told`.
+        target: Likewise.
+        ordered: Likewise.
+    """
+    things, first, group, sizes = np.unique(values, return_index=True, return_inverse=True, return_counts=True)
+    is_named = is_thing_name(name)
+    few, most = _FEW_GROUPS / 2 if is_named else _FEW_GROUPS, len(values) / 2
+    if not few <= len(things) <= most or (target[first][group] != target)[sizes[group] > 1].any():
+        return False
+    if target.dtype.kind != "f" and len(things) < _GROUPS_A_CLASS * len(np.unique(target)):
+        return False
+    if is_named or not ordered:
+        return True
+    if target.dtype.kind != "f":
+        return float(np.mean(np.diff(target[first]) != 0)) > _TURNS
+    return told(things, target[first], ordered=True).skill < _WORTH
+
+
+def moves_with(values: NDArray[np.float64], target: NDArray[np.float64] | NDArray[np.int64]) -> bool:
+    """Return whether numbers rise and fall with the target from row to row, as a function of it does; in file order."""
+    steps = np.sign(np.diff(values)) * np.sign(np.diff(target))
+    steps = steps[steps != 0]
+    return len(steps) > 0 and abs(float(steps.mean())) >= 2 * _MOVES_WITH - 1
 
 
 def worth_more(found: Told) -> bool:

@@ -18,17 +18,36 @@ from datamodules.columns.cells import (
     says_nothing,
 )
 from datamodules.columns.dates import DateCounts
-from datamodules.columns.written import Written, read_written
+from datamodules.columns.written import Written, maybe_thousands, read_written
 
+COUNTS_ROWS = "only counts the rows"  # why such a column is left out
 MAX_TRACKED = 20_000  # different names remembered of a column; more of them can only be text or an identifier
 _COUNTERS = frozenset({"", "rownames", "rowname", "row", "rowid", "row_id", "index", "unnamed: 0"})
 _FIRST = 10  # cells of each chunk that are looked at, letter by letter
 _FIRST_DATE, _LAST_DATE = 18_000_101, 21_001_231  # as numbers: between them every cell has to be a date
+ALL_DIFFER = "are different"  # likewise
 _IDENTIFIER = re.compile(r"(?i:(^|[^a-z])(ids?|uuid|guid|key|pk)$|^id[^a-z])|[a-z]I[dD]$")
 _NUMBER = re.compile(r"(?i)(^|[^a-z])(number|no|nr|num|serial|account)\.?$")
+_THING = re.compile(  # what rows are often, and is numbered then in any order
+    r"(?i)^(case|obs|observation|subject|subj|patient|pat|person|participant|respondent|record|row|index|sample)s?\.?$"
+)
 _FEW_ROWS = 20  # of fewer, whole numbers may well all be different
 _MOST_DISTINCT = 2**22  # numbers kept of a column to tell whether all are different
+# What statistics programs and people write for a missing number, below or above all others; at least so many of them.
+_CODES = (-9.0, -99.0, -999.0, -9999.0, -99999.0, 999.0, 9999.0, 99999.0, 999999.0)
+_LEAST_CODES, _LEAST_SHARE = 3, 0.005
+_FAR_OFF = 0.5  # of the range of the others
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
+
+
+def is_identifier_name(name: str) -> bool:
+    """Return whether a column's name says that it is an identifier."""
+    return bool(_IDENTIFIER.search(name))
+
+
+def is_thing_name(name: str) -> bool:
+    """Return whether a column's name says that it names or numbers the rows, or the things that have some."""
+    return is_identifier_name(name) or bool(_THING.match(name))
 
 
 @dataclass
@@ -102,6 +121,7 @@ class ColumnSummary:
     name: str
     kind: Kind  # what the file says it is
     forced: bool = False  # the user says it is a category
+    kept: bool = False  # the user says it is no identifier
     named: bool = False  # names are counted of numbers too
     n: int = 0  # training rows seen
     n_unnamed: int = 0  # of these, before the first name was counted
@@ -110,15 +130,19 @@ class ColumnSummary:
     n_junk: int = 0  # of these, cells that are text where the others are numbers
     junk: str | None = None  # one of those
     moments: Moments = field(default_factory=Moments)  # of the cells that are numbers
+    codes: dict[float, int] = field(default_factory=dict)  # cells that may stand for a missing number
+    others: tuple[float, float] = (float("inf"), float("-inf"))  # least and largest of the others
     n_infinite: int = 0  # among ALL rows read
     sampled: NDArray[np.int64] | None = None  # numbers of training rows, sorted, whose cells are kept
     sample: list[NDArray[np.float64]] = field(default_factory=list)  # those as numbers, a chunk's after the other's
     first_infinite: int | None = None  # the number of that row
     row_numbers: tuple[int, ...] = (0, 1)  # offsets c for which cell i has been i + c in every row so far
     last: float | None = float("-inf")  # largest training cell, while each was larger than the one before
+    falling: float | None = float("inf")  # smallest one, while each was smaller than the one before
     counts: dict[str, int] = field(default_factory=dict)  # of each name; a sample beyond `MAX_TRACKED` names
     overflow: bool = False  # whether there were more
     zeros: str | None = None  # a cell such as "01234", among the first of each chunk
+    dotted: str | None = ""  # a cell such as "1.234", if the first of each chunk may all be thousands; else None
     written: Written = ()  # how its numbers are written, told before
     ambiguous: bool = False  # and whether that was a choice between two
     distinct: list[NDArray[np.float64]] | None = field(default_factory=list)  # whole numbers, while all differ
@@ -135,6 +159,8 @@ class ColumnSummary:
             if self.kind == "text" and self.zeros is None:
                 first = array.slice(0, _FIRST).to_pylist()
                 self.zeros = next((cell for cell in first if cell and _LEADING_ZERO.match(cell)), None)
+                if self.dotted is not None and any(first):
+                    self.dotted = maybe_thousands(first)
             if not self.named and not self.n_junk:  # numbers so far, and names cost most of the time
                 self.n_missing += len(rows) - (self.n_numbers - before)
                 self.n_unnamed += len(rows)
@@ -159,12 +185,26 @@ class ColumnSummary:
         self.moments.add(values)
         if not len(values):
             return
+        self._add_codes(values)
         self._add_distinct(values)
         if self.last is not None:
             rising = values[0] > self.last and values[-1] >= values[0] and bool(np.all(values[1:] > values[:-1]))
             self.last = float(values[-1]) if rising else None
+        if self.falling is not None:
+            falling = values[0] < self.falling and values[-1] <= values[0] and bool(np.all(values[1:] < values[:-1]))
+            self.falling = float(values[-1]) if falling else None
         first = values[0] - rows[0] - start  # tells most columns
         self.row_numbers = tuple(c for c in self.row_numbers if c == first and np.array_equal(values, rows + start + c))
+
+    def _add_codes(self, values: NDArray[np.float64]) -> None:
+        values = values[~np.isnan(values)]
+        for _ in range(2):  # the least and the largest may be one
+            low, high = (values.min(), values.max()) if len(values) else self.others
+            for code in {low, high}.intersection(_CODES):
+                self.codes[code] = self.codes.get(code, 0) + int((values == code).sum())
+                values = values[values != code]
+        if len(values):
+            self.others = min(self.others[0], float(values.min())), max(self.others[1], float(values.max()))
 
     def _add_distinct(self, values: NDArray[np.float64]) -> None:
         # most columns are told by their first cells; the others cost a sort
@@ -237,18 +277,45 @@ class ColumnSummary:
             return False
         return bool(self.row_numbers) or (self.last is not None and self.name.strip().lower() in _COUNTERS)
 
+    @property
+    def missing_code(self) -> tuple[float, int] | None:
+        """Return a number that may stand for a missing one, such as -99, and how often it occurs; None without one.
+
+        It is below or above all others, by half their range, or the only one below 0, and occurs again and again.
+        """
+        low, high = self.others
+        for code, n in self.codes.items():
+            beyond = low - code if code < low else code - high
+            far = beyond >= _FAR_OFF * (high - low) or code < 0 <= low
+            if beyond > 0 and low < high and far and n >= max(_LEAST_CODES, _LEAST_SHARE * self.n):
+                return code, n
+        return None
+
     def is_identifier(self, n_rows: int) -> bool:
         """Return whether these are whole numbers, all different, that name the rows of a table of `n_rows`.
 
-        That is what their name says; or they are the row numbers in any order. Amounts that happen to differ are
-        spread wider than that, and years begin later.
+        That is what their name says; or they number the rows from first to last or back. Amounts that happen to
+        differ are spread wider than that, and years begin later.
         """
-        if self.distinct is None or self.n < _FEW_ROWS or self.moments.n != self.n:
+        if not self._all_differ:
             return False
-        span, low = self.moments.high - self.moments.low, self.moments.low
-        rows = span < n_rows and 0 <= low <= 1 + 0.05 * n_rows
-        dense = self.last is not None or span < 20 * n_rows
-        return rows or bool(_IDENTIFIER.search(self.name)) or (dense and bool(_NUMBER.search(self.name)))
+        in_order = self.last is not None or self.falling is not None
+        if is_identifier_name(self.name) or (self._are_row_numbers(n_rows) and (in_order or is_thing_name(self.name))):
+            return True
+        dense = in_order or self.moments.high - self.moments.low < 20 * n_rows
+        return dense and bool(_NUMBER.search(self.name))
+
+    def may_be_ranking(self, n_rows: int) -> bool:
+        """Return whether these are row numbers in an order of their own: places in a ranking, or shuffled ones."""
+        return self._all_differ and self._are_row_numbers(n_rows)
+
+    @property
+    def _all_differ(self) -> bool:
+        return self.distinct is not None and self.n >= _FEW_ROWS and self.moments.n == self.n
+
+    def _are_row_numbers(self, n_rows: int) -> bool:
+        low = self.moments.low
+        return self.moments.high - low < n_rows and 0 <= low <= 1 + 0.05 * n_rows
 
     @property
     def may_be_dates(self) -> bool:

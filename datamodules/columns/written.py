@@ -1,5 +1,6 @@
 """Numbers as people write them: decimal commas, thousands, currencies, percent, units, minus signs of any kind."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -45,6 +46,8 @@ _CELL = (  # sign and currency in either order; accountants put a negative numbe
     r"(?P<body>\d[\d.,' ]*\d|\d[.,]?|[.,]\d+)(?P<power>[eE][-+]?\d+)?"
     r"\s?(?P<after>%|‰|[€$£¥₹]|[A-Za-zµμ°][A-Za-z0-9µμ°²³/%]{0,11})?\.?\s?(?P<behind>-?)(?P<close>\)?)$"
 )
+_MAYBE_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})?")
+_FRACTION = re.compile(r"(\d+\s)?\d\d?/(2|3|4|5|6|8|10|12|16|32|64|100)")
 _NAMES = {",": "comma", ".": "point", " ": "space", "'": "apostrophe"}
 
 
@@ -65,7 +68,7 @@ class NumberCounts:
 
     def add(self, array: Any) -> None:
         """Take in a chunk of the column (an Arrow array)."""
-        labels = as_labels(array)
+        labels = as_labels(array, as_written=True)
         counts = np.bincount(labels.codes[labels.codes >= 0], minlength=len(labels.names))
         said = np.array([not says_nothing(name) for name in labels.names], dtype=bool)
         plain = ~np.isnan(np.array([*map(number_of, labels.names)], dtype=np.float64))
@@ -82,7 +85,8 @@ class NumberCounts:
     def possible(self) -> list[tuple[str, str]]:
         """Return the pairs of signs that the user leaves open."""
         wanted = ("",) if self.thousands == "none" else (self.thousands, "")
-        return [s for s in _SIGNS if self.decimal in ("auto", s[0]) and ("auto" in wanted or s[1] in wanted)]
+        open_to = [s for s in _SIGNS if self.decimal in ("auto", s[0]) and s[0] != self.thousands]
+        return [s for s in open_to if "auto" in wanted or s[1] in wanted]
 
     def _totals(self) -> tuple[str, dict[tuple[str, str], int]]:
         # the most frequent unit, and cells of it or without any
@@ -185,7 +189,7 @@ def read_written(array: Any, written: Written) -> Numbers:
     if not written or kind_of(array.type) not in ("text", "category"):
         return as_numbers(array)
     decimal, thousands, unit = written
-    labels = as_labels(array)
+    labels = as_labels(array, as_written=True)
     cells = _Cells(labels.names)
     values = np.where((cells.unit == "") | (cells.unit == unit), cells.values(decimal, thousands), np.nan)
     # "inf", which the plain way knows too
@@ -210,6 +214,28 @@ def written_number(names: Iterable[str]) -> str | None:
     return found[0] if found and (read | plain).sum() >= NUMERIC_SHARE * len(sample) else None
 
 
+def why_no_numbers(names: Iterable[str]) -> str | None:
+    """Return what keeps names from being numbers where nine in ten mean some: fractions, limits, several units."""
+    sample = [name for name in islice(names, SAMPLE) if not says_nothing(name)]
+    least = NUMERIC_SHARE * len(sample)
+    fractions = [name for name in sample if _FRACTION.fullmatch(name)]
+    if fractions and len(fractions) + sum(number_of(name) == number_of(name) for name in sample) >= least:
+        return f"fractions such as {fractions[0]!r} are no numbers here; write them with a point"
+    bare = [name.lstrip("<>≤≥=~ ") for name in sample]
+    limits = [name for name, number in zip(sample, bare, strict=True) if name != number]
+    cells = _Cells(bare)
+    read = np.any([~np.isnan(cells.values(*signs)) for signs in _SIGNS], axis=0)
+    if not sample or read.sum() < least or 2 * len(limits) > len(sample):  # or two names, below and above
+        return None
+    if limits:
+        return f"limits such as {limits[0]!r} are no numbers; write one instead, or leave the cell empty"
+    units, first = np.unique(cells.unit[read], return_index=True)
+    several = [sample[np.flatnonzero(read)[at]] for unit, at in zip(units, first, strict=True) if unit.isalpha()]
+    if not 1 < len(several) < len(sample) / 3:  # else "1. blue" and "2nd"
+        return None
+    return f"{several[0]!r} and {several[1]!r} have different units; convert them"
+
+
 def may_be_written(names: Iterable[str], junk: str | None = None) -> bool:
     """Return whether it is worth while to count in what way a column with these names writes numbers."""
     sample = [*islice(names, SAMPLE), *([junk] if junk else [])]
@@ -220,6 +246,13 @@ def may_be_written(names: Iterable[str], junk: str | None = None) -> bool:
     read = np.any([~np.isnan(cells.values(*signs)) for signs in _SIGNS], axis=0)
     plain = sum(number_of(name) == number_of(name) for name in sample)
     return bool(read.any()) and plain + int(read.sum()) >= len(sample) / 2
+
+
+def maybe_thousands(cells: Iterable[str | None]) -> str | None:
+    """Return one of the cells, such as 1.234, if all of them may be whole numbers with dots between thousands."""
+    said = [cell.strip() for cell in cells if cell and not says_nothing(cell.strip())]
+    found = next((cell for cell in said if "." in cell), None)
+    return found if found and all(map(_MAYBE_THOUSANDS.fullmatch, said)) else None
 
 
 def described(written: Written) -> str:

@@ -49,7 +49,12 @@ def delimited_table(file: Path, max_expansion: float, encoding: str) -> Table:
         yield from _read(text, layout, skipped, columns)
 
     notes = (*notes, *layout.notes, *total_noted(_last_row(text, layout)))
-    return Table(str(file), layout.names, batches, file, bytes_estimate=_STRING_FACTOR * size, notes=notes)
+    return Table(
+        *(str(file), layout.names, batches, file),
+        bytes_estimate=_STRING_FACTOR * size,
+        notes=notes,
+        delimiter=layout.delimiter,
+    )
 
 
 def _first_records(text: TextFile) -> tuple[list[str], list[int]]:

@@ -39,6 +39,7 @@ class Table:
     state: tuple[int, ...] = ()  # of the file when it was opened; see `file_state`
     part: str = ""  # what of the file it is: a sheet, a table; and the encoding that was asked for
     notes: tuple[str, ...] = ()  # what a user should know about how the file was read
+    delimiter: str | None = None  # of a delimited text
 
     def chunks(self, columns: Sequence[str]) -> Iterator[Any]:
         """Yield Arrow tables of exactly as many rows as `chunk_rows` says (the last has the rest), of named columns."""

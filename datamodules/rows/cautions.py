@@ -12,25 +12,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.columns.calendar import DateColumn
-from datamodules.columns.encoding import Column, Encoding, NumericColumn
-from datamodules.columns.leaks import FIRST_LOOK, TOO_WELL, Told, enough_rows, ranks, told, worth_more
+from datamodules.columns.encoding import CategoryColumn, Column, Encoding, NumericColumn
+from datamodules.columns.leaks import (
+    FIRST_LOOK,
+    TOO_WELL,
+    Told,
+    enough_rows,
+    is_group,
+    moves_with,
+    ranks,
+    told,
+    worth_more,
+)
+from datamodules.columns.summary import COUNTS_ROWS
 from datamodules.errors import shortened
 from datamodules.rows.batching import Rows
+from datamodules.rows.copies import copies
+from datamodules.rows.samples import CELLS, MOST_COLUMNS, SAMPLE, drawn, feature_places, numbers, taken
 
-_SAMPLE = 20_000  # rows of a set that are looked at
-_CELLS = 2**22  # of a set that are looked at: a fraction of the time it took to encode them
-_MOST_COLUMNS = 300  # of a wide table, those that go best with the target
 _NAMED = 5  # columns in a line
-_MIN_COPIES, _MIN_SHARE = 3, 0.01  # of a set's rows: below, the scores hardly change
-_BY_CHANCE = 0.01  # equal rows to be expected if the columns were independent: above, copies are natural
-_TRIED_COPIES = 200
+_ON_AND_ON = 0.9  # share of the spread of a target's ranks that the two rows beside a row tell: a series
 _STRETCH = 4000  # rows in file order that tell whether neighbours are alike
 _ALIKE = 0.5  # correlation of neighbouring rows' targets, beyond what the columns explain
+_PARTS, _PART = 8, 40  # of these rows at most, and rows in one at least
+_ALIKE_WITHIN = 0.35  # within a part: of rows that are sorted by and large it is none
 _TURNS = 0.25  # how often a target changes its direction, or class, for its rows not to be merely sorted: 2/3 by chance
 _SORTED = 0.95  # rank correlation of target and row from which on they are sorted by it
 _TIME_WORDS = frozenset(
     {"time", "date", "datetime", "timestamp", "year", "yr", "quarter", "month", "week", "day", "hour", "minute", "t"}
 )
+_NOT_SEEN = frozenset(
+    {"birth", "birthdate", "birthday", "born", "dob", "geburtsdatum", "geboren", "naissance", "death", "died"}
+)
+_EVENTS = frozenset({"status", "event", "censored", "censor", "cens", "delta", "death", "died", "dead"})  # of survival
 _YEARS = (1500.0, 2200.0)
 _FAR = 5.0  # standard errors: chance hardly ever
 _SHARE_MOVED = 0.1  # of the rows in another class than in training
@@ -50,9 +64,6 @@ class Known:
     random_split: bool  # the held-out rows of the table are drawn at random, each by itself
 
 
-_WORDS = {"val": "validation", "test": "test"}
-
-
 def cautions(known: Known, sets: Mapping[str, Rows]) -> list[str]:
     """Return what should be known before training, a line each; `sets` by stage, in file order.
 
@@ -62,11 +73,12 @@ def cautions(known: Known, sets: Mapping[str, Rows]) -> list[str]:
     if train is None or train.y is None:
         return []
     held_out = {stage: rows for stage, rows in sets.items() if stage != "train" and len(rows)}
-    lines = [*_leaks(known, train), *_copies(known, train, held_out)]
+    leaks = [*_leaks(known, train)]
+    lines = [*leaks, *copies(known.encoding, train, held_out)]
     if known.random_split:
-        lines += _order(known, train)
+        lines += _order(known, train, is_told=bool(leaks))
     for stage in (s for s in held_out if s in known.files):
-        y, other = _numbers(train.y), _numbers(held_out[stage].y)
+        y, other = numbers(train.y), numbers(held_out[stage].y)
         counts = None if known.class_names is None else np.bincount(y.astype(np.int64))
         lines += target_drift(known, stage, other, counts, float(y.mean()), float(y.std()), len(y))
         lines += _spread_drift(known, stage, y, other)
@@ -74,54 +86,59 @@ def cautions(known: Known, sets: Mapping[str, Rows]) -> list[str]:
     return lines
 
 
-def _numbers(y: object) -> NDArray[np.float64]:
-    return np.asarray(y, dtype=np.float64)
-
-
-def _drawn(n: int, most: int) -> NDArray[np.int64]:
-    """Return the numbers of at most so many of n rows, in random order, the same each time."""
-    rng = np.random.default_rng(0)
-    return rng.permutation(n) if n <= most else rng.choice(n, most, replace=False)
-
-
-def _taken(rows: Rows, at: NDArray[np.int64], start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
-    """Return some features, as stored, of some rows."""
-    return np.asarray(np.asarray(rows.x[:, start:stop])[at])
-
-
-def _places(encoding: Encoding, rows: Rows) -> list[tuple[Column, int, int]]:
-    """Return each column with where its features begin and end in rows as stored, without its bins."""
-    found, at = [], 0
-    for column in encoding.columns:
-        bins = len(column.bin_means) if isinstance(column, NumericColumn) else 0
-        plain = len(column.feature_names) - bins
-        found.append((column, at, at + plain))
-        at += plain + (bins if rows.expansion is None else bool(bins))
-    return found
-
-
 # ------------------------------------------------------------------ columns that tell the target
 
 
 def _leaks(known: Known, train: Rows) -> Iterator[str]:
-    at = _drawn(len(train), _SAMPLE)
-    y = _numbers(train.y)[at]
+    at = drawn(len(train), SAMPLE)
+    y = numbers(train.y)[at]
     target = ranks(y) if known.class_names is None else y.astype(np.int64)
     if not enough_rows(target):
         return
     least = TOO_WELL["regression" if known.class_names is None else "classification"]
-    first = at[: min(FIRST_LOOK, max(_CELLS // train.x.shape[1], 1))]
-    sample = _taken(train, first)
-    found: dict[str, Told] = {}
-    for column, start, stop in _likely(_places(known.encoding, train), sample, target[: len(first)]):
+    first = at[: min(FIRST_LOOK, max(CELLS // train.x.shape[1], 1))]
+    sample = taken(train, first)
+    found, groups = dict[str, Told](), dict[str, Told]()
+    is_series = _is_series(at, target)
+    for column, start, stop in _likely(feature_places(known.encoding, train), sample, target[: len(first)]):
         is_number = isinstance(column, NumericColumn)
         look = told(_cells(column, sample[:, start:stop]), target[: len(first)], ordered=is_number)
         if len(at) > len(first) and worth_more(look):
-            look = told(_cells(column, _taken(train, at, start, stop)), target, ordered=is_number)
-        if look.skill >= least:
-            found[column.name] = look
+            look = told(_cells(column, taken(train, at, start, stop)), target, ordered=is_number)
+        if look.skill < least or (is_series and not _moves_with(column, train, at, target, start, stop)):
+            continue
+        cells = _cells(column, taken(train, at, start, stop))
+        of = groups if is_group(column.name, cells, target, ordered=is_number) else found
+        of[column.name] = look
     if found:
         yield _leak_line(known, found)
+    elif groups:
+        yield _group_line(known, groups)
+
+
+def _is_series(at: NDArray[np.int64], target: NDArray[np.float64] | NDArray[np.int64]) -> bool:
+    # Whether amounts go on and on in file order, as prices do: then whatever else does tells them well.
+    if target.dtype.kind != "f":
+        return False
+    steps = np.diff(target[np.argsort(at)])
+    is_sorted = bool(np.all(steps >= 0) or np.all(steps <= 0))
+    return not is_sorted and told(at.astype(np.float64), target, ordered=True).skill >= _ON_AND_ON
+
+
+def _moves_with(
+    column: Column,
+    train: Rows,
+    at: NDArray[np.int64],
+    target: NDArray[np.float64] | NDArray[np.int64],
+    start: int,
+    stop: int,
+) -> bool:
+    if isinstance(column, DateColumn):
+        return False
+    if not isinstance(column, NumericColumn):
+        return True
+    order = np.argsort(at)
+    return moves_with(_cells(column, taken(train, at[order], start, stop)), target[order])
 
 
 def _cells(column: Column, features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -136,14 +153,14 @@ def _likely(
     places: list[tuple[Column, int, int]], sample: NDArray[np.float32], target: NDArray[np.float64] | NDArray[np.int64]
 ) -> list[tuple[Column, int, int]]:
     """Return the columns of a wide table that go best with the target, all of a narrow one."""
-    if len(places) <= _MOST_COLUMNS:
+    if len(places) <= MOST_COLUMNS:
         return places
     y = target.astype(np.float64) if target.dtype.kind == "f" else (target == np.bincount(target).argmax()) * 1.0
     x = sample - sample.mean(0)
     size = np.sqrt(np.square(x).sum(0))
     along = np.abs((y - y.mean()).astype(np.float32) @ x) / np.where(size > 0, size, 1.0)
     best = np.argsort([-along[start:stop].max(initial=0.0) for _, start, stop in places], kind="stable")
-    return [places[i] for i in sorted(best[:_MOST_COLUMNS].tolist())]
+    return [places[i] for i in sorted(best[:MOST_COLUMNS].tolist())]
 
 
 def _leak_line(known: Known, found: Mapping[str, Told]) -> str:
@@ -158,73 +175,29 @@ def _leak_line(known: Known, found: Mapping[str, Told]) -> str:
     return f"{what}: if {it} not known when predicting, leave {them} out: --data.drop=[{drop}]"
 
 
-# ------------------------------------------------------------------ rows in two sets
-
-
-def _copies(known: Known, train: Rows, held_out: Mapping[str, Rows]) -> Iterator[str]:
-    if not held_out:
-        return
-    width = train.x.shape[1] + 1
-    at = np.sort(_drawn(len(train), max(_CELLS // width, 1)))
-    seen = np.sort(_hashes(train, at))
-    distinct = 1 + int((seen[1:] != seen[:-1]).sum())
-    if 2 * distinct < len(seen):  # most rows are there twice: so are those of any other sample
-        return
-    least = "at least " if len(at) < len(train) else ""
-    parts = []
-    for stage, rows in held_out.items():
-        some = _drawn(len(rows), min(_SAMPLE // 4, max(_CELLS // width, 1)))
-        hashes = _hashes(rows, some)
-        again = seen[np.minimum(np.searchsorted(seen, hashes), len(seen) - 1)] == hashes
-        n = int(again.sum())
-        if n < max(_MIN_COPIES, _MIN_SHARE * len(some)) or _by_chance(train, at, rows, some[again]) > _BY_CHANCE:
-            continue
-        of = f"{len(some):,}" if len(some) == len(rows) else f"{len(some):,} drawn"
-        parts.append(f"{least}{n:,} of {of} {_WORDS[stage]} rows ({n / len(some):.0%})")
-    if parts:
-        copies = "also stand among the training rows, equal in all columns and the target"
-        yield f"{' and '.join(parts)} {copies}: they flatter the scores; if they are copies, leave them out of the file"
-
-
-def _hashes(rows: Rows, at: NDArray[np.int64]) -> NDArray[np.uint64]:
-    # Sums of products with random odd numbers, modulo 2^64.
-    x, y = np.asarray(rows.x), _numbers(rows.y)
-    factors = np.random.default_rng(0).integers(0, 2**63, x.shape[1] + 1, dtype=np.uint64) * 2 + 1
-    found = np.empty(len(at), dtype=np.uint64)
-    for start in range(0, len(at), 1024):
-        block = at[start : start + 1024]
-        cells = np.ascontiguousarray(x[block] + np.float32(0)).view(np.uint32).astype(np.uint64)  # no -0
-        found[start : start + 1024] = cells @ factors[:-1] + y[block].view(np.uint64) * factors[-1]
-    return found
-
-
-def _by_chance(train: Rows, at: NDArray[np.int64], rows: Rows, copies: NDArray[np.int64]) -> float:
-    """Return how many training rows would equal one of the copies if columns were independent, for the middle one."""
-    sample = at[_drawn(len(at), FIRST_LOOK)]
-    x, found = _taken(train, sample), _taken(rows, copies[:_TRIED_COPIES])
-    expected = np.full(len(found), float(len(at)))
-    for column, cells in [
-        *zip(x.T, found.T, strict=True),
-        (_numbers(train.y)[sample], _numbers(rows.y)[copies[:_TRIED_COPIES]]),
-    ]:
-        column = np.sort(column)
-        same = np.searchsorted(column, cells, "right") - np.searchsorted(column, cells, "left")
-        expected *= np.maximum(same - 1, 0.5) / len(column)  # one is the copy itself
-    return float(np.median(expected))
+def _group_line(known: Known, found: Mapping[str, Told]) -> str:
+    # The fewest groups: patients, not their visits.
+    name = min(found, key=lambda each: found[each].groups)
+    drop = ",".join([*known.dropped_by_user, name])
+    return (
+        f"all rows of one {name!r} have the same {known.target!r} ({found[name].groups} groups): if new ones are to be "
+        f"predicted, --data.group={name} keeps each on one side of the split; if not known then, --data.drop=[{drop}]"
+    )
 
 
 # ------------------------------------------------------------------ order in time
 
 
-def _order(known: Known, train: Rows) -> Iterator[str]:
+def _order(known: Known, train: Rows, *, is_told: bool) -> Iterator[str]:
+    # `is_told`: a column alone tells the target, and by that how alike neighbours are
     name = _time_column(known, train)
-    y = _numbers(train.y)
+    y = numbers(train.y)
     if name is not None:
         yield (
             f"rows are held out at random, though {name!r} tells when they were: if later rows are to be predicted, "
             f"--data.time={name} holds out the newest"
         )
-    elif (alike := _neighbours_alike(np.asarray(train.x), y, known.class_names is not None)) >= _ALIKE:
+    elif not is_told and (alike := _neighbours_alike(np.asarray(train.x), y, known.class_names is not None)) >= _ALIKE:
         yield (
             f"rows are held out at random, though neighbours in the file are alike in {known.target!r} (correlation "
             f"{alike:.2f}) beyond what the columns explain: if they are in order of time, or belong together, name the "
@@ -235,18 +208,22 @@ def _order(known: Known, train: Rows) -> Iterator[str]:
 def _time_column(known: Known, train: Rows) -> str | None:
     """Return the column that tells when each row was; None if there is none."""
     for column in known.encoding.columns:
-        if isinstance(column, DateColumn) and column.style not in ("clock", "duration"):
+        is_date = isinstance(column, DateColumn) and column.style not in ("clock", "duration")
+        if is_date and not _NOT_SEEN.intersection(_words(column.name)):
             return column.name
     for name, reason in known.encoding.dropped.items():
-        if reason == "only counts the rows" and _is_time_word(name):
+        if reason.startswith(COUNTS_ROWS) and _is_time_word(name):
             return name
-    for column, start, stop in _places(known.encoding, train):
+    names = {word for name in [known.target, *known.encoding.inputs] for word in _words(name)}
+    for column, start, stop in feature_places(known.encoding, train):
         if not isinstance(column, NumericColumn) or column.constant or not _is_time_word(column.name):
             continue
         values = np.asarray(train.x[:, start])
         if column.name.strip().lower() in ("year", "yr") and _are_years(column):
             return column.name
-        steps = np.diff(values[:: max(1, len(values) // _SAMPLE)])
+        if names.intersection(_EVENTS) and "time" in _words(column.name):  # until then
+            continue
+        steps = np.diff(values[:: max(1, len(values) // SAMPLE)])
         if (np.all(steps >= 0) or np.all(steps <= 0)) and np.count_nonzero(steps) >= 20 and stop - start == 1:
             return column.name
     return None
@@ -257,8 +234,11 @@ def _are_years(column: NumericColumn) -> bool:
 
 
 def _is_time_word(name: str) -> bool:
-    words = "".join(c.lower() if c.isalpha() else " " for c in name).split()
-    return bool(_TIME_WORDS.intersection(words))
+    return bool(_TIME_WORDS.intersection(_words(name)))
+
+
+def _words(name: str) -> list[str]:
+    return "".join(c.lower() if c.isalpha() else " " for c in name).split()
 
 
 def _neighbours_alike(x: NDArray[np.float32], y: NDArray[np.float64], is_class: bool) -> float:
@@ -290,7 +270,10 @@ def _neighbours_alike(x: NDArray[np.float32], y: NDArray[np.float64], is_class: 
     few = np.flatnonzero(x.std(0) > 0)[:50]
     design = np.column_stack([np.ones(n), x[:, few]])
     inner = design.T @ design + 1e-3 * n * np.eye(design.shape[1])  # ridge: columns may be copies of each other
-    return _lag(outputs - design @ np.linalg.solve(inner, design.T @ outputs))
+    left = outputs - design @ np.linalg.solve(inner, design.T @ outputs)
+    part = np.arange(n) // max(n // _PARTS, _PART)
+    means = np.column_stack([np.bincount(part, each) for each in left.T]) / np.bincount(part)[:, None]
+    return _lag(left) if _lag(left - means[part]) >= _ALIKE_WITHIN else 0.0
 
 
 def _lag(values: NDArray[np.float64]) -> float:
@@ -347,29 +330,37 @@ def _spread_drift(known: Known, stage: str, y: NDArray[np.float64], other: NDArr
     # by the middle half: a standard deviation may hang on one row
     if known.class_names is not None or min(len(y), len(other)) < 50:
         return
-    mine, then = (float(np.subtract(*np.quantile(v, [0.75, 0.25]))) for v in (other, y))
-    if mine > 0 < then and abs(np.log(mine / then)) > np.log(_SPREAD_MOVED) + _FAR * np.sqrt(
-        1 / len(other) + 1 / len(y)
-    ):
+    low, high = np.quantile(y, [0.25, 0.75])
+    mine, then = float(np.subtract(*np.quantile(other, [0.75, 0.25]))), float(high - low)
+    # by how many lie in it: where there are few between two heaps of rows, a quantile may be here or there
+    inside, before = (float(np.mean((v >= low) & (v <= high))) for v in (other, y))
+    sure = abs(inside - before) > _FAR * np.sqrt(0.25 / len(other) + 0.25 / len(y))
+    if sure and mine > 0 < then and abs(np.log(mine / then)) > np.log(_SPREAD_MOVED):
         wide = f"its middle half spans {mine:.4g}, the training rows' {then:.4g}"
         yield f"{known.target!r} in {known.files[stage]} is spread otherwise: {wide}"
 
 
 def _column_drift(known: Known, stage: str, train: Rows, rows: Rows) -> Iterator[str]:
-    most = max(min(FIRST_LOOK, _CELLS // train.x.shape[1]), 1)
-    mine, then = (_taken(each, _drawn(len(each), most)) for each in (rows, train))
+    most = max(min(FIRST_LOOK, CELLS // train.x.shape[1]), 1)
+    mine, then = (taken(each, drawn(len(each), most)) for each in (rows, train))
     if min(len(mine), len(then)) < 50:
         return
     moved = np.abs(mine.mean(0) - then.mean(0))
     error = np.sqrt(mine.var(0) / len(mine) + then.var(0) / len(then))
     sure = np.where(moved > _FAR * error, moved, 0.0)
     far: dict[str, float] = {}
-    for column, start, stop in _places(known.encoding, train):
+    for column, start, stop in feature_places(known.encoding, train):
         if isinstance(column, NumericColumn):
             spread = float(then[:, start].std()) or 1.0
             far[column.name] = float(sure[start]) / spread if not column.constant else float(sure[start])
         else:
+            # of names that are rare there are always some that training never saw, about as many rows as it has of
+            # names with one: these count as infrequent too
+            rare = start + len(column.categories) if isinstance(column, CategoryColumn) and column.infrequent else stop
+            more = mine[:, rare : rare + 1].mean(0) - 2 * then[:, rare : rare + 1].mean(0)
             far[column.name] = float(sure[start:stop].sum())
+            if rare < stop and not (more > _FAR * error[rare]).all():
+                far[column.name] -= float(sure[rare])
     names = [name for name in sorted(far, key=lambda n: -far[n]) if far[name] > _COLUMN_MOVED]
     if names:
         yield f"{known.files[stage]} differs from the training rows in {shortened(map(repr, names), _NAMED)}"

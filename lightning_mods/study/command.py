@@ -133,6 +133,7 @@ _LATER = {
     "data.decimal": "'auto'",
     "data.encoding": "'auto'",
     "data.group": "None",
+    "data.keep": "None",
     "data.max_expansion": "100.0",
     "data.thousands": "'auto'",
     "data.time": "None",

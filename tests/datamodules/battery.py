@@ -17,6 +17,7 @@ class Case(NamedTuple):
     target: str
     meant: Any  # columns with their numbers; REFUSED; or (SAID, columns): read so, or refused in a line
     note: str = ""
+    task: str = "regression"
 
 
 def written(out):
@@ -112,7 +113,7 @@ def written(out):
     write("dates_word.csv", {"sold": day.strftime("%d %b %Y"), "size": size, "price": price}, sep=",")
     case("dates_word.csv", "price", {"size": size, "DATE": "sold"})
     write("dates_month.csv", {"sold": day.strftime("%Y-%m"), "size": size, "price": price}, sep=",")
-    case("dates_month.csv", "price", {"size": size, "DATE?": "sold"})
+    case("dates_month.csv", "price", {"size": size, "DATE": "sold"})
     frame = pd.DataFrame({"sold": day, "size": size, "rooms": rooms, "town": town, "price": price})
     with pd.ExcelWriter(out / "book.xlsx", engine="openpyxl") as w:
         frame.to_excel(w, sheet_name="Sales", index=False)

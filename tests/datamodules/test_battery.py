@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 from battery import written
+from battery_abroad import NAMES, SAID, written_abroad
 
 from datamodules import DataError, TabularDataModule
 
@@ -21,11 +22,14 @@ def problems(case, folder, data):
     """What is not as it was meant."""
     meant = case.meant[1] if isinstance(case.meant, tuple) else case.meant
     x, names = data._work.rows("train").x.numpy(), data.feature_names
-    if meant and data.task != "regression":
+    if meant and (data.task == "regression") != (case.task == "regression"):
         yield f"a {data.task}"
     for name, value in meant.items():
-        if name in ("DATE", "DATE?"):
-            if name == "DATE" and value not in {c.name for c in data.learned.encoding.columns if c.kind == "date"}:
+        if name == NAMES:
+            kinds = {column.name: column.kind for column in data.learned.encoding.columns}
+            yield from (f"{each} is {kinds.get(each)}" for each in value if kinds.get(each) != "category")
+        elif name == "DATE":
+            if value not in {c.name for c in data.learned.encoding.columns if c.kind == "date"}:
                 yield f"{value} is no date"
         elif name == "LEFT":
             if value not in data.learned.encoding.dropped:
@@ -54,6 +58,24 @@ def test_every_file_is_read_as_it_was_meant_or_refused_in_a_line(files, monkeypa
         except DataError as error:
             if case.meant != "ERR" and not isinstance(case.meant, tuple):
                 wrong.append(f"{case.path}: {error}")
+    assert wrong == []
+
+
+def test_files_that_were_meant_to_be_hard_are_read_as_they_were_meant_or_it_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cases = written_abroad(tmp_path)
+    assert len(cases) >= 35
+    wrong = []
+    for case in cases:
+        try:
+            data = TabularDataModule(case.path, case.target, val_fraction=0, test_fraction=0, memory_map=False)
+            said = data.description.replace("\n    ", " ")
+            if isinstance(case.meant, tuple) and case.meant[0] == SAID:
+                wrong += [f"{case.path}: nothing said of {case.meant[1]}"] if case.meant[1] not in said else []
+            else:
+                wrong += [f"{case.path}: {each}" for each in problems(case, tmp_path, data)]
+        except DataError as error:
+            wrong += [] if isinstance(case.meant, tuple) else [f"{case.path}: {error}"]
     assert wrong == []
 
 

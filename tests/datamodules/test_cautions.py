@@ -78,6 +78,59 @@ def test_names_of_the_class_in_another_language_are_a_leak(tmp_path):
     assert "'art' (accuracy 1.0000), 'code' (accuracy 1.0000) alone predict 'kind'" in line
 
 
+def visits(n=150, each=4, seed=0):
+    """Several visits of each patient, who gets one treatment."""
+    rng = np.random.default_rng(seed)
+    treatment = rng.choice(["drug", "placebo"], n)
+    table = pd.DataFrame({"patient": np.repeat(1 + np.arange(n), each), "week": np.tile(np.arange(each), n)})
+    return table.assign(pressure=rng.normal(130, 9, len(table)).round(), treatment=np.repeat(treatment, each))
+
+
+@pytest.mark.parametrize("names", ["numbers", "words", "sorted"])
+def test_what_has_several_rows_and_one_target_in_all_is_a_group_and_no_leak(tmp_path, names):
+    table = visits(90, 8)  # words of more have no feature each
+    if names == "words":
+        table["patient"] = table.patient.map("P{:03d}".format)
+    if names == "sorted":
+        table["treatment"] = np.where(table.patient < 45, "drug", "placebo")
+    (line,) = warned(tmp_path, table.sample(frac=1, random_state=0), "treatment")
+    assert line.startswith("warning: all rows of one 'patient' have the same 'treatment' (90 groups)")
+    assert "--data.group=patient keeps each on one side of the split" in line
+    assert "--data.drop=[patient]" in line
+    table["baseline"] = table.groupby("patient").pressure.transform("first")
+    table = table.drop(columns="treatment").sample(frac=1, random_state=0)
+    (line,) = warned(tmp_path, table, "baseline")
+    assert "all rows of one 'patient' have the same 'baseline'" in line
+    assert warned(tmp_path, table, "baseline", group="patient") == []
+
+
+def test_a_number_that_the_class_is_a_function_of_is_a_leak_and_no_group(tmp_path):
+    table = (
+        houses().assign(age=lambda t: (t.area // 3).astype(int)).assign(old=lambda t: np.where(t.age > 30, "yes", "no"))
+    )
+    (line,) = warned(tmp_path, table[["age", "rooms", "old"]], "old")
+    assert "'age' (accuracy 1.0000) alone predicts 'old'" in line
+
+
+def test_two_series_that_go_on_and_on_do_not_leak_and_a_copy_of_one_does(tmp_path):
+    rng = np.random.default_rng(1)
+    year = 1900 + np.arange(400) // 4
+    gdp, prices = (np.exp(np.cumsum(rng.normal(0.02, 0.02, 400))) for _ in range(2))
+    table = pd.DataFrame({"year": year, "prices": prices, "gdp": gdp})
+    (line,) = warned(tmp_path, table, "gdp")
+    assert "--data.time=year" in line
+    (leak, _) = warned(
+        tmp_path, table.assign(log_gdp=np.log(gdp).round(3))[["year", "log_gdp", "prices", "gdp"]], "gdp"
+    )
+    assert "'log_gdp' (R² of ranks 1.0000) alone predicts 'gdp'" in leak
+
+
+def test_a_copy_of_the_target_is_named_in_a_table_that_is_sorted_by_it(tmp_path):
+    table = houses(2000).sort_values("price").assign(price_eur=lambda t: (t.price * 1.1).round(-3))
+    (line,) = warned(tmp_path, table, "price")
+    assert "'price_eur'" in line
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.booleans(), st.integers(2, 400))
 def test_a_column_of_noise_tells_nothing_however_many_values_it_has(seed, ordered, values):
@@ -110,6 +163,25 @@ def test_equal_rows_of_a_small_table_of_codes_are_natural(tmp_path):
     assert warned(tmp_path, table, "y", categorical=list("abcd")) == []
 
 
+def test_rows_that_few_values_make_equal_are_no_copies_and_copies_of_them_are(tmp_path):
+    rng = np.random.default_rng(0)
+    health = rng.integers(0, 3, 1500)  # what goes together makes equal rows likelier than chance does
+    table = pd.DataFrame({f"q{i}": np.clip(health + rng.integers(0, 2, 1500), 0, 3) for i in range(9)})
+    table["age"] = 20 + rng.integers(0, 25, 1500)
+    table["visits"] = health + rng.integers(0, 3, 1500)
+    assert warned(tmp_path, table, "visits") == warned(tmp_path, table, "visits", bins=8) == []
+    many = table.assign(income=rng.normal(3000, 500, 1500).round(2))
+    (line,) = warned(tmp_path, pd.concat([many, many.iloc[:300]]).sample(frac=1, random_state=0), "visits")
+    assert "also stand among the training rows" in line
+
+
+def test_rows_with_names_of_their_own_are_no_copies(tmp_path):
+    table = pd.concat([houses(300)] * 2).assign(owner=[f"somebody {i}" for i in range(600)])
+    assert warned(tmp_path, table, "price") == []
+    copied = pd.concat([houses(300).assign(owner=[f"somebody {i}" for i in range(300)])] * 2)
+    assert warned(tmp_path, copied.iloc[:500], "price") != []
+
+
 def test_a_date_column_makes_the_flag_for_a_split_by_time_known(tmp_path):
     table = houses().assign(sold_on=lambda t: pd.date_range("2020-01-01", periods=len(t)).strftime("%Y-%m-%d"))
     (line,) = warned(tmp_path, table, "price")
@@ -131,6 +203,20 @@ def test_a_series_without_a_date_is_told_by_neighbours_that_are_alike(tmp_path):
     (line,) = warned(tmp_path, table.assign(price=table.price + 60_000 * walk), "price")
     assert "neighbours in the file are alike in 'price'" in line
     assert "--data.time=COLUMN or --data.group=COLUMN" in line
+
+
+def test_births_and_times_until_an_event_do_not_tell_when_rows_were(tmp_path):
+    born = houses().assign(date_of_birth=lambda t: pd.date_range("1950-01-01", periods=len(t)).strftime("%Y-%m-%d"))
+    assert warned(tmp_path, born, "price") == []
+    survival = houses().assign(time=lambda t: np.arange(len(t)) // 2, status=lambda t: t.area > 90)
+    assert warned(tmp_path, survival, "price") == []
+    assert "--data.time=time" in warned(tmp_path, survival.drop(columns="status"), "price")[0]
+
+
+def test_rows_that_are_sorted_by_and_large_are_no_order_in_time(tmp_path):
+    rng = np.random.default_rng(0)
+    table = houses().iloc[lambda t: np.argsort(t.price + rng.normal(0, 0.6 * t.price.std(), len(t)))]
+    assert warned(tmp_path, table[["rooms", "town", "price"]], "price") == []
 
 
 @pytest.mark.parametrize("target", ["price", "town"])
@@ -185,3 +271,30 @@ def test_the_verb_test_says_that_a_file_is_of_another_population(tmp_path):
     assert "warning: " not in said
     assert "warning: " not in succeed("test", f"--data.test_path={paths[1]}", place)[1]
     assert "another population?" in succeed("test", f"--data.test_path={paths[2]}", place)[1]
+
+
+def test_a_target_that_is_spread_otherwise_is_told_and_one_of_two_heaps_is_not(tmp_path):
+    path = str(tmp_path / "new.csv")
+    table, new = houses(2000), houses(500, seed=1)
+    middle = table.price.mean()
+    new.assign(price=middle + 3 * (new.price - middle)).to_csv(path, index=False)
+    assert any("is spread otherwise" in line for line in warned(tmp_path, table, "price", test_path=path))
+    heaps = [
+        t.assign(price=t.price % 1000 + np.where(np.random.default_rng(seed).random(len(t)) < share, 0, 1e6))
+        for seed, t, share in ((0, table, 0.74), (1, new, 0.76))
+    ]
+    heaps[1].to_csv(path, index=False)
+    assert warned(tmp_path, heaps[0], "price", test_path=path) == []
+
+
+def test_rare_names_that_training_never_saw_are_no_other_population(tmp_path):
+    rng = np.random.default_rng(0)
+    table = houses(400).assign(
+        village=[f"V{v}" for v in rng.integers(0, 400, 400) // rng.choice([1, 40], 400, p=[0.3, 0.7])]
+    )
+    path = str(tmp_path / "new.csv")
+    table.iloc[:120].to_csv(path, index=False)
+    assert warned(tmp_path, table.iloc[120:], "price", test_path=path) == []
+    table.iloc[:120].assign(village="V999").to_csv(path, index=False)
+    (line,) = warned(tmp_path, table.iloc[120:], "price", test_path=path)
+    assert "differs from the training rows in 'village'" in line

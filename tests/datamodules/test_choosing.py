@@ -1,6 +1,7 @@
 """What becomes of a column follows from what its training rows hold."""
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -8,6 +9,7 @@ from datamodules.columns.cells import kind_of
 from datamodules.columns.choosing import MAX_CATEGORIES, choose_encoding, min_rows_for_category
 from datamodules.columns.encoding import CategoryColumn, NumericColumn
 from datamodules.columns.summary import ColumnSummary
+from datamodules.columns.written import why_no_numbers
 from datamodules.errors import DataError
 from datamodules.tabular import TabularDataModule
 
@@ -80,8 +82,8 @@ def test_what_the_user_names_is_kept_even_if_all_differ():
         (list(range(1, 31)), "only counts the rows"),
         (pa.array(range(30), pa.timestamp("s")), "date or time"),
         (pa.array([[1]] * 30), "neither numbers nor text"),
-        ([f"somebody {i}" for i in range(30)], "text or identifier: 30 different values in 30 rows"),
-        ([f"it was the {i}th" for i in range(30)], "free text: 30 different values in 30 rows"),
+        ([f"somebody {i}" for i in range(30)], "text or identifier: all 30 are different"),
+        ([f"it was the {i}th" for i in range(30)], "free text: all 30 are different"),
         ([f"n{i}" for i in range(20_001)], "text or identifier: more than 20000 different values"),
     ],
 )
@@ -158,6 +160,86 @@ def test_part_of_a_numbered_table_keeps_no_row_numbers(tmp_path):
     path.write_text("rownames,size,y\n" + "".join(f"{a},{b},{c}.5\n" for a, b, c in rows))
     data = TabularDataModule(str(path), "y")
     assert data.feature_names == ["size"]
-    assert "rownames (only counts the rows)" in data.description
+    assert "rownames (only counts the rows:" in data.description
     path.write_text("year,size,y\n" + "".join(f"{a},{b},{c}.5\n" for a, b, c in rows))
     assert TabularDataModule(str(path), "y").feature_names == ["year", "size"]
+
+
+def test_places_in_a_ranking_are_numbers_and_row_numbers_are_none(tmp_path):
+    rng = np.random.default_rng(0)
+    n = 90
+    table = pd.DataFrame(
+        {"wealth": rng.permutation(n) + 1, "case": rng.permutation(n) + 1, "pupil_id": 900 + np.arange(n)}
+    )
+    table["down"], table["seat"] = np.arange(n, 0, -1), 3 + 1.0 * np.arange(n)
+    table["y"] = table.wealth + rng.normal(0, 9, n)
+    table.to_csv(tmp_path / "t.csv", index=False)
+    data = TabularDataModule(str(tmp_path / "t.csv"), "y")
+    assert data.feature_names == ["wealth"]
+    assert (
+        "wealth: whole numbers, as of a ranking; if they only number the rows, --data.drop=[wealth]" in data.description
+    )
+    kept = TabularDataModule(str(tmp_path / "t.csv"), "y", keep=["down", "pupil_id", "wealth"])
+    assert kept.feature_names == ["wealth", "pupil_id", "down"]
+    assert "as of a ranking" not in kept.description
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"keep": ["town"]}, r"--data.keep needs columns of numbers; 'town' is none"),
+        ({"keep": ["towns"]}, r"--data.keep names 'towns'; .* has .*'town'"),
+        ({"keep": ["size"], "drop": ["size"]}, "--data.drop and --data.keep both name 'size'; keep one"),
+        ({"keep": ["size"], "categorical": ["size"]}, "--data.categorical and --data.keep both name 'size'; keep one"),
+    ],
+)
+def test_what_cannot_be_kept_is_an_error(tmp_path, arguments, message):
+    (tmp_path / "t.csv").write_text("size,town,y\n" + "".join(f"{i % 7},{'ab'[i % 2]},{i}.5\n" for i in range(60)))
+    with pytest.raises(DataError, match=message):
+        _ = TabularDataModule(str(tmp_path / "t.csv"), "y", **arguments).feature_names
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ([1.5, 8.0, 3.0, 7.5] * 20 + [-99.0] * 4, (-99.0, 4)),
+        ([900, 5000, 1200, 3100] * 20 + [9999] * 3, (9999.0, 3)),
+        ([20, 51, 33, 48] * 20 + [999, -9] * 5, (999.0, 5)),
+        ([20, 51, 33, 48] * 20 + [999] * 2, None),  # may be so
+        ([*range(900, 1100)] * 2, None),
+        ([*np.linspace(-300, 300, 61), -99, -99, -99, -99], None),
+        ([-9.0, -4.0, 3.0, 9.0] * 20, None),
+        ([999.0] * 30, None),
+    ],
+)
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_number_far_from_all_others_that_occurs_again_may_mean_missing(values, code, parts):
+    found = ColumnSummary("c", "number")
+    for start, part in enumerate(np.array_split(np.array(values, dtype=float), parts)):
+        found.add(pa.array(part), np.arange(len(part)), start)
+    assert found.missing_code == code
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["1/2", "3/4", "1 1/2", "2"], "fractions such as '1/2'"),
+        (["<0.05", "0.12", "0.4", "1.5"], "limits such as '<0.05'"),
+        ([f"{i} years" for i in range(9)] + ["8 months"], "'8 months' and '0 years' have different units"),
+        (["<40", ">=40"], None),
+        (["175/70", "185/60"], None),
+        (["1. white", "2. black", "3. other"], None),
+        (["2014Q1", "2014Q2", "2014Q3", "2014Q4"] * 3, None),
+        (["1st", "2nd", "3rd"], None),
+        ([], None),
+    ],
+)
+def test_what_keeps_names_from_being_numbers_is_told(names, said):
+    why = why_no_numbers(names)
+    assert why is None if said is None else why.startswith(said)
+
+
+def test_a_header_among_the_rows_is_told(tmp_path):
+    rows = "".join(f"{i % 9},{'ab'[i % 2]}\n" for i in range(40))
+    (tmp_path / "t.csv").write_text("size,kind\n" + rows + "size,kind\n" + rows + "size,kind\n" + rows)
+    assert "size, kind: a row holds the names" in TabularDataModule(str(tmp_path / "t.csv"), "kind").description

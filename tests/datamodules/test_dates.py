@@ -34,6 +34,14 @@ def seconds(moments):
         ("%d.%m.%Y %H:%M:%S", "dmy"),
         ("%m/%d/%Y %I:%M:%S %p", "mdy"),
         ("%Y-%m-%dT%H:%M:%S.%fZ", "ymd"),
+        ("%Y-%m", "ymd"),
+        ("%Y/%m", "dmy"),
+        ("%m/%Y", "mdy"),
+        ("%b %Y", "ymd"),
+        ("%B %Y", "mdy"),
+        ("%b%Y", "ymd"),
+        ("%Y %b", "ymd"),
+        ("%YM%m", "ymd"),
     ],
 )
 @settings(max_examples=25, deadline=None)
@@ -64,6 +72,14 @@ def test_arrows_own_types_are_read_as_pythons_datetime_has_it(moments, unit, zon
         (["10:30", "23:59"], "clock", False),
         (["10:30", "36:15:00"], "duration", False),
         (["1.2.3", "hello"], None, False),
+        (["2020.03", "2021.11"], None, False),
+        (["2020", "2021"], None, False),
+        (["2003-04", "2009-10"], None, False),
+        (["2003-04", "2009-12"], "ymd", False),
+        (["2012-13", "2009-10"], None, False),
+        (["1234-05", "8812-11"], None, False),
+        (["1/2", "3/4"], None, False),
+        (["2000-1", "2001-2"], None, False),
     ],
 )
 def test_cells_that_can_only_be_one_thing_tell_what_the_others_are(cells, style, ambiguous):
@@ -71,6 +87,23 @@ def test_cells_that_can_only_be_one_thing_tell_what_the_others_are(cells, style,
     for cell in cells:
         counts.add(pa.array([cell, None, " "]))
     assert (counts.style, counts.ambiguous, counts.n) == (style, ambiguous, len(cells))
+
+
+@settings(max_examples=50, deadline=None)
+@given(moments=MOMENTS, quarter=st.sampled_from(["{}Q{}", "{} Q{}", "{}-q{}", "Q{1} {0}", "Q{1}/{0}"]))
+def test_quarters_and_weeks_are_their_first_day(moments, quarter):
+    days = [m.date() for m in moments]
+    firsts = [dt.date(d.year, (d.month - 1) // 3 * 3 + 1, 1) for d in days]
+    found = as_times(pa.array([quarter.format(d.year, (d.month + 2) // 3) for d in firsts]))
+    assert found.tolist() == [(d - EPOCH.date()).days * 86400.0 for d in firsts]
+    mondays = [d - dt.timedelta(d.weekday()) for d in days]
+    found = as_times(pa.array([f"{year}-W{week:02d}" for year, week, _ in (d.isocalendar() for d in days)]))
+    assert found.tolist() == [(d - EPOCH.date()).days * 86400.0 for d in mondays]
+
+
+def test_no_month_quarter_or_week_is_nan():
+    cells = ["2020-13", "2020-00", "2020Q5", "2021-W53", "2020-W00", "13/2020", "2020-1-", "1500-01", "2020-W53"]
+    assert np.isfinite(as_times(pa.array(cells), "ymd")).tolist() == [False] * 8 + [True]
 
 
 def test_no_date_is_nan():

@@ -106,6 +106,50 @@ def test_a_forced_sign_wins_and_two_that_are_one_are_refused(tmp_path):
         TabularDataModule(str(path), "y", decimal=",", thousands=",")
 
 
+def test_a_whole_thousand_is_no_one():
+    array = pa.array(["1.000", "2.500", "12.000", "1.000.000"])
+    counts = NumberCounts()
+    counts.add(array)
+    assert counts.written() == (",", ".", "")
+    assert read_written(array, (",", ".", "")).values.tolist() == [1000, 2500, 12_000, 1_000_000]
+
+
+@pytest.mark.parametrize("where", ["target", "feature"])
+def test_dots_before_three_digits_go_by_the_other_columns_or_are_said(tmp_path, where):
+    rng = np.random.default_rng(0)
+    people, area = rng.integers(1000, 999_000, 300), rng.uniform(1, 9, 300).round(2)
+    table = pd.DataFrame({"people": [f"{x:,}".replace(",", ".") for x in people], "area": area.astype(str)})
+    table["flats"] = rng.integers(30, 90_000, 300)
+    path, target = tmp_path / "t.csv", "people" if where == "target" else "flats"
+
+    def read(**arguments):
+        data = TabularDataModule(str(path), target, val_fraction=0, test_fraction=0, **arguments)
+        mean = data.target_mean if where == "target" else data.learned.encoding.columns[0].mean
+        return mean / people.mean(), data.description.replace("\n    ", " ")
+
+    table.to_csv(path, index=False, sep=";")
+    ratio, said = read()
+    assert ratio == pytest.approx(1e-3)
+    assert (
+        f"people: {table.people[0]!r} is read as a fraction; if it is a thousand and more, --data.thousands=." in said
+    )
+    ratio, said = read(thousands=".")
+    assert ratio == pytest.approx(1)
+    assert "is read as a fraction" not in said
+    table.assign(area=table.area.str.replace(".", ",")).to_csv(path, index=False, sep=";")
+    ratio, said = read()
+    assert ratio == pytest.approx(1)
+    assert "people: numbers written with a" in said
+    assert "--data.decimal=." in said
+    assert read(decimal=".")[0] == pytest.approx(1e-3)
+    table.to_csv(path, index=False)  # with commas between cells, a point is before the fraction
+    ratio, said = read()
+    assert ratio == pytest.approx(1e-3)
+    assert "is read as a fraction" not in said
+    table.assign(people=[f"{x / 1000:.3f}" for x in people - people.min()]).to_csv(path, index=False, sep=";")
+    assert "is read as a fraction" not in read()[1]  # as 0.125 tells
+
+
 @pytest.mark.filterwarnings("default")  # Lightning's CLI and jsonargparse warn of each other
 def test_every_verb_and_an_export_read_them_alike(file):
     flags = ("--watch=[]", "--reference=false", "--trainer.max_epochs=2", "--trainer.logger=false")

@@ -20,6 +20,8 @@ def trips(tmp_path, monkeypatch):
     n = 400
     when = pd.Timestamp("1969-05-01") + pd.to_timedelta(rng.integers(0, 3 * 365 * 24 * 60, n), "min")
     table = pd.DataFrame({"when": when.strftime("%d.%m.%Y %H:%M"), "clock": when.strftime("%H:%M:%S")})
+    table["month"] = when.strftime("%Y-%m")
+    table["quarter"] = [f"{day.year}Q{day.quarter}" for day in when]
     table["size"] = rng.normal(size=n)
     table["trips"] = table["size"] + 3 * (when.day_of_week >= 5) + np.sin(2 * np.pi * when.hour / 24)
     table.loc[::9, "when"] = None
@@ -40,7 +42,10 @@ def test_an_exported_model_does_to_dates_what_the_checkpoint_does(trips, form):
     assert len(one) == 400
     assert np.abs(one - other).max() < 1e-5
     columns = json.loads(Path(f"model.{form}.json").read_text())["inputs"][0]["columns"]
-    assert [(c["name"], c["type"]) for c in columns] == [("when", "date"), ("clock", "date"), ("size", "number")]
+    assert [(c["name"], c["type"]) for c in columns] == [
+        *((name, "date") for name in ("when", "clock", "month", "quarter")),
+        ("size", "number"),
+    ]
     assert columns[0]["unit"] == "seconds since 1970-01-01 UTC"
 
 
