@@ -47,6 +47,8 @@ class Options:
     encoding: str
     group: str | None
     time: str | None
+    folds: int
+    fold: int
     bins: int
     memory_map: bool | str
     seed: int | None
@@ -85,6 +87,8 @@ class Learned:
     target_written: tuple[str, ...] = ()  # how the numbers of the target are written, see `written.Written`
     group: str | None = None  # the column by which the table was split
     time: str | None = None  # likewise
+    folds: int = 0  # that the rows which are not for test are cut into
+    fold: int = 0  # the one to validate on, from 1; 0 for none
 
     @property
     def split_by(self) -> dict[str, str | None]:
@@ -98,7 +102,7 @@ class Learned:
             plain[name] = None if plain[name] is None else list(plain[name])
         plain["sizes"] = dict(self.sizes)
         plain["target_written"] = list(self.target_written)
-        for name in (name for name in ("group", "time", "target_written") if not plain[name]):
+        for name in (name for name in ("group", "time", "folds", "fold", "target_written") if not plain[name]):
             del plain[name]  # as before there were such
         return plain
 
@@ -236,6 +240,8 @@ def learn(table: Table, name: str, target: Target, splits: Splits, options: Opti
         target_written=target.written,
         group=options.group,
         time=options.time,
+        folds=options.folds,
+        fold=options.fold,
         notes=(
             *table.notes,
             *([f"too few rows to share out, all in training: class {few}"] if few else ()),

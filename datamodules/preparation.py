@@ -17,7 +17,7 @@ from datamodules.readers.table import Table, tell_notes
 from datamodules.rows.batching import Rows
 from datamodules.rows.cache import Sets, all_or_nothing, encoded_sets, encoded_table, folder_for, is_whole, open_rows
 from datamodules.rows.cautions import Known, cautions, target_drift
-from datamodules.splits import Splits, read_groups, read_times, split_target
+from datamodules.splits import Fold, Splits, hold_out_fold, read_groups, read_times, split_target
 from datamodules.targets import Target, read_known_target
 
 Stage = Literal["train", "val", "test"]
@@ -35,6 +35,7 @@ class TablePreparation:
         self._table: Table | None = None
         self._target: tuple[str, Target] | None = None
         self._splits: Splits | None = None
+        self._val_rows: NDArray[np.int64] | None = None
         self.known: Learned | None = None  # what was learned so far
         self._held_out_paths = {"val": options.val_path, "test": options.test_path}
         self._held_out: dict[str, tuple[Table, Target]] = {}
@@ -98,8 +99,16 @@ class TablePreparation:
             how = known.split_by if known else {"group": self.options.group, "time": self.options.time}
             groups = read_groups(self.table, how["group"]) if how["group"] else None
             times = read_times(self.table, how["time"]) if how["time"] else None
-            self._splits = split_target(self.target[1], fractions, seed, groups=groups, times=times)
+            target, fold = self.target[1], Fold((known or self.options).fold, (known or self.options).folds)
+            found = split_target(target, fractions, seed, groups=groups, times=times)
+            self._splits = hold_out_fold(found, target, fold, seed, groups=groups) if fold.of else found
+            self._val_rows = self._splits.val
         return self._splits
+
+    @property
+    def val_rows(self) -> NDArray[np.int64]:
+        """Return the row numbers of the share for validation, which outlive the splits."""
+        return self.splits.val if self._val_rows is None else self._val_rows
 
     @property
     def learned(self) -> Learned:
@@ -136,6 +145,7 @@ class TablePreparation:
             _check_same(mine, recorded, self.options.path)
         if mine != recorded:
             self._splits, self._target, self._sets, self._held_out = None, None, {}, {}
+            self._val_rows = None
         self.known = recorded
 
     def _held_out_file(self, stage: Stage) -> tuple[Table, Target] | None:

@@ -7,6 +7,9 @@ from itertools import groupby
 from textwrap import wrap
 from typing import Any, Literal, ParamSpec
 
+import numpy as np
+from numpy.typing import NDArray
+
 from callbacks.host.packages import LightningDataModule, main_package
 from datamodules.columns.calendar import DateColumn
 from datamodules.columns.encoding import CategoryColumn, Encoding, NumericColumn
@@ -16,6 +19,7 @@ from datamodules.errors import (
     check_batch_size,
     check_bins,
     check_choice,
+    check_folds,
     check_fractions,
     printable,
     shortened,
@@ -40,6 +44,8 @@ UNSAID: dict[str, Any] = {
     "encoding": "auto",
     "group": None,
     "time": None,
+    "folds": 0,
+    "fold": 0,
     "bins": 0,
     "max_expansion": MAX_EXPANSION,
 }
@@ -89,6 +95,10 @@ class TabularDataModule(LightningDataModule):
         encoding: Of a text file, as Python names it, such as utf-8, latin-1 or utf-16; "auto" tells it from the file.
         group: Column whose equal values (a patient, a customer) stay together: no group is on both sides of a split.
         time: Column that tells when a row was: the newest rows are held out, first for test, then for validation.
+        folds: Parts to cut all rows but those for test into, by class or target as the split is; 0 for none. `fit` then
+            trains a model for each, which validates on that part and learns from the others (cross-validation).
+        fold: The one of the folds to validate on, from 1, for a single fit; 0 for all of them in turn in `fit`, in
+            Python for training rows alone.
         bins: Quantile bins to encode each number column in as well, piecewise linearly (arXiv:2203.05556), from 2 to
             256; 0 for none. Equal edges are merged, and a column of two values gets no bins. A table with many number
             columns gets fewer: at most 2048 features of bins in all, and none with more than 1024 such columns.
@@ -123,6 +133,8 @@ class TabularDataModule(LightningDataModule):
         encoding: str = "auto",
         group: str | None = None,
         time: str | None = None,
+        folds: int = 0,
+        fold: int = 0,
         bins: int = 0,
         memory_map: bool | Literal["auto"] = "auto",
         max_expansion: float = MAX_EXPANSION,
@@ -134,6 +146,7 @@ class TabularDataModule(LightningDataModule):
         check_fractions(val_fraction, test_fraction)
         check_batch_size(batch_size)
         check_bins(bins)
+        check_folds(folds, fold, val_path, time)
         check_encoding(encoding)
         check_choice("decimal", decimal, ("auto", ".", ","))
         check_choice("thousands", thousands, ("auto", "none", ",", ".", " ", "'"))
@@ -151,6 +164,8 @@ class TabularDataModule(LightningDataModule):
             "encoding": encoding,
             "group": group,
             "time": time,
+            "folds": folds,
+            "fold": fold,
             "bins": bins,
             "max_expansion": max_expansion,
         }
@@ -172,6 +187,8 @@ class TabularDataModule(LightningDataModule):
         self.encoding = encoding
         self.group = group
         self.time = time
+        self.folds = folds
+        self.fold = fold
         self.bins = bins
         self.memory_map: bool | Literal["auto"] = memory_map
         self.max_expansion = max_expansion
@@ -193,6 +210,8 @@ class TabularDataModule(LightningDataModule):
                 encoding=encoding,
                 group=group,
                 time=time,
+                folds=folds,
+                fold=fold,
                 bins=bins,
                 memory_map=memory_map,
                 seed=seed,
@@ -293,6 +312,7 @@ class TabularDataModule(LightningDataModule):
         kept = "stratified by class" if learned.task == "classification" else "stratified by target"
         kept = f"groups of {learned.group!r} together" if learned.group else kept
         kept = f"the newest by {learned.time!r} held out" if learned.time else kept
+        kept += f", fold {learned.fold} of {learned.folds} for validation" if learned.fold else ""
         left = f"; {learned.n_no_target:,} without a target left out" if learned.n_no_target else ""
         asked = "" if isinstance(self.batch_size, int) else f" ({self.batch_size})"
         lines = [
@@ -374,6 +394,11 @@ class TabularDataModule(LightningDataModule):
         """
         if state_dict:
             self._work.adopt(Learned.from_plain(state_dict))
+
+
+def val_rows(data: TabularDataModule) -> NDArray[np.int64]:
+    """Return the numbers of the validation rows in the table, from 0, in the order they are handed out."""
+    return data._work.val_rows
 
 
 def drift(data: TabularDataModule, stage: Literal["val", "test"]) -> list[str]:

@@ -28,17 +28,25 @@ _KINDS: dict[str, type[MLPModule]] = {kind.__name__: kind for kind in (MLPClassi
 
 
 class Members(nn.ModuleList):
-    """The members of an ensemble; their outputs `[B, out_features]`, one after the other, are its outputs."""
+    """The members of an ensemble; their outputs `[B, out_features]`, one after the other, are its outputs.
+
+    With `widths` each has features of its own: as many of the inputs, beginning where those of the one before end.
+    """
+
+    def __init__(self, members: Sequence[MLPModule], widths: Sequence[int] | None = None) -> None:
+        super().__init__(members)
+        self._widths = None if widths is None else list(widths)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return each member's outputs for rows `[B, in_features]`."""
         outputs = []
+        parts = [x] * len(self) if self._widths is None else torch.split(x, self._widths, dim=1)
         drawn = torch.get_rng_state() if self.training else None  # each draws its dropout as it would alone
-        for member in self:
+        for member, part in zip(self, parts, strict=True):
             assert isinstance(member, MLPModule)
             if drawn is not None and member.dropout:
                 torch.set_rng_state(drawn)
-            outputs.append(member.network(x))
+            outputs.append(member.network(part))
         return tuple(outputs)
 
 
@@ -54,6 +62,7 @@ class MLPEnsemble(MLPModule):
         member: `MLPClassifier` or `MLPRegressor`.
         settings: The arguments of each member.
         weights: Weight of each member's prediction, at least 0, their sum 1; all alike if not given.
+        apart: Whether each member has features of its own, those of the first before those of the second, and so on.
 
     Raises:
         ValueError: Weights that do not fit, or members that differ in what they take or predict.
@@ -66,14 +75,16 @@ class MLPEnsemble(MLPModule):
         member: Literal["MLPClassifier", "MLPRegressor"],
         settings: Sequence[Mapping[str, Any]],
         weights: Sequence[float] | None = None,
+        apart: bool = False,
     ) -> None:
-        members = _members(_KINDS[member], settings)
+        members = _members(_KINDS[member], settings, apart=apart)
+        widths = [each.hparams["in_features"] for each in members]
         self.member_weights = _checked(weights, len(members))
         first = members[0]
         self._first: tuple[Any] = (first,)  # no module of the ensemble by itself: it is in `network`
         with torch.random.fork_rng(devices=()):  # for a network that is replaced
             super().__init__(
-                first.hparams["in_features"],
+                sum(widths) if apart else widths[0],
                 first.hparams.get("num_classes", 1),
                 hidden_sizes=(),
                 activation="identity",
@@ -86,8 +97,8 @@ class MLPEnsemble(MLPModule):
                 lr_schedule=first.lr_schedule,
                 ema_epochs=first.ema_epochs,
             )
-        self.network = Members(members)
-        self.save_hyperparameters()
+        self.network = Members(members, widths if apart else None)
+        self.save_hyperparameters(ignore=[] if apart else ["apart"])
 
     @classmethod
     def of(cls, model: MLPModule, count: int) -> "MLPEnsemble":
@@ -95,9 +106,9 @@ class MLPEnsemble(MLPModule):
         return cls(type(model).__name__, [dict(model.hparams)] * count)  # type: ignore[arg-type]  # the caller's to see
 
     @classmethod
-    def of_models(cls, models: Sequence[MLPModule], weights: Sequence[float]) -> "MLPEnsemble":
+    def of_models(cls, models: Sequence[MLPModule], weights: Sequence[float], *, apart: bool = False) -> "MLPEnsemble":
         """Return an ensemble of copies of fitted models."""
-        ensemble = cls(type(models[0]).__name__, [dict(model.hparams) for model in models], weights)  # type: ignore[arg-type]  # as above
+        ensemble = cls(type(models[0]).__name__, [dict(model.hparams) for model in models], weights, apart)  # type: ignore[arg-type]  # as above
         for member, model in zip(ensemble.members, models, strict=True):
             member.load_state_dict(model.state_dict())
         return ensemble
@@ -221,7 +232,8 @@ class MLPEnsemble(MLPModule):
         first, rule = networks[0], members[0].loss_rule()
         shapes = {tuple(p.shape for p in network.parameters()) for network in networks}
         kinds = {tuple(map(type, network.layers)) for network in networks}
-        known = type(self) is MLPEnsemble and all(type(each.network) is MLP and each.chain_rule() for each in members)
+        known = type(self) is MLPEnsemble and "apart" not in self.hparams
+        known = known and all(type(each.network) is MLP and each.chain_rule() for each in members)
         if rule is None or not known or len(shapes) > 1 or len(kinds) > 1 or self.device.type != "cpu":
             return None
         assert isinstance(first, MLP)
@@ -259,7 +271,7 @@ def _fitted(model: MLPModule, fit: KeptFit) -> MLPModule:
     return fitted.eval()
 
 
-def _members(kind: type[MLPModule], settings: Sequence[Mapping[str, Any]]) -> list[MLPModule]:
+def _members(kind: type[MLPModule], settings: Sequence[Mapping[str, Any]], *, apart: bool) -> list[MLPModule]:
     if not settings:
         raise ValueError("settings needs the arguments of at least one member, and is empty.")
     seed = torch.initial_seed()
@@ -268,7 +280,7 @@ def _members(kind: type[MLPModule], settings: Sequence[Mapping[str, Any]]) -> li
         for number, each in enumerate(settings):
             torch.manual_seed((seed + number) % 2**63)
             members.append(kind(**each))
-    for name in ("in_features", "num_classes", "target_mean", "target_std"):
+    for name in (*["in_features"] * (not apart), "num_classes", "target_mean", "target_std"):
         found = {str(member.hparams.get(name)) for member in members}
         if len(found) > 1:
             raise ValueError(f"members need the same {name}; there are {', '.join(sorted(found))}.")

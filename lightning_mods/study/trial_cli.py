@@ -9,7 +9,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-import numpy as np
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
@@ -23,6 +22,7 @@ from callbacks.search.space import Space, batch_sizes, parse_space
 from callbacks.tuning.ensembles import GREEDY
 from datamodules import TabularDataModule
 from datamodules.rows.batching import Rows, eval_loader, train_loader
+from datamodules.splits import deal_out
 from lightning_mods.cli.classes import import_class, own_arguments
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line, read_config
 from lightning_mods.cli.flags import LINKED, StudyFlags
@@ -72,10 +72,7 @@ def fold(data: TabularDataModule, index: int, folds: int) -> None:
     """
     rows = _both(data)
     assert rows.y is not None
-    drawn = np.random.default_rng(data.learned.seed).permutation(len(rows))
-    order = drawn[np.argsort(rows.y.numpy()[drawn], kind="stable")]
-    held = np.zeros(len(rows), dtype=bool)
-    held[order[index::folds]] = True
+    held = deal_out(rows.y.numpy(), folds, data.learned.seed) == index
     train, val = (
         Rows(rows.x[part], rows.y[part], rows.expansion) for part in (torch.from_numpy(~held), torch.from_numpy(held))
     )
