@@ -345,7 +345,8 @@ def _certainty(cli: ModsCLI, stage: str) -> Certainty:
     data, more = cli.datamodule, ""
     if not _is_whole(cli.trainer, stage):
         return Certainty()
-    if isinstance(data, TabularDataModule) and getattr(data, f"{stage}_path") is None:
+    is_share = isinstance(data, TabularDataModule) and getattr(data, f"{stage}_path") is None
+    if is_share and not (stage == "val" and data.folds):
         more = f"a --data.{stage}_fraction above {getattr(data, f'{stage}_fraction'):g} holds out more"
     with suppress(Exception):  # loaders and models of a stranger's
         if isinstance(cli.model, MLPModule) and isinstance(data, TabularDataModule):

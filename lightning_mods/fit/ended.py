@@ -1,14 +1,14 @@
 """A fit that is over: its table, its verdict, and the command to run next."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from callbacks import FitMonitor, GradientMonitor
 from callbacks.diagnosis.names import plain
 from callbacks.diagnosis.report import FitPart, report
-from callbacks.host.packages import Callback
+from callbacks.host.packages import Callback, Trainer
 from lightning_mods.cli.command_line import CommandLine, without_secrets_in
 from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.verbs import train
@@ -38,24 +38,31 @@ class EndedFit:
     @property
     def headline(self) -> str:
         """Return the verdict in a few words."""
-        return next((part.headline for part in self.parts if isinstance(part, FitPart)), "")
+        return headline_in(self.parts)
 
     def told(self, tried: Mapping[tuple[tuple[str, str], ...], str] | None = None) -> str:
         """Return the table and the last word; of what was tried already also what became of it."""
-        said = self.verdict(tried)
+        said = report(self.parts, lambda flags: command_of(self.again(flags)), tried)
         return f"{self.summary}\n\n{said}\n" if said else f"{self.summary}\n"
-
-    def verdict(self, tried: Mapping[tuple[tuple[str, str], ...], str] | None = None) -> str:
-        """Return the last word alone; empty where nobody has one."""
-        return report(self.parts, lambda flags: command_of(self.again(flags)), tried)
 
     def again(self, flags: Sequence[tuple[str, str]]) -> CommandLine:
         """Return the command line of the same fit, from its beginning, with some flags set."""
         is_whole = self.line.said("ckpt_path") is None  # else the checkpoint knows what is not on the line
-        line = self.line if is_whole else CommandLine.parse("fit", [f"--config={self.folder}/config.yaml"])
-        for name, _ in flags:
-            line = line.without(name)
-        return line.extended(after=[f"--{name}={value}" for name, value in flags])
+        return with_flags(
+            self.line if is_whole else CommandLine.parse("fit", [f"--config={self.folder}/config.yaml"]), flags
+        )
+
+
+def headline_in(parts: Iterable[object]) -> str:
+    """Return the verdict in a few words; empty where there is none."""
+    return next((part.headline for part in parts if isinstance(part, FitPart)), "")
+
+
+def with_flags(line: CommandLine, flags: Sequence[tuple[str, str]]) -> CommandLine:
+    """Return a command line with some flags set."""
+    for name, _ in flags:
+        line = line.without(name)
+    return line.extended(after=[f"--{name}={value}" for name, value in flags])
 
 
 def command_of(line: CommandLine) -> str:
@@ -69,6 +76,10 @@ def ended_fit(cli: ModsCLI, checkpoint: Path | None) -> EndedFit | None:
     summary = train(cli, checkpoint)
     if summary is None or not cli.trainer.is_global_zero:
         return None
-    callbacks: list[Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]  # a connector's
-    parts = [c.closing_part for c in callbacks if isinstance(c, FitMonitor | GradientMonitor)]
-    return EndedFit(summary, parts, cli.asked, known_folder_of_run(cli.trainer))
+    return EndedFit(summary, closing_parts(cli.trainer), cli.asked, known_folder_of_run(cli.trainer))
+
+
+def closing_parts(trainer: Trainer) -> list[object]:
+    """Return what the monitors of a fit leave for its last word."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector's
+    return [each.closing_part for each in callbacks if isinstance(each, FitMonitor | GradientMonitor)]

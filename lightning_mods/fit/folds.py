@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,17 @@ from typing import Any
 import numpy as np
 
 from callbacks import OptunaSearch
-from callbacks.diagnosis.report import FitPart
+from callbacks.diagnosis.report import FitPart, report
 from callbacks.host.files import replacing
 from callbacks.host.inputs import load_yaml
+from callbacks.host.lightning import Checkpoint
 from callbacks.host.packages import Callback, LightningModule, Trainer
 from datamodules import TabularDataModule
 from datamodules.tabular import val_rows
 from lightning_mods.cli.command_line import CommandLine, UsageError, shortened_value
 from lightning_mods.cli.lightning_cli import ModsCLI
 from lightning_mods.cli.verbs import mistakes_in_one_line, run
-from lightning_mods.fit.ended import EndedFit, ended_fit
+from lightning_mods.fit.ended import EndedFit, closing_parts, command_of, ended_fit, headline_in, with_flags
 from lightning_mods.fit.out_of_fold import FoldPredictions, Scores, write_ensemble, write_out_of_fold
 from lightning_mods.loggers.progress import Announcement
 from lightning_mods.loggers.tensorboard import EventLogger
@@ -33,7 +35,8 @@ from lightning_mods.runs import RunError, make_newest, runs_under
 from lightning_mods.runs.claim import RunClaim
 from lightning_mods.runs.inspection.report import predicted
 
-_RECORD, _ROWS = "fold.json", "fold.npz"  # in a fold's folder once it is done; the record is written last
+# In a fold's folder: the last one is there once the fold is done.
+_VERDICT, _ROWS, _RECORD = "verdict.json", "fold.npz", "fold.json"
 # What may change while folds are trained: a fold comes out the same.
 _FREE = ("ckpt_path", "watch", "trust", "importance")
 _FREE_OF_TRAINER = ("default_root_dir", "logger", "profiler", "accelerator", "devices", "log_every_n_steps", "enable_")
@@ -56,24 +59,24 @@ class FoldRecord:
     views: tuple[str, ...]
 
     @classmethod
-    def of(cls, number: int, rows: int, ended: EndedFit) -> "FoldRecord":
+    def of(cls, number: int, rows: int, ended: EndedFit, said: Mapping[str, str]) -> "FoldRecord":
         """Return what is to be kept of a fit."""
         summary = ended.summary
         if summary.checkpoint is None:
             raise RunError(f"fold {number} has left no checkpoint, which all folds together need.")
         path = summary.checkpoint.resolve()
         is_inside = path.is_relative_to(ended.folder.resolve())
-        found = [_of_ensemble(each.get("val", {})) for each in (summary.results, summary.baselines, summary.references)]
         return cls(
-            number,
-            rows,
-            summary.best_epoch,
-            summary.epochs,
-            *found,
-            ended.headline,
-            ended.verdict(),
-            str(path.relative_to(ended.folder.resolve()) if is_inside else path),
-            tuple(summary.views),
+            fold=number,
+            rows=rows,
+            best_epoch=summary.best_epoch,
+            epochs=summary.epochs,
+            metrics=_of_ensemble(summary.results.get("val", {})),
+            baseline=_of_ensemble(summary.baselines.get("val", {})),
+            reference=_of_ensemble(summary.references.get("val", {})),
+            **said,
+            checkpoint=str(path.relative_to(ended.folder.resolve()) if is_inside else path),
+            views=tuple(summary.views),
         )
 
     def write(self, path: Path) -> None:
@@ -97,8 +100,8 @@ class FoldRecord:
 
 
 def _of_ensemble(found: Mapping[str, float]) -> dict[str, float]:
-    own = found.get("ensemble_loss", found.get("loss"))
-    return {name: own if name == "loss" else value for name, value in found.items() if name != "ensemble_loss"}
+    known = {name: value for name, value in found.items() if name != "ensemble_loss"}
+    return {**known, "loss": found["ensemble_loss"]} if "ensemble_loss" in found else known
 
 
 def folds_asked(line: CommandLine) -> int:
@@ -164,12 +167,15 @@ class CrossValidation:
                 shutil.rmtree(place, ignore_errors=True)  # what was stopped before there was a checkpoint
             goes_on = [f"--ckpt_path={last}"] if last.is_file() else []
             line = self.line.extended(after=[f"--data.fold={fold}", *goes_on])
-            run(line, lambda cli, path, fold=fold: self._fit(cli, path, fold), place)  # type: ignore[misc]  # a lambda's default
+            run(line, partial(self._fit, fold), place)
             if not (place / _RECORD).is_file():
                 return False
         if not self._is_checked:
-            run(self.line.extended(after=["--data.fold=1"]), lambda cli, _: self._check(cli), self._place(1))
+            run(self.line.extended(after=["--data.fold=1"]), self._look, self._place(1))
         return True
+
+    def _look(self, cli: ModsCLI, _: Path | None) -> None:
+        self._check(cli)
 
     def _check(self, cli: ModsCLI) -> str:
         """Return the configuration of all folds; an error says why they cannot be fitted, or are of another one."""
@@ -183,16 +189,16 @@ class CrossValidation:
         self._is_checked = True
         return text
 
-    def _fit(self, cli: ModsCLI, checkpoint: Path | None, fold: int) -> None:
+    def _fit(self, fold: int, cli: ModsCLI, checkpoint: Path | None) -> None:
         text, callbacks = self._check(cli), cli.trainer.callbacks  # type: ignore[attr-defined]  # a connector's
         if fold > 1:  # the table has been described
             callbacks[:] = [each for each in callbacks if not isinstance(each, Announcement)]
-        callbacks.append(_RunConfig(self.folder / "config.yaml", text))
+        place = self._place(fold)
+        watch = _FoldWatch(self.folder / "config.yaml", text, place / _VERDICT, self.line)
+        callbacks.insert(next(at for at, each in enumerate(callbacks) if isinstance(each, Checkpoint)), watch)
         ended = ended_fit(cli, checkpoint)
         if ended is None:
             return
-        parts = [replace(part, keep=None) if isinstance(part, FitPart) else part for part in ended.parts]
-        ended = replace(ended, parts=parts, line=self.line)
         val, test = cli.datamodule.val_dataloader(), cli.datamodule.test_dataloader()
         found = FoldPredictions(
             val_rows(cli.datamodule),
@@ -201,9 +207,9 @@ class CrossValidation:
             test.dataset.y.numpy() if test else np.zeros(0),
             predicted(cli.model, test.dataset) if test else np.zeros(0),
         )
-        record = FoldRecord.of(fold, len(found.rows), ended)
-        found.write(self._place(fold) / _ROWS)
-        record.write(self._place(fold) / _RECORD)
+        record = FoldRecord.of(fold, len(found.rows), ended, json.loads((place / _VERDICT).read_text(encoding="utf-8")))
+        found.write(place / _ROWS)
+        record.write(place / _RECORD)
         loss = record.metrics.get("loss", nan)
         say(f"fold {fold} of {self.folds}: val_loss {loss:.4g}, {record.epochs} epochs")
 
@@ -224,7 +230,7 @@ class CrossValidation:
         lines.append(
             "±            of the mean: standard deviation over the folds; below it: standard error over the rows"
         )
-        lines.append(f"out of fold  {csv}: every row as predicted by the model that has not seen it")
+        lines.append(f"predictions  {csv}: of each row by the model that was not trained on it")
         lines.append(
             f"checkpoint   {best}: the ensemble of the {self.folds} models; each alone is in {self._place(1)} …"
         )
@@ -275,21 +281,36 @@ def _flat(plain: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         name = prefix if key == "init_args" else f"{prefix}.{key}".lstrip(".")
         if isinstance(value, dict) and value:
             yield from _flat(value, name)
+        elif key == "class_path":
+            yield name.removesuffix(".class_path"), str(value).rpartition(".")[2]  # it is imported from where it may be
         else:
             yield name, value
 
 
-class _RunConfig(Callback):
-    """Writes config.yaml of the run, once training has begun: from then on it can be gone on with."""
+class _FoldWatch(Callback):
+    """Writes the run's config.yaml when training begins, and the last word on a fold when it ends.
 
-    def __init__(self, path: Path, text: str) -> None:
-        self._path, self._text = path, text
+    Its place is before the callback that writes last.ckpt: a fold that is killed later has its word.
+    """
+
+    def __init__(self, config: Path, text: str, verdict: Path, line: CommandLine) -> None:
+        self._config, self._text, self._verdict, self._line = config, text, verdict, line
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write it, if it is not there."""
-        if not self._path.exists():
-            with replacing(self._path) as partial:
+        """Write the configuration if it is not there: from now on the run can be gone on with."""
+        if not self._config.exists() and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
+            with replacing(self._config) as partial:
                 partial.write_text(self._text, encoding="utf-8")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the last word; which checkpoint to keep is no question here."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # as above
+            return
+        found = closing_parts(trainer)
+        parts = [replace(part, keep=None) if isinstance(part, FitPart) else part for part in found]
+        said = report(parts, lambda flags: command_of(with_flags(self._line, flags)))
+        with replacing(self._verdict) as partial:
+            partial.write_text(json.dumps({"headline": headline_in(parts), "verdict": said}), encoding="utf-8")
 
 
 def fold_table(records: Sequence[FoldRecord], every: Scores, test: Scores | None) -> list[str]:

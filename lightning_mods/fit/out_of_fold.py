@@ -120,7 +120,7 @@ def write_ensemble(
     models = [model for each in kept for model in _members(each)]
     shared = {"class_counts": list(whole.class_counts)} if whole.class_counts else _units(whole)
     ensemble = MLPEnsemble.of_models(
-        [_like(model, shared) for model in models], [1 / len(models)] * len(models), apart=True
+        [_like(model, shared) for model in models], [1 / len(models)] * len(models), sharing=len(models) // len(kept)
     ).eval()
     if not is_class:
         ensemble.uncertainty = {"intervals": Intervals.of(every.predictions.astype(np.float64) - y).plain}

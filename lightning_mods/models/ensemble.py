@@ -30,23 +30,25 @@ _KINDS: dict[str, type[MLPModule]] = {kind.__name__: kind for kind in (MLPClassi
 class Members(nn.ModuleList):
     """The members of an ensemble; their outputs `[B, out_features]`, one after the other, are its outputs.
 
-    With `widths` each has features of its own: as many of the inputs, beginning where those of the one before end.
+    With `sharing`, so many of them, one after the other, have features of their own: those of the first before those of
+    the next.
     """
 
-    def __init__(self, members: Sequence[MLPModule], widths: Sequence[int] | None = None) -> None:
+    def __init__(self, members: Sequence[MLPModule], sharing: int | None = None) -> None:
         super().__init__(members)
-        self._widths = None if widths is None else list(widths)
+        self._sharing = len(members) if sharing is None else sharing
+        self.widths: list[int] = [each.hparams["in_features"] for each in members[:: self._sharing]]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return each member's outputs for rows `[B, in_features]`."""
         outputs = []
-        parts = [x] * len(self) if self._widths is None else torch.split(x, self._widths, dim=1)
+        parts = [x] if len(self.widths) == 1 else torch.split(x, self.widths, dim=1)
         drawn = torch.get_rng_state() if self.training else None  # each draws its dropout as it would alone
-        for member, part in zip(self, parts, strict=True):
+        for number, member in enumerate(self):
             assert isinstance(member, MLPModule)
             if drawn is not None and member.dropout:
                 torch.set_rng_state(drawn)
-            outputs.append(member.network(part))
+            outputs.append(member.network(parts[number // self._sharing]))
         return tuple(outputs)
 
 
@@ -62,7 +64,8 @@ class MLPEnsemble(MLPModule):
         member: `MLPClassifier` or `MLPRegressor`.
         settings: The arguments of each member.
         weights: Weight of each member's prediction, at least 0, their sum 1; all alike if not given.
-        apart: Whether each member has features of its own, those of the first before those of the second, and so on.
+        sharing: How many members, one after the other, have features of their own: of the input those of the first so
+            many come first; all have the same if not given.
 
     Raises:
         ValueError: Weights that do not fit, or members that differ in what they take or predict.
@@ -75,16 +78,16 @@ class MLPEnsemble(MLPModule):
         member: Literal["MLPClassifier", "MLPRegressor"],
         settings: Sequence[Mapping[str, Any]],
         weights: Sequence[float] | None = None,
-        apart: bool = False,
+        sharing: int | None = None,
     ) -> None:
-        members = _members(_KINDS[member], settings, apart=apart)
-        widths = [each.hparams["in_features"] for each in members]
+        members = _members(_KINDS[member], settings, sharing)
+        network = Members(members, sharing)
         self.member_weights = _checked(weights, len(members))
         first = members[0]
         self._first: tuple[Any] = (first,)  # no module of the ensemble by itself: it is in `network`
         with torch.random.fork_rng(devices=()):  # for a network that is replaced
             super().__init__(
-                sum(widths) if apart else widths[0],
+                sum(network.widths),
                 first.hparams.get("num_classes", 1),
                 hidden_sizes=(),
                 activation="identity",
@@ -97,8 +100,8 @@ class MLPEnsemble(MLPModule):
                 lr_schedule=first.lr_schedule,
                 ema_epochs=first.ema_epochs,
             )
-        self.network = Members(members, widths if apart else None)
-        self.save_hyperparameters(ignore=[] if apart else ["apart"])
+        self.network = network
+        self.save_hyperparameters(ignore=["sharing"] * (sharing is None))
 
     @classmethod
     def of(cls, model: MLPModule, count: int) -> "MLPEnsemble":
@@ -106,9 +109,11 @@ class MLPEnsemble(MLPModule):
         return cls(type(model).__name__, [dict(model.hparams)] * count)  # type: ignore[arg-type]  # the caller's to see
 
     @classmethod
-    def of_models(cls, models: Sequence[MLPModule], weights: Sequence[float], *, apart: bool = False) -> "MLPEnsemble":
+    def of_models(
+        cls, models: Sequence[MLPModule], weights: Sequence[float], *, sharing: int | None = None
+    ) -> "MLPEnsemble":
         """Return an ensemble of copies of fitted models."""
-        ensemble = cls(type(models[0]).__name__, [dict(model.hparams) for model in models], weights, apart)  # type: ignore[arg-type]  # as above
+        ensemble = cls(type(models[0]).__name__, [dict(model.hparams) for model in models], weights, sharing)  # type: ignore[arg-type]  # as above
         for member, model in zip(ensemble.members, models, strict=True):
             member.load_state_dict(model.state_dict())
         return ensemble
@@ -232,7 +237,7 @@ class MLPEnsemble(MLPModule):
         first, rule = networks[0], members[0].loss_rule()
         shapes = {tuple(p.shape for p in network.parameters()) for network in networks}
         kinds = {tuple(map(type, network.layers)) for network in networks}
-        known = type(self) is MLPEnsemble and "apart" not in self.hparams
+        known = type(self) is MLPEnsemble and "sharing" not in self.hparams
         known = known and all(type(each.network) is MLP and each.chain_rule() for each in members)
         if rule is None or not known or len(shapes) > 1 or len(kinds) > 1 or self.device.type != "cpu":
             return None
@@ -271,7 +276,7 @@ def _fitted(model: MLPModule, fit: KeptFit) -> MLPModule:
     return fitted.eval()
 
 
-def _members(kind: type[MLPModule], settings: Sequence[Mapping[str, Any]], *, apart: bool) -> list[MLPModule]:
+def _members(kind: type[MLPModule], settings: Sequence[Mapping[str, Any]], sharing: int | None) -> list[MLPModule]:
     if not settings:
         raise ValueError("settings needs the arguments of at least one member, and is empty.")
     seed = torch.initial_seed()
@@ -280,11 +285,19 @@ def _members(kind: type[MLPModule], settings: Sequence[Mapping[str, Any]], *, ap
         for number, each in enumerate(settings):
             torch.manual_seed((seed + number) % 2**63)
             members.append(kind(**each))
-    for name in (*["in_features"] * (not apart), "num_classes", "target_mean", "target_std"):
+    if sharing is not None and (sharing < 1 or len(members) % sharing):
+        raise ValueError(f"sharing must divide the {len(members)} members into groups of equal size, not {sharing}.")
+    for first in range(0, len(members), sharing or len(members)):
+        _check_alike(members[first : first + (sharing or len(members))], "in_features")
+    _check_alike(members, "num_classes", "target_mean", "target_std")
+    return members
+
+
+def _check_alike(members: Sequence[MLPModule], *names: str) -> None:
+    for name in names:
         found = {str(member.hparams.get(name)) for member in members}
         if len(found) > 1:
             raise ValueError(f"members need the same {name}; there are {', '.join(sorted(found))}.")
-    return members
 
 
 def _checked(weights: Sequence[float] | None, count: int) -> list[float]:
