@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -42,7 +43,9 @@ class Members(nn.ModuleList):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return each member's outputs for rows `[B, in_features]`."""
         outputs = []
-        parts = [x] if len(self.widths) == 1 else torch.split(x, self.widths, dim=1)
+        ends = list(accumulate(self.widths))
+        # by slices, as ExecuTorch fixes the number of rows of what `split` takes
+        parts = [x] if len(ends) == 1 else [x[:, a:b] for a, b in pairwise([0, *ends])]
         drawn = torch.get_rng_state() if self.training else None  # each draws its dropout as it would alone
         for number, member in enumerate(self):
             assert isinstance(member, MLPModule)

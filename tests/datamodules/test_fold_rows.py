@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules import DataError, TabularDataModule
@@ -21,6 +21,7 @@ def target_of(task, rows, rng):
     return Target(task, rng.permutation(values), ("a", "b", "c"))
 
 
+@settings(deadline=None)  # groups are dealt out one by one
 @given(
     task=st.sampled_from(["classification", "regression"]),
     seed=st.integers(-(10**6), 10**9).filter(lambda seed: seed >= 0),

@@ -104,6 +104,23 @@ def test_one_checkpoint_predicts_the_mean_of_the_models_of_all_folds(table, targ
     assert cells_of(out, "test, ensemble")[1] == pytest.approx(loss, rel=1e-3)
 
 
+@pytest.mark.parametrize("target", ["kind", "price"])
+def test_an_export_takes_each_column_once_and_predicts_as_the_checkpoint_does(table, target):
+    pytest.importorskip("onnxruntime")
+    succeed("fit", *flags(target, "--data.folds=3", "--ensemble=2"))
+    out, _ = succeed("export")
+    assert re.search(r"numbers +float64 \[batch, 2\]", out)
+    assert re.search(r"categories +int64 \[batch, 1\]", out)
+    one = _predictions("--data.predict_path=table.csv")
+    other = _predictions("--data.predict_path=table.csv", "--exported=model.onnx")
+    name = "prediction" if target == "price" else "probability_small"
+    assert [float(each[name]) for each in one] == pytest.approx([float(each[name]) for each in other], rel=1e-4)
+    found = succeed("test", "--importance")[0]
+    assert found
+    importance = pd.read_csv(RUN / "importance_test.csv")
+    assert sorted(importance["column"]) == ["colour", "size", "weight"]
+
+
 def _predictions(*more):
     succeed("predict", *more, "--output=found.csv")
     with Path("found.csv").open(newline="") as file:
