@@ -123,8 +123,6 @@ def cross_validate(line: CommandLine, folds: int) -> None:
         asked = line.without("ckpt_path").without_sections("ckpt_path")
         with RunClaim(leads=is_leading()) as claim:
             folder = claim.go_on(stopped) if stopped else claim.begin(Path(EventLogger(root).root_dir))
-            if stopped:
-                make_newest(stopped)
             crossing = CrossValidation(asked, folder, folds)
             if crossing.train():
                 sys.stdout.write(f"\n{crossing.told()}\n")
@@ -186,6 +184,7 @@ class CrossValidation:
         before = self.folder / "config.yaml"
         if before.is_file():
             _check_same(load_yaml(before.read_text(encoding="utf-8")), load_yaml(text), self.folder)
+            make_newest(self.folder)
         self._is_checked = True
         return text
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from lightning_mods.models.ensemble import MLPEnsemble
 from lightning_mods.models.metrics import loss_error
 from lightning_mods.models.module import MLPModule
 from lightning_mods.models.regressor import MLPRegressor
+from lightning_mods.runs import RunError
 from lightning_mods.runs.checkpoints import AtomicCheckpointIO, read_checkpoint
 from lightning_mods.runs.inspection.intervals import Intervals
 from lightning_mods.runs.predictions import prediction_rows, write_csv
@@ -45,9 +47,13 @@ class FoldPredictions:
 
     @classmethod
     def read(cls, path: Path) -> "FoldPredictions":
-        """Return what `write` wrote."""
-        with np.load(path) as found:
-            return cls(**{name: found[name] for name in found.files})
+        """Return what `write` wrote; a RunError says that the file is damaged."""
+        try:
+            with np.load(path) as found:
+                return cls(**{name: found[name] for name in found.files})
+        except (ValueError, TypeError, EOFError, BadZipFile) as error:
+            again = "remove the folder that it is in, and the same command trains its fold again"
+            raise RunError(f"{path} is damaged; {again}.") from error
 
     @classmethod
     def together(cls, parts: Sequence["FoldPredictions"]) -> "FoldPredictions":

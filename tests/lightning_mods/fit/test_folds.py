@@ -16,6 +16,8 @@ from commands import succeed as succeed_in_a_process
 from sklearn.metrics import accuracy_score, log_loss, r2_score, roc_auc_score, root_mean_squared_error
 from verbs_here import do, succeed
 
+from callbacks.host.packages import LightningModule
+
 pytestmark = pytest.mark.filterwarnings("default")  # Lightning's CLI and jsonargparse warn of each other
 RUN = Path("lightning_logs/version_0")
 QUICK = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.max_epochs=4"]
@@ -34,6 +36,14 @@ def table(tmp_path, monkeypatch):
     frame.loc[rng.random(160) < 0.1, "weight"] = np.nan
     frame.to_csv("table.csv", index=False)
     return frame
+
+
+class Stranger(LightningModule):
+    """A model that is none of ours."""
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(in_features, 1)
 
 
 def flags(target, *more):
@@ -218,10 +228,11 @@ def test_a_run_that_was_stopped_between_two_steps_goes_on(table):
         "fit: --model.dropout=0.1 does not fit the folds of lightning_logs/version_0"
     )
     assert succeed("fit", *fit, "--ckpt_path=last")[0] == out
-    (RUN / "fold_1/fold.json").write_text("{")
-    code, _, err = do("fit", *fit, "--ckpt_path=last")
-    assert code == 2
-    assert "fold_1/fold.json is damaged" in err.splitlines()[-1]
+    for name in ("fold.npz", "fold.json"):
+        (RUN / "fold_1" / name).write_text("{")
+        code, _, err = do("fit", *fit, "--ckpt_path=last")
+        assert code == 2
+        assert f"fold_1/{name} is damaged" in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -235,6 +246,7 @@ def test_a_run_that_was_stopped_between_two_steps_goes_on(table):
         (["--ckpt_path=best"], "--data.folds goes on with --ckpt_path=last, not best"),
         (["--data.time=size"], "--data.folds does not go with --data.time"),
         (["--data.val_path=table.csv"], "two ways to validate"),
+        ([f"--model={__name__}.Stranger"], "Stranger is none; fit each --data.fold=1"),
         (["--data.folds=1"], "--data.folds must be a whole number"),
         (["--data.folds=three"], "data.folds"),
         (["--data.folds=70"], "--data.folds=70 needs at least as many rows of each class that are not for test"),
