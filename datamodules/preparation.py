@@ -106,11 +106,6 @@ class TablePreparation:
         return self._splits
 
     @property
-    def val_rows(self) -> NDArray[np.int64]:
-        """Return the row numbers of the share for validation, which outlive the splits."""
-        return self.splits.val if self._val_rows is None else self._val_rows
-
-    @property
     def learned(self) -> Learned:
         """Return what the training rows teach; from the cache if the table is mapped and was seen before."""
         if self.known is None:
@@ -235,6 +230,11 @@ class TablePreparation:
         self.learned.encoding.check_columns(table.names, table.label)
         check_memory(table.label, table.bytes_estimate, "predict its rows in several files")
         return encoded_table(table, self.learned.encoding)
+
+
+def val_rows_of(work: TablePreparation) -> NDArray[np.int64]:
+    """Return the row numbers of the share for validation, which outlive the splits."""
+    return work.splits.val if work._val_rows is None else work._val_rows
 
 
 def cautions_of(work: TablePreparation) -> list[str]:

@@ -25,7 +25,7 @@ from datamodules.errors import (
     shortened,
 )
 from datamodules.learned import Learned, Options
-from datamodules.preparation import STAGES, Stage, TablePreparation, cautions_of, drift_of
+from datamodules.preparation import STAGES, Stage, TablePreparation, cautions_of, drift_of, val_rows_of
 from datamodules.readers.frames import in_memory
 from datamodules.readers.limits import MAX_EXPANSION
 from datamodules.readers.text import check_encoding
@@ -398,7 +398,7 @@ class TabularDataModule(LightningDataModule):
 
 def val_rows(data: TabularDataModule) -> NDArray[np.int64]:
     """Return the numbers of the validation rows in the table, from 0, in the order they are handed out."""
-    return data._work.val_rows
+    return val_rows_of(data._work)
 
 
 def drift(data: TabularDataModule, stage: Literal["val", "test"]) -> list[str]:

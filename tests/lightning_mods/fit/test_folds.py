@@ -17,6 +17,9 @@ from sklearn.metrics import accuracy_score, log_loss, r2_score, roc_auc_score, r
 from verbs_here import do, succeed
 
 from callbacks.host.packages import LightningModule
+from datamodules.columns.encoding import CategoryColumn, Encoding, NumericColumn
+from lightning_mods.export.schema import columns_once
+from lightning_mods.runs import RunError
 
 pytestmark = pytest.mark.filterwarnings("default")  # Lightning's CLI and jsonargparse warn of each other
 RUN = Path("lightning_logs/version_0")
@@ -129,6 +132,14 @@ def test_an_export_takes_each_column_once_and_predicts_as_the_checkpoint_does(ta
     assert found
     importance = pd.read_csv(RUN / "importance_test.csv")
     assert sorted(importance["column"]) == ["colour", "size", "weight"]
+
+
+def test_columns_that_folds_read_in_several_ways_are_not_exported():
+    several = Encoding((NumericColumn("age", 0.0, 1.0), CategoryColumn("age", ("old", "young"))))
+    with pytest.raises(RunError, match=r"'age' in several ways, .* export the checkpoint of a fold"):
+        columns_once(several)
+    alike = Encoding((CategoryColumn("hue", ("red",)), CategoryColumn("hue", ("blue", "red"), infrequent=True)))
+    assert columns_once(alike).columns[0].categories == ("red", "blue")
 
 
 def _predictions(*more):
