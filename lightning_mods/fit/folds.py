@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from math import isfinite, nan
+from math import isfinite, isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,11 @@ class FoldRecord:
     verdict: str  # the last word of this fit
     checkpoint: str  # relative to the folder of the fold
     views: tuple[str, ...]
+
+    @property
+    def loss(self) -> float:
+        """Return the loss on the rows held out; NaN where it was none."""
+        return self.metrics.get("loss", nan)
 
     @classmethod
     def of(cls, number: int, rows: int, ended: EndedFit, said: Mapping[str, str]) -> "FoldRecord":
@@ -209,8 +214,7 @@ class CrossValidation:
         record = FoldRecord.of(fold, len(found.rows), ended, json.loads((place / _VERDICT).read_text(encoding="utf-8")))
         found.write(place / _ROWS)
         record.write(place / _RECORD)
-        loss = record.metrics.get("loss", nan)
-        say(f"fold {fold} of {self.folds}: val_loss {loss:.4g}, {record.epochs} epochs")
+        say(f"fold {fold} of {self.folds}: val_loss {record.loss:.4g}, {record.epochs} epochs")
 
     # ------------------------------------------------------------------ what they come to
 
@@ -235,7 +239,7 @@ class CrossValidation:
         )
         views = [*dict.fromkeys(view for record in records for view in record.views)]
         lines += [f"{'' if number else 'look at it':<13}{view}" for number, view in enumerate(views)]
-        median = sorted(records, key=lambda record: record.metrics.get("loss", nan))[(self.folds - 1) // 2]
+        median = sorted(records, key=lambda record: (isnan(record.loss), record.loss))[(self.folds - 1) // 2]
         said = [f"\nof fold {median.fold}, whose loss is the median:\n{median.verdict}"] if median.verdict else []
         return "\n".join([*lines, *said])
 

@@ -108,6 +108,7 @@ def write_ensemble(
     """
     kept = [read_checkpoint(each) for each in checkpoints]
     learned = [Learned.from_plain(each[TabularDataModule.__qualname__]) for each in kept]
+    _check_same_table(learned, parts)
     every = FoldPredictions.together(parts)
     y = every.y.astype(np.float64)
     is_class = learned[0].class_names is not None
@@ -137,6 +138,15 @@ def write_ensemble(
     checkpoint["lightning_mods"] |= {name: names[name] for name in ("recipe", "settings") if name in names}
     AtomicCheckpointIO().save_checkpoint(checkpoint, path)
     return ensemble, data.class_names
+
+
+def _check_same_table(learned: Sequence[Learned], parts: Sequence[FoldPredictions]) -> None:
+    """Raise a RunError if the table has changed while the folds were trained."""
+    known = {(each.n_rows, each.target, each.class_names) for each in learned}
+    rows = np.concatenate([part.rows for part in parts])
+    whole = len(np.unique(rows)) == len(rows) == learned[0].sizes["train"] + learned[0].sizes["val"]
+    if len(known) > 1 or not whole or not all(np.array_equal(part.test_y, parts[0].test_y) for part in parts):
+        raise RunError("the table has changed since the first fold was trained; leave --ckpt_path out to begin anew.")
 
 
 def _side_by_side(encodings: Sequence[Encoding]) -> Encoding:

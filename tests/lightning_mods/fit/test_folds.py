@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -239,6 +240,15 @@ def test_a_run_that_was_stopped_between_two_steps_goes_on(table):
         "fit: --model.dropout=0.1 does not fit the folds of lightning_logs/version_0"
     )
     assert succeed("fit", *fit, "--ckpt_path=last")[0] == out
+    shutil.copytree(RUN / "fold_2", "kept")
+    shutil.rmtree(RUN / "fold_2")
+    table[:-1].to_csv("table.csv", index=False)
+    code, out, err = do("fit", *fit, "--ckpt_path=last")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("fit: the table has changed since the first fold was trained")
+    table.to_csv("table.csv", index=False)
+    shutil.rmtree(RUN / "fold_2")
+    Path("kept").rename(RUN / "fold_2")
     for name in ("fold.npz", "fold.json"):
         (RUN / "fold_1" / name).write_text("{")
         code, _, err = do("fit", *fit, "--ckpt_path=last")
