@@ -74,6 +74,23 @@ def check_bins(value: object) -> None:
         raise DataError(f"--data.bins must be 0 (none) or a whole number from 2 to {MAX_BINS}; got {value!r}.")
 
 
+def check_folds(folds: object, fold: object, val_path: object, time: object) -> None:
+    """Raise a DataError unless rows can be cut into so many folds, 0 for none, of which `fold` is one, 0 for none."""
+    for name, value in (("folds", folds), ("fold", fold)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0 or (name == "folds" and value == 1):
+            needed = "0 (none) or at least 2" if name == "folds" else "the number of a fold, from 1, or 0 (none)"
+            raise DataError(f"--data.{name} must be a whole number, {needed}; got {value!r}.")
+    assert isinstance(folds, int)
+    assert isinstance(fold, int)
+    if fold > folds:
+        raise DataError(f"--data.fold={fold} needs --data.folds of at least that; got {folds}.")
+    if folds and time is not None:
+        what = "a fold of older rows would be predicted by what later ones taught"
+        raise DataError(f"--data.folds does not go with --data.time: {what}; leave one of the two out.")
+    if folds and val_path is not None:
+        raise DataError("--data.folds and --data.val_path are two ways to validate; give one.")
+
+
 def check_batch_size(value: object) -> None:
     """Raise a DataError unless `value` is a whole number of at least 1 or one of the two words."""
     whole = isinstance(value, int) and not isinstance(value, bool)

@@ -50,6 +50,8 @@ class Options:
     group: str | None
     time: str | None
     weight: str | None
+    folds: int
+    fold: int
     bins: int
     memory_map: bool | str
     seed: int | None
@@ -91,6 +93,8 @@ class Learned:
     weight: str | None = None  # the column that says how much each row counts
     weight_mean: float = 1.0  # of the training rows: what counts 1 when it is handed out
     class_masses: tuple[float, ...] | None = None  # with weights: what the training rows of each class count together
+    folds: int = 0  # that the rows which are not for test are cut into
+    fold: int = 0  # the one to validate on, from 1; 0 for none
 
     @property
     def split_by(self) -> dict[str, str | None]:
@@ -107,7 +111,8 @@ class Learned:
         plain["class_masses"] = list(self.class_masses or ())
         if self.weight is None:
             del plain["weight_mean"]
-        for name in (name for name in ("group", "time", "target_written", "weight", "class_masses") if not plain[name]):
+        later = ("group", "time", "folds", "fold", "target_written", "weight", "class_masses")
+        for name in (name for name in later if not plain[name]):
             del plain[name]  # as before there were such
         return plain
 
@@ -274,6 +279,8 @@ def learn(
         weight=options.weight,
         weight_mean=of_one,
         class_masses=masses,
+        folds=options.folds,
+        fold=options.fold,
         notes=(
             *table.notes,
             *([f"too few rows to share out, all in training: class {few}"] if few else ()),

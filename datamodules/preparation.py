@@ -17,7 +17,16 @@ from datamodules.readers.table import Table, tell_notes
 from datamodules.rows.batching import Rows
 from datamodules.rows.cache import all_or_nothing, encoded_sets, encoded_table, folder_for, is_whole, open_rows
 from datamodules.rows.cautions import Known, cautions, target_drift
-from datamodules.splits import Splits, read_groups, read_times, read_weights, rows_that_count, split_target
+from datamodules.splits import (
+    Fold,
+    Splits,
+    hold_out_fold,
+    read_groups,
+    read_times,
+    read_weights,
+    rows_that_count,
+    split_target,
+)
 from datamodules.targets import Target, read_known_target
 
 Stage = Literal["train", "val", "test"]
@@ -35,6 +44,7 @@ class TablePreparation:
         self._table: Table | None = None
         self._target: tuple[str, Target] | None = None
         self._splits: Splits | None = None
+        self._val_rows: NDArray[np.int64] | None = None
         self.known: Learned | None = None  # what was learned so far
         self._held_out_paths = {"val": options.val_path, "test": options.test_path}
         self._held_out: dict[str, tuple[Table, Target]] = {}
@@ -101,8 +111,11 @@ class TablePreparation:
             how = known.split_by if known else {"group": self.options.group, "time": self.options.time}
             groups = read_groups(self.table, how["group"]) if how["group"] else None
             times = read_times(self.table, how["time"]) if how["time"] else None
+            target, fold = self.target[1], Fold((known or self.options).fold, (known or self.options).folds)
             weights = _weights(self, self.table)
-            self._splits = split_target(self.target[1], fractions, seed, groups=groups, times=times, weights=weights)
+            found = split_target(target, fractions, seed, groups=groups, times=times, weights=weights)
+            self._splits = hold_out_fold(found, target, fold, seed, groups=groups) if fold.of else found
+            self._val_rows = self._splits.val
         return self._splits
 
     @property
@@ -140,6 +153,7 @@ class TablePreparation:
             _check_same(mine, recorded, self.options.path)
         if mine != recorded:
             self._splits, self._target, self._sets, self._held_out = None, None, {}, {}
+            self._val_rows = None
         self.known = recorded
 
     def _held_out_file(self, stage: Stage) -> tuple[Table, Target] | None:
@@ -240,6 +254,11 @@ def _weights(work: TablePreparation, table: Table) -> NDArray[np.float64] | None
     # How much each row of a table counts; None for all alike.
     name = work.known.weight if work.known else work.options.weight
     return None if name is None else read_weights(table, name)
+
+
+def val_rows_of(work: TablePreparation) -> NDArray[np.int64]:
+    """Return the row numbers of the share for validation, which outlive the splits."""
+    return work.splits.val if work._val_rows is None else work._val_rows
 
 
 def cautions_of(work: TablePreparation) -> list[str]:

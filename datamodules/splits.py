@@ -1,6 +1,7 @@
 """The rows of training, validation and test: shared out by the target, by groups or by time."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,14 @@ MIN_ROWS_TO_SHARE = 3  # one each for three sets; a class with fewer stays in tr
 MAX_WEIGHT = 1e18  # of a row
 _DRAWS = 20  # orders of groups that are tried
 _BINS = 10  # deciles of a regression target: enough to spread its tails evenly over the sets
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One of several parts that rows are cut into: it is held out, and the others are trained on."""
+
+    number: int  # from 1; 0 for none of them, so that all are trained on
+    of: int  # 0 for no folds
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,69 @@ def rows_that_count(target: Target, weights: NDArray[np.float64] | None) -> NDAr
     """Return the numbers of the rows that have a target, and no weight of 0."""
     counts = ~target.missing if weights is None else ~target.missing & (weights > 0)
     return np.flatnonzero(counts).astype(np.int64)
+
+
+def hold_out_fold(
+    splits: Splits, target: Target, fold: Fold, seed: int, *, groups: NDArray[np.int64] | None = None
+) -> Splits:
+    """Cut all rows but those for test into folds, and validate on one.
+
+    Folds are stratified by class, or by the target, and of the same size but for a row; with `groups`, those of all
+    rows of the table, the rows of a group are in one fold. A DataError says that there are too few.
+    """
+    rest = np.sort(np.concatenate([splits.train, splits.val]))
+    if not fold.number:
+        return Splits(rest, np.zeros(0, dtype=np.int64), splits.test)
+    numbers = _fold_numbers(rest, target, fold.of, seed, groups)
+    held = numbers == fold.number - 1
+    return Splits(rest[~held], rest[held], splits.test)
+
+
+def _fold_numbers(
+    rows: NDArray[np.int64], target: Target, folds: int, seed: int, groups: NDArray[np.int64] | None
+) -> NDArray[np.int64]:
+    values, needed = target.values[rows], f"--data.folds={folds} needs at least as many"
+    if len(rows) < folds:
+        raise DataError(f"{needed} rows that are not for test; there are {len(rows)}.")
+    if target.task == "classification":
+        counts = np.bincount(values)
+        few = min(np.flatnonzero(counts), key=lambda number: counts[number])
+        if counts[few] < folds:
+            name, least = (target.class_names or ())[few], int(counts[few])
+            do = f"give --data.folds={least}, or" if least > 1 else "give it more rows, or"
+            raise DataError(
+                f"{needed} rows of each class that are not for test; class {name!r} has {least}: {do} leave it out."
+            )
+    if groups is None:
+        return deal_out(values, folds, seed)
+    own = np.unique(groups[rows], return_inverse=True)[1]
+    if own.max() + 1 < folds:
+        raise DataError(f"{needed} groups outside the test rows; there are {own.max() + 1}.")
+    return _deal_out_groups(own, values if target.task == "classification" else quantile_bins(values), folds, seed)
+
+
+def deal_out(values: NDArray[Any], folds: int, seed: int) -> NDArray[np.int64]:
+    """Return the fold, from 0, of each row: in the order of their targets, those of equal ones shuffled, in turns.
+
+    So every fold has its share of each class, or of low and high targets.
+    """
+    drawn = np.random.default_rng(seed).permutation(len(values))
+    numbers = np.empty(len(values), dtype=np.int64)
+    numbers[drawn[np.argsort(values[drawn], kind="stable")]] = np.arange(len(values)) % folds
+    return numbers
+
+
+def _deal_out_groups(groups: NDArray[np.int64], strata: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
+    from sklearn.model_selection import StratifiedGroupKFold  # half a second
+
+    strata = strata if np.bincount(strata)[np.unique(strata)].min() >= folds else np.zeros_like(strata)
+    cut = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)
+    numbers = np.full(len(groups), -1, dtype=np.int64)
+    for number, (_, held) in enumerate(cut.split(groups, strata, groups)):
+        numbers[held] = number
+    if len(np.unique(numbers)) < folds:
+        raise DataError(f"--data.folds={folds}: a fold would have no row, as groups differ so much in size; give less.")
+    return numbers
 
 
 def split_rows(

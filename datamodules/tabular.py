@@ -2,26 +2,18 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
-from itertools import groupby
-from textwrap import wrap
+from collections.abc import Callable
 from typing import Any, Literal, ParamSpec
 
+import numpy as np
+from numpy.typing import NDArray
+
 from callbacks.host.packages import LightningDataModule, main_package
-from datamodules.columns.calendar import DateColumn
-from datamodules.columns.encoding import CategoryColumn, Encoding, NumericColumn
 from datamodules.columns.written import check_signs
-from datamodules.errors import (
-    DataError,
-    check_batch_size,
-    check_bins,
-    check_choice,
-    check_fractions,
-    printable,
-    shortened,
-)
+from datamodules.description import described
+from datamodules.errors import DataError, check_batch_size, check_bins, check_choice, check_folds, check_fractions
 from datamodules.learned import Learned, Options
-from datamodules.preparation import STAGES, Stage, TablePreparation, cautions_of, drift_of
+from datamodules.preparation import STAGES, Stage, TablePreparation, drift_of, val_rows_of
 from datamodules.readers.frames import in_memory
 from datamodules.readers.limits import MAX_EXPANSION
 from datamodules.readers.text import check_encoding
@@ -29,8 +21,6 @@ from datamodules.rows.batching import TableLoader, eval_loader, predict_loader, 
 from datamodules.targets import Task, majority_metrics, mean_metrics
 
 _P = ParamSpec("_P")
-_WIDTH = 110  # of a line of the description
-_LONGEST = 3000  # characters that a line of it is wrapped from: a name may have millions
 _STEPS_AN_EPOCH = 200  # what "auto" aims at: enough steps to learn from, few enough to be quick
 _AUTO_BATCH = (32, 512)
 # Arguments that the hyperparameters leave out where they are so.
@@ -42,6 +32,8 @@ UNSAID: dict[str, Any] = {
     "group": None,
     "time": None,
     "weight": None,
+    "folds": 0,
+    "fold": 0,
     "bins": 0,
     "max_expansion": MAX_EXPANSION,
 }
@@ -95,6 +87,10 @@ class TabularDataModule(LightningDataModule):
         time: Column that tells when a row was: the newest rows are held out, first for test, then for validation.
         weight: Column that says how much each row counts in the loss, of training, validation and test; 0 leaves a row
             out. Batches are `(x, y, weight)` then, 1 the mean of the training rows. Other metrics count each row once.
+        folds: Parts to cut all rows but those for test into, by class or target as the split is; 0 for none. `fit` then
+            trains a model for each, which validates on that part and learns from the others (cross-validation).
+        fold: The one of the folds to validate on, from 1, for a single fit; 0 for all of them in turn in `fit`, in
+            Python for training rows alone.
         bins: Quantile bins to encode each number column in as well, piecewise linearly (arXiv:2203.05556), from 2 to
             256; 0 for none. Equal edges are merged, and a column of two values gets no bins. A table with many number
             columns gets fewer: at most 2048 features of bins in all, and none with more than 1024 such columns.
@@ -131,6 +127,8 @@ class TabularDataModule(LightningDataModule):
         group: str | None = None,
         time: str | None = None,
         weight: str | None = None,
+        folds: int = 0,
+        fold: int = 0,
         bins: int = 0,
         memory_map: bool | Literal["auto"] = "auto",
         max_expansion: float = MAX_EXPANSION,
@@ -142,6 +140,7 @@ class TabularDataModule(LightningDataModule):
         check_fractions(val_fraction, test_fraction)
         check_batch_size(batch_size)
         check_bins(bins)
+        check_folds(folds, fold, val_path, time)
         check_encoding(encoding)
         check_choice("decimal", decimal, ("auto", ".", ","))
         check_choice("thousands", thousands, ("auto", "none", ",", ".", " ", "'"))
@@ -161,6 +160,8 @@ class TabularDataModule(LightningDataModule):
             "group": group,
             "time": time,
             "weight": weight,
+            "folds": folds,
+            "fold": fold,
             "bins": bins,
             "max_expansion": max_expansion,
         }
@@ -184,6 +185,8 @@ class TabularDataModule(LightningDataModule):
         self.group = group
         self.time = time
         self.weight = weight
+        self.folds = folds
+        self.fold = fold
         self.bins = bins
         self.memory_map: bool | Literal["auto"] = memory_map
         self.max_expansion = max_expansion
@@ -207,6 +210,8 @@ class TabularDataModule(LightningDataModule):
                 group=group,
                 time=time,
                 weight=weight,
+                folds=folds,
+                fold=fold,
                 bins=bins,
                 memory_map=memory_map,
                 seed=seed,
@@ -310,28 +315,7 @@ class TabularDataModule(LightningDataModule):
     @property
     def description(self) -> str:
         """Return a few lines for the user: the task, what became of the columns, rows of each set, batch size."""
-        learned = self.learned
-        train, val, test = map(self._work.size, STAGES)
-        kept = "stratified by class" if learned.task == "classification" else "stratified by target"
-        kept = f"groups of {learned.group!r} together" if learned.group else kept
-        kept = f"the newest by {learned.time!r} held out" if learned.time else kept
-        kept += f", each counts its {learned.weight!r}" if learned.weight else ""
-        left = f"; {learned.n_no_target:,} without a target left out" if learned.n_no_target else ""
-        weightless = learned.n_rows - learned.n_no_target - sum(learned.sizes.values())
-        left += f"; {weightless:,} of weight 0 left out" if learned.weight and weightless else ""
-        asked = "" if isinstance(self.batch_size, int) else f" ({self.batch_size})"
-        lines = [
-            f"data: {self.path}, {learned.n_rows:,} rows",
-            f"target: {learned.target!r}, {_task(learned)}",
-            *_columns(learned.encoding),
-            *(f"  {note}" for note in (*learned.encoding.notes, *learned.notes)),
-            f"rows: {train:,} train, {val:,} validation, {test:,} test ({kept}, seed {learned.seed}){left}",
-            *_unscored(self._work),
-            *(f"warning: {caution}" for caution in cautions_of(self._work)),
-            f"batch size: {self.resolved_batch_size}{asked}",
-        ]
-        shown = (printable(line[:_LONGEST]) for line in lines)
-        return "\n".join(part for line in shown for part in wrap(line, _WIDTH, subsequent_indent="    "))
+        return described(self._work, self.batch_size, self.resolved_batch_size)
 
     def baseline(self, stage: Literal["val", "test"]) -> dict[str, float]:
         """Score the trivial prediction (most frequent training class, or training mean) on a stage's rows.
@@ -401,6 +385,11 @@ class TabularDataModule(LightningDataModule):
             self._work.adopt(Learned.from_plain(state_dict))
 
 
+def val_rows(data: TabularDataModule) -> NDArray[np.int64]:
+    """Return the numbers of the validation rows in the table, from 0, in the order they are handed out."""
+    return val_rows_of(data._work)
+
+
 def drift(data: TabularDataModule, stage: Literal["val", "test"]) -> list[str]:
     """Return how the targets in a stage's own file differ from those trained on, a line each; none if little."""
     return drift_of(data._work, stage)
@@ -408,34 +397,3 @@ def drift(data: TabularDataModule, stage: Literal["val", "test"]) -> list[str]:
 
 def _rows_at_once(data: TabularDataModule) -> int:
     return data.batch_size if isinstance(data.batch_size, int) else 1
-
-
-def _task(learned: Learned) -> str:
-    if learned.class_names is None:
-        return f"regression, mean {learned.target_mean:.6g}, standard deviation {learned.target_std:.6g}"
-    return f"classification, {len(learned.class_names)} classes: {shortened(learned.class_names, 10)}"
-
-
-def _unscored(work: TablePreparation) -> Iterator[str]:
-    # Which metrics will be NaN whatever is predicted.
-    metric, one = ("r2", "target") if work.learned.class_names is None else ("auroc", "class")
-    stages: tuple[Stage, ...] = ("val", "test")
-    for stage in stages:
-        values = work.stage_target(stage)
-        if len(values) and values.min() == values.max():
-            yield f"  {stage}_{metric} will be NaN: there is one {one} in all {len(values)} rows"
-
-
-def _columns(encoding: Encoding) -> list[str]:
-    columns = encoding.columns
-    numeric, dates = (sum(isinstance(c, kind) for c in columns) for kind in (NumericColumn, DateColumn))
-    gaps = [c.name for c in columns if (c.missing if isinstance(c, CategoryColumn) else c.indicator)]
-    used = f"{len(encoding.feature_names)} from {numeric} number and {len(columns) - numeric - dates} category columns"
-    used += f" and {dates} of dates" if dates else ""
-    if bins := [len(c.bin_means) for c in columns if isinstance(c, NumericColumn) and c.bin_means]:
-        used += f"; {sum(bins)} are bins of {len(bins)} number columns, at most {max(bins)} of one"
-    lines = [f"features: {used}" + (f"; gaps in {shortened(gaps, 8)}" if gaps else "")]
-    by_reason = sorted(encoding.dropped.items(), key=lambda item: item[1])
-    for reason, group in groupby(by_reason, key=lambda item: item[1]):
-        lines.append(f"left out: {shortened((name for name, _ in group), 8)} ({reason})")
-    return lines

@@ -243,8 +243,8 @@ class Encoding:
 
     @property
     def inputs(self) -> list[str]:
-        """Return the columns a file must have to be encoded."""
-        return [c.name for c in self.columns]
+        """Return the columns a file must have to be encoded, each once: several may be made of one."""
+        return [*dict.fromkeys(c.name for c in self.columns)]
 
     @cached_property
     def expansion(self) -> Expansion | None:

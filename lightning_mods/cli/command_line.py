@@ -194,12 +194,12 @@ def without_secrets_in(line: CommandLine) -> list[str]:
 
 
 def _nearest(name: str, names: list[str], habits: Mapping[str, str]) -> str:
-    last = name.rpartition(".")[2]
-    meant = habits.get(last.replace("-", "_").lower())
-    # An abbreviation is a beginning, a wrong group has the right last word, a slip of the finger is close.
-    matches = [meant] if meant in names else [other for other in names if other.startswith(name)]
-    matches = matches or get_close_matches(name, names, 1, 0.75)
-    matches = matches or [other for other in names if other.rpartition(".")[2] == last]
+    last = name.rpartition(".")[2]  # which is right where the group is wrong
+    meant = habits.get(last.replace("-", "_").lower(), "")
+    # A study's own flag is meant first. An abbreviation is a beginning, a slip of the finger is close.
+    meant = next((each for each in (f"study.{meant.rpartition('.')[2]}", meant) if each in names), "")
+    matches = [meant] if meant else [other for other in names if other.startswith(name)]
+    matches = matches or get_close_matches(name, names, 1, 0.75) or [n for n in names if n.rpartition(".")[2] == last]
     matches = matches or get_close_matches(name, names, 1, 0.5)
     return f"; did you mean --{matches[0]}?" if matches else ""
 

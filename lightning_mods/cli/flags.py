@@ -209,6 +209,7 @@ _HABITS = {
     "patience": "early_stopping n_iter_no_change",
     "ensemble": "n_estimators members",
     "data.predict_path": "predict new",
+    "data.folds": "folds kfold k_fold cv n_splits n_folds",
     "study.n_trials": "trials n_trials",
 }
 HABITS = {word: flag for flag, words in _HABITS.items() for word in words.split()}

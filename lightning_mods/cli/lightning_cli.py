@@ -89,7 +89,7 @@ class ModsCLI(LightningCLI):
     """Lightning's CLI without subcommands, around any LightningModule and data module.
 
     The content of the `checkpoint` that `--ckpt_path` means knows the classes, and the data module's state; in the
-    folder of the one from which a fit is `resumed` is written on.
+    folder of the one from which a fit is `resumed` is written on. A `folder` is that of a fit which is part of a run.
     """
 
     def __init__(
@@ -99,6 +99,7 @@ class ModsCLI(LightningCLI):
         checkpoint: dict[str, Any] | None = None,
         resumed: Path | None = None,
         claim: RunClaim | None = None,
+        folder: Path | None = None,
     ) -> None:
         with made_from_flags("--data"):
             self.line, self._table = with_recipe(*with_classes(line, checkpoint), checkpoint)
@@ -107,6 +108,7 @@ class ModsCLI(LightningCLI):
         self.resumed = resumed
         self._epochs = epochs_done(checkpoint) if checkpoint and resumed else None
         self._claim = claim or RunClaim(leads=False)
+        self._folder = folder
         self._resume = ResumeCheck(resumed, checkpoint, OURS) if checkpoint and resumed else None
         super().__init__(
             None,
@@ -318,6 +320,8 @@ class ModsCLI(LightningCLI):
     @cached_property
     def place(self) -> RunPlace:
         """Return the place of a fit: that of the run which goes on, or the next."""
+        if self._folder is not None:
+            return RunPlace(self.root, self._folder, self._epochs)
         run, runs = run_of(self.resumed) if self.resumed else None, Path(EventLogger(self.root).root_dir)
         named = run is not None and run.parent.resolve() == runs.resolve() and run.name.startswith("version_")
         folder = self._claim.go_on(run) if run and named else self._claim.begin(runs)
@@ -336,7 +340,8 @@ class ModsCLI(LightningCLI):
             # Without a logger Lightning writes into the root itself: the second run would spoil the first.
             config.default_root_dir = str(self.place.folder)
         else:
-            config.logger = EventLogger(self.root, version=self.place.folder.name, default_hp_metric=False)
+            where = (self.root,) if self._folder is None else (self._folder.parent, "")
+            config.logger = EventLogger(*where, version=self.place.folder.name, default_hp_metric=False)
 
     def _give_run_folder(self, config: Namespace) -> None:
         """Make the run's folder the trainer's root where loggers know none, so that it holds the checkpoints."""

@@ -75,7 +75,7 @@ def with_recipe(
     facts = _facts_in(checkpoint) if checkpoint else None
     if ours and checkpoint is None and recipe != "plain":
         table = asked_table(line) if table is None else table
-        facts = TableFacts(table.n_train, table.task)
+        facts = TableFacts(_training_rows(table), table.task)
         for_data = {"bins": BINS, "batch_size": batch_size(facts.rows)}
         said = line.section("data").get("init_args", {})
         table = table.like(**{name: value for name, value in for_data.items() if name not in said})
@@ -86,6 +86,16 @@ def with_recipe(
     return line.extended(before=[f"--config={as_yaml(config)}"]), table
 
 
+def _training_rows(table: TabularDataModule) -> int:
+    """Return the rows to train on, with folds the fewest of any: all of them are to have the same settings."""
+    return of_folds(table.like(fold=0).n_train, table.folds) if table.folds else table.n_train
+
+
+def of_folds(rows: int, folds: int) -> int:
+    """Return how many of so many rows are left to train on when the largest of some folds is held out."""
+    return rows - math.ceil(rows / folds)
+
+
 def _path(chosen: type) -> str:
     return f"{chosen.__module__}.{chosen.__qualname__}"
 
@@ -93,7 +103,11 @@ def _path(chosen: type) -> str:
 def _facts_in(checkpoint: Mapping[str, Any]) -> TableFacts | None:
     """What the data module of a checkpoint knew of its table."""
     learned = checkpoint.get(TabularDataModule.__qualname__)
-    return TableFacts(learned["sizes"]["train"], learned["task"]) if learned else None
+    if not learned:
+        return None
+    sizes, folds = learned["sizes"], learned.get("folds", 0)
+    rows = of_folds(sizes["train"] + sizes["val"], folds) if folds else sizes["train"]
+    return TableFacts(rows, learned["task"])
 
 
 def _seed_in(checkpoint: Mapping[str, Any] | None) -> dict[str, int]:

@@ -54,15 +54,18 @@ from lightning_mods.runs.reference import ReferenceFit
 from lightning_mods.runs.restoring import check_weights, restoring
 
 
-def run(line: CommandLine, act: Callable[[ModsCLI, Path | None], None]) -> None:
-    """Parse, instantiate and act for a verb, with the CLI and the checkpoint that `--ckpt_path` means."""
+def run(line: CommandLine, act: Callable[[ModsCLI, Path | None], None], folder: Path | None = None) -> None:
+    """Parse, instantiate and act for a verb, with the CLI and the checkpoint that `--ckpt_path` means.
+
+    A `folder` is that of a fit which is part of a run, of which somebody else takes care.
+    """
     with mistakes_in_one_line(line.verb, line):
         quiet()
         line = line.without_sections("study", "space")
         path = _checkpoint_path(line)
         checkpoint = read_checkpoint(path) if path else None
         with RunClaim(leads=is_leading()) as claim, writers_report_once(), restoring(path):
-            cli = _cli(line, checkpoint, path, claim)
+            cli = _cli(line, checkpoint, path, claim, folder)
             if checkpoint is not None:
                 check_weights(cli.model, checkpoint, path)
             del checkpoint  # as large as the model
@@ -70,10 +73,13 @@ def run(line: CommandLine, act: Callable[[ModsCLI, Path | None], None]) -> None:
                 act(cli, path)
 
 
-def _cli(line: CommandLine, checkpoint: dict[str, Any] | None, path: Path | None, claim: RunClaim) -> ModsCLI:
+def _cli(
+    line: CommandLine, checkpoint: dict[str, Any] | None, path: Path | None, claim: RunClaim, folder: Path | None
+) -> ModsCLI:
     """Make the CLI; what the parser refuses, and nobody said, comes from the checkpoint."""
+    resumed = path if line.verb == "fit" else None
     try:
-        return ModsCLI(line, checkpoint=checkpoint, resumed=path if line.verb == "fit" else None, claim=claim)
+        return ModsCLI(line, checkpoint=checkpoint, resumed=resumed, claim=claim, folder=folder)
     except (UsageError, ArgumentError) as error:
         said = error_line(error)
         flag = re.match(r"--(model|data)\.[\w.]+", said)
@@ -359,7 +365,8 @@ def _certainty(cli: ModsCLI, stage: str) -> Certainty:
     data, more = cli.datamodule, ""
     if not _is_whole(cli.trainer, stage):
         return Certainty()
-    if isinstance(data, TabularDataModule) and getattr(data, f"{stage}_path") is None:
+    is_share = isinstance(data, TabularDataModule) and getattr(data, f"{stage}_path") is None
+    if is_share and not (stage == "val" and data.folds):
         more = f"a --data.{stage}_fraction above {getattr(data, f'{stage}_fraction'):g} holds out more"
     with suppress(Exception):  # loaders and models of a stranger's
         if isinstance(cli.model, MLPModule) and isinstance(data, TabularDataModule):

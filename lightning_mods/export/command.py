@@ -24,7 +24,7 @@ from lightning_mods.cli.verbs import mistakes_in_one_line, run
 from lightning_mods.export.comparison import MADE_ROWS, Difference, difference, in_batches, made_rows, real_rows
 from lightning_mods.export.model import MAX_BATCH, NetworkExample, TableModel, example_of, with_noise, write
 from lightning_mods.export.runtime import Arrays, flat_arrays, open_exported, require
-from lightning_mods.export.schema import schema_of, schema_path, write_schema
+from lightning_mods.export.schema import columns_once, schema_of, schema_path, write_schema
 from lightning_mods.loggers.terminal import say
 from lightning_mods.models.module import MLPModule
 from lightning_mods.runs import RunError
@@ -122,9 +122,10 @@ def export_table(model: MLPModule, data: TabularDataModule, file_format: str, ou
     encoding = data.learned.encoding
     most = MAX_BATCH.get(file_format)
     names = data.class_names
-    schema = schema_of(encoding, target=data.learned.target, class_names=names, file_format=file_format, max_batch=most)
+    once = columns_once(encoding)
+    schema = schema_of(once, target=data.learned.target, class_names=names, file_format=file_format, max_batch=most)
     chunk, source = real_rows(data)
-    made = made_rows(encoding)
+    made = made_rows(once)
     inputs, wanted = _both_sides(model, encoding, [made] if chunk is None else [chunk, made])
     example = tuple(torch.from_numpy(array[:_EXAMPLE_ROWS].copy()) for array in inputs)
     names_in, names_out = ([each["name"] for each in schema[side]] for side in ("inputs", "outputs"))
@@ -176,7 +177,7 @@ def _both_sides(model: MLPModule, encoding: Encoding, chunks: Sequence[Any]) -> 
     wanted = []
     for chunk in chunks:
         seen = InfinityCount("a row to compare with")
-        rows = raw_rows(encoding, chunk, 0, seen)
+        rows = raw_rows(columns_once(encoding), chunk, 0, seen)
         finite = ~np.isinf(rows.numbers).any(axis=1)  # such rows are refused by `predict`
         parts.append(rows[finite])
         encoded = encoding.encode(chunk, 0, seen)[finite]

@@ -23,6 +23,7 @@ from datamodules.columns.dates import DAY
 from datamodules.columns.encoding import TAIL, CategoryColumn, Encoding, NumericColumn
 from lightning_mods.cli.command_line import UsageError
 from lightning_mods.export.runtime import tensors_in, unspoken
+from lightning_mods.export.schema import columns_once
 from lightning_mods.models.module import MLPModule
 
 MAX_BATCH = {"executorch": 128}  # ExecuTorch plans its memory ahead, for the largest batch
@@ -54,6 +55,11 @@ class TableModel(nn.Module):
     wave_period: Tensor
     wave_multiple: Tensor
     wave_quarter: Tensor
+    number_source: Tensor  # for each column of numbers and of categories, the input that it is made of
+    code_source: Tensor
+    codes: Tensor  # of all columns one after the other: for each code of its input its own
+    code_start: Tensor  # where those of each column begin
+    unknown_input: Tensor
     unknown: Tensor
     hot_column: Tensor  # for each feature of a category, its column and the two codes that set it
     hot_code: Tensor
@@ -69,10 +75,32 @@ class TableModel(nn.Module):
         self._keep("mean", [column.mean for column in self._numbers], torch.float64)
         self._keep("scale", [column.scale for column in self._numbers], torch.float64)
         self._keep("largest", torch.finfo(torch.float64).max, torch.float64)
+        self._add_sources(encoding)
         self._add_bins()
         self._add_waves()
         self._add_codes()
         self._add_order(encoding)
+
+    def _add_sources(self, encoding: Encoding) -> None:
+        # An ensemble of folds has several encodings of a column, which comes in once.
+        inputs = columns_once(encoding).columns
+        self._repeats = len(inputs) < len(encoding.columns)
+        if not self._repeats:
+            return
+        numbers = [column.name for column in inputs if not isinstance(column, CategoryColumn)]
+        categories = {column.name: column for column in inputs if isinstance(column, CategoryColumn)}
+        self._keep("number_source", [numbers.index(column.name) for column in self._numbers])
+        self._keep("code_source", [[*categories].index(column.name) for column in self._categories])
+        self._keep("unknown_input", [column.unknown_code for column in categories.values()])
+        codes: list[int] = []
+        starts = []
+        for column in self._categories:
+            starts.append(len(codes))
+            place = {name: code for code, name in enumerate(column.categories)}
+            codes += [place.get(name, column.unknown_code) for name in categories[column.name].categories]
+            codes += [column.unknown_code, column.missing_code]
+        self._keep("codes", codes)
+        self._keep("code_start", starts)
 
     def _keep(self, name: str, values: Any, dtype: torch.dtype = torch.int64) -> None:
         self.register_buffer(name, torch.tensor(values, dtype=dtype))
@@ -134,11 +162,21 @@ class TableModel(nn.Module):
         The inputs are the numbers `[B, N]`, float64, NaN where one is missing, and the codes of the categories
         `[B, K]`, int64; only the one of them that has a column, where the other has none.
         """
+        inputs = self._repeated(*inputs) if self._repeats else inputs
         parts = self._scaled(inputs[0]) if self._numbers else []
         if self._categories:
             parts.append(self._hot(inputs[-1]))
         out: Tensor = self.model(torch.cat(parts, dim=1).index_select(1, self.order))
         return out
+
+    def _repeated(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        found = [inputs[0].index_select(1, self.number_source)] if self._numbers else []
+        if self._categories:
+            codes = inputs[-1]
+            known = torch.where((codes < 0) | (codes > self.unknown_input + 1), self.unknown_input, codes)
+            at = known.index_select(1, self.code_source) + self.code_start
+            found.append(self.codes.index_select(0, at.flatten()).reshape(-1, len(self._categories)))
+        return tuple(found)
 
     def _scaled(self, numbers: Tensor) -> list[Tensor]:
         missing = torch.isnan(numbers)

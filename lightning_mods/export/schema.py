@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,29 @@ _LARGEST = 64_000_000  # bytes; a million names of categories are less
 def schema_path(file: Path) -> Path:
     """Return where the schema of an exported file is: `model.onnx.json` beside `model.onnx`."""
     return Path(f"{file}.json")
+
+
+def columns_once(encoding: Encoding) -> Encoding:
+    """Return how the cells of a table are read for a model: each column once, its categories those of all encodings.
+
+    That of an ensemble of folds has several encodings of a column. A RunError says that they read it in several ways.
+    """
+    found: dict[str, Column] = {}
+    for column in encoding.columns:
+        known = found.setdefault(column.name, column)
+        if _reading(known) != _reading(column):
+            how = "which one file cannot; export the checkpoint of a fold, such as fold_1/checkpoints/best.ckpt"
+            raise RunError(f"the folds of this checkpoint read the column {column.name!r} in several ways, {how}.")
+        if isinstance(known, CategoryColumn) and isinstance(column, CategoryColumn):
+            every = (*known.categories, *(each for each in column.categories if each not in known.categories))
+            found[column.name] = replace(known, categories=every)
+        elif not isinstance(known, CategoryColumn) and not isinstance(column, CategoryColumn):
+            found[column.name] = replace(known, junk=known.junk or column.junk)
+    return replace(encoding, columns=tuple(found.values()))
+
+
+def _reading(column: Column) -> tuple[Any, ...]:
+    return column.kind, getattr(column, "written", ()), getattr(column, "style", None)
 
 
 def schema_of(

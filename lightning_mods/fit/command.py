@@ -1,91 +1,38 @@
-"""The verb `fit`: what is said when training has ended, the command to run next, and the chain of `--improve`."""
+"""The verb `fit`: one fit, one for each fold, or the chain of `--improve`."""
 
-import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-from callbacks import FitMonitor, GradientMonitor, OptunaSearch
-from callbacks.diagnosis.names import plain
-from callbacks.diagnosis.report import FitPart, advised, report
+from callbacks import FitMonitor, OptunaSearch
+from callbacks.diagnosis.report import advised
 from callbacks.diagnosis.words.advice import Advice
 from callbacks.host.packages import Callback
 from datamodules import TabularDataModule
-from lightning_mods.cli.command_line import CommandLine, UsageError, without_secrets_in
+from lightning_mods.cli.command_line import CommandLine, UsageError
 from lightning_mods.cli.lightning_cli import ModsCLI
-from lightning_mods.cli.verbs import has_set, mistakes_in_one_line, run, train
-from lightning_mods.loggers.terminal import RunSummary, say
-from lightning_mods.runs.checkpoints import known_folder_of_run
+from lightning_mods.cli.verbs import has_set, mistakes_in_one_line, run
+from lightning_mods.fit.ended import EndedFit, command_of, ended_fit
+from lightning_mods.fit.folds import cross_validate, folds_asked
+from lightning_mods.loggers.terminal import say
 from lightning_mods.runs.improving import ChainedFit, Flags, best_of, chain_table, improve, tried_from
 
 
-@dataclass(frozen=True)
-class EndedFit:
-    """A fit that is over, and what is to be said of it."""
-
-    summary: RunSummary
-    parts: Sequence[object]  # that the monitors left for us to say
-    line: CommandLine  # as it was typed
-    folder: Path  # of the run
-
-    @property
-    def loss(self) -> tuple[float | None, float | None]:
-        """Return the validation loss of the best epoch, of an ensemble its own, and its standard error, if known."""
-        found, certainty = self.summary.results.get("val", {}), self.summary.certainty.get("val")
-        losses = (name for name in found if plain(name).removeprefix("val_") == "loss")
-        name = "ensemble_loss" if "ensemble_loss" in found else next(losses, None)
-        if name is None:
-            return None, None
-        return found[name], certainty.errors.get(name) if certainty else None
-
-    @property
-    def headline(self) -> str:
-        """Return the verdict in a few words."""
-        return next((part.headline for part in self.parts if isinstance(part, FitPart)), "")
-
-    def told(self, tried: Mapping[tuple[tuple[str, str], ...], str] | None = None) -> str:
-        """Return the table and the last word; of what was tried already also what became of it."""
-        said = report(self.parts, lambda flags: _command_of(self.again(flags)), tried)
-        return f"{self.summary}\n\n{said}\n" if said else f"{self.summary}\n"
-
-    def again(self, flags: Sequence[tuple[str, str]]) -> CommandLine:
-        """Return the command line of the same fit, from its beginning, with some flags set."""
-        is_whole = self.line.said("ckpt_path") is None  # else the checkpoint knows what is not on the line
-        line = self.line if is_whole else CommandLine.parse("fit", [f"--config={self.folder}/config.yaml"])
-        for name, _ in flags:
-            line = line.without(name)
-        return line.extended(after=[f"--{name}={value}" for name, value in flags])
-
-
-def _command_of(line: CommandLine) -> str:
-    """Return a command line as it was typed, without its secrets, to be pasted into a shell."""
-    typed = replace(line, flags=tuple(replace(flag, words=flag.typed or flag.words) for flag in line.flags))
-    return shlex.join(["python", "-m", f"lightning_mods.{line.verb}", *without_secrets_in(typed)])
-
-
-def _ended(cli: ModsCLI, checkpoint: Path | None) -> EndedFit | None:
-    """Train; return what is to be said of it, on rank zero."""
-    summary = train(cli, checkpoint)
-    if summary is None or not cli.trainer.is_global_zero:
-        return None
-    callbacks: list[Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]  # a connector's
-    parts = [c.closing_part for c in callbacks if isinstance(c, FitMonitor | GradientMonitor)]
-    return EndedFit(summary, parts, cli.asked, known_folder_of_run(cli.trainer))
-
-
 def fit(line: CommandLine) -> None:
-    """Train, and train again as often as `--improve` says."""
+    """Train; for each fold where there are `--data.folds`; and again as often as `--improve` says."""
     with mistakes_in_one_line("fit", line):
-        times = _improvements(line)
-    if times:
+        times, folds = _improvements(line), folds_asked(line)
+        if times and folds:
+            raise UsageError("--improve goes by the validation rows of one fit; leave it out, or --data.folds.")
+    if folds:
+        cross_validate(line, folds)
+    elif times:
         _improve(line.without("improve").without_sections("improve"), times)
     else:
         run(line, _print_fit)
 
 
 def _print_fit(cli: ModsCLI, checkpoint: Path | None) -> None:
-    if (ended := _ended(cli, checkpoint)) is not None:
+    if (ended := ended_fit(cli, checkpoint)) is not None:
         sys.stdout.write(f"\n{ended.told()}")
 
 
@@ -106,7 +53,7 @@ def _improve(line: CommandLine, times: int) -> None:
 
     def fitted(line: CommandLine, flags: Flags, changes: tuple[str, ...]) -> ChainedFit | None:
         found: list[EndedFit | None] = []
-        run(line, lambda cli, path: found.append(_ended(_improvable(cli), path)))
+        run(line, lambda cli, path: found.append(ended_fit(_improvable(cli), path)))
         (each,) = found
         if each is None:  # another rank, or nothing but a test of the code
             return None
@@ -123,7 +70,7 @@ def _improve(line: CommandLine, times: int) -> None:
         except SystemExit as stopped:
             if stopped.code == 2:  # a mistake, which has been said
                 return None
-            say(f"improve: the best so far is {best.folder}; this fit: {_command_of(line)} --ckpt_path=last")
+            say(f"improve: the best so far is {best.folder}; this fit: {command_of(line)} --ckpt_path=last")
             raise
 
     begun = fitted(line, {}, ())

@@ -141,13 +141,15 @@ class RunSummary:
         columns: list[tuple[str, Mapping[str, str]]] = []
         for stage in stages:
             errors, words = self._of(stage).errors, STAGES[stage]
-            cells = {name: _number(value, errors.get(name)) for name, value in self.results[stage].items()}
+            cells = {name: number_text(value, errors.get(name)) for name, value in self.results[stage].items()}
             columns.append((f"{words}{self._of(stage)}", cells))
             others = {"trivial baseline": self.baselines.get(stage, {}), "reference": self.references.get(stage)}
             for of, values in others.items():
                 # With as much in it a table has no room for more words.
                 head = of.partition(" ")[0] if self.certainty else f"{words}, {of}"
-                columns += [] if values is None else [(head, {name: _number(value) for name, value in values.items()})]
+                columns += (
+                    [] if values is None else [(head, {name: number_text(value) for name, value in values.items()})]
+                )
         rows = [["", *(head for head, _ in columns)]]
         for name in names:
             label = _ROWS.get(name, name) if "ensemble_loss" in names else name
@@ -178,7 +180,8 @@ class RunSummary:
         return lines + [f"{'' if number else 'look at it':<13}{view}" for number, view in enumerate(self.views)]
 
 
-def _number(value: float | None, error: float | None = None) -> str:
+def number_text(value: float | None, error: float | None = None) -> str:
+    """Return a number with four digits and, where it is known, how far it is off with two; a dash for none."""
     if value is None:
         return "–"
     if error is None or not 0 < error < math.inf:  # 0 where all rows are alike, as with an auroc of 1

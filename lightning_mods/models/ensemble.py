@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -28,17 +29,29 @@ _KINDS: dict[str, type[MLPModule]] = {kind.__name__: kind for kind in (MLPClassi
 
 
 class Members(nn.ModuleList):
-    """The members of an ensemble; their outputs `[B, out_features]`, one after the other, are its outputs."""
+    """The members of an ensemble; their outputs `[B, out_features]`, one after the other, are its outputs.
+
+    With `sharing`, so many of them, one after the other, have features of their own: those of the first before those of
+    the next.
+    """
+
+    def __init__(self, members: Sequence[MLPModule], sharing: int | None = None) -> None:
+        super().__init__(members)
+        self._sharing = len(members) if sharing is None else sharing
+        self.widths: list[int] = [each.hparams["in_features"] for each in members[:: self._sharing]]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return each member's outputs for rows `[B, in_features]`."""
         outputs = []
+        ends = list(accumulate(self.widths))
+        # by slices, as ExecuTorch fixes the number of rows of what `split` takes
+        parts = [x] if len(ends) == 1 else [x[:, a:b] for a, b in pairwise([0, *ends])]
         drawn = torch.get_rng_state() if self.training else None  # each draws its dropout as it would alone
-        for member in self:
+        for number, member in enumerate(self):
             assert isinstance(member, MLPModule)
             if drawn is not None and member.dropout:
                 torch.set_rng_state(drawn)
-            outputs.append(member.network(x))
+            outputs.append(member.network(parts[number // self._sharing]))
         return tuple(outputs)
 
 
@@ -54,6 +67,8 @@ class MLPEnsemble(MLPModule):
         member: `MLPClassifier` or `MLPRegressor`.
         settings: The arguments of each member.
         weights: Weight of each member's prediction, at least 0, their sum 1; all alike if not given.
+        sharing: How many members, one after the other, have features of their own: of the input those of the first so
+            many come first; all have the same if not given.
 
     Raises:
         ValueError: Weights that do not fit, or members that differ in what they take or predict.
@@ -66,14 +81,16 @@ class MLPEnsemble(MLPModule):
         member: Literal["MLPClassifier", "MLPRegressor"],
         settings: Sequence[Mapping[str, Any]],
         weights: Sequence[float] | None = None,
+        sharing: int | None = None,
     ) -> None:
-        members = _members(_KINDS[member], settings)
+        members = _members(_KINDS[member], settings, sharing)
+        network = Members(members, sharing)
         self.member_weights = _checked(weights, len(members))
         first = members[0]
         self._first: tuple[Any] = (first,)  # no module of the ensemble by itself: it is in `network`
         with torch.random.fork_rng(devices=()):  # for a network that is replaced
             super().__init__(
-                first.hparams["in_features"],
+                sum(network.widths),
                 first.hparams.get("num_classes", 1),
                 hidden_sizes=(),
                 activation="identity",
@@ -86,8 +103,8 @@ class MLPEnsemble(MLPModule):
                 lr_schedule=first.lr_schedule,
                 ema_epochs=first.ema_epochs,
             )
-        self.network = Members(members)
-        self.save_hyperparameters()
+        self.network = network
+        self.save_hyperparameters(ignore=["sharing"] * (sharing is None))
 
     @classmethod
     def of(cls, model: MLPModule, count: int) -> "MLPEnsemble":
@@ -95,9 +112,11 @@ class MLPEnsemble(MLPModule):
         return cls(type(model).__name__, [dict(model.hparams)] * count)  # type: ignore[arg-type]  # the caller's to see
 
     @classmethod
-    def of_models(cls, models: Sequence[MLPModule], weights: Sequence[float]) -> "MLPEnsemble":
+    def of_models(
+        cls, models: Sequence[MLPModule], weights: Sequence[float], *, sharing: int | None = None
+    ) -> "MLPEnsemble":
         """Return an ensemble of copies of fitted models."""
-        ensemble = cls(type(models[0]).__name__, [dict(model.hparams) for model in models], weights)  # type: ignore[arg-type]  # as above
+        ensemble = cls(type(models[0]).__name__, [dict(model.hparams) for model in models], weights, sharing)  # type: ignore[arg-type]  # as above
         for member, model in zip(ensemble.members, models, strict=True):
             member.load_state_dict(model.state_dict())
         return ensemble
@@ -228,7 +247,8 @@ class MLPEnsemble(MLPModule):
         first, rule = networks[0], members[0].loss_rule()
         shapes = {tuple(p.shape for p in network.parameters()) for network in networks}
         kinds = {tuple(map(type, network.layers)) for network in networks}
-        known = type(self) is MLPEnsemble and all(type(each.network) is MLP and each.chain_rule() for each in members)
+        known = type(self) is MLPEnsemble and "sharing" not in self.hparams
+        known = known and all(type(each.network) is MLP and each.chain_rule() for each in members)
         if rule is None or not known or len(shapes) > 1 or len(kinds) > 1 or self.device.type != "cpu":
             return None
         assert isinstance(first, MLP)
@@ -266,7 +286,7 @@ def _fitted(model: MLPModule, fit: KeptFit) -> MLPModule:
     return fitted.eval()
 
 
-def _members(kind: type[MLPModule], settings: Sequence[Mapping[str, Any]]) -> list[MLPModule]:
+def _members(kind: type[MLPModule], settings: Sequence[Mapping[str, Any]], sharing: int | None) -> list[MLPModule]:
     if not settings:
         raise ValueError("settings needs the arguments of at least one member, and is empty.")
     seed = torch.initial_seed()
@@ -275,11 +295,19 @@ def _members(kind: type[MLPModule], settings: Sequence[Mapping[str, Any]]) -> li
         for number, each in enumerate(settings):
             torch.manual_seed((seed + number) % 2**63)
             members.append(kind(**each))
-    for name in ("in_features", "num_classes", "target_mean", "target_std"):
+    if sharing is not None and (sharing < 1 or len(members) % sharing):
+        raise ValueError(f"sharing must divide the {len(members)} members into groups of equal size, not {sharing}.")
+    for first in range(0, len(members), sharing or len(members)):
+        _check_alike(members[first : first + (sharing or len(members))], "in_features")
+    _check_alike(members, "num_classes", "target_mean", "target_std")
+    return members
+
+
+def _check_alike(members: Sequence[MLPModule], *names: str) -> None:
+    for name in names:
         found = {str(member.hparams.get(name)) for member in members}
         if len(found) > 1:
             raise ValueError(f"members need the same {name}; there are {', '.join(sorted(found))}.")
-    return members
 
 
 def _checked(weights: Sequence[float] | None, count: int) -> list[float]:

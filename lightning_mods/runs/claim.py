@@ -12,7 +12,9 @@ from lightning_mods.runs import RunError
 
 _CHOSEN = "LIGHTNING_MODS_RUN"  # environment variable: the folder, for the ranks that this process starts
 _VERSION = re.compile(r"version_(\d+)")
-_OWN_FOLDERS = ("checkpoints", "graphs")  # any other is of a service's client, which may still write to it
+_OWN_FOLDERS = re.compile(
+    r"checkpoints|graphs|fold_\d+"
+)  # any other is of a service's client, which may still write to it
 
 
 class RunClaim:
@@ -72,6 +74,6 @@ def _next(runs: Path) -> int:
 
 def _remove(folder: Path) -> None:
     with suppress(OSError):  # removed by somebody else
-        if not any(path.is_dir() and path.name not in _OWN_FOLDERS for path in folder.iterdir()):
+        if not any(path.is_dir() and not _OWN_FOLDERS.fullmatch(path.name) for path in folder.iterdir()):
             shutil.rmtree(folder)
             folder.parent.rmdir()  # if it was the first

@@ -191,6 +191,8 @@ def _faults_of_learned(learned: Learned) -> Iterator[str]:
         or not learned.sizes["train"]
     ):
         yield "sizes must be rows of train, val and test"
+    if learned.folds == 1 or not 0 <= learned.fold <= learned.folds:
+        yield "folds must be 2 or more, and the one to validate on among them"
     shares = learned.val_fraction, learned.test_fraction
     if not all(0 <= share < 1 for share in shares) or sum(shares) >= 1:
         yield "shares of the rows must be in [0, 1)"

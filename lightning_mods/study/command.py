@@ -54,6 +54,8 @@ class StudyCommand:
         self.line = line
         if line.typed.get("improve") not in (None, "0"):
             raise UsageError("--improve is for `fit`, which can go on from best.yaml; a study searches by itself.")
+        if line.said("data.folds") not in (None, 0, "0"):
+            raise UsageError("--data.folds is for `fit`; --study.folds=5 fits each trial of a study on five folds.")
         searched, asked = asked_space(line)
         self.cli = StudyCLI(searched)
         self.flags = self.cli.study
@@ -132,6 +134,8 @@ _LATER = {
     "data.bins": "0",
     "data.decimal": "'auto'",
     "data.encoding": "'auto'",
+    "data.fold": "0",
+    "data.folds": "0",
     "data.group": "None",
     "data.keep": "None",
     "data.max_expansion": "100.0",

@@ -9,7 +9,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-import numpy as np
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch.nn import Parameter
@@ -32,6 +31,7 @@ from callbacks.search.space import Space, batch_sizes, parse_space
 from callbacks.tuning.ensembles import GREEDY
 from datamodules import TabularDataModule
 from datamodules.rows.batching import Rows, eval_loader, train_loader
+from datamodules.splits import deal_out
 from lightning_mods.cli.classes import import_class, made_from_flags, own_arguments
 from lightning_mods.cli.command_line import CommandLine, UsageError, error_line, read_config
 from lightning_mods.cli.flags import LINKED, StudyFlags
@@ -83,10 +83,7 @@ def fold(data: TabularDataModule, index: int, folds: int) -> None:
     """
     rows = _both(data)
     assert rows.y is not None
-    drawn = np.random.default_rng(data.learned.seed).permutation(len(rows))
-    order = drawn[np.argsort(rows.y.numpy()[drawn], kind="stable")]
-    held = np.zeros(len(rows), dtype=bool)
-    held[order[index::folds]] = True
+    held = deal_out(rows.y.numpy(), folds, data.learned.seed) == index
     train, val = (rows.taken(torch.from_numpy(part)) for part in (~held, held))
     size, seed = data.resolved_batch_size, data.learned.seed
     data.train_dataloader = lambda: train_loader(train, min(size, len(train)), seed)  # type: ignore[method-assign]

@@ -82,10 +82,11 @@ def importance_of(model: MLPModule, data: TabularDataModule, stage: str, repeats
     https://scikit-learn.org/stable/modules/permutation_importance.html
     """
     loader: Any = getattr(data, f"{stage}_dataloader")()
-    columns, seed = data.learned.encoding.columns, data.learned.seed
+    seed, places = data.learned.seed, _features_of_columns(data)
+    columns = [*places]
     if not loader or not 0 < len(columns) <= MOST_COLUMNS:
         return None
-    widths = [len(column.feature_names) for column in columns]
+    widths = [len(each) for each in places.values()]
     most = max(FEWEST_ROWS, min(MOST_ROWS, int(WORK / len(columns) / max(sum(widths), 1))))
     model.eval()
     like = next(model.parameters())
@@ -94,20 +95,17 @@ def importance_of(model: MLPModule, data: TabularDataModule, stage: str, repeats
     x = x.to(like)
     loss_before, score_before = _measured(model, x, y, *weight)
     rises, drops = np.zeros((2, len(columns), repeats))
-    start = 0
-    for column, width in enumerate(widths):
-        own = slice(start, start + width)
-        kept = x[:, own].clone()
+    for column, own in enumerate(places.values()):
+        kept = x[:, own]
         for repeat in range(repeats):
             order = np.random.default_rng([seed % 2**64, column, repeat]).permutation(len(x))
             x[:, own] = kept[torch.from_numpy(order).to(kept.device)]
             loss, score = _measured(model, x, y, *weight)
             rises[column, repeat], drops[column, repeat] = loss - loss_before, score_before - score
         x[:, own] = kept
-        start += width
     rank = np.argsort(-rises.mean(axis=1), kind="stable")
     return Importance(
-        columns=tuple(columns[i].name for i in rank),
+        columns=tuple(columns[i] for i in rank),
         features=tuple(widths[i] for i in rank),
         loss=rises[rank],
         score=drops[rank],
@@ -116,6 +114,17 @@ def importance_of(model: MLPModule, data: TabularDataModule, stage: str, repeats
         rows=len(x),
         of=len(loader.dataset),
     )
+
+
+def _features_of_columns(data: TabularDataModule) -> dict[str, list[int]]:
+    """Return the places of each column's features; an ensemble of folds has those of several encodings of it."""
+    places: dict[str, list[int]] = {}
+    at = 0
+    for column in data.learned.encoding.columns:
+        width = len(column.feature_names)
+        places.setdefault(column.name, []).extend(range(at, at + width))
+        at += width
+    return places
 
 
 def _measured(model: MLPModule, x: Tensor, y: Tensor, weight: Tensor | None = None) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from callbacks.host import Guard
 from callbacks.host.files import replacing
@@ -88,14 +89,18 @@ class Inspection:
 
 
 @torch.no_grad()
-def look(model: MLPModule, data: TabularDataModule, stage: str) -> ClassTable | Residuals | None:
-    """Return what the predictions for the rows of `val` or `test` are like; None where one of them is no number."""
-    loader: Any = getattr(data, f"{stage}_dataloader")()
-    rows = loader.dataset
+def predicted(model: MLPModule, rows: Any) -> NDArray[Any]:
+    """Return what a model, in whatever mode it was, predicts for a loader's rows, in their order."""
     model.eval()
     like = next(model.parameters())
     parts = [model(rows[at : at + _BLOCK][0].to(like)).cpu().numpy() for at in range(0, len(rows), _BLOCK)]
-    predictions, y = np.concatenate(parts), rows.y.numpy()
+    return np.concatenate(parts)
+
+
+def look(model: MLPModule, data: TabularDataModule, stage: str) -> ClassTable | Residuals | None:
+    """Return what the predictions for the rows of `val` or `test` are like; None where one of them is no number."""
+    loader: Any = getattr(data, f"{stage}_dataloader")()
+    predictions, y = predicted(model, loader.dataset), loader.dataset.y.numpy()
     if not np.isfinite(predictions).all():
         return None
     names = data.class_names

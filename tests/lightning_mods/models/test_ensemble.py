@@ -189,6 +189,20 @@ def test_a_checkpoint_says_in_plain_words_what_the_ensemble_is(tmp_path):
         assert torch.equal(loaded.eval()(x), ensemble.eval()(x))
 
 
+def test_members_with_features_of_their_own_predict_what_each_does_of_its_own():
+    settings = [{"in_features": width, "num_classes": 2, "hidden_sizes": [4]} for width in (3, 3, 5, 5)]
+    ensemble = MLPEnsemble("MLPClassifier", settings, [0.1, 0.2, 0.3, 0.4], sharing=2).eval()
+    x = torch.randn(6, 8)
+    each = [member(x[:, :3] if number < 2 else x[:, 3:]) for number, member in enumerate(ensemble.members)]
+    whole = sum(weight * found for weight, found in zip((0.1, 0.2, 0.3, 0.4), each, strict=True))
+    assert torch.allclose(ensemble(x), whole, rtol=1e-6)
+    assert ensemble.example_input_array.shape == (1, 8)
+    assert ensemble.chain_rule() is None
+    twin = MLPEnsemble(**ensemble.hparams).eval()
+    twin.load_state_dict(ensemble.state_dict())
+    assert torch.equal(twin(x), ensemble(x))
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -200,6 +214,12 @@ def test_a_checkpoint_says_in_plain_words_what_the_ensemble_is(tmp_path):
             {"settings": [{"in_features": 3, "num_classes": 2}, {"in_features": 3, "num_classes": 4}]},
             "same num_classes",
         ),
+        (
+            {"settings": [{"in_features": 3, "num_classes": 2}, {"in_features": 4, "num_classes": 2}]},
+            "same in_features",
+        ),
+        ({"sharing": 0}, "sharing must divide the 2 members"),
+        ({"settings": [{"in_features": 3, "num_classes": 2}] * 3, "sharing": 2}, "sharing must divide the 3 members"),
     ],
 )
 def test_what_cannot_be_is_said(given, said):
