@@ -162,10 +162,10 @@ def _numeric(s: ColumnSummary, n_rows: int) -> NumericColumn | str:
     constant = s.moments.constant and not s.n_infinite
     if constant and not gaps:
         return "constant"
-    scale = 1.0 if constant else s.moments.scale
-    return NumericColumn(
-        s.name, s.moments.center, scale, indicator=gaps, junk=s.n_junk > 0, constant=constant, written=s.written
-    )
+    known = s.moments
+    scale, low, high = (1.0, None, None) if constant else (known.scale, known.low, known.high)
+    junk, written = s.n_junk > 0, s.written
+    return NumericColumn(s.name, known.center, scale, gaps, junk, constant, written=written, low=low, high=high)
 
 
 def _category(s: ColumnSummary) -> CategoryColumn | str:
@@ -183,7 +183,9 @@ def _category(s: ColumnSummary) -> CategoryColumn | str:
         frequent = f"the frequent ones cover {covered / s.n_present:.0%}"
         different = f"{len(s.counts)} different values in {s.n_present} rows"
         return _not_read(s) or f"text or identifier: {different}, and {frequent}"
-    return CategoryColumn(s.name, tuple(sorted(kept)), len(kept) < len(by_count), s.n_missing > 0)
+    infrequent = len(kept) < len(by_count)
+    rare = 1 - covered / s.n_present if infrequent else 0.0
+    return CategoryColumn(s.name, tuple(sorted(kept)), infrequent, s.n_missing > 0, rare)
 
 
 def _not_read(s: ColumnSummary) -> str | None:
