@@ -184,8 +184,17 @@ def _category(s: ColumnSummary) -> CategoryColumn | str:
         different = f"{len(s.counts)} different values in {s.n_present} rows"
         return _not_read(s) or f"text or identifier: {different}, and {frequent}"
     infrequent = len(kept) < len(by_count)
-    rare = 1 - covered / s.n_present if infrequent else 0.0
-    return CategoryColumn(s.name, tuple(sorted(kept)), infrequent, s.n_missing > 0, rare)
+    return CategoryColumn(s.name, tuple(sorted(kept)), infrequent, s.n_missing > 0, _rare(s, kept))
+
+
+def _rare(s: ColumnSummary, kept: Sequence[str]) -> float:
+    """Return what share of further rows will have a name that is not among those `kept`.
+
+    By Good 1953, "The population frequencies of species": names seen r times have the share that those seen r + 1 times
+    had. The share of the names left out would be too low, as chance has helped those that were kept.
+    """
+    most = max((s.counts[name] for name in {*s.counts} - {*kept}), default=0)
+    return sum(n for n in s.counts.values() if n <= most + 1) / s.n_present if most else 0.0
 
 
 def _not_read(s: ColumnSummary) -> str | None:

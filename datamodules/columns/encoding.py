@@ -117,7 +117,7 @@ class CategoryColumn:
     categories: tuple[str, ...]  # with a feature of their own
     infrequent: bool = False
     missing: bool = False
-    rare: float = 0.0  # share of the training rows' names that are none of `categories`; 0 also where nobody noted it
+    rare: float = 0.0  # share of further rows whose name will be none of `categories`; 0 also where nobody noted it
     kind: ClassVar[str] = "category"
 
     @property

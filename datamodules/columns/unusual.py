@@ -15,7 +15,7 @@ from datamodules.errors import shortened
 _MANY_ROWS = 400  # of which a spread of less than ten deviations says that the column has no heavy tail
 _BY_CHANCE = 0.01  # how likely as many cells beyond all training rows may be, were they drawn alike, to be told
 _LINES = 5  # told at most
-_SIGMAS = 4.0  # above the share of rare names in the training rows
+_SIGMAS = 4.0  # above the share of rare names that rows like those of training have
 
 
 @dataclass
@@ -93,7 +93,7 @@ class UnusualCells(InfinityCount):
             if not new.column.infrequent:
                 yield n, f"{self._share(name, n, 'hold')} names that training never saw, {example}"
             elif self._is_often(n, new.column.rare):
-                usual = f"in training {new.column.rare:.1%} did"
+                usual = f"of rows like those of training {new.column.rare:.1%} would"
                 yield n, f"{self._share(name, n, 'hold')} names that training saw rarely or never, {example}; {usual}"
 
     def _share(self, name: str, n: int, verb: str) -> str:

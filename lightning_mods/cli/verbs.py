@@ -402,6 +402,8 @@ def _predict(cli: ModsCLI, checkpoint: Path | None) -> None:
     check_output(output, [*tables, *configs, ("--ckpt_path", checkpoint)])
     check_format(output)
     level = None if cli.config.interval is None else checked_level(cli.config.interval)
+    if re.search("spawn|fork|notebook", strategy := str(cli.asked.said("trainer.strategy"))):
+        raise UsageError(f"--trainer.strategy={strategy} starts processes that hand no predictions back; ddp does.")
     keep, allow_missing = cli.config.keep or (), cli.config.allow_missing
     if keep or allow_missing:
         if getattr(type(cli.datamodule), "predict_dataloader", None) is not TabularDataModule.predict_dataloader:
