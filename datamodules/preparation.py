@@ -217,31 +217,33 @@ class TablePreparation:
     def _folders(self, table: Table, stages: list[Stage]) -> dict[str, Path]:
         return {stage: folder_for(stage, table, self.learned.to_plain()) for stage in stages}
 
-    def unlabelled(self, label: str, frame: Any, *, allow_missing: bool = False) -> Rows:
-        """Encode all rows of an Arrow table that needs no target, in their order."""
-        table, lacking = self._to_predict(memory_table(label, frame), allow_missing, "")
-        check_memory(table.label, table.bytes_estimate, "predict its rows in several parts")
-        filled = memory_table(label, with_missing(frame, lacking))
-        return encoded_table(filled, self.learned.encoding)
 
-    def stream(
-        self, path: str, batch_size: int, *, keep: str | Sequence[str] = (), allow_missing: bool = False
-    ) -> RowStream:
-        """Return the rows of a file that needs no target, which is read when they are asked for."""
-        table = open_table(path, self._max_expansion, self.options.encoding)
-        self._to_predict(table, allow_missing, "; --allow_missing=true takes their cells as missing")
-        kept, n_train = columns_to_keep(keep, table), self.learned.sizes["train"]
-        return RowStream(table, self.learned.encoding, batch_size=batch_size, n_train=n_train, keep=kept)
+def unlabelled(work: TablePreparation, label: str, frame: Any, *, allow_missing: bool = False) -> Rows:
+    """Encode all rows of an Arrow table that needs no target, in their order."""
+    table, lacking = _to_predict(work, memory_table(label, frame), allow_missing, "")
+    check_memory(table.label, table.bytes_estimate, "predict its rows in several parts")
+    return encoded_table(memory_table(label, with_missing(frame, lacking)), work.learned.encoding)
 
-    def _to_predict(self, table: Table, allow_missing: bool, hint: str) -> tuple[Table, list[str]]:
-        # The table, and the columns of the training table that it has not; some it must have.
-        tell_notes(table)
-        encoding = self.learned.encoding
-        lacking = encoding.lacking(table.names)
-        has_some = len(lacking) < len(encoding.inputs)
-        if not (allow_missing and has_some):
-            encoding.check_columns(table.names, table.label, hint if has_some else "")
-        return table, lacking
+
+def stream_of(
+    work: TablePreparation, path: str, batch_size: int, *, keep: str | Sequence[str] = (), allow_missing: bool = False
+) -> RowStream:
+    """Return the rows of a file that needs no target, which is read when they are asked for."""
+    table = open_table(path, work._max_expansion, work.options.encoding)
+    _to_predict(work, table, allow_missing, "; --allow_missing=true takes their cells as missing")
+    kept, n_train = columns_to_keep(keep, table), work.learned.sizes["train"]
+    return RowStream(table, work.learned.encoding, batch_size=batch_size, n_train=n_train, keep=kept)
+
+
+def _to_predict(work: TablePreparation, table: Table, allow_missing: bool, hint: str) -> tuple[Table, list[str]]:
+    # The table, and the columns of the training table that it has not; some it must have.
+    tell_notes(table)
+    encoding = work.learned.encoding
+    lacking = encoding.lacking(table.names)
+    has_some = len(lacking) < len(encoding.inputs)
+    if not (allow_missing and has_some):
+        encoding.check_columns(table.names, table.label, hint if has_some else "")
+    return table, lacking
 
 
 def cautions_of(work: TablePreparation) -> list[str]:

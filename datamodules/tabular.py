@@ -21,7 +21,7 @@ from datamodules.errors import (
     shortened,
 )
 from datamodules.learned import Learned, Options
-from datamodules.preparation import STAGES, Stage, TablePreparation, cautions_of, drift_of
+from datamodules.preparation import STAGES, Stage, TablePreparation, cautions_of, drift_of, stream_of, unlabelled
 from datamodules.readers.frames import in_memory
 from datamodules.readers.limits import MAX_EXPANSION
 from datamodules.readers.text import check_encoding
@@ -371,11 +371,11 @@ class TabularDataModule(LightningDataModule):
             if keep:
                 raise DataError("`keep` is for the file at `predict_path`; what is given as data is in memory already.")
             frame, label, _ = in_memory(data)
-            return predict_loader(self._work.unlabelled(label, frame, allow_missing=allow_missing), size)
+            return predict_loader(unlabelled(self._work, label, frame, allow_missing=allow_missing), size)
         if self.predict_path is None:
             raise DataError("Which rows shall be predicted? Give --data.predict_path=FILE.")
         path, size = str(self.predict_path), max(size, EVAL_ROWS)
-        return self._work.stream(path, size, keep=keep, allow_missing=allow_missing)
+        return stream_of(self._work, path, size, keep=keep, allow_missing=allow_missing)
 
     def _rows_at_once(self) -> int:
         return self.batch_size if isinstance(self.batch_size, int) else 1
