@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from datamodules.readers.table import Table, tell_notes
 from datamodules.rows.batching import Rows
 from datamodules.rows.cache import all_or_nothing, encoded_sets, encoded_table, folder_for, is_whole, open_rows
 from datamodules.rows.cautions import Known, cautions, target_drift
+from datamodules.rows.stream import RowStream, columns_to_keep, with_missing
 from datamodules.splits import (
     Fold,
     Splits,
@@ -238,16 +240,33 @@ class TablePreparation:
     def _folders(self, table: Table, stages: list[Stage]) -> dict[str, Path]:
         return {stage: folder_for(stage, table, self.learned.to_plain()) for stage in stages}
 
-    def unlabelled(self, path: str, frame: Any = None) -> Rows:
-        """Encode all rows of a file, or of an Arrow table, that needs no target, in file order."""
-        # read once, so not kept
-        encoding = self.options.encoding
-        is_file = frame is None
-        table = open_table(path, self._max_expansion, encoding) if is_file else memory_table(path, frame)
-        tell_notes(table)
-        self.learned.encoding.check_columns(table.names, table.label)
-        check_memory(table.label, table.bytes_estimate, "predict its rows in several files")
-        return encoded_table(table, self.learned.encoding)
+
+def unlabelled(work: TablePreparation, label: str, frame: Any, *, allow_missing: bool = False) -> Rows:
+    """Encode all rows of an Arrow table that needs no target, in their order."""
+    table, lacking = _to_predict(work, memory_table(label, frame), allow_missing, "")
+    check_memory(table.label, table.bytes_estimate, "predict its rows in several parts")
+    return encoded_table(memory_table(label, with_missing(frame, lacking)), work.learned.encoding)
+
+
+def stream_of(
+    work: TablePreparation, path: str, batch_size: int, *, keep: str | Sequence[str] = (), allow_missing: bool = False
+) -> RowStream:
+    """Return the rows of a file that needs no target, which is read when they are asked for."""
+    table = open_table(path, work._max_expansion, work.options.encoding)
+    _to_predict(work, table, allow_missing, "; --allow_missing=true takes their cells as missing")
+    kept, n_train = columns_to_keep(keep, table), work.learned.sizes["train"]
+    return RowStream(table, work.learned.encoding, batch_size=batch_size, n_train=n_train, keep=kept)
+
+
+def _to_predict(work: TablePreparation, table: Table, allow_missing: bool, hint: str) -> tuple[Table, list[str]]:
+    # The table, and the columns of the training table that it has not; some it must have.
+    tell_notes(table)
+    encoding = work.learned.encoding
+    lacking = encoding.lacking(table.names)
+    has_some = len(lacking) < len(encoding.inputs)
+    if not (allow_missing and has_some):
+        encoding.check_columns(table.names, table.label, hint if has_some else "")
+    return table, lacking
 
 
 def _weights(work: TablePreparation, table: Table) -> NDArray[np.float64] | None:

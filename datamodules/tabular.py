@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, ParamSpec
 
 import numpy as np
@@ -13,11 +13,12 @@ from datamodules.columns.written import check_signs
 from datamodules.description import described
 from datamodules.errors import DataError, check_batch_size, check_bins, check_choice, check_folds, check_fractions
 from datamodules.learned import Learned, Options
-from datamodules.preparation import STAGES, Stage, TablePreparation, drift_of, val_rows_of
+from datamodules.preparation import STAGES, Stage, TablePreparation, drift_of, stream_of, unlabelled, val_rows_of
 from datamodules.readers.frames import in_memory
 from datamodules.readers.limits import MAX_EXPANSION
 from datamodules.readers.text import check_encoding
-from datamodules.rows.batching import TableLoader, eval_loader, predict_loader, train_loader, world
+from datamodules.rows.batching import EVAL_ROWS, TableLoader, eval_loader, predict_loader, train_loader, world
+from datamodules.rows.stream import RowStream
 from datamodules.targets import Task, majority_metrics, mean_metrics
 
 _P = ParamSpec("_P")
@@ -362,14 +363,31 @@ class TabularDataModule(LightningDataModule):
             return []
         return eval_loader(self._work.rows(stage), _rows_at_once(self))
 
-    def predict_dataloader(self, data: Any = None) -> TableLoader:
-        """Return all rows of `predict_path`, or of a table in memory, in their order: batches `x` without a target."""
+    def predict_dataloader(
+        self, data: Any = None, *, keep: str | Sequence[str] = (), allow_missing: bool = False
+    ) -> TableLoader | RowStream:
+        """Return all rows of `predict_path`, or of a table in memory, in their order: batches `x` without a target.
+
+        Those of a file are read and encoded while they are handed out, so it may be larger than memory.
+
+        Args:
+            data: A table in memory, as the module itself takes one; None for the file at `predict_path`.
+            keep: Names of columns of the file, or "all", whose cells the loader has in `kept` beside each batch.
+            allow_missing: Take a column that the training rows had and these have not as one of missing cells.
+
+        Raises:
+            DataError: The rows cannot be predicted; what only their cells tell is raised while they are read.
+        """
+        size = _rows_at_once(self)
         if data is not None:
+            if keep:
+                raise DataError("`keep` is for the file at `predict_path`; what is given as data is in memory already.")
             frame, label, _ = in_memory(data)
-            return predict_loader(self._work.unlabelled(label, frame), _rows_at_once(self))
+            return predict_loader(unlabelled(self._work, label, frame, allow_missing=allow_missing), size)
         if self.predict_path is None:
             raise DataError("Which rows shall be predicted? Give --data.predict_path=FILE.")
-        return predict_loader(self._work.unlabelled(str(self.predict_path)), _rows_at_once(self))
+        path, size = str(self.predict_path), max(size, EVAL_ROWS)
+        return stream_of(self._work, path, size, keep=keep, allow_missing=allow_missing)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that was learned, as plain numbers, strings, lists and dicts; empty if nothing was."""

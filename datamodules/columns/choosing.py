@@ -200,10 +200,10 @@ def _numeric(s: ColumnSummary, n_rows: int) -> NumericColumn | str:
     constant = s.moments.constant and not s.n_infinite
     if constant and not gaps:
         return "constant"
-    scale = 1.0 if constant else s.moments.scale
-    return NumericColumn(
-        s.name, s.moments.center, scale, indicator=gaps, junk=s.n_junk > 0, constant=constant, written=s.written
-    )
+    known = s.moments
+    scale, low, high = (1.0, None, None) if constant else (known.scale, known.low, known.high)
+    junk, written = s.n_junk > 0, s.written
+    return NumericColumn(s.name, known.center, scale, gaps, junk, constant, written=written, low=low, high=high)
 
 
 def _category(s: ColumnSummary) -> CategoryColumn | str:
@@ -223,7 +223,18 @@ def _category(s: ColumnSummary) -> CategoryColumn | str:
         if len(s.counts) == s.n:
             return _not_read(s) or f"{_text(s)}: all {s.n} {ALL_DIFFER}"
         return _not_read(s) or f"{_text(s)}: {different}, and {frequent}"
-    return CategoryColumn(s.name, tuple(sorted(kept)), len(kept) < len(by_count), s.n_missing > 0)
+    infrequent = len(kept) < len(by_count)
+    return CategoryColumn(s.name, tuple(sorted(kept)), infrequent, s.n_missing > 0, _rare(s, kept))
+
+
+def _rare(s: ColumnSummary, kept: Sequence[str]) -> float:
+    """Return what share of further rows will have a name that is not among those `kept`.
+
+    By Good 1953, "The population frequencies of species": names seen r times have the share that those seen r + 1 times
+    had. The share of the names left out would be too low, as chance has helped those that were kept.
+    """
+    most = max((s.counts[name] for name in {*s.counts} - {*kept}), default=0)
+    return sum(n for n in s.counts.values() if n <= most + 1) / s.n_present if most else 0.0
 
 
 def _text(s: ColumnSummary) -> str:

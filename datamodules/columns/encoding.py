@@ -1,6 +1,6 @@
 """Columns as features: numbers standardised and in bins, categories one-hot; and as inputs of an exported model."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, ClassVar
@@ -44,6 +44,8 @@ class NumericColumn:
     edges: tuple[float, ...] = ()  # of the bins, rising; none, or at least three
     bin_means: tuple[float, ...] = ()  # of the training rows, one a bin
     written: tuple[str, ...] = ()  # how text is read, see `written.Written`
+    low: float | None = None  # the smallest number of the training rows; None where all were one, or nobody noted it
+    high: float | None = None  # likewise the largest
     kind: ClassVar[str] = "numeric"
 
     @property
@@ -59,7 +61,7 @@ class NumericColumn:
             found = f"here {read.n_junk} cells are text, such as {read.example!r}"
             before = f"{infinities.label!r}: column {self.name!r} held numbers in the training rows"
             raise DataError(f"{before}; {found}. Mend or empty them.")
-        infinities.add(self.name, read.values, start)
+        infinities.add(self, read.values, start)
         return read.values
 
     def encode(self, array: Any, start: int, infinities: "InfinityCount") -> NDArray[np.float32]:
@@ -115,6 +117,7 @@ class CategoryColumn:
     categories: tuple[str, ...]  # with a feature of their own
     infrequent: bool = False
     missing: bool = False
+    rare: float = 0.0  # share of further rows whose name will be none of `categories`; 0 also where nobody noted it
     kind: ClassVar[str] = "category"
 
     @property
@@ -147,7 +150,9 @@ class CategoryColumn:
         k = len(self.categories)
         other = k if self.infrequent else -1
         gap = k + self.infrequent if self.missing else other
-        column = np.array([*range(k), other, gap], dtype=np.int64)[self.codes(array)]
+        codes = self.codes(array)
+        infinities.add_codes(self, codes, array)
+        column = np.array([*range(k), other, gap], dtype=np.int64)[codes]
         out = np.zeros((len(column), len(self.feature_names)), dtype=np.float32)
         hot = np.flatnonzero(column >= 0)
         out[hot, column[hot]] = 1.0
@@ -165,12 +170,15 @@ class InfinityCount:
     label: str  # of the table
     found: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def add(self, name: str, values: NDArray[np.float64], start: int) -> None:
+    def add(self, column: NumericColumn, values: NDArray[np.float64], start: int) -> None:
         """Count the infinities of one chunk that begins at row `start`."""
         infinite = np.flatnonzero(np.isinf(values))
         if len(infinite):
-            n, first = self.found.get(name, (0, start + int(infinite[0])))
-            self.found[name] = (n + len(infinite), first)
+            n, first = self.found.get(column.name, (0, start + int(infinite[0])))
+            self.found[column.name] = (n + len(infinite), first)
+
+    def add_codes(self, column: CategoryColumn, codes: NDArray[np.int64], array: Any) -> None:
+        """Take in a chunk of a category column, which has no infinities; `codes` were read from the Arrow array."""
 
     def check(self) -> None:
         """Raise a DataError if infinite cells were met."""
@@ -295,13 +303,17 @@ class Encoding:
             at += part.shape[1]
         return out
 
-    def check_columns(self, names: tuple[str, ...], label: str) -> None:
-        """Raise a DataError if a file with the columns `names` lacks one that is needed."""
+    def lacking(self, names: Iterable[str]) -> list[str]:
+        """Return the columns that are needed and not among `names`."""
         there = set(names)
-        lacking = [n for n in self.inputs if n not in there]
+        return [n for n in self.inputs if n not in there]
+
+    def check_columns(self, names: tuple[str, ...], label: str, instead: str = "") -> None:
+        """Raise a DataError, which ends in what would do `instead`, if a file with the columns `names` lacks one."""
+        lacking = self.lacking(names)
         if lacking:
             needed = f"column{'s' * (len(lacking) > 1)} {shortened(map(repr, lacking))}, used in training"
-            raise DataError(f"{label!r} lacks the {needed}; it has {nearest(lacking[0], names)}.")
+            raise DataError(f"{label!r} lacks the {needed}; it has {nearest(lacking[0], names)}{instead}.")
 
     def to_plain(self) -> dict[str, Any]:
         """Return the encoding as dicts, lists, strings and numbers, for JSON and `torch.load(weights_only=True)`."""

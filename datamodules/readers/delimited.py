@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,14 @@ def delimited_table(file: Path, max_expansion: float, encoding: str) -> Table:
     skipped = starts[layout.first_row]
     size = file.stat().st_size * (_GZIP_FACTOR if text.is_packed else 1)
 
-    def batches(columns: Sequence[str]) -> Iterator[Any]:
-        yield from _read(text, layout, skipped, columns)
-
+    read, as_written = (partial(_read, text, layout, skipped, missing) for missing in (MISSING, ("",)))
     notes = (*notes, *layout.notes, *total_noted(_last_row(text, layout)))
     return Table(
-        *(str(file), layout.names, batches, file),
+        *(str(file), layout.names, read, file),
         bytes_estimate=_STRING_FACTOR * size,
         notes=notes,
         delimiter=layout.delimiter,
+        as_written=as_written,
     )
 
 
@@ -91,7 +91,9 @@ def _last_row(text: TextFile, layout: Layout) -> list[str]:
     return cells(next((line for line in reversed(lines) if line.strip(bare)), ""), layout.delimiter)
 
 
-def _read(text: TextFile, layout: Layout, skipped: int, columns: Sequence[str]) -> Iterator[Any]:
+def _read(
+    text: TextFile, layout: Layout, skipped: int, missing: Sequence[str], columns: Sequence[str]
+) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.csv as pc
 
@@ -100,7 +102,7 @@ def _read(text: TextFile, layout: Layout, skipped: int, columns: Sequence[str]) 
     key_of = dict(zip(layout.names, keys, strict=True))
     convert = pc.ConvertOptions(
         column_types={k: pa.string() for k in keys},
-        null_values=list(MISSING),
+        null_values=list(missing),
         strings_can_be_null=True,
         include_columns=[*(key_of[c] for c in columns), keys[-1]],  # the last one for `_check_closed`
     )

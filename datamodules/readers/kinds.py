@@ -72,7 +72,7 @@ def place_of(path: str) -> Place:
             raise DataError(f"{path!r} needs ?sheet=NAME or ?table=NAME after the file, not {f'?{query}'!r}.")
     file = Path(bare).expanduser()
     _check_file(bare, file)
-    named, found = _by_suffix(file), _by_bytes(file)
+    named, found = kind_by_suffix(file), _by_bytes(file)
     kind = found or ("SQLite" if is_database else named)
     if kind is None:
         raise DataError(f"{path!r} has none of the known suffixes {_suffixes()}; convert or rename it.")
@@ -106,7 +106,8 @@ def _suffixes() -> str:
     return ", ".join(suffix for suffix in _KINDS if not suffix.endswith(".gz")) + "; .gz of text"
 
 
-def _by_suffix(file: Path) -> str | None:
+def kind_by_suffix(file: Path) -> str | None:
+    """Return the kind of table that a file's name promises; None where it promises none."""
     inner = file.name.lower().removesuffix(".gz")
     return _KINDS.get(Path(inner).suffix + file.name.lower()[len(inner) :])
 

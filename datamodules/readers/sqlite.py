@@ -29,7 +29,9 @@ def sqlite_table(file: Path, name: str | None) -> Table:
             example = f"sqlite:///{file}?table={there[0]}"
             raise DataError(f"{str(file)!r} has {len(there)} tables: {shortened(there, 12)}; name one: {example}")
         name = chosen(str(file), name, there, "table")
-        source = f"FROM {_quoted(name)}"
+        # An index that holds the columns asked for would give the rows in its own order, another one for other columns.
+        is_view = ("view",) in database.execute("SELECT type FROM sqlite_master WHERE name = ?", (name,)).fetchall()
+        source = f"FROM {_quoted(name)}" + ("" if is_view else " NOT INDEXED")
         names = tuple(column[0] for column in database.execute(f"SELECT * {source} LIMIT 0").description)
         rows, types, size = _counted(database, source, names)
     expressions = {column: _cast(column, types[column]) for column in names}
@@ -37,12 +39,13 @@ def sqlite_table(file: Path, name: str | None) -> Table:
     def batches(columns: Sequence[str]) -> Iterator[Any]:
         import pyarrow as pa
 
-        schema = pa.schema([(column, _arrow_type(types[column])) for column in columns])
+        read_too = names if is_view else columns  # one query, one order: a view goes by the indices behind it
+        schema = pa.schema([(column, _arrow_type(types[column])) for column in read_too])
         with closing(_connected(file)) as database:
-            cursor = database.execute(f"SELECT {', '.join(expressions[c] for c in columns)} {source} LIMIT {rows}")
+            cursor = database.execute(f"SELECT {', '.join(expressions[c] for c in read_too)} {source} LIMIT {rows}")
             while read := cursor.fetchmany(CHUNK_ROWS):
                 arrays = [pa.array(cells, schema.field(i).type) for i, cells in enumerate(zip(*read, strict=True))]
-                yield pa.record_batch(arrays, schema)
+                yield pa.record_batch(arrays, schema).select(list(columns))
 
     return Table(str(file), names, batches, file, bytes_estimate=size)
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +40,20 @@ class Table:
     part: str = ""  # what of the file it is: a sheet, a table; and the encoding that was asked for
     notes: tuple[str, ...] = ()  # what a user should know about how the file was read
     delimiter: str | None = None  # of a delimited text
+    as_written: Batches | None = None  # of text: likewise, but only an empty cell is missing; None where it is no text
 
-    def chunks(self, columns: Sequence[str]) -> Iterator[Any]:
-        """Yield Arrow tables of exactly as many rows as `chunk_rows` says (the last has the rest), of named columns."""
+    def chunks(self, columns: Sequence[str], *, as_written: bool = False) -> Iterator[Any]:
+        """Yield Arrow tables of exactly as many rows as `chunk_rows` says (the last has the rest), of named columns.
+
+        What is text in the file comes `as_written` if that is asked for: "NA" is a word then, not a missing cell.
+        """
         import pyarrow as pa
 
         waiting: list[Any] = []
         rows, size = 0, chunk_rows(len(self.names))
+        batches = self.as_written if as_written and self.as_written is not None else self.batches
         with reading(self.label, "a table"):  # Arrow has its limits on what it joins
-            for batch in self.batches(columns):
+            for batch in batches(columns):
                 waiting.append(batch)
                 rows += batch.num_rows
                 while rows >= size:
@@ -82,23 +87,24 @@ class Table:
         """
         check_expansion(file, self.bytes_estimate, max_expansion)
 
-        def batches(columns: Sequence[str]) -> Iterator[Any]:
+        def guarding(batches: Batches, columns: Sequence[str]) -> Iterator[Any]:
             rows, told = 0, time.monotonic()
             self._check_state()
             with reading(self.label, kind):  # what is raised where the rows go does not pass here
-                for batch in self.batches(columns):
+                for batch in batches(columns):
                     rows += batch.num_rows
                     if batch.num_rows > CHUNK_ROWS:  # a column of nulls takes no byte of the file
                         needed = _ROW_BYTES * rows
                         check_expansion(file, needed, max_expansion)
                         check_memory(self.label, needed, f"it claims {rows:,} rows, and may be damaged")
-                    if time.monotonic() - told > _PROGRESS:
+                    if time.monotonic() - told > _PROGRESS and batches is self.batches:
                         told = time.monotonic()
                         tell(f"reading {self.label}: {rows:,} rows so far")
                     yield batch
             self._check_state()
 
-        return replace(self, batches=batches)
+        written = self.as_written and partial(guarding, self.as_written)
+        return replace(self, batches=partial(guarding, self.batches), as_written=written)
 
     def _check_state(self) -> None:
         if self.file is not None and self.state and self.state != file_state(self.file):

@@ -24,7 +24,7 @@ ABOUT = {
     "fit": "Train an MLP on a table; with no flags at all, on the digits that scikit-learn brings.",
     "validate": "Evaluate a checkpoint on the validation set.",
     "test": "Evaluate a checkpoint on the test set.",
-    "predict": "Predict the rows of a file with a checkpoint and write a CSV.",
+    "predict": "Predict the rows of a file with a checkpoint and write a table; the file may be larger than memory.",
     "export": "Write the model of a checkpoint, with its preprocessing, as a file for other programs.",
     "study": "Search learning rate, batch size and any other flag of `fit` with Optuna; the same command goes on.",
 }
@@ -290,6 +290,18 @@ _INTERVAL_HELP = (
     "For a regression: the share of rows, such as 0.9, whose truth shall lie between the columns prediction_low and "
     "prediction_high, by the errors on the fit's validation rows (split conformal)."
 )
+_OUTPUT_HELP = (
+    "File for the predictions, written as its suffix says: .csv or .tsv (also .gz), .jsonl, or with types .parquet, "
+    ".arrow or .feather; any other is CSV."
+)
+_KEEP_HELP = (
+    "Columns of the predicted file to write before the predictions, as they stand there: --keep=id,name, or `all`. "
+    "Text files keep each cell as it is written."
+)
+_ALLOW_MISSING_HELP = (
+    "Whether a column used in training may be missing from the predicted file: then all its cells count as missing, "
+    "and a line says so."
+)
 _GREEDY_HELP = (
     "`greedy`: keep the weights of the best trials while they train, and pick an ensemble among them by validation "
     "loss when the study is done (Caruana et al. 2004); ensemble.ckpt in the study's folder holds it for every verb."
@@ -338,7 +350,9 @@ def add_verb_arguments(parser: Any, verb: str) -> None:
     checkpoint_help = _CHECKPOINT_HELP + (_RESUME_HELP if is_fit else "")
     add("--ckpt_path", type=str | None, default=None if is_fit else "best", help=checkpoint_help)
     if verb == "predict":
-        add("--output", type=str, default="predictions.csv", help="CSV file for the predictions.")
+        add("--output", type=str, default="predictions.csv", help=_OUTPUT_HELP)
+        add("--keep", type=str | list[str] | None, default=None, help=_KEEP_HELP)
+        add("--allow_missing", type=bool, default=False, help=_ALLOW_MISSING_HELP)
         add("--interval", type=float | None, default=None, help=_INTERVAL_HELP)
         add("--exported", type=str | None, default=None, help=_EXPORTED_HELP)
     if verb == "export":

@@ -53,7 +53,7 @@ NOTHING_ALONE = ("trainer.plugins", "trainer.model_registry")
 _PLAIN = ("model", "data", "study")
 _FILES = (
     *("default_root_dir", "dirpath", "filename", "save_dir", "sub_dir", "name", "version", "storage", "max_time"),
-    *("output", "exported", "ckpt_path"),
+    *("output", "exported", "ckpt_path", "keep"),
 )
 _WORD = re.compile(r"[\w-]{0,40}")
 _DOTTED = re.compile(r"\s*[^\W\d]\w*(?:\.[^\W\d]\w*)+\s*")

@@ -45,11 +45,12 @@ from lightning_mods.models.module import MLPModule
 from lightning_mods.runs import RunError, find_checkpoint, run_of
 from lightning_mods.runs.checkpoints import LastCheckpoint, known_folder_of_run, metrics_in, read_checkpoint
 from lightning_mods.runs.claim import RunClaim
-from lightning_mods.runs.inspection.intervals import checked_level, margin_of
+from lightning_mods.runs.inspection.intervals import checked_level
 from lightning_mods.runs.inspection.report import Inspection, look
 from lightning_mods.runs.inspection.residuals import Residuals
 from lightning_mods.runs.inspection.uncertainty import coverage_line, learn_uncertainty
-from lightning_mods.runs.predictions import check_output, write_predictions
+from lightning_mods.runs.predicting import PredictionWriter, let_keep
+from lightning_mods.runs.predictions import check_format, check_output, said_of, writing_predictions
 from lightning_mods.runs.reference import ReferenceFit
 from lightning_mods.runs.restoring import check_weights, restoring
 
@@ -426,13 +427,21 @@ def _predict(cli: ModsCLI, checkpoint: Path | None) -> None:
     tables = [(f"--data.{name}", getattr(cli.datamodule, name, None)) for name in _TABLES]
     configs = [("--config", flag.config_file) for flag in cli.line.flags]
     check_output(output, [*tables, *configs, ("--ckpt_path", checkpoint)])
+    check_format(output)
     level = None if cli.config.interval is None else checked_level(cli.config.interval)
-    outputs = cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    if re.search("spawn|fork|notebook", strategy := str(cli.asked.said("trainer.strategy"))):
+        raise UsageError(f"--trainer.strategy={strategy} starts processes that hand no predictions back; ddp does.")
+    let_keep(cli.datamodule, cli.config.keep or (), allow_missing=cli.config.allow_missing)
+    how = {"datamodule": cli.datamodule, "ckpt_path": checkpoint, "weights_only": True, "return_predictions": False}
     if not cli.trainer.is_global_zero:
+        cli.trainer.predict(cli.model, **how)
         return
-    names = getattr(cli.datamodule, "class_names", None)
-    margin = None if level is None else margin_of(cli.model, level)
-    say(write_predictions(output, outputs or [], names, checkpoint, margin))
+    with writing_predictions(output, checkpoint) as file:
+        writer = PredictionWriter(file, level)
+        cli.trainer.callbacks.append(writer)  # type: ignore[attr-defined]  # a connector's
+        cli.trainer.predict(cli.model, **how)
+    for line in [said_of(file, output), *(f"warning: {each}" for each in writer.unusual)]:
+        say(line)
 
 
 # Each takes a `CommandLine`.

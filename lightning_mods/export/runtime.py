@@ -22,7 +22,7 @@ from lightning_mods.cli.flags import FORMATS
 from lightning_mods.export.onnx_model import checked_model
 from lightning_mods.export.schema import encoding_in, read_schema, schema_path
 from lightning_mods.runs import RunError
-from lightning_mods.runs.predictions import check_output, write_predictions
+from lightning_mods.runs.predictions import check_format, check_output, write_predictions
 
 Arrays = Sequence[NDArray[Any]]
 Run = Callable[[Arrays], list[NDArray[Any]]]
@@ -68,6 +68,7 @@ def _predict(line: CommandLine) -> None:
     file, output = _expanded(str(line.said("exported"))), Path(str(line.said("output") or "predictions.csv"))
     read = [("--data.predict_path", path), ("--exported", file), ("its schema", schema_path(file))]
     check_output(output, [*read, *(("--config", flag.config_file) for flag in line.flags)])
+    check_format(output)
     schema = read_schema(file)
     encoding = encoding_in(schema)
     table = open_table(str(path))

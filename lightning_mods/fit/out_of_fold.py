@@ -25,7 +25,7 @@ from lightning_mods.models.regressor import MLPRegressor
 from lightning_mods.runs import RunError
 from lightning_mods.runs.checkpoints import AtomicCheckpointIO, read_checkpoint
 from lightning_mods.runs.inspection.intervals import Intervals
-from lightning_mods.runs.predictions import prediction_rows, write_csv
+from lightning_mods.runs.predictions import prediction_columns, write_columns
 
 _KINDS: dict[str, type[MLPModule]] = {kind.__name__: kind for kind in (MLPClassifier, MLPRegressor, MLPEnsemble)}
 
@@ -94,12 +94,12 @@ def write_out_of_fold(path: Path, parts: Sequence[FoldPredictions], class_names:
     fold = np.concatenate([np.full(len(part.rows), number) for number, part in enumerate(parts, 1)])
     fold = fold[np.argsort(np.concatenate([part.rows for part in parts]))]
     every = FoldPredictions.together(parts)
-    header, cells = prediction_rows([every.predictions], class_names)
-    targets = [str(each) if class_names is None else class_names[each] for each in every.y]
-    rows = zip(every.rows, fold, targets, cells, strict=True)
-    write_csv(
-        path, ["row", "fold", "target", *header], ([str(row + 1), str(k), y, *found] for row, k, y, found in rows)
-    )
+    told = {
+        "row": [str(row + 1) for row in every.rows],
+        "fold": [*map(str, fold)],
+        "target": [str(each) if class_names is None else class_names[each] for each in every.y],
+    }
+    write_columns(path, {**told, **prediction_columns(every.predictions, class_names)})
 
 
 def write_ensemble(

@@ -174,7 +174,7 @@ def test_edges_are_plain_numbers_and_come_back_exactly(mixed):
 
 def test_a_state_without_bins_is_as_it_was_before_there_were_any(mixed):
     plain = TabularDataModule(mixed(), "kind").learned.to_plain()
-    before = {"kind", "name", "mean", "scale", "indicator", "junk", "constant"}
+    before = {"kind", "name", "mean", "scale", "indicator", "junk", "constant", "low", "high"}
     assert set().union(*(c for c in plain["encoding"]["columns"] if c["kind"] == "numeric")) <= before
     loaded = TabularDataModule(mixed(), "kind", bins=8)
     loaded.load_state_dict(plain)
@@ -214,7 +214,7 @@ def test_a_fit_with_bins_resumes_bit_for_bit_and_predicts_a_file(tmp_path, mixed
     for mine, other in zip(resumed.parameters(), straight.parameters(), strict=True):
         assert torch.equal(mine, other)
     loaded = TabularDataModule.load_from_checkpoint(checkpoint, predict_path=path)
-    features = loaded._work.unlabelled(path)[:]
+    features = torch.cat([*loaded.predict_dataloader()])
     assert features.shape == (400, data().in_features)
     found = torch.cat([resumed(batch) for batch in loaded.predict_dataloader()])
     assert torch.equal(found, resumed(features))

@@ -74,8 +74,7 @@ def test_a_table_that_will_not_fit_is_said_before_it_is_read(mixed, monkeypatch)
         _ = TabularDataModule(path, "kind", memory_map=False).task
     mapped = TabularDataModule(path, "kind", memory_map=True, predict_path=path)
     mapped.setup("fit")
-    with pytest.raises(DataError, match=r"GB of memory.*several files"):
-        mapped.predict_dataloader()
+    assert sum(len(x) for x in mapped.predict_dataloader()) == mapped.learned.n_rows  # read in parts
 
 
 def test_features_that_will_not_fit_are_said_before_they_are_made(mixed, monkeypatch):

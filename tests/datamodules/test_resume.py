@@ -142,7 +142,7 @@ def test_a_data_module_loads_from_a_checkpoint_and_predicts_every_row_in_order(t
     assert loaded.learned == dm.learned
     predictions = trainer().predict(net, datamodule=loaded)
     assert len(predictions) == 2
-    x = loaded._work.unlabelled(path).x
+    x = torch.cat([*loaded.predict_dataloader()])
     torch.testing.assert_close(torch.cat(predictions), net.layer(x).detach())
 
 

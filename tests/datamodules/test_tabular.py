@@ -317,7 +317,7 @@ def test_a_file_that_cannot_be_predicted_for_is_an_error(write, content, message
     path = write("t.csv", "x,y\n" + "".join(f"{i % 7},{'ab'[i % 2]}\n" for i in range(60)))
     dm = ready(path, "y", predict_path=write("p.csv", content))
     with pytest.raises(DataError, match=message):
-        dm.predict_dataloader()
+        list(dm.predict_dataloader())
     with pytest.raises(DataError, match=r"--data.predict_path=FILE"):
         ready(path, "y").predict_dataloader()
 

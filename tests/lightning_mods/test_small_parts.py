@@ -6,39 +6,12 @@ from argparse import ArgumentError
 from pathlib import Path
 
 import pytest
-import torch
 
 from datamodules import DataError
 from lightning_mods.cli.command_line import UsageError, error_line
 from lightning_mods.loggers.terminal import RunSummary
 from lightning_mods.runs import RunError
-from lightning_mods.runs.predictions import check_output, prediction_rows, write_csv, write_predictions
-
-
-def test_probabilities_become_the_name_of_the_likeliest_class_and_a_column_each():
-    batches = [torch.tensor([[0.25, 0.75], [1, 0]]), torch.tensor([[0.5, 0.5]])]
-    header, rows = prediction_rows(batches, ["no", "yes, really"])
-    assert header == ["prediction", "probability_no", "probability_yes, really"]
-    assert list(rows) == [["yes, really", "0.25", "0.75"], ["no", "1", "0"], ["no", "0.5", "0.5"]]
-
-
-def test_numbers_are_written_so_that_float32_reads_back(tmp_path):
-    values = torch.rand(50) * 10.0 ** torch.arange(50).sub(25).float()
-    header, rows = prediction_rows([values], None)
-    assert header == ["prediction"]
-    assert torch.equal(torch.tensor([float(row[0]) for row in rows]), values)
-
-
-def test_a_foreign_module_that_predicts_a_matrix_gets_numbered_columns():
-    header, rows = prediction_rows([torch.zeros(2, 3)], None)
-    assert header == ["prediction_0", "prediction_1", "prediction_2"]
-    assert len(list(rows)) == 2
-
-
-@pytest.mark.parametrize("batches", [[], [{"a": 1}], [torch.zeros(2, 3, 4)]])
-def test_what_is_no_table_is_refused(batches):
-    with pytest.raises(RunError, match="predict_step must return a tensor"):
-        prediction_rows(batches, None)
+from lightning_mods.runs.predictions import check_output, write_csv
 
 
 def test_a_device_is_written_to_and_not_replaced():
@@ -49,26 +22,6 @@ def test_a_device_is_written_to_and_not_replaced():
 def test_a_full_device_raises():
     with pytest.raises(OSError, match="No space left"):
         write_csv(Path("/dev/full"), ["a"], [["1"]] * 10_000)
-
-
-def test_predictions_that_are_no_numbers_are_counted_and_have_no_class(tmp_path):
-    shares = [[0.1, 0.9], [math.nan, math.nan], [0.8, 0.2]]
-    said = write_predictions(tmp_path / "out.csv", [torch.tensor(shares)], ["nan", "b"], "model")
-    assert said == f"3 predictions in {tmp_path / 'out.csv'}; 1 of them are no numbers (NaN or infinite)"
-    assert (tmp_path / "out.csv").read_text().splitlines()[1:] == [
-        "b,0.100000001,0.899999976",
-        ",nan,nan",
-        "nan,0.800000012,0.200000003",
-    ]
-
-
-def test_predictions_without_a_number_are_an_error_and_leave_what_was_there(tmp_path):
-    out = tmp_path / "out.csv"
-    out.write_text("mine")
-    for batch in (torch.full((3,), math.nan), torch.full((3, 2), math.inf)):
-        with pytest.raises(RunError, match="model predicts no number for any of 3 rows"):
-            write_predictions(out, [batch], None, "model")
-    assert out.read_text() == "mine"
 
 
 def test_an_output_that_is_an_input_is_refused_by_whatever_name(tmp_path, monkeypatch):

@@ -64,4 +64,4 @@ def test_a_file_whose_dates_are_none_is_one_line(trips):
     _ = data.learned
     trips.assign(when="soon").to_csv("bad.csv", index=False)
     with pytest.raises(DataError, match=r"'when' held dates in the training rows; here 400 cells are none, .*'soon'"):
-        data.predict_dataloader()
+        list(data.predict_dataloader())
