@@ -55,6 +55,9 @@ def _check_flags(line: CommandLine) -> None:
     """Refuse what is misspelt, and what names another model; note what is of no use."""
     if "ckpt_path" in line.typed:
         raise UsageError("--exported and --ckpt_path name two models; leave one of them out.")
+    for name in ("keep", "allow_missing", "interval"):
+        if name in line.typed:
+            raise UsageError(f"--{name} is for a checkpoint; leave it out with --exported.")
     unused = [name for name in line.typed if name.partition(".")[0] in _UNUSED]
     if unused:
         sys.stderr.write(f"note: --{unused[0]} is not used with --exported.\n")

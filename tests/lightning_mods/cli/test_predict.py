@@ -334,6 +334,15 @@ def test_the_flags_are_for_our_data_module(monkeypatch):
     assert not Path("two.csv").exists()
 
 
+@pytest.mark.parametrize("flag", ["--keep=id", "--allow_missing=true", "--interval=0.9"])
+def test_an_exported_model_knows_nothing_of_them(flag):
+    code, _, said = do("predict", "--exported=model.onnx", flag)
+    assert (code, said) == (
+        2,
+        f"predict: {flag.partition('=')[0]} is for a checkpoint; leave it out with --exported.\n",
+    )
+
+
 def test_the_help_lists_the_flags(capsys):
     said = " ".join(succeed("predict", "--help")[0].split())
     for part in ("--keep", "--allow_missing", ".parquet, .arrow or .feather", "may be larger than memory"):
