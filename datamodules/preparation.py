@@ -110,10 +110,11 @@ class TablePreparation:
             known = self.known
             fractions = (known.val_fraction, known.test_fraction) if known else self.options.fractions
             seed = known.seed if known else self.options.resolved_seed
+            target = self.target[1]  # first: it checks what the options name
             how = known.split_by if known else {"group": self.options.group, "time": self.options.time}
             groups = read_groups(self.table, how["group"]) if how["group"] else None
             times = read_times(self.table, how["time"]) if how["time"] else None
-            target, fold = self.target[1], Fold((known or self.options).fold, (known or self.options).folds)
+            fold = Fold((known or self.options).fold, (known or self.options).folds)
             weights = _weights(self, self.table)
             found = split_target(target, fractions, seed, groups=groups, times=times, weights=weights)
             self._splits = hold_out_fold(found, target, fold, seed, groups=groups) if fold.of else found
@@ -224,7 +225,7 @@ class TablePreparation:
             folders = self._folders(self.table, stages)
             if all(map(is_whole, folders.values())):
                 return {s: open_rows(folder, self.learned.encoding) for s, folder in folders.items()}
-        self.learned.encoding.check_columns(self.table.names, self.table.label)
+        self.learned.encoding.check_columns(self.table.names, self.table.label, "; --data.path names another table")
         return self._encoded(self.table, stages)
 
     def _encoded(self, table: Table, stages: list[Stage]) -> dict[str, Rows]:
