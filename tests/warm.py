@@ -40,7 +40,7 @@ def become(cwd, env, out, err):
     os.environ.clear()
     os.environ.update(env)
     for stream, target in ((1, out), (2, err)):
-        opened = os.open(target, os.O_WRONLY | os.O_CREAT)
+        opened = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)  # an earlier process may have written more
         os.dup2(opened, stream)
         os.close(opened)
     sys.path.insert(0, str(cwd))  # as `python -m` does

@@ -173,6 +173,9 @@ class _Cells:
             form += rf"|[1-9]\d{{0,2}}(?:[{thousands}]\d{{3}})+{dot}"
             form += rf"|[1-9]\d?(?:[,]\d{{2}})+[,]\d{{3}}{dot}" if thousands == "," else ""
         fits = pc.match_substring_regex(self._bodies, rf"^(?:{form})$")
+        if thousands:  # none in front of a power of ten: 1,234E+05 has a decimal comma
+            has_both = pc.and_(pc.match_substring(self._bodies, thousands), pc.not_equal(self._power, ""))
+            fits = pc.and_not(fits, has_both)
         text = pc.replace_substring(self._bodies, thousands, "") if thousands else self._bodies
         text = pc.binary_join_element_wise(pc.replace_substring(text, ",", "."), self._power, "")
         right = self._fits & np.asarray(fits.to_numpy(zero_copy_only=False), dtype=bool)

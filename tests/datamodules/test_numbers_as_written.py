@@ -114,6 +114,17 @@ def test_a_whole_thousand_is_no_one():
     assert read_written(array, (",", ".", "")).values.tolist() == [1000, 2500, 12_000, 1_000_000]
 
 
+def test_no_thousands_stand_before_a_power_of_ten():
+    values = np.random.default_rng(0).uniform(1, 900, 60)
+    for sign, written in ((",", (",", "", "")), (".", ())):
+        counts = NumberCounts()
+        cells = pa.array([f"{value:.3E}".replace(".", sign) for value in values])
+        counts.add(cells)
+        assert counts.written() == written
+        assert not counts.ambiguous
+        assert read_written(cells, counts.written()).values == pytest.approx(values, rel=1e-3)
+
+
 @pytest.mark.parametrize("where", ["target", "feature"])
 def test_dots_before_three_digits_go_by_the_other_columns_or_are_said(tmp_path, where):
     rng = np.random.default_rng(0)
